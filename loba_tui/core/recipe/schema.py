@@ -1,0 +1,200 @@
+"""Version 1 of the recipe: what a run is made of, as frozen pydantic models.
+
+Only shape and simple ranges are checked here. Options of drop-ins (`Choice`) are checked against
+the drop-in's own signature by `core.plugins`, and both kinds of error are reported together by
+`core.recipe.load`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import string
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+RECIPE_VERSION = 1
+
+NonEmptyStr = Annotated[str, Field(min_length=1)]
+Scale = Annotated[float, Field(ge=-20, le=20, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A part of the recipe: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Choice(BaseModel):
+    """How a section picks a drop-in file: its `name`, and the options of its factory."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: NonEmptyStr
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that the recipe gives for the drop-in, by keyword."""
+        return dict(self.model_extra or {})
+
+
+class BaseModelSection(Section):
+    """Which pipeline is operated on, and how it is held in memory."""
+
+    id: NonEmptyStr = Field(description="builtin:NAME, a local diffusers folder, or a hub id")
+    revision: str | None = Field(None, description="hub branch, tag or commit; pinned at load")
+    variant: str | None = Field(None, description="weight variant of the repository, such as fp16")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = Field("auto", description="auto, cpu, mps, cuda, cuda:N, or cuda:122")
+    attention: Literal["auto", "sdpa", "xformers", "flash", "math"] = "auto"
+    gradient_checkpointing: bool = False
+    offload: Literal["none", "model", "sequential"] = "none"
+    threads: PositiveInt | None = Field(None, description="CPU threads; null takes the model's own")
+
+
+class Concept(Section):
+    """One thing to move, erase or keep, in prompts.
+
+    `vary` multiplies a concept: each `{placeholder}` of the prompts takes every listed value, so
+    one templated concept stands for all combinations.
+    """
+
+    target: str
+    positive: str | None = None
+    negative: str | None = None
+    neutral: str | None = Field(None, description="null means the target prompt")
+    guidance: PositiveFloat = Field(1.0, description="strength g of the wanted direction")
+    preserve: tuple[str, ...] = ()
+    vary: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _placeholders_are_known(self) -> Concept:
+        fields = [self.target, self.positive, self.negative, self.neutral, *self.preserve]
+        for text in filter(None, fields):
+            for _, name, _, _ in string.Formatter().parse(text):
+                if name is not None and name not in self.vary:
+                    known = ", ".join(self.vary) or "none is declared"
+                    raise ValueError(f"{{{name}}} in {text!r} is not a key of vary ({known})")
+        return self
+
+    def expand(self) -> list[Concept]:
+        """Return one concept without placeholders for every combination of `vary`."""
+
+        def fill(text: str | None, values: dict[str, str]) -> str | None:
+            return None if text is None else text.format(**values)
+
+        expanded = []
+        for combination in itertools.product(*self.vary.values()):
+            values = dict(zip(self.vary, combination, strict=True))
+            expanded.append(
+                Concept(
+                    target=self.target.format(**values),
+                    positive=fill(self.positive, values),
+                    negative=fill(self.negative, values),
+                    neutral=fill(self.neutral, values),
+                    guidance=self.guidance,
+                    preserve=tuple(dict.fromkeys(p.format(**values) for p in self.preserve)),
+                )
+            )
+        return expanded
+
+
+class MethodSection(Choice):
+    """What is done to the model: a drop-in of `methods/` and the concepts it works on."""
+
+    concepts: tuple[Concept, ...] = ()
+
+    def expanded_concepts(self) -> list[Concept]:
+        """Return all concepts with their placeholders filled in, in recipe order."""
+        return [concept for template in self.concepts for concept in template.expand()]
+
+
+class AdapterSection(Choice):
+    """The trainable weights: a drop-in of `adapters/`."""
+
+    name: NonEmptyStr = "lora"
+    rank: PositiveInt = 4
+    alpha: PositiveFloat = 1.0
+
+
+class OptimizerSection(Choice):
+    """A drop-in of `optimizers/` and its learning rate."""
+
+    name: NonEmptyStr = "adamw"
+    lr: PositiveFloat = 2e-4
+
+
+class SchedulerSection(Section):
+    """The four schedules of a run, each a drop-in."""
+
+    model: Choice = Choice(name="constant")
+    layer: Choice = Choice(name="uniform")
+    noise: Choice = Choice(name="ddim")
+    timestep: Choice = Choice(name="uniform")
+
+
+class TrainSection(Section):
+    """How long and how much at once."""
+
+    steps: PositiveInt = 500
+    batch_size: PositiveInt = Field(4, description="samples per step and process")
+    gradient_accumulation: PositiveInt = 1
+    seed: NonNegativeInt = 0
+    resolution: PositiveInt | None = Field(None, description="pixels; null takes the model's own")
+    max_grad_norm: PositiveFloat | None = 1.0
+
+
+class SampleSection(Section):
+    """Pictures: how they are drawn during the run and for the proof."""
+
+    every: NonNegativeInt = Field(0, description="steps between strips; 0 draws the last one only")
+    prompts: tuple[NonEmptyStr, ...] = Field((), description="null takes the targets")
+    negative_prompt: str = ""
+    scales: Annotated[tuple[Scale, ...], Field(min_length=2)] = (-3, -2, -1, 0, 1, 2, 3)
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
+    steps: PositiveInt = 20
+    guidance_scale: float = Field(4.0, ge=1.0, le=50.0)
+    noise: Choice = Choice(name="euler")
+    batch_size: PositiveInt = 8
+
+
+class SaveSection(Section):
+    """Checkpoints."""
+
+    every: NonNegativeInt = Field(0, description="steps between checkpoints; 0 saves at the end")
+    keep: Annotated[int, Field(ge=2)] = 2
+
+
+class ProofSection(Section):
+    """How the result is measured at the end of the run."""
+
+    enabled: bool = True
+    prompts: tuple[NonEmptyStr, ...] = Field((), description="held-out prompts; empty: sample's")
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (1000,)
+    measure: Choice | None = Field(None, description="null leaves the model-free figures only")
+    preserve: tuple[Choice, ...] = Field((), description="labels that must not change")
+
+
+class Recipe(Section):
+    """A whole run, as one frozen value. The smallest recipe is version, base_model and method."""
+
+    version: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "run"
+    base_model: BaseModelSection
+    method: MethodSection
+    adapter: AdapterSection = AdapterSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    scheduler: SchedulerSection = SchedulerSection()
+    loss: Choice = Choice(name="mse")
+    train: TrainSection = TrainSection()
+    sample: SampleSection = SampleSection()
+    save: SaveSection = SaveSection()
+    proof: ProofSection = ProofSection()
