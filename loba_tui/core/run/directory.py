@@ -1,0 +1,208 @@
+"""Where everything of a run lies on disk, and the ledger by which runs are found again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loba_tui.core.errors import RecipeError, ResourceError
+
+logger = logging.getLogger(__name__)
+
+PRIVATE_DIR_MODE = 0o700
+PRIVATE_FILE_MODE = 0o600
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder of one run; properties name its files, whether they exist yet or not."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Return the folder's own name, `<name>-<time>-<id>`."""
+        return self.path.name
+
+    @property
+    def recipe(self) -> Path:
+        """Return the resolved recipe, written once."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def status(self) -> Path:
+        """Return the file that says phase and step; replaced atomically."""
+        return self.path / "status.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Return the file with one record a step; append only."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """Return the file with everything that is not a step; append only."""
+        return self.path / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """Return the file that takes the program's own output."""
+        return self.path / "log.txt"
+
+    @property
+    def lock(self) -> Path:
+        """Return the file whose exclusive lock is held while a program owns the run."""
+        return self.path / "run.lock"
+
+    @property
+    def control(self) -> Path:
+        """Return the folder that command files are dropped into."""
+        return self.path / "control"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Return the folder of `step-000100/` folders."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Return the folder of picture strips."""
+        return self.path / "samples"
+
+    @property
+    def adapter_dir(self) -> Path:
+        """Return the folder of the finished adapter and its report."""
+        return self.path / "adapter"
+
+    @property
+    def adapter(self) -> Path:
+        """Return the adapter in diffusers/PEFT keys."""
+        return self.adapter_dir / "adapter.safetensors"
+
+    @property
+    def adapter_kohya(self) -> Path:
+        """Return the adapter in kohya keys."""
+        return self.adapter_dir / "adapter.kohya.safetensors"
+
+    @property
+    def report(self) -> Path:
+        """Return the measured effect as JSON."""
+        return self.adapter_dir / "report.json"
+
+    @property
+    def report_picture(self) -> Path:
+        """Return the measured effect as a picture."""
+        return self.adapter_dir / "report.png"
+
+    @property
+    def request(self) -> Path:
+        """Return the request that a `sample` or `eval` program was started with."""
+        return self.path / "request.json"
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the checkpoint folder of a step."""
+        return self.checkpoints / f"step-{step:06d}"
+
+    def sample_strip(self, step: int) -> Path:
+        """Return the picture strip drawn at a step."""
+        return self.samples / f"step-{step:06d}.png"
+
+    @classmethod
+    def create(cls, parent: Path | str, name: str, *, ledger: Ledger | None = None) -> RunDir:
+        """Make a new run folder `<name>-<YYYYmmdd-HHMMSS>-<4 hex digits>` under `parent`.
+
+        Folders are readable by their owner only: prompts and samples are private.
+
+        Raises:
+            ResourceError: The folder cannot be made or written to.
+        """
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        path = Path(parent).expanduser().absolute() / f"{name}-{stamp}-{secrets.token_hex(2)}"
+        run_dir = cls(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=PRIVATE_DIR_MODE)
+            for folder in (
+                run_dir.control,
+                run_dir.checkpoints,
+                run_dir.samples,
+                run_dir.adapter_dir,
+            ):
+                folder.mkdir(mode=PRIVATE_DIR_MODE)
+        except OSError as error:
+            raise ResourceError(
+                f"The run folder {path} cannot be made: {error.strerror or error}.",
+                "Choose a folder that can be written to with --out-dir, or free some space.",
+            ) from error
+        if ledger is not None:
+            ledger.register(run_dir)
+        return run_dir
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunDir:
+        """Return an existing run folder.
+
+        Raises:
+            RecipeError: The path is not a run folder.
+        """
+        run_dir = cls(Path(path).expanduser().absolute())
+        if not (run_dir.recipe.is_file() or run_dir.status.is_file() or run_dir.request.is_file()):
+            raise RecipeError(
+                f"{path} is not a run folder: it has neither recipe.yaml nor status.json.",
+                "`loba runs ls` lists the runs that are known on this machine.",
+            )
+        return run_dir
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The list of all run folders of this user, one JSON object a line; append only.
+
+    A lost or damaged ledger costs only the listing, so writing it never fails a run.
+    """
+
+    path: Path
+
+    @classmethod
+    def of_user(cls, environ: Mapping[str, str]) -> Ledger:
+        """Return the ledger in the user's state folder (`XDG_STATE_HOME` or its default)."""
+        state = environ.get("XDG_STATE_HOME", "")
+        # The XDG base directory specification tells to ignore relative paths.
+        home = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
+        return cls(home / "loba" / "runs.jsonl")
+
+    def register(self, run_dir: RunDir) -> None:
+        """Append a run folder."""
+        line = json.dumps({"path": str(run_dir.path), "time": time.time()}) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIR_MODE)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            descriptor = os.open(self.path, flags, PRIVATE_FILE_MODE)
+            try:
+                os.write(descriptor, line.encode("utf-8", "surrogateescape"))
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            logger.warning("the run is not listed in %s: %s", self.path, error)
+
+    def runs(self) -> list[RunDir]:
+        """Return the registered run folders that still exist, oldest first, each once."""
+        try:
+            text = self.path.read_text("utf-8", "surrogateescape")
+        except OSError:
+            return []
+        found: dict[Path, RunDir] = {}
+        for line in text.splitlines():
+            try:
+                path = Path(json.loads(line)["path"])
+            except (ValueError, TypeError, KeyError):
+                continue
+            if path.is_dir():
+                found[path] = RunDir(path)
+        return list(found.values())

@@ -1,0 +1,125 @@
+"""Who owns a run: an exclusive file lock, and enough about a process to know it again.
+
+A lock alone does not survive network file systems, a pid alone is reused, and a start time alone
+repeats after a reboot; together they say whether the process that wrote a status still lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+from loba_tui.core.errors import InUseError, ResourceError
+from loba_tui.core.run.directory import PRIVATE_FILE_MODE
+from loba_tui.core.run.records import Owner
+
+# A reader that looks whether the lock is free holds it shared for some microseconds.
+_LOCK_PATIENCE_SECONDS = 0.3
+
+
+def this_process() -> Owner:
+    """Return the record of the calling process."""
+    pid = os.getpid()
+    return Owner(pid, socket.gethostname(), process_start(pid), boot_id())
+
+
+def boot_id() -> str | None:
+    """Return what tells this boot of the machine from all others, None where unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def process_start(pid: int) -> float | None:
+    """Return when a process started, in clock ticks since boot; None if it does not live.
+
+    Where there is no /proc the answer is 0.0 for a process that lives.
+    """
+    try:
+        # The second field is the command name in parentheses and may hold spaces.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+        return 0.0 if _signal_reaches(pid) else None
+    state, start = fields[0], fields[19]
+    return None if state in "ZX" else float(start)
+
+
+def _signal_reaches(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def acquire(path: Path) -> int:
+    """Take the exclusive lock of a run and return the descriptor that holds it.
+
+    The lock is free as soon as the process ends, however it ends; it is never stolen.
+
+    Raises:
+        InUseError: Another process holds it.
+        ResourceError: The lock file cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE_MODE)
+    except OSError as error:
+        raise ResourceError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            "Check the owner and the free space of the run folder.",
+        ) from error
+    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise _in_use(path) from error
+            time.sleep(0.02)
+    record = {**vars(this_process()), "time": time.time()}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(record).encode() + b"\n", 0)
+    return descriptor
+
+
+def is_held(path: Path) -> bool | None:
+    """Say whether some process holds the lock; None where that cannot be told."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _in_use(path: Path) -> InUseError:
+    try:
+        record = json.loads(path.read_text())
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["time"]))
+        holder = f"process {record['pid']} on {record['host']} since {since}"
+    except (OSError, ValueError, KeyError, TypeError):
+        holder = "another process"
+    return InUseError(
+        f"{path.parent} is in use by {holder}.",
+        "Wait for it, or stop it with `loba runs stop`.",
+    )

@@ -1,0 +1,189 @@
+"""The program's side of a run directory: the lock, and everything that is written to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from loba_tui.core.errors import ResourceError
+from loba_tui.core.run import owner
+from loba_tui.core.run.directory import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE, RunDir
+from loba_tui.core.run.records import RECORD_VERSION, Status, encode
+
+STATUS_INTERVAL_SECONDS = 0.2
+
+
+class RunWriter:
+    """Append metrics and events and keep the status of a run that this process owns.
+
+    A context manager; the run is in use until it is closed or the process ends.
+    """
+
+    def __init__(self, run_dir: RunDir, lock: int) -> None:
+        """Wrap a run whose lock is already held; use `open`."""
+        self.run_dir = run_dir
+        self._lock = lock
+        self._owner = owner.this_process()
+        self._started = time.time()
+        self._phase = "starting"
+        self._step = 0
+        self._total = 0
+        self._extra: dict[str, Any] = {}
+        self._status_written = float("-inf")
+        self._status_pending = False
+        self._metrics = _LineFile(run_dir.metrics)
+        self._events = _LineFile(run_dir.events)
+
+    @classmethod
+    def open(cls, run_dir: RunDir) -> RunWriter:
+        """Take ownership of a run folder.
+
+        Raises:
+            InUseError: Another process owns it.
+            ResourceError: It cannot be written.
+        """
+        try:
+            run_dir.path.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
+            for folder in (run_dir.control, run_dir.samples, run_dir.adapter_dir):
+                folder.mkdir(mode=PRIVATE_DIR_MODE, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(run_dir.path, error) from error
+        writer = cls(run_dir, owner.acquire(run_dir.lock))
+        writer.status(phase="starting")
+        return writer
+
+    def metric(self, *, step: int, **values: Any) -> None:
+        """Append the record of one step: loss, lr, grad_norm, seconds, memory_mib, forwards, ….
+
+        Scalars of numpy and torch are accepted, but reading a device scalar waits for the device.
+        """
+        self._metrics.append({"step": step, "time": time.time(), **values})
+
+    def event(self, kind: str, /, **data: Any) -> None:
+        """Append something that happened, such as `saved`, `sampled`, `warning` or `failed`."""
+        self._events.append({"version": RECORD_VERSION, "event": kind, "time": time.time(), **data})
+
+    def status(
+        self,
+        *,
+        phase: str | None = None,
+        step: int | None = None,
+        total: int | None = None,
+        **extra: Any,
+    ) -> None:
+        """Update what the run is doing; what is not given stays as it was.
+
+        A change of phase is written at once. A mere step is written when the last write is some
+        tenths of a second old, so calling this every step is cheap.
+        """
+        urgent = phase is not None and phase != self._phase
+        self._phase = phase if phase is not None else self._phase
+        self._step = step if step is not None else self._step
+        self._total = total if total is not None else self._total
+        self._extra.update(extra)
+        self._status_pending = True
+        if urgent or time.monotonic() - self._status_written >= STATUS_INTERVAL_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the status now."""
+        extra = {"started": self._started, **self._extra}
+        status = Status(self._phase, self._step, self._total, time.time(), self._owner, extra)
+        write_atomically(self.run_dir.status, encode(status.as_json()))
+        self._status_written = time.monotonic()
+        self._status_pending = False
+
+    def close(self) -> None:
+        """Write what is pending and give the run free."""
+        if self._lock < 0:
+            return
+        try:
+            if self._status_pending:
+                self.flush()
+        finally:
+            self._metrics.close()
+            self._events.close()
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> RunWriter:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close, whatever happened."""
+        self.close()
+
+
+class _LineFile:
+    """An append-only file in which every line is one write, opened at the first line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+        self._torn = False
+
+    def append(self, record: dict[str, Any]) -> None:
+        line = encode(record)
+        try:
+            if self._descriptor < 0:
+                self._open()
+            # A line that was cut short, by a kill or a full disk, must not swallow the next one.
+            if self._torn:
+                line = b"\n" + line
+            self._torn = True
+            self._torn = os.write(self._descriptor, line) != len(line)
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+        if self._torn:
+            raise ResourceError(f"{self._path} was written in part only.", "The disk may be full.")
+
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._descriptor = os.open(self._path, flags, PRIVATE_FILE_MODE)
+        size = os.fstat(self._descriptor).st_size
+        self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file so that a reader sees the old content or the new, never a part.
+
+    Raises:
+        ResourceError: It cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE_FILE_MODE
+        )
+        try:
+            if os.write(descriptor, content) != len(content):
+                raise OSError("written in part only")
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ResourceError:
+    return ResourceError(
+        f"{path} cannot be written: {error.strerror or error}.",
+        "Check the owner and the free space of the run folder.",
+    )
