@@ -85,7 +85,7 @@ def acquire(path: Path) -> int:
         except OSError as error:
             if time.monotonic() > deadline:
                 os.close(descriptor)
-                raise _in_use(path) from error
+                raise in_use(path) from error
             time.sleep(0.02)
     record = {**vars(this_process()), "time": time.time()}
     os.ftruncate(descriptor, 0)
@@ -112,7 +112,8 @@ def is_held(path: Path) -> bool | None:
     return False
 
 
-def _in_use(path: Path) -> InUseError:
+def in_use(path: Path) -> InUseError:
+    """Return the error that names who holds the lock at `path`."""
     try:
         record = json.loads(path.read_text())
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["time"]))

@@ -1,0 +1,112 @@
+"""Commands from the terminal to a running program, as small files in its control folder.
+
+A command is written under a temporary name and renamed into place, so it is never read in part.
+The program takes all of them at a step boundary, in name order, and answers each by an event.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from loba_tui.core.errors import ResourceError
+from loba_tui.core.run.directory import PRIVATE_DIR_MODE, RunDir
+from loba_tui.core.run.records import RECORD_VERSION, decode, encode
+from loba_tui.core.run.writer import write_atomically
+
+CommandKind = Literal["pause", "resume", "save", "sample", "stop", "set"]
+_KINDS: frozenset[str] = frozenset(get_args(CommandKind))
+
+# A command is a few words; anything longer was not written by us.
+_MAX_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Command:
+    """Something the user wants of a running program; `args` is for `sample` and `set`."""
+
+    kind: CommandKind
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+def send(run_dir: RunDir, command: Command) -> str:
+    """Leave a command for the program and return the name by which the answer refers to it.
+
+    Raises:
+        ResourceError: The control folder cannot be written.
+    """
+    try:
+        run_dir.control.mkdir(mode=PRIVATE_DIR_MODE, exist_ok=True)
+        waiting = _waiting(run_dir.control)
+    except OSError as error:
+        raise ResourceError(
+            f"No command can be left in {run_dir.control}: {error.strerror or error}.",
+            "Only the user who started a run can steer it.",
+        ) from error
+    # Counting on from what still waits keeps the order even when the clock is set back.
+    number = 1 + max((_number(path) for path in waiting), default=0)
+    name = f"{number:08d}-{secrets.token_hex(4)}.json"
+    record = {"version": RECORD_VERSION, "command": command.kind, "args": dict(command.args)}
+    write_atomically(run_dir.control / name, encode(record))
+    return name.removesuffix(".json")
+
+
+def take(run_dir: RunDir, *, on_refused: Callable[[str, str], None] | None = None) -> list[Command]:
+    """Remove and return the waiting commands, oldest first.
+
+    Args:
+        on_refused: Called with file name and reason for each file that is not a command; such
+            files are removed too.
+    """
+    commands = []
+    with contextlib.suppress(FileNotFoundError):
+        for path in _waiting(run_dir.control):
+            try:
+                commands.append(_read(path))
+            except (OSError, ValueError) as error:
+                if on_refused is not None:
+                    on_refused(path.name, str(error))
+            with contextlib.suppress(OSError):
+                path.unlink()
+    return commands
+
+
+def discard(run_dir: RunDir) -> int:
+    """Remove commands that were left for an earlier owner of the run; return how many."""
+    return len(take(run_dir))
+
+
+def _waiting(control: Path) -> list[Path]:
+    with os.scandir(control) as entries:
+        names = [entry.name for entry in entries if _is_command(entry.name)]
+    return [control / name for name in sorted(names)]
+
+
+def _is_command(name: str) -> bool:
+    return name.endswith(".json") and not name.startswith(".")
+
+
+def _number(path: Path) -> int:
+    digits = path.name.partition("-")[0]
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 8 else 0
+
+
+def _read(path: Path) -> Command:
+    # O_NOFOLLOW and O_NONBLOCK: a link or a named pipe put here must not lead or block us.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        content = os.read(descriptor, _MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"longer than {_MAX_BYTES} bytes")
+    record = decode(content)
+    kind, args = record.get("command"), record.get("args", {})
+    if record.get("version") != RECORD_VERSION or kind not in _KINDS or not isinstance(args, dict):
+        raise ValueError("not a command of this version")
+    return Command(kind, args)

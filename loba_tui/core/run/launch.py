@@ -1,0 +1,133 @@
+"""Start the program as a process of its own, one that outlives the terminal that started it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from loba_tui.core.errors import ResourceError
+from loba_tui.core.run import owner
+from loba_tui.core.run.directory import PRIVATE_FILE_MODE, RunDir
+from loba_tui.core.run.records import RECORD_VERSION, Status, encode
+from loba_tui.core.run.writer import write_atomically
+
+# -P keeps the working directory out of sys.path, so that no file there can shadow a module.
+PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", "loba_tui.core.program.main")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a program without training is asked to do; the content of `request.json`.
+
+    Args:
+        action: `sample` draws a strip, `eval` measures and writes report.json and report.png.
+        adapter: The adapter file.
+        run: The run folder that it comes from; its recipe.yaml says model, prompts and measure.
+            None: the recipe in the adapter's own metadata is used.
+        out_dir: The folder that results, status, events and log are written to.
+        prompts: Prompts to draw; empty takes the recipe's.
+        scales: Slider scales; empty takes the recipe's.
+        seeds: Seeds; empty takes the recipe's.
+    """
+
+    action: Literal["sample", "eval"]
+    adapter: str
+    run: str | None
+    out_dir: str
+    prompts: tuple[str, ...] = ()
+    scales: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
+    version: int = field(default=RECORD_VERSION, kw_only=True)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that is written to the request file."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, path: Path | str) -> Request:
+        """Read a request file; raise ValueError where it is not one of this version."""
+        data = json.loads(Path(path).read_text("utf-8"))
+        if not isinstance(data, dict) or data.get("version") != RECORD_VERSION:
+            raise ValueError(f"{path} is not a request of version {RECORD_VERSION}")
+        try:
+            for key in ("prompts", "scales", "seeds"):
+                data[key] = tuple(data.get(key, ()))
+            return cls(**data)
+        except TypeError as error:
+            raise ValueError(f"{path} is not a request: {error}") from error
+
+
+def launch(
+    run_dir: RunDir,
+    *,
+    argv_extra: Sequence[str] = (),
+    program: Sequence[str] = PROGRAM,
+    environ: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start the program on a run folder that holds a resolved recipe.yaml.
+
+    Args:
+        argv_extra: Further arguments of the program, such as `--resume`.
+        program: The command that is started; tests put a stand-in here.
+        environ: The child's environment; None hands on this process's own.
+
+    Raises:
+        InUseError: A program works on the run already.
+        ResourceError: The log cannot be written or the process cannot be started.
+    """
+    argv = [*program, "--run-dir", str(run_dir.path), *argv_extra]
+    return _start(run_dir, argv, environ)
+
+
+def request(
+    run_dir: RunDir,
+    wanted: Request,
+    *,
+    program: Sequence[str] = PROGRAM,
+    environ: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start the program on a request; it reports in `run_dir`, as a training run does.
+
+    Raises:
+        ResourceError: The request or the log cannot be written, or nothing can be started.
+    """
+    write_atomically(run_dir.request, encode(wanted.as_json()))
+    return _start(run_dir, [*program, "--request", str(run_dir.request)], environ)
+
+
+def _start(
+    run_dir: RunDir, argv: Sequence[str], environ: Mapping[str, str] | None
+) -> subprocess.Popen[bytes]:
+    if owner.is_held(run_dir.lock):
+        raise owner.in_use(run_dir.lock)
+    status = Status("starting", 0, 0, time.time())
+    write_atomically(run_dir.status, encode(status.as_json()))
+    try:
+        log = os.open(
+            run_dir.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE_MODE
+        )
+        try:
+            return subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A session of its own: neither Ctrl-C nor a hang-up of the terminal reaches it.
+                start_new_session=True,
+                env=None if environ is None else dict(environ),
+                umask=0o077,
+            )
+        finally:
+            os.close(log)
+    except OSError as error:
+        raise ResourceError(
+            f"The program cannot be started in {run_dir.path}: {error.strerror or error}.",
+            "Check the folder's free space and that the installation is complete.",
+        ) from error

@@ -1,0 +1,197 @@
+"""The terminal's side of a run directory: read what is there, follow what is added.
+
+Nothing in a run directory is trusted to be whole: a torn last line is not there yet, a foreign
+line is counted and skipped, a missing file is an empty one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from loba_tui.core.run import owner
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.records import Event, Metric, Owner, Status, decode
+
+STALLED_SECONDS = 60.0
+_CHUNK_BYTES = 4 * 1024 * 1024
+_MAX_JSON_BYTES = 4 * 1024 * 1024
+
+LivenessState = Literal[
+    "starting", "running", "stalled", "finished", "stopped", "failed", "dead", "unknown"
+]
+
+
+@dataclass(frozen=True)
+class Liveness:
+    """Whether a run goes on, and why we think so."""
+
+    state: LivenessState
+    reason: str
+
+    @property
+    def is_alive(self) -> bool:
+        """Say whether a process still works on the run."""
+        return self.state in ("starting", "running", "stalled")
+
+
+class RunReader:
+    """Follow one run; `new_metrics` and `new_events` return what came since the last call."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        """Start at the beginning of the run."""
+        self.run_dir = run_dir
+        self._metrics = _Tail(run_dir.metrics)
+        self._events = _Tail(run_dir.events)
+        self._num_foreign = 0
+
+    @property
+    def num_foreign_lines(self) -> int:
+        """Return how many lines so far were not records."""
+        return self._num_foreign
+
+    def skip_to_end(self) -> None:
+        """Leave out everything that is there already."""
+        self._metrics.skip_to_end()
+        self._events.skip_to_end()
+
+    def new_metrics(self) -> list[Metric]:
+        """Return the steps recorded since the last call.
+
+        After a resume, steps since the last checkpoint appear twice; the later record counts.
+        """
+        found = []
+        for line in self._metrics.new_lines():
+            try:
+                found.append(Metric.from_json(decode(line)))
+            except ValueError:
+                self._num_foreign += 1
+        return found
+
+    def new_events(self) -> list[Event]:
+        """Return the events recorded since the last call."""
+        found = []
+        for line in self._events.new_lines():
+            try:
+                found.append(Event.from_json(decode(line)))
+            except ValueError:
+                self._num_foreign += 1
+        return found
+
+    def status(self) -> Status | None:
+        """Return what the program says it is doing, None where it has not said anything."""
+        record = _read_object(self.run_dir.status)
+        try:
+            return None if record is None else Status.from_json(record)
+        except ValueError:
+            return None
+
+    def report(self) -> dict[str, Any] | None:
+        """Return the measured effect of the finished adapter, None where there is none."""
+        return _read_object(self.run_dir.report)
+
+    def liveness(self, *, now: float | None = None) -> Liveness:
+        """Find out whether a process still works on the run; a dead one is never called alive.
+
+        Args:
+            now: Wall time to compare the heartbeat with; None takes the clock.
+        """
+        status = self.status()
+        held = owner.is_held(self.run_dir.lock)
+        if status is None:
+            if held:
+                return Liveness("starting", "the program has taken the run")
+            return Liveness("unknown", "the run has no readable status")
+        if status.is_final:
+            return Liveness(_final_state(status.phase), f"the program said {status.phase}")
+        age = (time.time() if now is None else now) - status.heartbeat
+        if status.owner is None:
+            if held or age < STALLED_SECONDS:
+                return Liveness("starting", "the program is being started")
+            return Liveness("dead", "the program was launched but never took the run")
+        if held:
+            return _heard(age, f"process {status.owner.pid}")
+        return _without_lock(status.owner, age)
+
+
+def _final_state(phase: str) -> LivenessState:
+    states: dict[str, LivenessState] = {"finished": "finished", "stopped": "stopped"}
+    return states.get(phase, "failed")
+
+
+def _heard(age: float, who: str) -> Liveness:
+    if age > STALLED_SECONDS:
+        return Liveness("stalled", f"{who} lives, but has said nothing for {age:.0f} s")
+    return Liveness("running", f"{who} works on it")
+
+
+def _without_lock(process: Owner, age: float) -> Liveness:
+    who = f"process {process.pid}"
+    here = owner.this_process()
+    if process.host != here.host:
+        if age < STALLED_SECONDS:
+            return Liveness("running", f"{who} on {process.host} was heard {age:.0f} s ago")
+        return Liveness("unknown", f"{who} on {process.host} was last heard {age:.0f} s ago")
+    if process.boot_id != here.boot_id:
+        return Liveness("dead", f"the machine was restarted while {who} worked on it")
+    start = owner.process_start(process.pid)
+    if start is None or start != process.process_start:
+        return Liveness(
+            "dead", f"{who} ended without a word: killed, or out of memory (the kernel's log knows)"
+        )
+    # The lock is free and yet the very process lives: a file system without locks.
+    return _heard(age, who)
+
+
+class _Tail:
+    """Complete lines that were appended to a file since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._inode: int | None = None
+        self._in_overlong_line = False
+
+    def skip_to_end(self) -> None:
+        for _ in self.new_lines():
+            pass
+
+    def new_lines(self) -> Iterator[bytes]:
+        try:
+            stream = self._path.open("rb")
+        except OSError:
+            return
+        with stream:
+            facts = os.fstat(stream.fileno())
+            if facts.st_ino != self._inode or facts.st_size < self._offset:
+                self._inode, self._offset, self._in_overlong_line = facts.st_ino, 0, False
+            stream.seek(self._offset)
+            while chunk := stream.read(_CHUNK_BYTES):
+                end = chunk.rfind(b"\n") + 1
+                if end == 0:
+                    if len(chunk) < _CHUNK_BYTES:
+                        return
+                    # No record is this long; drop it up to its end rather than hold it.
+                    self._in_overlong_line = True
+                    self._offset += len(chunk)
+                    continue
+                self._offset += end
+                stream.seek(self._offset)
+                lines = chunk[:end].split(b"\n")[:-1]
+                if self._in_overlong_line:
+                    self._in_overlong_line = False
+                    del lines[0]
+                yield from (line for line in lines if line.strip())
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_JSON_BYTES + 1)
+        return None if len(content) > _MAX_JSON_BYTES else decode(content)
+    except (OSError, ValueError):
+        return None
