@@ -1,0 +1,137 @@
+"""What a training method is to the trainer, and what it is given to work with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.trajectories import (
+    ForwardCounter,
+    RestartTrajectories,
+    RollingTrajectories,
+    RolloutPlan,
+    TimestepDensity,
+    Trajectories,
+)
+from loba_tui.core.recipe.schema import Concept
+
+ElementwiseLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """The result of one micro-step.
+
+    Attributes:
+        loss: Scalar to run backward on, the mean over this process's rows.
+        metrics: Further figures for the metrics file.
+    """
+
+    loss: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """What one step predicts, and its loss."""
+
+    def step(self, index: int, progress: float) -> StepOutput:
+        """Return the loss of micro-step `index`, `progress` of the run being in [0, 1]."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors without which the method cannot go on exactly."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class MethodParts:
+    """Finished objects that a method works with.
+
+    Attributes:
+        container: The base model with the adapter attached.
+        student: The denoiser as Accelerate prepared it: gradients flow through this one.
+        scale: Strength of the adapter.
+        concepts: The recipe's concepts, placeholders filled in.
+        embeds: Text embeddings, one row each, of every prompt that the concepts name.
+        empty: Embeddings of the unconditional prompt, one row.
+        make_noise_scheduler: Returns a fresh diffusers scheduler of the recipe's noise drop-in.
+        density: Which timesteps to prefer.
+        loss: Elementwise loss of prediction and target.
+        batch_size: Rows of a micro-step on this process.
+        num_processes: Processes that share the global batch.
+        rank: This process's place among them.
+        seed: The run's seed.
+        resolution: Pixels of the training resolution; None means the model's own.
+        gather: Collects a (B, …) tensor from all processes in rank order.
+        counter: Counts UNet rows.
+    """
+
+    container: ModelContainer
+    student: nn.Module
+    scale: AdapterScale
+    concepts: Sequence[Concept]
+    embeds: Mapping[str, PromptEmbeds]
+    empty: PromptEmbeds
+    make_noise_scheduler: Callable[[], Any]
+    density: TimestepDensity
+    loss: ElementwiseLoss
+    batch_size: int
+    num_processes: int
+    rank: int
+    seed: int
+    resolution: int | None
+    gather: Callable[[Tensor], Tensor]
+    counter: ForwardCounter
+
+    def select(self, prompts: Sequence[str]) -> PromptEmbeds:
+        """Return the embeddings of `prompts` as one batch."""
+        return PromptEmbeds.cat([self.embeds[prompt] for prompt in prompts])
+
+    def trajectories(
+        self,
+        name: str,
+        *,
+        num_steps: int,
+        guidance_scale: float,
+        num_slots: int | None = None,
+        adapter_on: Callable[[], AbstractContextManager[None]] | None = None,
+    ) -> Trajectories:
+        """Return the source of noisy latents that `name` stands for, "rolling" or "restart".
+
+        Args:
+            name: Which of the two.
+            num_steps: Sampling steps N of a whole rollout.
+            guidance_scale: Classifier-free guidance of the rollout.
+            num_slots: Latents in flight; None means three per row of the global batch.
+            adapter_on: The adapter's state during rollouts; None means off.
+        """
+        plan = RolloutPlan(
+            container=self.container,
+            targets=[self.embeds[concept.target] for concept in self.concepts],
+            empty=self.empty,
+            make_scheduler=self.make_noise_scheduler,
+            num_steps=num_steps,
+            guidance_scale=guidance_scale,
+            latent_shape=self.container.latent_shape(self.resolution),
+            batch_size=self.batch_size,
+            num_processes=self.num_processes,
+            rank=self.rank,
+            seed=self.seed,
+            density=self.density,
+            rollout_adapter=adapter_on or self.scale.base,
+            counter=self.counter,
+            gather=self.gather,
+        )
+        if name == "restart":
+            return RestartTrajectories(plan)
+        return RollingTrajectories(plan, num_slots or 3 * plan.global_batch_size)

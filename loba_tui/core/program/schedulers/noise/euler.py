@@ -1,0 +1,26 @@
+"""Euler steps of the probability-flow ODE (Karras et al. 2022, https://arxiv.org/abs/2206.00364)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from diffusers import EulerDiscreteScheduler
+
+
+def step_noise(
+    config: Mapping[str, Any],
+    *,
+    timestep_spacing: Literal["leading", "trailing", "linspace"] = "trailing",
+    use_karras_sigmas: bool = False,
+) -> EulerDiscreteScheduler:
+    """Return the diffusers scheduler that steps the noise, made from the model's own config.
+
+    Args:
+        config: The pipeline's scheduler config (betas, prediction type).
+        timestep_spacing: Where the sampling grid lies; "trailing" includes the noisiest timestep.
+        use_karras_sigmas: Space noise levels as in the paper's equation 5.
+    """
+    return EulerDiscreteScheduler.from_config(
+        config, timestep_spacing=timestep_spacing, use_karras_sigmas=use_karras_sigmas
+    )
