@@ -1,0 +1,159 @@
+"""What the trainer asks of a model of any family: the container protocol and its embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class PromptEmbeds:
+    """What a denoiser is conditioned on, one row a prompt.
+
+    Attributes:
+        embeds: Hidden states of the text encoders, (B, T, D).
+        pooled: Pooled state, (B, P); None for families that have none.
+    """
+
+    embeds: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.embeds.shape[0]
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> PromptEmbeds:
+        """Return the given rows; a single index keeps the batch dimension."""
+        if isinstance(rows, int):
+            rows = [rows]
+        elif not isinstance(rows, slice | Tensor):
+            rows = list(rows)
+        return PromptEmbeds(self.embeds[rows], None if self.pooled is None else self.pooled[rows])
+
+    def select(self, indices: Sequence[int] | Tensor) -> PromptEmbeds:
+        """Return the rows of the given indices, in that order, repeats allowed."""
+        return self[indices]
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> PromptEmbeds:
+        """Return the same embeddings on a device and in a dtype; None leaves either as it is."""
+        pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
+        return PromptEmbeds(self.embeds.to(device=device, dtype=dtype), pooled)
+
+    def expand(self, num_rows: int) -> PromptEmbeds:
+        """Return a single row repeated to a batch, without copying it."""
+        pooled = None if self.pooled is None else self.pooled.expand(num_rows, -1)
+        return PromptEmbeds(self.embeds.expand(num_rows, -1, -1), pooled)
+
+    @staticmethod
+    def cat(parts: Sequence[PromptEmbeds]) -> PromptEmbeds:
+        """Join rows of the same family into one batch."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return PromptEmbeds(
+            torch.cat([part.embeds for part in parts]), torch.cat(pooled) if pooled else None
+        )
+
+
+class ModelContainer(Protocol):
+    """A loaded pipeline, spoken to in the same words for every model family.
+
+    Attributes:
+        family: Short name of the architecture, such as "sdxl".
+        pipeline: The diffusers pipeline that everything below operates on.
+        revision: The commit of the hub that was loaded; None for local and built-in models.
+    """
+
+    family: str
+    pipeline: DiffusionPipeline
+    revision: str | None
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The network that is trained: a UNet or a transformer."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where predictions are computed."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the denoiser's base weights are held in."""
+        ...
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """The noise schedule the model was trained with, as diffusers writes it."""
+        ...
+
+    @property
+    def prediction_type(self) -> str:
+        """What the denoiser predicts: "epsilon", "v_prediction" or "flow"."""
+        ...
+
+    @property
+    def resolution(self) -> int:
+        """The side, in pixels, of the square images the model is made for."""
+        ...
+
+    def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
+        """Return (C, H, W) of one latent; None takes the model's own resolution in pixels."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
+        """Return one row a prompt, as the pipeline conditions its positive half."""
+        ...
+
+    def empty_embeds(self) -> PromptEmbeds:
+        """Return the one row that the pipeline uses when no negative prompt is given."""
+        ...
+
+    def predict(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        embeds: PromptEmbeds,
+        *,
+        resolution: int | None = None,
+        denoiser: nn.Module | None = None,
+    ) -> Tensor:
+        """Return the denoiser's raw output.
+
+        Args:
+            latents: (B, C, H, W), scaled as the denoiser takes them.
+            timesteps: (B,) or a scalar for all rows.
+            embeds: B rows, or one row for all.
+            resolution: Pixels that the model is told the image has; None derives it from `latents`.
+            denoiser: A wrapped denoiser (data-parallel, compiled) to be called instead.
+
+        Returns:
+            (B, C, H, W), in the dtype of `latents`.
+        """
+        ...
+
+    def adapter_targets(self) -> dict[str, list[str]]:
+        """Return exact names of the denoiser's modules that can take an adapter, by group.
+
+        Groups: self_attention, cross_attention, feed_forward, projection, convolution,
+        time_embedding.
+        """
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Turn latents (B, C, h, w) into images (B, 3, H, W) in [0, 1]."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Turn images (B, 3, H, W) in [0, 1] into latents (B, C, h, w)."""
+        ...
+
+    def release_text_encoders(self) -> None:
+        """Drop the text encoders from memory; sampling from embeddings goes on working."""
+        ...

@@ -1,0 +1,165 @@
+"""Fetch one revision of a hub model: only what a diffusers pipeline needs, safetensors only."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
+from loba_tui.core.errors import RecipeError, ResourceError
+
+logger = logging.getLogger(__name__)
+
+_INDEX_NAME = "model_index.json"
+_TEXT_SUFFIXES = (".json", ".txt", ".model")
+_UNREACHABLE = (OfflineModeIsEnabled, HTTPError, ConnectionError, TimeoutError)
+
+
+def fetch_snapshot(
+    model_id: str, revision: str | None, variant: str | None, *, hint: str
+) -> tuple[Path, str]:
+    """Download what is missing of a model and return its folder and commit.
+
+    A branch or tag is resolved to its commit first, and everything after is fetched by that. Where
+    the hub cannot be reached, the newest complete copy in the cache is taken, and that is logged.
+
+    Args:
+        model_id: owner/name.
+        revision: Branch, tag or commit; None is main.
+        variant: Weight variant such as fp16; components without it fall back to the plain files.
+        hint: What to say beside "there is no such model".
+    """
+    with _explained(model_id, revision, hint):
+        try:
+            info = HfApi().model_info(model_id, revision=revision)
+        except HfHubHTTPError:  # the hub was reached, and says no
+            raise
+        except _UNREACHABLE as error:
+            return _cached_snapshot(model_id, revision, error)
+        files = [sibling.rfilename for sibling in info.siblings or []]
+        if _INDEX_NAME not in files:
+            raise _not_a_pipeline(model_id, files)
+        index_path = hf_hub_download(model_id, _INDEX_NAME, revision=info.sha)
+        components = _component_names(index_path)
+        wanted = select_files(model_id, files, components, variant)
+        folder = snapshot_download(model_id, revision=info.sha, allow_patterns=wanted)
+        return Path(folder), info.sha
+
+
+def select_files(
+    model_id: str, files: Sequence[str], components: Sequence[str], variant: str | None
+) -> list[str]:
+    """Return the files of a repository that a pipeline of these components needs.
+
+    Repositories hold the same weights several times over (single file, fp16, flax, ONNX): fetching
+    all of SD-XL's takes 70 GB where one set is 7.
+
+    Raises:
+        RefusedError: A component has its weights as pickles only.
+    """
+    wanted = [_INDEX_NAME, *(name for name in files if name == "loba.json")]
+    for component in components:
+        inside = [name for name in files if PurePosixPath(name).parent.as_posix() == component]
+        wanted += [n for n in inside if n.endswith(_TEXT_SUFFIXES) and "safetensors.index" not in n]
+        weights = [n for n in inside if n.endswith((".safetensors", ".safetensors.index.json"))]
+        of_variant = [n for n in weights if variant and f".{variant}" in PurePosixPath(n).name]
+        plain = [n for n in weights if _is_plain(PurePosixPath(n).name)]
+        wanted += of_variant or plain
+        if not weights:
+            for name in inside:
+                refuse_pickle(Path(f"{model_id}/{name}"))
+    return list(dict.fromkeys(wanted))
+
+
+def _component_names(index_path: str) -> list[str]:
+    """Return the folders that a model_index.json says the pipeline consists of."""
+    index = json.loads(Path(index_path).read_text("utf-8"))
+    return [name for name, value in index.items() if isinstance(value, list) and value and value[0]]
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a weight file is of no variant, as model-00001-of-00002.safetensors."""
+    return "." not in name.removesuffix(".index.json").removesuffix(".safetensors")
+
+
+def _cached_snapshot(model_id: str, revision: str | None, cause: Exception) -> tuple[Path, str]:
+    """Return the copy of an earlier download, for when the hub cannot be asked."""
+    missing = ResourceError(
+        f"base_model.id: {model_id} is not complete in the cache, and the hub cannot be reached "
+        f"({type(cause).__name__}).",
+        "Connect, or name a local folder or a built-in model.",
+    )
+    try:
+        index_path = hf_hub_download(
+            model_id, _INDEX_NAME, revision=revision, local_files_only=True
+        )
+    except LocalEntryNotFoundError as error:
+        raise missing from error
+    folder = Path(index_path).parent
+    if not all((folder / name).is_dir() for name in _component_names(index_path)):
+        raise missing from cause
+    logger.warning("the hub cannot be reached; %s is taken from the cache", model_id)
+    return folder, folder.name
+
+
+def _not_a_pipeline(model_id: str, files: Sequence[str]) -> Exception:
+    """Say what a repository without model_index.json is instead."""
+    pickles = [name for name in files if name.endswith(PICKLE_SUFFIXES)]
+    if pickles and not any(name.endswith(".safetensors") for name in files):
+        try:
+            refuse_pickle(Path(pickles[0]))
+        except Exception as error:  # noqa: BLE001  the refusal itself is what is returned
+            return error
+    return RecipeError(
+        f"base_model.id: {model_id} is not a diffusers pipeline: it has no {_INDEX_NAME}.",
+        "Name a repository in diffusers' layout; adapters and single files are not base models.",
+    )
+
+
+@contextmanager
+def _explained(model_id: str, revision: str | None, hint: str) -> Iterator[None]:
+    """Turn the hub's errors into what the user can do about them."""
+    try:
+        yield
+    except GatedRepoError as error:
+        raise RecipeError(
+            f"base_model.id: {model_id} is gated; its authors ask you to accept terms.",
+            f"Accept them on the page of {model_id}, then log in with `hf auth login`.",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise RecipeError(
+            f"base_model.revision: {model_id} has no revision {revision!r}.",
+            "Leave it out for the newest, or name a branch, tag or commit.",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise RecipeError(
+            f"base_model.id: the hub shows no {model_id} to you, and there is no such folder.",
+            f"{hint} If it is private, log in with `hf auth login`.",
+        ) from error
+    except HFValidationError as error:
+        raise RecipeError(f"base_model.id: {model_id!r} is not a model name.", hint) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        raise ResourceError(
+            f"base_model.id: the hub answered {status} for {model_id}.", "Try again later."
+        ) from error
+    except _UNREACHABLE as error:
+        raise ResourceError(
+            f"base_model.id: the connection to the hub broke while fetching {model_id}.",
+            "Start again; what was fetched is kept.",
+        ) from error

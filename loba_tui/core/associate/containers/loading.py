@@ -1,0 +1,110 @@
+"""From a model's folder to a pipeline in memory: checked, quiet, and without the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import diffusers
+import torch
+import transformers
+from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
+
+from loba_tui.core.associate.containers.registry import check_supported
+from loba_tui.core.associate.containers.sources import ModelSource, read_index
+from loba_tui.core.associate.safe_files import (
+    PICKLE_SUFFIXES,
+    check_safetensors,
+    refuse_pickle,
+)
+from loba_tui.core.errors import CorruptError, RecipeError
+
+
+def load_pipeline(
+    source: ModelSource, *, dtype: torch.dtype, variant: str | None = None
+) -> DiffusionPipeline:
+    """Load a pipeline on the CPU, every component in `dtype`, in evaluation mode and frozen.
+
+    Raises:
+        RecipeError: A model family without a container, or a variant the folder does not have.
+        RefusedError: A component whose weights are pickles only.
+        CorruptError: Files that are damaged or missing.
+    """
+    index = read_index(source)
+    check_supported(index["_class_name"], source.id)
+    components = [
+        name for name, value in index.items() if isinstance(value, list) and value and value[0]
+    ]
+    _check_weights(source, components)
+    with quiet_progress():
+        try:
+            # The dtype is given always: without it text encoders keep the file's and the rest
+            # becomes float32, which do not run together.
+            pipeline = DiffusionPipeline.from_pretrained(
+                source.folder,
+                dtype=dtype,
+                variant=_variant_there(source, components, variant),
+                use_safetensors=True,
+                local_files_only=True,
+            )
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise CorruptError(
+                f"{source.id} cannot be loaded: {_first_line(error)}",
+                "Fetch or save the model again; all its files have to be of one version.",
+            ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.eval().requires_grad_(False)
+    return pipeline
+
+
+@contextmanager
+def quiet_progress() -> Iterator[None]:
+    """Switch the loading bars of diffusers and transformers off, and back to what they were.
+
+    Neither takes an argument for it, and bars would break the progress line and the log.
+    """
+    modules = [
+        module
+        for module in (diffusers.utils.logging, transformers.utils.logging)
+        if module.is_progress_bar_enabled()
+    ]
+    for module in modules:
+        module.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.enable_progress_bar()
+
+
+def _check_weights(source: ModelSource, components: list[str]) -> None:
+    """Check every weight file's header, and that no component has pickles only."""
+    for component in components:
+        folder = source.folder / component
+        weights = sorted(folder.glob("*.safetensors"))
+        for path in weights:
+            check_safetensors(path)
+        if not weights:
+            for path in sorted(p for p in folder.glob("*") if p.suffix in PICKLE_SUFFIXES):
+                refuse_pickle(path)
+
+
+def _variant_there(source: ModelSource, components: list[str], variant: str | None) -> str | None:
+    """Return the variant to ask diffusers for, or say that no component has it."""
+    if variant is None:
+        return None
+    names = [p.name for c in components for p in (source.folder / c).glob("*.safetensors")]
+    if not any(f".{variant}" in name for name in names):
+        raise RecipeError(
+            f"base_model.variant: {source.id} has no {variant} weights.",
+            "Leave variant out; dtype alone decides what the weights become.",
+        )
+    return variant
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,32 @@
+"""Which container speaks for which diffusers pipeline; another family is one line here."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from diffusers import DiffusionPipeline
+
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.containers.sdxl import SDXLContainer
+from loba_tui.core.errors import RecipeError
+
+CONTAINERS = MappingProxyType({"StableDiffusionXLPipeline": SDXLContainer})
+"""Container by the pipeline's class name, as model_index.json gives it."""
+
+
+def check_supported(class_name: str, model_id: str) -> None:
+    """Raise `RecipeError` if no container speaks for pipelines of this class."""
+    if class_name not in CONTAINERS:
+        raise RecipeError(
+            f"base_model.id: {model_id} is a {class_name}, a model family not supported yet.",
+            f"Supported are: {', '.join(sorted(CONTAINERS))}.",
+        )
+
+
+def make_container(
+    pipeline: DiffusionPipeline, model_id: str, revision: str | None = None
+) -> ModelContainer:
+    """Return the container for a loaded pipeline."""
+    class_name = type(pipeline).__name__
+    check_supported(class_name, model_id)
+    return CONTAINERS[class_name](pipeline, revision)

@@ -1,0 +1,218 @@
+"""SD-XL: two text encoders, a UNet told the image's size, and a VAE that overflows in float16."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from torch import Tensor, nn
+
+from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.errors import RecipeError
+
+_PROMPTS_AT_ONCE = 32
+_HALF_DTYPES = (torch.float16, torch.bfloat16)
+
+_GROUP_MARKS = (
+    (".attn1.", "self_attention"),
+    (".attn2.", "cross_attention"),
+    (".ff.", "feed_forward"),
+    (".proj_in", "projection"),
+    (".proj_out", "projection"),
+    (".time_emb_proj", "time_embedding"),
+    (".resnets.", "convolution"),
+    (".downsamplers.", "convolution"),
+    (".upsamplers.", "convolution"),
+)
+ADAPTER_GROUPS = tuple(dict.fromkeys(group for _, group in _GROUP_MARKS))
+
+
+class SDXLContainer:
+    """The container of `StableDiffusionXLPipeline` (https://arxiv.org/abs/2307.01952)."""
+
+    family = "sdxl"
+
+    def __init__(self, pipeline: StableDiffusionXLPipeline, revision: str | None = None) -> None:
+        """Speak for a loaded pipeline; `revision` is its commit on the hub."""
+        self.pipeline = pipeline
+        self.revision = revision
+        # Kept as numbers, because the encoders that know them are released before training.
+        self._num_tokens = pipeline.tokenizer_2.model_max_length
+        self._empty: PromptEmbeds | None = None
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The UNet."""
+        return self.pipeline.unet
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes, also while it is offloaded."""
+        return self.pipeline._execution_device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the UNet's base weights, whatever an adapter on it is held in."""
+        return self.pipeline.unet.conv_in.weight.dtype
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """The noise schedule the UNet was trained with."""
+        return self.pipeline.scheduler.config
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet predicts: "epsilon", or "v_prediction" for some fine-tunes."""
+        return self.pipeline.scheduler.config.prediction_type
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images the UNet was trained on, in pixels."""
+        return self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+
+    def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
+        """Return (C, H, W) of one latent; `resolution` in pixels, None takes the model's own."""
+        pixels = self.resolution if resolution is None else resolution
+        # Below this the UNet's own down- and upsampling do not meet at the same size again.
+        multiple = self.pipeline.vae_scale_factor * 2 ** (
+            len(self._unet_config.down_block_types) - 1
+        )
+        if pixels % multiple:
+            raise RecipeError(
+                f"train.resolution: {pixels} pixels do not fit this model.",
+                f"Use a multiple of {multiple}; its own resolution is {self.resolution}.",
+            )
+        side = pixels // self.pipeline.vae_scale_factor
+        return (self._unet_config.in_channels, side, side)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
+        """Return one row a prompt: embeds (B, T, D) of both encoders, pooled (B, P) of one."""
+        if self.pipeline.text_encoder_2 is None:
+            raise RuntimeError("the text encoders were released; encode all prompts before that")
+        parts = []
+        for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
+            embeds, _, pooled, _ = self.pipeline.encode_prompt(
+                list(prompts[start : start + _PROMPTS_AT_ONCE]),
+                device=self.device,
+                do_classifier_free_guidance=False,
+            )
+            parts.append(PromptEmbeds(embeds, pooled))
+        return PromptEmbeds.cat(parts)
+
+    def empty_embeds(self) -> PromptEmbeds:
+        """Return the one row the pipeline puts where no negative prompt was given."""
+        if self._empty is None:
+            if self.pipeline.config.force_zeros_for_empty_prompt:
+                time_width = 6 * self._unet_config.addition_time_embed_dim
+                pooled_width = self._unet_config.projection_class_embeddings_input_dim - time_width
+                shape = (1, self._num_tokens, self._unet_config.cross_attention_dim)
+                kind = {"device": self.device, "dtype": self.dtype}
+                self._empty = PromptEmbeds(
+                    torch.zeros(shape, **kind), torch.zeros((1, pooled_width), **kind)
+                )
+            else:
+                self._empty = self.encode_prompts([""])
+        return self._empty
+
+    def predict(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        embeds: PromptEmbeds,
+        *,
+        resolution: int | None = None,
+        denoiser: nn.Module | None = None,
+    ) -> Tensor:
+        """Return the UNet's raw output (B, C, H, W) in the dtype of `latents`; see the protocol."""
+        batch_size, _, height, width = latents.shape
+        scale = self.pipeline.vae_scale_factor
+        pixels = (height * scale, width * scale) if resolution is None else (resolution, resolution)
+        # Original size, crop, target size: an uncropped image of the size that is trained on.
+        time_ids = latents.new_tensor([[*pixels, 0, 0, *pixels]], dtype=self.dtype)
+        embeds = embeds.to(latents.device, self.dtype)
+        if len(embeds) == 1:
+            embeds = embeds.expand(batch_size)
+        unet = self.pipeline.unet if denoiser is None else denoiser
+        output = unet(
+            latents.to(self.dtype),
+            timesteps,
+            encoder_hidden_states=embeds.embeds,
+            added_cond_kwargs={
+                "text_embeds": embeds.pooled,
+                "time_ids": time_ids.expand(batch_size, -1),
+            },
+            return_dict=False,
+        )[0]
+        return output.to(latents.dtype)
+
+    def adapter_targets(self) -> dict[str, list[str]]:
+        """Return exact module names by group, in the UNet's own order."""
+        groups: dict[str, list[str]] = {group: [] for group in ADAPTER_GROUPS}
+        for name, module in self.pipeline.unet.named_modules():
+            # An adapter that is already there holds the layer it wraps as `base_layer`.
+            if not isinstance(module, nn.Linear | nn.Conv2d) or ".lora_" in name:
+                continue
+            name = name.removesuffix(".base_layer")
+            group = next((group for mark, group in _GROUP_MARKS if mark in f".{name}"), None)
+            if group is not None:
+                groups[group].append(name)
+        return groups
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Turn latents (B, 4, h, w) into images (B, 3, H, W) in [0, 1], float32."""
+        mean, std = self._latent_statistics(latents)
+        with self._vae_without_overflow() as vae:
+            scaled = latents.float() * std / vae.config.scaling_factor + mean
+            images = vae.decode(scaled.to(vae.device, vae.dtype), return_dict=False)[0]
+        return (images.float() / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Turn images (B, 3, H, W) in [0, 1] into latent means (B, 4, h, w), float32."""
+        with self._vae_without_overflow() as vae:
+            pixels = (images * 2 - 1).to(vae.device, vae.dtype)
+            latents = vae.encode(pixels).latent_dist.mode().float()
+            mean, std = self._latent_statistics(latents)
+            return (latents - mean) * vae.config.scaling_factor / std
+
+    def release_text_encoders(self) -> None:
+        """Drop both text encoders; `empty_embeds` and sampling from embeddings go on working."""
+        self.empty_embeds()
+        self.pipeline.register_modules(text_encoder=None, text_encoder_2=None)
+
+    @property
+    def _unet_config(self) -> Any:
+        return self.pipeline.unet.config
+
+    def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and std of latents that some fine-tunes (Playground 2.5) give."""
+        config = self.pipeline.vae.config
+        mean = getattr(config, "latents_mean", None) or (0.0,)
+        std = getattr(config, "latents_std", None) or (1.0,)
+        return (
+            torch.tensor(mean, device=latents.device).view(1, -1, 1, 1),
+            torch.tensor(std, device=latents.device).view(1, -1, 1, 1),
+        )
+
+    @contextmanager
+    def _vae_without_overflow(self) -> Iterator[Any]:
+        """Hold the VAE in float32 while it is used, where its config says that half overflows.
+
+        The pipeline does the same when it is called. Kept in float32 all the time, the VAE would
+        meet half-precision latents there and raise.
+        """
+        vae = self.pipeline.vae
+        held = vae.dtype
+        upcast = held in _HALF_DTYPES and vae.config.force_upcast
+        if upcast:
+            vae.to(dtype=torch.float32)
+        try:
+            yield vae
+        finally:
+            if upcast:
+                vae.to(dtype=held)

@@ -1,0 +1,30 @@
+"""Fixtures that several test folders share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Two threads on a busy machine were seen to be twenty times slower, and the bits differ.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder of SD-XL architecture with random weights, the same in every session."""
+    import torch
+
+    from loba_tui.models.shapes_xl_parts import (
+        make_pipeline,
+        make_text_parts,
+        make_unet,
+        make_vae,
+    )
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-sdxl"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        make_pipeline(make_vae(), make_text_parts(), make_unet()).save_pretrained(folder)
+    return folder
