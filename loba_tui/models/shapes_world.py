@@ -1,4 +1,4 @@
-"""The drawn world of `builtin:shapes-xl`: scenes, their captions, and a measurer that reads them back.
+"""The drawn world of `builtin:shapes-xl`: scenes, captions, and a measurer that reads them back.
 
 One flat shape on a flat background, 32x32 pixels. Because the world is drawn, everything a prompt
 asks for (size, colour, shape, background, brightness) can be measured on the pixels of an answer.
@@ -130,7 +130,7 @@ class Reading:
 def random_scene(
     rng: np.random.Generator, *, radius_range: tuple[float, float] = RADIUS_RANGE
 ) -> Scene:
-    """Draw a scene; the shape is inside the image where it fits, and never the background's colour."""
+    """Draw a scene; the shape is inside the image where it fits, never of its colour."""
     background = str(rng.choice(list(BACKGROUNDS)))
     low, high = np.log(radius_range)
     radius = float(np.exp(rng.uniform(low, high)))

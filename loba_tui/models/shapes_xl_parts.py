@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from diffusers import (
@@ -45,9 +46,7 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
     spellings = {word: [*word[:-1], f"{word[-1]}</w>"] for word in words}
     merges: list[tuple[str, str]] = []
     while True:
-        pairs = Counter(
-            pair for symbols in spellings.values() for pair in zip(symbols, symbols[1:], strict=False)
-        )
+        pairs = Counter(pair for symbols in spellings.values() for pair in pairwise(symbols))
         if not pairs:
             return merges
         # Ties go to the pair that sorts first, so that the vocabulary never depends on order.
@@ -129,7 +128,7 @@ def make_vae() -> AutoencoderKL:
 
 
 def make_unet() -> UNet2DConditionModel:
-    """Return a fresh denoiser: SD-XL's block types and micro-conditioning, about 2.5 M parameters."""
+    """Return a fresh denoiser: SD-XL's block types and micro-conditioning."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -163,7 +162,7 @@ def make_scheduler() -> EulerDiscreteScheduler:
 def make_pipeline(
     vae: AutoencoderKL, text: TextParts, unet: UNet2DConditionModel
 ) -> StableDiffusionXLPipeline:
-    """Join the parts; unconditional prompts are zeroed as SD-XL does, and nothing is watermarked."""
+    """Join the parts; a missing negative prompt is zeroed as in SD-XL, and no watermark is put."""
     return StableDiffusionXLPipeline(
         vae=vae,
         text_encoder=text.text_encoder,
