@@ -45,20 +45,16 @@ _ERRORS: tuple[type[LobaError], ...] = (
 class Follower:
     """Follow one program until it ends."""
 
-    def __init__(self, run_dir: RunDir, process: subprocess.Popen[bytes], screen: Screen) -> None:
-        """Follow `process`, which works on `run_dir`, on `screen`."""
-        self.run_dir = run_dir
+    def __init__(self, reader: RunReader, process: subprocess.Popen[bytes], screen: Screen) -> None:
+        """Follow `process`, which works on the reader's run, on `screen`."""
+        self.run_dir = reader.run_dir
         self.events: list[Event] = []
         self._process = process
         self._screen = screen
-        self._reader = RunReader(run_dir)
+        self._reader = reader
         self._progress = Progress()
         self._signals: list[int] = []
         self._num_interrupts = 0
-
-    def skip_to_end(self) -> None:
-        """Leave out what an earlier program recorded in the same run."""
-        self._reader.skip_to_end()
 
     def wait(self) -> int:
         """Show progress until the program has ended and return its exit status.
