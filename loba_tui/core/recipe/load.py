@@ -1,0 +1,224 @@
+"""Recipes in and out: a file or flags to a `Recipe`, and back to YAML.
+
+recipes/slider.yaml:14:3: optimizer.weight_decy: not an option of adamw. Did you mean weight_decay?
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from loba_tui.core.errors import RecipeError, RefusedError
+from loba_tui.core.recipe.check import check_tree
+from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.tree import Node, list_node, mapping_node, read_tree
+from loba_tui.core.text import clean, nearest
+
+MAX_BYTES = 256 * 1024
+
+# Access tokens of the hub and of the services that are pasted by mistake as often.
+_TOKEN = re.compile(
+    r"\b(hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}"
+    r"|github_pat_[A-Za-z0-9_]{20,}|sk-[A-Za-z0-9_-]{20,})"
+)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe in a file, with `key.path=value` overrides applied.
+
+    Raises:
+        ProblemsFound: A RecipeError that carries everything that is wrong, each with its place.
+        RefusedError: Something in the file or the overrides looks like an access token.
+    """
+    tree, problems = _tree_of(Path(path), overrides)
+    return _recipe_of(tree, problems)
+
+
+def parse_recipe(mapping: Mapping[str, Any], origin: str = "<flags>") -> Recipe:
+    """Return the recipe that a version 1 mapping stands for; `origin` names it in errors."""
+    tree = _node_of(mapping, Place(origin))
+    for _, node in tree.walk():
+        if isinstance(node.data, str):
+            refuse_tokens(node.data, origin)
+    return _recipe_of(tree, [])
+
+
+def check_recipe(path: str | Path, overrides: Sequence[str] = ()) -> list[Problem]:
+    """Return every problem of a recipe file, in the file's order; none means that it is valid."""
+    try:
+        load_recipe(path, overrides)
+    except ProblemsFound as error:
+        return list(error.problems)
+    except RecipeError as error:
+        hint = f" {error.hint}" if error.hint else ""
+        return [Problem(str(path), 0, 0, "", error.message.split(": ", 1)[-1] + hint)]
+    return []
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML that loads to the same recipe."""
+    mapping = recipe.model_dump(mode="json")
+    # An empty list of prompts stands for the default and is an error when written.
+    for section in ("sample", "proof"):
+        if not mapping[section]["prompts"]:
+            del mapping[section]["prompts"]
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.allow_unicode = True
+    yaml.width = 10_000
+    stream = io.StringIO()
+    yaml.dump(mapping, stream)
+    return stream.getvalue()
+
+
+def read_recipe_text(path: Path) -> str:
+    """Return a recipe file's text.
+
+    Raises:
+        RecipeError: The file is missing, is not a file, is too large or is not UTF-8.
+        RefusedError: It holds something that looks like an access token.
+    """
+    shown = clean(path)
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise RecipeError(f"{shown}: is a folder, not a recipe", _recipes_in(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise RecipeError(f"{shown}: is not an ordinary file")
+        if status.st_size > MAX_BYTES:
+            raise RecipeError(f"{shown}: {status.st_size} bytes; a recipe is at most {MAX_BYTES}")
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise RecipeError(f"{shown}: there is no such file", _nearest_file(path)) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RecipeError(f"{shown}: cannot be read: {clean(reason)}") from error
+    text = _decode(content, str(path))
+    refuse_tokens(text, str(path))
+    return text
+
+
+def refuse_tokens(text: str, origin: str) -> None:
+    """Refuse text that holds what looks like an access token, without repeating it."""
+    found = _TOKEN.search(text)
+    if found is None:
+        return
+    line = text.count("\n", 0, found.start()) + 1
+    where = f"{clean(origin)}:{line}" if "\n" in text else clean(_TOKEN.sub("…", origin))
+    raise RefusedError(
+        f"{where}: holds what looks like an access token; it is not shown here",
+        "Remove it, revoke it if the file was shared, and log in with: hf auth login",
+    )
+
+
+def _tree_of(path: Path, overrides: Sequence[str]) -> tuple[Node, list[Problem]]:
+    text = read_recipe_text(path)
+    for override in overrides:
+        refuse_tokens(override, "--set " + override)
+    tree, problems = read_tree(text, str(path))
+    for _, node in tree.walk():
+        # An escape in a quoted text can hide a token from the search in the file.
+        if isinstance(node.data, str):
+            refuse_tokens(node.data, str(node.place))
+    for override in overrides:
+        try:
+            tree = _override(tree, override)
+        except ProblemsFound as error:
+            problems += error.problems
+    return tree, problems
+
+
+def _recipe_of(tree: Node, problems: Sequence[Problem]) -> Recipe:
+    recipe, found = check_tree(tree)
+    found = [*problems, *found]
+    if recipe is None or found:
+        raise ProblemsFound(found)
+    return recipe
+
+
+def _decode(content: bytes, origin: str) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise RecipeError(f"{clean(origin)}: is UTF-16; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        line = before.count(b"\n") + 1
+        column = len(before.rsplit(b"\n", 1)[-1].decode("utf-8", "replace")) + 1
+        message = f"the byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        raise ProblemsFound([Problem(origin, line, column, "", message)]) from error
+
+
+def _nearest_file(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"The folder {clean(folder)} does not exist."
+    candidates = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml"))
+    near = nearest(path.name, candidates) or nearest(path.stem, candidates, cutoff=0.4)
+    return f"Did you mean {clean(folder / near)}?" if near else ""
+
+
+def _recipes_in(folder: Path) -> str:
+    try:
+        found = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml"))[:5]
+    except OSError:
+        return ""
+    return f"It holds {', '.join(map(clean, found))}." if found else ""
+
+
+def _node_of(value: Any, place: Place) -> Node:
+    if isinstance(value, Mapping):
+        data = {str(key): _node_of(item, place) for key, item in value.items()}
+        return mapping_node(data, dict.fromkeys(data, place), place)
+    if isinstance(value, list | tuple):
+        return list_node([_node_of(item, place) for item in value], place)
+    return Node(value, place, {})
+
+
+def _override(tree: Node, override: str) -> Node:
+    """Return the tree with one `key.path=value` set; the value is YAML."""
+    place = Place("--set " + clean(override, limit=100))
+    dotted_path, equals, text = override.partition("=")
+    steps = dotted_path.strip().split(".")
+    if not equals or not all(steps):
+        raise ProblemsFound([Problem.at(place, "", "expected key.path=value")])
+    if text.strip():
+        value, problems = read_tree(text, place.file, fixed=place)
+        if problems:
+            raise ProblemsFound(problems)
+    else:
+        value = Node(None, place, {})
+    return _with_value(tree, steps, value, place, [])
+
+
+def _with_value(
+    node: Node, steps: Sequence[str], value: Node, place: Place, before: list[str]
+) -> Node:
+    if not steps:
+        return value
+    step, rest, path = steps[0], steps[1:], [*before, steps[0]]
+    if isinstance(node.data, tuple):
+        if not (step.isascii() and step.isdigit() and int(step) < len(node.data)):
+            message = (
+                f"{clean('.'.join(before))} is a list of {len(node.data)}; expected its number"
+            )
+            raise ProblemsFound([Problem.at(place, clean(".".join(path)), message)])
+        items = list(node.data)
+        items[int(step)] = _with_value(items[int(step)], rest, value, place, path)
+        return list_node(items, node.place)
+    if not isinstance(node.data, dict) and node.data is not None:
+        message = f"{clean('.'.join(before))} is a value, not a section"
+        raise ProblemsFound([Problem.at(place, clean(".".join(path)), message)])
+    data = dict(node.data or {})
+    empty = Node(None, place, {})
+    data[step] = _with_value(data.get(step, empty), rest, value, place, path)
+    keys = {**node.keys, step: place if not rest else node.keys.get(step, place)}
+    return mapping_node(data, keys, node.place)

@@ -1,0 +1,62 @@
+"""What is wrong with a recipe: where, which key, and what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.text import clean
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A position in a file; line 0 stands for an origin without lines, such as `--set a=b`."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        """Return file:line:column."""
+        name = clean(self.file)
+        return f"{name}:{self.line}:{self.column}" if self.line else name
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a recipe; lines and columns count from 1."""
+
+    file: str
+    line: int
+    column: int
+    key: str
+    message: str
+    suggestion: str | None = None
+
+    @classmethod
+    def at(cls, place: Place, key: str, message: str, suggestion: str | None = None) -> Problem:
+        """Return a problem at a place."""
+        return cls(place.file, place.line, place.column, key, message, suggestion)
+
+    def __str__(self) -> str:
+        """Return the line that is shown to the user."""
+        where = Place(self.file, self.line, self.column)
+        key = f"{clean(self.key, limit=120)}: " if self.key else ""
+        meant = f". Did you mean {clean(self.suggestion)}?" if self.suggestion else ""
+        return f"{where}: {key}{self.message}{meant}"
+
+
+class ProblemsFound(RecipeError):
+    """The recipe cannot be used; carries every problem, in the order of the file."""
+
+    def __init__(self, problems: Sequence[Problem], hint: str = "") -> None:
+        """Order the problems and write them out, one a line."""
+        ordered = sorted(dict.fromkeys(problems), key=lambda p: (p.file, p.line, p.column))
+        super().__init__("\n".join(map(str, ordered)), hint)
+        self.problems = tuple(ordered)
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """Return a key path as it is written for `--set`: method.concepts.0.target."""
+    return ".".join(map(str, path))

@@ -1,0 +1,78 @@
+"""Foreign text on its way to a screen or a log: `clean()` is the one gate.
+
+File names, prompts, captions, metadata and recipe values may hold terminal escape sequences or
+bidirectional overrides, which can recolour a screen, move its cursor, retitle its window or show a
+name backwards. What passes here is plain.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterable
+
+# ECMA-48: CSI … final byte; OSC, DCS, SOS, PM and APC up to BEL or ST; any other two-byte escape.
+# An unterminated string sequence must not swallow the rest of the text: it loses its introducer.
+_ESCAPES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"
+    r"|\x1b[ -/]*[0-~]?"
+)
+_SPACES = {"\t": " ", "\n": " ", "\r": " ", "\u2028": " ", "\u2029": " ", "\x0b": " ", "\x0c": " "}
+# Zero-width joiners shape emoji and several scripts; every other format character is dropped,
+# which covers the bidirectional overrides, embeddings, isolates and marks, and invisible tags.
+_KEPT_FORMAT = "\u200c\u200d"
+# Control, format, surrogate, private use: none of them has a glyph of its own to show.
+_DROPPED = ("Cc", "Cf", "Cs", "Co")
+
+
+def clean(text: object, *, limit: int | None = None, keep_newlines: bool = False) -> str:
+    """Return `text` as printable characters that do nothing but stand where they are.
+
+    Args:
+        text: Anything; what is not a string is turned into one first.
+        limit: Most characters to return; longer text ends in "…".
+        keep_newlines: Keep line breaks instead of turning them into spaces.
+    """
+    plain = []
+    for character in _ESCAPES.sub("", str(text)):
+        if character == "\n" and keep_newlines:
+            plain.append(character)
+        elif character in _SPACES:
+            plain.append(" ")
+        elif character in _KEPT_FORMAT or unicodedata.category(character) not in _DROPPED:
+            plain.append(character)
+    cleaned = "".join(plain)
+    if limit is not None and len(cleaned) > limit:
+        return cleaned[: max(0, limit - 1)] + "…"
+    return cleaned
+
+
+def quote(value: object, *, limit: int = 60) -> str:
+    """Return a recipe value as it would be shown in a message: text quoted, the rest as YAML."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "a section" if value else "an empty section"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}" if value else "an empty list"
+    if isinstance(value, str):
+        return f"'{clean(value, limit=limit)}'"
+    return clean(value, limit=limit)
+
+
+def nearest(word: str, candidates: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the candidate that `word` most likely meant, or None."""
+    known = list(candidates)
+    found = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
+    if found:
+        return found[0]
+    # Case and separators are the usual slips: "K-LMS" for k_lms.
+    folded = {re.sub(r"[^a-z0-9]", "", candidate.lower()): candidate for candidate in known}
+    found = difflib.get_close_matches(
+        re.sub(r"[^a-z0-9]", "", word.lower()), [key for key in folded if key], n=1, cutoff=cutoff
+    )
+    return folded[found[0]] if found else None
