@@ -1,0 +1,179 @@
+"""Names of SD-XL's UNet layers: from diffusers' blocks to those that kohya's files use, and back.
+
+sd-scripts trains on the UNet of Stability's `generative-models`, whose blocks are three flat lists.
+An adapter's keys are that UNet's module names with underscores for dots, after `lora_unet_`;
+A1111, ComfyUI and diffusers all read them. A block of that list is a column of parts: the resnet
+is part 0, the attention part 1, and an upsampler comes after what is there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+PREFIX = "lora_unet_"
+
+_RESNET_PARTS = MappingProxyType(
+    {
+        "conv1": "in_layers.2",
+        "time_emb_proj": "emb_layers.1",
+        "conv2": "out_layers.3",
+        "conv_shortcut": "skip_connection",
+    }
+)
+_OUTER_LAYERS = MappingProxyType(
+    {
+        "conv_in": "input_blocks.0.0",
+        "conv_out": "out.2",
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "add_embedding.linear_1": "label_emb.0.0",
+        "add_embedding.linear_2": "label_emb.0.2",
+    }
+)
+# Inside a transformer block both name layers alike; these are the dots that underscores replace.
+_TRANSFORMER_TAIL = re.compile(
+    r"transformer_blocks_(?P<block>\d+)_(?:"
+    r"(?P<attention>attn[12])_(?:(?P<projection>to_[qkv])|to_out_0)|ff_net_(?P<ff>0_proj|2))"
+)
+_BLOCK = re.compile(r"(?P<side>down|up)_blocks\.(?P<block>\d+)\.(?P<rest>.+)")
+_PART = re.compile(r"(?P<kind>resnets|attentions)\.(?P<layer>\d+)\.(?P<inner>.+)")
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """How many columns the blocks of a UNet have; the default is SD-XL's.
+
+    Attributes:
+        layers_per_block: Resnets of a down block; an up block has one more.
+        plain_up_blocks: Up blocks without attention, where an upsampler is part 1 instead of 2.
+    """
+
+    layers_per_block: int = 2
+    plain_up_blocks: frozenset[int] = frozenset({2})
+
+    @classmethod
+    def of(cls, unet_config: Mapping[str, Any]) -> BlockLayout:
+        """Read the layout off a diffusers UNet's configuration."""
+        plain = [i for i, kind in enumerate(unet_config["up_block_types"]) if "Attn" not in kind]
+        return cls(unet_config["layers_per_block"], frozenset(plain))
+
+    @property
+    def columns(self) -> int:
+        """Columns that one block takes in the flat lists."""
+        return self.layers_per_block + 1
+
+
+SDXL_LAYOUT = BlockLayout()
+
+
+def to_kohya(module: str, layout: BlockLayout = SDXL_LAYOUT) -> str:
+    """Return kohya's name of a UNet module, such as lora_unet_input_blocks_4_1_proj_in.
+
+    Raises:
+        KeyError: The module has no counterpart.
+    """
+    return PREFIX + _to_sgm(module, layout).replace(".", "_")
+
+
+def from_kohya(name: str, layout: BlockLayout = SDXL_LAYOUT) -> str:
+    """Return diffusers' name of a module that `to_kohya` named.
+
+    Raises:
+        KeyError: It is not such a name.
+    """
+    bare = name.removeprefix(PREFIX)
+    for diffusers_name, outer in _OUTER_LAYERS.items():
+        if bare == outer.replace(".", "_"):
+            return diffusers_name
+    match = re.fullmatch(r"(input_blocks|output_blocks)_(\d+)_(\d)_(.+)", bare)
+    if match:
+        column, part = int(match[2]), int(match[3])
+        if match[1] == "input_blocks":
+            return _from_input_block(column - 1, part, match[4], layout)
+        return _from_output_block(column, part, match[4], layout)
+    match = re.fullmatch(r"middle_block_([012])_(.+)", bare)
+    if match and match[1] == "1":
+        return f"mid_block.attentions.0.{_attention_inner(match[2])}"
+    if match:
+        return f"mid_block.resnets.{int(match[1]) // 2}.{_resnet_inner(match[2])}"
+    raise KeyError(name)
+
+
+def _to_sgm(module: str, layout: BlockLayout) -> str:
+    if module in _OUTER_LAYERS:
+        return _OUTER_LAYERS[module]
+    if module.startswith("mid_block."):
+        kind, layer, inner = _part(module.removeprefix("mid_block."))
+        return f"middle_block.{1 if kind == 'attentions' else 2 * layer}.{inner}"
+    match = _BLOCK.fullmatch(module)
+    if match is None:
+        raise KeyError(module)
+    block, rest = int(match["block"]), match["rest"]
+    if match["side"] == "down":
+        if rest == "downsamplers.0.conv":
+            return f"input_blocks.{(block + 1) * layout.columns}.0.op"
+        # Column 0 is the convolution that everything goes through first.
+        first = 1 + block * layout.columns
+        name = "input_blocks"
+    else:
+        first = block * layout.columns
+        name = "output_blocks"
+        if rest == "upsamplers.0.conv":
+            part = 1 if block in layout.plain_up_blocks else 2
+            return f"{name}.{first + layout.layers_per_block}.{part}.conv"
+    kind, layer, inner = _part(rest)
+    return f"{name}.{first + layer}.{int(kind == 'attentions')}.{inner}"
+
+
+def _part(rest: str) -> tuple[str, int, str]:
+    """Split "resnets.1.conv1" and translate what a resnet calls its layers."""
+    match = _PART.fullmatch(rest)
+    if match is None:
+        raise KeyError(rest)
+    inner = match["inner"]
+    if match["kind"] == "resnets":
+        inner = _RESNET_PARTS[inner]
+    return match["kind"], int(match["layer"]), inner
+
+
+def _from_input_block(column: int, part: int, inner: str, layout: BlockLayout) -> str:
+    block, layer = divmod(column, layout.columns)
+    if inner == "op":
+        return f"down_blocks.{block}.downsamplers.0.conv"
+    return f"down_blocks.{block}.{_from_part(part, layer, inner)}"
+
+
+def _from_output_block(column: int, part: int, inner: str, layout: BlockLayout) -> str:
+    block, layer = divmod(column, layout.columns)
+    if inner == "conv":
+        return f"up_blocks.{block}.upsamplers.0.conv"
+    return f"up_blocks.{block}.{_from_part(part, layer, inner)}"
+
+
+def _from_part(part: int, layer: int, inner: str) -> str:
+    if part == 0:
+        return f"resnets.{layer}.{_resnet_inner(inner)}"
+    return f"attentions.{layer}.{_attention_inner(inner)}"
+
+
+def _resnet_inner(inner: str) -> str:
+    for diffusers_name, name in _RESNET_PARTS.items():
+        if inner == name.replace(".", "_"):
+            return diffusers_name
+    raise KeyError(inner)
+
+
+def _attention_inner(inner: str) -> str:
+    if inner in ("proj_in", "proj_out"):
+        return inner
+    match = _TRANSFORMER_TAIL.fullmatch(inner)
+    if match is None:
+        raise KeyError(inner)
+    block = f"transformer_blocks.{match['block']}"
+    if match["ff"]:
+        return f"{block}.ff.net.{match['ff'].replace('_', '.')}"
+    return f"{block}.{match['attention']}.{match['projection'] or 'to_out.0'}"
