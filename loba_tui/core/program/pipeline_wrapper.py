@@ -1,0 +1,149 @@
+"""Hold a pipeline the way a recipe's base_model section asks: the one place for its settings.
+
+Device, dtype, attention backend, gradient checkpointing, offloading and CPU threads are applied
+here when it is loaded, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.errors import RecipeError, ResourceError
+from loba_tui.core.recipe.schema import BaseModelSection
+
+logger = logging.getLogger(__name__)
+
+_THREADS_KEY = "cpu_threads"
+_SDPA_KERNELS = MappingProxyType({"math": SDPBackend.MATH, "flash": SDPBackend.FLASH_ATTENTION})
+
+
+class PipelineWrapper:
+    """Loads and unloads the base model of a run."""
+
+    def __init__(self, settings: BaseModelSection, cache: ModelCache) -> None:
+        """Take settings and the cache that the pipeline lives in; nothing is loaded yet."""
+        self.settings = settings
+        self.cache = cache
+
+    @classmethod
+    def from_settings(cls, settings: BaseModelSection, *, local_rank: int = 0) -> PipelineWrapper:
+        """Return a wrapper with a cache of its own on the device that the settings name."""
+        cache = ModelCache(settings.device, settings.dtype, local_rank=local_rank)
+        return cls(settings, cache)
+
+    def load(self) -> ModelContainer:
+        """Load the pipeline and apply every setting.
+
+        Raises:
+            RecipeError: The model cannot be used as it is named.
+            ResourceError: A setting asks for what this machine does not have.
+        """
+        settings, device = self.settings, self.cache.device
+        # What cannot be had is said before anything is downloaded.
+        check_attention(settings.attention, device, self.cache.dtype)
+        check_offload(settings.offload, device)
+        container = self.cache.container(
+            settings.id,
+            settings.revision,
+            settings.variant,
+            to_device=settings.offload == "none",
+        )
+        self._apply_threads()
+        apply_attention(settings.attention, container.denoiser)
+        if settings.gradient_checkpointing:
+            container.denoiser.enable_gradient_checkpointing()
+        apply_offload(settings.offload, container.pipeline, device)
+        return container
+
+    def unload(self) -> bool:
+        """Free the pipeline; returns False while somebody else still holds it."""
+        return self.cache.unload(self.settings.id)
+
+    def _apply_threads(self) -> None:
+        """Set torch's CPU threads to the recipe's number, or to what the model asks for."""
+        threads = self.settings.threads
+        source = self.cache.source(self.settings.id)
+        if threads is None and source is not None:
+            threads = source.settings().get(_THREADS_KEY)
+            if threads is not None and (type(threads) is not int or threads < 1):
+                raise RecipeError(
+                    f"{self.settings.id}: {_THREADS_KEY} in its loba.json is {threads!r}.",
+                    "It has to be a whole number above 0.",
+                )
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+
+def check_attention(backend: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise `ResourceError` if an attention backend cannot run here."""
+    if backend == "xformers":
+        if importlib.util.find_spec("xformers") is None:
+            raise ResourceError(
+                "base_model.attention: xformers is not installed.",
+                "pip install xformers, or set base_model.attention: auto.",
+            )
+        if device.type != "cuda":
+            raise ResourceError(
+                f"base_model.attention: xformers needs CUDA, and the device is {device}.",
+                "Set base_model.attention: auto.",
+            )
+    half = dtype in (torch.float16, torch.bfloat16)
+    if backend == "flash" and device.type != "cpu" and not (device.type == "cuda" and half):
+        raise ResourceError(
+            f"base_model.attention: flash does not run in {dtype} on {device}.",
+            "Set base_model.dtype: bfloat16, or base_model.attention: auto.",
+        )
+
+
+def apply_attention(backend: str, denoiser: nn.Module) -> None:
+    """Switch a denoiser's attention; "auto" leaves diffusers' own choice, which is SDPA.
+
+    diffusers' backend registry does not reach the processors of UNets, and it is global; a
+    processor belongs to its model.
+    """
+    if backend == "sdpa":
+        denoiser.set_attn_processor(AttnProcessor2_0())
+    elif backend == "xformers":
+        denoiser.enable_xformers_memory_efficient_attention()
+    elif backend in _SDPA_KERNELS:
+        denoiser.set_attn_processor(_OneKernelProcessor(_SDPA_KERNELS[backend]))
+
+
+def check_offload(offload: str, device: torch.device) -> None:
+    """Raise `ResourceError` if there is nothing to offload from."""
+    if offload != "none" and device.type == "cpu":
+        raise ResourceError(
+            f"base_model.offload: {offload} needs an accelerator, and the device is cpu.",
+            "Set base_model.offload: none.",
+        )
+
+
+def apply_offload(offload: str, pipeline: DiffusionPipeline, device: torch.device) -> None:
+    """Let accelerate's hooks bring components to the device when they are called."""
+    if offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device)
+
+
+class _OneKernelProcessor(AttnProcessor2_0):
+    """diffusers' SDPA processor, held to one of torch's kernels."""
+
+    def __init__(self, kernel: SDPBackend) -> None:
+        super().__init__()
+        self._kernel = kernel
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        with sdpa_kernel(self._kernel):
+            return super().__call__(attn, hidden_states, *args, **kwargs)
