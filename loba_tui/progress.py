@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 _RATE_WINDOW = 50
 _CALM_SECONDS = 10.0
-_CALM_FRACTION = 0.1
 
 
 class Progress:
@@ -42,9 +41,9 @@ class Progress:
             self.step = max(self.step, metrics[-1].step)
 
     @property
-    def fraction(self) -> float:
-        """Return the part that is done, from 0 to 1."""
-        return min(1.0, self.step / self.total) if self.total > 0 else 0.0
+    def num_tenths(self) -> int:
+        """Return how many whole tenths are done."""
+        return 10 * self.step // self.total if self.total > 0 else 0
 
     def text(self) -> str:
         """Return phase, step, loss, rate, time to go and memory, as far as they are known."""
@@ -97,7 +96,7 @@ class PlainScreen:
         self._stream = stream
         self._clock = clock
         self._phase = ""
-        self._fraction = 0.0
+        self._num_tenths = 0
         self._time = clock()
 
     def show(self, progress: Progress) -> None:
@@ -105,12 +104,11 @@ class PlainScreen:
         now = self._clock()
         due = (
             progress.phase != self._phase
-            or progress.fraction >= self._fraction + _CALM_FRACTION
+            or progress.num_tenths > self._num_tenths
             or now >= self._time + _CALM_SECONDS
         )
         if due:
-            self._phase, self._time = progress.phase, now
-            self._fraction = progress.fraction // _CALM_FRACTION * _CALM_FRACTION
+            self._phase, self._num_tenths, self._time = progress.phase, progress.num_tenths, now
             self.message(progress.text())
 
     def message(self, text: str) -> None:

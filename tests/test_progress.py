@@ -1,0 +1,62 @@
+import io
+
+from loba_tui.core.run.records import Metric, Status
+from loba_tui.progress import PlainScreen, Progress, duration, open_screen
+
+
+def training(step: int, total: int = 100) -> Status:
+    return Status("training", step, total, 0.0)
+
+
+def test_the_line_tells_step_loss_rate_time_to_go_and_memory() -> None:
+    progress = Progress()
+    metrics = [Metric(step=s, time=0, loss=0.125, seconds=0.1, memory_mib=2048) for s in (1, 2)]
+    progress.update(training(40), metrics)
+    assert progress.text() == "training  40/100  loss 0.125  10.0 steps/s  ETA 0:06  2,048 MiB"
+
+
+def test_slow_steps_are_told_in_seconds_each() -> None:
+    progress = Progress()
+    progress.update(training(40), [Metric(step=40, time=0, seconds=120)])
+    assert progress.text() == "training  40/100  120.0 s/step  ETA 2:00:00"
+
+
+def test_the_line_holds_whatever_is_known() -> None:
+    progress = Progress()
+    assert progress.text() == "starting"
+    progress.update(Status("load\x1b[2Jing", 0, 0, 0.0), [])
+    assert progress.text() == "loading"
+    progress.update(training(3, total=0), [Metric(step=3, time=0, loss=float("nan"), seconds=0)])
+    assert progress.text() == "training  loss nan"
+
+
+def test_steps_ahead_of_the_status_count() -> None:
+    progress = Progress()
+    progress.update(training(40), [Metric(step=45, time=0)])
+    assert progress.step == 45
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (-1, 59.6, 3599, 3600)] == ["0:00", "1:00", "59:59", "1:00:00"]
+
+
+def test_plain_lines_come_at_tenths_or_after_ten_seconds() -> None:
+    now = 0.0
+    stream = io.StringIO()
+    screen = PlainScreen(stream, clock=lambda: now)
+    progress = Progress()
+    for step in range(1001):
+        progress.update(training(step, 1000), [])
+        screen.show(progress)
+    steps = [int(line.split()[1].split("/")[0]) for line in stream.getvalue().splitlines()]
+    assert steps == [0, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000]
+    now = 9.0
+    screen.show(progress)
+    assert len(stream.getvalue().splitlines()) == 11
+    now = 10.0
+    screen.show(progress)
+    assert len(stream.getvalue().splitlines()) == 12
+
+
+def test_without_a_terminal_lines_are_plain() -> None:
+    assert isinstance(open_screen(io.StringIO(), terminal_name="xterm"), PlainScreen)
