@@ -7,8 +7,9 @@ message and ends the process with its own exit code.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -55,7 +56,13 @@ app = typer.Typer(
 recipe_app = typer.Typer(
     help="Write, describe and update recipes.", no_args_is_help=True, rich_markup_mode=None
 )
+plugins_app = typer.Typer(
+    help="List the drop-ins that recipes choose from.", no_args_is_help=True, rich_markup_mode=None
+)
+runs_app = typer.Typer(help="List and show runs.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
+app.add_typer(plugins_app, name="plugins")
+app.add_typer(runs_app, name="runs")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Set = Annotated[
@@ -115,6 +122,199 @@ def validate(
                 typer.echo(f"{path}: valid")
     if any(found.values()):
         raise typer.Exit(int(ExitCode.RECIPE))
+
+
+@app.command()
+def run(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped one.")
+    ] = None,
+    overrides: Set = None,
+    out_dir: Annotated[
+        Path, typer.Option("--out-dir", metavar="DIR", help="Where the run's folder is made.")
+    ] = Path("output"),
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Start the run and return at once.")
+    ] = False,
+) -> None:
+    """Train what a recipe says, with a live progress line; Ctrl-C saves and stops.
+
+    Example: loba run recipes/slider.yaml --set train.steps=100
+    """
+    from loba_tui import foreground, listing
+    from loba_tui.core.run.directory import Ledger
+    from loba_tui.follow import shorten
+
+    ledger = Ledger.of_user(os.environ)
+    if resume is not None:
+        foreground.refuse_with_resume(recipe, overrides)
+        run_dir = listing.find_run(resume, ledger)
+    else:
+        found, is_shipped = foreground.find_recipe(recipe)
+        if is_shipped:
+            typer.echo(f"{recipe} is not here; taking the shipped {found}", err=True)
+        run_dir = foreground.prepare_run(found, overrides or [], out_dir, ledger)
+    typer.echo(f"run folder {shorten(run_dir.path)}", err=True)
+    extra = ["--resume"] if resume is not None else []
+    here = foreground.Foreground(os.environ)
+    if detach:
+        here.detach(run_dir, extra)
+        typer.echo(str(run_dir.path))
+        return
+    for line in foreground.result_lines(run_dir, here.run(run_dir, extra)):
+        typer.echo(line)
+
+
+Wanted = Annotated[
+    Path, typer.Argument(metavar="RUN|ADAPTER", help="A run folder or a .safetensors file.")
+]
+Prompts = Annotated[
+    list[str] | None, typer.Option("--prompt", help="Repeatable; the recipe's if left out.")
+]
+Scales = Annotated[
+    str, typer.Option(metavar="A,B,…", help="Slider scales; the recipe's if left out.")
+]
+Seeds = Annotated[str, typer.Option(metavar="A,B,…", help="Seeds; the recipe's if left out.")]
+Out = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where the results go; a new folder if left out.")
+]
+
+
+@app.command()
+def sample(
+    adapter: Wanted,
+    prompts: Prompts = None,
+    scales: Scales = "",
+    seeds: Seeds = "",
+    out: Out = None,
+) -> None:
+    """Draw a strip of pictures over the scales of an adapter.
+
+    Example: loba sample output/size-slider-… --prompt "a red circle" --scales -2,0,2 --seeds 0,1
+    """
+    from loba_tui import foreground
+
+    here = foreground.Foreground(os.environ)
+    for line in here.ask("sample", adapter, prompts or [], scales, seeds, out):
+        typer.echo(line)
+
+
+@app.command("eval")
+def evaluate(
+    adapter: Wanted,
+    prompts: Prompts = None,
+    scales: Scales = "",
+    seeds: Seeds = "",
+    out: Out = None,
+) -> None:
+    """Measure what an adapter does and write report.json and report.png.
+
+    Example: loba eval output/size-slider-… --seeds 7,8
+    """
+    from loba_tui import foreground
+
+    here = foreground.Foreground(os.environ)
+    for line in here.ask("eval", adapter, prompts or [], scales, seeds, out):
+        typer.echo(line)
+
+
+@app.command()
+def export(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or its name.")],
+    file_format: Annotated[
+        Literal["diffusers", "kohya"], typer.Option("--format", help="Key naming of the file.")
+    ] = "diffusers",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The new file.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Replace an existing file.")] = False,
+) -> None:
+    """Copy a run's adapter out, for diffusers or for kohya, A1111 and ComfyUI.
+
+    Example: loba export output/size-slider-… --format kohya --out size.safetensors
+    """
+    from loba_tui import listing
+    from loba_tui.core.run.directory import Ledger
+
+    run_dir = listing.find_run(run_name, Ledger.of_user(os.environ))
+    typer.echo(str(listing.export_adapter(run_dir, file_format, out, replace=yes)))
+
+
+@plugins_app.command("ls")
+def plugins_ls(
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Such as optimizers.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the drop-ins that a recipe can name, without importing them.
+
+    Example: loba plugins ls optimizers
+    """
+    from loba_tui import listing
+
+    records = [listing.plugin_record(plugin) for plugin in listing.all_plugins(kind)]
+    if as_json:
+        echo_json(records)
+        return
+    for record in records:
+        typer.echo(f"{record['kind']:11}{record['name']:22}{record['summary']}")
+
+
+@plugins_app.command("show")
+def plugins_show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="NAME or KIND/NAME.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a drop-in does and which options a recipe can give it.
+
+    Example: loba plugins show optimizers/adamw
+    """
+    from loba_tui import listing
+
+    plugin = listing.find_plugin(name)
+    if as_json:
+        echo_json(listing.plugin_record(plugin))
+        return
+    for line in listing.plugin_lines(plugin):
+        typer.echo(line)
+
+
+@runs_app.command("ls")
+def runs_ls(as_json: Json = False) -> None:
+    """List all runs of this user on this machine, newest last.
+
+    Example: loba runs ls --json
+    """
+    from loba_tui import listing
+    from loba_tui.core.run.directory import Ledger
+
+    records = [listing.run_record(run_dir) for run_dir in Ledger.of_user(os.environ).runs()]
+    if as_json:
+        echo_json(records)
+        return
+    for record in records:
+        typer.echo(listing.run_line(record))
+
+
+@runs_app.command("show")
+def runs_show(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or its name.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a run does now, or how it ended.
+
+    Example: loba runs show output/size-slider-…
+    """
+    from loba_tui import listing
+    from loba_tui.core.run.directory import Ledger
+
+    record = listing.run_record(listing.find_run(name, Ledger.of_user(os.environ)))
+    if as_json:
+        echo_json(record)
+        return
+    for key, value in record.items():
+        if value is not None:
+            typer.echo(f"{key.replace('_', ' '):20}{value}")
 
 
 def main() -> None:

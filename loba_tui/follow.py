@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from loba_tui.core.errors import (
@@ -167,14 +168,22 @@ def _signals_into(received: list[int]) -> Iterator[None]:
 def describe_event(event: Event) -> str:
     """Return an event as a line for the foreground, empty for those that need no line."""
     data = event.data
-    if event.kind == "warning":
+    if event.kind in ("warning", "sample_failed"):
         return f"warning: {clean(data.get('message', ''))}"
-    if event.kind == "started":
+    if event.kind == "built":
         facts = [clean(data[key]) for key in ("device", "dtype") if data.get(key)]
         return f"running on {', '.join(facts)}" if facts else ""
-    if event.kind in ("saved", "sampled"):
-        return f"{event.kind} {clean(data['path'])}" if data.get("path") else ""
+    if event.kind in ("saved", "sampled") and data.get("path"):
+        return f"{event.kind} {shorten(Path(str(data['path'])))}"
+    if event.kind == "resumed":
+        return f"resumed at step {clean(data.get('step', 0))}"
     return ""
+
+
+def shorten(path: Path) -> str:
+    """Return a path as seen from the working directory where it lies inside it."""
+    here = Path.cwd()
+    return clean(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def log_tail(run_dir: RunDir) -> Sequence[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import Popen
+from typing import Any, Literal, TypeVar
 
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError, ResourceError
 from loba_tui.core.recipe import shipped
@@ -15,9 +16,11 @@ from loba_tui.core.run.directory import PRIVATE_DIR_MODE, Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event
 from loba_tui.core.run.writer import write_atomically
-from loba_tui.core.text import clean, nearest
-from loba_tui.follow import Follower
+from loba_tui.core.text import clean, nearest, quote
+from loba_tui.follow import Follower, shorten
 from loba_tui.progress import open_screen
+
+Number = TypeVar("Number", int, float)
 
 UNSAFE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 
@@ -44,6 +47,37 @@ class Foreground:
             run_dir, lambda: launch.launch(run_dir, argv_extra=argv_extra, program=self.program)
         )
 
+    def detach(self, run_dir: RunDir, argv_extra: Sequence[str] = ()) -> None:
+        """Start the program on a run folder and leave it to itself."""
+        launch.launch(run_dir, argv_extra=argv_extra, program=self.program)
+
+    def ask(
+        self,
+        action: Literal["sample", "eval"],
+        adapter: Path,
+        prompts: Sequence[str],
+        scales: str,
+        seeds: str,
+        out: Path | None,
+    ) -> list[str]:
+        """Have an adapter drawn or measured and return the lines that tell the result.
+
+        Raises:
+            LobaError: The request cannot be made, or the program did not finish.
+        """
+        file, run_dir = resolve_adapter(adapter)
+        wanted = launch.Request(
+            action=action,
+            adapter=str(file),
+            run=str(run_dir.path) if run_dir else None,
+            out_dir="",
+            prompts=tuple(prompts),
+            scales=tuple(numbers("--scales", scales, float, -20, 20)),
+            seeds=tuple(numbers("--seeds", seeds, int, 0, 2**63 - 1)),
+        )
+        folder, wanted = prepare_request(wanted, out)
+        return result_lines(folder, self.request(folder, wanted))
+
     def request(self, folder: RunDir, wanted: launch.Request) -> list[Event]:
         """Start the program on a request, stay until it ends, and return its events.
 
@@ -65,12 +99,40 @@ class Foreground:
         return follower.events
 
 
-def find_recipe(wanted: Path) -> tuple[Path, bool]:
+def numbers(
+    option: str, text: str, kind: Callable[[str], Number], least: Number, most: Number
+) -> list[Number]:
+    """Return the numbers of a list such as `-2,0,2`.
+
+    Raises:
+        RecipeError: One of them is not a number of that kind in the range.
+    """
+    values = []
+    for word in text.replace(",", " ").split():
+        try:
+            value = kind(word)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:
+            raise RecipeError(
+                f"{option}: {quote(word)} is not a number from {least} to {most}.",
+                f"Write the list as in {option} {'-2,0,2' if least < 0 else '0,1'}",
+            )
+        values.append(value)
+    return values
+
+
+def find_recipe(wanted: Path | None) -> tuple[Path, bool]:
     """Return the recipe file, and whether it is a shipped one that stands in for a missing file.
 
     Raises:
         RecipeError: There is no such file and no shipped recipe of that name.
     """
+    if wanted is None:
+        raise RecipeError(
+            "No recipe is given.",
+            f"Try: loba run {' or loba run '.join(shipped.names()[:3]) or 'FILE.yaml'}",
+        )
     if wanted.exists():
         return wanted, False
     found = shipped.find(wanted)
@@ -82,6 +144,16 @@ def find_recipe(wanted: Path) -> tuple[Path, bool]:
         f"{wanted}: there is no such recipe.",
         f"Did you mean {meant}?" if meant else f"Shipped recipes: {', '.join(names)}.",
     )
+
+
+def refuse_with_resume(recipe: Path | None, overrides: Sequence[str] | None) -> None:
+    """Raise RecipeError where `--resume` comes with what only a new run can take."""
+    if recipe is not None or overrides:
+        what = "a recipe" if recipe is not None else "--set"
+        raise RecipeError(
+            f"--resume goes on with the run's own recipe.yaml, so {what} cannot be given with it.",
+            "Start a new run instead, or leave it out.",
+        )
 
 
 def prepare_run(recipe: Path, overrides: Sequence[str], out_dir: Path, ledger: Ledger) -> RunDir:
@@ -141,30 +213,21 @@ def prepare_request(wanted: launch.Request, out: Path | None) -> tuple[RunDir, l
 
 
 def result_lines(run_dir: RunDir, events: Sequence[Event]) -> list[str]:
-    """Return where the results of a finished program are, and what the report says."""
-    finished = next((e for e in reversed(events) if e.kind == "finished"), None)
-    data = dict(finished.data) if finished else {}
-    known = {
-        "adapter": run_dir.adapter,
-        "kohya": run_dir.adapter_kohya,
-        "strip": _newest(run_dir.samples, "*.png"),
-        "report": run_dir.report,
-        "picture": run_dir.report_picture,
-    }
-    lines = []
-    for label, fallback in known.items():
-        value = data.get(label)
-        path = run_dir.path / value if isinstance(value, str) else fallback
-        if path is not None and path.is_file():
-            lines.append(f"{label:9}{shorten(path)}")
-    return lines
+    """Return where the results of a finished program are, and what the report says of them."""
+    found = {"adapter": run_dir.adapter, "for kohya": run_dir.adapter_kohya}
+    strips = [str(e.data["path"]) for e in events if e.kind == "sampled" and e.data.get("path")]
+    newest = strips[-1] if strips else max(map(str, run_dir.samples.glob("*.png")), default=None)
+    if newest is not None:
+        found["strip"] = run_dir.path / newest
+    found["report"], found["picture"] = run_dir.report, run_dir.report_picture
+    lines = [f"{label:11}{shorten(path)}" for label, path in found.items() if path.is_file()]
+    return lines + verdict_lines(RunReader(run_dir).report())
 
 
-def shorten(path: Path) -> str:
-    """Return a path as seen from the working directory where it lies inside it."""
-    here = Path.cwd()
-    return clean(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _newest(folder: Path, pattern: str) -> Path | None:
-    return max(folder.glob(pattern), key=lambda path: path.name, default=None)
+def verdict_lines(report: Mapping[str, Any] | None) -> list[str]:
+    """Return a report's outcome and the sentences that explain it."""
+    if report is None:
+        return []
+    sentences = report.get("verdict")
+    lines = [f"  {clean(s)}" for s in sentences] if isinstance(sentences, list) else []
+    return [f"{'measured':11}{clean(report.get('outcome', 'unknown'))}", *lines]

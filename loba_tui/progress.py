@@ -25,6 +25,7 @@ class Progress:
         self.phase = "starting"
         self.step = 0
         self.total = 0
+        self._measured: tuple[int, int] | None = None
         self._last: Metric | None = None
         self._seconds: deque[float] = deque(maxlen=_RATE_WINDOW)
 
@@ -32,6 +33,7 @@ class Progress:
         """Take in what a reader found since the last time."""
         if status is not None:
             self.phase, self.step, self.total = status.phase, status.step, status.total
+            self._measured = _pair(status.extra.get("measured"), status.extra.get("to_measure"))
         for metric in metrics:
             self._last = metric
             if metric.seconds is not None and metric.seconds > 0:
@@ -48,7 +50,9 @@ class Progress:
     def text(self) -> str:
         """Return phase, step, loss, rate, time to go and memory, as far as they are known."""
         parts = [clean(self.phase, limit=20)]
-        if self.total > 0:
+        if self.phase == "measuring" and self._measured is not None:
+            parts.append("{}/{} images".format(*self._measured))
+        elif self.total > 0:
             parts.append(f"{self.step}/{self.total}")
         if self.phase == "training" and self._last is not None:
             if self._last.loss is not None:
@@ -65,6 +69,10 @@ class Progress:
     def steps_per_second(self) -> float | None:
         """Return the mean rate of the last steps, pauses and sampling left out."""
         return len(self._seconds) / sum(self._seconds) if self._seconds else None
+
+
+def _pair(done: object, total: object) -> tuple[int, int] | None:
+    return (done, total) if isinstance(done, int) and isinstance(total, int) else None
 
 
 def duration(seconds: float) -> str:
