@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
@@ -18,7 +19,9 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    RevisionResolutionError,
 )
+from tqdm import tqdm
 
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
 from loba_tui.core.errors import RecipeError, ResourceError
@@ -45,20 +48,23 @@ def fetch_snapshot(
         hint: What to say beside "there is no such model".
     """
     with _explained(model_id, revision, hint):
+        api = HfApi()
+        commit = api.resolve_revision(model_id, revision=revision).resolved
         try:
-            info = HfApi().model_info(model_id, revision=revision)
+            files = [f.rfilename for f in api.model_info(model_id, revision=commit).siblings or []]
         except HfHubHTTPError:  # the hub was reached, and says no
             raise
         except _UNREACHABLE as error:
-            return _cached_snapshot(model_id, revision, error)
-        files = [sibling.rfilename for sibling in info.siblings or []]
+            return _cached_snapshot(model_id, commit, error), commit
         if _INDEX_NAME not in files:
             raise _not_a_pipeline(model_id, files)
-        index_path = hf_hub_download(model_id, _INDEX_NAME, revision=info.sha)
-        components = _component_names(index_path)
-        wanted = select_files(model_id, files, components, variant)
-        folder = snapshot_download(model_id, revision=info.sha, allow_patterns=wanted)
-        return Path(folder), info.sha
+        index_path = hf_hub_download(model_id, _INDEX_NAME, revision=commit, tqdm_class=_NoBar)
+        wanted = select_files(model_id, files, _component_names(index_path), variant)
+        logger.info("fetching what is missing of %s at %s", model_id, commit)
+        folder = snapshot_download(
+            model_id, revision=commit, allow_patterns=wanted, tqdm_class=_NoBar
+        )
+        return Path(folder), commit
 
 
 def select_files(
@@ -97,24 +103,32 @@ def _is_plain(name: str) -> bool:
     return "." not in name.removesuffix(".index.json").removesuffix(".safetensors")
 
 
-def _cached_snapshot(model_id: str, revision: str | None, cause: Exception) -> tuple[Path, str]:
-    """Return the copy of an earlier download, for when the hub cannot be asked."""
-    missing = ResourceError(
+def _cached_snapshot(model_id: str, commit: str, cause: Exception) -> Path:
+    """Return the folder of an earlier download, for when the hub cannot be asked."""
+    try:
+        index_path = hf_hub_download(model_id, _INDEX_NAME, revision=commit, local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        raise _unreachable(model_id, cause) from error
+    folder = Path(index_path).parent
+    if not all((folder / name).is_dir() for name in _component_names(index_path)):
+        raise _unreachable(model_id, cause) from cause
+    logger.warning("the hub cannot be reached; %s is taken from the cache", model_id)
+    return folder
+
+
+def _unreachable(model_id: str, cause: BaseException) -> ResourceError:
+    return ResourceError(
         f"base_model.id: {model_id} is not complete in the cache, and the hub cannot be reached "
         f"({type(cause).__name__}).",
         "Connect, or name a local folder or a built-in model.",
     )
-    try:
-        index_path = hf_hub_download(
-            model_id, _INDEX_NAME, revision=revision, local_files_only=True
-        )
-    except LocalEntryNotFoundError as error:
-        raise missing from error
-    folder = Path(index_path).parent
-    if not all((folder / name).is_dir() for name in _component_names(index_path)):
-        raise missing from cause
-    logger.warning("the hub cannot be reached; %s is taken from the cache", model_id)
-    return folder, folder.name
+
+
+class _NoBar(tqdm):
+    """The progress bar that is not drawn; one would break the progress line and the log."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "disable": True})
 
 
 def _not_a_pipeline(model_id: str, files: Sequence[str]) -> Exception:
@@ -158,6 +172,8 @@ def _explained(model_id: str, revision: str | None, hint: str) -> Iterator[None]
         raise ResourceError(
             f"base_model.id: the hub answered {status} for {model_id}.", "Try again later."
         ) from error
+    except RevisionResolutionError as error:
+        raise _unreachable(model_id, error.__cause__ or error) from error
     except _UNREACHABLE as error:
         raise ResourceError(
             f"base_model.id: the connection to the hub broke while fetching {model_id}.",
