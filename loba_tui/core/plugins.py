@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,7 @@ class Option:
         default: None also where there is no default; see `required`.
         type: What values are checked against; None where the annotation is not one that a recipe
             can give.
+        help: What the factory's docstring says of it under Args, on one line.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Option:
     default: Any
     required: bool
     type: Any = None
+    help: str = ""
 
     @property
     def expected(self) -> str:
@@ -263,6 +266,7 @@ def _literals(assigned: Mapping[str, ast.expr]) -> dict[str, Any]:
 def _options(factory: ast.FunctionDef, assigned: Mapping[str, ast.expr]) -> list[Option]:
     options = []
     arguments = factory.args
+    helps = _argument_docs(ast.get_docstring(factory) or "")
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         annotation = argument.annotation
         try:
@@ -276,9 +280,21 @@ def _options(factory: ast.FunctionDef, assigned: Mapping[str, ast.expr]) -> list
                 default=_default(default, assigned),
                 required=default is None,
                 type=option_type,
+                help=helps.get(argument.arg, ""),
             )
         )
     return options
+
+
+def _argument_docs(docstring: str) -> dict[str, str]:
+    """Return what a Google-style docstring says of each argument."""
+    found: dict[str, str] = {}
+    _, _, section = docstring.partition("Args:\n")
+    for block in re.split(r"\n(?=    \w)", section.split("\n\n", 1)[0]):
+        name, colon, text = block.strip().partition(":")
+        if colon and name.isidentifier():
+            found[name] = " ".join(text.split())
+    return found
 
 
 def _default(node: ast.expr | None, assigned: Mapping[str, ast.expr]) -> Any:

@@ -212,14 +212,14 @@ def _chosen(tree: Node) -> Iterator[tuple[Path, tuple[str, str]]]:
     for path, kind in CHOICES:
         node = _at(tree, path)
         if node is None:
-            default = _default_name(path)
+            default = default_name(path)
             if default is not None:
                 yield path, (kind, default)
         elif isinstance(node.data, tuple):
             for index, item in enumerate(node.data):
                 if (name := _name_of(item, None)) is not None:
                     yield (*path, index), (kind, name)
-        elif (name := _name_of(node, _default_name(path))) is not None:
+        elif (name := _name_of(node, default_name(path))) is not None:
             yield path, (kind, name)
 
 
@@ -237,10 +237,10 @@ def _name_of(node: Node, default: str | None) -> str | None:
     return name.data if isinstance(name.data, str) and name.data else None
 
 
-def _default_name(path: Path) -> str | None:
+def default_name(path: Path) -> str | None:
     """Return the drop-in that a section has when the recipe does not name one."""
-    value: Any = Recipe.model_construct()
-    for step in path:
+    value: Any = Recipe.model_fields[str(path[0])].default
+    for step in path[1:]:
         value = getattr(value, str(step), None)
     if isinstance(value, Choice):
         return value.name

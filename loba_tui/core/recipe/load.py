@@ -62,6 +62,15 @@ def check_recipe(path: str | Path, overrides: Sequence[str] = ()) -> list[Proble
     return []
 
 
+def check_text(text: str, origin: str) -> list[Problem]:
+    """Return every problem of a recipe's text; `origin` names it."""
+    try:
+        _recipe_of(*read_tree(text, origin))
+    except ProblemsFound as error:
+        return list(error.problems)
+    return []
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """Return the resolved recipe as YAML that loads to the same recipe."""
     mapping = recipe.model_dump(mode="json")

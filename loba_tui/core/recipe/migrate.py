@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.recipe.schema import RECIPE_VERSION
+from loba_tui.core.recipe.schema import RECIPE_VERSION, Recipe
 from loba_tui.core.text import clean, nearest
 
 
@@ -105,15 +105,17 @@ def migrate_flags(flat: Mapping[str, Any]) -> dict[str, Any]:
     """
     recipe: dict[str, Any] = {"version": RECIPE_VERSION}
     concept: dict[str, Any] = {}
-    for key, value in flat.items():
-        if key == "version" or value is None:
-            continue
-        if key not in V0_FLAGS:
+    for key in flat:
+        if key != "version" and key not in V0_FLAGS:
             near = nearest(key, V0_FLAGS)
             raise RecipeError(
                 f"{clean(key)} is not a flag of version 0", f"Did you mean {near}?" if near else ""
             )
-        path = V0_FLAGS[key].path
+    # In the table's order, so that a migrated file reads like a written one.
+    for key, (_, _, path) in V0_FLAGS.items():
+        value = flat.get(key)
+        if value is None:
+            continue
         if path[: len(_CONCEPT)] == _CONCEPT:
             # One text is the usual way to write a list of one on a command line.
             concept[str(path[-1])] = (
@@ -125,7 +127,7 @@ def migrate_flags(flat: Mapping[str, Any]) -> dict[str, Any]:
     method.setdefault("name", DEFAULT_METHOD)
     if concept or method["name"] == DEFAULT_METHOD:
         method["concepts"] = [concept or dict(DEFAULT_CONCEPT)]
-    return recipe
+    return {key: recipe[key] for key in Recipe.model_fields if key in recipe}
 
 
 def _put(section: dict[str, Any], path: tuple[str | int, ...], value: Any) -> None:

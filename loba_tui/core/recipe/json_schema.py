@@ -1,0 +1,100 @@
+"""The recipe's JSON Schema, with the options of every drop-in, for editors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from loba_tui.core.plugins import Option, describe, names
+from loba_tui.core.recipe.check import CHOICES, default_name
+from loba_tui.core.recipe.schema import Recipe
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a version 1 recipe.
+
+    A section that chooses a drop-in offers its names, and the options of the one that is chosen.
+    """
+    schema = Recipe.model_json_schema()
+    definitions = schema["$defs"]
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    for path, kind in CHOICES:
+        owner = schema
+        for step in path[:-1]:
+            owner = definitions[owner["properties"][step]["$ref"].rsplit("/", 1)[-1]]
+        key = str(path[-1])
+        # Each section gets a definition of its own: the shared Choice knows no drop-ins.
+        name = "".join(part.capitalize() for part in (*map(str, path), "choice"))
+        definitions[name] = _choice(definitions, owner["properties"][key], kind, default_name(path))
+        owner["properties"][key] = _pointing_to(owner["properties"][key], name)
+    return schema
+
+
+def _choice(
+    definitions: dict[str, Any], original: dict[str, Any], kind: str, default: str | None
+) -> dict[str, Any]:
+    base = definitions[_reference(original)]
+    properties = {
+        **base["properties"],
+        "name": {"enum": names(kind), **({"default": default} if default else {})},
+    }
+    branches = []
+    for name in names(kind):
+        plugin = describe(kind, name)
+        options = {key: _option(option) for key, option in plugin.options.items()}
+        required = [option.name for option in plugin.options.values() if option.required]
+        # A section that does not name its drop-in has the default one.
+        named = {} if name == default else {"required": ["name"]}
+        branches.append(
+            {
+                "if": {"properties": {"name": {"const": name}}, **named},
+                "then": {
+                    "description": plugin.doc.split("\n\n")[0],
+                    "properties": {**options, **_own(properties)},
+                    "required": required,
+                    "additionalProperties": False,
+                },
+            }
+        )
+    required = [key for key in base.get("required", ()) if not (default and key == "name")]
+    return {
+        "description": base.get("description", ""),
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "allOf": branches,
+    }
+
+
+def _own(properties: dict[str, Any]) -> dict[str, bool]:
+    """Return the section's own keys as allowed; they are checked outside of the branches."""
+    return dict.fromkeys(properties, True)
+
+
+def _option(option: Option) -> dict[str, Any]:
+    if option.type is None:
+        return {"not": {}}
+    schema = TypeAdapter(option.type).json_schema()
+    if option.help:
+        schema["description"] = option.help
+    if not option.required:
+        schema["default"] = option.default
+    return schema
+
+
+def _reference(node: dict[str, Any]) -> str:
+    """Return the name of the one definition that a property points to."""
+    for part in [node, node.get("items", {}), *node.get("anyOf", ())]:
+        if "$ref" in part:
+            return str(part["$ref"]).rsplit("/", 1)[-1]
+    raise AssertionError(f"no reference in {node}")
+
+
+def _pointing_to(node: dict[str, Any], name: str) -> dict[str, Any]:
+    reference = {"$ref": f"#/$defs/{name}"}
+    if "$ref" in node:
+        return {**node, **reference}
+    if "items" in node:
+        return {**node, "items": reference}
+    return {**node, "anyOf": [reference if "$ref" in part else part for part in node["anyOf"]]}

@@ -1,0 +1,93 @@
+"""The commented recipe that `loba recipe new` writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import Option, describe
+from loba_tui.core.recipe.check import check_tree
+from loba_tui.core.recipe.migrate import DEFAULT_CONCEPT, DEFAULT_METHOD
+from loba_tui.core.recipe.tree import read_tree
+
+_HEAD = """\
+# {name}: a recipe for LOBA-Trainer.
+#
+#   loba validate {file}    checks it
+#   loba run {file}         trains it
+#
+# An editor completes keys and values from the schema: loba recipe schema > loba.schema.json
+# yaml-language-server: $schema=loba.schema.json
+version: 1
+name: {name}
+
+base_model:
+  id: builtin:shapes-xl    # a local diffusers folder or a hub id works here too
+  device: auto             # cuda:122 insists on CUDA 12.2 or newer
+
+method:
+  name: {method}
+"""
+
+_TAIL = """
+adapter:
+  name: lora
+  rank: 4
+  alpha: 4
+
+optimizer:
+  name: adamw
+  lr: 5.0e-4
+
+train:
+  steps: 80
+  batch_size: 8
+  seed: 0
+
+sample:
+  scales: [-3, -2, -1, 0, 1, 2, 3]    # slider positions of the pictures
+"""
+
+
+def new_recipe(name: str, *, method: str = DEFAULT_METHOD, file: str | None = None) -> str:
+    """Return the text of a small recipe that validates and trains on the embedded model.
+
+    Args:
+        name: The run's name.
+        method: A drop-in of `methods/`.
+        file: What the comments call the file.
+
+    Raises:
+        RecipeError: The name cannot be one, or the method is unknown or needs what a template
+            cannot know.
+    """
+    plugin = describe("methods", method)
+    lines = [_HEAD.format(name=name, method=method, file=file or f"{name}.yaml")]
+    options = [_option_line(option) for option in plugin.options.values()]
+    if options:
+        lines.append("  # Its options and their defaults; take away the # to set one:\n")
+        lines += options
+    lines += _concept_lines(plugin.constants.get("REQUIRES", ()))
+    text = "".join([*lines, _TAIL])
+    recipe, problems = check_tree(read_tree(text, name)[0])
+    if recipe is None:
+        raise RecipeError(
+            "\n".join(f"{problem.key}: {problem.message}" for problem in problems),
+            "Write these by hand; loba recipe schema lists every key.",
+        )
+    return text
+
+
+def _concept_lines(required: tuple[str, ...]) -> Iterator[str]:
+    if not required:
+        return
+    yield "  concepts:\n"
+    for index, field in enumerate(required):
+        prompt = DEFAULT_CONCEPT.get(field, DEFAULT_CONCEPT["target"])
+        yield f"    {'- ' if index == 0 else '  '}{field}: {prompt}\n"
+
+
+def _option_line(option: Option) -> str:
+    default = list(option.default) if isinstance(option.default, tuple) else option.default
+    return f"  # {option.name}: {json.dumps(default)}    # {option.expected}\n"
