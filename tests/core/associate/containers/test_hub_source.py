@@ -1,0 +1,209 @@
+"""The hub over real HTTP, on localhost: huggingface_hub reads its endpoint when it is imported, so
+each case of server and cache is a process of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LOCATE = """
+import json, sys
+from loba_tui.core.associate.containers.sources import locate
+from loba_tui.core.errors import LobaError
+for model_id, revision in json.loads(sys.argv[1]):
+    try:
+        source = locate(model_id, revision)
+        print(json.dumps({"folder": str(source.folder), "revision": source.revision}))
+    except LobaError as error:
+        print(json.dumps({"exit_code": error.exit_code, "text": str(error)}))
+"""
+
+
+class Hub:
+    """Folders as model repositories, and what was asked for."""
+
+    def __init__(self, folders: Mapping[str, Path]) -> None:
+        self.folders = folders
+        self.requested: list[str] = []
+        self.endpoint = ""
+
+
+@contextmanager
+def serve(folders: Mapping[str, Path]) -> Iterator[Hub]:
+    hub = Hub(folders)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            path = unquote(self.path.split("?")[0])
+            hub.requested.append(path)
+            owner, name, *rest = [*path.removeprefix("/api/models").strip("/").split("/"), ""]
+            folder = hub.folders.get(f"{owner}/{name}")
+            revision = rest[1] if len(rest) > 2 else "main"
+            if owner == "gated":
+                self.send(b"", {"X-Error-Code": "GatedRepo"}, 403)
+            elif folder is None:
+                self.send(b"", {"X-Error-Code": "RepoNotFound"}, 404)
+            elif revision not in ("main", COMMIT):
+                self.send(b"", {"X-Error-Code": "RevisionNotFound"}, 404)
+            elif path.startswith("/api/"):
+                self.describe(folder, tree=rest[0] == "tree")
+            else:
+                content = (folder / "/".join(rest[2:-1])).read_bytes()
+                etag = hashlib.sha256(content).hexdigest()
+                self.send(content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+
+        def describe(self, folder: Path, *, tree: bool) -> None:
+            files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+            answer: Any
+            if tree:
+                answer = [
+                    {"type": "file", "path": name, "size": path.stat().st_size, "oid": "0"}
+                    for name, path in files.items()
+                ]
+            else:
+                siblings = [{"rfilename": name} for name in files]
+                answer = {"id": folder.name, "sha": COMMIT, "siblings": siblings}
+            self.send(json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+        def send(self, content: bytes, headers: Mapping[str, str], status: int = 200) -> None:
+            self.send_response(status)
+            for header, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(header, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def locate_in_child(
+    endpoint: str, home: Path, cases: list[tuple[str, str | None]], **environment: str
+) -> tuple[list[dict[str, Any]], str]:
+    """Locate models in a process that has this hub and cache; also returns its stderr."""
+    child = subprocess.run(
+        [sys.executable, "-c", LOCATE, json.dumps(cases)],
+        env={
+            **os.environ,
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(home),
+            "NO_PROXY": "*",
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return [json.loads(line) for line in child.stdout.splitlines()], child.stderr
+
+
+@pytest.fixture(scope="module")
+def visited(
+    tiny_sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Hub, Path, list[dict[str, Any]], str]:
+    """A hub that was visited once, and is gone: hub, cache, answers and stderr."""
+    home = tmp_path_factory.mktemp("hub-home")
+    plain = tmp_path_factory.mktemp("plain")
+    (plain / "adapter.safetensors").write_bytes(b"")
+    (tiny_sdxl_folder / "sd_xl_single_file.safetensors").write_bytes(b"never fetched")
+    cases = [
+        ("me/tiny", None),
+        ("me/tiny", "nope"),
+        ("me/plain", None),
+        ("gated/model", None),
+        ("me/missing", None),
+    ]
+    with serve({"me/tiny": tiny_sdxl_folder, "me/plain": plain}) as hub:
+        answers, stderr = locate_in_child(hub.endpoint, home, cases)
+    (tiny_sdxl_folder / "sd_xl_single_file.safetensors").unlink()
+    return hub, home, answers, stderr
+
+
+def test_a_branch_is_pinned_to_its_commit(visited):
+    _, _, answers, _ = visited
+    assert answers[0]["revision"] == COMMIT
+    assert Path(answers[0]["folder"]).name == COMMIT
+
+
+def test_only_the_pipeline_is_fetched_and_by_commit(visited, tiny_sdxl_folder):
+    hub, _, answers, _ = visited
+    fetched = [path for path in hub.requested if "/resolve/" in path]
+    assert fetched
+    assert all(COMMIT in path for path in fetched)
+    assert not any("single_file" in path for path in fetched)
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert (Path(answers[0]["folder"]) / weights).read_bytes() == (
+        tiny_sdxl_folder / weights
+    ).read_bytes()
+
+
+def test_a_download_prints_nothing(visited):
+    assert visited[3] == ""
+
+
+@pytest.mark.parametrize(
+    ("index", "phrases"),
+    [
+        (1, ["no revision 'nope'"]),
+        (2, ["not a diffusers pipeline", "model_index.json"]),
+        (3, ["gated", "hf auth login"]),
+        (4, ["me/missing", "no such folder", "builtin:", "hf auth login"]),
+    ],
+)
+def test_what_the_hub_refuses_is_a_recipe_error_that_helps(visited, index, phrases):
+    answer = visited[2][index]
+    assert answer["exit_code"] == 2
+    for phrase in phrases:
+        assert phrase in answer["text"]
+
+
+@pytest.mark.parametrize("environment", [{}, {"HF_HUB_OFFLINE": "1"}], ids=["down", "offline"])
+def test_without_the_hub_the_cache_is_taken_and_said_so(visited, environment):
+    hub, home, answers, _ = visited
+    cases = [("me/tiny", None), ("me/tiny", COMMIT), ("me/other", None)]
+    cached, stderr = locate_in_child(hub.endpoint, home, cases, **environment)
+    assert cached[0] == cached[1] == answers[0]
+    assert "taken from the cache" in stderr
+    assert cached[2]["exit_code"] == 4
+    assert "cannot be reached" in cached[2]["text"]
+
+
+def test_an_incomplete_copy_is_not_taken_for_the_model(visited, tmp_path):
+    hub, home, answers, _ = visited
+    unet = Path(answers[0]["folder"]) / "unet"
+    hidden = tmp_path / "unet"
+    unet.rename(hidden)
+    try:
+        (answer,), _ = locate_in_child(hub.endpoint, home, [("me/tiny", None)])
+    finally:
+        hidden.rename(unet)
+    assert answer["exit_code"] == 4
+    assert "not complete" in answer["text"]
