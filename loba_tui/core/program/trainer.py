@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import psutil
@@ -161,8 +161,26 @@ class Trainer:
         seconds = round(time.perf_counter() - begin, 4)
         parts.writer.event("saved", step=self.step, path=path.name, seconds=seconds)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of the same recipe."""
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """The trained parameters by name."""
+        return self._parts.parameters
+
+    def load_newest(self) -> tuple[Checkpoint | None, list[str]]:
+        """Go on from the newest checkpoint that verifies.
+
+        Returns:
+            The checkpoint, None where none was saved yet, and why newer ones were skipped.
+
+        Raises:
+            CorruptError: If there are checkpoints, but none verifies.
+        """
+        checkpoint, skipped = self._parts.store.load_newest()
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        return checkpoint, skipped
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
         parts = self._parts
         weights = checkpoint.tensors["adapter"]
         with torch.no_grad():
@@ -200,31 +218,3 @@ class _MemoryMeter:
         if self._device.type == "cuda":
             return round(torch.cuda.max_memory_allocated(self._device) / 2**20, 1)
         return round(self._process.memory_info().rss / 2**20, 1)
-
-
-def trainable_parameters(denoiser: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that train, by name, in the module's order."""
-    return {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
-
-
-def as_groups(
-    parameters: Mapping[str, nn.Parameter], factors: Sequence[float]
-) -> tuple[list[dict[str, object]], list[float], dict[str, nn.Parameter]]:
-    """Join parameters of the same layer factor into one optimizer group each.
-
-    Args:
-        parameters: Trainable parameters by name.
-        factors: Learning-rate factor of each, in the same order; 0 leaves the parameter out.
-
-    Returns:
-        The groups, the factor of each group, and the parameters that are trained.
-    """
-    by_factor: dict[float, dict[str, nn.Parameter]] = {}
-    for (name, parameter), factor in zip(parameters.items(), factors, strict=True):
-        if factor != 0:
-            by_factor.setdefault(factor, {})[name] = parameter
-    groups: list[dict[str, object]] = [
-        {"params": list(members.values())} for members in by_factor.values()
-    ]
-    trained = {name: p for members in by_factor.values() for name, p in members.items()}
-    return groups, list(by_factor), trained

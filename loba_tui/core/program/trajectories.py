@@ -38,10 +38,12 @@ class Draw:
         concepts: Index of each row's concept, length B.
         rows: Position of each row in the global batch of all processes, length B.
         slots: Pool slot of each row; empty where latents are used once.
+        weights: (B,) weight of each row's loss, 1 in the mean over all timesteps.
     """
 
     inputs: Tensor
     timesteps: Tensor
+    weights: Tensor
     concepts: list[int]
     rows: list[int]
     slots: list[int]
@@ -189,6 +191,7 @@ class RestartTrajectories:
         return Draw(
             inputs=scheduler.scale_model_input(latents, timestep),
             timesteps=timestep.to(latents.device).repeat(len(rows)),
+            weights=torch.ones(len(rows), device=latents.device),
             concepts=[concept] * len(rows),
             rows=rows,
             slots=[],
@@ -279,23 +282,26 @@ class RollingTrajectories:
         return torch.cat(stepped)
 
     def draw(self, index: int, progress: float) -> Draw:
-        """Pick slots by the density of their timesteps, without repetition in a micro-step."""
+        """Pick slots at random, without repetition in a micro-step.
+
+        Every slot passes through every timestep, so picking cannot prefer any of them: the density
+        weighs the rows' losses instead.
+        """
         plan = self._plan
         if self._latents is None:
             self._latents = self._warm_up()
-        weights = plan.weights(self._grid, progress)[self._positions]
-        # A density that is zero on most of the grid must not leave fewer slots than rows.
-        weights = weights + 1e-9 * (1 + weights.max())
         picked = randomness.weighted_choice(
-            weights, plan.global_batch_size, plan.seed, "slots", index
+            torch.ones(self._num_slots), plan.global_batch_size, plan.seed, "slots", index
         )
         rows = plan.my_rows()
         slots = [picked[row] for row in rows]
         positions = [int(self._positions[slot]) for slot in slots]
         inputs, timesteps = self._inputs(self._latents[slots], positions)
+        weights = plan.weights(self._grid, progress)
         return Draw(
             inputs=inputs,
             timesteps=timesteps,
+            weights=(weights / weights.mean())[positions].to(inputs),
             concepts=[self._concept_of(slot) for slot in slots],
             rows=rows,
             slots=slots,

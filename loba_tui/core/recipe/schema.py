@@ -156,7 +156,7 @@ class SampleSection(Section):
     """Pictures: how they are drawn during the run and for the proof."""
 
     every: NonNegativeInt = Field(0, description="steps between strips; 0 draws the last one only")
-    prompts: tuple[NonEmptyStr, ...] = Field((), description="null takes the targets")
+    prompts: tuple[NonEmptyStr, ...] = Field((), description="empty: the first four targets")
     negative_prompt: str = ""
     scales: Annotated[tuple[Scale, ...], Field(min_length=2)] = (-3, -2, -1, 0, 1, 2, 3)
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
@@ -198,3 +198,14 @@ class Recipe(Section):
     sample: SampleSection = SampleSection()
     save: SaveSection = SaveSection()
     proof: ProofSection = ProofSection()
+
+    @property
+    def sample_prompts(self) -> tuple[str, ...]:
+        """The prompts that strips are drawn from."""
+        targets = dict.fromkeys(concept.target for concept in self.method.expanded_concepts())
+        return self.sample.prompts or tuple(targets)[:4]
+
+    @property
+    def proof_prompts(self) -> tuple[str, ...]:
+        """The prompts that the effect is measured on."""
+        return self.proof.prompts or self.sample_prompts

@@ -139,7 +139,8 @@ class TextSlider:
         target = teacher["neutral"] + strength * direction
         if self._rescale_target:
             target = target * (_norm(teacher["neutral"]) / _norm(target).clamp_min(1e-8))
-        slider_loss = parts.loss(student[:num_rows].float(), target).mean()
+        losses = parts.loss(student[:num_rows].float(), target).mean(dim=(1, 2, 3))
+        slider_loss = (losses * draw.weights).mean()
         metrics = {"slider_loss": slider_loss.detach()}
         loss = slider_loss
         if kept_rows:
@@ -147,7 +148,7 @@ class TextSlider:
             # Divided by the expected count, not by this process's: so that processes add up to
             # what one process with the whole batch computes.
             expected = self._preserve_share * num_rows
-            preserve_loss = kept.mean(dim=(1, 2, 3)).sum() / expected
+            preserve_loss = (kept.mean(dim=(1, 2, 3)) * draw.weights[kept_rows]).sum() / expected
             metrics["preserve_loss"] = preserve_loss.detach()
             loss = loss + self._preserve_weight * preserve_loss
         return StepOutput(loss=loss, metrics=metrics)

@@ -1,0 +1,261 @@
+"""The only place that turns a recipe into objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import cast_training_params
+from torch import Tensor, nn
+
+from loba_tui.core import plugins
+from loba_tui.core.associate.caches.prompt_embeds import PromptEmbedCache
+from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.associate.devices import resolve_device, resolve_dtype
+from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.program import randomness
+from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.checkpoint import CheckpointStore
+from loba_tui.core.program.method import Method, MethodParts
+from loba_tui.core.program.optimizer_state import LearningRates
+from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
+from loba_tui.core.program.trainer import Trainer, TrainerParts
+from loba_tui.core.program.trajectories import ForwardCounter
+from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.writer import RunWriter
+
+_MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A loaded base model, and the text embeddings of every prompt that will be needed.
+
+    Attributes:
+        wrapper: Loads and unloads the pipeline.
+        container: Speaks to the pipeline in the field's words.
+        embeds: Embeddings by prompt, one row each.
+    """
+
+    wrapper: PipelineWrapper
+    container: ModelContainer
+    embeds: Mapping[str, PromptEmbeds]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A run, ready to start.
+
+    Attributes:
+        trainer: Runs it.
+        scale: Strength of the attached adapter.
+        adapter_config: PEFT's configuration of the adapter.
+    """
+
+    trainer: Trainer
+    scale: AdapterScale
+    adapter_config: Any
+
+
+def load_choice(kind: str, choice: Choice) -> Callable[..., Any]:
+    """Return the factory of a drop-in with the recipe's options already bound to it."""
+    factory = plugins.load(kind, choice.name)
+    options = choice.options
+    return lambda *args, **kwargs: factory(*args, **kwargs, **options)
+
+
+def build_accelerator(recipe: Recipe, *, local_rank: int = 0) -> Accelerator:
+    """Return the Accelerator that carries device, precision, accumulation and processes.
+
+    Raises:
+        ResourceError: The recipe's device is not there.
+    """
+    device = resolve_device(recipe.base_model.device, local_rank=local_rank)
+    if device.type == "cuda":
+        # Accelerate takes the current device; a recipe may name another than the first.
+        torch.cuda.set_device(device)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=_MIXED_PRECISION[resolve_dtype(recipe.base_model.dtype, device)],
+        gradient_accumulation_steps=recipe.train.gradient_accumulation,
+    )
+
+
+def prompts_of(recipe: Recipe) -> list[str]:
+    """Return every prompt that training, sampling and proof can ask for, each once."""
+    prompts: list[str | None] = [recipe.sample.negative_prompt]
+    for concept in recipe.method.expanded_concepts():
+        prompts += [concept.target, concept.positive, concept.negative, concept.neutral]
+        prompts += concept.preserve
+    prompts += [*recipe.sample_prompts, *recipe.proof_prompts]
+    return list(dict.fromkeys(prompt for prompt in prompts if prompt is not None))
+
+
+def open_model(
+    recipe: Recipe,
+    *,
+    prompts: Sequence[str],
+    local_rank: int = 0,
+    on_phase: Callable[[str], None] = lambda phase: None,
+) -> OpenModel:
+    """Load the base model, encode all prompts, and drop the text encoders again."""
+    settings = recipe.base_model
+    on_phase("loading")
+    cache = ModelCache(settings.device, settings.dtype, local_rank=local_rank)
+    wrapper = PipelineWrapper(settings, cache)
+    container = wrapper.load()
+    on_phase("encoding")
+    embeds = PromptEmbedCache(container)
+    embeds.encode(prompts)
+    container.release_text_encoders()
+    return OpenModel(wrapper, container, embeds)
+
+
+def attach_adapter(recipe: Recipe, container: ModelContainer) -> Any:
+    """Attach the recipe's adapter, float32 and reproducibly initialised; return its PEFT config."""
+    section = recipe.adapter
+    make = load_choice("adapters", section)
+    config = make(container.adapter_targets(), rank=section.rank, alpha=section.alpha)
+    if not config.target_modules:
+        raise RecipeError(
+            f"adapter.layers: none of them names a layer of this {container.family} model"
+        )
+    container.denoiser.requires_grad_(False)
+    with torch.random.fork_rng():
+        # PEFT draws its initial weights from the global generator.
+        seed = randomness.integer(2**31, recipe.train.seed, "adapter")
+        torch.manual_seed(seed)
+        container.denoiser.add_adapter(config)
+    # Updates of a slider are smaller than bfloat16 resolves: the trained weights stay float32.
+    cast_training_params(container.denoiser, torch.float32)
+    return config
+
+
+def build(
+    recipe: Recipe,
+    model: OpenModel,
+    *,
+    accelerator: Accelerator,
+    run_dir: RunDir,
+    writer: RunWriter | None,
+    should_stop: Callable[[], bool],
+    sample: Callable[[int], None] | None = None,
+) -> Built:
+    """Join the recipe's choices into a trainer.
+
+    Args:
+        recipe: What to build.
+        model: The base model with its embeddings.
+        accelerator: From `build_accelerator`.
+        run_dir: Where checkpoints go.
+        writer: The run's records; None on processes other than the first.
+        should_stop: Asked by the trainer at each step boundary.
+        sample: Draws a strip during the run.
+    """
+    config = attach_adapter(recipe, model.container)
+    denoiser = model.container.denoiser
+    scale = AdapterScale(denoiser)
+    trainable = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
+    groups, factors, trained = _parameter_groups(recipe, trainable)
+
+    optimizer = load_choice("optimizers", recipe.optimizer)(groups, recipe.optimizer.lr)
+    step_factor = load_choice("model", recipe.scheduler.model)(optimizer, recipe.train.steps)
+    rates = LearningRates(optimizer, recipe.optimizer.lr, step_factor, factors)
+    student, prepared = accelerator.prepare(denoiser, optimizer, device_placement=[False, False])
+    counter = ForwardCounter()
+    method = _build_method(recipe, model, accelerator, student, scale, counter)
+    trainer = Trainer(
+        TrainerParts(
+            accelerator=accelerator,
+            student=student,
+            method=method,
+            optimizer=prepared,
+            learning_rates=rates,
+            parameters=trained,
+            counter=counter,
+            store=CheckpointStore(run_dir.checkpoints, keep=recipe.save.keep),
+            writer=writer,
+            sample=sample,
+            should_stop=should_stop,
+        ),
+        train=recipe.train,
+        save=recipe.save,
+        sample_every=recipe.sample.every,
+    )
+    return Built(trainer, scale, config)
+
+
+def _build_method(
+    recipe: Recipe,
+    model: OpenModel,
+    accelerator: Accelerator,
+    student: nn.Module,
+    scale: AdapterScale,
+    counter: ForwardCounter,
+) -> Method:
+    make_noise = load_choice("noise", recipe.scheduler.noise)
+    method: Method = load_choice("methods", recipe.method)(
+        MethodParts(
+            container=model.container,
+            student=student,
+            scale=scale,
+            concepts=recipe.method.expanded_concepts(),
+            embeds=model.embeds,
+            empty=model.container.empty_embeds(),
+            make_noise_scheduler=lambda: make_noise(model.container.scheduler_config),
+            density=load_choice("timestep", recipe.scheduler.timestep)(),
+            loss=load_choice("losses", recipe.loss)(),
+            batch_size=recipe.train.batch_size,
+            num_processes=accelerator.num_processes,
+            rank=accelerator.process_index,
+            seed=recipe.train.seed,
+            resolution=recipe.train.resolution,
+            gather=_gather(accelerator),
+            counter=counter,
+        )
+    )
+    return method
+
+
+def _gather(accelerator: Accelerator) -> Callable[[Tensor], Tensor]:
+    if accelerator.num_processes == 1:
+        return lambda tensor: tensor
+    return lambda tensor: accelerator.gather(tensor.contiguous())
+
+
+def _parameter_groups(
+    recipe: Recipe, trainable: Mapping[str, nn.Parameter]
+) -> tuple[list[dict[str, Any]], list[float], dict[str, nn.Parameter]]:
+    """Return optimizer groups, their layer factors, and the parameters that train.
+
+    The layer scheduler sees one group per parameter, named by its module. Parameters of the same
+    factor then share a group, because optimizers run one kernel launch per group; factor 0 means
+    that the parameter is left out.
+    """
+    probe = SimpleNamespace(
+        param_groups=[
+            {"name": name.partition(".lora_")[0], "params": [parameter]}
+            for name, parameter in trainable.items()
+        ]
+    )
+    factors = load_choice("layer", recipe.scheduler.layer)(probe)
+    by_factor: dict[float, dict[str, nn.Parameter]] = {}
+    for (name, parameter), factor in zip(trainable.items(), factors, strict=True):
+        if factor == 0:
+            parameter.requires_grad_(False)
+        else:
+            by_factor.setdefault(float(factor), {})[name] = parameter
+    if not by_factor:
+        raise RecipeError(
+            f"scheduler.layer: {recipe.scheduler.layer.name} leaves no layer of this adapter to train",
+            "Choose other adapter.layers or another layer scheduler.",
+        )
+    groups = [{"params": list(members.values())} for members in by_factor.values()]
+    trained = {name: p for members in by_factor.values() for name, p in members.items()}
+    return groups, list(by_factor), trained

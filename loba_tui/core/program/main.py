@@ -1,0 +1,207 @@
+"""The program's entry: train a run directory, serve a request, or take the specification's flags.
+
+    python -m loba_tui.core.program.main --run-dir DIR [--resume]
+    python -m loba_tui.core.program.main --recipe FILE [--out_dir DIR]
+    python -m loba_tui.core.program.main --request FILE
+    python -m loba_tui.core.program.main --pretrained_model ID --optimizer adamw --lr 1e-4 \
+        --scheduler cosine --noise_scheduler ddim --iterations 1000 --batch_size 2 --out_dir ./output
+
+The third form is what `loba sample` and `loba eval` start. Progress is data in the run directory;
+only the flag-style forms, which have no terminal process beside them, also write to the console.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from loba_tui.core.errors import ExitCode, Interrupted, LobaError, RecipeError, ResourceError
+from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
+from loba_tui.core.recipe.migrate import V0_FLAGS, migrate_flags
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.directory import Ledger, RunDir
+from loba_tui.core.run.launch import Request
+from loba_tui.core.run.writer import RunWriter, write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that a launcher started, from its environment variables."""
+
+    rank: int
+    local_rank: int
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Ranks:
+        """Return the ranks that torchrun and `accelerate launch` hand on; zeros without them."""
+        return cls(int(environ.get("RANK", 0)), int(environ.get("LOCAL_RANK", 0)))
+
+
+class StopFlag:
+    """Set by SIGINT, SIGTERM and SIGUSR1; a second SIGINT ends the process at once."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def install(self) -> None:
+        """Take the signals over; SIGHUP is ignored, since a lost terminal is no reason to stop."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._handle)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.is_set and number == signal.SIGINT:
+            os._exit(ExitCode.INTERRUPTED)
+        self.is_set = True
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    arguments = _parser().parse_args(argv)
+    # Remote code is never run, whatever a model folder says; and cuBLAS is told to be reproducible.
+    os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    ranks = Ranks.of(os.environ)
+    try:
+        if arguments.request is not None:
+            return _serve(Request.read(arguments.request))
+        if arguments.run_dir is not None:
+            run_dir = RunDir.open(arguments.run_dir)
+            recipe = load_recipe(run_dir.recipe)
+            return _run(recipe, run_dir, ranks, resume=arguments.resume)
+        recipe, parent = _recipe_of(arguments)
+        run_dir = _new_run(recipe, parent) if ranks.rank == 0 else None
+        if run_dir is not None:
+            sys.stderr.write(f"run directory: {run_dir.path}\n")
+        return _run(recipe, run_dir, ranks, resume=False)
+    except LobaError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m loba_tui.core.program.main",
+        description="Train an adapter. `loba run RECIPE` is the comfortable way to start this.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run-dir", metavar="DIR", help="train the run folder that `loba run` made")
+    parser.add_argument("--resume", action="store_true", help="go on from its newest checkpoint")
+    parser.add_argument("--request", metavar="FILE", help="sample or evaluate, as the file says")
+    parser.add_argument("--recipe", metavar="FILE", help="train a recipe file")
+    for name, flag in V0_FLAGS.items():
+        parser.add_argument(f"--{name}", metavar=name.upper(), default=None, help=flag.help)
+    return parser
+
+
+def _recipe_of(arguments: argparse.Namespace) -> tuple[Recipe, Path]:
+    """Return the recipe of `--recipe` or of the specification's flags, and the parent folder."""
+    given = {name: getattr(arguments, name) for name in V0_FLAGS}
+    flat = {name: value for name, value in given.items() if value is not None}
+    parent = Path(flat.pop("out_dir", "output"))
+    if arguments.recipe is not None:
+        if flat:
+            raise RecipeError(f"--recipe and --{next(iter(flat))} exclude each other")
+        return load_recipe(Path(arguments.recipe)), parent
+    if "pretrained_model" not in flat:
+        raise RecipeError(
+            "nothing to train: neither --pretrained_model nor --run-dir, --recipe or --request",
+            "Try: loba run recipes/slider.yaml",
+        )
+    return parse_recipe(migrate_flags(flat), origin="command line"), parent
+
+
+def _new_run(recipe: Recipe, parent: Path) -> RunDir:
+    run_dir = RunDir.create(parent, recipe.name, ledger=Ledger.of_user(os.environ))
+    write_atomically(run_dir.recipe, dump_recipe(recipe).encode())
+    return run_dir
+
+
+def _run(recipe: Recipe, run_dir: RunDir | None, ranks: Ranks, *, resume: bool) -> int:
+    """Train; whatever goes wrong is noted in the run directory before it is raised on."""
+    flag = StopFlag()
+    flag.install()
+    if ranks.rank != 0 or run_dir is None:
+        from loba_tui.core.program.training import train
+
+        train(recipe, run_dir, None, flag, local_rank=ranks.local_rank, resume=resume)
+        return ExitCode.DONE
+    with RunWriter.open(run_dir) as writer, Reporting(writer):
+        writer.event("started", resume=resume, name=recipe.name)
+        # The torch stack takes seconds to import; the run is visible before that.
+        from loba_tui.core.program.training import train
+
+        train(recipe, run_dir, writer, flag, local_rank=ranks.local_rank, resume=resume)
+        writer.event("finished")
+        writer.status(phase="finished")
+    return ExitCode.DONE
+
+
+def _serve(request: Request) -> int:
+    """Carry out a request; it reports in the request's own folder, as a run does."""
+    with RunWriter.open(RunDir(Path(request.out_dir))) as writer, Reporting(writer):
+        writer.event("started", action=request.action)
+        from loba_tui.core.program.requests import serve
+
+        serve(request, writer)
+        writer.event("finished")
+        writer.status(phase="finished")
+    return ExitCode.DONE
+
+
+class Reporting:
+    """Notes how a run ended: stopped, or failed with message, hint, exit code and traceback."""
+
+    def __init__(self, writer: RunWriter) -> None:
+        self._writer = writer
+
+    def __enter__(self) -> None:
+        """Do nothing yet."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Write the event, and turn what is not ours into an error of ours where that helps."""
+        if error is None:
+            return
+        ours = as_loba_error(error)
+        if isinstance(ours, Interrupted):
+            self._writer.event("stopped", message=ours.message, exit_code=int(ours.exit_code))
+            self._writer.status(phase="stopped")
+        else:
+            self._writer.event(
+                "failed",
+                message=ours.message if ours else f"{type(error).__name__}: {error}",
+                hint=ours.hint if ours else "This is a bug of LOBA-Trainer; log.txt has more.",
+                exit_code=int(ours.exit_code if ours else ExitCode.BUG),
+                traceback="".join(traceback.format_exception(error)),
+            )
+            self._writer.status(phase="failed")
+        if ours is not None and ours is not error:
+            raise ours from error
+
+
+def as_loba_error(error: BaseException) -> LobaError | None:
+    """Return the error in our words: an out-of-memory is the user's to act on, not a bug."""
+    if isinstance(error, LobaError):
+        return error
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return ResourceError(
+            f"out of memory: {error}".split("\n", maxsplit=1)[0],
+            "Cheapest first: base_model.gradient_checkpointing: true, a smaller train.batch_size,"
+            " a smaller train.resolution.",
+        )
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Contracts of the schedule, noise, timestep, loss and adapter drop-ins, over every shipped file."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
+from peft import PeftConfig
+from torch.nn import functional
+
+from loba_tui.core import plugins
+
+CONFIG = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).config
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_every_drop_in_is_described_without_import_as_it_is_when_imported(kind: str) -> None:
+    assert plugins.names(kind)
+    for name in plugins.names(kind):
+        described = plugins.describe(kind, name)
+        assert described.doc, f"{kind}/{name} has no docstring"
+        signature = inspect.signature(plugins.load(kind, name))
+        keywords = {
+            key: parameter
+            for key, parameter in signature.parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        }
+        assert set(described.options) == set(keywords)
+        assert not any(
+            parameter.kind is inspect.Parameter.VAR_KEYWORD
+            for parameter in signature.parameters.values()
+        ), "a shipped drop-in names its options"
+
+
+@pytest.mark.parametrize("name", plugins.names("model"))
+def test_a_model_scheduler_gives_finite_factors_of_at_most_one(name: str) -> None:
+    factor = plugins.load("model", name)(None, 100)
+    values = [factor(step) for step in range(100)]
+    assert all(math.isfinite(value) and 0 <= value <= 1 for value in values)
+    assert max(values) == pytest.approx(1.0)
+
+
+def test_cosine_matches_torch() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    oracle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
+    factor = plugins.load("model", "cosine")(None, 50)
+    for step in range(50):
+        assert factor(step) == pytest.approx(oracle.get_last_lr()[0])
+        optimizer.step()
+        oracle.step()
+
+
+@pytest.mark.parametrize("name", plugins.names("layer"))
+def test_a_layer_scheduler_gives_one_factor_per_group(name: str) -> None:
+    names = ["down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", "mid_block.resnets.0.conv1"]
+    groups = SimpleNamespace(param_groups=[{"name": name, "params": []} for name in names])
+    factors = plugins.load("layer", name)(groups)
+    assert len(factors) == 2
+    assert all(math.isfinite(factor) and factor >= 0 for factor in factors)
+
+
+@pytest.mark.parametrize("name", plugins.names("timestep"))
+def test_a_timestep_scheduler_is_a_density(name: str) -> None:
+    density = plugins.load("timestep", name)()
+    for progress in (0.0, 0.5, 1.0):
+        weights = density(torch.linspace(0, 1, 50), progress)
+        assert weights.shape == (50,)
+        assert bool((weights >= 0).all())
+        assert float(weights.sum()) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "oracle"),
+    [
+        ("ddim", DDIMScheduler),
+        ("euler", EulerDiscreteScheduler),
+        ("euler_ancestral", EulerAncestralDiscreteScheduler),
+    ],
+)
+def test_a_noise_scheduler_steps_as_diffusers_does(name: str, oracle: type) -> None:
+    ours = plugins.load("noise", name)(CONFIG)
+    theirs = oracle.from_config(CONFIG, timestep_spacing="trailing", **(
+        {"clip_sample": False, "set_alpha_to_one": True} if name == "ddim" else {}
+    ))
+    ours.set_timesteps(8)
+    theirs.set_timesteps(8)
+    mine = other = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for timestep in theirs.timesteps:
+        results = []
+        for scheduler, latents in ((ours, mine), (theirs, other)):
+            scaled = scheduler.scale_model_input(latents, timestep)
+            generator = torch.Generator().manual_seed(int(timestep))
+            results.append(
+                scheduler.step(scaled * 0.5, timestep, latents, generator=generator).prev_sample
+            )
+        mine, other = results
+        assert torch.equal(mine, other)
+
+
+def test_noise_schedulers_keep_the_models_own_betas_and_prediction_type() -> None:
+    config = DDIMScheduler(beta_end=0.012, prediction_type="v_prediction").config
+    for name in plugins.names("noise"):
+        scheduler = plugins.load("noise", name)(config)
+        assert scheduler.config.prediction_type == "v_prediction"
+        assert scheduler.config.beta_end == 0.012
+
+
+@pytest.mark.parametrize(
+    ("name", "oracle"),
+    [
+        ("mse", functional.mse_loss),
+        ("l1", functional.l1_loss),
+        ("huber", lambda a, b, reduction: functional.huber_loss(a, b, reduction, delta=0.1)),
+    ],
+)
+def test_a_loss_is_torchs_own_elementwise(name: str, oracle: object) -> None:
+    a, b = torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    ours = plugins.load("losses", name)()(a, b)
+    assert ours.shape == a.shape
+    torch.testing.assert_close(ours, oracle(a, b, reduction="none"))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", plugins.names("adapters"))
+def test_an_adapter_is_a_peft_config_of_the_wanted_layers(name: str) -> None:
+    targets = {"cross_attention": ["x.attn2.to_k"], "convolution": ["y.conv1"]}
+    config = plugins.load("adapters", name)(targets, rank=3, alpha=2.0, layers=["cross_attention"])
+    assert isinstance(config, PeftConfig)
+    assert set(config.target_modules) == {"x.attn2.to_k"}
+    assert config.r == 3
+    assert config.lora_alpha == 2.0
