@@ -1,0 +1,22 @@
+"""Area of the shape in an image of the drawn world, in pixels of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from loba_tui.models.shapes_world import read
+
+UNIT = "pixels"
+
+
+def get_measure() -> Callable[[np.ndarray], float | None]:
+    """Return a function from an image (H, W, 3) to the area; None where there is no shape."""
+
+    def shape_area(image: np.ndarray) -> float | None:
+        reading = read(image)
+        # The reader says 0 for "no shape"; as a value that would be a small shape.
+        return None if reading.shape is None else reading.area
+
+    return shape_area

@@ -1,0 +1,18 @@
+"""Colour name of the shape in an image of the drawn world: a label to preserve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from loba_tui.models.shapes_world import read
+
+
+def get_measure() -> Callable[[np.ndarray], str | None]:
+    """Return a function from an image (H, W, 3) to the label; None where it cannot be told."""
+
+    def shape_color(image: np.ndarray) -> str | None:
+        return read(image).color
+
+    return shape_color
