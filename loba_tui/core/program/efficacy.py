@@ -1,0 +1,286 @@
+"""What an adapter does to the denoiser's predictions, measured without drawing an image.
+
+With d = e0(positive) - e0(negative) the wanted direction and De_m = e_m(target) - e0(target) the
+change that the adapter makes at multiplier m, on latents and timesteps it was not trained on:
+
+    alignment = cos(De_m, sign(m) d)            strength  = <De_m, d> / (m |d|^2)
+    symmetry  = cos(De_+, -De_-)                leakage   = |De(preserve)| / |De(target)|
+
+A few batches of the UNet tell a dead, a weak, a working and a collapsed slider apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.program import randomness
+from loba_tui.core.program.adapter_scale import AdapterScale
+
+Verdict = Literal["dead", "weak", "working", "collapsed"]
+
+DEAD_LENGTH = 0.03
+COLLAPSED_LENGTH = 3.0
+WEAK_STRENGTH = 0.1
+WEAK_ALIGNMENT = 0.25
+MISALIGNED = 0.1
+
+ROLLOUT_GUIDANCE = 3.0
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Noisy latents of base rollouts, as the denoiser takes them.
+
+    Attributes:
+        inputs: (R, C, H, W).
+        timesteps: (R,) the label of each row's noise level.
+        rows: Which prompt each row was rolled out with, length R.
+        num_unet_rows: What the rollout cost.
+    """
+
+    inputs: Tensor
+    timesteps: Tensor
+    rows: list[int]
+    num_unet_rows: int
+
+
+@dataclass(frozen=True)
+class Efficacy:
+    """Figures of the module's formulas; "up" is the positive side, cosines are means over rows.
+
+    Attributes:
+        alignment_up: Cosine with the wanted direction.
+        alignment_down: Cosine with its opposite.
+        strength_up: Length along the wanted direction per unit of scale; 1 moves the target
+            prompt's prediction as far as positive and negative prompts lie apart.
+        strength_down: The same on the negative side.
+        relative_length: Length of the change, in any direction, per unit of scale.
+        symmetry_cosine: 1 where both sides are exact opposites.
+        symmetry_length: The shorter side's length over the longer's.
+        leakage: None where the recipe names nothing to preserve.
+        verdict: What these amount to.
+        num_rows: Pairs of latents and timesteps that were looked at.
+        num_unet_rows: Cost in UNet rows, without the rollout's.
+    """
+
+    alignment_up: float
+    alignment_down: float
+    strength_up: float
+    strength_down: float
+    relative_length: float
+    symmetry_cosine: float
+    symmetry_length: float
+    leakage: float | None
+    verdict: Verdict
+    num_rows: int
+    num_unet_rows: int
+
+    def sentence(self) -> str:
+        """Say it in one sentence for the report."""
+        leakage = "" if self.leakage is None else f", leakage {self.leakage:.2f}"
+        return (
+            f"Without images: {self.verdict}; alignment {self.alignment_up:.2f} up and "
+            f"{self.alignment_down:.2f} down, strength {self.strength_up:.2f} and "
+            f"{self.strength_down:.2f}, symmetry {self.symmetry_cosine:.2f}{leakage}."
+        )
+
+
+@torch.no_grad()
+def roll_out(
+    container: ModelContainer,
+    scale: AdapterScale,
+    prompts: PromptEmbeds,
+    *,
+    make_scheduler: Callable[[], Any],
+    seed: int,
+    num_steps: int = 8,
+    keep: Sequence[int] = (1, 3, 5, 7),
+    resolution: int | None = None,
+) -> HeldOut:
+    """Roll prompts out with the base model, and keep the latents at some of the steps.
+
+    Args:
+        container: The model.
+        scale: Of the adapter, which is off here.
+        prompts: One row a prompt; each is rolled out once.
+        make_scheduler: Returns a fresh diffusers scheduler, one that adds no noise (DDIM, Euler).
+        seed: Of the initial noise, used with a key of its own.
+        num_steps: Length of the sampling grid.
+        keep: Positions on that grid; nothing is computed past the last one.
+        resolution: Pixels; None takes the model's own.
+    """
+    scheduler = make_scheduler()
+    scheduler.set_timesteps(num_steps)
+    num_prompts = len(prompts)
+    shape = (num_prompts, *container.latent_shape(resolution))
+    latents = randomness.normal(shape, seed, "efficacy").to(container.device)
+    latents = latents * float(scheduler.init_noise_sigma)
+    both = PromptEmbeds.cat([container.empty_embeds().select([0] * num_prompts), prompts])
+    inputs, labels, num_unet_rows = [], [], 0
+    with scale.base():
+        for position, timestep in enumerate(scheduler.timesteps[: max(keep) + 1]):
+            model_input = scheduler.scale_model_input(latents, timestep)
+            if position in keep:
+                inputs.append(model_input)
+                labels.append(timestep.to(latents.device).repeat(num_prompts))
+            if position == max(keep):
+                break
+            label = timestep.to(latents.device).repeat(2 * num_prompts)
+            empty, conditional = container.predict(
+                torch.cat([model_input, model_input]), label, both, resolution=resolution
+            ).chunk(2)
+            num_unet_rows += 2 * num_prompts
+            noise_pred = empty + ROLLOUT_GUIDANCE * (conditional - empty)
+            latents = scheduler.step(noise_pred, timestep, latents, return_dict=False)[0]
+    return HeldOut(
+        inputs=torch.cat(inputs),
+        timesteps=torch.cat(labels),
+        rows=list(range(num_prompts)) * len(inputs),
+        num_unet_rows=num_unet_rows,
+    )
+
+
+@torch.no_grad()
+def efficacy(
+    container: ModelContainer,
+    scale: AdapterScale,
+    held_out: HeldOut,
+    *,
+    target: PromptEmbeds,
+    positive: PromptEmbeds,
+    negative: PromptEmbeds,
+    preserve: PromptEmbeds | None = None,
+    multiplier: float = 1.0,
+    resolution: int | None = None,
+    batch_size: int = 16,
+) -> Efficacy:
+    """Compare the adapter's change of the prediction with the wanted one.
+
+    Args:
+        container: The model, with the adapter attached.
+        scale: Strength of that adapter.
+        held_out: From `roll_out` with the same prompts as `target`.
+        target: One row for each prompt of the rollout; the next two likewise.
+        positive: Where the slider is to go.
+        negative: Where it comes from.
+        preserve: Prompts that must not move, any number of rows.
+        multiplier: Both signs of it are looked at.
+        resolution: Pixels; None takes the model's own.
+        batch_size: UNet rows at once.
+    """
+    meter = _Predictions(container, held_out, resolution, batch_size)
+    with scale.base():
+        base = meter(target.select(held_out.rows))
+        direction = meter(positive.select(held_out.rows)) - meter(negative.select(held_out.rows))
+    with scale(multiplier):
+        up = (meter(target.select(held_out.rows)) - base) / multiplier
+    with scale(-multiplier):
+        down = (meter(target.select(held_out.rows)) - base) / multiplier
+
+    leakage = None
+    if preserve is not None and len(preserve):
+        kept = preserve.select([row % len(preserve) for row in range(len(held_out.rows))])
+        with scale.base():
+            base_kept = meter(kept)
+        with scale(multiplier):
+            moved = meter(kept) - base_kept
+        leakage = _ratio(_length(moved) / multiplier, _length(up))
+
+    lengths = _length(up), _length(down)
+    judged = {
+        "alignment_up": _cosine(up, direction),
+        "alignment_down": _cosine(down, -direction),
+        "strength_up": _along(up, direction),
+        "strength_down": _along(down, -direction),
+        "relative_length": _ratio(sum(lengths) / 2, _length(direction)),
+    }
+    return Efficacy(
+        **judged,
+        symmetry_cosine=_cosine(up, -down),
+        symmetry_length=_ratio(min(lengths), max(lengths)),
+        leakage=leakage,
+        verdict=judge(**judged),
+        num_rows=len(held_out.rows),
+        num_unet_rows=meter.num_unet_rows,
+    )
+
+
+def judge(
+    *,
+    alignment_up: float,
+    alignment_down: float,
+    strength_up: float,
+    strength_down: float,
+    relative_length: float,
+) -> Verdict:
+    """Return the verdict; the weaker side decides, because a slider has to work both ways."""
+    alignment = min(alignment_up, alignment_down)
+    strength = min(strength_up, strength_down)
+    if not math.isfinite(relative_length) or relative_length > COLLAPSED_LENGTH:
+        return "collapsed"
+    if relative_length < DEAD_LENGTH:
+        return "dead"
+    if alignment < MISALIGNED and relative_length > 1:
+        return "collapsed"
+    return "weak" if strength < WEAK_STRENGTH or alignment < WEAK_ALIGNMENT else "working"
+
+
+class _Predictions:
+    """Predicts for all held-out rows in batches, and counts what that costs."""
+
+    def __init__(
+        self,
+        container: ModelContainer,
+        held_out: HeldOut,
+        resolution: int | None,
+        batch_size: int,
+    ) -> None:
+        self._container = container
+        self._held_out = held_out
+        self._resolution = resolution
+        self._batch_size = batch_size
+        self.num_unet_rows = 0
+
+    def __call__(self, embeds: PromptEmbeds) -> Tensor:
+        """Return (R, C·H·W) predictions in float64."""
+        parts = []
+        for start in range(0, len(embeds), self._batch_size):
+            rows = slice(start, start + self._batch_size)
+            inputs = self._held_out.inputs[rows]
+            predicted = self._container.predict(
+                inputs, self._held_out.timesteps[rows], embeds[rows], resolution=self._resolution
+            )
+            parts.append(predicted.double().cpu())
+            self.num_unet_rows += len(inputs)
+        return torch.cat(parts).flatten(1)
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    """Return the mean over rows (R, N); a row of zeros counts as 0."""
+    return float(torch.nn.functional.cosine_similarity(a, b, dim=1, eps=1e-12).mean())
+
+
+def _along(change: Tensor, direction: Tensor) -> float:
+    """Return <change, direction> / |direction|^2 over all rows together.
+
+    Together, because at low noise |direction| of single rows is next to nothing.
+    """
+    return _ratio(float((change * direction).sum()), float((direction * direction).sum()))
+
+
+def _length(rows: Tensor) -> float:
+    return float(rows.square().sum(1).mean().sqrt())
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    """Return the quotient, 0 for 0 / 0."""
+    if denominator == 0:
+        return 0.0 if numerator == 0 else math.inf
+    return numerator / denominator

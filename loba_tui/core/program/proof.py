@@ -1,0 +1,203 @@
+"""Proves a finished adapter: draws it at all scales, measures the images, writes the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loba_tui.core import plugins
+from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.effect import Measurement
+from loba_tui.core.program.efficacy import Efficacy, efficacy, roll_out
+from loba_tui.core.program.report import Report, make_report
+from loba_tui.core.program.report_plot import draw_report
+from loba_tui.core.program.sampling import Progress, sample_scales
+from loba_tui.core.program.strip import strip
+from loba_tui.core.recipe.schema import Choice, Concept, Recipe
+
+Embeddings = Mapping[str, PromptEmbeds]
+"""One row for each prompt, by the prompt's text."""
+
+PROOF_STRIP = "samples/proof.png"
+REPORT_JSON = "adapter/report.json"
+REPORT_PNG = "adapter/report.png"
+
+MAX_STRIP_PROMPTS = 12
+MAX_EFFICACY_CONCEPTS = 8
+
+
+def prove(
+    container: ModelContainer,
+    scale: AdapterScale,
+    recipe: Recipe,
+    embeds: Embeddings,
+    out_dir: Path,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure what the attached adapter does, and write strip, report.json and report.png.
+
+    Args:
+        container: The model, with the adapter attached.
+        scale: Strength of that adapter.
+        recipe: Says which prompts, seeds and scales, what to measure and what to preserve. Scale 0
+            is always drawn too, since everything is compared with it.
+        embeds: Of the proof's prompts, the negative prompt, and all prompts of the concepts.
+        out_dir: The run directory, or any folder.
+        progress: Told how many images are drawn, of how many.
+    """
+    prompts, seeds = recipe.proof_prompts, recipe.proof.seeds
+    scales = tuple(sorted({float(scale) for scale in recipe.sample.scales} | {0.0}))
+    images = sample_scales(
+        container,
+        scale,
+        PromptEmbeds.cat([embeds[prompt] for prompt in prompts]),
+        scales=scales,
+        seeds=seeds,
+        settings=recipe.sample,
+        negative=_negative(recipe, embeds),
+        resolution=recipe.train.resolution,
+        progress=progress,
+    )
+    figures = measure_efficacy(container, scale, recipe, embeds)
+    samples = images.reshape(-1, *images.shape[2:])
+    measured = measure(recipe.proof.measure, samples) if recipe.proof.measure else None
+    report = make_report(
+        recipe.name,
+        scales,
+        samples,
+        measured=measured,
+        labels={choice.name: read_values(choice, samples) for choice in recipe.proof.preserve},
+        efficacy=figures,
+        details=_details(container, recipe, num_images=images[..., 0, 0, 0].size),
+    )
+    for name in (PROOF_STRIP, REPORT_JSON, REPORT_PNG):
+        (out_dir / name).parent.mkdir(parents=True, exist_ok=True)
+    shown = _spread(range(len(prompts)), MAX_STRIP_PROMPTS)
+    sheet = strip(images[shown], scales=scales, prompts=[prompts[i] for i in shown], seeds=seeds)
+    sheet.save(out_dir / PROOF_STRIP)
+    (out_dir / REPORT_JSON).write_text(report.to_json(), encoding="utf-8")
+    draw_report(report, samples, out_dir / REPORT_PNG, measured=measured)
+    return report
+
+
+def draw_strip(
+    container: ModelContainer,
+    scale: AdapterScale,
+    recipe: Recipe,
+    embeds: Embeddings,
+    *,
+    path: Path,
+    progress: Progress | None = None,
+) -> Path:
+    """Draw the recipe's sample prompts and seeds at its scales as one picture; return its path."""
+    prompts, settings = recipe.sample_prompts, recipe.sample
+    images = sample_scales(
+        container,
+        scale,
+        PromptEmbeds.cat([embeds[prompt] for prompt in prompts]),
+        scales=settings.scales,
+        seeds=settings.seeds,
+        settings=settings,
+        negative=_negative(recipe, embeds),
+        resolution=recipe.train.resolution,
+        progress=progress,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    strip(images, scales=settings.scales, prompts=prompts, seeds=settings.seeds).save(path)
+    return path
+
+
+def measure(choice: Choice, samples: np.ndarray) -> Measurement:
+    """Apply a measure to images (num_samples, num_scales, H, W, 3); what it cannot tell is NaN."""
+    constants = plugins.describe("measures", choice.name).constants
+    values = read_values(choice, samples)
+    limits = constants.get("LIMITS")
+    return Measurement(
+        name=choice.name,
+        values=np.where(np.equal(values, None), np.nan, values).astype(float),
+        unit=constants.get("UNIT", ""),
+        limits=None if limits is None else (float(limits[0]), float(limits[1])),
+    )
+
+
+def read_values(choice: Choice, samples: np.ndarray) -> np.ndarray:
+    """Return what a measure says of each image, (num_samples, num_scales) of float, str or None."""
+    read: Callable[[np.ndarray], float | str | None]
+    read = plugins.load("measures", choice.name)(**choice.options)
+    values = np.empty(samples.shape[:2], dtype=object)
+    for index in np.ndindex(*values.shape):
+        values[index] = read(samples[index])
+    return values
+
+
+def measure_efficacy(
+    container: ModelContainer, scale: AdapterScale, recipe: Recipe, embeds: Embeddings
+) -> Efficacy | None:
+    """Return the model-free figures, or None where no concept says positive and negative."""
+    pairs = [c for c in recipe.method.expanded_concepts() if c.positive and c.negative]
+    if not pairs:
+        return None
+    concepts: Sequence[Concept] = _spread(pairs, MAX_EFFICACY_CONCEPTS)
+    preserve = _spread(
+        list(dict.fromkeys(p for c in pairs for p in c.preserve)), MAX_EFFICACY_CONCEPTS
+    )
+    target = _rows(embeds, [concept.target for concept in concepts])
+    ddim = plugins.load("noise", "ddim")
+    held_out = roll_out(
+        container,
+        scale,
+        target,
+        make_scheduler=lambda: ddim(container.scheduler_config),
+        seed=recipe.proof.seeds[0],
+        resolution=recipe.train.resolution,
+    )
+    return efficacy(
+        container,
+        scale,
+        held_out,
+        target=target,
+        positive=_rows(embeds, [concept.positive or "" for concept in concepts]),
+        negative=_rows(embeds, [concept.negative or "" for concept in concepts]),
+        preserve=_rows(embeds, preserve) if preserve else None,
+        resolution=recipe.train.resolution,
+    )
+
+
+def _rows(embeds: Embeddings, prompts: Sequence[str]) -> PromptEmbeds:
+    return PromptEmbeds.cat([embeds[prompt] for prompt in prompts])
+
+
+def _negative(recipe: Recipe, embeds: Embeddings) -> PromptEmbeds | None:
+    """Return the negative prompt's row; "" means the model's own unconditional embeddings."""
+    prompt = recipe.sample.negative_prompt
+    return embeds[prompt] if prompt else None
+
+
+def _spread(items: Sequence[Any], most: int) -> list[Any]:
+    """Return at most this many items, evenly spread, in their order."""
+    if len(items) <= most:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
+def _details(container: ModelContainer, recipe: Recipe, *, num_images: int) -> dict[str, Any]:
+    """Return how it was measured, enough to do it again."""
+    settings = recipe.sample
+    halves = 2 if settings.guidance_scale > 1 else 1
+    return {
+        "base_model": recipe.base_model.id,
+        "base_model_revision": container.revision,
+        "prompts": list(recipe.proof_prompts),
+        "negative_prompt": settings.negative_prompt,
+        "seeds": list(recipe.proof.seeds),
+        "sampler": settings.noise.name,
+        "sampling_steps": settings.steps,
+        "guidance_scale": settings.guidance_scale,
+        "resolution_pixels": recipe.train.resolution or container.resolution,
+        "num_images": num_images,
+        "num_unet_rows_of_images": num_images * settings.steps * halves,
+    }
