@@ -152,9 +152,11 @@ class RunDir:
             RecipeError: The path is not a run folder.
         """
         run_dir = cls(Path(path).expanduser().absolute())
-        if not (run_dir.recipe.is_file() or run_dir.status.is_file() or run_dir.request.is_file()):
+        # A recipe.yaml alone is any folder of recipes.
+        is_prepared = run_dir.recipe.is_file() and run_dir.control.is_dir()
+        if not (is_prepared or run_dir.status.is_file()):
             raise RecipeError(
-                f"{path} is not a run folder: it has neither recipe.yaml nor status.json.",
+                f"{path} is not a run folder: it has neither status.json nor control/.",
                 "`loba runs ls` lists the runs that are known on this machine.",
             )
         return run_dir
