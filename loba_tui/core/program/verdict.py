@@ -61,17 +61,20 @@ def judge(report: Report) -> tuple[str, tuple[str, ...]]:
 
 def _outcome_of_effect(report: Report, effect: Effect) -> str:
     """Name the first thing that is wrong, the gravest first."""
-    if effect.relative_change < DEAD_CHANGE or abs(effect.rho.mean) < DEAD_RHO:
-        weakest_side = _idle_side(effect)
-        moving = effect.relative_change >= DEAD_CHANGE and weakest_side is not None
-        return "one-sided" if moving else "dead"
-    if effect.rho.mean < 0:
-        return "reversed"
+    # Before all else, because a measure says anything about broken images.
+    nearest = _unclean_nearest_scales(report)
+    if any(_broken_at(report, index) for index in nearest):
+        return "breaking"
+    if effect.relative_change < DEAD_CHANGE:
+        return "dead"
     if _idle_side(effect) is not None:
         return "one-sided"
-    nearest = _unclean_nearest_scales(report)
+    if abs(effect.rho.mean) < DEAD_RHO:
+        return "dead"
+    if effect.rho.mean < 0:
+        return "reversed"
     if nearest:
-        return "breaking" if any(_broken_at(report, index) for index in nearest) else "entangled"
+        return "entangled"
     if effect.relative_change < WEAK_CHANGE or effect.rho_within_limits.mean < WORKING_RHO:
         return "weak"
     return "working"
