@@ -47,6 +47,10 @@ class OpenModel:
     container: ModelContainer
     embeds: Mapping[str, PromptEmbeds]
 
+    def batch(self, prompts: Sequence[str]) -> PromptEmbeds:
+        """Return the embeddings of these prompts as one batch."""
+        return PromptEmbeds.cat([self.embeds[prompt] for prompt in prompts])
+
 
 @dataclass(frozen=True)
 class Built:
@@ -253,7 +257,7 @@ def _parameter_groups(
             by_factor.setdefault(float(factor), {})[name] = parameter
     if not by_factor:
         raise RecipeError(
-            f"scheduler.layer: {recipe.scheduler.layer.name} leaves no layer of this adapter to train",
+            f"scheduler.layer: {recipe.scheduler.layer.name} leaves nothing of this adapter to train",
             "Choose other adapter.layers or another layer scheduler.",
         )
     groups = [{"params": list(members.values())} for members in by_factor.values()]

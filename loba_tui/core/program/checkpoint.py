@@ -124,7 +124,9 @@ class CheckpointStore:
             manifest = json.loads((path / _MANIFEST).read_bytes())
             contents = {name: (path / str(name)).read_bytes() for name in manifest}
         except FileNotFoundError as error:
-            raise CorruptError(f"incomplete ({Path(str(error.filename)).name} is missing)") from error
+            raise CorruptError(
+                f"incomplete ({Path(str(error.filename)).name} is missing)"
+            ) from error
         except ValueError as error:
             raise CorruptError("its manifest is not valid JSON") from error
         for name, content in contents.items():

@@ -4,7 +4,8 @@
     python -m loba_tui.core.program.main --recipe FILE [--out_dir DIR]
     python -m loba_tui.core.program.main --request FILE
     python -m loba_tui.core.program.main --pretrained_model ID --optimizer adamw --lr 1e-4 \
-        --scheduler cosine --noise_scheduler ddim --iterations 1000 --batch_size 2 --out_dir ./output
+        --scheduler cosine --noise_scheduler ddim --iterations 1000 --batch_size 2 \
+        --out_dir ./output
 
 The third form is what `loba sample` and `loba eval` start. Progress is data in the run directory;
 only the flag-style forms, which have no terminal process beside them, also write to the console.
@@ -22,10 +23,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from loba_tui.core.errors import ExitCode, Interrupted, LobaError, RecipeError, ResourceError
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
-from loba_tui.core.recipe.migrate import V0_FLAGS, migrate_flags
+from loba_tui.core.recipe.migrate import V0_FLAGS, Flag, migrate_flags
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.launch import Request
@@ -72,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Remote code is never run, whatever a model folder says; and cuBLAS is told to be reproducible.
     os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # It warns about torchvision, which nothing here needs, on every start.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     ranks = Ranks.of(os.environ)
     try:
         if arguments.request is not None:
@@ -81,9 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             recipe = load_recipe(run_dir.recipe)
             return _run(recipe, run_dir, ranks, resume=arguments.resume)
         recipe, parent = _recipe_of(arguments)
-        run_dir = _new_run(recipe, parent) if ranks.rank == 0 else None
-        if run_dir is not None:
-            sys.stderr.write(f"run directory: {run_dir.path}\n")
+        if ranks.rank != 0:  # it is told the folder by the first process
+            return _run(recipe, None, ranks, resume=False)
+        run_dir = _new_run(recipe, parent)
+        sys.stderr.write(f"run directory: {run_dir.path}\n")
         return _run(recipe, run_dir, ranks, resume=False)
     except LobaError as error:
         sys.stderr.write(f"{error}\n")
@@ -96,19 +101,22 @@ def _parser() -> argparse.ArgumentParser:
         description="Train an adapter. `loba run RECIPE` is the comfortable way to start this.",
         allow_abbrev=False,
     )
-    parser.add_argument("--run-dir", metavar="DIR", help="train the run folder that `loba run` made")
+    parser.add_argument(
+        "--run-dir", metavar="DIR", help="train the run folder that `loba run` made"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from its newest checkpoint")
     parser.add_argument("--request", metavar="FILE", help="sample or evaluate, as the file says")
     parser.add_argument("--recipe", metavar="FILE", help="train a recipe file")
     for name, flag in V0_FLAGS.items():
-        parser.add_argument(f"--{name}", metavar=name.upper(), default=None, help=flag.help)
+        action = "append" if flag.type is list else "store"
+        parser.add_argument(f"--{name}", metavar=name.upper(), action=action, help=flag.help)
     return parser
 
 
 def _recipe_of(arguments: argparse.Namespace) -> tuple[Recipe, Path]:
     """Return the recipe of `--recipe` or of the specification's flags, and the parent folder."""
-    given = {name: getattr(arguments, name) for name in V0_FLAGS}
-    flat = {name: value for name, value in given.items() if value is not None}
+    given = {name: (flag, getattr(arguments, name)) for name, flag in V0_FLAGS.items()}
+    flat = {name: _typed(flag, value) for name, (flag, value) in given.items() if value is not None}
     parent = Path(flat.pop("out_dir", "output"))
     if arguments.recipe is not None:
         if flat:
@@ -120,6 +128,16 @@ def _recipe_of(arguments: argparse.Namespace) -> tuple[Recipe, Path]:
             "Try: loba run recipes/slider.yaml",
         )
     return parse_recipe(migrate_flags(flat), origin="command line"), parent
+
+
+def _typed(flag: Flag, value: Any) -> Any:
+    """Return a flag's text as its type; what is none is left for the recipe's check to report."""
+    if flag.type not in (int, float):
+        return value
+    try:
+        return flag.type(value)
+    except ValueError:
+        return value
 
 
 def _new_run(recipe: Recipe, parent: Path) -> RunDir:

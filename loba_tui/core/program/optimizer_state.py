@@ -81,7 +81,9 @@ def import_state(
     for name, value in [*tensors.items(), *plain["scalars"].items()]:
         parameter_name, _, key = name.rpartition(_SEPARATOR)
         if parameter_name not in parameters:
-            raise CorruptError(f"the checkpoint has optimizer state of {parameter_name!r}, unknown here")
+            raise CorruptError(
+                f"the checkpoint has optimizer state of {parameter_name!r}, unknown here"
+            )
         parameter = parameters[parameter_name]
         if isinstance(value, Tensor):
             # A step counter stays on the CPU; moments follow their parameter.

@@ -86,7 +86,6 @@ class Trainer:
                     step=self.step,
                     seconds=round(time.perf_counter() - begin, 6),
                     memory_mib=self._memory.mib(),
-                    forwards=parts.counter.rows,
                     **figures,
                 )
             self._report_status("training")
@@ -127,12 +126,23 @@ class Trainer:
                     self._require_finite("gradient norm", grad_norm)
                 parts.optimizer.step()
                 parts.optimizer.zero_grad()
-        return {**totals, "lr": rate, "grad_norm": grad_norm}
+        figures = self._over_processes(totals)
+        return {**figures, "lr": rate, "grad_norm": grad_norm}
+
+    def _over_processes(self, totals: Mapping[str, float]) -> dict[str, float]:
+        """Return the mean of the figures over all processes, and the sum of their UNet rows."""
+        accelerator, rows = self._parts.accelerator, self._parts.counter.rows
+        if accelerator.num_processes == 1:
+            return {**totals, "forwards": rows}
+        local = torch.tensor([*totals.values(), rows], device=accelerator.device)
+        *means, mean_rows = accelerator.reduce(local, reduction="mean").tolist()
+        forwards = round(mean_rows * accelerator.num_processes)
+        return {**dict(zip(totals, means, strict=True)), "forwards": forwards}
 
     def _require_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
             raise NumericsError(
-                f"the {what} of step {self.step + 1} is {value}; the weights were not touched by it",
+                f"the {what} of step {self.step + 1} is {value}; it did not touch the weights",
                 "Lower optimizer.lr or the concept's guidance, or use base_model.dtype: float32.",
             )
 

@@ -10,7 +10,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from loba_tui.core.program.build import Built, OpenModel, build, build_accelerator, open_model, prompts_of
+from loba_tui.core.program.build import (
+    Built,
+    OpenModel,
+    build,
+    build_accelerator,
+    open_model,
+    prompts_of,
+)
 from loba_tui.core.program.finish import finish
 from loba_tui.core.program.proof import draw_strip
 from loba_tui.core.recipe.schema import Recipe
@@ -53,9 +60,7 @@ def train(
         if writer is not None:
             writer.status(phase=phase, total=recipe.train.steps, device=str(accelerator.device))
 
-    model = open_model(
-        recipe, prompts=prompts_of(recipe), local_rank=local_rank, on_phase=on_phase
-    )
+    model = open_model(recipe, prompts=prompts_of(recipe), local_rank=local_rank, on_phase=on_phase)
     built: Built | None = None
 
     def sample(step: int) -> None:
@@ -80,7 +85,6 @@ def train(
     accelerator.wait_for_everyone()
     if writer is not None:
         finish(recipe, model, built, writer)
-    model.wrapper.unload()
     accelerator.end_training()
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import SafeRepresenter
 
-from loba_tui.core.errors import RecipeError, RefusedError
+from loba_tui.core.errors import RefusedError
 from loba_tui.core.recipe.check import check_tree
 from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
@@ -25,7 +26,7 @@ MAX_BYTES = 256 * 1024
 
 # Access tokens of the hub and of the services that are pasted by mistake as often.
 _TOKEN = re.compile(
-    r"\b(hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}"
+    r"\b(hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}"
     r"|github_pat_[A-Za-z0-9_]{20,}|sk-[A-Za-z0-9_-]{20,})"
 )
 
@@ -50,22 +51,33 @@ def parse_recipe(mapping: Mapping[str, Any], origin: str = "<flags>") -> Recipe:
     return _recipe_of(tree, [])
 
 
+def parse_text(text: str, origin: str) -> Recipe:
+    """Return the recipe in a text that is not a file, such as an adapter's metadata.
+
+    Raises:
+        ProblemsFound: A RecipeError that carries everything that is wrong.
+        RefusedError: Something in it looks like an access token.
+    """
+    if len(text) > MAX_BYTES:
+        message = f"the recipe is longer than {MAX_BYTES} characters"
+        raise ProblemsFound([Problem(origin, 0, 0, "", message)])
+    refuse_tokens(text, origin)
+    return _recipe_of(*read_tree(text, origin))
+
+
 def check_recipe(path: str | Path, overrides: Sequence[str] = ()) -> list[Problem]:
     """Return every problem of a recipe file, in the file's order; none means that it is valid."""
     try:
         load_recipe(path, overrides)
     except ProblemsFound as error:
         return list(error.problems)
-    except RecipeError as error:
-        hint = f" {error.hint}" if error.hint else ""
-        return [Problem(str(path), 0, 0, "", error.message.split(": ", 1)[-1] + hint)]
     return []
 
 
 def check_text(text: str, origin: str) -> list[Problem]:
     """Return every problem of a recipe's text; `origin` names it."""
     try:
-        _recipe_of(*read_tree(text, origin))
+        parse_text(text, origin)
     except ProblemsFound as error:
         return list(error.problems)
     return []
@@ -79,6 +91,7 @@ def dump_recipe(recipe: Recipe) -> str:
         if not mapping[section]["prompts"]:
             del mapping[section]["prompts"]
     yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.allow_unicode = True
@@ -88,29 +101,42 @@ def dump_recipe(recipe: Recipe) -> str:
     return stream.getvalue()
 
 
+class _Representer(SafeRepresenter):
+    """Writes text with line breaks of any kind with escapes, so that it reads as it was."""
+
+    def represent_text(self, text: str) -> Any:
+        """Return the scalar node of a text."""
+        style = '"' if len(text.splitlines()) > 1 or text != text.strip() else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Representer.add_representer(str, _Representer.represent_text)
+
+
 def read_recipe_text(path: Path) -> str:
     """Return a recipe file's text.
 
     Raises:
-        RecipeError: The file is missing, is not a file, is too large or is not UTF-8.
+        ProblemsFound: The file is missing, is not a file, is too large or is not UTF-8.
         RefusedError: It holds something that looks like an access token.
     """
-    shown = clean(path)
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise RecipeError(f"{shown}: is a folder, not a recipe", _recipes_in(path))
+            raise _unusable(path, f"is a folder, not a recipe{_recipes_in(path)}")
         if not stat.S_ISREG(status.st_mode):
-            raise RecipeError(f"{shown}: is not an ordinary file")
+            raise _unusable(path, "is not an ordinary file")
         if status.st_size > MAX_BYTES:
-            raise RecipeError(f"{shown}: {status.st_size} bytes; a recipe is at most {MAX_BYTES}")
+            raise _unusable(path, f"has {status.st_size} bytes; a recipe has at most {MAX_BYTES}")
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise RecipeError(f"{shown}: there is no such file", _nearest_file(path)) from error
+        if not path.parent.is_dir():
+            raise _unusable(path, f"there is no folder {clean(path.parent)}") from error
+        raise _unusable(path, "there is no such file", _nearest_file(path)) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise RecipeError(f"{shown}: cannot be read: {clean(reason)}") from error
-    text = _decode(content, str(path))
+        raise _unusable(path, f"cannot be read: {clean(reason)}") from error
+    text = _decode(content, path)
     refuse_tokens(text, str(path))
     return text
 
@@ -153,9 +179,13 @@ def _recipe_of(tree: Node, problems: Sequence[Problem]) -> Recipe:
     return recipe
 
 
-def _decode(content: bytes, origin: str) -> str:
+def _unusable(path: Path, message: str, suggestion: str | None = None) -> ProblemsFound:
+    return ProblemsFound([Problem(str(path), 0, 0, "", message, suggestion)])
+
+
+def _decode(content: bytes, path: Path) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise RecipeError(f"{clean(origin)}: is UTF-16; save it as UTF-8")
+        raise _unusable(path, "is UTF-16; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -163,16 +193,13 @@ def _decode(content: bytes, origin: str) -> str:
         line = before.count(b"\n") + 1
         column = len(before.rsplit(b"\n", 1)[-1].decode("utf-8", "replace")) + 1
         message = f"the byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        raise ProblemsFound([Problem(origin, line, column, "", message)]) from error
+        raise ProblemsFound([Problem(str(path), line, column, "", message)]) from error
 
 
-def _nearest_file(path: Path) -> str:
-    folder = path.parent
-    if not folder.is_dir():
-        return f"The folder {clean(folder)} does not exist."
-    candidates = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml"))
+def _nearest_file(path: Path) -> str | None:
+    candidates = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml"))
     near = nearest(path.name, candidates) or nearest(path.stem, candidates, cutoff=0.4)
-    return f"Did you mean {clean(folder / near)}?" if near else ""
+    return str(path.parent / near) if near else None
 
 
 def _recipes_in(folder: Path) -> str:
@@ -180,7 +207,7 @@ def _recipes_in(folder: Path) -> str:
         found = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml"))[:5]
     except OSError:
         return ""
-    return f"It holds {', '.join(map(clean, found))}." if found else ""
+    return f"; it holds {', '.join(map(clean, found))}" if found else ""
 
 
 def _node_of(value: Any, place: Place) -> Node:

@@ -1,4 +1,4 @@
-"""Contracts of the schedule, noise, timestep, loss and adapter drop-ins, over every shipped file."""
+"""Contracts of the schedule, noise, timestep, loss and adapter drop-ins, over every file."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ def test_cosine_matches_torch() -> None:
 
 @pytest.mark.parametrize("name", plugins.names("layer"))
 def test_a_layer_scheduler_gives_one_factor_per_group(name: str) -> None:
-    names = ["down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", "mid_block.resnets.0.conv1"]
+    names = [
+        "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k",
+        "mid_block.resnets.0.conv1",
+    ]
     groups = SimpleNamespace(param_groups=[{"name": name, "params": []} for name in names])
     factors = plugins.load("layer", name)(groups)
     assert len(factors) == 2
@@ -83,9 +86,11 @@ def test_a_timestep_scheduler_is_a_density(name: str) -> None:
 )
 def test_a_noise_scheduler_steps_as_diffusers_does(name: str, oracle: type) -> None:
     ours = plugins.load("noise", name)(CONFIG)
-    theirs = oracle.from_config(CONFIG, timestep_spacing="trailing", **(
-        {"clip_sample": False, "set_alpha_to_one": True} if name == "ddim" else {}
-    ))
+    theirs = oracle.from_config(
+        CONFIG,
+        timestep_spacing="trailing",
+        **({"clip_sample": False, "set_alpha_to_one": True} if name == "ddim" else {}),
+    )
     ours.set_timesteps(8)
     theirs.set_timesteps(8)
     mine = other = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -31,9 +31,7 @@ from loba_tui.core.program.trajectories import (
 )
 
 SHAPE = (4, 8, 8)
-CONFIG = DDIMScheduler(
-    beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012
-).config
+CONFIG = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).config
 
 
 @dataclass

@@ -14,9 +14,10 @@ def get_adapter(
     *,
     rank: PositiveInt = 4,
     alpha: PositiveFloat = 1.0,
-    layers: Sequence[
-        Literal["cross_attention", "self_attention", "feed_forward", "projection"]
-    ] = ("cross_attention", "self_attention"),
+    layers: Sequence[Literal["cross_attention", "self_attention", "feed_forward", "projection"]] = (
+        "cross_attention",
+        "self_attention",
+    ),
 ) -> LoraConfig:
     """Return a PEFT configuration for the linear layers of the named groups.
 

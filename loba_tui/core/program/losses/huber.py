@@ -1,4 +1,7 @@
-"""Huber loss: squared near zero, absolute beyond delta (Huber 1964, doi 10.1214/aoms/1177703732)."""
+"""Huber loss: squared near zero, absolute beyond delta.
+
+Huber 1964, https://doi.org/10.1214/aoms/1177703732
+"""
 
 from __future__ import annotations
 

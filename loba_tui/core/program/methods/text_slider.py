@@ -87,7 +87,8 @@ class TextSlider:
         self._scales = scales
         self._rollout_guidance = rollout_guidance
         self._rollout_scale = rollout_scale
-        self._preserve_weight = preserve_weight
+        has_preserve = preserve_share > 0 and any(concept.preserve for concept in parts.concepts)
+        self._preserve_weight = preserve_weight if has_preserve else 0.0
         self._preserve_share = preserve_share
         self._rescale_target = rescale_target
         self._trajectories = parts.trajectories(
@@ -143,7 +144,8 @@ class TextSlider:
         slider_loss = (losses * draw.weights).mean()
         metrics = {"slider_loss": slider_loss.detach()}
         loss = slider_loss
-        if kept_rows:
+        if self._preserve_weight:
+            # Without rows this is zero, so that every process reports the same figures.
             kept = parts.loss(student[num_rows:].float(), teacher["preserve"])
             # Divided by the expected count, not by this process's: so that processes add up to
             # what one process with the whole batch computes.
@@ -164,9 +166,7 @@ class TextSlider:
             place = row + index
             is_kept = int((place + 1) * self._preserve_share) > int(place * self._preserve_share)
             if choices and is_kept:
-                pick = randomness.integer(
-                    len(choices), self._parts.seed, "preserve", index, row
-                )
+                pick = randomness.integer(len(choices), self._parts.seed, "preserve", index, row)
                 rows.append(local)
                 prompts.append(choices[pick])
         return rows, prompts

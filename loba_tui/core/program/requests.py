@@ -1,0 +1,112 @@
+"""What a program without training does: draw an adapter at many scales, or measure it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.build import OpenModel, open_model, prompts_of
+from loba_tui.core.program.export import load_adapter, read_adapter
+from loba_tui.core.program.proof import prove
+from loba_tui.core.program.sampling import sample_scales
+from loba_tui.core.program.strip import strip
+from loba_tui.core.recipe.load import load_recipe, parse_text
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.launch import Request
+from loba_tui.core.run.writer import RunWriter
+
+RECIPE_KEY = "loba.recipe"
+
+
+def serve(request: Request, writer: RunWriter) -> None:
+    """Carry out a request; results, events and status go to the writer's folder.
+
+    Raises:
+        LobaError: The adapter, its recipe or its base model cannot be used.
+    """
+    recipe = wanted_recipe(request)
+    model = open_model(
+        recipe,
+        prompts=prompts_of(recipe),
+        on_phase=lambda phase: writer.status(phase=phase),
+    )
+    load_adapter(model.container, Path(request.adapter))
+    model.container.denoiser.requires_grad_(False)
+    scale = AdapterScale(model.container.denoiser)
+    if request.action == "eval":
+        writer.status(phase="measuring")
+        report = prove(
+            model.container,
+            scale,
+            recipe,
+            model.embeds,
+            writer.run_dir.path,
+            progress=lambda done, total: writer.status(measured=done, to_measure=total),
+        )
+        writer.event("measured", outcome=report.outcome, verdict=list(report.verdict))
+    else:
+        writer.status(phase="sampling")
+        path = _draw(recipe, model, scale, writer)
+        writer.event("sampled", path=str(path))
+
+
+def wanted_recipe(request: Request) -> Recipe:
+    """Return the recipe that an adapter was trained by, with the request's wishes put in.
+
+    Raises:
+        RecipeError: Neither the run folder nor the file itself carries a recipe.
+    """
+    if request.run is not None:
+        recipe = load_recipe(RunDir.open(request.run).recipe)
+    else:
+        _, _, metadata = read_adapter(Path(request.adapter))
+        if RECIPE_KEY not in metadata:
+            raise RecipeError(
+                f"{request.adapter} does not say which model and prompts it was trained on.",
+                "Only adapters that LOBA-Trainer wrote carry their recipe; name a run instead.",
+            )
+        recipe = parse_text(metadata[RECIPE_KEY], origin=request.adapter)
+    sample: dict[str, object] = {}
+    proof: dict[str, object] = {}
+    if request.scales:
+        sample["scales"] = request.scales
+    if request.prompts:
+        sample["prompts"] = proof["prompts"] = request.prompts
+    if request.seeds:
+        sample["seeds"] = proof["seeds"] = request.seeds
+    return recipe.model_copy(
+        update={
+            "sample": recipe.sample.model_copy(update=sample),
+            "proof": recipe.proof.model_copy(update=proof),
+        }
+    )
+
+
+def _draw(recipe: Recipe, model: OpenModel, scale: AdapterScale, writer: RunWriter) -> Path:
+    """Draw every prompt, seed and scale, as a file each and together as one strip."""
+    settings, prompts = recipe.sample, recipe.sample_prompts
+    images = sample_scales(
+        model.container,
+        scale,
+        model.batch(prompts),
+        scales=settings.scales,
+        seeds=settings.seeds,
+        settings=settings,
+        negative=model.batch([settings.negative_prompt]) if settings.negative_prompt else None,
+        resolution=recipe.train.resolution,
+        progress=lambda done, total: writer.status(measured=done, to_measure=total),
+    )
+    folder = writer.run_dir.samples
+    for place in np.ndindex(*images.shape[:3]):
+        prompt, seed, at = place
+        name = f"{prompt:03d}-seed{settings.seeds[seed]}-scale{settings.scales[at]:+g}.png"
+        pixels = (images[place] * 255).round().astype(np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    path = folder / "strip.png"
+    strip(images, scales=settings.scales, prompts=prompts, seeds=settings.seeds).save(path)
+    return path

@@ -1,0 +1,191 @@
+"""The text slider against the formula, written out by hand on the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from loba_tui.core import plugins
+from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.program import randomness
+from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.method import MethodParts
+from loba_tui.core.program.methods.text_slider import TextSlider, get_method
+from loba_tui.core.program.trajectories import Draw, ForwardCounter
+from loba_tui.core.recipe.schema import Concept
+
+CONCEPTS = [
+    Concept(target="circle", positive="large circle", negative="small circle", guidance=2.0),
+    Concept(
+        target="square",
+        positive="large square",
+        negative="small square",
+        neutral="shape",
+        preserve=("red", "blue"),
+    ),
+]
+PROMPTS = ["circle", "large circle", "small circle", "square", "large square", "small square"]
+PROMPTS += ["shape", "red", "blue"]
+
+
+@pytest.fixture(scope="module")
+def container(tiny_sdxl_folder: Path) -> ModelContainer:
+    container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
+    container.denoiser.requires_grad_(False)
+    torch.manual_seed(1)
+    config = plugins.load("adapters", "lora")(container.adapter_targets())
+    config.init_lora_weights = False
+    container.denoiser.add_adapter(config)
+    return container
+
+
+@pytest.fixture
+def make(container: ModelContainer) -> Any:
+    scales = []
+
+    def build(concepts: list[Concept] = CONCEPTS, **options: Any) -> tuple[Any, MethodParts]:
+        scale = AdapterScale(container.denoiser)
+        scales.append(scale)
+        rows = container.encode_prompts(PROMPTS)
+        parts = MethodParts(
+            container=container,
+            student=container.denoiser,
+            scale=scale,
+            concepts=concepts,
+            embeds={prompt: rows[index] for index, prompt in enumerate(PROMPTS)},
+            empty=container.empty_embeds(),
+            make_noise_scheduler=lambda: plugins.load("noise", "ddim")(container.scheduler_config),
+            density=plugins.load("timestep", "uniform")(),
+            loss=plugins.load("losses", "mse")(),
+            batch_size=4,
+            num_processes=1,
+            rank=0,
+            seed=0,
+            resolution=None,
+            gather=lambda tensor: tensor,
+            counter=ForwardCounter(),
+        )
+        return get_method(parts, rollout_steps=5, **options), parts
+
+    yield build
+    for scale in scales:
+        scale.remove()
+
+
+def remember_draws(method: TextSlider) -> list[Draw]:
+    """Return a list that the method's next draws are added to."""
+    draws: list[Draw] = []
+    trajectories = method._trajectories
+    draw_one = trajectories.draw
+
+    def draw(index: int, progress: float) -> Draw:
+        draws.append(draw_one(index, progress))
+        return draws[-1]
+
+    trajectories.draw = draw  # type: ignore[method-assign]
+    return draws
+
+
+def by_hand(parts: MethodParts, draw: Draw, predict: Callable[..., torch.Tensor]) -> torch.Tensor:
+    """Return the mean of MSE(ε_m(target), ε₀(neutral) + m·g·(ε₀(positive) − ε₀(negative)))."""
+    losses = []
+    for row, index in enumerate(draw.concepts):
+        concept = parts.concepts[index]
+        sign = (-1.0, 1.0)[draw.rows[row] % 2]
+
+        def teacher(prompt: str | None, row: int = row) -> torch.Tensor:
+            with parts.scale.base():
+                return predict(draw, row, parts.embeds[str(prompt)])
+
+        direction = teacher(concept.positive) - teacher(concept.negative)
+        target = teacher(concept.neutral or concept.target) + sign * concept.guidance * direction
+        with parts.scale(sign):
+            student = predict(draw, row, parts.embeds[concept.target])
+        losses.append(((student - target) ** 2).mean())
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("trajectories", ["rolling", "restart"])
+def test_the_loss_is_the_formula(make: Any, trajectories: str) -> None:
+    method, parts = make(trajectories=trajectories, preserve_weight=0.0)
+    draws = remember_draws(method)
+
+    @torch.no_grad()
+    def predict(draw: Draw, row: int, embeds: PromptEmbeds) -> torch.Tensor:
+        one = slice(row, row + 1)
+        return parts.container.predict(draw.inputs[one], draw.timesteps[one], embeds)
+
+    for index in range(3):
+        loss = method.step(index, 0.0).loss.detach()
+        torch.testing.assert_close(loss, by_hand(parts, draws[-1], predict), rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_reach_the_adapter_alone(make: Any, container: ModelContainer) -> None:
+    method, _ = make()
+    method.step(0, 0.0).loss.backward()
+    with_gradient = {
+        name for name, p in container.denoiser.named_parameters() if p.grad is not None
+    }
+    assert with_gradient
+    assert all("lora_" in name for name in with_gradient)
+    container.denoiser.zero_grad()
+
+
+def test_preserve_holds_the_base_prediction_of_the_preserve_prompts(make: Any) -> None:
+    # A share of 1 trains a preserve prompt in every row of a concept that has some.
+    method, parts = make([CONCEPTS[1]], preserve_share=1.0, preserve_weight=0.5)
+    draws = remember_draws(method)
+    output = method.step(0, 0.0)
+    draw = draws[0]
+    losses = []
+    for row in range(4):
+        pick = randomness.integer(2, 0, "preserve", 0, row)
+        embeds = parts.embeds[("red", "blue")[pick]]
+        one = slice(row, row + 1)
+        with torch.no_grad():
+            with parts.scale.base():
+                base = parts.container.predict(draw.inputs[one], draw.timesteps[one], embeds)
+            with parts.scale((-1.0, 1.0)[row % 2]):
+                ours = parts.container.predict(draw.inputs[one], draw.timesteps[one], embeds)
+        losses.append(((ours - base) ** 2).mean())
+    expected = torch.stack(losses).mean()
+    torch.testing.assert_close(output.metrics["preserve_loss"], expected, rtol=1e-4, atol=1e-6)
+    total = output.metrics["slider_loss"] + 0.5 * expected
+    torch.testing.assert_close(output.loss.detach(), total, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        # positive, negative, neutral and empty (the advance), and a student with its backward
+        ({"preserve_weight": 0.0}, 4 * (4 + 2)),
+        ({"preserve_weight": 1.0, "preserve_share": 0.5}, 4 * (4 + 2) + 2 * (1 + 2)),
+    ],
+)
+def test_a_rolling_step_costs_six_rows_a_sample(
+    make: Any, container: ModelContainer, options: dict[str, Any], rows: int
+) -> None:
+    concept = CONCEPTS[0].model_copy(update={"preserve": ("red",)})
+    method, parts = make([concept], **options)
+    method.state()  # the warm-up
+    before, seen = parts.counter.rows, []
+    hook = container.denoiser.register_forward_hook(
+        lambda _module, args, _output: seen.append(args[0].shape[0] * (1 + torch.is_grad_enabled()))
+    )
+    method.step(0, 0.0)
+    hook.remove()
+    assert parts.counter.rows - before == sum(seen) == rows
+
+
+def test_rescaling_keeps_the_norm_of_the_neutral_prediction(make: Any) -> None:
+    strong = [CONCEPTS[0].model_copy(update={"guidance": 5000.0})]
+    plain, _ = make(strong, preserve_weight=0.0)
+    rescaled, _ = make(strong, preserve_weight=0.0, rescale_target=True)
+    assert float(rescaled.step(0, 0.0).loss.detach()) < 0.2 * float(
+        plain.step(0, 0.0).loss.detach()
+    )

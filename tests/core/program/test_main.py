@@ -1,0 +1,254 @@
+"""Whole runs of the program on the embedded model: resume, determinism, processes, errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file
+
+from loba_tui.core.errors import ExitCode, Interrupted
+from loba_tui.core.program import main as program
+from loba_tui.core.program.training import train
+from loba_tui.core.recipe.load import dump_recipe, parse_recipe
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.writer import RunWriter
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+
+
+@pytest.fixture(autouse=True)
+def _keep_process_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The program owns its process: signals, threads and the ledger are put back for the tests."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    handlers, threads = (
+        {number: signal.getsignal(number) for number in SIGNALS},
+        torch.get_num_threads(),
+    )
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.set_num_threads(threads)
+
+
+def recipe_with(**train_section: Any) -> Recipe:
+    concepts = [
+        {
+            "target": f"a {color} circle",
+            "positive": f"a large {color} circle",
+            "negative": f"a small {color} circle",
+            "preserve": [color],
+        }
+        for color in ("red", "blue")
+    ]
+    return parse_recipe(
+        {
+            "version": 1,
+            "name": "test",
+            "base_model": {"id": "builtin:shapes-xl", "device": "cpu"},
+            "adapter": {"layers": ["cross_attention"]},
+            "method": {"name": "text_slider", "rollout_steps": 6, "concepts": concepts},
+            "optimizer": {"lr": 1e-3},
+            "scheduler": {"noise": {"name": "euler_ancestral"}},
+            "train": {"steps": 6, "batch_size": 2, **train_section},
+            "proof": {"enabled": False},
+        }
+    )
+
+
+def new_run(recipe: Recipe, parent: Path) -> RunDir:
+    run_dir = RunDir.create(parent, recipe.name)
+    run_dir.recipe.write_text(dump_recipe(recipe))
+    return run_dir
+
+
+def events(run_dir: RunDir) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run_dir.events.read_text().splitlines()]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    run_dir = new_run(recipe_with(), tmp_path_factory.mktemp("unbroken"))
+    assert program.main(["--run-dir", str(run_dir.path)]) == ExitCode.DONE
+    return run_dir
+
+
+def test_a_run_leaves_all_its_files(unbroken: RunDir) -> None:
+    metrics = [json.loads(line) for line in unbroken.metrics.read_text().splitlines()]
+    assert [record["step"] for record in metrics] == [1, 2, 3, 4, 5, 6]
+    assert set(metrics[0]) >= {"loss", "lr", "grad_norm", "seconds", "memory_mib", "forwards"}
+    assert [event["event"] for event in events(unbroken)] == [
+        "started",
+        "built",
+        "saved",
+        "exported",
+        "finished",
+    ]
+    status = json.loads(unbroken.status.read_text())
+    assert (status["phase"], status["step"], status["total"]) == ("finished", 6, 6)
+    assert not list(unbroken.path.rglob("*.pkl"))
+    assert not list(unbroken.path.rglob("*.pt"))
+
+
+def test_the_same_recipe_and_seed_give_the_same_bytes(unbroken: RunDir, tmp_path: Path) -> None:
+    again = new_run(recipe_with(), tmp_path)
+    assert program.main(["--run-dir", str(again.path)]) == ExitCode.DONE
+    assert sha256(again.adapter) == sha256(unbroken.adapter)
+    assert sha256(again.adapter_kohya) == sha256(unbroken.adapter_kohya)
+
+
+def test_an_interrupted_run_resumes_to_the_same_bytes(unbroken: RunDir, tmp_path: Path) -> None:
+    class StopAfterThree:
+        asked = 0
+
+        @property
+        def is_set(self) -> bool:
+            self.asked += 1
+            return self.asked == 3
+
+    recipe = recipe_with()
+    run_dir = new_run(recipe, tmp_path)
+    with RunWriter.open(run_dir) as writer, pytest.raises(Interrupted, match="step 3 of 6"):
+        train(recipe, run_dir, writer, StopAfterThree())
+    assert not run_dir.adapter.exists()
+    assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
+    assert {"event": "resumed", "step": 3}.items() <= events(run_dir)[4].items()
+    assert sha256(run_dir.adapter) == sha256(unbroken.adapter)
+
+
+def test_sigint_saves_and_ends_with_75_and_a_second_process_resumes(tmp_path: Path) -> None:
+    run_dir = new_run(recipe_with(steps=500), tmp_path)
+    command = [sys.executable, "-P", "-m", "loba_tui.core.program.main", "--run-dir"]
+    with subprocess.Popen([*command, str(run_dir.path)]) as process:
+        while process.poll() is None and not run_dir.metrics.exists():
+            pass
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == ExitCode.RESUMABLE
+    assert json.loads(run_dir.status.read_text())["phase"] == "stopped"
+    (saved,) = [event for event in events(run_dir) if event["event"] == "saved"]
+    assert 1 <= saved["step"] < 500
+    assert (run_dir.checkpoints / saved["path"] / "manifest.json").is_file()
+
+
+def test_accumulation_runs_its_micro_steps_within_one_step(
+    unbroken: RunDir, tmp_path: Path
+) -> None:
+    run_dir = new_run(recipe_with(steps=2, gradient_accumulation=3), tmp_path)
+    assert program.main(["--run-dir", str(run_dir.path)]) == ExitCode.DONE
+    forwards = [
+        [json.loads(line)["forwards"] for line in run.metrics.read_text().splitlines()]
+        for run in (run_dir, unbroken)
+    ]
+    # Micro-steps 3, 4 and 5 draw what steps 4, 5 and 6 draw without accumulation.
+    assert forwards[0] == [forwards[1][2], forwards[1][5]]
+
+
+def test_two_gloo_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
+    recipe_file = tmp_path / "recipe.yaml"
+    recipe_file.write_text(dump_recipe(recipe_with(batch_size=2)))
+    # On a machine without CUDA this launcher starts CPU processes over gloo.
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    launcher += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    program_arguments = ["-m", "loba_tui.core.program.main", "--recipe", str(recipe_file)]
+    subprocess.run(
+        [*launcher, *program_arguments, "--out_dir", str(tmp_path / "two")],
+        check=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    (two,) = (RunDir(path) for path in (tmp_path / "two").iterdir())
+    (built,) = [event for event in events(two) if event["event"] == "built"]
+    assert built["num_processes"] == 2
+
+    one = new_run(recipe_with(batch_size=4), tmp_path / "one")
+    assert program.main(["--run-dir", str(one.path)]) == ExitCode.DONE
+    ours, theirs = load_file(two.adapter), load_file(one.adapter)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=2e-5)
+    # The trained half is far from its start at zero, so that equality means something.
+    assert max(float(t.abs().max()) for name, t in ours.items() if "lora_B" in name) > 1e-3
+    losses = [
+        [json.loads(line)["loss"] for line in run.metrics.read_text().splitlines()]
+        for run in (two, one)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_the_specifications_flags_train_and_the_adapter_loads_in_diffusers(tmp_path: Path) -> None:
+    flags = {
+        "pretrained_model": "builtin:shapes-xl",
+        "optimizer": "adamw",
+        "lr": "1e-4",
+        "scheduler": "cosine",
+        "noise_scheduler": "ddim",
+        "timestep_scheduler": "linear",
+        "iterations": "3",
+        "batch_size": "2",
+        "out_dir": str(tmp_path / "output"),
+    }
+    code = program.main([word for name, value in flags.items() for word in (f"--{name}", value)])
+    assert code == ExitCode.DONE
+    (run_dir,) = (RunDir(path) for path in (tmp_path / "output").iterdir())
+    metrics = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
+    # Half a cosine wave over three steps.
+    assert [record["lr"] for record in metrics] == pytest.approx([1e-4, 7.5e-5, 2.5e-5])
+    assert run_dir.report.is_file()
+    assert run_dir.report_picture.is_file()
+    folder = Path(__file__).parents[3] / "loba_tui" / "models" / "shapes-xl"
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.load_lora_weights(run_dir.adapter_dir, weight_name="adapter.safetensors")
+    assert pipeline.get_active_adapters()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], ExitCode.RECIPE, "nothing to train"),
+        (["--pretrained_model", "builtin:shape-xl"], ExitCode.RECIPE, "shapes-xl"),
+        (["--pretrained_model", "model.ckpt"], ExitCode.REFUSED, "safetensors"),
+        (
+            ["--pretrained_model", "builtin:shapes-xl", "--optimizer", "adamv"],
+            ExitCode.RECIPE,
+            "adamw",
+        ),
+        (
+            ["--pretrained_model", "builtin:shapes-xl", "--device", "cuda:122"],
+            ExitCode.RESOURCES,
+            "auto",
+        ),
+        (["--run-dir", "/nonexistent"], ExitCode.RECIPE, "not a run folder"),
+    ],
+)
+def test_what_cannot_be_done_is_said_without_a_traceback(
+    arguments: list[str],
+    code: ExitCode,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "cuda:122" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    (tmp_path / "model.ckpt").write_bytes(b"\x80\x04.")
+    assert program.main(arguments) == code
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said

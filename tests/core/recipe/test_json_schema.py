@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from loba_tui.core.plugins import describe, names
+from loba_tui.core.recipe.check import CHOICES
+from loba_tui.core.recipe.json_schema import recipe_schema
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    return recipe_schema()
+
+
+def choice(schema: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
+    """Return the definition that a section's path leads to."""
+    node = schema
+    for step in path:
+        node = node["properties"][step]
+        node = next(n for n in [node, node.get("items", {}), *node.get("anyOf", [])] if "$ref" in n)
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+    return node
+
+
+def test_it_is_json_and_every_reference_resolves(schema: dict[str, Any]) -> None:
+    text = json.dumps(schema)
+    assert json.loads(text) == json.loads(json.dumps(recipe_schema()))
+    for reference in text.split('"$ref": "#/$defs/')[1:]:
+        assert reference.split('"')[0] in schema["$defs"]
+
+
+@pytest.mark.parametrize(("path", "kind"), CHOICES)
+def test_each_section_offers_its_drop_ins_and_their_options(
+    schema: dict[str, Any], path: tuple[str | int, ...], kind: str
+) -> None:
+    section = choice(schema, path)
+    assert section["properties"]["name"]["enum"] == names(kind)
+    branches = {b["if"]["properties"]["name"]["const"]: b["then"] for b in section["allOf"]}
+    assert set(branches) == set(names(kind))
+    for name, branch in branches.items():
+        assert set(describe(kind, name).options) <= set(branch["properties"])
+        assert set(section["properties"]) <= set(branch["properties"])
+        assert branch["additionalProperties"] is False
+
+
+def test_an_option_carries_its_type_default_and_help(schema: dict[str, Any]) -> None:
+    (branch,) = (
+        b["then"]
+        for b in choice(schema, ("method",))["allOf"]
+        if b["if"]["properties"]["name"]["const"] == "text_slider"
+    )
+    trajectories = branch["properties"]["trajectories"]
+    assert trajectories["enum"] == ["rolling", "restart"]
+    assert trajectories["default"] == "rolling"
+    assert "pool of latents" in trajectories["description"]
+    assert branch["properties"]["scales"]["items"]["not"] == {"const": 0}
