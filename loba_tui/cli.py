@@ -33,9 +33,9 @@ class LobaGroup(typer.core.TyperGroup):
 
 def show_error(error: LobaError) -> None:
     """Write an error's message and hint to stderr."""
-    typer.echo(error.message, err=True)
-    if error.hint:
-        typer.echo(error.hint, err=True)
+    from loba_tui.core.text import clean
+
+    typer.echo(clean(error, keep_newlines=True), err=True)
 
 
 def echo_json(document: Any) -> None:
@@ -47,7 +47,6 @@ def echo_json(document: Any) -> None:
 app = typer.Typer(
     name="loba",
     cls=LobaGroup,
-    help="Train sliders, LoRA and lobotomies for SD-XL from YAML recipes.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -101,6 +100,7 @@ def validate(
     Example: loba validate recipes/slider.yaml --set train.steps=100
     """
     from loba_tui.core.recipe.load import check_recipe
+    from loba_tui.core.text import clean
 
     found = {str(path): check_recipe(path, overrides or []) for path in recipes}
     if as_json:
@@ -119,7 +119,7 @@ def validate(
             for problem in problems:
                 typer.echo(str(problem), err=True)
             if not problems:
-                typer.echo(f"{path}: valid")
+                typer.echo(f"{clean(path)}: valid")
     if any(found.values()):
         raise typer.Exit(int(ExitCode.RECIPE))
 

@@ -35,7 +35,7 @@ def test_a_valid_recipe_is_said_on_stdout() -> None:
 
 def test_problems_go_to_stderr_and_end_with_2(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("version: 1\nlr: 1\n")
-    done = loba("validate", "bad.yaml", SLIDER, "nope.yaml", cwd=tmp_path)
+    done = loba("validate", "bad.yaml", SLIDER, "bda.yaml", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == f"{SLIDER}: valid\n"
     assert done.stderr.splitlines() == [
@@ -43,7 +43,7 @@ def test_problems_go_to_stderr_and_end_with_2(tmp_path: Path) -> None:
         "device, attention, gradient_checkpointing, offload, threads)",
         "bad.yaml:1:1: method: missing; expected a section (name, concepts)",
         "bad.yaml:2:1: lr: not a key of a recipe. Did you mean optimizer.lr?",
-        "nope.yaml: there is no such file. Did you mean bad.yaml?",
+        "bda.yaml: there is no such file. Did you mean bad.yaml?",
     ]
 
 

@@ -19,7 +19,8 @@ _ESCAPES = re.compile(
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"
     r"|\x1b[ -/]*[0-~]?"
 )
-_SPACES = {"\t": " ", "\n": " ", "\r": " ", "\u2028": " ", "\u2029": " ", "\x0b": " ", "\x0c": " "}
+_BREAKS = "\t\n\r\x0b\x0c\x85"
+_SPACES = ("Zs", "Zl", "Zp")
 # Zero-width joiners shape emoji and several scripts; every other format character is dropped,
 # which covers the bidirectional overrides, embeddings, isolates and marks, and invisible tags.
 _KEPT_FORMAT = "\u200c\u200d"
@@ -39,9 +40,14 @@ def clean(text: object, *, limit: int | None = None, keep_newlines: bool = False
     for character in _ESCAPES.sub("", str(text)):
         if character == "\n" and keep_newlines:
             plain.append(character)
-        elif character in _SPACES:
+            continue
+        category = unicodedata.category(character)
+        if category in _SPACES or character in _BREAKS:
             plain.append(" ")
-        elif character in _KEPT_FORMAT or unicodedata.category(character) not in _DROPPED:
+        elif category == "Cn":
+            # Nothing is known of how wide an unassigned character is drawn.
+            plain.append("\ufffd")
+        elif character in _KEPT_FORMAT or category not in _DROPPED:
             plain.append(character)
     cleaned = "".join(plain)
     if limit is not None and len(cleaned) > limit:

@@ -46,15 +46,17 @@ def check_tree(tree: Node) -> tuple[Recipe | None, list[Problem]]:
     problems = _check_characters(tree)
     if problems:
         return None, problems
-    recipe, problems = _check_schema(tree)
-    problems += _check_numbers(tree)
     chosen = dict(_chosen(tree))
+    # What knows most about a key comes first: only the first problem of a key is shown.
+    problems = [*check_concepts(tree, _method(chosen)), *check_prompts(tree)]
+    told = {problem.key for problem in problems}
+    recipe, found = _check_schema(tree)
+    # The schema says of a whole concept what has been said of its prompts.
+    problems += [p for p in found if not any(key.startswith(f"{p.key}.") for key in told)]
+    problems += _check_numbers(tree)
     for path, (kind, name) in chosen.items():
         problems += _check_choice(tree, path, kind, name)
     problems += _check_device(tree)
-    method = _method(chosen)
-    problems += check_concepts(tree, method)
-    problems += check_prompts(tree)
     return (None if problems else recipe), _without_repeats(problems)
 
 
@@ -70,11 +72,12 @@ def _check_version(tree: Node) -> list[Problem] | None:
             + clean(tree.place.file)
         )
         return [Problem.at(tree.locate(("version",)), "version", message)]
-    if version is None or isinstance(version.data, bool) or not isinstance(version.data, int):
+    if version is None or not isinstance(version.data, int):
         return None  # missing, or no number: an ordinary error among the others
-    if version.data != RECIPE_VERSION:
+    # True equals 1 in Python, but not here.
+    if isinstance(version.data, bool) or version.data != RECIPE_VERSION:
         newer = "made for a newer LOBA-Trainer; update it to read this file"
-        message = f"expected {RECIPE_VERSION}, got {version.data}"
+        message = f"expected {RECIPE_VERSION}, got {quote(version.data)}"
         message += f": {newer}" if version.data > RECIPE_VERSION else ""
         return [Problem.at(tree.locate(("version",)), "version", message)]
     return None
@@ -133,6 +136,8 @@ def _reword(tree: Node, plain: Any, detail: Any) -> Problem:
     message = f"expected {describe_type(expected)}, got {quote(part)}"
     if isinstance(part, str) and _is_choice(path):
         return Problem.at(tree.locate(path), key, message, f"{{name: {clean(part, limit=40)}}}")
+    if isinstance(part, dict | list) and describe_type(expected).startswith("text"):
+        message += "; text that begins with { or [ needs quotes"
     suggestion = nearest(part, choices(expected)) if isinstance(part, str) else None
     return Problem.at(tree.locate(path), key, message, suggestion)
 

@@ -28,6 +28,8 @@ _FALSE = frozenset(["false", "False", "FALSE"])
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL_FLOAT = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+# A prompt such as `{color} shape` without quotes: a closed bracket, and then more text.
+_BRACKET_FIRST = re.compile(r"(?:^\s*|[:-]\s+)(?:\{[^{}]*\}|\[[^\[\]]*\])\s*$")
 # A longer number is no number of a recipe; as text it meets the ordinary "expected a number".
 _MAX_DIGITS = 30
 
@@ -140,6 +142,7 @@ class _Builder:
 
     def __init__(self, text: str, origin: str, fixed: Place | None) -> None:
         self.origin = origin
+        self._text = text
         self.fixed = fixed
         self.problems: list[Problem] = []
         self._anchors: dict[str, Node] = {}
@@ -252,6 +255,8 @@ class _Builder:
     def _syntax(self, error: MarkedYAMLError) -> ProblemsFound:
         mark = error.problem_mark or error.context_mark
         message = _plain_syntax(error.problem or "", error.context or "")
+        if mark and _BRACKET_FIRST.search(self._text[: mark.index].rsplit("\n", 1)[-1]):
+            message = "not valid YAML: text that begins with { or [ needs quotes"
         return ProblemsFound(
             [*self.problems, Problem.at(self.place(mark) if mark else self._start(), "", message)]
         )

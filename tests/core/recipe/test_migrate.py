@@ -164,9 +164,15 @@ def test_comments_and_spelling_of_values_are_kept() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["{pretrained_model: x, lr: 1e-4}", "pretrained_model: x\npreserve: dog\ntarget: a\n"]
-    + ["pretrained_model: x\npreserve: []\n# end", "version: 0\nlr: ~\npositive: |\n  a\n  b\n"]
-    + ["# head\n\n# more\nlr: 1\n", 'target: "a\\nb"\n', "lr: &x 1\nalpha: *x\n"],
+    [
+        "{pretrained_model: x, lr: 1e-4}",
+        "pretrained_model: x\npreserve: dog\ntarget: a\n",
+        "pretrained_model: x\npreserve: []\n# end",
+        "version: 0\nlr: ~\npositive: |\n  a\n  b\n",
+        "# head\n\n# more\nlr: 1\n",
+        'target: "a\\nb"\n',
+        "lr: &x 1\nalpha: *x\n",
+    ],
 )
 def test_text_and_flags_migrate_to_the_same(text: str) -> None:
     migrated = read_tree(migrate_text(text), "x")[0].plain()
