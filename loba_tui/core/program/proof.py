@@ -10,6 +10,7 @@ import numpy as np
 
 from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.effect import Measurement
 from loba_tui.core.program.efficacy import Efficacy, efficacy, roll_out
@@ -21,6 +22,9 @@ from loba_tui.core.recipe.schema import Choice, Concept, Recipe
 
 Embeddings = Mapping[str, PromptEmbeds]
 """One row for each prompt, by the prompt's text."""
+
+Measure = Callable[[np.ndarray], float | str | None]
+"""Reads a value or a label off an image (H, W, 3) in [0, 1]; None where it cannot be told."""
 
 PROOF_STRIP = "samples/proof.png"
 REPORT_JSON = "adapter/report.json"
@@ -54,7 +58,7 @@ def prove(
     images = sample_scales(
         container,
         scale,
-        PromptEmbeds.cat([embeds[prompt] for prompt in prompts]),
+        _rows(embeds, prompts),
         scales=scales,
         seeds=seeds,
         settings=recipe.sample,
@@ -70,7 +74,7 @@ def prove(
         scales,
         samples,
         measured=measured,
-        labels={choice.name: read_values(choice, samples) for choice in recipe.proof.preserve},
+        labels={_label(choice): read_values(choice, samples) for choice in recipe.proof.preserve},
         efficacy=figures,
         details=_details(container, recipe, num_images=images[..., 0, 0, 0].size),
     )
@@ -98,7 +102,7 @@ def draw_strip(
     images = sample_scales(
         container,
         scale,
-        PromptEmbeds.cat([embeds[prompt] for prompt in prompts]),
+        _rows(embeds, prompts),
         scales=settings.scales,
         seeds=settings.seeds,
         settings=settings,
@@ -114,11 +118,17 @@ def draw_strip(
 def measure(choice: Choice, samples: np.ndarray) -> Measurement:
     """Apply a measure to images (num_samples, num_scales, H, W, 3); what it cannot tell is NaN."""
     constants = plugins.describe("measures", choice.name).constants
-    values = read_values(choice, samples)
     limits = constants.get("LIMITS")
+    try:
+        values = read_values(choice, samples).astype(float)  # None becomes NaN
+    except ValueError as error:
+        raise RecipeError(
+            f"proof.measure.name: {choice.name} gives labels, not numbers",
+            "Labels go to proof.preserve; a measure has to rise or fall with the scale.",
+        ) from error
     return Measurement(
         name=choice.name,
-        values=np.where(np.equal(values, None), np.nan, values).astype(float),
+        values=values,
         unit=constants.get("UNIT", ""),
         limits=None if limits is None else (float(limits[0]), float(limits[1])),
     )
@@ -126,12 +136,29 @@ def measure(choice: Choice, samples: np.ndarray) -> Measurement:
 
 def read_values(choice: Choice, samples: np.ndarray) -> np.ndarray:
     """Return what a measure says of each image, (num_samples, num_scales) of float, str or None."""
-    read: Callable[[np.ndarray], float | str | None]
-    read = plugins.load("measures", choice.name)(**choice.options)
+    read = _make_measure(choice)
     values = np.empty(samples.shape[:2], dtype=object)
     for index in np.ndindex(*values.shape):
         values[index] = read(samples[index])
     return values
+
+
+def check_measures(recipe: Recipe) -> None:
+    """Make all measures of the recipe once, so that a wrong option is found before training.
+
+    Raises:
+        RecipeError: If an option's value cannot be used.
+    """
+    for choice in filter(None, (recipe.proof.measure, *recipe.proof.preserve)):
+        _make_measure(choice)
+
+
+def _make_measure(choice: Choice) -> Measure:
+    try:
+        made: Measure = plugins.load("measures", choice.name)(**choice.options)
+    except ValueError as error:
+        raise RecipeError(f"proof: {error}") from error
+    return made
 
 
 def measure_efficacy(
@@ -165,6 +192,12 @@ def measure_efficacy(
         preserve=_rows(embeds, preserve) if preserve else None,
         resolution=recipe.train.resolution,
     )
+
+
+def _label(choice: Choice) -> str:
+    """Return a preserved label's name, with its options: one measure may be used twice."""
+    options = ", ".join(f"{name}={value}" for name, value in choice.options.items())
+    return f"{choice.name} ({options})" if options else choice.name
 
 
 def _rows(embeds: Embeddings, prompts: Sequence[str]) -> PromptEmbeds:

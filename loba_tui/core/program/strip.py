@@ -118,8 +118,8 @@ def _cell_size(width: int, height: int) -> tuple[int, int]:
     if max(width, height) < smallest:
         factor = -(-smallest // max(width, height))
         return width * factor, height * factor
-    factor = min(1.0, largest / max(width, height))
-    return max(1, round(width * factor)), max(1, round(height * factor))
+    shrink = min(1.0, largest / max(width, height))
+    return max(1, round(width * shrink)), max(1, round(height * shrink))
 
 
 def _to_cell(image: np.ndarray, size: tuple[int, int]) -> Image.Image:

@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.adapters.lora import get_adapter
-from loba_tui.core.program.proof import draw_strip, measure, prove, read_values
+from loba_tui.core.program.proof import check_measures, draw_strip, measure, prove, read_values
 from loba_tui.core.recipe.schema import Choice, Recipe
 from loba_tui.models.shapes_world import Scene, draw
 
@@ -57,7 +58,7 @@ def test_proof_writes_strip_report_and_page_and_always_draws_scale_zero(model, t
     container, scale, embeds = model
     told = []
     report = prove(
-        container, scale, recipe_with(), embeds, tmp_path, lambda done, all: told.append((done, all))
+        container, scale, recipe_with(), embeds, tmp_path, lambda *counts: told.append(counts)
     )  # fmt: skip
     assert report.scales == (-1, 0, 2)
     assert told[-1] == (6, 6)
@@ -111,3 +112,22 @@ def test_measure_carries_unit_and_limits_and_marks_what_it_cannot_read():
     assert measured.values[0, 0] == pytest.approx(0.7, abs=0.03)
     assert np.isnan(measured.values[0, 1])
     assert read_values(Choice(name="shape_color"), samples).tolist() == [["red", None]]
+
+
+def test_labels_are_no_measure():
+    samples = draw(Scene("circle", "red", "white", 8, 0.7, (16, 16)))[None, None]
+    with pytest.raises(RecipeError, match="shape_color gives labels"):
+        measure(Choice(name="shape_color"), samples)
+
+
+def test_option_of_a_measure_that_cannot_be_used_is_found_beforehand():
+    choice = {"name": "color_axis", "low": [1, 0, 0], "high": [1, 0, 0]}
+    with pytest.raises(RecipeError, match="same colour"):
+        check_measures(recipe_with(measure=choice))
+    check_measures(recipe_with())
+
+
+def test_one_label_may_be_preserved_twice_with_different_options(model, tmp_path):
+    choices = [{"name": "color_axis"}, {"name": "color_axis", "low": [0, 0, 0]}]
+    report = prove(*model[:2], recipe_with(preserve=choices), model[2], tmp_path)
+    assert len({kept.label for kept in report.preservation}) == 2
