@@ -42,7 +42,15 @@ class ModelSource:
     def settings(self) -> dict[str, Any]:
         """Return what the model's own loba.json asks for, such as {"cpu_threads": 1}."""
         path = self.folder / _SETTINGS_NAME
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        try:
+            settings = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            raise CorruptError(
+                f"{self.id}: its {_SETTINGS_NAME} cannot be read: {error}."
+            ) from error
+        if not isinstance(settings, dict):
+            raise CorruptError(f"{self.id}: its {_SETTINGS_NAME} is not a table.")
+        return settings
 
 
 def builtin_names() -> list[str]:

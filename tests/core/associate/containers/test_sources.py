@@ -157,3 +157,11 @@ def test_an_unreadable_index_is_corrupt(tmp_path):
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(CorruptError):
         read_index(locate(str(tmp_path)))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3"])
+def test_a_models_own_settings_have_to_be_a_table(tmp_path, text):
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "loba.json").write_text(text)
+    with pytest.raises(CorruptError, match=r"loba\.json"):
+        locate(str(tmp_path)).settings()
