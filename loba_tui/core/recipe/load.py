@@ -45,9 +45,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def parse_recipe(mapping: Mapping[str, Any], origin: str = "<flags>") -> Recipe:
     """Return the recipe that a version 1 mapping stands for; `origin` names it in errors."""
     tree = _node_of(mapping, Place(origin))
-    for _, node in tree.walk():
-        if isinstance(node.data, str):
-            refuse_tokens(node.data, origin)
+    _refuse_tokens_in(tree)
     return _recipe_of(tree, [])
 
 
@@ -62,7 +60,9 @@ def parse_text(text: str, origin: str) -> Recipe:
         message = f"the recipe is longer than {MAX_BYTES} characters"
         raise ProblemsFound([Problem(origin, 0, 0, "", message)])
     refuse_tokens(text, origin)
-    return _recipe_of(*read_tree(text, origin))
+    tree, problems = read_tree(text, origin)
+    _refuse_tokens_in(tree)
+    return _recipe_of(tree, problems)
 
 
 def check_recipe(path: str | Path, overrides: Sequence[str] = ()) -> list[Problem]:
@@ -147,11 +147,18 @@ def refuse_tokens(text: str, origin: str) -> None:
     if found is None:
         return
     line = text.count("\n", 0, found.start()) + 1
-    where = f"{clean(origin)}:{line}" if "\n" in text else clean(_TOKEN.sub("…", origin))
+    where = clean(_TOKEN.sub("…", origin)) + (f":{line}" if "\n" in text else "")
     raise RefusedError(
         f"{where}: holds what looks like an access token; it is not shown here",
         "Remove it, revoke it if the file was shared, and log in with: hf auth login",
     )
+
+
+def _refuse_tokens_in(tree: Node) -> None:
+    for _, node in tree.walk():
+        for text in [*node.keys, node.data]:
+            if isinstance(text, str):
+                refuse_tokens(text, str(node.place))
 
 
 def _tree_of(path: Path, overrides: Sequence[str]) -> tuple[Node, list[Problem]]:
@@ -159,10 +166,8 @@ def _tree_of(path: Path, overrides: Sequence[str]) -> tuple[Node, list[Problem]]
     for override in overrides:
         refuse_tokens(override, "--set " + override)
     tree, problems = read_tree(text, str(path))
-    for _, node in tree.walk():
-        # An escape in a quoted text can hide a token from the search in the file.
-        if isinstance(node.data, str):
-            refuse_tokens(node.data, str(node.place))
+    # An escape in a quoted text can hide a token from the search in the file.
+    _refuse_tokens_in(tree)
     for override in overrides:
         try:
             tree = _override(tree, override)

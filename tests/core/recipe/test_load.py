@@ -367,6 +367,7 @@ def test_what_is_not_an_ordinary_file_is_not_read(tmp_path: Path) -> None:
         SMALL.replace("a shape", TOKEN),
         SMALL.replace("a shape", '"' + TOKEN.replace("_", "\\u005f") + '"'),
         f"{TOKEN}: [",
+        SMALL + '"' + TOKEN.replace("_", "\\u005f") + '": 1',
     ],
 )
 def test_a_token_is_refused_and_never_repeated(tmp_path: Path, text: str) -> None:
