@@ -68,8 +68,16 @@ class Trainer:
         self._memory = _MemoryMeter(parts.accelerator.device)
         self.step = 0
 
-    def run(self) -> None:
+    @property
+    def forwards(self) -> int:
+        """UNet rows computed so far on this process; a backward counts as one more."""
+        return self._parts.counter.rows
+
+    def run(self, until: int | None = None) -> None:
         """Train from the current step to the last one.
+
+        Args:
+            until: Return after this many steps of the run; None means all.
 
         Raises:
             Interrupted: If the run was asked to stop; its checkpoint is saved.
@@ -77,7 +85,7 @@ class Trainer:
         """
         parts, total = self._parts, self._train.steps
         self._report_status("training")
-        while self.step < total:
+        while self.step < (total if until is None else until):
             begin = time.perf_counter()
             figures = self._one_step()
             self.step += 1

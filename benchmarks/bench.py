@@ -1,0 +1,121 @@
+"""What the benchmarks share: a recipe made ready to train, and its effect read off pixels."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from loba_tui.core.program.build import (
+    Built,
+    OpenModel,
+    build,
+    build_accelerator,
+    open_model,
+    prompts_of,
+)
+from loba_tui.core.program.proof import measure, read_values
+from loba_tui.core.program.report import Report, make_report
+from loba_tui.core.program.sampling import sample_scales
+from loba_tui.core.recipe.load import load_recipe
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.directory import RunDir
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A recipe with its loaded model and trainer."""
+
+    recipe: Recipe
+    model: OpenModel
+    built: Built
+
+
+def ready(
+    overrides: Sequence[str],
+    *,
+    recipe: Path = RECIPES / "slider.yaml",
+    sample: Callable[[int], None] | None = None,
+) -> Ready:
+    """Return a recipe with `key.path=value` overrides, ready to train in a throw-away folder."""
+    resolved = load_recipe(recipe, overrides)
+    model = open_model(resolved, prompts=prompts_of(resolved))
+    folder = Path(tempfile.mkdtemp(prefix="loba-bench-"))
+    built = build(
+        resolved,
+        model,
+        accelerator=build_accelerator(resolved),
+        run_dir=RunDir(folder),
+        writer=_Nothing(),  # type: ignore[arg-type]
+        should_stop=lambda: False,
+        sample=sample,
+    )
+    return Ready(resolved, model, built)
+
+
+class _Nothing:
+    """Takes a run's records and keeps none."""
+
+    def metric(self, **_: object) -> None: ...
+
+    def status(self, **_: object) -> None: ...
+
+    def event(self, _kind: str, **_: object) -> None: ...
+
+
+def prove_quietly(subject: Ready) -> Report:
+    """Return the report on the recipe's held-out prompts, with nothing written."""
+    recipe = subject.recipe
+    images = sample_scales(
+        subject.model.container,
+        subject.built.scale,
+        subject.model.batch(recipe.proof_prompts),
+        scales=recipe.sample.scales,
+        seeds=recipe.proof.seeds,
+        settings=recipe.sample,
+    )
+    samples = images.reshape(-1, *images.shape[2:])
+    return make_report(
+        recipe.name,
+        recipe.sample.scales,
+        samples,
+        measured=measure(recipe.proof.measure, samples) if recipe.proof.measure else None,
+        labels={choice.name: read_values(choice, samples) for choice in recipe.proof.preserve},
+    )
+
+
+def least_preserved(report: Report) -> float:
+    """Return the smallest share of samples with an unchanged label at scales within ±2."""
+    shares = [preserved.least_within_2 for preserved in report.preservation]
+    return min(share for share in shares if share is not None)
+
+
+def machine() -> str:
+    """Return one line about what this runs on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return f"{platform.machine()}, {device}, torch {torch.__version__}, numpy {np.__version__}"
+
+
+class CpuClock:
+    """CPU seconds of this process, without what is spent while it is paused."""
+
+    def __init__(self) -> None:
+        self._begin = time.process_time()
+        self._paused = 0.0
+
+    def seconds(self) -> float:
+        return time.process_time() - self._begin - self._paused
+
+    def without(self, work: Callable[[], None]) -> None:
+        """Run `work` off the clock."""
+        begin = time.process_time()
+        work()
+        self._paused += time.process_time() - begin

@@ -1,0 +1,110 @@
+"""Does `rolling` reach the effect of the reference's trajectories for less work?
+
+`restart` is the reference algorithm: a fresh DDIM rollout of up to N = 50 steps for every training
+step, adapter on, one concept and timestep a step. `rolling` keeps latents in flight. Everything
+else (concepts, adapter, optimizer, both signs, preserve term) is the same recipe.
+
+For each seed `restart` trains for a fixed number of steps. `rolling` is measured every few steps
+and charged for the first measurement at which its effect on held-out prompts, the logarithm of mean
+area at +2 over mean area at −2, is at least that of `restart`. If it never gets there, the table
+says so. UNet rows are counted where they are computed; a backward counts as one more row.
+
+    python benchmarks/slider_trajectories.py [--seeds 0 1 2] [--restart-steps 150]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from dataclasses import dataclass
+
+import bench
+
+from loba_tui.core.program.report import Report
+
+RESTART = (
+    "method.trajectories=restart",
+    "method.rollout_steps=50",
+    "method.rollout_scale=1.0",
+    "scheduler.noise={name: ddim}",
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one training came to at one step."""
+
+    name: str
+    seed: int
+    step: int
+    rows: int
+    cpu_seconds: float
+    report: Report
+
+    @property
+    def effect(self) -> float:
+        areas = dict(zip(self.report.scales, self.report.effect.mean, strict=True))
+        return math.log(areas[2.0] / areas[-2.0])
+
+    def line(self) -> str:
+        areas = " ".join(f"{area:4.0f}" for area in self.report.effect.mean)
+        return (
+            f"{self.name:8} {self.seed:4} {self.step:5} {self.rows:8,} {self.cpu_seconds:7.1f}"
+            f"  {self.effect:6.3f}  {areas}  {self.report.effect.rho.mean:.3f}"
+            f" / {self.report.effect.rho.worst:.3f}  {bench.least_preserved(self.report):.2f}"
+        )
+
+
+def train(name: str, seed: int, steps: int, overrides: tuple[str, ...], every: int) -> list[Result]:
+    """Train, and return a measurement every few steps and at the end."""
+    results: list[Result] = []
+
+    def measure(step: int) -> None:
+        rows, seconds = subject.built.trainer.forwards, clock.seconds()
+        clock.without(
+            lambda: results.append(
+                Result(name, seed, step, rows, seconds, bench.prove_quietly(subject))
+            )
+        )
+
+    subject = bench.ready(
+        [*overrides, f"train.steps={steps}", f"train.seed={seed}", f"sample.every={every}"],
+        sample=measure,
+    )
+    clock = bench.CpuClock()
+    subject.built.trainer.run()
+    measure(steps)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--restart-steps", type=int, default=150)
+    parser.add_argument("--rolling-steps", type=int, default=150)
+    parser.add_argument("--every", type=int, default=5)
+    arguments = parser.parse_args()
+    print(bench.machine())
+    print("method   seed steps UNet rows  CPU s  effect  mean area at -3 … 3 ", end="")
+    print("                rho mean / worst  least preserved within ±2")
+    row_ratios, cpu_ratios = [], []
+    for seed in arguments.seeds:
+        (reference,) = train("restart", seed, arguments.restart_steps, RESTART, 0)
+        print(reference.line(), flush=True)
+        tried = train("rolling", seed, arguments.rolling_steps, (), arguments.every)
+        equal = next((result for result in tried if result.effect >= reference.effect), None)
+        if equal is None:
+            print(f"rolling never reached the effect of restart; at the end:\n{tried[-1].line()}")
+            continue
+        print(equal.line(), flush=True)
+        row_ratios.append(reference.rows / equal.rows)
+        cpu_ratios.append(reference.cpu_seconds / equal.cpu_seconds)
+    for name, ratios in (("UNet rows", row_ratios), ("CPU seconds", cpu_ratios)):
+        if ratios:
+            listed = ", ".join(f"{ratio:.1f}" for ratio in ratios)
+            print(f"{name}: restart / rolling = {statistics.median(ratios):.1f}x ({listed})")
+
+
+if __name__ == "__main__":
+    main()
