@@ -135,7 +135,7 @@ def measure_effect(scales: Sequence[float], measured: Measurement) -> Effect:
         quartile_high=high,
         share_present=tuple(np.isfinite(values).mean(0).tolist()),
         rho=_rho(grid, with_ties),
-        rho_within_limits=_rho(grid, _free_to_move(grid, with_ties, measured.limits)),
+        rho_within_limits=_rho(grid, _free_to_move(grid, with_ties, measured.limits, direction)),
         rho_of_means=of_means if np.isfinite(of_means) else None,
         below=below,
         above=above,
@@ -184,29 +184,37 @@ def _rho(grid: np.ndarray, values: np.ndarray) -> RhoSummary:
 
 
 def _free_to_move(
-    grid: np.ndarray, values: np.ndarray, limits: tuple[float, float] | None
+    grid: np.ndarray,
+    values: np.ndarray,
+    limits: tuple[float, float] | None,
+    direction: int,
 ) -> np.ndarray:
-    """Blank what lies beyond the scale at which a sample first reaches a limit of the measure.
+    """Blank what lies beyond the scale at which a sample reaches the limit it is moved towards.
 
     Going outwards from 0, the scale that reaches the limit stays (getting there is an effect);
-    those after it cannot move further and say nothing about the slider.
+    those after it cannot move further and say nothing about the slider. Samples of which too
+    little is left are left out: (fewer samples, num_scales).
     """
     if limits is None:
         return values
     free = values.copy()
     base = int(np.argmin(np.abs(grid)))
-    outwards = (range(base, len(grid)), range(base, -1, -1))
     for sample in free:
-        original = sample.copy()
-        for indices in outwards:
-            reached: int | None = None
-            for index in indices:
-                at = _limit_reached(original[index], limits)
-                if reached is not None and at == reached:
+        for side, outwards in ((1, range(base, len(grid))), (-1, range(base, -1, -1))):
+            reached = False
+            for index in outwards:
+                if reached:
                     sample[index] = np.nan
-                elif reached is None and at is not None:
-                    reached = at
-    return free
+                elif _limit_reached(sample[index], limits) == _limit_ahead(side, direction):
+                    reached = True
+    enough = np.isfinite(free).sum(1) >= min(MIN_SCALES_FOR_RHO, len(grid))
+    # Samples that were hardly measured to begin with go on counting as no effect.
+    return free[enough | (np.isfinite(values).sum(1) < min(MIN_SCALES_FOR_RHO, len(grid)))]
+
+
+def _limit_ahead(side: int, direction: int) -> int:
+    """Return the limit, 0 lower or 1 upper, that a side of 0 moves towards."""
+    return 1 if side * direction > 0 else 0
 
 
 def _limit_reached(value: float, limits: tuple[float, float]) -> int | None:
@@ -246,8 +254,7 @@ def _side(
     with_ties = _tie(values)[:, outwards]
     steps = direction * side * np.diff(with_ties, axis=1)
     steps_of_means = direction * side * np.diff(_column_means(with_ties))
-    # The limit in whose way this side goes: 1 is the upper one.
-    wanted = 1 if side * direction > 0 else 0
+    wanted = _limit_ahead(side, direction)
     at_limit = [limits and _limit_reached(value, limits) == wanted for value in values[:, base]]
     return Side(
         scale=float(grid[at]),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -124,8 +125,8 @@ def _draw_kept(axes: Axes, report: Report) -> None:
     axes.set_yticks([0, 0.25, 0.5, 0.75, KEPT_SHARE, 1.0])
     axes.set_yticklabels(["0", "25 %", "50 %", "75 %", "90 %", "100 %"])
     axes.legend(
-        loc="upper left", bbox_to_anchor=(-0.02, -0.08), ncols=3, frameon=False, fontsize=9.5,
-        labelcolor=INK, borderaxespad=0, handlelength=1.8, columnspacing=1.4,
+        loc="upper left", bbox_to_anchor=(-0.03, -0.08), ncols=3, frameon=False, fontsize=9,
+        labelcolor=INK, borderaxespad=0, handlelength=1.6, columnspacing=1.2,
     )  # fmt: skip
     _finish(axes, report, "share of samples in which it stayed as at scale 0")
 
@@ -174,14 +175,28 @@ def _draw_excerpt(figure: Figure, report: Report, images: np.ndarray) -> None:
 
 
 def _draw_words(figure: Figure, report: Report) -> None:
-    x, y = 0.555, 0.4
-    for number, sentence in enumerate(report.verdict):
-        first = number == 0
-        wrapped = textwrap.wrap(clean(sentence), width=47 if first else 62)
-        style: dict[str, Any] = {"size": 12.5, "weight": "bold"} if first else {"size": 10.5}
-        for line in wrapped:
-            if y < 0.03:
-                return
-            figure.text(x, y, line, color=INK, va="top", parse_math=False, **style)
-            y -= 0.032 if first else 0.0265
-        y -= 0.012
+    """Write the verdict, smaller where it is long: no sentence is left out."""
+    left, top, height = 0.555, 0.4, 0.37
+    for shrink in (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5):
+        lines = _wrapped_verdict(report.verdict, shrink)
+        if sum(step for _, _, step in lines) <= height:
+            break
+    y = top
+    for text, is_first, step in lines:
+        figure.text(
+            left, y, text, color=INK, va="top", parse_math=False,
+            size=(13 if is_first else 11) * shrink, weight="bold" if is_first else "normal",
+        )  # fmt: skip
+        y -= step
+
+
+def _wrapped_verdict(verdict: Sequence[str], shrink: float) -> list[tuple[str, bool, float]]:
+    """Return lines as (text, whether of the headline, height as a share of the page)."""
+    lines = []
+    for number, sentence in enumerate(verdict):
+        is_first = number == 0
+        wrapped = textwrap.wrap(clean(sentence), width=int((45 if is_first else 59) / shrink))
+        step = (0.033 if is_first else 0.028) * shrink
+        lines += [(text, is_first, step) for text in wrapped[:-1]]
+        lines += [(text, is_first, step + 0.012 * shrink) for text in wrapped[-1:]]
+    return lines

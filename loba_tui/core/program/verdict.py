@@ -134,7 +134,7 @@ def _effect_sentences(effect: Effect, scales: Sequence[float]) -> list[str]:
             else f"{side.change:+.3g}"
         )
         parts.append(f"{moved} at {scale_label(side.scale)}")
-    unit = f" (in {effect.unit})" if effect.unit else ""
+    unit = f" ({effect.unit})" if effect.unit else ""
     sentences = [f"Mean {effect.measure}{unit} against scale 0: {', '.join(parts)}."]
     rho = effect.rho
     sentences.append(

@@ -86,6 +86,19 @@ def test_scales_after_a_limit_is_reached_say_nothing_about_the_slider():
     assert limited.rho_within_limits.mean == pytest.approx(1)
 
 
+def test_sample_that_should_leave_a_limit_and_does_not_counts_against_the_slider():
+    stuck = effect_of([[1.0, 1, 1, 1, 1, 1, 1], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]], limits=(0, 1))
+    assert stuck.rho_within_limits.mean == pytest.approx(0.5)
+
+
+def test_sample_that_never_could_move_is_left_out_of_rho_within_limits():
+    values = [[1, 1, 1, 1], [0.4, 0.5, 0.6, 0.7]]
+    effect = measure_effect((0, 1, 2, 3), Measurement("thing", np.array(values), limits=(0.0, 1.0)))
+    assert effect.rho.mean == pytest.approx(0.5)
+    assert effect.rho_within_limits.mean == pytest.approx(1)
+    assert effect.rho_within_limits.num_samples == 1
+
+
 def test_sample_at_its_limit_from_the_start_is_counted_on_that_side():
     effect = effect_of([[0.4, 0.5, 0.6, 1.0, 1, 1, 1], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]],
                        limits=(0, 1))  # fmt: skip
