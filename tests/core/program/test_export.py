@@ -127,6 +127,20 @@ def test_load_adapter_puts_either_file_back_after_the_encoders_are_gone(
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_an_adapter_keeps_its_precision_over_a_half_precision_base(locon, tiny_sdxl_folder, name):
+    trained = ModelCache("cpu", "bfloat16").container(str(tiny_sdxl_folder))
+    trained.denoiser.add_adapter(config(trained, "locon"))
+    weights = {n: p for n, p in locon.container.denoiser.named_parameters() if "lora_" in n}
+    for parameter_name, parameter in trained.denoiser.named_parameters():
+        if parameter_name in weights:
+            parameter.data = weights[parameter_name].data
+    loaded = ModelCache("cpu", "bfloat16").container(str(tiny_sdxl_folder))
+    load_adapter(loaded, locon.folder / name)
+    assert torch.equal(prediction(loaded), prediction(trained))
+    assert loaded.pipeline("a circle", num_inference_steps=1, output_type="latent").images.shape
+
+
 def test_kohyas_file_has_the_true_alpha_where_diffusers_converter_writes_the_rank(
     tiny_sdxl_folder, tmp_path
 ):
@@ -258,6 +272,23 @@ def test_files_that_are_no_adapters_are_said_so(locon, tiny_sdxl_folder, tmp_pat
         read_adapter(encoder)
 
 
+def test_files_of_other_tools_are_read_by_diffusers(locon, tiny_sdxl_folder, tmp_path):
+    """kohya's keys over diffusers' block names, as sd-scripts writes them for SD 1.x."""
+    tensors, peft, _ = read_adapter(locon.folder / DIFFUSERS_NAME)
+    foreign = {}
+    for key, value in tensors.items():
+        module, _, kind = key.removeprefix("unet.").partition(".lora_")
+        name = "lora_unet_" + module.replace(".", "_")
+        alpha = peft["alpha_pattern"].get(module, peft["lora_alpha"])
+        foreign[f"{name}.lora_{'down' if kind[0] == 'A' else 'up'}.weight"] = value
+        foreign[f"{name}.alpha"] = torch.tensor(alpha)
+    path = tmp_path / "foreign.safetensors"
+    save_file(foreign, path)
+    container = fresh(tiny_sdxl_folder)
+    load_adapter(container, path)
+    torch.testing.assert_close(prediction(container), locon.prediction)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_an_adapter_of_another_architecture_is_said_so(locon, tiny_sdxl_folder, tmp_path, name):
     tensors = load_file(locon.folder / name)
@@ -277,3 +308,41 @@ def test_a_file_without_configuration_means_alpha_is_the_rank(locon, tmp_path):
     _, peft, _ = read_adapter(path)
     assert peft["r"] == peft["lora_alpha"]
     assert peft["rank_pattern"] == peft["alpha_pattern"]
+
+
+def test_patterns_that_match_several_layers_are_written_out_by_name(tiny_sdxl_folder, tmp_path):
+    container = fresh(tiny_sdxl_folder)
+    suffixes = LoraConfig(
+        r=2,
+        lora_alpha=2.0,
+        target_modules=["to_k", "to_v"],
+        rank_pattern={"to_v": 3},
+        alpha_pattern={"attn2.to_v": 0.5},
+    )
+    container.denoiser.add_adapter(suffixes)
+    for name, parameter in container.denoiser.named_parameters():
+        if "lora_" in name:
+            parameter.data.fill_(0.05)
+    written = write_adapter(container.denoiser, tmp_path)
+    converted = convert(written["diffusers"].path, "kohya")
+    assert converted.read_bytes() == written["kohya"].path.read_bytes()
+    _, peft, _ = read_adapter(written["diffusers"].path)
+    assert all(name.endswith("attn2.to_v") for name in peft["alpha_pattern"])
+    loaded = fresh(tiny_sdxl_folder)
+    load_adapter(loaded, converted)  # diffusers' own reader of kohya files loses these alphas
+    assert torch.equal(prediction(loaded), prediction(container))
+
+
+def test_damaged_files_of_our_own_form_are_said_so(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    down, up = "unet.conv_in.lora_A.weight", "unet.conv_in.lora_B.weight"
+    save_file({down: torch.ones(1, 2)}, path)
+    with pytest.raises(RecipeError, match="lora_A"):
+        read_adapter(path)
+    both = {down: torch.ones(1, 2), up: torch.ones(2, 1)}
+    save_file(both, path, {"lora_adapter_metadata": "{"})
+    with pytest.raises(CorruptError):
+        read_adapter(path)
+    save_file({name.replace("conv_in", "strange"): value for name, value in both.items()}, path)
+    with pytest.raises(RecipeError, match="strange"):
+        convert(path, "kohya")

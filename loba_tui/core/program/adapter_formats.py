@@ -1,0 +1,191 @@
+"""The two formats of an adapter file, diffusers' and kohya's: from layers to tensors, and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.utils.other import get_pattern_key
+from torch import Tensor
+
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.program import kohya_keys
+from loba_tui.core.program.kohya_keys import BlockLayout
+
+CONFIG_KEY = "lora_adapter_metadata"
+UNET_PREFIX = "unet."
+_ARCHITECTURE = "stable-diffusion-xl-v1-base/lora"
+
+
+@dataclass(frozen=True)
+class LoraLayer:
+    """The update of one module, W + (alpha / rank) up down."""
+
+    down: Tensor
+    up: Tensor
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """Columns of `up`."""
+        return self.down.shape[0]
+
+
+def diffusers_file(
+    layers: Mapping[str, LoraLayer], config: Mapping[str, Any], metadata: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata of diffusers' format."""
+    # PEFT shortens the list of targets to suffixes, by way of a set, and takes patterns that match
+    # several layers; the exact names are the same in every process and to every reader.
+    factors = {n: math.sqrt(la.rank) if config["use_rslora"] else 1.0 for n, la in layers.items()}
+    alphas = {name: layer.alpha / factors[name] for name, layer in layers.items()}
+    exact = {
+        **_jsonable(config),
+        "target_modules": sorted(layers),
+        "rank_pattern": {n: la.rank for n, la in layers.items() if la.rank != config["r"]},
+        "alpha_pattern": {
+            name: alpha
+            for name, alpha in alphas.items()
+            if not math.isclose(alpha, config["lora_alpha"])
+        },
+    }
+    packed = {f"{UNET_PREFIX}{name}": value for name, value in exact.items()}
+    return diffusers_tensors(layers), {
+        "format": "pt",
+        "modelspec.implementation": "diffusers",
+        **_model_spec(metadata),
+        **metadata,
+        CONFIG_KEY: json.dumps(packed, sort_keys=True),
+    }
+
+
+def kohya_file(
+    layers: Mapping[str, LoraLayer], metadata: Mapping[str, str], layout: BlockLayout
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata of kohya's format.
+
+    The PEFT configuration is left out: diffusers refuses a file that has both it and alphas.
+    """
+    tensors = {}
+    for module, layer in layers.items():
+        name = kohya_keys.to_kohya(module, layout)
+        tensors[f"{name}.lora_down.weight"] = layer.down
+        tensors[f"{name}.lora_up.weight"] = layer.up
+        tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
+    return tensors, {
+        "format": "pt",
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        **_model_spec(metadata),
+        **_network_metadata(layers),
+        "ss_base_model_version": "sdxl_base_v1-0",
+        **{name: value for name, value in metadata.items() if name != CONFIG_KEY},
+    }
+
+
+def _model_spec(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return what every file says by the model metadata standard (Stability-AI/ModelSpec)."""
+    return {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": _ARCHITECTURE,
+        "modelspec.title": metadata.get("ss_output_name", "adapter"),
+    }
+
+
+def _network_metadata(layers: Mapping[str, LoraLayer]) -> dict[str, str]:
+    """Return the ss_network_* entries that kohya's tools show and resize by."""
+    linear = [layer for layer in layers.values() if layer.down.ndim == 2]
+    conv = [layer for layer in layers.values() if layer.down.ndim == 4]
+    main = (linear or conv)[0]
+    arguments = {}
+    if conv:
+        arguments = {"conv_dim": str(conv[0].rank), "conv_alpha": f"{conv[0].alpha:g}"}
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(main.rank),
+        "ss_network_alpha": f"{main.alpha:g}",
+        "ss_network_args": json.dumps(arguments, sort_keys=True),
+    }
+
+
+def diffusers_tensors(layers: Mapping[str, LoraLayer]) -> dict[str, Tensor]:
+    """Return weights under diffusers' keys."""
+    tensors = {}
+    for module, layer in layers.items():
+        tensors[f"{UNET_PREFIX}{module}.lora_A.weight"] = layer.down
+        tensors[f"{UNET_PREFIX}{module}.lora_B.weight"] = layer.up
+    return tensors
+
+
+def layers_from_diffusers(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> dict[str, LoraLayer]:
+    """Return layers by module; without a configuration alpha is the rank."""
+    layers = {}
+    for key, down in tensors.items():
+        if not key.endswith(".lora_A.weight"):
+            continue
+        module = key.removesuffix(".lora_A.weight").removeprefix(UNET_PREFIX)
+        patterns = config.get("alpha_pattern") or {}
+        alpha = patterns.get(
+            get_pattern_key(patterns, module), config.get("lora_alpha", down.shape[0])
+        )
+        if config.get("use_rslora"):
+            alpha *= math.sqrt(down.shape[0])
+        layers[module] = LoraLayer(down, tensors[key.replace(".lora_A.", ".lora_B.")], float(alpha))
+    return layers
+
+
+def layers_from_kohya(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
+    """Return layers by diffusers' module name; a file without alphas means alpha = rank."""
+    layers = {}
+    for key, down in tensors.items():
+        name, _, kind = key.partition(".")
+        try:
+            module = kohya_keys.from_kohya(name)
+            if kind == "lora_down.weight":
+                alpha = tensors.get(f"{name}.alpha", torch.tensor(float(down.shape[0])))
+                # The shortest decimal of a float32: 0.7 comes back as 0.7.
+                exact = float(f"{alpha.item():.7g}")
+                layers[module] = LoraLayer(down, tensors[f"{name}.lora_up.weight"], exact)
+            elif kind not in ("lora_up.weight", "alpha"):
+                raise KeyError(key)
+        except KeyError as error:
+            raise not_an_adapter(path, key) from error
+    return layers
+
+
+def config_of(layers: Mapping[str, LoraLayer]) -> dict[str, Any]:
+    """Return the PEFT configuration that gives these layers these ranks and alphas."""
+    (rank, _), *_ = Counter(layer.rank for layer in layers.values()).most_common(1)
+    (alpha, _), *_ = Counter(layer.alpha for layer in layers.values()).most_common(1)
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {n: la.rank for n, la in layers.items() if la.rank != rank},
+        "alpha_pattern": {n: la.alpha for n, la in layers.items() if la.alpha != alpha},
+        "target_modules": sorted(layers),
+    }
+
+
+def _jsonable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a PEFT configuration as JSON holds it: sets sorted, enumerations by value."""
+    plain = {}
+    for name, value in config.items():
+        if isinstance(value, set | frozenset):
+            value = sorted(value)
+        plain[name] = getattr(value, "value", value)
+    return plain
+
+
+def not_an_adapter(path: Path, key: str) -> RecipeError:
+    """Return the error for a file whose `key` belongs to neither format."""
+    return RecipeError(
+        f"{path} is not a UNet's LoRA or LoCon in diffusers' or kohya's keys ({key[:100]!r}).",
+        "Name an adapter.safetensors or adapter.kohya.safetensors of a run.",
+    )
