@@ -65,6 +65,12 @@ class Foreground:
         Raises:
             LobaError: The request cannot be made, or the program did not finish.
         """
+        given_scales = tuple(numbers("--scales", scales, float, -20, 20))
+        if given_scales and not any(given_scales):
+            raise RecipeError(
+                "--scales: at scale 0 an adapter does nothing, so there is nothing to see.",
+                "Give at least one other scale, as in --scales -2,0,2",
+            )
         file, run_dir = resolve_adapter(adapter)
         wanted = launch.Request(
             action=action,
@@ -72,7 +78,7 @@ class Foreground:
             run=str(run_dir.path) if run_dir else None,
             out_dir="",
             prompts=tuple(prompts),
-            scales=tuple(numbers("--scales", scales, float, -20, 20)),
+            scales=given_scales,
             seeds=tuple(numbers("--seeds", seeds, int, 0, 2**63 - 1)),
         )
         folder, wanted = prepare_request(wanted, out)

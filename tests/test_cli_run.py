@@ -266,6 +266,7 @@ def test_detached_runs_outlive_the_command(loba: Loba) -> None:
         (["eval", "."], 2, "not a run folder"),
         (["sample", "a.safetensors", "--scales", "1,x"], 2, "'x' is not a number"),
         (["sample", "a.safetensors", "--scales", "nan"], 2, "not a number from -20"),
+        (["eval", "a.safetensors", "--scales", "0"], 2, "at least one other scale"),
         (["sample", "a.safetensors", "--seeds", "-1"], 2, "--seeds: '-1'"),
         (["sample", "a.safetensors", "--out", "recipe.yaml/x"], 4, "--out"),
         (["plugins", "ls", "optimisers"], 2, "Did you mean optimizers?"),
@@ -326,3 +327,45 @@ def test_plugins_are_listed_with_their_options(loba: Loba) -> None:
     shown = json.loads(loba("plugins", "show", "optimizers/adamw", "--json").stdout)
     assert "weight_decay" in [option["name"] for option in shown["options"]]
     assert "weight_decay" in loba("plugins", "show", "adamw").stdout
+
+
+@pytest.mark.slow
+def test_the_real_program_trains_and_proves_and_its_adapter_is_drawn(
+    tmp_path: Path, environ: Mapping[str, str]
+) -> None:
+    loba = [sys.executable, "-m", "loba_tui.cli"]
+    small = {
+        "train.steps": "3",
+        "sample.prompts": "[a red circle on a white background]",
+        "proof.prompts": "[a blue square on a white background]",
+        "sample.scales": "[-1, 0, 1]",
+        "sample.steps": "3",
+    }
+    overrides = [f"--set={key}={value}" for key, value in small.items()]
+
+    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*loba, *arguments],
+            cwd=tmp_path,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    done = ask("run", "slider", *overrides)
+    assert done.returncode == 0, done.stderr
+    assert "running on cpu" in done.stderr or "running on cuda" in done.stderr
+    (path,) = (tmp_path / "output").iterdir()
+    run_dir = RunDir(path)
+    shown = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line[:1].strip())
+    assert {"adapter", "strip", "report", "picture", "measured"} <= set(shown)
+    for label in ("adapter", "strip", "report", "picture"):
+        assert (tmp_path / shown[label]).is_file()
+    assert "Spearman's rho per sample" in done.stdout
+    assert [metric.step for metric in RunReader(run_dir).new_metrics()] == [1, 2, 3]
+
+    drawn = ask("sample", str(run_dir.adapter), "--scales", "-1,1", "--out", "drawn")
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stdout.startswith("strip      drawn/")
