@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _RATE_WINDOW = 50
+_PHASES_WITHOUT_STEPS = frozenset({"starting", "loading", "encoding", "measuring"})
 _CALM_SECONDS = 10.0
 
 
@@ -52,7 +53,7 @@ class Progress:
         parts = [clean(self.phase, limit=20)]
         if self.phase == "measuring" and self._measured is not None:
             parts.append("{}/{} images".format(*self._measured))
-        elif self.total > 0:
+        elif self.total > 0 and self.phase not in _PHASES_WITHOUT_STEPS:
             parts.append(f"{self.step}/{self.total}")
         if self.phase == "training" and self._last is not None:
             if self._last.loss is not None:

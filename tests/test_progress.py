@@ -30,6 +30,14 @@ def test_the_line_holds_whatever_is_known() -> None:
     assert progress.text() == "training  loss nan"
 
 
+def test_steps_are_not_told_where_none_are_made() -> None:
+    progress = Progress()
+    progress.update(Status("loading", 0, 80, 0.0), [])
+    assert progress.text() == "loading"
+    progress.update(Status("measuring", 80, 80, 0.0, None, {"measured": 8, "to_measure": 16}), [])
+    assert progress.text() == "measuring  8/16 images"
+
+
 def test_steps_ahead_of_the_status_count() -> None:
     progress = Progress()
     progress.update(training(40), [Metric(step=45, time=0)])
