@@ -65,7 +65,7 @@ class Foreground:
         Raises:
             LobaError: The request cannot be made, or the program did not finish.
         """
-        given_scales = tuple(numbers("--scales", scales, float, -20, 20))
+        given_scales = tuple(numbers("--scales", scales, float, -20.0, 20.0))
         if given_scales and not any(given_scales):
             raise RecipeError(
                 "--scales: at scale 0 an adapter does nothing, so there is nothing to see.",
