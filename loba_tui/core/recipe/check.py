@@ -18,6 +18,7 @@ from loba_tui.core.recipe.problems import Problem, dotted
 from loba_tui.core.recipe.schema import RECIPE_VERSION, Choice, Recipe
 from loba_tui.core.recipe.tree import Node
 from loba_tui.core.text import clean, nearest, quote
+from loba_tui.models import BUILTIN_PREFIX, builtin_names
 
 Path = tuple[str | int, ...]
 
@@ -56,7 +57,7 @@ def check_tree(tree: Node) -> tuple[Recipe | None, list[Problem]]:
     problems += _check_numbers(tree)
     for path, (kind, name) in chosen.items():
         problems += _check_choice(tree, path, kind, name)
-    problems += _check_device(tree)
+    problems += [*_check_device(tree), *_check_builtin(tree)]
     return (None if problems else recipe), _without_repeats(problems)
 
 
@@ -282,6 +283,19 @@ def _check_device(tree: Node) -> list[Problem]:
     message = f"expected auto, cpu, mps, cuda, cuda:N or cuda:122, got {quote(node.data)}"
     near = nearest(node.data, ("auto", "cpu", "mps", "cuda", "cuda:122"))
     return [Problem.at(tree.locate(path), dotted(path), message, near)]
+
+
+def _check_builtin(tree: Node) -> list[Problem]:
+    """Find a built-in model that is not there; others are looked for when they are loaded."""
+    path = ("base_model", "id")
+    node = _at(tree, path)
+    if node is None or not isinstance(node.data, str) or not node.data.startswith(BUILTIN_PREFIX):
+        return []
+    known = [BUILTIN_PREFIX + name for name in builtin_names()]
+    if node.data in known:
+        return []
+    message = f"expected one of {', '.join(known)}, got {quote(node.data)}"
+    return [Problem.at(tree.locate(path), dotted(path), message, nearest(node.data, known))]
 
 
 def _without_repeats(problems: Sequence[Problem]) -> list[Problem]:

@@ -265,6 +265,12 @@ def test_one_mistake_is_one_line(tmp_path: Path, added: str, expected: str) -> N
             "a {color:>999999999}\n      vary: {color: [red]}",
             "7:7: method.concepts.0.positive: a placeholder is {name} and nothing more",
         ),
+        (
+            "builtin:shapes-xl",
+            "builtin:shape-xl",
+            "2:14: base_model.id: expected one of builtin:shapes-xl, got 'builtin:shape-xl'. "
+            "Did you mean builtin:shapes-xl?",
+        ),
     ],
 )
 def test_one_wrong_line_is_one_problem(tmp_path: Path, old: str, new: str, expected: str) -> None:

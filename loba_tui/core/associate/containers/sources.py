@@ -13,10 +13,10 @@ from typing import Any, Literal
 from loba_tui.core.associate.containers.hub_source import fetch_snapshot
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
+from loba_tui.models import BUILTIN_PREFIX, builtin_names
 
 logger = logging.getLogger(__name__)
 
-BUILTIN_PREFIX = "builtin:"
 INDEX_NAME = "model_index.json"
 _SETTINGS_NAME = "loba.json"
 # Classes of these two libraries are code that is installed; anything else would be fetched code.
@@ -51,12 +51,6 @@ class ModelSource:
         if not isinstance(settings, dict):
             raise CorruptError(f"{self.id}: its {_SETTINGS_NAME} is not a table.")
         return settings
-
-
-def builtin_names() -> list[str]:
-    """Return the models that are shipped in the package."""
-    root = resources.files("loba_tui.models")
-    return sorted(entry.name for entry in root.iterdir() if (entry / INDEX_NAME).is_file())
 
 
 def locate(model_id: str, revision: str | None = None, variant: str | None = None) -> ModelSource:

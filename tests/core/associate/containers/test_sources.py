@@ -7,7 +7,6 @@ import pytest
 from loba_tui.core.associate.containers.hub_source import select_files
 from loba_tui.core.associate.containers.sources import (
     ModelSource,
-    builtin_names,
     locate,
     read_index,
 )
@@ -34,6 +33,7 @@ SDXL_FILES = [
     "vae_1_0/diffusion_pytorch_model.safetensors",
 ]
 COMPONENTS = ["scheduler", "text_encoder", "tokenizer", "unet", "vae"]
+from loba_tui.models import builtin_names
 
 
 def test_only_the_files_of_one_weight_set_are_fetched():
