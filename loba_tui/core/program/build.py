@@ -162,6 +162,12 @@ def build(
         should_stop: Asked by the trainer at each step boundary.
         sample: Draws a strip during the run.
     """
+    if recipe.base_model.offload == "sequential":
+        # It keeps the weights on the meta device between calls; nothing can be attached there.
+        raise RecipeError(
+            "base_model.offload: sequential is for sampling; it cannot train an adapter",
+            "Use base_model.offload: model, or gradient_checkpointing: true.",
+        )
     config = attach_adapter(recipe, model.container)
     denoiser = model.container.denoiser
     scale = AdapterScale(denoiser)

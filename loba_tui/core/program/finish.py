@@ -6,14 +6,18 @@ after that, so that the file itself carries the measured effect.
 
 from __future__ import annotations
 
+import logging
+
 from loba_tui import __version__
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.program.build import Built, OpenModel
 from loba_tui.core.program.export import write_adapter
-from loba_tui.core.program.proof import prove
+from loba_tui.core.program.proof import draw_strip, prove
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.writer import RunWriter
+
+logger = logging.getLogger(__name__)
 
 
 def provenance(recipe: Recipe, container: ModelContainer, step: int) -> dict[str, str]:
@@ -38,6 +42,8 @@ def finish(recipe: Recipe, model: OpenModel, built: Built, writer: RunWriter) ->
     metadata = provenance(recipe, model.container, built.trainer.step)
     write_adapter(model.container.denoiser, run_dir.adapter_dir, metadata=metadata)
     writer.event("exported", path=str(run_dir.adapter), kohya=str(run_dir.adapter_kohya))
+    writer.status(phase="sampling")
+    draw_sample(recipe, model, built, writer, built.trainer.step)
     if not recipe.proof.enabled:
         return
     writer.status(phase="measuring")
@@ -52,3 +58,21 @@ def finish(recipe: Recipe, model: OpenModel, built: Built, writer: RunWriter) ->
     summary = {f"loba.effect.{key}": value for key, value in report.summary().items()}
     write_adapter(model.container.denoiser, run_dir.adapter_dir, metadata={**metadata, **summary})
     writer.event("measured", outcome=report.outcome, verdict=list(report.verdict))
+
+
+def draw_sample(
+    recipe: Recipe, model: OpenModel, built: Built, writer: RunWriter, step: int
+) -> None:
+    """Draw the strip of a step; a preview that fails is noted and never ends the run."""
+    try:
+        path = draw_strip(
+            model.container,
+            built.scale,
+            recipe,
+            model.embeds,
+            path=writer.run_dir.sample_strip(step),
+        )
+        writer.event("sampled", step=step, path=str(path))
+    except (RuntimeError, OSError) as error:  # torch raises out of memory as a RuntimeError
+        logger.exception("the strip of step %d failed", step)
+        writer.event("sample_failed", step=step, message=str(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Protocol
 
@@ -18,13 +17,11 @@ from loba_tui.core.program.build import (
     open_model,
     prompts_of,
 )
-from loba_tui.core.program.finish import finish
-from loba_tui.core.program.proof import draw_strip
+from loba_tui.core.program.finish import draw_sample, finish
+from loba_tui.core.program.proof import check_measures
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.writer import RunWriter
-
-logger = logging.getLogger(__name__)
 
 
 class Flag(Protocol):
@@ -52,6 +49,7 @@ def train(
         local_rank: This process among those of its host.
         resume: Go on from the newest checkpoint that verifies.
     """
+    check_measures(recipe)  # what would only fail at the end is found before anything is loaded
     accelerator = build_accelerator(recipe, local_rank=local_rank)
     _be_reproducible(accelerator.device)
     run_dir = _agreed_run_dir(accelerator, run_dir)
@@ -66,7 +64,7 @@ def train(
     def sample(step: int) -> None:
         assert built is not None
         assert writer is not None
-        _draw_during_training(recipe, model, built, writer, step)
+        draw_sample(recipe, model, built, writer, step)
 
     built = build(
         recipe,
@@ -96,24 +94,6 @@ def _restore(built: Built, writer: RunWriter | None) -> None:
         writer.event("warning", message=f"skipped checkpoint {reason}")
     step = checkpoint.step if checkpoint is not None else 0
     writer.event("resumed", step=step)
-
-
-def _draw_during_training(
-    recipe: Recipe, model: OpenModel, built: Built, writer: RunWriter, step: int
-) -> None:
-    """Draw a strip; a preview that fails is noted and never ends the training."""
-    try:
-        path = draw_strip(
-            model.container,
-            built.scale,
-            recipe,
-            model.embeds,
-            path=writer.run_dir.sample_strip(step),
-        )
-        writer.event("sampled", step=step, path=str(path))
-    except (RuntimeError, OSError) as error:  # torch raises out of memory as a RuntimeError
-        logger.exception("the strip of step %d failed", step)
-        writer.event("sample_failed", step=step, message=str(error))
 
 
 def _be_reproducible(device: torch.device) -> None:

@@ -97,6 +97,7 @@ def test_a_run_leaves_all_its_files(unbroken: RunDir) -> None:
         "built",
         "saved",
         "exported",
+        "sampled",
         "finished",
     ]
     status = json.loads(unbroken.status.read_text())
