@@ -137,6 +137,8 @@ def describe_type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return _one_of([str(argument) for argument in arguments])
     if annotation in (None, _NONE):
         return "null"
+    if annotation is Any:
+        return "anything"
     kind = origin or annotation
     if kind in (int, float):
         return ("a whole number" if kind is int else "a number") + _bounds(flat)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.option_types import AnnotationError, describe_type, evaluate
+from loba_tui.core.plugin_sources import PluginSources
 from loba_tui.core.plugins import KINDS, check_options, describe, load, names
 
 SHIPPED = [(kind, name) for kind in KINDS for name in names(kind)]
@@ -25,35 +27,58 @@ REQUIRES = ("target",)
 DEFAULT_RATE = 0.5
 
 
-def get_loss(given, *, delta: PositiveFloat, way: Way = "up", rate: UnitFloat = DEFAULT_RATE,
+def get_loss(*, delta: PositiveFloat, way: Way = "up", rate: UnitFloat = DEFAULT_RATE,
              scales: tuple[NonZeroFloat, ...] = (1.0,), sizes: tuple[int, int] | None = None,
              table: dict[str, int] = {}, note: str = "", flag: bool = False, strange: Thing = 1):
     """Return nothing.
 
     Args:
-        given: What the program supplies.
         delta: Where the line
             bends.
     """
 '''
 
 
+def put(sources: PluginSources, key: str, text: str) -> Path:
+    """Write a plugin as its owner would, without trusting it."""
+    assert sources.folder is not None
+    path = sources.folder / f"{key}.py"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def put_trusted(sources: PluginSources, key: str, text: str) -> Path:
+    path = put(sources, key, text)
+    sources.trust(sources.read(*key.split("/")))
+    return path
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "losses").mkdir()
-    (tmp_path / "losses" / "bent.py").write_text(DROP_IN)
-    return tmp_path
+def mine(tmp_path: Path) -> PluginSources:
+    folder = tmp_path / "loba" / "plugins"
+    folder.mkdir(parents=True, mode=0o700)
+    folder.parent.chmod(0o700)
+    return PluginSources(folder, folder.parent / "trusted.json")
 
 
-def problems(folder: Path, **given: Any) -> list[tuple[tuple[str | int, ...], str, str | None]]:
-    found = check_options("losses", "bent", {"delta": 1, **given}, search_path=[folder])
+@pytest.fixture
+def bent(mine: PluginSources) -> PluginSources:
+    put_trusted(mine, "losses/bent", DROP_IN)
+    return mine
+
+
+def problems(
+    bent: PluginSources, **given: Any
+) -> list[tuple[tuple[str | int, ...], str, str | None]]:
+    found = check_options("losses", "bent", {"delta": 1, **given}, sources=bent)
     return [(problem.key_path, problem.message, problem.suggestion) for problem in found]
 
 
-def test_a_drop_in_is_described_without_being_imported(folder: Path) -> None:
-    plugin = describe("losses", "bent", search_path=[folder])
+def test_a_drop_in_is_described_without_being_imported(bent: PluginSources) -> None:
+    plugin = describe("losses", "bent", sources=bent)
     assert plugin.doc == "A drop-in for tests."
-    assert "given" not in plugin.options
     assert plugin.constants["REQUIRES"] == ("target",)
     assert plugin.options["delta"].required
     assert plugin.options["delta"].help == "Where the line bends."
@@ -61,15 +86,12 @@ def test_a_drop_in_is_described_without_being_imported(folder: Path) -> None:
     assert plugin.options["way"].expected == "one of up, down"
 
 
-def test_names_list_the_search_path_and_never_replace_a_shipped_drop_in(folder: Path) -> None:
-    (folder / "losses" / "mse.py").write_text("raise SystemExit")
-    (folder / "losses" / "_private.py").write_text("")
-    (folder / "losses" / "not-a-name.py").write_text("")
-    listed = names("losses", search_path=[folder])
-    assert "bent" in listed
-    assert "_private" not in listed
-    assert "not-a-name" not in listed
-    assert folder not in describe("losses", "mse", search_path=[folder]).path.parents
+def test_names_list_the_users_own_and_never_replace_a_shipped_drop_in(bent: PluginSources) -> None:
+    for name in ("mse", "_private", "not-a-name", "test_bent", "conftest"):
+        put(bent, f"losses/{name}", "raise SystemExit")
+    assert set(names("losses", sources=bent)) - set(names("losses")) == {"bent"}
+    assert describe("losses", "mse", sources=bent) == describe("losses", "mse")
+    assert load("losses", "mse", sources=bent) is load("losses", "mse")
 
 
 @pytest.mark.parametrize(
@@ -115,13 +137,13 @@ def test_names_list_the_search_path_and_never_replace_a_shipped_drop_in(folder: 
     ],
 )
 def test_options_are_checked_against_the_signature(
-    folder: Path, given: dict[str, Any], expected: list[Any]
+    bent: PluginSources, given: dict[str, Any], expected: list[Any]
 ) -> None:
-    assert problems(folder, **given) == expected
+    assert problems(bent, **given) == expected
 
 
-def test_a_missing_required_option_is_a_problem(folder: Path) -> None:
-    found = check_options("losses", "bent", {}, search_path=[folder])
+def test_a_missing_required_option_is_a_problem(bent: PluginSources) -> None:
+    found = check_options("losses", "bent", {}, sources=bent)
     assert [(p.key_path, p.message) for p in found] == [
         (("delta",), "bent needs this option: a number greater than 0")
     ]
@@ -140,18 +162,67 @@ def test_a_name_never_leads_out_of_the_folder(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["def get_loss(:", "x = 1", "\0", "async def get_loss(): ..."])
 def test_a_file_that_is_no_drop_in_is_a_problem_and_not_an_exception(
-    tmp_path: Path, text: str
+    mine: PluginSources, text: str
 ) -> None:
-    (tmp_path / "losses").mkdir()
-    (tmp_path / "losses" / "broken.py").write_text(text)
-    (problem,) = check_options("losses", "broken", {}, search_path=[tmp_path])
+    put_trusted(mine, "losses/broken", text)
+    (problem,) = check_options("losses", "broken", {}, sources=mine)
     assert "broken.py" in problem.message
 
 
-def test_a_drop_in_of_the_search_path_loads(tmp_path: Path) -> None:
-    (tmp_path / "losses").mkdir()
-    (tmp_path / "losses" / "plain.py").write_text("def get_loss(*, a: int = 1):\n    return a")
-    assert load("losses", "plain", search_path=[tmp_path])(a=3) == 3
+def test_a_plugin_loads_and_a_second_load_is_the_same_module(mine: PluginSources) -> None:
+    put_trusted(
+        mine, "losses/plain", "state = []\ndef get_loss(*, a: int = 1):\n    return a, state"
+    )
+    first, state = load("losses", "plain", sources=mine)(a=3)
+    assert first == 3
+    assert load("losses", "plain", sources=mine)()[1] is state
+
+
+def test_a_plugin_may_use_dataclasses_under_postponed_annotations(mine: PluginSources) -> None:
+    text = """
+        from __future__ import annotations
+        from dataclasses import dataclass
+        from typing import ClassVar
+
+        @dataclass
+        class Loss:
+            delta: float
+            unit: ClassVar[str] = "px"
+
+        def get_loss(*, delta: float = 1.0) -> Loss:
+            return Loss(delta)
+    """
+    put_trusted(mine, "losses/classy", textwrap.dedent(text))
+    assert load("losses", "classy", sources=mine)(delta=2.0).delta == 2.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "signature", "num_supplied", "options", "any_option"),
+    [
+        ("optimizers", "get_optimizer(params, lr, **cfg)", 2, [], True),
+        ("optimizers", "get_optimizer(params, lr, decay=0.1)", 2, ["decay"], False),
+        ("model", "get_scheduler(optimizer, **cfg)", 1, [], True),
+        ("model", "get_scheduler(optimizer, num_steps, **cfg)", 2, [], True),
+        ("model", "get_scheduler(optimizer, num_steps=9, *, a=1)", 2, ["a"], False),
+        ("model", "get_scheduler(optimizer, T_max=9)", 1, ["T_max"], False),
+        ("model", "get_scheduler(*given, a=1)", 2, ["a"], False),
+        ("losses", "get_loss(delta)", 0, ["delta"], False),
+    ],
+)
+def test_a_factory_in_any_style_is_described(
+    mine: PluginSources,
+    kind: str,
+    signature: str,
+    num_supplied: int,
+    options: list[str],
+    any_option: bool,
+) -> None:
+    put_trusted(mine, f"{kind}/styled", f"def {signature}: ...")
+    plugin = describe(kind, "styled", sources=mine)
+    assert (plugin.num_supplied, list(plugin.options)) == (num_supplied, options)
+    assert plugin.takes_any_option is any_option
+    found = check_options(kind, "styled", {**dict.fromkeys(options, 1), "other": [1]}, sources=mine)
+    assert [problem.key_path for problem in found] == ([] if any_option else [("other",)])
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from loba_tui.core.errors import LobaError
 from loba_tui.core.option_types import choices, describe_type, type_at
-from loba_tui.core.plugins import Plugin, check_options, describe, existing_path, names
+from loba_tui.core.plugin_sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugin, check_options, describe, existing_path
 from loba_tui.core.recipe.concepts import check_concepts, check_prompts
 from loba_tui.core.recipe.migrate import V0_FLAGS, is_version_0
 from loba_tui.core.recipe.problems import Problem, dotted
@@ -39,8 +41,13 @@ CHOICES: tuple[tuple[Path, str], ...] = (
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,4})?")
 
 
-def check_tree(tree: Node) -> tuple[Recipe | None, list[Problem]]:
-    """Return the recipe, or None and every problem found."""
+def check_tree(tree: Node, sources: PluginSources = SHIPPED) -> tuple[Recipe | None, list[Problem]]:
+    """Return the recipe, or None and every problem found.
+
+    Args:
+        tree: The whole recipe.
+        sources: Where the user's own drop-ins lie.
+    """
     problems = _check_version(tree)
     if problems is not None:
         return None, problems
@@ -49,14 +56,14 @@ def check_tree(tree: Node) -> tuple[Recipe | None, list[Problem]]:
         return None, problems
     chosen = dict(_chosen(tree))
     # What knows most about a key comes first: only the first problem of a key is shown.
-    problems = [*check_concepts(tree, _method(chosen)), *check_prompts(tree)]
+    problems = [*check_concepts(tree, _method(chosen, sources)), *check_prompts(tree)]
     told = {problem.key for problem in problems}
-    recipe, found = _check_schema(tree)
+    recipe, found = _check_schema(tree, sources)
     # The schema says of a whole concept what has been said of its prompts.
     problems += [p for p in found if not any(key.startswith(f"{p.key}.") for key in told)]
     problems += _check_numbers(tree)
     for path, (kind, name) in chosen.items():
-        problems += _check_choice(tree, path, kind, name)
+        problems += _check_choice(tree, path, kind, name, sources)
     problems += [*_check_device(tree), *_check_builtin(tree)]
     return (None if problems else recipe), _without_repeats(problems)
 
@@ -102,7 +109,7 @@ def _check_numbers(tree: Node) -> list[Problem]:
     ]
 
 
-def _check_schema(tree: Node) -> tuple[Recipe | None, list[Problem]]:
+def _check_schema(tree: Node, sources: PluginSources) -> tuple[Recipe | None, list[Problem]]:
     # Strict JSON is the mode where lists are tuples, whole numbers are numbers, and nothing else
     # is turned into something that was not written.
     try:
@@ -113,10 +120,10 @@ def _check_schema(tree: Node) -> tuple[Recipe | None, list[Problem]]:
     # A list with a wrong item is not also "too short".
     inner = {tuple(detail["loc"][:-1]) for detail in details if detail["type"] != "missing"}
     outer = [detail for detail in details if tuple(detail["loc"]) not in inner]
-    return None, [_reword(tree, plain, detail) for detail in outer]
+    return None, [_reword(tree, plain, detail, sources) for detail in outer]
 
 
-def _reword(tree: Node, plain: Any, detail: Any) -> Problem:
+def _reword(tree: Node, plain: Any, detail: Any, sources: PluginSources) -> Problem:
     """Return one of pydantic's errors as a problem in plain language."""
     location, kind = tuple(detail["loc"]), detail["type"]
     if kind in ("missing", "extra_forbidden"):
@@ -124,7 +131,7 @@ def _reword(tree: Node, plain: Any, detail: Any) -> Problem:
         if kind == "missing":
             message = f"missing; expected {describe_type(type_at(Recipe, path))}"
             return Problem.at(tree.locate(path), key, message)
-        return _unknown_key(tree, path)
+        return _unknown_key(tree, path, sources)
     path, part = existing_path(location, plain)
     key = clean(dotted(path), limit=120)
     if kind == "value_error":
@@ -149,27 +156,27 @@ def _is_choice(path: Path) -> bool:
     )
 
 
-def _unknown_key(tree: Node, path: Path) -> Problem:
+def _unknown_key(tree: Node, path: Path, sources: PluginSources) -> Problem:
     section, key = path[:-1], str(path[-1])
     siblings = _keys_of(type_at(Recipe, section))
     place, shown = tree.locate(path), clean(dotted(path), limit=120)
     if "token" in key.lower():
         message = "a recipe holds no token; log in once with: hf auth login"
         return Problem.at(place, shown, message)
-    suggestion = _meant(tree, path, siblings)
+    suggestion = _meant(tree, path, siblings, sources)
     message = "not a key of a recipe" if not section else f"not a key of {dotted(section)}"
     if suggestion is None:
         message += f" ({', '.join(siblings)})"
     return Problem.at(place, shown, message, suggestion)
 
 
-def _meant(tree: Node, path: Path, siblings: Sequence[str]) -> str | None:
+def _meant(tree: Node, path: Path, siblings: Sequence[str], sources: PluginSources) -> str | None:
     """Return what an unknown key most likely is: a sibling, or a key of another section.
 
     The very name in another section is a likelier slip than a name that merely resembles it here.
     """
     key = str(path[-1])
-    elsewhere = _elsewhere_paths(tree, path)
+    elsewhere = _elsewhere_paths(tree, path, sources)
     return (
         nearest(key, siblings, cutoff=0.85)
         or elsewhere.get(key)
@@ -178,10 +185,10 @@ def _meant(tree: Node, path: Path, siblings: Sequence[str]) -> str | None:
     )
 
 
-def _elsewhere_paths(tree: Node, path: Path) -> dict[str, str]:
+def _elsewhere_paths(tree: Node, path: Path, sources: PluginSources) -> dict[str, str]:
     """Return the full path of every key of the other sections by its last name."""
     known: dict[str, str] = {}
-    for found in _known_paths(tree):
+    for found in _known_paths(tree, sources):
         if found[:-1] != path[:-1]:
             known.setdefault(str(found[-1]), dotted(found))
     for flag, (_, _, flag_path) in V0_FLAGS.items():
@@ -191,7 +198,7 @@ def _elsewhere_paths(tree: Node, path: Path) -> dict[str, str]:
     return known
 
 
-def _known_paths(tree: Node) -> Iterator[Path]:
+def _known_paths(tree: Node, sources: PluginSources) -> Iterator[Path]:
     """Yield every key that this recipe could have: the schema's, and its drop-ins' options."""
 
     def visit(section: type[BaseModel], path: Path) -> Iterator[Path]:
@@ -202,8 +209,8 @@ def _known_paths(tree: Node) -> Iterator[Path]:
 
     yield from visit(Recipe, ())
     for path, (kind, name) in _chosen(tree):
-        if name in names(kind):
-            yield from ((*path, option) for option in describe(kind, name).options)
+        plugin = _described(kind, name, sources)
+        yield from ((*path, option) for option in (plugin.options if plugin else ()))
 
 
 def _keys_of(section: Any) -> list[str]:
@@ -253,26 +260,43 @@ def default_name(path: Path) -> str | None:
     return None
 
 
-def _check_choice(tree: Node, path: Path, kind: str, name: str) -> Iterator[Problem]:
+def _check_choice(
+    tree: Node, path: Path, kind: str, name: str, sources: PluginSources
+) -> Iterator[Problem]:
     node = _at(tree, path)
     declared = _keys_of(type_at(Recipe, path)) or ["name"]
     given: dict[str, Any] = {}
     if node is not None and isinstance(node.data, dict):
         given = {key: part.plain() for key, part in node.data.items() if key not in declared}
-    options = list(describe(kind, name).options) if name in names(kind) else None
-    for problem in check_options(kind, name, given):
+    plugin = _described(kind, name, sources)
+    options = list(plugin.options) if plugin else None
+    for problem in check_options(kind, name, given, sources=sources):
         full = (*path, *problem.key_path)
         suggestion = problem.suggestion
         if options is not None and full[len(path)] in given and full[len(path)] not in options:
-            suggestion = _meant(tree, full, [*declared, *options])
+            suggestion = _meant(tree, full, [*declared, *options], sources)
         yield Problem.at(
-            tree.locate(full), clean(dotted(full), limit=120), problem.message, suggestion
+            tree.locate(full),
+            clean(dotted(full), limit=120),
+            problem.message,
+            suggestion,
+            refused=problem.refused,
         )
 
 
-def _method(chosen: dict[Path, tuple[str, str]]) -> Plugin | None:
-    kind, name = chosen.get(("method",), ("methods", ""))
-    return describe(kind, name) if name in names(kind) else None
+def _method(chosen: dict[Path, tuple[str, str]], sources: PluginSources) -> Plugin | None:
+    return _described(*chosen.get(("method",), ("methods", "")), sources)
+
+
+def _described(kind: str, name: str, sources: PluginSources) -> Plugin | None:
+    """Return what a drop-in says of itself; None if there is none, or a plugin is unusable.
+
+    What is wrong with a plugin is told where it is chosen, by `check_options`.
+    """
+    try:
+        return describe(kind, name, sources=sources)
+    except LobaError:
+        return None
 
 
 def _check_device(tree: Node) -> list[Problem]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from loba_tui.core.plugins import Option, describe, names
+from loba_tui.core.errors import LobaError
+from loba_tui.core.plugin_sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Option, Plugin, describe, names
 from loba_tui.core.recipe.check import CHOICES, default_name
 from loba_tui.core.recipe.schema import Recipe
 
 
-def recipe_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of a version 1 recipe.
+def recipe_schema(sources: PluginSources = SHIPPED) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a version 1 recipe, the user's plugins included.
 
     A section that chooses a drop-in offers its names, and the options of the one that is chosen.
     """
@@ -26,34 +30,50 @@ def recipe_schema() -> dict[str, Any]:
         key = str(path[-1])
         # Each section gets a definition of its own: the shared Choice knows no drop-ins.
         name = "".join(part.capitalize() for part in (*map(str, path), "choice"))
-        definitions[name] = _choice(definitions, owner["properties"][key], kind, default_name(path))
+        definitions[name] = _choice(
+            definitions, owner["properties"][key], _plugins(kind, sources), default_name(path)
+        )
         owner["properties"][key] = _pointing_to(owner["properties"][key], name)
     return schema
 
 
+def _plugins(kind: str, sources: PluginSources) -> list[Plugin]:
+    """Describe the drop-ins of a kind; a plugin that cannot be described is left out."""
+    found = []
+    for name in names(kind, sources=sources):
+        with suppress(LobaError):
+            found.append(describe(kind, name, sources=sources))
+    return found
+
+
 def _choice(
-    definitions: dict[str, Any], original: dict[str, Any], kind: str, default: str | None
+    definitions: dict[str, Any],
+    original: dict[str, Any],
+    plugins: Sequence[Plugin],
+    default: str | None,
 ) -> dict[str, Any]:
     base = definitions[_reference(original)]
     properties = {
         **base["properties"],
-        "name": {"enum": names(kind), **({"default": default} if default else {})},
+        "name": {
+            "enum": [plugin.name for plugin in plugins],
+            **({"default": default} if default else {}),
+        },
     }
     branches = []
-    for name in names(kind):
-        plugin = describe(kind, name)
+    for plugin in plugins:
         options = {key: _option(option) for key, option in plugin.options.items()}
         required = [option.name for option in plugin.options.values() if option.required]
         # A section that does not name its drop-in has the default one.
-        named = {} if name == default else {"required": ["name"]}
+        named = {} if plugin.name == default else {"required": ["name"]}
         branches.append(
             {
-                "if": {"properties": {"name": {"const": name}}, **named},
+                "if": {"properties": {"name": {"const": plugin.name}}, **named},
                 "then": {
                     "description": plugin.doc.split("\n\n")[0],
                     "properties": {**options, **_own(properties)},
                     "required": required,
-                    "additionalProperties": False,
+                    "additionalProperties": plugin.takes_any_option,
                 },
             }
         )

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from loba_tui.core.errors import RefusedError
+from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.recipe.check import check_tree
 from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
@@ -31,25 +32,35 @@ _TOKEN = re.compile(
 )
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    path: str | Path, overrides: Sequence[str] = (), *, sources: PluginSources = SHIPPED
+) -> Recipe:
     """Return the recipe in a file, with `key.path=value` overrides applied.
 
+    Args:
+        path: The file.
+        overrides: Each `key.path=value`.
+        sources: Where the user's own drop-ins lie.
+
     Raises:
-        ProblemsFound: A RecipeError that carries everything that is wrong, each with its place.
+        ProblemsFound: A RecipeError that carries everything that is wrong, each with its place;
+            its exit code is 8 where a plugin is not trusted.
         RefusedError: Something in the file or the overrides looks like an access token.
     """
     tree, problems = _tree_of(Path(path), overrides)
-    return _recipe_of(tree, problems)
+    return _recipe_of(tree, problems, sources)
 
 
-def parse_recipe(mapping: Mapping[str, Any], origin: str = "<flags>") -> Recipe:
+def parse_recipe(
+    mapping: Mapping[str, Any], origin: str = "<flags>", *, sources: PluginSources = SHIPPED
+) -> Recipe:
     """Return the recipe that a version 1 mapping stands for; `origin` names it in errors."""
     tree = _node_of(mapping, Place(origin))
     _refuse_tokens_in(tree)
-    return _recipe_of(tree, [])
+    return _recipe_of(tree, [], sources)
 
 
-def parse_text(text: str, origin: str) -> Recipe:
+def parse_text(text: str, origin: str, *, sources: PluginSources = SHIPPED) -> Recipe:
     """Return the recipe in a text that is not a file, such as an adapter's metadata.
 
     Raises:
@@ -62,22 +73,24 @@ def parse_text(text: str, origin: str) -> Recipe:
     refuse_tokens(text, origin)
     tree, problems = read_tree(text, origin)
     _refuse_tokens_in(tree)
-    return _recipe_of(tree, problems)
+    return _recipe_of(tree, problems, sources)
 
 
-def check_recipe(path: str | Path, overrides: Sequence[str] = ()) -> list[Problem]:
+def check_recipe(
+    path: str | Path, overrides: Sequence[str] = (), *, sources: PluginSources = SHIPPED
+) -> list[Problem]:
     """Return every problem of a recipe file, in the file's order; none means that it is valid."""
     try:
-        load_recipe(path, overrides)
+        load_recipe(path, overrides, sources=sources)
     except ProblemsFound as error:
         return list(error.problems)
     return []
 
 
-def check_text(text: str, origin: str) -> list[Problem]:
+def check_text(text: str, origin: str, *, sources: PluginSources = SHIPPED) -> list[Problem]:
     """Return every problem of a recipe's text; `origin` names it."""
     try:
-        parse_text(text, origin)
+        parse_text(text, origin, sources=sources)
     except ProblemsFound as error:
         return list(error.problems)
     return []
@@ -176,8 +189,8 @@ def _tree_of(path: Path, overrides: Sequence[str]) -> tuple[Node, list[Problem]]
     return tree, problems
 
 
-def _recipe_of(tree: Node, problems: Sequence[Problem]) -> Recipe:
-    recipe, found = check_tree(tree)
+def _recipe_of(tree: Node, problems: Sequence[Problem], sources: PluginSources) -> Recipe:
+    recipe, found = check_tree(tree, sources)
     found = [*problems, *found]
     if recipe is None or found:
         raise ProblemsFound(found)

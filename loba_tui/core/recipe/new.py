@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.plugins import Option, describe
 from loba_tui.core.recipe.check import check_tree
 from loba_tui.core.recipe.migrate import DEFAULT_CONCEPT, DEFAULT_METHOD
@@ -50,19 +51,26 @@ sample:
 """
 
 
-def new_recipe(name: str, *, method: str = DEFAULT_METHOD, file: str | None = None) -> str:
+def new_recipe(
+    name: str,
+    *,
+    method: str = DEFAULT_METHOD,
+    file: str | None = None,
+    sources: PluginSources = SHIPPED,
+) -> str:
     """Return the text of a small recipe that validates and trains on the embedded model.
 
     Args:
         name: The run's name.
         method: A drop-in of `methods/`.
         file: What the comments call the file.
+        sources: Where the user's own methods lie.
 
     Raises:
         RecipeError: The name cannot be one, or the method is unknown or needs what a template
             cannot know.
     """
-    plugin = describe("methods", method)
+    plugin = describe("methods", method, sources=sources)
     lines = [_HEAD.format(name=name, method=method, file=file or f"{name}.yaml")]
     options = [_option_line(option) for option in plugin.options.values()]
     if options:
@@ -70,7 +78,7 @@ def new_recipe(name: str, *, method: str = DEFAULT_METHOD, file: str | None = No
         lines += options
     lines += _concept_lines(plugin.constants.get("REQUIRES", ()))
     text = "".join([*lines, _TAIL])
-    recipe, problems = check_tree(read_tree(text, name)[0])
+    recipe, problems = check_tree(read_tree(text, name)[0], sources)
     if recipe is None:
         raise RecipeError(
             "\n".join(f"{problem.key}: {problem.message}" for problem in problems),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from loba_tui.core.errors import RecipeError
+from loba_tui.core.errors import ExitCode, RecipeError
 from loba_tui.core.text import clean
 
 
@@ -25,7 +25,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a recipe; lines and columns count from 1."""
+    """One thing wrong with a recipe; lines and columns count from 1.
+
+    Attributes:
+        refused: It is a matter of safety, such as a plugin that is not trusted.
+    """
 
     file: str
     line: int
@@ -33,11 +37,20 @@ class Problem:
     key: str
     message: str
     suggestion: str | None = None
+    refused: bool = False
 
     @classmethod
-    def at(cls, place: Place, key: str, message: str, suggestion: str | None = None) -> Problem:
+    def at(
+        cls,
+        place: Place,
+        key: str,
+        message: str,
+        suggestion: str | None = None,
+        *,
+        refused: bool = False,
+    ) -> Problem:
         """Return a problem at a place."""
-        return cls(place.file, place.line, place.column, key, message, suggestion)
+        return cls(place.file, place.line, place.column, key, message, suggestion, refused)
 
     def __str__(self) -> str:
         """Return the line that is shown to the user."""
@@ -55,6 +68,15 @@ class ProblemsFound(RecipeError):
         ordered = sorted(dict.fromkeys(problems), key=lambda p: (p.file, p.line, p.column))
         super().__init__("\n".join(map(str, ordered)), hint)
         self.problems = tuple(ordered)
+        self.exit_code = exit_code(ordered)
+
+
+def exit_code(problems: Iterable[Problem]) -> ExitCode:
+    """Return what a process ends with after these: safety comes before mistakes."""
+    found = list(problems)
+    if any(problem.refused for problem in found):
+        return ExitCode.REFUSED
+    return ExitCode.RECIPE if found else ExitCode.DONE
 
 
 def dotted(path: Sequence[str | int]) -> str:
