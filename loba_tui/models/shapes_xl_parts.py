@@ -116,13 +116,12 @@ def make_vae() -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 48),
+        block_out_channels=(16, 32, 64),
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=8,
         sample_size=SIZE,
         scaling_factor=SCALING_FACTOR,
-        mid_block_add_attention=False,
         force_upcast=False,
     )
 

@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
 from loba_tui.models import shapes_world as world
 from loba_tui.models.shapes_xl_parts import (
@@ -63,15 +64,15 @@ class Budget:
     seed: int = 0
     num_images: int = 24_000
     captions_per_image: int = 4
-    vae_steps: int = 6_000
+    vae_steps: int = 5_000
     vae_batch: int = 16
     vae_lr: float = 2e-3
     vae_latent_noise: float = 0.1
-    decoder_steps: int = 2_000
+    decoder_steps: int = 1_500
     decoder_lr: float = 1e-3
     decoder_latent_noise: float = 0.15
-    unet_steps: int = 6_000
-    unet_batch: int = 48
+    unet_steps: int = 5_600
+    unet_batch: int = 40
     unet_lr: float = 1.5e-3
     ema_decay: float = 0.998
 
@@ -117,7 +118,7 @@ def optimize(
     """Take AdamW steps, yielding each step's number after it is done."""
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: warmup_cosine(step, num_steps, warmup=min(100, num_steps // 2 + 1))
+        optimizer, lambda step: warmup_cosine(step, num_steps, warmup=min(100, num_steps // 2))
     )
     recent: list[float] = []
     began = time.perf_counter()
@@ -255,7 +256,7 @@ def write_captions(scenes: list[world.Scene], text: TextParts, budget: Budget) -
         world.caption(scene, rng) for scene in scenes for _ in range(budget.captions_per_image)
     ]
 
-    def tokenize(tokenizer: object, prompts: list[str]) -> torch.Tensor:
+    def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
         batch = tokenizer(
             prompts,
             padding="max_length",
@@ -305,8 +306,13 @@ class Denoiser(torch.nn.Module):
         ).sample
 
 
-def train_unet(budget: Budget, vae: AutoencoderKL) -> dict[str, torch.Tensor]:
-    """Train denoiser and text encoders; return the averaged weights of `Denoiser`."""
+def train_unet(
+    budget: Budget, vae: AutoencoderKL, *, preview: Path | None = None
+) -> dict[str, torch.Tensor]:
+    """Train denoiser and text encoders; return the averaged weights of `Denoiser`.
+
+    Every 1,000 steps the average so far is written to `preview`, to look at; it is no checkpoint.
+    """
     torch.manual_seed(budget.seed + 3)
     generator = torch.Generator().manual_seed(budget.seed + 3)
     text = make_text_parts()
@@ -354,6 +360,8 @@ def train_unet(budget: Budget, vae: AutoencoderKL) -> dict[str, torch.Tensor]:
     ):
         decay = min(budget.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        if preview and step % 1000 == 0:
+            save_file(average.state_dict(), preview)
     return {name: value.contiguous() for name, value in average.state_dict().items()}
 
 
@@ -395,7 +403,8 @@ def run(budget: Budget, out: Path, work: Path, *, first_stage: str | None = None
         save_file(train_decoder(budget, vae).state_dict(), work / "decoder.safetensors")
     vae.load_state_dict(load_file(work / "decoder.safetensors"))
     if todo("unet"):
-        save_file(train_unet(budget, vae), work / "unet.safetensors")
+        preview = work / "unet-preview.safetensors"
+        save_file(train_unet(budget, vae, preview=preview), work / "unet.safetensors")
     save_pipeline(budget, vae, load_file(work / "unet.safetensors"), out)
     log.info("saved %s", out)
 
