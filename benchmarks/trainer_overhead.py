@@ -39,7 +39,8 @@ def main() -> None:
 
     empty = container.empty_embeds()
     parameters = list(trainer.parameters.values())
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(p.detach().clone()) for p in parameters])
+    own = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
+    optimizer = torch.optim.AdamW(own)
     inputs = {
         rows: (torch.randn(rows, *container.latent_shape()), torch.full((rows,), 500))
         for rows, _ in per_step
@@ -51,7 +52,9 @@ def main() -> None:
             if with_gradient:
                 loss = container.predict(*inputs[rows], embeds[rows]).square().mean()
                 gradients = torch.autograd.grad(loss, parameters)
-                for own, gradient in zip(optimizer.param_groups[0]["params"], gradients, strict=True):
+                for own, gradient in zip(
+                    optimizer.param_groups[0]["params"], gradients, strict=True
+                ):
                     own.grad = gradient
                 torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
                 optimizer.step()
@@ -71,7 +74,9 @@ def main() -> None:
             _cpu_seconds(lambda: [bare() for _ in range(arguments.steps)]) / arguments.steps
         )
     print(bench.machine())
-    print("UNet calls of a step:", ", ".join(f"{r} rows{' + grad' if g else ''}" for r, g in per_step))
+    print(
+        "UNet calls of a step:", ", ".join(f"{r} rows{' + grad' if g else ''}" for r, g in per_step)
+    )
     for name, values in times.items():
         print(f"{name:10} {1000 * statistics.median(values):7.1f} ms CPU a step (median)")
     ratios = [a / b for a, b in zip(times["trainer"], times["bare loop"], strict=True)]
