@@ -174,7 +174,7 @@ def build(
     trainable = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
     groups, factors, trained = _parameter_groups(recipe, trainable)
 
-    optimizer = load_choice("optimizers", recipe.optimizer)(groups, recipe.optimizer.lr)
+    optimizer = _build_optimizer(recipe, groups)
     step_factor = load_choice("model", recipe.scheduler.model)(optimizer, recipe.train.steps)
     rates = LearningRates(optimizer, recipe.optimizer.lr, step_factor, factors)
     student, prepared = accelerator.prepare(denoiser, optimizer, device_placement=[False, False])
@@ -199,6 +199,22 @@ def build(
         sample_every=recipe.sample.every,
     )
     return Built(trainer, scale, config)
+
+
+def _build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    section = recipe.optimizer
+    constants = plugins.describe("optimizers", section.name).constants
+    if constants.get("ONE_LEARNING_RATE") and len(groups) > 1:
+        raise RecipeError(
+            f"scheduler.layer: {section.name} has one learning rate for all layers, and"
+            f" {recipe.scheduler.layer.name} asks for {len(groups)} of them",
+            "Take scheduler.layer uniform, or another optimizer.",
+        )
+    try:
+        optimizer: torch.optim.Optimizer = load_choice("optimizers", section)(groups, section.lr)
+    except ValueError as error:  # each library checks the ranges of its own options
+        raise RecipeError(f"optimizer: {section.name} refuses its options: {error}") from error
+    return optimizer
 
 
 def _build_method(

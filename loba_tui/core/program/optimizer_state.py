@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,6 +42,28 @@ class LearningRates:
         return rate
 
 
+@contextmanager
+def averaged_weights(optimizer: Any, parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Lend the weights that are the result, where an optimizer trains at other ones.
+
+    Schedule-free optimizers do. Going back by their own arithmetic would leave a rounding error, so
+    that a strip drawn in between would change the training: the weights are copied and put back.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper has both methods
+    if not (hasattr(inner, "eval") and hasattr(inner, "train")):
+        yield
+        return
+    trained = [(parameter, parameter.detach().clone()) for parameter in parameters]
+    inner.eval()
+    try:
+        yield
+    finally:
+        inner.train()
+        with torch.no_grad():
+            for parameter, kept in trained:
+                parameter.copy_(kept)
+
+
 def export_state(
     optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -50,19 +74,22 @@ def export_state(
         names: Name of each of its parameters.
     """
     tensors: dict[str, Tensor] = {}
-    scalars: dict[str, Any] = {}
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            name = f"{names[parameter]}{_SEPARATOR}{key}"
-            if isinstance(value, Tensor):
-                tensors[name] = value.detach().cpu().clone()
-            else:
-                scalars[name] = value
+    parameters = {
+        names[parameter]: {
+            key: _packed(value, f"{names[parameter]}{_SEPARATOR}{key}", tensors)
+            for key, value in state.items()
+        }
+        for parameter, state in optimizer.state.items()
+    }
     groups = [
-        {key: value for key, value in group.items() if key not in ("params", "lr")}
-        for group in optimizer.param_groups
+        {
+            key: _packed(value, f"group {number}{_SEPARATOR}{key}", tensors)
+            for key, value in group.items()
+            if key not in ("params", "lr")
+        }
+        for number, group in enumerate(optimizer.param_groups)
     ]
-    return tensors, {"scalars": scalars, "groups": groups}
+    return tensors, {"parameters": parameters, "groups": groups}
 
 
 def import_state(
@@ -77,22 +104,53 @@ def import_state(
         CorruptError: If it belongs to other parameters or groups.
     """
     parameters = {name: parameter for parameter, name in names.items()}
-    states: dict[Tensor, dict[str, Any]] = {}
-    for name, value in [*tensors.items(), *plain["scalars"].items()]:
-        parameter_name, _, key = name.rpartition(_SEPARATOR)
-        if parameter_name not in parameters:
-            raise CorruptError(
-                f"the checkpoint has optimizer state of {parameter_name!r}, unknown here"
-            )
-        parameter = parameters[parameter_name]
-        if isinstance(value, Tensor):
-            # A step counter stays on the CPU; moments follow their parameter.
-            value = value.to(parameter.device) if value.ndim else value.clone()
-        states.setdefault(parameter, {})[key] = value
+    for name in plain["parameters"]:
+        if name not in parameters:
+            raise CorruptError(f"the checkpoint has optimizer state of {name!r}, unknown here")
     if len(plain["groups"]) != len(optimizer.param_groups):
         raise CorruptError("the checkpoint has another number of parameter groups")
-    for parameter, state in states.items():
-        optimizer.state[parameter] = state
+    for name, state in plain["parameters"].items():
+        parameter = parameters[name]
+        optimizer.state[parameter] = {
+            key: _unpacked(value, tensors, parameter.device) for key, value in state.items()
+        }
     for group, saved in zip(optimizer.param_groups, plain["groups"], strict=True):
-        for key, value in saved.items():
-            group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
+        device = group["params"][0].device
+        group.update({key: _unpacked(value, tensors, device) for key, value in saved.items()})
+
+
+def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Return a value as JSON, with its tensors moved to `tensors` under names that begin so."""
+    match value:
+        case Tensor():
+            tensors[name] = value.detach().cpu().clone()
+            return {"tensor": name, "is_on_cpu": value.device.type == "cpu"}
+        case dict():
+            return {"dict": {k: _packed(v, f"{name}.{k}", tensors) for k, v in value.items()}}
+        case list() | tuple():
+            items = [_packed(item, f"{name}.{at}", tensors) for at, item in enumerate(value)]
+            return {type(value).__name__: items}
+        case float() if not math.isfinite(value):
+            return {"float": str(value)}  # JSON has no infinity
+        case bool() | int() | float() | str() | None:
+            return value
+    raise TypeError(f"optimizer state {name} is of type {type(value).__name__}")
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor], device: torch.device) -> Any:
+    match value:
+        case {"tensor": str(name), "is_on_cpu": bool(is_on_cpu)}:
+            if name not in tensors:
+                raise CorruptError(f"the checkpoint lacks {name!r} of the optimizer's state")
+            # A step counter stays on the CPU, where torch wants it; moments follow their parameter.
+            stays = is_on_cpu and tensors[name].ndim == 0
+            return tensors[name].clone() if stays else tensors[name].to(device, copy=True)
+        case {"dict": dict(items)}:
+            return {key: _unpacked(item, tensors, device) for key, item in items.items()}
+        case {"list": list(items)}:
+            return [_unpacked(item, tensors, device) for item in items]
+        case {"tuple": list(items)}:
+            return tuple(_unpacked(item, tensors, device) for item in items)
+        case {"float": str(text)}:
+            return float(text)
+    return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import psutil
@@ -15,7 +16,12 @@ from torch import Tensor, nn
 from loba_tui.core.errors import Interrupted, NumericsError
 from loba_tui.core.program.checkpoint import Checkpoint, CheckpointStore
 from loba_tui.core.program.method import Method
-from loba_tui.core.program.optimizer_state import LearningRates, export_state, import_state
+from loba_tui.core.program.optimizer_state import (
+    LearningRates,
+    averaged_weights,
+    export_state,
+    import_state,
+)
 from loba_tui.core.program.trajectories import ForwardCounter
 from loba_tui.core.recipe.schema import SaveSection, TrainSection
 from loba_tui.core.run.writer import RunWriter
@@ -184,6 +190,10 @@ class Trainer:
         """The trained parameters by name."""
         return self._parts.parameters
 
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Lend the weights to draw, measure and export: an optimizer may train at other ones."""
+        return averaged_weights(self._parts.optimizer, self._parts.parameters.values())
+
     def load_newest(self) -> tuple[Checkpoint | None, list[str]]:
         """Go on from the newest checkpoint that verifies.
 
@@ -217,7 +227,8 @@ class Trainer:
     def _sample(self) -> None:
         if self._parts.sample is not None and self._parts.writer is not None:
             self._report_status("sampling")
-            self._parts.sample(self.step)
+            with self.averaged_weights():
+                self._parts.sample(self.step)
             self._report_status("training")
 
     def _report_status(self, phase: str) -> None:

@@ -82,7 +82,8 @@ def train(
     built.trainer.run()
     accelerator.wait_for_everyone()
     if writer is not None:
-        finish(recipe, model, built, writer)
+        with built.trainer.averaged_weights():
+            finish(recipe, model, built, writer)
     accelerator.end_training()
 
 

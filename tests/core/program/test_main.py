@@ -17,11 +17,17 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
-from loba_tui.core.errors import ExitCode, Interrupted
+from loba_tui.core.errors import ExitCode, Interrupted, RecipeError
 from loba_tui.core.program import main as program
 from loba_tui.core.program.training import train
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
-from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.schema import (
+    Choice,
+    OptimizerSection,
+    Recipe,
+    SampleSection,
+    SchedulerSection,
+)
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.writer import RunWriter
 
@@ -130,6 +136,65 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(unbroken: RunDir, tmp_path
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
     assert {"event": "resumed", "step": 3}.items() <= events(run_dir)[4].items()
     assert sha256(run_dir.adapter) == sha256(unbroken.adapter)
+
+
+def test_averaging_optimizers_export_the_average_and_resume_to_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    recipe = recipe_with(steps=4).model_copy(
+        update={
+            "optimizer": OptimizerSection(name="schedule_free_adamw", lr=1e-3),
+            "sample": SampleSection(every=2, steps=2, scales=(-1, 1), prompts=("a circle",)),
+        }
+    )
+    whole, halves = new_run(recipe, tmp_path / "whole"), new_run(recipe, tmp_path / "halves")
+    assert program.main(["--run-dir", str(whole.path)]) == ExitCode.DONE
+
+    class StopAtTheStepThatIsDrawn:
+        asked = 0
+
+        @property
+        def is_set(self) -> bool:
+            self.asked += 1
+            return self.asked == 2
+
+    with RunWriter.open(halves) as writer, pytest.raises(Interrupted):
+        train(recipe, halves, writer, StopAtTheStepThatIsDrawn())
+    assert program.main(["--run-dir", str(halves.path), "--resume"]) == ExitCode.DONE
+    assert sha256(halves.adapter) == sha256(whole.adapter)
+
+    checkpoint = whole.checkpoints / "step-000004"
+    trained = load_file(checkpoint / "adapter.safetensors")
+    iterate = load_file(checkpoint / "optimizer.safetensors")
+    exported = list(load_file(whole.adapter).values())
+    for name, y in trained.items():
+        average = torch.lerp(y, iterate[f"{name}::z"], 1 - 1 / 0.9)
+        assert any(e.shape == y.shape and torch.allclose(e, average) for e in exported), name
+
+
+def test_one_learning_rate_for_several_factors_is_refused(tmp_path: Path) -> None:
+    recipe = recipe_with().model_copy(
+        update={
+            "optimizer": OptimizerSection(name="prodigy", lr=1.0),
+            "scheduler": SchedulerSection(layer=Choice(name="block_wise_decay")),
+        }
+    )
+    with pytest.raises(RecipeError, match="one learning rate"):
+        train_in(recipe, tmp_path)
+
+
+def test_what_a_library_refuses_is_the_recipes_error(tmp_path: Path) -> None:
+    recipe = recipe_with().model_copy(
+        update={"optimizer": OptimizerSection.model_validate({"name": "adamw", "beta1": 1.0})}
+    )
+    with pytest.raises(RecipeError, match="adamw refuses its options"):
+        train_in(recipe, tmp_path)
+
+
+def train_in(recipe: Recipe, folder: Path) -> None:
+    run_dir = new_run(recipe, folder)
+    with RunWriter.open(run_dir) as writer:
+        train(recipe, run_dir, writer, program.StopFlag())
 
 
 def test_sigint_saves_and_ends_with_75_and_a_second_process_resumes(tmp_path: Path) -> None:

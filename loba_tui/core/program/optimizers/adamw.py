@@ -1,4 +1,7 @@
-"""AdamW: decoupled weight decay (Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101)."""
+"""AdamW: decoupled weight decay (Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101).
+
+For a slider: `optimizer: {name: adamw, lr: 5.0e-4}`
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""SGD with momentum (Sutskever et al. 2013, https://proceedings.mlr.press/v28/sutskever13.html)."""
+"""SGD with momentum (Sutskever et al. 2013, https://proceedings.mlr.press/v28/sutskever13.html).
+
+Nothing adapts to the size of gradients, which is small here: the learning rate is large.
+
+For a slider: `optimizer: {name: sgd, lr: 1.0}`
+"""
 
 from __future__ import annotations
 
