@@ -45,7 +45,10 @@ class AdapterScale:
     def _scale_rows(self, _module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if self._multipliers is None:
             return output
-        rows = self._multipliers.to(output.device, output.dtype)
+        rows = self._multipliers
+        if rows.device != output.device or rows.dtype != output.dtype:
+            # Kept, because hundreds of layers would each copy it to the accelerator again.
+            rows = self._multipliers = rows.to(output.device, output.dtype)
         if rows.numel() > 1:
             # Classifier-free guidance stacks the batch: [unconditional rows, conditional rows].
             rows = rows.repeat(output.shape[0] // rows.numel())
