@@ -22,16 +22,31 @@ from loba_tui.core.run.writer import write_atomically
 CommandKind = Literal["pause", "resume", "save", "sample", "stop", "set"]
 _KINDS: frozenset[str] = frozenset(get_args(CommandKind))
 
+LIVE_KEYS = (
+    "optimizer.lr",
+    "train.steps",
+    "method.preserve_weight",
+    "sample.every",
+    "save.every",
+)
+"""What `set` can change while a run goes on."""
+
 # A command is a few words; anything longer was not written by us.
 _MAX_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
 class Command:
-    """Something the user wants of a running program; `args` is for `sample` and `set`."""
+    """Something the user wants of a running program.
+
+    Args:
+        args: Of `set`: `key`, one of LIVE_KEYS, and `value`.
+        id: The name that `send` returned; the answering event repeats it.
+    """
 
     kind: CommandKind
     args: Mapping[str, Any] = field(default_factory=dict)
+    id: str = field(default="", compare=False)
 
 
 def send(run_dir: RunDir, command: Command) -> str:
@@ -109,4 +124,4 @@ def _read(path: Path) -> Command:
     kind, args = record.get("command"), record.get("args", {})
     if record.get("version") != RECORD_VERSION or kind not in _KINDS or not isinstance(args, dict):
         raise ValueError("not a command of this version")
-    return Command(kind, args)
+    return Command(kind, args, path.name.removesuffix(".json"))

@@ -66,6 +66,11 @@ class RunDir:
         return self.path / "control"
 
     @property
+    def steering(self) -> Path:
+        """Return the record of what was changed while the run went on, and at which steps."""
+        return self.path / "steering.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Return the folder of `step-000100/` folders."""
         return self.path / "checkpoints"

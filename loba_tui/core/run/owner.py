@@ -11,12 +11,15 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from loba_tui.core.errors import InUseError, ResourceError
 from loba_tui.core.run.directory import PRIVATE_FILE_MODE
 from loba_tui.core.run.records import Owner
 
+# Counts the processes that the kernel killed for want of memory since boot.
+MACHINE_COUNTER = Path("/proc/vmstat")
 # A reader that looks whether the lock is free holds it shared for some microseconds.
 _LOCK_PATIENCE_SECONDS = 0.3
 
@@ -59,6 +62,69 @@ def _signal_reaches(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def oom_kills(counters: Iterable[str] | None = None) -> dict[str, int]:
+    """Return how many processes the kernel has killed for want of memory so far, by counter.
+
+    A rise tells how a process without last words ended.
+
+    Args:
+        counters: Files to read again, as returned earlier, perhaps by a process of another cgroup;
+            None takes this process's own cgroup and the whole machine.
+    """
+    if counters is None:
+        counters = [str(path) for path in (_memory_events(), MACHINE_COUNTER) if path is not None]
+    return {
+        counter: int(line.split()[1])
+        for counter in counters
+        for line in _lines(Path(counter))
+        if line.startswith("oom_kill ")
+    }
+
+
+def _lines(counter: Path) -> list[str]:
+    if not counter.is_relative_to("/sys/fs/cgroup") and counter != MACHINE_COUNTER:
+        return []
+    try:
+        return counter.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _memory_events() -> Path | None:
+    """Return the file that counts what happened to the memory of this process's cgroup."""
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in groups:
+        _, controllers, group = line.split(":", 2)
+        if not controllers:
+            return Path("/sys/fs/cgroup") / group.lstrip("/") / "memory.events"
+        if "memory" in controllers.split(","):
+            return Path("/sys/fs/cgroup/memory") / group.lstrip("/") / "memory.oom_control"
+    return None
+
+
+def holder(path: Path) -> Owner | None:
+    """Return the process that took the lock last, None where that is not on record."""
+    try:
+        record = json.loads(path.read_text())
+        return Owner(record["pid"], record["host"], record["process_start"], record["boot_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def has_ended(process: Owner) -> bool:
+    """Say whether a process of this host has ended for certain."""
+    here = this_process()
+    if process.host != here.host:
+        return False
+    if process.boot_id != here.boot_id:
+        return True
+    start = process_start(process.pid)
+    return start is None or start != process.process_start
 
 
 def acquire(path: Path) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,16 @@ _CHUNK_BYTES = 4 * 1024 * 1024
 _MAX_JSON_BYTES = 4 * 1024 * 1024
 
 LivenessState = Literal[
-    "starting", "running", "stalled", "finished", "stopped", "failed", "dead", "unknown"
+    "queued",
+    "starting",
+    "running",
+    "paused",
+    "stalled",
+    "finished",
+    "stopped",
+    "failed",
+    "dead",
+    "unknown",
 ]
 
 
@@ -36,7 +45,7 @@ class Liveness:
     @property
     def is_alive(self) -> bool:
         """Say whether a process still works on the run."""
-        return self.state in ("starting", "running", "stalled")
+        return self.state in ("starting", "running", "paused", "stalled")
 
 
 class RunReader:
@@ -109,13 +118,19 @@ class RunReader:
         if status.is_final:
             return Liveness(_final_state(status.phase), f"the program said {status.phase}")
         age = (time.time() if now is None else now) - status.heartbeat
+        if status.phase == "queued" and not held:
+            return Liveness("queued", "it waits for its turn: `loba queue ls`")
         if status.owner is None:
             if held or age < STALLED_SECONDS:
                 return Liveness("starting", "the program is being started")
             return Liveness("dead", "the program was launched but never took the run")
-        if held:
-            return _heard(age, f"process {status.owner.pid}")
-        return _without_lock(status.owner, age)
+        if not held:
+            return _without_lock(status, status.owner, age)
+        holder = owner.holder(self.run_dir.lock) or status.owner
+        if owner.has_ended(holder):
+            # A forked worker can keep the lock of a process that is gone.
+            return Liveness("dead", f"process {holder.pid} ended, but left a child behind")
+        return _heard(status, age, f"process {holder.pid}")
 
 
 def _final_state(phase: str) -> LivenessState:
@@ -123,13 +138,17 @@ def _final_state(phase: str) -> LivenessState:
     return states.get(phase, "failed")
 
 
-def _heard(age: float, who: str) -> Liveness:
+def _heard(status: Status, age: float, who: str) -> Liveness:
     if age > STALLED_SECONDS:
         return Liveness("stalled", f"{who} lives, but has said nothing for {age:.0f} s")
+    if status.phase == "paused":
+        return Liveness("paused", f"{who} waits: `loba runs resume` lets it go on")
+    if status.phase == "paused_disk":
+        return Liveness("paused", f"{who} waits for the disk: {status.extra.get('disk', 'full')}")
     return Liveness("running", f"{who} works on it")
 
 
-def _without_lock(process: Owner, age: float) -> Liveness:
+def _without_lock(status: Status, process: Owner, age: float) -> Liveness:
     who = f"process {process.pid}"
     here = owner.this_process()
     if process.host != here.host:
@@ -138,13 +157,27 @@ def _without_lock(process: Owner, age: float) -> Liveness:
         return Liveness("unknown", f"{who} on {process.host} was last heard {age:.0f} s ago")
     if process.boot_id != here.boot_id:
         return Liveness("dead", f"the machine was restarted while {who} worked on it")
-    start = owner.process_start(process.pid)
-    if start is None or start != process.process_start:
-        return Liveness(
-            "dead", f"{who} ended without a word: killed, or out of memory (the kernel's log knows)"
-        )
+    if owner.has_ended(process):
+        return Liveness("dead", f"{who} ended without a word: {_why_killed(status)}")
     # The lock is free and yet the very process lives: a file system without locks.
-    return _heard(age, who)
+    return _heard(status, age, who)
+
+
+def _why_killed(status: Status) -> str:
+    """Return what is known of a process that could not say how it ended."""
+    before = status.extra.get("oom_kills")
+    if isinstance(before, Mapping):
+        now = owner.oom_kills(map(str, before))
+        risen = [
+            counter
+            for counter, count in before.items()
+            if isinstance(count, int) and now.get(counter, 0) > count
+        ]
+        if any(counter != str(owner.MACHINE_COUNTER) for counter in risen):
+            return "killed by the kernel, as its memory limit was reached"
+        if risen:
+            return "killed, probably for want of memory: the kernel has killed processes for that"
+    return "killed, or out of memory (the kernel's log knows)"
 
 
 class _Tail:

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 RECORD_VERSION = 1
 
 Phase = Literal[
+    "queued",
     "starting",
     "loading",
     "encoding",
@@ -23,6 +24,7 @@ Phase = Literal[
     "sampling",
     "measuring",
     "paused",
+    "paused_disk",
     "finished",
     "stopped",
     "failed",

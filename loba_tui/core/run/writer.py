@@ -1,26 +1,34 @@
-"""The program's side of a run directory: the lock, and everything that is written to it."""
+"""The program's side of a run directory: the lock, and everything that is written to it.
+
+A full disk is no reason to lose a run: records wait in memory until it takes them again.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.run import owner
+from loba_tui.core.run import disk, owner
 from loba_tui.core.run.directory import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE, RunDir
 from loba_tui.core.run.records import RECORD_VERSION, Status, encode
 
 STATUS_INTERVAL_SECONDS = 0.2
+HEARTBEAT_SECONDS = 1.0
+# Records that wait for a full disk; at a few hundred bytes each these are tens of thousands.
+_MAX_WAITING_BYTES = 8 * 2**20
 
 
 class RunWriter:
     """Append metrics and events and keep the status of a run that this process owns.
 
-    A context manager; the run is in use until it is closed or the process ends.
+    A context manager; the run is in use until it is closed or the process ends. While it is open, a
+    thread renews the status, so that a step of minutes is told from a process that hangs or died.
     """
 
     def __init__(self, run_dir: RunDir, lock: int) -> None:
@@ -33,6 +41,10 @@ class RunWriter:
         self._step = 0
         self._total = 0
         self._extra: dict[str, Any] = {}
+        self._moved = self._started
+        self._guard = threading.RLock()
+        self._closing = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._status_written = float("-inf")
         self._status_pending = False
         self._metrics = _LineFile(run_dir.metrics)
@@ -53,7 +65,8 @@ class RunWriter:
         except OSError as error:
             raise _unwritable(run_dir.path, error) from error
         writer = cls(run_dir, owner.acquire(run_dir.lock))
-        writer.status(phase="starting")
+        writer.status(phase="starting", oom_kills=owner.oom_kills())
+        writer._heart.start()
         return writer
 
     def metric(self, *, step: int, **values: Any) -> None:
@@ -80,27 +93,53 @@ class RunWriter:
         A change of phase is written at once. A mere step is written when the last write is some
         tenths of a second old, so calling this every step is cheap.
         """
-        urgent = phase is not None and phase != self._phase
-        self._phase = phase if phase is not None else self._phase
-        self._step = step if step is not None else self._step
-        self._total = total if total is not None else self._total
-        self._extra.update(extra)
-        self._status_pending = True
-        if urgent or time.monotonic() - self._status_written >= STATUS_INTERVAL_SECONDS:
-            self.flush()
+        with self._guard:
+            if (phase or self._phase, step or self._step) != (self._phase, self._step):
+                self._moved = time.time()
+            urgent = phase is not None and phase != self._phase
+            self._phase = phase if phase is not None else self._phase
+            self._step = step if step is not None else self._step
+            self._total = total if total is not None else self._total
+            self._extra.update(extra)
+            self._status_pending = True
+            if urgent or time.monotonic() - self._status_written >= STATUS_INTERVAL_SECONDS:
+                self.flush()
+
+    @property
+    def phase(self) -> str:
+        """What the run was last said to be doing."""
+        return self._phase
 
     def flush(self) -> None:
         """Write the status now."""
-        extra = {"started": self._started, **self._extra}
-        status = Status(self._phase, self._step, self._total, time.time(), self._owner, extra)
-        write_atomically(self.run_dir.status, encode(status.as_json()))
-        self._status_written = time.monotonic()
-        self._status_pending = False
+        with self._guard:
+            # `moved` tells a viewer since when nothing has happened, however alive the process is.
+            extra = {"started": self._started, "moved": self._moved, **self._extra}
+            status = Status(self._phase, self._step, self._total, time.time(), self._owner, extra)
+            content = encode(status.as_json())
+            try:
+                write_atomically(self.run_dir.status, content)
+            except ResourceError as error:
+                if disk.trouble_of(error) is None:
+                    raise
+                _overwrite(self.run_dir.status, content)
+            self._status_written = time.monotonic()
+            self._status_pending = False
+
+    def _beat(self) -> None:
+        while not self._closing.wait(HEARTBEAT_SECONDS):
+            if time.monotonic() - self._status_written >= HEARTBEAT_SECONDS:
+                # What cannot be written is for the main thread to report.
+                with contextlib.suppress(ResourceError):
+                    self.flush()
 
     def close(self) -> None:
         """Write what is pending and give the run free."""
         if self._lock < 0:
             return
+        self._closing.set()
+        if self._heart.is_alive():
+            self._heart.join()
         try:
             if self._status_pending:
                 self.flush()
@@ -130,31 +169,38 @@ class _LineFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = -1
-        self._torn = False
+        self._waiting = bytearray()
 
     def append(self, record: dict[str, Any]) -> None:
-        line = encode(record)
+        self._waiting += encode(record)
         try:
             if self._descriptor < 0:
                 self._open()
-            # A line that was cut short, by a kill or a full disk, must not swallow the next one.
-            if self._torn:
-                line = b"\n" + line
-            self._torn = True
-            self._torn = os.write(self._descriptor, line) != len(line)
+            while self._waiting:
+                # What a full disk takes in part goes on where it was cut.
+                del self._waiting[: os.write(self._descriptor, self._waiting)]
         except OSError as error:
-            raise _unwritable(self._path, error) from error
-        if self._torn:
-            raise ResourceError(f"{self._path} was written in part only.", "The disk may be full.")
+            if disk.trouble_of(error) is None:
+                raise _unwritable(self._path, error) from error
+            self._drop_oldest()
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         self._descriptor = os.open(self._path, flags, PRIVATE_FILE_MODE)
         size = os.fstat(self._descriptor).st_size
-        self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
+        if size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n":
+            # A line that was cut short by a kill must not swallow the next one.
+            self._waiting[:0] = b"\n"
+
+    def _drop_oldest(self) -> None:
+        excess = len(self._waiting) - _MAX_WAITING_BYTES
+        if excess > 0:
+            del self._waiting[: self._waiting.index(b"\n", excess) + 1]
 
     def close(self) -> None:
         if self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                os.write(self._descriptor, self._waiting)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -180,6 +226,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise _unwritable(path, error) from error
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    """Replace a file's content in place: a full disk often still takes what needs no new block."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            # As long as what is there, so that one write leaves no remains of it behind.
+            os.pwrite(descriptor, content.ljust(os.fstat(descriptor).st_size), 0)
+        finally:
+            os.close(descriptor)
 
 
 def _unwritable(path: Path, error: OSError) -> ResourceError:

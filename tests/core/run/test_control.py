@@ -22,6 +22,11 @@ def test_commands_are_taken_once_in_the_order_they_were_sent(run_dir: RunDir) ->
     assert take(run_dir) == []
 
 
+def test_a_command_carries_the_name_that_its_answer_will_have(run_dir: RunDir) -> None:
+    name = send(run_dir, Command("save"))
+    assert [command.id for command in take(run_dir)] == [name]
+
+
 def test_a_half_written_command_is_not_taken(run_dir: RunDir) -> None:
     (run_dir.control / ".00000001-ab.json.12.tmp").write_text('{"version"')
     assert take(run_dir) == []

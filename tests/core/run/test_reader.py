@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -132,6 +133,69 @@ def test_without_a_lock_the_process_itself_is_looked_at(
 ) -> None:
     _leave_status(run_dir, **changes)
     assert RunReader(run_dir).liveness().state == state
+
+
+def test_a_lock_kept_by_an_orphan_does_not_make_a_dead_run_alive(run_dir: RunDir) -> None:
+    code = (
+        "import os, signal, sys, time; from loba_tui.core.run.directory import RunDir\n"
+        "from loba_tui.core.run.writer import RunWriter; from pathlib import Path\n"
+        "writer = RunWriter.open(RunDir(Path(sys.argv[1]))); writer.status(phase='training')\n"
+        "child = os.fork()\n"
+        "if child == 0: time.sleep(60)\n"
+        "print(child, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    argv = [sys.executable, "-W", "ignore", "-c", code, str(run_dir.path)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.wait()
+        try:
+            assert owner.is_held(run_dir.lock)
+            liveness = RunReader(run_dir).liveness()
+            assert (liveness.state, "left a child behind" in liveness.reason) == ("dead", True)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("rises", "reason"),
+    [("group", "memory limit was reached"), ("machine", "probably"), ("", "or out of memory")],
+)
+def test_the_kernels_counters_tell_a_run_that_was_killed_for_memory(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, rises: str, reason: str
+) -> None:
+    group, machine = "/sys/fs/cgroup/job/memory.events", "/proc/vmstat"
+    _leave_status(run_dir, process_start=1.0, oom_kills={group: 2, machine: 5})
+    counts = {group: 2 + (rises == "group"), machine: 5 + bool(rises)}
+    monkeypatch.setattr(owner, "_lines", lambda path: ["low 0", f"oom_kill {counts[str(path)]}"])
+    liveness = RunReader(run_dir).liveness()
+    assert liveness.state == "dead"
+    assert reason in liveness.reason
+
+
+def test_counters_that_a_foreign_status_names_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("oom_kill 7\n")
+    assert owner.oom_kills([str(tmp_path / "secret")]) == {}
+    assert owner.oom_kills(["/proc/vmstat"]).keys() <= {"/proc/vmstat"}
+
+
+@pytest.mark.parametrize(("phase", "state"), [("paused", "paused"), ("paused_disk", "paused")])
+def test_a_paused_run_is_alive_and_says_what_it_waits_for(
+    run_dir: RunDir, phase: str, state: str
+) -> None:
+    with RunWriter.open(run_dir) as writer:
+        writer.status(phase=phase, disk="66 MiB are needed and 1 MiB are free")
+        liveness = RunReader(run_dir).liveness()
+    assert liveness.state == state
+    assert liveness.is_alive
+    assert ("66 MiB" in liveness.reason) == (phase == "paused_disk")
+    assert RunReader(run_dir).liveness().state == "paused"  # this very process still lives
+
+
+def test_a_queued_run_is_not_running(run_dir: RunDir) -> None:
+    write_atomically(run_dir.status, encode(Status("queued", 0, 0, 0.0).as_json()))
+    liveness = RunReader(run_dir).liveness()
+    assert (liveness.state, liveness.is_alive) == ("queued", False)
 
 
 def test_a_program_that_was_launched_but_never_came_is_dead(run_dir: RunDir) -> None:

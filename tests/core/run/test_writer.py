@@ -1,8 +1,10 @@
+import errno
 import json
 import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 
 from loba_tui.core.errors import ExitCode, InUseError, ResourceError
+from loba_tui.core.run import disk
+from loba_tui.core.run import writer as writer_module
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.writer import RunWriter, write_atomically
@@ -103,11 +107,76 @@ def test_a_line_torn_by_a_kill_does_not_swallow_the_next(run_dir: RunDir) -> Non
     assert reader.num_foreign_lines == 1
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_a_resource_error(run_dir: RunDir) -> None:
-    run_dir.metrics.symlink_to("/dev/full")
-    with RunWriter.open(run_dir) as writer, pytest.raises(ResourceError, match="No space left"):
+@pytest.mark.parametrize("number", sorted(disk.TROUBLE))
+def test_a_full_disk_loses_no_record_and_stops_nothing(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write = os.write
+    is_full, cut = True, 7
+
+    def writing(descriptor: int, content: bytes) -> int:
+        nonlocal cut
+        if is_full and cut == 0:
+            raise OSError(number, os.strerror(number))
+        part = bytes(content)[:cut] if is_full else content
+        cut = 0
+        return write(descriptor, part)
+
+    with RunWriter.open(run_dir) as writer:
         writer.metric(step=1, loss=1.0)
+        monkeypatch.setattr(os, "write", writing)
+        for step in (2, 3):
+            writer.metric(step=step, loss=1.0)
+        writer.event("paused_disk")
+        writer.status(phase="paused_disk", step=3)
+        # The status is written over in place, which needs no new block.
+        status = RunReader(run_dir).status()
+        assert status is not None
+        assert (status.phase, status.step) == ("paused_disk", 3)
+        is_full = False
+        writer.metric(step=4, loss=1.0)
+        writer.event("continued")
+    reader = RunReader(run_dir)
+    assert [metric.step for metric in reader.new_metrics()] == [1, 2, 3, 4]
+    assert [event.kind for event in reader.new_events()] == ["paused_disk", "continued"]
+    assert reader.num_foreign_lines == 0
+
+
+def test_a_disk_that_stays_full_does_not_fill_the_memory(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "_MAX_WAITING_BYTES", 200)
+    write = os.write
+
+    def full(descriptor: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    with RunWriter.open(run_dir) as writer:
+        monkeypatch.setattr(os, "write", full)
+        for step in range(100):
+            writer.metric(step=step)
+        monkeypatch.setattr(os, "write", write)
+        writer.metric(step=100)
+    steps = [metric.step for metric in RunReader(run_dir).new_metrics()]
+    assert steps[-2:] == [99, 100]
+    assert len(steps) < 10
+
+
+def test_the_heart_beats_while_a_step_is_long_and_stops_with_the_writer(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "HEARTBEAT_SECONDS", 0.02)
+    with RunWriter.open(run_dir) as writer:
+        writer.status(phase="training", step=1)
+        before = RunReader(run_dir).status()
+        time.sleep(0.3)
+        after = RunReader(run_dir).status()
+    assert before is not None
+    assert after is not None
+    assert after.heartbeat > before.heartbeat
+    # It lives, but nothing has moved.
+    assert after.extra["moved"] == before.extra["moved"]
+    assert "heartbeat" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_replacing_a_file_leaves_no_temporary_behind(tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""The record of what was changed while a run went on: enough to do the same run again.
+
+It lies beside the recipe as steering.json, goes into each checkpoint, and into the finished
+adapter's metadata. A change made at step n holds from the step after n steps on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from loba_tui.core.errors import CorruptError
+from loba_tui.core.run.control import LIVE_KEYS
+
+_VERSION = 1
+_MAX_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting that was changed after `step` steps."""
+
+    step: int
+    key: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True)
+class SteeringRecord:
+    """All changes of a run in the order of their steps.
+
+    Attributes:
+        changes: What `set` did.
+        passed_over: Steps that a rollback left out, as their draw gave no finite loss.
+    """
+
+    changes: tuple[Change, ...] = ()
+    passed_over: tuple[int, ...] = ()
+
+    def with_change(self, change: Change) -> SteeringRecord:
+        """Return the record with one more change, after those of its step."""
+        changes = sorted((*self.changes, change), key=lambda each: each.step)
+        return replace(self, changes=tuple(changes))
+
+    def with_passed_over(self, step: int) -> SteeringRecord:
+        """Return the record with one more step to leave out."""
+        return replace(self, passed_over=tuple(sorted({*self.passed_over, step})))
+
+    def until(self, step: int) -> SteeringRecord:
+        """Return what had been changed when `step` steps were done."""
+        return SteeringRecord(
+            tuple(change for change in self.changes if change.step < step),
+            tuple(passed for passed in self.passed_over if passed < step),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that is written."""
+        return {
+            "version": _VERSION,
+            "changes": [asdict(change) for change in self.changes],
+            "passed_over": list(self.passed_over),
+        }
+
+    def text(self) -> str:
+        """Return it as one line of JSON, the same for the same record; "" where it is empty."""
+        if self == SteeringRecord():
+            return ""
+        return json.dumps(self.as_json(), separators=(",", ":"), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, data: object) -> SteeringRecord:
+        """Read a record; raise ValueError where it is not one of this version."""
+        if not isinstance(data, Mapping) or data.get("version") != _VERSION:
+            raise ValueError(f"not a steering record of version {_VERSION}")
+        try:
+            changes = tuple(
+                Change(_step(each["step"]), each["key"], each["old"], each["new"])
+                for each in data["changes"]
+            )
+            passed_over = tuple(_step(step) for step in data["passed_over"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a steering record: {error!r}") from error
+        unknown = [change.key for change in changes if change.key not in LIVE_KEYS]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} cannot be changed while a run goes on")
+        return cls(changes, passed_over)
+
+    @classmethod
+    def from_text(cls, text: str, origin: str) -> SteeringRecord:
+        """Read what `text` returned.
+
+        Raises:
+            CorruptError: It is not a record.
+        """
+        if not text:
+            return cls()
+        try:
+            return cls.from_json(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            raise CorruptError(
+                f"{origin}: its record of the steering cannot be read: {error}"
+            ) from error
+
+    @classmethod
+    def read(cls, path: Path) -> SteeringRecord | None:
+        """Read a steering.json, None where there is none.
+
+        Raises:
+            CorruptError: It is damaged.
+        """
+        try:
+            with path.open("rb") as stream:
+                content = stream.read(_MAX_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise CorruptError(f"{path} cannot be read: {error.strerror}") from error
+        if len(content) > _MAX_BYTES:
+            raise CorruptError(f"{path} is longer than {_MAX_BYTES} bytes")
+        return cls.from_text(content.decode("utf-8", "replace"), str(path))
+
+
+def _step(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"{value!r} is not a step")
+    return value
