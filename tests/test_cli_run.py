@@ -17,9 +17,11 @@ from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
 
 STAND_IN = Path(__file__).with_name("stand_in_program.py")
-# What `loba` does, except that the program it starts is the stand-in.
+# What `loba` does, except that the program it starts is the stand-in, and that a hang-up counts
+# even where the tests themselves run under nohup.
 DRIVER = f"""
-import functools, sys
+import functools, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from loba_tui import cli, foreground
 program = (sys.executable, {str(STAND_IN)!r})
 foreground.Foreground = functools.partial(foreground.Foreground, program=program)
