@@ -18,15 +18,17 @@ from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program import randomness
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.checkpoint import CheckpointStore
+from loba_tui.core.program.choices import load_choice
 from loba_tui.core.program.method import Method, MethodParts
 from loba_tui.core.program.optimizer_state import LearningRates
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
 from loba_tui.core.program.trainer import Trainer, TrainerParts
 from loba_tui.core.program.trajectories import ForwardCounter
-from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.writer import RunWriter
 
@@ -65,13 +67,6 @@ class Built:
     trainer: Trainer
     scale: AdapterScale
     adapter_config: Any
-
-
-def load_choice(kind: str, choice: Choice) -> Callable[..., Any]:
-    """Return the factory of a drop-in with the recipe's options already bound to it."""
-    factory = plugins.load(kind, choice.name)
-    options = choice.options
-    return lambda *args, **kwargs: factory(*args, **kwargs, **options)
 
 
 def build_accelerator(recipe: Recipe, *, local_rank: int = 0) -> Accelerator:
@@ -121,10 +116,12 @@ def open_model(
     return OpenModel(wrapper, container, embeds)
 
 
-def attach_adapter(recipe: Recipe, container: ModelContainer) -> Any:
+def attach_adapter(
+    recipe: Recipe, container: ModelContainer, sources: PluginSources = SHIPPED
+) -> Any:
     """Attach the recipe's adapter, float32 and reproducibly initialised; return its PEFT config."""
     section = recipe.adapter
-    make = load_choice("adapters", section)
+    make = load_choice("adapters", section, sources)
     config = make(container.adapter_targets(), rank=section.rank, alpha=section.alpha)
     if not config.target_modules:
         raise RecipeError(
@@ -150,6 +147,7 @@ def build(
     writer: RunWriter | None,
     should_stop: Callable[[], bool],
     sample: Callable[[int], None] | None = None,
+    sources: PluginSources = SHIPPED,
 ) -> Built:
     """Join the recipe's choices into a trainer.
 
@@ -161,6 +159,7 @@ def build(
         writer: The run's records; None on processes other than the first.
         should_stop: Asked by the trainer at each step boundary.
         sample: Draws a strip during the run.
+        sources: Where the user's own drop-ins lie.
     """
     if recipe.base_model.offload == "sequential":
         # It keeps the weights on the meta device between calls; nothing can be attached there.
@@ -168,18 +167,19 @@ def build(
             "base_model.offload: sequential is for sampling; it cannot train an adapter",
             "Use base_model.offload: model, or gradient_checkpointing: true.",
         )
-    config = attach_adapter(recipe, model.container)
+    config = attach_adapter(recipe, model.container, sources)
     denoiser = model.container.denoiser
     scale = AdapterScale(denoiser)
     trainable = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
-    groups, factors, trained = _parameter_groups(recipe, trainable)
+    groups, factors, trained = _parameter_groups(recipe, trainable, sources)
 
-    optimizer = _build_optimizer(recipe, groups)
-    step_factor = load_choice("model", recipe.scheduler.model)(optimizer, recipe.train.steps)
+    optimizer = _build_optimizer(recipe, groups, sources)
+    make_schedule = load_choice("model", recipe.scheduler.model, sources)
+    step_factor = make_schedule(optimizer, recipe.train.steps)
     rates = LearningRates(optimizer, recipe.optimizer.lr, step_factor, factors)
     student, prepared = accelerator.prepare(denoiser, optimizer, device_placement=[False, False])
     counter = ForwardCounter()
-    method = _build_method(recipe, model, accelerator, student, scale, counter)
+    method = _build_method(recipe, model, accelerator, student, scale, counter, sources)
     trainer = Trainer(
         TrainerParts(
             accelerator=accelerator,
@@ -201,9 +201,11 @@ def build(
     return Built(trainer, scale, config)
 
 
-def _build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def _build_optimizer(
+    recipe: Recipe, groups: list[dict[str, Any]], sources: PluginSources
+) -> torch.optim.Optimizer:
     section = recipe.optimizer
-    constants = plugins.describe("optimizers", section.name).constants
+    constants = plugins.describe("optimizers", section.name, sources=sources).constants
     if constants.get("ONE_LEARNING_RATE") and len(groups) > 1:
         raise RecipeError(
             f"scheduler.layer: {section.name} has one learning rate for all layers, and"
@@ -211,7 +213,8 @@ def _build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.opti
             "Take scheduler.layer uniform, or another optimizer.",
         )
     try:
-        optimizer: torch.optim.Optimizer = load_choice("optimizers", section)(groups, section.lr)
+        make = load_choice("optimizers", section, sources)
+        optimizer: torch.optim.Optimizer = make(groups, section.lr)
     except ValueError as error:  # each library checks the ranges of its own options
         raise RecipeError(f"optimizer: {section.name} refuses its options: {error}") from error
     return optimizer
@@ -224,9 +227,10 @@ def _build_method(
     student: nn.Module,
     scale: AdapterScale,
     counter: ForwardCounter,
+    sources: PluginSources,
 ) -> Method:
-    make_noise = load_choice("noise", recipe.scheduler.noise)
-    method: Method = load_choice("methods", recipe.method)(
+    make_noise = load_choice("noise", recipe.scheduler.noise, sources)
+    method: Method = load_choice("methods", recipe.method, sources)(
         MethodParts(
             container=model.container,
             student=student,
@@ -235,8 +239,8 @@ def _build_method(
             embeds=model.embeds,
             empty=model.container.empty_embeds(),
             make_noise_scheduler=lambda: make_noise(model.container.scheduler_config),
-            density=load_choice("timestep", recipe.scheduler.timestep)(),
-            loss=load_choice("losses", recipe.loss)(),
+            density=load_choice("timestep", recipe.scheduler.timestep, sources)(),
+            loss=load_choice("losses", recipe.loss, sources)(),
             batch_size=recipe.train.batch_size,
             num_processes=accelerator.num_processes,
             rank=accelerator.process_index,
@@ -255,14 +259,12 @@ def _gather(accelerator: Accelerator) -> Callable[[Tensor], Tensor]:
     return lambda tensor: accelerator.gather(tensor.contiguous())
 
 
-def _parameter_groups(
-    recipe: Recipe, trainable: Mapping[str, nn.Parameter]
-) -> tuple[list[dict[str, Any]], list[float], dict[str, nn.Parameter]]:
-    """Return optimizer groups, their layer factors, and the parameters that train.
+def layer_factors(
+    recipe: Recipe, trainable: Mapping[str, nn.Parameter], sources: PluginSources = SHIPPED
+) -> list[float]:
+    """Return the learning-rate factor of each parameter; the layer scheduler sees a group for each.
 
-    The layer scheduler sees one group per parameter, named by its module. Parameters of the same
-    factor then share a group, because optimizers run one kernel launch per group; factor 0 means
-    that the parameter is left out.
+    Groups are named by the module that is adapted.
     """
     probe = SimpleNamespace(
         param_groups=[
@@ -270,7 +272,19 @@ def _parameter_groups(
             for name, parameter in trainable.items()
         ]
     )
-    factors = load_choice("layer", recipe.scheduler.layer)(probe)
+    factors: list[float] = load_choice("layer", recipe.scheduler.layer, sources)(probe)
+    return factors
+
+
+def _parameter_groups(
+    recipe: Recipe, trainable: Mapping[str, nn.Parameter], sources: PluginSources
+) -> tuple[list[dict[str, Any]], list[float], dict[str, nn.Parameter]]:
+    """Return optimizer groups, their layer factors, and the parameters that train.
+
+    Parameters of the same factor share a group, because optimizers run one kernel launch per group;
+    factor 0 means that the parameter is left out.
+    """
+    factors = layer_factors(recipe, trainable, sources)
     by_factor: dict[float, dict[str, nn.Parameter]] = {}
     for (name, parameter), factor in zip(trainable.items(), factors, strict=True):
         if factor == 0:
@@ -279,7 +293,7 @@ def _parameter_groups(
             by_factor.setdefault(float(factor), {})[name] = parameter
     if not by_factor:
         raise RecipeError(
-            f"scheduler.layer: {recipe.scheduler.layer.name} leaves nothing of this adapter to train",
+            f"scheduler.layer: {recipe.scheduler.layer.name} leaves nothing of it to train",
             "Choose other adapter.layers or another layer scheduler.",
         )
     groups = [{"params": list(members.values())} for members in by_factor.values()]

@@ -10,6 +10,7 @@ import logging
 
 from loba_tui import __version__
 from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.build import Built, OpenModel
 from loba_tui.core.program.export import write_adapter
 from loba_tui.core.program.proof import draw_strip, prove
@@ -36,14 +37,20 @@ def provenance(recipe: Recipe, container: ModelContainer, step: int) -> dict[str
     }
 
 
-def finish(recipe: Recipe, model: OpenModel, built: Built, writer: RunWriter) -> None:
+def finish(
+    recipe: Recipe,
+    model: OpenModel,
+    built: Built,
+    writer: RunWriter,
+    sources: PluginSources = SHIPPED,
+) -> None:
     """Write the adapter of a finished run, prove it, and note both in the run's events."""
     run_dir = writer.run_dir
     metadata = provenance(recipe, model.container, built.trainer.step)
     write_adapter(model.container.denoiser, run_dir.adapter_dir, metadata=metadata)
     writer.event("exported", path=str(run_dir.adapter), kohya=str(run_dir.adapter_kohya))
     writer.status(phase="sampling")
-    draw_sample(recipe, model, built, writer, built.trainer.step)
+    draw_sample(recipe, model, built, writer, built.trainer.step, sources)
     if not recipe.proof.enabled:
         return
     writer.status(phase="measuring")
@@ -54,6 +61,7 @@ def finish(recipe: Recipe, model: OpenModel, built: Built, writer: RunWriter) ->
         model.embeds,
         out_dir=run_dir.path,
         progress=lambda done, total: writer.status(measured=done, to_measure=total),
+        sources=sources,
     )
     summary = {f"loba.effect.{key}": value for key, value in report.summary().items()}
     write_adapter(model.container.denoiser, run_dir.adapter_dir, metadata={**metadata, **summary})
@@ -61,7 +69,12 @@ def finish(recipe: Recipe, model: OpenModel, built: Built, writer: RunWriter) ->
 
 
 def draw_sample(
-    recipe: Recipe, model: OpenModel, built: Built, writer: RunWriter, step: int
+    recipe: Recipe,
+    model: OpenModel,
+    built: Built,
+    writer: RunWriter,
+    step: int,
+    sources: PluginSources = SHIPPED,
 ) -> None:
     """Draw the strip of a step; a preview that fails is noted and never ends the run."""
     try:
@@ -71,6 +84,7 @@ def draw_sample(
             recipe,
             model.embeds,
             path=writer.run_dir.sample_strip(step),
+            sources=sources,
         )
         writer.event("sampled", step=step, path=str(path))
     except (RuntimeError, OSError) as error:  # torch raises out of memory as a RuntimeError

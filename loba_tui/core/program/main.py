@@ -26,6 +26,8 @@ from types import FrameType
 from typing import Any
 
 from loba_tui.core.errors import ExitCode, Interrupted, LobaError, RecipeError, ResourceError
+from loba_tui.core.plugin_code import as_plugin_error
+from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
 from loba_tui.core.recipe.migrate import V0_FLAGS, Flag, migrate_flags
 from loba_tui.core.recipe.schema import Recipe
@@ -77,19 +79,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     # It warns about torchvision, which nothing here needs, on every start.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     ranks = Ranks.of(os.environ)
+    sources = PluginSources.of_user(os.environ)
     try:
         if arguments.request is not None:
-            return _serve(Request.read(arguments.request))
+            return _serve(Request.read(arguments.request), sources)
         if arguments.run_dir is not None:
             run_dir = RunDir.open(arguments.run_dir)
-            recipe = load_recipe(run_dir.recipe)
-            return _run(recipe, run_dir, ranks, resume=arguments.resume)
-        recipe, parent = _recipe_of(arguments)
+            recipe = load_recipe(run_dir.recipe, sources=sources)
+            return _run(recipe, run_dir, ranks, sources, resume=arguments.resume)
+        recipe, parent = _recipe_of(arguments, sources)
         if ranks.rank != 0:  # it is told the folder by the first process
-            return _run(recipe, None, ranks, resume=False)
+            return _run(recipe, None, ranks, sources, resume=False)
         run_dir = _new_run(recipe, parent)
         sys.stderr.write(f"run directory: {run_dir.path}\n")
-        return _run(recipe, run_dir, ranks, resume=False)
+        return _run(recipe, run_dir, ranks, sources, resume=False)
     except LobaError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -113,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _recipe_of(arguments: argparse.Namespace) -> tuple[Recipe, Path]:
+def _recipe_of(arguments: argparse.Namespace, sources: PluginSources) -> tuple[Recipe, Path]:
     """Return the recipe of `--recipe` or of the specification's flags, and the parent folder."""
     given = {name: (flag, getattr(arguments, name)) for name, flag in V0_FLAGS.items()}
     flat = {name: _typed(flag, value) for name, (flag, value) in given.items() if value is not None}
@@ -121,13 +124,13 @@ def _recipe_of(arguments: argparse.Namespace) -> tuple[Recipe, Path]:
     if arguments.recipe is not None:
         if flat:
             raise RecipeError(f"--recipe and --{next(iter(flat))} exclude each other")
-        return load_recipe(Path(arguments.recipe)), parent
+        return load_recipe(Path(arguments.recipe), sources=sources), parent
     if "pretrained_model" not in flat:
         raise RecipeError(
             "nothing to train: neither --pretrained_model nor --run-dir, --recipe or --request",
             "Try: loba run recipes/slider.yaml",
         )
-    return parse_recipe(migrate_flags(flat), origin="command line"), parent
+    return parse_recipe(migrate_flags(flat), origin="command line", sources=sources), parent
 
 
 def _typed(flag: Flag, value: Any) -> Any:
@@ -146,33 +149,56 @@ def _new_run(recipe: Recipe, parent: Path) -> RunDir:
     return run_dir
 
 
-def _run(recipe: Recipe, run_dir: RunDir | None, ranks: Ranks, *, resume: bool) -> int:
+def _run(
+    recipe: Recipe,
+    run_dir: RunDir | None,
+    ranks: Ranks,
+    sources: PluginSources,
+    *,
+    resume: bool,
+) -> int:
     """Train; whatever goes wrong is noted in the run directory before it is raised on."""
     flag = StopFlag()
     flag.install()
     if ranks.rank != 0 or run_dir is None:
         from loba_tui.core.program.training import train
 
-        train(recipe, run_dir, None, flag, local_rank=ranks.local_rank, resume=resume)
+        train(
+            recipe,
+            run_dir,
+            None,
+            flag,
+            local_rank=ranks.local_rank,
+            resume=resume,
+            sources=sources,
+        )
         return ExitCode.DONE
-    with RunWriter.open(run_dir) as writer, Reporting(writer):
+    with RunWriter.open(run_dir) as writer, Reporting(writer, sources):
         writer.event("started", resume=resume, name=recipe.name)
         # The torch stack takes seconds to import; the run is visible before that.
         from loba_tui.core.program.training import train
 
-        train(recipe, run_dir, writer, flag, local_rank=ranks.local_rank, resume=resume)
+        train(
+            recipe,
+            run_dir,
+            writer,
+            flag,
+            local_rank=ranks.local_rank,
+            resume=resume,
+            sources=sources,
+        )
         writer.event("finished")
         writer.status(phase="finished")
     return ExitCode.DONE
 
 
-def _serve(request: Request) -> int:
+def _serve(request: Request, sources: PluginSources) -> int:
     """Carry out a request; it reports in the request's own folder, as a run does."""
-    with RunWriter.open(RunDir(Path(request.out_dir))) as writer, Reporting(writer):
+    with RunWriter.open(RunDir(Path(request.out_dir))) as writer, Reporting(writer, sources):
         writer.event("started", action=request.action)
         from loba_tui.core.program.requests import serve
 
-        serve(request, writer)
+        serve(request, writer, sources)
         writer.event("finished")
         writer.status(phase="finished")
     return ExitCode.DONE
@@ -181,8 +207,9 @@ def _serve(request: Request) -> int:
 class Reporting:
     """Notes how a run ended: stopped, or failed with message, hint, exit code and traceback."""
 
-    def __init__(self, writer: RunWriter) -> None:
+    def __init__(self, writer: RunWriter, sources: PluginSources = SHIPPED) -> None:
         self._writer = writer
+        self._sources = sources
 
     def __enter__(self) -> None:
         """Do nothing yet."""
@@ -191,7 +218,7 @@ class Reporting:
         """Write the event, and turn what is not ours into an error of ours where that helps."""
         if error is None:
             return
-        ours = as_loba_error(error)
+        ours = as_loba_error(error) or as_plugin_error(error, self._sources.folder)
         if isinstance(ours, Interrupted):
             self._writer.event("stopped", message=ours.message, exit_code=int(ours.exit_code))
             self._writer.status(phase="stopped")

@@ -11,7 +11,9 @@ import numpy as np
 from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.choices import load_choice
 from loba_tui.core.program.effect import Measurement
 from loba_tui.core.program.efficacy import Efficacy, efficacy, roll_out
 from loba_tui.core.program.report import Report, make_report
@@ -41,6 +43,7 @@ def prove(
     embeds: Embeddings,
     out_dir: Path,
     progress: Progress | None = None,
+    sources: PluginSources = SHIPPED,
 ) -> Report:
     """Measure what the attached adapter does, and write strip, report.json and report.png.
 
@@ -52,6 +55,7 @@ def prove(
         embeds: Of the proof's prompts, the negative prompt, and all prompts of the concepts.
         out_dir: The run directory, or any folder.
         progress: Told how many images are drawn, of how many.
+        sources: Where the user's own drop-ins lie.
     """
     prompts, seeds = recipe.proof_prompts, recipe.proof.seeds
     scales = tuple(sorted({float(scale) for scale in recipe.sample.scales} | {0.0}))
@@ -65,16 +69,20 @@ def prove(
         negative=_negative(recipe, embeds),
         resolution=recipe.train.resolution,
         progress=progress,
+        sources=sources,
     )
     figures = measure_efficacy(container, scale, recipe, embeds)
     samples = images.reshape(-1, *images.shape[2:])
-    measured = measure(recipe.proof.measure, samples) if recipe.proof.measure else None
+    measured = measure(recipe.proof.measure, samples, sources) if recipe.proof.measure else None
     report = make_report(
         recipe.name,
         scales,
         samples,
         measured=measured,
-        labels={_label(choice): read_values(choice, samples) for choice in recipe.proof.preserve},
+        labels={
+            _label(choice): read_values(choice, samples, sources)
+            for choice in recipe.proof.preserve
+        },
         efficacy=figures,
         details=_details(container, recipe, num_images=images[..., 0, 0, 0].size),
     )
@@ -96,6 +104,7 @@ def draw_strip(
     *,
     path: Path,
     progress: Progress | None = None,
+    sources: PluginSources = SHIPPED,
 ) -> Path:
     """Draw the recipe's sample prompts and seeds at its scales as one picture; return its path."""
     prompts, settings = recipe.sample_prompts, recipe.sample
@@ -109,18 +118,19 @@ def draw_strip(
         negative=_negative(recipe, embeds),
         resolution=recipe.train.resolution,
         progress=progress,
+        sources=sources,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     strip(images, scales=settings.scales, prompts=prompts, seeds=settings.seeds).save(path)
     return path
 
 
-def measure(choice: Choice, samples: np.ndarray) -> Measurement:
+def measure(choice: Choice, samples: np.ndarray, sources: PluginSources = SHIPPED) -> Measurement:
     """Apply a measure to images (num_samples, num_scales, H, W, 3); what it cannot tell is NaN."""
-    constants = plugins.describe("measures", choice.name).constants
+    constants = plugins.describe("measures", choice.name, sources=sources).constants
     limits = constants.get("LIMITS")
     try:
-        values = read_values(choice, samples).astype(float)  # None becomes NaN
+        values = read_values(choice, samples, sources).astype(float)  # None becomes NaN
     except ValueError as error:
         raise RecipeError(
             f"proof.measure.name: {choice.name} gives labels, not numbers",
@@ -134,28 +144,30 @@ def measure(choice: Choice, samples: np.ndarray) -> Measurement:
     )
 
 
-def read_values(choice: Choice, samples: np.ndarray) -> np.ndarray:
+def read_values(
+    choice: Choice, samples: np.ndarray, sources: PluginSources = SHIPPED
+) -> np.ndarray:
     """Return what a measure says of each image, (num_samples, num_scales) of float, str or None."""
-    read = _make_measure(choice)
+    read = _make_measure(choice, sources)
     values = np.empty(samples.shape[:2], dtype=object)
     for index in np.ndindex(*values.shape):
         values[index] = read(samples[index])
     return values
 
 
-def check_measures(recipe: Recipe) -> None:
+def check_measures(recipe: Recipe, sources: PluginSources = SHIPPED) -> None:
     """Make all measures of the recipe once, so that a wrong option is found before training.
 
     Raises:
         RecipeError: If an option's value cannot be used.
     """
     for choice in filter(None, (recipe.proof.measure, *recipe.proof.preserve)):
-        _make_measure(choice)
+        _make_measure(choice, sources)
 
 
-def _make_measure(choice: Choice) -> Measure:
+def _make_measure(choice: Choice, sources: PluginSources) -> Measure:
     try:
-        made: Measure = plugins.load("measures", choice.name)(**choice.options)
+        made: Measure = load_choice("measures", choice, sources)()
     except ValueError as error:
         raise RecipeError(f"proof: {error}") from error
     return made

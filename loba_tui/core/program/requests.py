@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.build import OpenModel, open_model, prompts_of
 from loba_tui.core.program.export import load_adapter, read_adapter
@@ -23,13 +24,13 @@ from loba_tui.core.run.writer import RunWriter
 RECIPE_KEY = "loba.recipe"
 
 
-def serve(request: Request, writer: RunWriter) -> None:
+def serve(request: Request, writer: RunWriter, sources: PluginSources = SHIPPED) -> None:
     """Carry out a request; results, events and status go to the writer's folder.
 
     Raises:
         LobaError: The adapter, its recipe or its base model cannot be used.
     """
-    recipe = wanted_recipe(request)
+    recipe = wanted_recipe(request, sources)
     model = open_model(
         recipe,
         prompts=prompts_of(recipe),
@@ -47,22 +48,23 @@ def serve(request: Request, writer: RunWriter) -> None:
             model.embeds,
             writer.run_dir.path,
             progress=lambda done, total: writer.status(measured=done, to_measure=total),
+            sources=sources,
         )
         writer.event("measured", outcome=report.outcome, verdict=list(report.verdict))
     else:
         writer.status(phase="sampling")
-        path = _draw(recipe, model, scale, writer)
+        path = _draw(recipe, model, scale, writer, sources)
         writer.event("sampled", path=str(path))
 
 
-def wanted_recipe(request: Request) -> Recipe:
+def wanted_recipe(request: Request, sources: PluginSources = SHIPPED) -> Recipe:
     """Return the recipe that an adapter was trained by, with the request's wishes put in.
 
     Raises:
         RecipeError: Neither the run folder nor the file itself carries a recipe.
     """
     if request.run is not None:
-        recipe = load_recipe(RunDir.open(request.run).recipe)
+        recipe = load_recipe(RunDir.open(request.run).recipe, sources=sources)
     else:
         _, _, metadata = read_adapter(Path(request.adapter))
         if RECIPE_KEY not in metadata:
@@ -70,7 +72,7 @@ def wanted_recipe(request: Request) -> Recipe:
                 f"{request.adapter} does not say which model and prompts it was trained on.",
                 "Only adapters that LOBA-Trainer wrote carry their recipe; name a run instead.",
             )
-        recipe = parse_text(metadata[RECIPE_KEY], origin=request.adapter)
+        recipe = parse_text(metadata[RECIPE_KEY], origin=request.adapter, sources=sources)
     sample: dict[str, object] = {}
     proof: dict[str, object] = {}
     if request.scales:
@@ -87,7 +89,13 @@ def wanted_recipe(request: Request) -> Recipe:
     )
 
 
-def _draw(recipe: Recipe, model: OpenModel, scale: AdapterScale, writer: RunWriter) -> Path:
+def _draw(
+    recipe: Recipe,
+    model: OpenModel,
+    scale: AdapterScale,
+    writer: RunWriter,
+    sources: PluginSources,
+) -> Path:
     """Draw every prompt, seed and scale, as a file each and together as one strip."""
     settings, prompts = recipe.sample, recipe.sample_prompts
     images = sample_scales(
@@ -100,6 +108,7 @@ def _draw(recipe: Recipe, model: OpenModel, scale: AdapterScale, writer: RunWrit
         negative=model.batch([settings.negative_prompt]) if settings.negative_prompt else None,
         resolution=recipe.train.resolution,
         progress=lambda done, total: writer.status(measured=done, to_measure=total),
+        sources=sources,
     )
     folder = writer.run_dir.samples
     for place in np.ndindex(*images.shape[:3]):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.choices import load_choice
 from loba_tui.core.recipe.schema import SampleSection
 
 Progress = Callable[[int, int], None]
@@ -31,6 +33,7 @@ def sample_scales(
     negative: PromptEmbeds | None = None,
     resolution: int | None = None,
     progress: Progress | None = None,
+    sources: PluginSources = SHIPPED,
 ) -> np.ndarray:
     """Draw every prompt with every seed at every scale.
 
@@ -47,6 +50,7 @@ def sample_scales(
         negative: One row for all prompts; None takes the model's unconditional embeddings.
         resolution: Pixels; None takes the model's own.
         progress: Told after each batch.
+        sources: Where the user's own samplers lie.
 
     Returns:
         (num_prompts, num_seeds, num_scales, H, W, 3) float32 in [0, 1].
@@ -55,7 +59,8 @@ def sample_scales(
     jobs = list(itertools.product(*map(range, grid)))
     negative = container.empty_embeds() if negative is None else negative
     images = []
-    with _prepared(container.pipeline, settings) as pipeline:
+    make_scheduler = load_choice("noise", settings.noise, sources)
+    with _prepared(container.pipeline, make_scheduler) as pipeline:
         for start in range(0, len(jobs), settings.batch_size):
             batch = jobs[start : start + settings.batch_size]
             multipliers = torch.tensor([float(scales[k]) for _, _, k in batch])
@@ -105,13 +110,14 @@ def _call(
 
 
 @contextmanager
-def _prepared(pipeline: DiffusionPipeline, settings: SampleSection) -> Iterator[DiffusionPipeline]:
+def _prepared(
+    pipeline: DiffusionPipeline, make_scheduler: Callable[[Any], Any]
+) -> Iterator[DiffusionPipeline]:
     """Lend the pipeline with the wanted sampler, quiet and in evaluation mode, then restore it."""
     scheduler, denoiser = pipeline.scheduler, pipeline.unet
     bar = getattr(pipeline, "_progress_bar_config", None)
     was_training = denoiser.training
-    make_scheduler = plugins.load("noise", settings.noise.name)
-    pipeline.scheduler = make_scheduler(scheduler.config, **settings.noise.options)
+    pipeline.scheduler = make_scheduler(scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     denoiser.eval()  # an adapter's dropout is for training
     try:

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.build import (
     Built,
     OpenModel,
@@ -38,6 +39,7 @@ def train(
     *,
     local_rank: int = 0,
     resume: bool = False,
+    sources: PluginSources = SHIPPED,
 ) -> None:
     """Train a recipe, export the adapter and prove it.
 
@@ -48,8 +50,10 @@ def train(
         flag: Asked at each step boundary; set means save and stop.
         local_rank: This process among those of its host.
         resume: Go on from the newest checkpoint that verifies.
+        sources: Where the user's own drop-ins lie.
     """
-    check_measures(recipe)  # what would only fail at the end is found before anything is loaded
+    # What would only fail at the end is found before anything is loaded.
+    check_measures(recipe, sources)
     accelerator = build_accelerator(recipe, local_rank=local_rank)
     _be_reproducible(accelerator.device)
     run_dir = _agreed_run_dir(accelerator, run_dir)
@@ -64,7 +68,7 @@ def train(
     def sample(step: int) -> None:
         assert built is not None
         assert writer is not None
-        draw_sample(recipe, model, built, writer, step)
+        draw_sample(recipe, model, built, writer, step, sources)
 
     built = build(
         recipe,
@@ -74,6 +78,7 @@ def train(
         writer=writer,
         should_stop=lambda: _any_process(accelerator, flag.is_set),
         sample=sample,
+        sources=sources,
     )
     if writer is not None:
         writer.event("built", **_facts(accelerator, model, built))
@@ -83,7 +88,7 @@ def train(
     accelerator.wait_for_everyone()
     if writer is not None:
         with built.trainer.averaged_weights():
-            finish(recipe, model, built, writer)
+            finish(recipe, model, built, writer, sources)
     accelerator.end_training()
 
 
