@@ -14,6 +14,9 @@ from torch.nn import functional
 
 from loba_tui.core import plugins
 
+# What must be given because it has no default.
+REQUIRED = {"custom": {"factors": {"*.attn2.*": 0.5}}}
+
 CONFIG = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).config
 
 
@@ -61,7 +64,7 @@ def test_a_layer_scheduler_gives_one_factor_per_group(name: str) -> None:
         "mid_block.resnets.0.conv1",
     ]
     groups = SimpleNamespace(param_groups=[{"name": name, "params": []} for name in names])
-    factors = plugins.load("layer", name)(groups)
+    factors = plugins.load("layer", name)(groups, **REQUIRED.get(name, {}))
     assert len(factors) == 2
     assert all(math.isfinite(factor) and factor >= 0 for factor in factors)
 
