@@ -23,6 +23,7 @@ from loba_tui.core.program.build import (
 from loba_tui.core.program.proof import measure, read_values
 from loba_tui.core.program.report import Report, make_report
 from loba_tui.core.program.sampling import sample_scales
+from loba_tui.core.program.steering import Steering
 from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
@@ -55,7 +56,7 @@ def ready(
         accelerator=build_accelerator(resolved),
         run_dir=RunDir(folder),
         writer=_Nothing(),  # type: ignore[arg-type]
-        should_stop=lambda: False,
+        steering=Steering(resolved),
         sample=sample,
     )
     return Ready(resolved, model, built)

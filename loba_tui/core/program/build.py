@@ -26,6 +26,7 @@ from loba_tui.core.program.choices import load_choice
 from loba_tui.core.program.method import Method, MethodParts
 from loba_tui.core.program.optimizer_state import LearningRates
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
+from loba_tui.core.program.steering import KeepsPreserve, Steering
 from loba_tui.core.program.trainer import Trainer, TrainerParts
 from loba_tui.core.program.trajectories import ForwardCounter
 from loba_tui.core.recipe.schema import Recipe
@@ -145,7 +146,7 @@ def build(
     accelerator: Accelerator,
     run_dir: RunDir,
     writer: RunWriter | None,
-    should_stop: Callable[[], bool],
+    steering: Steering,
     sample: Callable[[int], None] | None = None,
     sources: PluginSources = SHIPPED,
 ) -> Built:
@@ -157,7 +158,7 @@ def build(
         accelerator: From `build_accelerator`.
         run_dir: Where checkpoints go.
         writer: The run's records; None on processes other than the first.
-        should_stop: Asked by the trainer at each step boundary.
+        steering: Asked by the trainer at each step boundary; learns here what it can change.
         sample: Draws a strip during the run.
         sources: Where the user's own drop-ins lie.
     """
@@ -180,6 +181,12 @@ def build(
     student, prepared = accelerator.prepare(denoiser, optimizer, device_placement=[False, False])
     counter = ForwardCounter()
     method = _build_method(recipe, model, accelerator, student, scale, counter, sources)
+    steering.bind("optimizer.lr", rates.change_base)
+    steering.bind(
+        "train.steps", lambda steps: rates.change_schedule(make_schedule(optimizer, steps))
+    )
+    if isinstance(method, KeepsPreserve):
+        steering.bind("method.preserve_weight", method.change_preserve_weight)
     trainer = Trainer(
         TrainerParts(
             accelerator=accelerator,
@@ -192,11 +199,9 @@ def build(
             store=CheckpointStore(run_dir.checkpoints, keep=recipe.save.keep),
             writer=writer,
             sample=sample,
-            should_stop=should_stop,
+            steering=steering,
         ),
         train=recipe.train,
-        save=recipe.save,
-        sample_every=recipe.sample.every,
     )
     return Built(trainer, scale, config)
 

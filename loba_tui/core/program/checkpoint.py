@@ -40,6 +40,15 @@ class Checkpoint:
     tensors: Mapping[str, Mapping[str, Tensor]]
     state: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors; the rest is small."""
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for tensors in self.tensors.values()
+            for tensor in tensors.values()
+        )
+
 
 class CheckpointStore:
     """The `checkpoints/` folder of a run."""
@@ -48,13 +57,21 @@ class CheckpointStore:
         self._folder = folder
         self._keep = keep
 
+    def path(self, step: int) -> Path:
+        """Return where the checkpoint of a step lies."""
+        return self._folder / f"step-{step:06d}"
+
+    def has_any(self) -> bool:
+        """Say whether a checkpoint was ever finished."""
+        return bool(self._paths())
+
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, verify it, then prune older ones beyond `keep`.
 
         Raises:
             ResourceError: If it cannot be written; older checkpoints are untouched.
         """
-        final = self._folder / f"step-{checkpoint.step:06d}"
+        final = self.path(checkpoint.step)
         staged = self._folder / f".tmp-{final.name}-{os.getpid()}"
         files = {
             f"{part}.safetensors": save({name: t.contiguous() for name, t in tensors.items()})

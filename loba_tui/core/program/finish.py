@@ -7,26 +7,34 @@ after that, so that the file itself carries the measured effect.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from loba_tui import __version__
 from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.errors import Interrupted
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.build import Built, OpenModel
 from loba_tui.core.program.export import write_adapter
 from loba_tui.core.program.proof import draw_strip, prove
+from loba_tui.core.program.steering import Steering
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.steering import STEERING_KEY, SteeringRecord
 from loba_tui.core.run.writer import RunWriter
 
 logger = logging.getLogger(__name__)
 
 
-def provenance(recipe: Recipe, container: ModelContainer, step: int) -> dict[str, str]:
+def provenance(
+    recipe: Recipe, container: ModelContainer, step: int, steering: SteeringRecord | None = None
+) -> dict[str, str]:
     """Return what an adapter file says about its origin, as safetensors metadata.
 
     No times or paths: the same recipe and seed give the same bytes.
     """
+    steered = steering.until(step).text() if steering is not None else ""
     return {
+        **({STEERING_KEY: steered} if steered else {}),
         "loba.version": __version__,
         "loba.recipe": dump_recipe(recipe),
         "loba.base_model": recipe.base_model.id,
@@ -44,13 +52,33 @@ def finish(
     writer: RunWriter,
     sources: PluginSources = SHIPPED,
 ) -> None:
-    """Write the adapter of a finished run, prove it, and note both in the run's events."""
-    run_dir = writer.run_dir
-    metadata = provenance(recipe, model.container, built.trainer.step)
-    write_adapter(model.container.denoiser, run_dir.adapter_dir, metadata=metadata)
+    """Write the adapter of a finished run, prove it, and note both in the run's events.
+
+    Raises:
+        Interrupted: The run was asked to stop meanwhile; what is written by then stays.
+    """
+    run_dir, trainer = writer.run_dir, built.trainer
+    metadata = provenance(recipe, model.container, trainer.step, trainer.steering.record)
+
+    def write(effect: Mapping[str, str]) -> None:
+        num_bytes = 2 * sum(4 * parameter.numel() for parameter in trainer.parameters.values())
+        trainer.steering.persist(
+            lambda: write_adapter(
+                model.container.denoiser, run_dir.adapter_dir, metadata={**metadata, **effect}
+            ),
+            num_bytes=num_bytes,
+            step=trainer.step,
+            is_alone=True,
+        )
+
+    def on_progress(done: int, total: int) -> None:
+        _go_on_or_stop(trainer.steering, trainer.step)
+        writer.status(measured=done, to_measure=total)
+
+    write({})
     writer.event("exported", path=str(run_dir.adapter), kohya=str(run_dir.adapter_kohya))
     writer.status(phase="sampling")
-    draw_sample(recipe, model, built, writer, built.trainer.step, sources)
+    draw_sample(recipe, model, built, writer, trainer.step, sources)
     if not recipe.proof.enabled:
         return
     writer.status(phase="measuring")
@@ -60,12 +88,19 @@ def finish(
         recipe,
         model.embeds,
         out_dir=run_dir.path,
-        progress=lambda done, total: writer.status(measured=done, to_measure=total),
+        progress=on_progress,
         sources=sources,
     )
-    summary = {f"loba.effect.{key}": value for key, value in report.summary().items()}
-    write_adapter(model.container.denoiser, run_dir.adapter_dir, metadata={**metadata, **summary})
+    write({f"loba.effect.{key}": value for key, value in report.summary().items()})
     writer.event("measured", outcome=report.outcome, verdict=list(report.verdict))
+
+
+def _go_on_or_stop(steering: Steering, step: int) -> None:
+    if steering.is_to_stop():
+        raise Interrupted(
+            f"stopped after step {step} while images were drawn; the state is saved",
+            "Go on with: loba run --resume RUN",
+        )
 
 
 def draw_sample(
@@ -84,6 +119,7 @@ def draw_sample(
             recipe,
             model.embeds,
             path=writer.run_dir.sample_strip(step),
+            progress=lambda done, total: _go_on_or_stop(built.trainer.steering, step),
             sources=sources,
         )
         writer.event("sampled", step=step, path=str(path))

@@ -31,6 +31,8 @@ from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
 from loba_tui.core.recipe.migrate import V0_FLAGS, Flag, migrate_flags
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run import control, disk
+from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.launch import Request
 from loba_tui.core.run.writer import RunWriter, write_atomically
@@ -83,16 +85,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.request is not None:
             return _serve(Request.read(arguments.request), sources)
+        deadline = None if arguments.deadline is None else Deadline.parse(arguments.deadline)
         if arguments.run_dir is not None:
             run_dir = RunDir.open(arguments.run_dir)
             recipe = load_recipe(run_dir.recipe, sources=sources)
-            return _run(recipe, run_dir, ranks, sources, resume=arguments.resume)
+            return _run(recipe, run_dir, ranks, sources, resume=arguments.resume, deadline=deadline)
         recipe, parent = _recipe_of(arguments, sources)
         if ranks.rank != 0:  # it is told the folder by the first process
-            return _run(recipe, None, ranks, sources, resume=False)
+            return _run(recipe, None, ranks, sources, resume=False, deadline=deadline)
         run_dir = _new_run(recipe, parent)
         sys.stderr.write(f"run directory: {run_dir.path}\n")
-        return _run(recipe, run_dir, ranks, sources, resume=False)
+        return _run(recipe, run_dir, ranks, sources, resume=False, deadline=deadline)
     except LobaError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -108,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         "--run-dir", metavar="DIR", help="train the run folder that `loba run` made"
     )
     parser.add_argument("--resume", action="store_true", help="go on from its newest checkpoint")
+    parser.add_argument(
+        "--deadline", metavar="WHEN", help="save and stop by then: 2h, 07:30 or an ISO time"
+    )
     parser.add_argument("--request", metavar="FILE", help="sample or evaluate, as the file says")
     parser.add_argument("--recipe", metavar="FILE", help="train a recipe file")
     for name, flag in V0_FLAGS.items():
@@ -156,37 +162,24 @@ def _run(
     sources: PluginSources,
     *,
     resume: bool,
+    deadline: Deadline | None,
 ) -> int:
     """Train; whatever goes wrong is noted in the run directory before it is raised on."""
     flag = StopFlag()
     flag.install()
+    how: dict[str, Any] = {"local_rank": ranks.local_rank, "resume": resume, "deadline": deadline}
     if ranks.rank != 0 or run_dir is None:
         from loba_tui.core.program.training import train
 
-        train(
-            recipe,
-            run_dir,
-            None,
-            flag,
-            local_rank=ranks.local_rank,
-            resume=resume,
-            sources=sources,
-        )
+        train(recipe, run_dir, None, flag, **how, sources=sources)
         return ExitCode.DONE
     with RunWriter.open(run_dir) as writer, Reporting(writer, sources):
+        control.discard(run_dir)
         writer.event("started", resume=resume, name=recipe.name)
         # The torch stack takes seconds to import; the run is visible before that.
         from loba_tui.core.program.training import train
 
-        train(
-            recipe,
-            run_dir,
-            writer,
-            flag,
-            local_rank=ranks.local_rank,
-            resume=resume,
-            sources=sources,
-        )
+        train(recipe, run_dir, writer, flag, **how, sources=sources)
         writer.event("finished")
         writer.status(phase="finished")
     return ExitCode.DONE
@@ -244,6 +237,12 @@ def as_loba_error(error: BaseException) -> LobaError | None:
             f"out of memory: {error}".split("\n", maxsplit=1)[0],
             "Cheapest first: base_model.gradient_checkpointing: true, a smaller train.batch_size,"
             " a smaller train.resolution.",
+        )
+    trouble = disk.trouble_of(error)
+    if trouble is not None:
+        return ResourceError(
+            f"the disk does not take it: {trouble}",
+            "Free some space, and go on with: loba run --resume RUN",
         )
     return None
 

@@ -34,6 +34,14 @@ class LearningRates:
         self._step_factor = step_factor
         self._group_factors = group_factors
 
+    def change_base(self, base_lr: float) -> None:
+        """Take another base rate from the next step on."""
+        self._base_lr = base_lr
+
+    def change_schedule(self, step_factor: Callable[[int], float]) -> None:
+        """Take another schedule from the next step on, such as that of a longer run."""
+        self._step_factor = step_factor
+
     def set(self, step: int) -> float:
         """Set the rates of `step` (0-based) and return the rate of an unscaled layer."""
         rate = self._base_lr * self._step_factor(step)

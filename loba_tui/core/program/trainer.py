@@ -22,8 +22,10 @@ from loba_tui.core.program.optimizer_state import (
     export_state,
     import_state,
 )
+from loba_tui.core.program.steering import Steering
 from loba_tui.core.program.trajectories import ForwardCounter
-from loba_tui.core.recipe.schema import SaveSection, TrainSection
+from loba_tui.core.recipe.schema import TrainSection
+from loba_tui.core.run.steering import SteeringRecord
 from loba_tui.core.run.writer import RunWriter
 
 
@@ -42,7 +44,7 @@ class TrainerParts:
         store: Where checkpoints go.
         writer: The run directory; None on processes other than the first.
         sample: Draws a strip after the given number of steps; None draws nothing during the run.
-        should_stop: Asked at each step boundary; True saves and ends the run.
+        steering: Asked at each step boundary what is wanted before the next step.
     """
 
     accelerator: Accelerator
@@ -55,23 +57,21 @@ class TrainerParts:
     store: CheckpointStore
     writer: RunWriter | None
     sample: Callable[[int], None] | None
-    should_stop: Callable[[], bool]
+    steering: Steering
 
 
 class Trainer:
     """Runs a method's steps, and keeps the run's files true while it does."""
 
-    def __init__(
-        self, parts: TrainerParts, *, train: TrainSection, save: SaveSection, sample_every: int
-    ) -> None:
+    def __init__(self, parts: TrainerParts, *, train: TrainSection) -> None:
         self._parts = parts
         self._train = train
-        self._save_every = save.every
-        self._sample_every = sample_every
         self._names: dict[Tensor, str] = {
             parameter: name for name, parameter in parts.parameters.items()
         }
         self._memory = _MemoryMeter(parts.accelerator.device)
+        self._num_skips = 0
+        self._saved_step: int | None = None
         self.step = 0
 
     @property
@@ -87,61 +87,70 @@ class Trainer:
 
         Raises:
             Interrupted: If the run was asked to stop; its checkpoint is saved.
-            NumericsError: At the first loss or gradient that is not finite.
+            NumericsError: At a loss or gradient that is not finite, as `train.on_nan` has it.
         """
-        parts, total = self._parts, self._train.steps
+        parts, steering = self._parts, self._parts.steering
         self._report_status("training")
-        while self.step < (total if until is None else until):
-            begin = time.perf_counter()
-            figures = self._one_step()
-            self.step += 1
-            if parts.writer is not None:
-                parts.writer.metric(
-                    step=self.step,
-                    seconds=round(time.perf_counter() - begin, 6),
-                    memory_mib=self._memory.mib(),
-                    **figures,
-                )
+        if self._train.on_nan == "rollback" and not parts.store.has_any():
+            self.save()
+        while self.step < steering.steps and self.step != until:
+            steering.boundary(self)
+            if steering.is_passed_over(self.step):
+                self.step += 1
+            else:
+                self._measured_step()
             self._report_status("training")
-            is_last = self.step == total
-            if parts.should_stop() and not is_last:
+            is_last = self.step == steering.steps
+            if is_last or _is_due(self.step, steering.save_every):
                 self.save()
-                raise Interrupted(
-                    f"stopped after step {self.step} of {total}; the state is saved",
-                    "Go on with: loba run --resume RUN",
-                )
-            if self._sample_every and self.step % self._sample_every == 0 and not is_last:
-                self._sample()
-            if is_last or (self._save_every and self.step % self._save_every == 0):
-                self.save()
+            if _is_due(self.step, steering.sample_every) and not is_last:
+                self.sample()
+
+    def _measured_step(self) -> None:
+        """Run one step and record its figures, or do with a bad one what the recipe says."""
+        begin = time.perf_counter()
+        try:
+            figures = self._one_step()
+        except NumericsError as error:
+            self._give_up_step(error)
+            return
+        self.step += 1
+        if self._parts.writer is not None:
+            self._parts.writer.metric(
+                step=self.step,
+                seconds=round(time.perf_counter() - begin, 6),
+                memory_mib=self._memory.mib(),
+                **figures,
+            )
 
     def _one_step(self) -> dict[str, float]:
-        """Run one optimizer step, and return its figures."""
+        """Run one optimizer step, and return its figures; the weights stay where it is bad."""
         parts, train = self._parts, self._train
         rate = parts.learning_rates.set(self.step)
         totals: dict[str, float] = {}
-        grad_norm = math.nan
         for micro in range(train.gradient_accumulation):
             with parts.accelerator.accumulate(parts.student):
                 index = self.step * train.gradient_accumulation + micro
-                output = parts.method.step(index, self.step / train.steps)
+                output = parts.method.step(index, self.step / parts.steering.steps)
                 parts.accelerator.backward(output.loss)
                 figures = {"loss": output.loss.detach(), **output.metrics}
                 for name, value in figures.items():
                     share = float(value) / train.gradient_accumulation
                     totals[name] = totals.get(name, 0.0) + share
-                self._require_finite("loss", totals["loss"])
-                if parts.accelerator.sync_gradients:
-                    grad_norm = float(
-                        parts.accelerator.clip_grad_norm_(
-                            parts.parameters.values(), train.max_grad_norm or math.inf
-                        )
-                    )
-                    self._require_finite("gradient norm", grad_norm)
-                parts.optimizer.step()
-                parts.optimizer.zero_grad()
+        totals["grad_norm"] = float(
+            parts.accelerator.clip_grad_norm_(
+                parts.parameters.values(), train.max_grad_norm or math.inf
+            )
+        )
+        # The mean over all processes is bad where one of them is, so that all decide alike.
         figures = self._over_processes(totals)
-        return {**figures, "lr": rate, "grad_norm": grad_norm}
+        self._require_finite("loss", figures["loss"])
+        if parts.accelerator.scaler is None:
+            self._require_finite("gradient norm", figures["grad_norm"])
+        # A loss scaler looks for the overflow that it provokes itself, and leaves such a step out.
+        parts.optimizer.step()
+        parts.optimizer.zero_grad()
+        return {**figures, "lr": rate}
 
     def _over_processes(self, totals: Mapping[str, float]) -> dict[str, float]:
         """Return the mean of the figures over all processes, and the sum of their UNet rows."""
@@ -160,30 +169,73 @@ class Trainer:
                 "Lower optimizer.lr or the concept's guidance, or use base_model.dtype: float32.",
             )
 
+    def _give_up_step(self, error: NumericsError) -> None:
+        """Skip or roll back a step that gave no finite figures, or raise."""
+        parts, train = self._parts, self._train
+        if train.on_nan == "stop":
+            raise error
+        if self._num_skips >= train.max_skips:
+            raise NumericsError(
+                f"{error.message}; train.max_skips: {train.max_skips} were skipped already",
+                error.hint,
+            ) from error
+        self._num_skips += 1
+        parts.optimizer.zero_grad()
+        bad_step = self.step
+        if train.on_nan == "rollback":
+            parts.steering.pass_over(bad_step)
+            self.load_newest()
+        else:
+            self.step += 1
+        if parts.writer is not None:
+            parts.writer.event(
+                "skipped",
+                step=bad_step,
+                back_to=self.step if train.on_nan == "rollback" else None,
+                num_skips=self._num_skips,
+                message=error.message,
+            )
+
     def save(self) -> None:
-        """Save a checkpoint of the current step."""
+        """Save a checkpoint of the current step; wait where the disk has no room for it."""
         parts = self._parts
+        if self._saved_step == self.step:
+            return
         method_state = parts.method.state()  # every process, as it may gather
         if parts.writer is None:
+            parts.steering.persist(lambda: None, num_bytes=0, step=self.step)
             return
         begin = time.perf_counter()
-        tensors, plain = export_state(parts.optimizer, self._names)
-        path = parts.store.save(
-            Checkpoint(
-                step=self.step,
-                tensors={
-                    "adapter": {
-                        name: parameter.detach().cpu()
-                        for name, parameter in parts.parameters.items()
-                    },
-                    "optimizer": tensors,
-                    "method": method_state,
-                },
-                state={"optimizer": plain, "forwards": parts.counter.rows},
-            )
+        checkpoint = self._checkpoint(method_state)
+        path = parts.store.path(self.step)
+        parts.steering.persist(
+            lambda: parts.store.save(checkpoint), num_bytes=checkpoint.num_bytes, step=self.step
         )
+        self._saved_step = self.step
         seconds = round(time.perf_counter() - begin, 4)
         parts.writer.event("saved", step=self.step, path=path.name, seconds=seconds)
+
+    def _checkpoint(self, method_state: Mapping[str, Tensor]) -> Checkpoint:
+        parts = self._parts
+        tensors, plain = export_state(parts.optimizer, self._names)
+        weights = {name: parameter.detach().cpu() for name, parameter in parts.parameters.items()}
+        scaler = parts.accelerator.scaler
+        return Checkpoint(
+            step=self.step,
+            tensors={"adapter": weights, "optimizer": tensors, "method": method_state},
+            state={
+                "optimizer": plain,
+                "forwards": parts.counter.rows,
+                "steering": parts.steering.record.as_json(),
+                "num_skips": self._num_skips,
+                "scaler": scaler.state_dict() if scaler is not None else None,
+            },
+        )
+
+    @property
+    def steering(self) -> Steering:
+        """Who is asked at the boundaries."""
+        return self._parts.steering
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
@@ -214,6 +266,7 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in parts.parameters.items():
                 parameter.copy_(weights[name])
+        parts.optimizer.state.clear()
         import_state(
             parts.optimizer,
             self._names,
@@ -222,18 +275,36 @@ class Trainer:
         )
         parts.method.load_state(checkpoint.tensors["method"])
         parts.counter.rows = checkpoint.state["forwards"]
-        self.step = checkpoint.step
+        if parts.accelerator.scaler is not None and checkpoint.state.get("scaler"):
+            parts.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+        # A rollback must not forget the skips that led to it.
+        self._num_skips = max(self._num_skips, checkpoint.state.get("num_skips", 0))
+        record = SteeringRecord.from_json(checkpoint.state["steering"])
+        kept = parts.steering.record
+        parts.steering.load(kept if kept != SteeringRecord() else record, checkpoint.step)
+        self.step = self._saved_step = checkpoint.step
 
-    def _sample(self) -> None:
-        if self._parts.sample is not None and self._parts.writer is not None:
-            self._report_status("sampling")
+    def sample(self) -> None:
+        """Draw a strip of what the adapter does now."""
+        parts = self._parts
+        if parts.sample is None or parts.writer is None:
+            return
+        self._report_status("sampling")
+        try:
             with self.averaged_weights():
-                self._parts.sample(self.step)
-            self._report_status("training")
+                parts.sample(self.step)
+        except Interrupted:  # the boundary that comes next stops the run
+            parts.writer.event("sample_failed", step=self.step, message="cut short by the stop")
+        self._report_status("training")
 
     def _report_status(self, phase: str) -> None:
         if self._parts.writer is not None:
-            self._parts.writer.status(phase=phase, step=self.step, total=self._train.steps)
+            total = self._parts.steering.steps
+            self._parts.writer.status(phase=phase, step=self.step, total=total)
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 class _MemoryMeter:

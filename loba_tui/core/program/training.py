@@ -7,8 +7,8 @@ from typing import Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
+from loba_tui.core.errors import CorruptError, Interrupted
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.build import (
     Built,
@@ -19,9 +19,13 @@ from loba_tui.core.program.build import (
     prompts_of,
 )
 from loba_tui.core.program.finish import draw_sample, finish
+from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.proof import check_measures
+from loba_tui.core.program.steering import Steering
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.steering import SteeringRecord
 from loba_tui.core.run.writer import RunWriter
 
 
@@ -39,6 +43,7 @@ def train(
     *,
     local_rank: int = 0,
     resume: bool = False,
+    deadline: Deadline | None = None,
     sources: PluginSources = SHIPPED,
 ) -> None:
     """Train a recipe, export the adapter and prove it.
@@ -50,15 +55,29 @@ def train(
         flag: Asked at each step boundary; set means save and stop.
         local_rank: This process among those of its host.
         resume: Go on from the newest checkpoint that verifies.
+        deadline: Save and stop in time for it.
         sources: Where the user's own drop-ins lie.
     """
     # What would only fail at the end is found before anything is loaded.
     check_measures(recipe, sources)
     accelerator = build_accelerator(recipe, local_rank=local_rank)
     _be_reproducible(accelerator.device)
-    run_dir = _agreed_run_dir(accelerator, run_dir)
+    processes = Processes(accelerator)
+    run_dir = RunDir(Path(processes.share(str(run_dir.path) if run_dir is not None else "")))
+    steering = Steering(
+        recipe,
+        writer=writer,
+        processes=processes,
+        should_stop=lambda: flag.is_set,
+        deadline=deadline,
+        sources=sources,
+    )
 
     def on_phase(phase: str) -> None:
+        if processes.num == 1 and steering.is_to_stop():
+            raise Interrupted(
+                f"stopped while {phase}, before the first step", "loba run --resume RUN starts it."
+            )
         if writer is not None:
             writer.status(phase=phase, total=recipe.train.steps, device=str(accelerator.device))
 
@@ -76,12 +95,13 @@ def train(
         accelerator=accelerator,
         run_dir=run_dir,
         writer=writer,
-        should_stop=lambda: _any_process(accelerator, flag.is_set),
+        steering=steering,
         sample=sample,
         sources=sources,
     )
     if writer is not None:
         writer.event("built", **_facts(accelerator, model, built))
+    _take_up_record(steering, processes, run_dir, writer)
     if resume:
         _restore(built, writer)
     built.trainer.run()
@@ -90,6 +110,22 @@ def train(
         with built.trainer.averaged_weights():
             finish(recipe, model, built, writer, sources)
     accelerator.end_training()
+
+
+def _take_up_record(
+    steering: Steering, processes: Processes, run_dir: RunDir, writer: RunWriter | None
+) -> None:
+    """Take over what was changed in an earlier part of this run, or in the run to replay."""
+    record = None
+    try:
+        record = SteeringRecord.read(run_dir.steering) if writer is not None else None
+    except CorruptError as error:
+        assert writer is not None
+        # The checkpoints have their own copy.
+        writer.event("warning", message=error.message)
+    record = processes.share(record)
+    if record is not None:
+        steering.load(record, step=0)
 
 
 def _restore(built: Built, writer: RunWriter | None) -> None:
@@ -107,23 +143,6 @@ def _be_reproducible(device: torch.device) -> None:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def _agreed_run_dir(accelerator: Accelerator, run_dir: RunDir | None) -> RunDir:
-    if accelerator.num_processes == 1:
-        assert run_dir is not None
-        return run_dir
-    paths = [str(run_dir.path) if run_dir is not None else ""]
-    broadcast_object_list(paths)
-    return RunDir(Path(paths[0]))
-
-
-def _any_process(accelerator: Accelerator, is_set: bool) -> bool:
-    """Return whether any process is to stop: all must leave the loop at the same step."""
-    if accelerator.num_processes == 1:
-        return is_set
-    flags = torch.tensor([int(is_set)], device=accelerator.device)
-    return bool(accelerator.gather(flags).any())
 
 
 def _facts(accelerator: Accelerator, model: OpenModel, built: Built) -> dict[str, object]:

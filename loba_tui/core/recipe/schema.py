@@ -150,6 +150,10 @@ class TrainSection(Section):
     seed: NonNegativeInt = 0
     resolution: PositiveInt | None = Field(None, description="pixels; null takes the model's own")
     max_grad_norm: PositiveFloat | None = 1.0
+    on_nan: Literal["stop", "skip", "rollback"] = Field(
+        "stop", description="at a loss or gradient that is not finite; rollback: newest checkpoint"
+    )
+    max_skips: PositiveInt = Field(10, description="bad steps that skip or rollback put up with")
 
 
 class SampleSection(Section):

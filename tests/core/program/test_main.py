@@ -34,15 +34,14 @@ from loba_tui.core.run.writer import RunWriter
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
-@pytest.fixture(autouse=True)
-def _keep_process_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="module")
+def _keep_process_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The program owns its process: signals, threads and the ledger are put back for the tests."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    handlers, threads = (
-        {number: signal.getsignal(number) for number in SIGNALS},
-        torch.get_num_threads(),
-    )
-    yield
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
     torch.set_num_threads(threads)
@@ -83,6 +82,17 @@ def events(run_dir: RunDir) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run_dir.events.read_text().splitlines()]
 
 
+class StopAfter:
+    """A flag that is set once a run has recorded so many steps."""
+
+    def __init__(self, run_dir: RunDir, step: int) -> None:
+        self.metrics, self.step = run_dir.metrics, step
+
+    @property
+    def is_set(self) -> bool:
+        return self.metrics.exists() and self.metrics.read_text().count("\n") >= self.step
+
+
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -120,18 +130,10 @@ def test_the_same_recipe_and_seed_give_the_same_bytes(unbroken: RunDir, tmp_path
 
 
 def test_an_interrupted_run_resumes_to_the_same_bytes(unbroken: RunDir, tmp_path: Path) -> None:
-    class StopAfterThree:
-        asked = 0
-
-        @property
-        def is_set(self) -> bool:
-            self.asked += 1
-            return self.asked == 3
-
     recipe = recipe_with()
     run_dir = new_run(recipe, tmp_path)
     with RunWriter.open(run_dir) as writer, pytest.raises(Interrupted, match="step 3 of 6"):
-        train(recipe, run_dir, writer, StopAfterThree())
+        train(recipe, run_dir, writer, StopAfter(run_dir, 3))
     assert not run_dir.adapter.exists()
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
     assert {"event": "resumed", "step": 3}.items() <= events(run_dir)[4].items()
@@ -150,16 +152,8 @@ def test_averaging_optimizers_export_the_average_and_resume_to_the_same_bytes(
     whole, halves = new_run(recipe, tmp_path / "whole"), new_run(recipe, tmp_path / "halves")
     assert program.main(["--run-dir", str(whole.path)]) == ExitCode.DONE
 
-    class StopAtTheStepThatIsDrawn:
-        asked = 0
-
-        @property
-        def is_set(self) -> bool:
-            self.asked += 1
-            return self.asked == 2
-
     with RunWriter.open(halves) as writer, pytest.raises(Interrupted):
-        train(recipe, halves, writer, StopAtTheStepThatIsDrawn())
+        train(recipe, halves, writer, StopAfter(halves, 2))
     assert program.main(["--run-dir", str(halves.path), "--resume"]) == ExitCode.DONE
     assert sha256(halves.adapter) == sha256(whole.adapter)
 

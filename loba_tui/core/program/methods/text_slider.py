@@ -87,9 +87,9 @@ class TextSlider:
         self._scales = scales
         self._rollout_guidance = rollout_guidance
         self._rollout_scale = rollout_scale
-        has_preserve = preserve_share > 0 and any(concept.preserve for concept in parts.concepts)
-        self._preserve_weight = preserve_weight if has_preserve else 0.0
+        self._has_preserve = preserve_share > 0 and any(c.preserve for c in parts.concepts)
         self._preserve_share = preserve_share
+        self.change_preserve_weight(preserve_weight)
         self._rescale_target = rescale_target
         self._trajectories = parts.trajectories(
             trajectories,
@@ -98,6 +98,10 @@ class TextSlider:
             num_slots=slots,
             adapter_on=(lambda: parts.scale(rollout_scale)) if rollout_scale else None,
         )
+
+    def change_preserve_weight(self, weight: float) -> None:
+        """Take another weight; without preserve prompts there is nothing to weigh."""
+        self._preserve_weight = weight if self._has_preserve else 0.0
 
     def state(self) -> dict[str, Tensor]:
         """Return the state of the trajectories."""

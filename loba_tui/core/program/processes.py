@@ -1,0 +1,32 @@
+"""How the processes that train together come to the same decision at the same step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+
+class Processes:
+    """The processes of a run; one alone agrees with itself at no cost."""
+
+    def __init__(self, accelerator: Accelerator | None = None) -> None:
+        self._accelerator = accelerator
+        self.num = accelerator.num_processes if accelerator is not None else 1
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Return for each flag whether any process has set it."""
+        if self._accelerator is None or self.num == 1:
+            return flags
+        local = torch.tensor([flags], dtype=torch.int32, device=self._accelerator.device)
+        return tuple(bool(flag) for flag in self._accelerator.gather(local).any(dim=0))
+
+    def share(self, value: Any) -> Any:
+        """Return the value that the first process gave."""
+        if self.num == 1:
+            return value
+        box = [value]
+        broadcast_object_list(box)
+        return box[0]
