@@ -168,6 +168,9 @@ def build(
             "base_model.offload: sequential is for sampling; it cannot train an adapter",
             "Use base_model.offload: model, or gradient_checkpointing: true.",
         )
+    for choice in (recipe.scheduler.noise, recipe.sample.noise):
+        # Made once, so that one that does not fit the model is found before training.
+        load_choice("noise", choice, sources)(model.container.scheduler_config)
     config = attach_adapter(recipe, model.container, sources)
     denoiser = model.container.denoiser
     scale = AdapterScale(denoiser)

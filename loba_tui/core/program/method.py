@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.rolling_trajectories import RollingTrajectories
 from loba_tui.core.program.trajectories import (
     ForwardCounter,
     RestartTrajectories,
-    RollingTrajectories,
     RolloutPlan,
     TimestepDensity,
     Trajectories,
@@ -130,6 +130,7 @@ class MethodParts:
             density=self.density,
             rollout_adapter=adapter_on or self.scale.base,
             counter=self.counter,
+            resolution=self.resolution,
             gather=self.gather,
         )
         if name == "restart":

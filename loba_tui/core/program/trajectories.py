@@ -1,18 +1,15 @@
 """Where a method's noisy latents come from: the model's own sampling trajectories.
 
-Both classes draw latents x_t together with the timestep label t that belongs to their noise level
-(the LECO family labels them 19 to 42 train timesteps off), and count every UNet row that they cost.
+Latents x_t are drawn together with the timestep label t that belongs to their noise level (the LECO
+family labels them 19 to 42 train timesteps off), and every UNet row that they cost is counted.
 
-- `RestartTrajectories`: the reference algorithm of Concept Sliders (Gandikota et al. 2023,
-  https://arxiv.org/abs/2311.12092): a fresh rollout from pure noise for every step.
-- `RollingTrajectories`: a pool of latents in flight, spread over all timesteps. Some are trained
-  on, advanced by one sampling step with predictions that the teacher made anyway, and begin anew
-  when they arrive. The same marginal distribution over t at a tenth of the forwards.
+Here is what the two sources have in common, and `RestartTrajectories`, the reference algorithm of
+Concept Sliders (Gandikota et al. 2023, https://arxiv.org/abs/2311.12092): a fresh rollout from pure
+noise for every step.
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,6 +20,7 @@ import torch
 from torch import Tensor
 
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.program import randomness
 
 TimestepDensity = Callable[[Tensor, float], Tensor]
@@ -100,6 +98,7 @@ class RolloutPlan:
         density: Which timesteps to prefer.
         rollout_adapter: Context of rollouts: the adapter off, or at some strength.
         counter: Counts UNet rows.
+        resolution: Pixels of the training resolution; None means the model's own.
         gather: Collects a (B, …) tensor from all processes in rank order.
     """
 
@@ -117,6 +116,7 @@ class RolloutPlan:
     density: TimestepDensity
     rollout_adapter: Callable[[], AbstractContextManager[None]]
     counter: ForwardCounter
+    resolution: int | None = None
     gather: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
     @property
@@ -137,13 +137,28 @@ class RolloutPlan:
     def noise(self, scheduler: Any, *key: int | str) -> Tensor:
         """Return (1, C, H, W) latents of pure noise in the scheduler's own scale."""
         noise = randomness.normal((1, *self.latent_shape), self.seed, *key)
-        return noise.to(self.container.device) * float(scheduler.init_noise_sigma)
+        # Flow-matching schedulers have no such attribute: their pure noise has unit variance.
+        return noise.to(self.container.device) * float(getattr(scheduler, "init_noise_sigma", 1.0))
 
     def weights(self, scheduler: Any, progress: float) -> Tensor:
-        """Return the density's (N,) weights over the sampling grid."""
+        """Return the density's (N,) weights over the sampling grid.
+
+        A timestep that a scheduler visits twice, as Heun's does, shares its weight among both.
+
+        Raises:
+            RecipeError: The density is zero everywhere on the grid.
+        """
         train_timesteps = scheduler.config.num_train_timesteps
-        grid = scheduler.timesteps.double().cpu() / (train_timesteps - 1)
-        return self.density(grid.clamp(0, 1), progress)
+        timesteps = scheduler.timesteps.double().cpu()
+        grid = (timesteps / (train_timesteps - 1)).clamp(0, 1)
+        visits = (timesteps[:, None] == timesteps).sum(dim=1)
+        weights = self.density(grid, progress).double() / visits
+        if not float(weights.sum()) > 0:
+            raise RecipeError(
+                f"scheduler.timestep: its density is 0 at all {len(grid)} timesteps of a rollout",
+                "Widen it, or raise method.rollout_steps.",
+            )
+        return weights
 
     @torch.no_grad()
     def guided(self, inputs: Tensor, timesteps: Tensor, prompts: PromptEmbeds) -> Tensor:
@@ -152,7 +167,10 @@ class RolloutPlan:
         embeds = PromptEmbeds.cat([self.empty.select([0] * num_rows), prompts])
         self.counter.rows += 2 * num_rows
         empty, conditional = self.container.predict(
-            torch.cat([inputs, inputs]), torch.cat([timesteps, timesteps]), embeds
+            torch.cat([inputs, inputs]),
+            torch.cat([timesteps, timesteps]),
+            embeds,
+            resolution=self.resolution,
         ).chunk(2)
         return empty + self.guidance_scale * (conditional - empty)
 
@@ -173,7 +191,7 @@ class RestartTrajectories:
         scheduler = plan.new_scheduler()
         concept = randomness.integer(len(plan.targets), plan.seed, "concept", index)
         weights = plan.weights(scheduler, progress)
-        if plan.num_steps > 1:
+        if float(weights[1:].sum()) > 0:
             weights[0] = 0  # k ~ U{1..N−1}: pure noise itself is never trained on
         (stop,) = randomness.weighted_choice(weights, 1, plan.seed, "stop", index)
 
@@ -183,13 +201,13 @@ class RestartTrajectories:
         prompts = plan.targets[concept].select([0] * len(rows))
         with plan.rollout_adapter():
             for timestep in scheduler.timesteps[:stop]:
-                inputs = scheduler.scale_model_input(latents, timestep)
+                inputs = model_input(scheduler, latents, timestep)
                 labels = timestep.to(latents.device).repeat(len(rows))
                 noise_pred = plan.guided(inputs, labels, prompts)
-                latents = _step(scheduler, noise_pred, timestep, latents, generators)
+                latents = step_latents(scheduler, noise_pred, timestep, latents, generators)
         timestep = scheduler.timesteps[stop]
         return Draw(
-            inputs=scheduler.scale_model_input(latents, timestep),
+            inputs=model_input(scheduler, latents, timestep),
             timesteps=timestep.to(latents.device).repeat(len(rows)),
             weights=torch.ones(len(rows), device=latents.device),
             concepts=[concept] * len(rows),
@@ -210,139 +228,15 @@ class RestartTrajectories:
         """Take nothing back."""
 
 
-class RollingTrajectories:
-    """A pool of latents in flight, each at its own point of its own trajectory.
-
-    Every process holds the whole pool; each advances its own rows of the global batch, and the
-    results are gathered, so that the pool stays the same everywhere.
-    """
-
-    def __init__(self, plan: RolloutPlan, num_slots: int) -> None:
-        self._plan = plan
-        self._num_slots = max(num_slots, plan.global_batch_size)
-        self._grid = plan.new_scheduler()
-        self._positions = torch.zeros(self._num_slots, dtype=torch.int64)
-        self._generations = torch.zeros(self._num_slots, dtype=torch.int64)
-        self._latents: Tensor | None = None
-
-    def _concept_of(self, slot: int) -> int:
-        # A permutation per generation of the pool keeps the concepts evenly represented.
-        order = torch.randperm(
-            len(self._plan.targets),
-            generator=randomness.generator(
-                self._plan.seed, "concepts", slot // len(self._plan.targets), self._generation(slot)
-            ),
-        )
-        return int(order[slot % len(self._plan.targets)])
-
-    def _generation(self, slot: int) -> int:
-        return int(self._generations[slot])
-
-    def _fresh_noise(self, slot: int) -> Tensor:
-        return self._plan.noise(self._grid, "noise", slot, self._generation(slot))
-
-    @torch.no_grad()
-    def _warm_up(self) -> Tensor:
-        """Roll the slots out to evenly staggered positions of the sampling grid."""
-        plan = self._plan
-        num_steps = plan.num_steps
-        latents = torch.cat([self._fresh_noise(slot) for slot in range(self._num_slots)])
-        goals = [slot * num_steps // self._num_slots for slot in range(self._num_slots)]
-        for position in range(max(goals)):
-            slots = [slot for slot in range(self._num_slots) if goals[slot] > position]
-            inputs, labels = self._inputs(latents[slots], [position] * len(slots))
-            prompts = PromptEmbeds.cat([plan.targets[self._concept_of(slot)] for slot in slots])
-            with plan.rollout_adapter():
-                noise_pred = plan.guided(inputs, labels, prompts)
-            latents[slots] = self._advanced(latents[slots], slots, noise_pred, -1 - position)
-            self._positions[slots] += 1
+def model_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
+    """Return latents as the model expects them; flow-matching schedulers leave them as they are."""
+    if not hasattr(scheduler, "scale_model_input"):
         return latents
-
-    def _inputs(self, latents: Tensor, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
-        timesteps = [self._grid.timesteps[position] for position in positions]
-        inputs = [
-            copy.copy(self._grid).scale_model_input(latents[row : row + 1], timestep)
-            for row, timestep in enumerate(timesteps)
-        ]
-        return torch.cat(inputs), torch.stack(timesteps).to(latents.device)
-
-    def _advanced(
-        self, latents: Tensor, slots: Sequence[int], noise_pred: Tensor, index: int
-    ) -> Tensor:
-        """Return (B, C, H, W) latents one sampling step on, each from its slot's position."""
-        stepped = []
-        for row, slot in enumerate(slots):
-            timestep = self._grid.timesteps[int(self._positions[slot])]
-            # A copy finds its own place on the grid by the timestep, whatever ran before.
-            scheduler = copy.copy(self._grid)
-            scheduler.scale_model_input(latents[row : row + 1], timestep)
-            generator = randomness.generator(self._plan.seed, "advance", index, slot)
-            one = slice(row, row + 1)
-            stepped.append(_step(scheduler, noise_pred[one], timestep, latents[one], [generator]))
-        return torch.cat(stepped)
-
-    def draw(self, index: int, progress: float) -> Draw:
-        """Pick slots at random, without repetition in a micro-step.
-
-        Every slot passes through every timestep, so picking cannot prefer any of them: the density
-        weighs the rows' losses instead.
-        """
-        plan = self._plan
-        if self._latents is None:
-            self._latents = self._warm_up()
-        picked = randomness.weighted_choice(
-            torch.ones(self._num_slots), plan.global_batch_size, plan.seed, "slots", index
-        )
-        rows = plan.my_rows()
-        slots = [picked[row] for row in rows]
-        positions = [int(self._positions[slot]) for slot in slots]
-        inputs, timesteps = self._inputs(self._latents[slots], positions)
-        weights = plan.weights(self._grid, progress)
-        return Draw(
-            inputs=inputs,
-            timesteps=timesteps,
-            weights=(weights / weights.mean())[positions].to(inputs),
-            concepts=[self._concept_of(slot) for slot in slots],
-            rows=rows,
-            slots=slots,
-        )
-
-    moves = True
-
-    @torch.no_grad()
-    def advance(self, draw: Draw, index: int, noise_pred: Tensor) -> None:
-        """Advance the drawn slots by one sampling step; those that arrive begin anew."""
-        assert self._latents is not None
-        plan = self._plan
-        mine = self._advanced(self._latents[draw.slots], draw.slots, noise_pred, index)
-        latents = plan.gather(mine)
-        slots = plan.gather(torch.tensor(draw.slots, device=mine.device)).tolist()
-        self._latents[slots] = latents.to(self._latents.dtype)
-        for slot in slots:
-            self._positions[slot] += 1
-            if self._positions[slot] >= plan.num_steps:
-                self._positions[slot] = 0
-                self._generations[slot] += 1
-                self._latents[slot] = self._fresh_noise(slot)[0]
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the pool: latents, positions and how often each slot began anew."""
-        if self._latents is None:
-            self._latents = self._warm_up()
-        return {
-            "latents": self._latents.cpu(),
-            "positions": self._positions.clone(),
-            "generations": self._generations.clone(),
-        }
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take the pool back."""
-        self._latents = state["latents"].to(self._plan.container.device)
-        self._positions = state["positions"].clone()
-        self._generations = state["generations"].clone()
+    scaled: Tensor = scheduler.scale_model_input(latents, timestep)
+    return scaled
 
 
-def _step(
+def step_latents(
     scheduler: Any,
     noise_pred: Tensor,
     timestep: Tensor,

@@ -185,6 +185,16 @@ def test_what_a_library_refuses_is_the_recipes_error(tmp_path: Path) -> None:
         train_in(recipe, tmp_path)
 
 
+@pytest.mark.parametrize("section", ["scheduler", "sample"])
+def test_a_noise_scheduler_that_does_not_fit_the_model_is_found_before_training(
+    section: str, tmp_path: Path
+) -> None:
+    recipe, flow = recipe_with(), Choice(name="flow_match_euler")
+    changed = getattr(recipe, section).model_copy(update={"noise": flow})
+    with pytest.raises(RecipeError, match="flow-matching"):
+        train_in(recipe.model_copy(update={section: changed}), tmp_path)
+
+
 def train_in(recipe: Recipe, folder: Path) -> None:
     run_dir = new_run(recipe, folder)
     with RunWriter.open(run_dir) as writer:

@@ -13,11 +13,15 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from safetensors.torch import load, save
 from torch import Tensor
 
+from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.program import randomness
+from loba_tui.core.program.rolling_trajectories import RollingTrajectories
 from loba_tui.core.program.schedulers.noise.ddim import step_noise as ddim
 from loba_tui.core.program.schedulers.noise.euler_ancestral import step_noise as euler_ancestral
 from loba_tui.core.program.timestep_schedulers.linear import get_timestep_scheduler as linear
@@ -25,13 +29,18 @@ from loba_tui.core.program.timestep_schedulers.uniform import get_timestep_sched
 from loba_tui.core.program.trajectories import (
     ForwardCounter,
     RestartTrajectories,
-    RollingTrajectories,
     RolloutPlan,
     Trajectories,
+    model_input,
+    step_latents,
 )
 
 SHAPE = (4, 8, 8)
 CONFIG = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).config
+
+
+FLOW = FlowMatchEulerDiscreteScheduler(shift=3.0).config
+NOISE = plugins.names("noise")
 
 
 @dataclass
@@ -53,6 +62,26 @@ class OneImageContainer:
         alphas = DDIMScheduler.from_config(CONFIG).alphas_cumprod[timesteps.long()]
         alphas = alphas.view(-1, 1, 1, 1)
         return (latents - alphas.sqrt() * self.image) / (1 - alphas).sqrt()
+
+
+class CurvedContainer(OneImageContainer):
+    """A model without a closed form, so that a multistep scheduler's history matters."""
+
+    def noise_in(self, latents: Tensor, timesteps: Tensor) -> Tensor:
+        return torch.sin(3 * latents + timesteps.view(-1, 1, 1, 1) / 300)
+
+
+def curved_plan(noise: str, batch_size: int = 2, **changes: object) -> RolloutPlan:
+    """Return a plan with a curved model and a noise scheduler by name."""
+    config = FLOW if noise == "flow_match_euler" else CONFIG
+    step_noise = plugins.load("noise", noise)
+    return replace(
+        make_plan(batch_size),
+        container=CurvedContainer(torch.zeros(1, *SHAPE)),  # type: ignore[arg-type]
+        make_scheduler=lambda: step_noise(config),
+        num_steps=6,
+        **changes,  # type: ignore[arg-type]
+    )
 
 
 def make_plan(batch_size: int = 4, num_processes: int = 1, rank: int = 0) -> RolloutPlan:
@@ -186,3 +215,116 @@ def test_rolling_goes_on_exactly_from_its_saved_state() -> None:
     resumed.load_state(state)
     for mine, theirs in zip(run(resumed, plan, range(10, 30)), expected, strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("noise", NOISE)
+def test_a_slots_flight_is_the_plain_sampling_loop(noise: str) -> None:
+    plan = curved_plan(noise)
+    model: CurvedContainer = plan.container  # type: ignore[assignment]
+    rolling = RollingTrajectories(plan, 5)
+    flights: dict[tuple[int, int], list[tuple[int, Tensor, float]]] = {}
+    for index in range(60):
+        generations = rolling.state()["generations"]
+        draw = rolling.draw(index, 0.0)
+        for row, slot in enumerate(draw.slots):
+            flight = flights.setdefault((slot, int(generations[slot])), [])
+            flight.append((index, draw.inputs[row : row + 1], float(draw.timesteps[row])))
+        rolling.advance(draw, index, model.noise_in(draw.inputs, draw.timesteps))
+
+    finished = rolling.state()["generations"]
+    whole = [key for key in flights if 0 < key[1] < finished[key[0]]]
+    assert len(whole) > 3
+    for slot, generation in whole:
+        scheduler = plan.new_scheduler()
+        assert len(flights[slot, generation]) == len(scheduler.timesteps)
+        latents = plan.noise(scheduler, "noise", slot, generation)
+        for timestep, (index, inputs, label) in zip(
+            scheduler.timesteps, flights[slot, generation], strict=True
+        ):
+            scaled = model_input(scheduler, latents, timestep)
+            assert torch.equal(scaled, inputs)
+            assert float(timestep) == label
+            noise_pred = model.noise_in(scaled, timestep.reshape(1))
+            generator = randomness.generator(plan.seed, "advance", index, slot)
+            latents = step_latents(scheduler, noise_pred, timestep, latents, [generator])
+
+
+@pytest.mark.parametrize("noise", NOISE)
+def test_a_restarts_latents_are_the_plain_sampling_loops(noise: str) -> None:
+    plan = curved_plan(noise)
+    model: CurvedContainer = plan.container  # type: ignore[assignment]
+    for index in range(6):
+        draw = RestartTrajectories(plan).draw(index, 0.0)
+        for row in range(2):
+            scheduler = plan.new_scheduler()
+            latents = plan.noise(scheduler, "noise", index, row)
+            generator = randomness.generator(plan.seed, "advance", index, row)
+            reached = []
+            for timestep in scheduler.timesteps:
+                scaled = model_input(scheduler, latents, timestep)
+                reached.append((float(timestep), scaled))
+                noise_pred = model.noise_in(scaled, timestep.reshape(1))
+                latents = step_latents(scheduler, noise_pred, timestep, latents, [generator])
+            assert any(
+                label == float(draw.timesteps[row])
+                and torch.allclose(scaled, draw.inputs[row : row + 1], atol=1e-4)
+                for label, scaled in reached
+            )
+
+
+@pytest.mark.parametrize("noise", NOISE)
+def test_histories_come_back_from_a_checkpoint_bit_by_bit(noise: str) -> None:
+    plan = curved_plan(noise)
+    unbroken = RollingTrajectories(plan, 5)
+    run(unbroken, plan, range(7))
+    stored = save(unbroken.state())
+    expected = run(unbroken, plan, range(7, 30))
+
+    resumed = RollingTrajectories(plan, 5)
+    resumed.load_state(load(stored))
+    assert save(resumed.state()) == stored
+    for mine, theirs in zip(run(resumed, plan, range(7, 30)), expected, strict=True):
+        assert torch.equal(mine, theirs)
+    assert save(resumed.state()) == save(unbroken.state())
+
+
+def test_a_pool_of_another_size_is_refused() -> None:
+    plan = make_plan()
+    state = RollingTrajectories(plan, 12).state()
+    with pytest.raises(CorruptError, match="12 latents in flight"):
+        RollingTrajectories(plan, 13).load_state(state)
+
+
+@pytest.mark.parametrize("noise", ["dpmpp_2m", "euler_ancestral"])
+def test_two_processes_keep_the_pool_that_one_would_have(noise: str) -> None:
+    gathered: list[Tensor] = []
+    plan = curved_plan(noise, 4)
+    halves = [
+        curved_plan(noise, num_processes=2, rank=rank, gather=lambda _: gathered[0])
+        for rank in range(2)
+    ]
+    model: CurvedContainer = plan.container  # type: ignore[assignment]
+    one = RollingTrajectories(plan, 6)
+    two = [RollingTrajectories(half, 6) for half in halves]
+    for index in range(20):
+        draw = one.draw(index, 0.0)
+        draws = [pool.draw(index, 0.0) for pool in two]
+        assert torch.equal(torch.cat([half.inputs for half in draws]), draw.inputs)
+        noise_pred = model.noise_in(draw.inputs, draw.timesteps)
+        gathered[:] = [noise_pred]
+        one.advance(draw, index, noise_pred)
+        for pool, half, part in zip(two, draws, noise_pred.chunk(2), strict=True):
+            pool.advance(half, index, part)
+    assert save(one.state()) == save(two[0].state()) == save(two[1].state())
+
+
+def test_a_timestep_that_is_visited_twice_weighs_half() -> None:
+    plan = curved_plan("heun")
+    weights = plan.weights(plan.new_scheduler(), 0.0)
+    assert weights.tolist() == [1.0] + [0.5] * 10
+
+
+def test_a_density_that_is_zero_on_the_whole_grid_is_the_recipes_error() -> None:
+    plan = replace(make_plan(), density=uniform(low=0.001, high=0.002))
+    with pytest.raises(RecipeError, match="density is 0 at all 20"):
+        RollingTrajectories(plan, 12).draw(0, 0.0)

@@ -11,16 +11,26 @@ from typing import Any, Literal
 
 from diffusers import EulerAncestralDiscreteScheduler
 
+from loba_tui.core.program.noise_config import diffusion_scheduler
+
 
 def step_noise(
     config: Mapping[str, Any],
     *,
     timestep_spacing: Literal["leading", "trailing", "linspace"] = "trailing",
+    rescale_betas_zero_snr: bool | None = None,
 ) -> EulerAncestralDiscreteScheduler:
     """Return the diffusers scheduler that steps the noise, made from the model's own config.
 
     Args:
         config: The pipeline's scheduler config (betas, prediction type).
         timestep_spacing: Where the sampling grid lies; "trailing" includes the noisiest timestep.
+        rescale_betas_zero_snr: Let the last timestep be pure noise (https://arxiv.org/abs/2305.08891);
+            null keeps what the model was trained with.
     """
-    return EulerAncestralDiscreteScheduler.from_config(config, timestep_spacing=timestep_spacing)
+    return diffusion_scheduler(
+        EulerAncestralDiscreteScheduler,
+        config,
+        timestep_spacing=timestep_spacing,
+        rescale_betas_zero_snr=rescale_betas_zero_snr,
+    )

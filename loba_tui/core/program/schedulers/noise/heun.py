@@ -1,0 +1,35 @@
+"""Heun's second-order steps of the probability-flow ODE.
+
+Karras et al. 2022, algorithm 1, https://arxiv.org/abs/2206.00364. Every step but the last takes two
+predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from diffusers import HeunDiscreteScheduler
+
+from loba_tui.core.program.noise_config import diffusion_scheduler
+
+
+def step_noise(
+    config: Mapping[str, Any],
+    *,
+    timestep_spacing: Literal["leading", "trailing", "linspace"] = "trailing",
+    use_karras_sigmas: bool = False,
+) -> HeunDiscreteScheduler:
+    """Return the diffusers scheduler that steps the noise, made from the model's own config.
+
+    Args:
+        config: The pipeline's scheduler config (betas, prediction type).
+        timestep_spacing: Where the sampling grid lies; "trailing" includes the noisiest timestep.
+        use_karras_sigmas: Space noise levels as in equation 5 of https://arxiv.org/abs/2206.00364.
+    """
+    return diffusion_scheduler(
+        HeunDiscreteScheduler,
+        config,
+        timestep_spacing=timestep_spacing,
+        use_karras_sigmas=use_karras_sigmas,
+    )
