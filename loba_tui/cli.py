@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from loba_tui import __version__
-from loba_tui.core.errors import ExitCode, LobaError, RecipeError, ResourceError
+from loba_tui.core.errors import ExitCode, LobaError, RecipeError, RefusedError, ResourceError
 
 
 class LobaGroup(typer.core.TyperGroup):
@@ -56,7 +57,9 @@ recipe_app = typer.Typer(
     help="Write, describe and update recipes.", no_args_is_help=True, rich_markup_mode=None
 )
 plugins_app = typer.Typer(
-    help="List the drop-ins that recipes choose from.", no_args_is_help=True, rich_markup_mode=None
+    help="The drop-ins that recipes choose from, and your own.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 runs_app = typer.Typer(help="List and show runs.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
@@ -99,10 +102,13 @@ def validate(
 
     Example: loba validate recipes/slider.yaml --set train.steps=100
     """
+    from loba_tui.core.plugin_sources import PluginSources
     from loba_tui.core.recipe.load import check_recipe
+    from loba_tui.core.recipe.problems import exit_code
     from loba_tui.core.text import clean
 
-    found = {str(path): check_recipe(path, overrides or []) for path in recipes}
+    sources = PluginSources.of_user(os.environ)
+    found = {str(path): check_recipe(path, overrides or [], sources=sources) for path in recipes}
     if as_json:
         echo_json(
             [
@@ -120,8 +126,9 @@ def validate(
                 typer.echo(str(problem), err=True)
             if not problems:
                 typer.echo(f"{clean(path)}: valid")
-    if any(found.values()):
-        raise typer.Exit(int(ExitCode.RECIPE))
+    code = exit_code(problem for problems in found.values() for problem in problems)
+    if code != ExitCode.DONE:
+        raise typer.Exit(int(code))
 
 
 @app.command()
@@ -145,9 +152,11 @@ def run(
     Example: loba run recipes/slider.yaml --set train.steps=100
     """
     from loba_tui import foreground, listing
+    from loba_tui.core.plugin_sources import PluginSources
     from loba_tui.core.run.directory import Ledger
     from loba_tui.follow import shorten
 
+    sources = PluginSources.of_user(os.environ)
     ledger = Ledger.of_user(os.environ)
     if resume is not None:
         foreground.refuse_with_resume(recipe, overrides)
@@ -156,7 +165,7 @@ def run(
         found, is_shipped = foreground.find_recipe(recipe)
         if is_shipped:
             typer.echo(f"{recipe} is not here; taking the shipped {found}", err=True)
-        run_dir = foreground.prepare_run(found, overrides or [], out_dir, ledger)
+        run_dir = foreground.prepare_run(found, overrides or [], out_dir, ledger, sources)
     typer.echo(f"run folder {shorten(run_dir.path)}", err=True)
     extra = ["--resume"] if resume is not None else []
     here = foreground.Foreground(os.environ)
@@ -246,37 +255,109 @@ def plugins_ls(
     kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Such as optimizers.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the drop-ins that a recipe can name, without importing them.
+    """List the drop-ins that a recipe can name, yours included, without importing them.
 
     Example: loba plugins ls optimizers
     """
-    from loba_tui import listing
+    from loba_tui import plugin_listing
+    from loba_tui.core.plugin_sources import PluginSources
 
-    records = [listing.plugin_record(plugin) for plugin in listing.all_plugins(kind)]
+    found = list(plugin_listing.entries(kind, PluginSources.of_user(os.environ)))
     if as_json:
-        echo_json(records)
+        echo_json([entry.record() for entry in found])
         return
-    for record in records:
-        typer.echo(f"{record['kind']:11}{record['name']:22}{record['summary']}")
+    for entry in found:
+        typer.echo(entry.line)
 
 
 @plugins_app.command("show")
 def plugins_show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="NAME or KIND/NAME.")],
+    words: Annotated[list[str], typer.Argument(metavar="[KIND] NAME", help="Or KIND/NAME.")],
     as_json: Json = False,
 ) -> None:
     """Show what a drop-in does and which options a recipe can give it.
 
-    Example: loba plugins show optimizers/adamw
+    Example: loba plugins show optimizers adamw
     """
-    from loba_tui import listing
+    from loba_tui import plugin_listing
+    from loba_tui.core.plugin_sources import PluginSources
 
-    plugin = listing.find_plugin(name)
+    entry = plugin_listing.find(words, PluginSources.of_user(os.environ))
     if as_json:
-        echo_json(listing.plugin_record(plugin))
+        echo_json(entry.record())
         return
-    for line in listing.plugin_lines(plugin):
+    for line in entry.lines():
         typer.echo(line)
+
+
+@plugins_app.command("trust")
+def plugins_trust(
+    wanted: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME|PATH", help="All that are not trusted, if left out."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Trust without asking.")] = False,
+) -> None:
+    """Enable a plugin of yours, as it is now; a changed file has to be trusted anew.
+
+    Example: loba plugins trust timestep/mine
+    """
+    from loba_tui import plugin_listing
+    from loba_tui.core.plugin_sources import PluginSources
+
+    sources = PluginSources.of_user(os.environ)
+    files = plugin_listing.to_trust(wanted, sources)
+    if not files:
+        typer.echo(f"nothing in {sources.folder} waits for trust", err=True)
+    for file in files:
+        for line in plugin_listing.trust_lines(file):
+            typer.echo(line, err=True)
+        if not yes and not sys.stdin.isatty():
+            raise RefusedError(
+                f"{file.key} is not trusted: there is no terminal to ask on.",
+                "Read the file, then repeat the command with --yes.",
+            )
+        if yes or typer.confirm(f"Trust {file.key}?", err=True):
+            sources.trust(file)
+            typer.echo(f"trusted    {file.key}  {file.sha256}")
+        else:
+            typer.echo(f"{file.key} stays as it is", err=True)
+
+
+@plugins_app.command("untrust")
+def plugins_untrust(
+    wanted: Annotated[str, typer.Argument(metavar="NAME", help="NAME or KIND/NAME.")],
+) -> None:
+    """Disable a plugin; its file stays where it is.
+
+    Example: loba plugins untrust timestep/mine
+    """
+    from loba_tui import plugin_listing
+    from loba_tui.core.plugin_sources import PluginSources
+
+    sources = PluginSources.of_user(os.environ)
+    key = plugin_listing.to_untrust(wanted, sources)
+    sources.untrust(key)
+    typer.echo(f"untrusted  {key}")
+
+
+@plugins_app.command("new")
+def plugins_new(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="Such as timestep.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What recipes will call it.")],
+) -> None:
+    """Write a drop-in of your own to begin with, and a test of what it has to keep.
+
+    Example: loba plugins new timestep mine
+    """
+    from loba_tui import plugin_scaffold
+    from loba_tui.core.plugin_sources import PluginSources
+
+    path, test = plugin_scaffold.create(kind, name, PluginSources.of_user(os.environ))
+    typer.echo(str(path))
+    typer.echo(str(test))
+    typer.echo(f"change it, then test it with: pytest {test}", err=True)
+    typer.echo(f"and enable it with: loba plugins trust {kind}/{name}", err=True)
 
 
 @runs_app.command("ls")
@@ -329,10 +410,12 @@ def recipe_new(
 
     Example: loba recipe new my-slider --out my-slider.yaml
     """
+    from loba_tui.core.plugin_sources import PluginSources
     from loba_tui.core.recipe.new import new_recipe
 
     path = out or Path(f"{name}.yaml")
-    text = new_recipe(name, method=method, file=str(path))
+    sources = PluginSources.of_user(os.environ)
+    text = new_recipe(name, method=method, file=str(path), sources=sources)
     _write_new(path, text)
     typer.echo(str(path))
 
@@ -343,9 +426,10 @@ def recipe_schema() -> None:
 
     Example: loba recipe schema > loba.schema.json
     """
+    from loba_tui.core.plugin_sources import PluginSources
     from loba_tui.core.recipe.json_schema import recipe_schema
 
-    echo_json(recipe_schema())
+    echo_json(recipe_schema(PluginSources.of_user(os.environ)))
 
 
 @recipe_app.command("migrate")
@@ -359,6 +443,7 @@ def recipe_migrate(
 
     Example: loba recipe migrate old.yaml --out recipes/new.yaml
     """
+    from loba_tui.core.plugin_sources import PluginSources
     from loba_tui.core.recipe.load import check_text, read_recipe_text
     from loba_tui.core.recipe.migrate_text import migrate_text
 
@@ -369,7 +454,8 @@ def recipe_migrate(
         _write_new(out, text)
         typer.echo(str(out))
     # The old file's mistakes are the new file's: they are told, but the text is still of use.
-    problems = check_text(text, str(out or "<migrated>"))
+    sources = PluginSources.of_user(os.environ)
+    problems = check_text(text, str(out or "<migrated>"), sources=sources)
     for problem in problems:
         typer.echo(str(problem), err=True)
     if problems:

@@ -10,6 +10,7 @@ from subprocess import Popen
 from typing import Any, Literal, TypeVar
 
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError, ResourceError
+from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.recipe import shipped
 from loba_tui.core.run import launch
 from loba_tui.core.run.directory import PRIVATE_DIR_MODE, Ledger, RunDir
@@ -162,11 +163,17 @@ def refuse_with_resume(recipe: Path | None, overrides: Sequence[str] | None) -> 
         )
 
 
-def prepare_run(recipe: Path, overrides: Sequence[str], out_dir: Path, ledger: Ledger) -> RunDir:
+def prepare_run(
+    recipe: Path,
+    overrides: Sequence[str],
+    out_dir: Path,
+    ledger: Ledger,
+    sources: PluginSources = SHIPPED,
+) -> RunDir:
     """Check a recipe and make the run folder that holds it, resolved."""
     from loba_tui.core.recipe.load import dump_recipe, load_recipe
 
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, sources=sources)
     run_dir = RunDir.create(out_dir, resolved.name, ledger=ledger)
     write_atomically(run_dir.recipe, dump_recipe(resolved).encode())
     return run_dir

@@ -1,85 +1,18 @@
-"""What `loba plugins`, `loba runs` and `loba export` say and do, without the command line."""
+"""What `loba runs` and `loba export` say and do, without the command line."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loba_tui.core import plugins
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError, ResourceError
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
-from loba_tui.core.text import clean, nearest, quote
-
-
-def plugin_record(plugin: plugins.Plugin) -> dict[str, Any]:
-    """Return what a drop-in file says of itself, as JSON holds it."""
-    return {
-        "kind": plugin.kind,
-        "name": plugin.name,
-        "summary": clean(plugin.doc.partition("\n")[0]),
-        "path": str(plugin.path),
-        "options": [
-            {
-                "name": option.name,
-                "type": option.expected,
-                "required": option.required,
-                "default": None if option.required else option.default,
-            }
-            for option in plugin.options.values()
-        ],
-    }
-
-
-def plugin_lines(plugin: plugins.Plugin) -> list[str]:
-    """Return a drop-in's documentation and options for reading."""
-    lines = [f"{plugin.kind}/{plugin.name}", "", clean(plugin.doc, keep_newlines=True), ""]
-    lines += ["Options:"] if plugin.options else ["It has no options."]
-    for option in plugin.options.values():
-        default = "required" if option.required else f"default {quote(option.default)}"
-        lines.append(f"  {option.name:22}{option.expected}, {default}")
-    return lines
-
-
-def all_plugins(kind: str | None = None) -> Iterator[plugins.Plugin]:
-    """Describe every drop-in, of one kind or of all, without importing any.
-
-    Raises:
-        RecipeError: There is no such kind.
-    """
-    if kind is not None and kind not in plugins.KINDS:
-        meant = nearest(kind, plugins.KINDS)
-        raise RecipeError(
-            f"{clean(kind)} is not a kind of drop-in.",
-            f"Did you mean {meant}?" if meant else f"Kinds: {', '.join(plugins.KINDS)}.",
-        )
-    for each in [kind] if kind else plugins.KINDS:
-        yield from (plugins.describe(each, name) for name in plugins.names(each))
-
-
-def find_plugin(wanted: str) -> plugins.Plugin:
-    """Return the drop-in called NAME or KIND/NAME.
-
-    Raises:
-        RecipeError: There is none of that name, or there are several.
-    """
-    kind, _, name = wanted.rpartition("/")
-    known = list(all_plugins(kind or None))
-    found = [plugin for plugin in known if plugin.name == name]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        choices = ", ".join(f"{plugin.kind}/{plugin.name}" for plugin in found)
-        raise RecipeError(f"{clean(name)} is several drop-ins: {choices}.", "Name one of them.")
-    meant = nearest(name, [plugin.name for plugin in known])
-    raise RecipeError(
-        f"There is no drop-in called {clean(wanted)}.",
-        f"Did you mean {meant}?" if meant else "`loba plugins ls` lists them all.",
-    )
+from loba_tui.core.text import clean, nearest
 
 
 def run_record(run_dir: RunDir) -> dict[str, Any]:

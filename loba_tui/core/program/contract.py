@@ -1,0 +1,208 @@
+"""What a drop-in of each kind has to keep, shipped or a user's own, as checks that a test calls.
+
+Each raises AssertionError with what was found. A user's file is run without being trusted: who runs
+its test has chosen to run it.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from peft import inject_adapter_in_model
+from torch import nn
+
+from loba_tui.core import plugins
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugin_sources import PluginSources
+from loba_tui.core.program.choices import load_choice
+from loba_tui.core.program.optimizer_state import export_state, import_state
+from loba_tui.core.recipe.load import parse_recipe
+from loba_tui.core.recipe.schema import Choice
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.writer import RunWriter
+
+_LAYERS = (
+    "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+    "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k",
+    "down_blocks.1.resnets.0.conv1",
+    "mid_block.attentions.0.transformer_blocks.0.attn2.to_k",
+    "up_blocks.0.attentions.1.transformer_blocks.0.attn2.to_v",
+)
+
+
+def check_contract(kind: str, path: Path, **options: Any) -> None:
+    """Check a drop-in file against what its kind has to keep.
+
+    Args:
+        kind: A key of `plugins.KINDS`.
+        path: The file.
+        options: As a recipe would give them.
+
+    Raises:
+        AssertionError: It does not keep something.
+        LobaError: It cannot be used at all.
+    """
+    with tempfile.TemporaryDirectory(prefix="loba-contract-") as name:
+        folder = Path(name) / "plugins"
+        (folder / kind).mkdir(parents=True, mode=0o700)
+        folder.chmod(0o700)
+        sources = PluginSources(folder, Path(name) / "trusted.json")
+        if not plugins.is_shipped(kind, path.stem):
+            # A link, so that a traceback's line is read from the file itself.
+            (folder / kind / path.name).symlink_to(path.absolute())
+            sources.trust(sources.read(kind, path.stem))
+        assert plugins.describe(kind, path.stem, sources=sources).doc, "it has no docstring"
+        problems = plugins.check_options(kind, path.stem, options, sources=sources)
+        assert not problems, "; ".join(problem.message for problem in problems)
+        choice = Choice(name=path.stem, **options)
+        _CHECKS[kind](choice, sources)
+
+
+def _check_adapter(choice: Choice, sources: PluginSources) -> None:
+    attention = {"self_attention": [_LAYERS[0]], "cross_attention": [*_LAYERS[1:2], *_LAYERS[3:]]}
+    targets = {**attention, "feed_forward": [], "projection": [], "convolution": [_LAYERS[2]]}
+    config = load_choice("adapters", choice, sources)(targets, rank=2, alpha=1.0)
+    network = nn.Module()
+    for name in _LAYERS:
+        at = network
+        *parents, last = name.split(".")
+        for parent in parents:
+            if not hasattr(at, parent):
+                at.add_module(parent, nn.Module())
+            at = at.get_submodule(parent)
+        at.add_module(last, nn.Conv2d(4, 4, 3) if "conv" in last else nn.Linear(4, 4))
+    inject_adapter_in_model(config, network)
+    trained = [name for name, p in network.named_parameters() if p.requires_grad]
+    assert trained, "nothing of the model is trained"
+
+
+def _check_optimizer(choice: Choice, sources: PluginSources) -> None:
+    make = load_choice("optimizers", choice, sources)
+    reached = {lr: _minimize(make, lr) for lr in (1.0, 1e-1, 1e-2, 1e-3)}
+    assert min(reached.values()) < 0.5, f"it gets nowhere on x², by learning rate: {reached}"
+
+
+def _minimize(make: Callable[..., Any], lr: float, num_steps: int = 100) -> float:
+    """Return how much of Σ x² is left, with the state put away and taken back half-way."""
+    parameter = nn.Parameter(torch.ones(8, 8))
+    names = {parameter: "x"}
+    optimizer = make([{"params": [parameter]}], lr)
+    for step in range(num_steps):
+        if step == num_steps // 2:
+            tensors, plain = export_state(optimizer, names)
+            optimizer = make([{"params": [parameter]}], lr)
+            import_state(optimizer, names, tensors, plain)
+        optimizer.zero_grad()
+        (parameter**2).sum().backward()
+        optimizer.step()
+    left = float((parameter**2).mean())
+    return left if math.isfinite(left) else math.inf
+
+
+def _check_noise(choice: Choice, sources: PluginSources) -> None:
+    make = load_choice("noise", choice, sources)
+    try:
+        scheduler = make(
+            DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).config
+        )
+    except RecipeError:  # it may be for flow-matching models alone
+        scheduler = make(FlowMatchEulerDiscreteScheduler().config)
+    scheduler.set_timesteps(8)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for timestep in scheduler.timesteps:
+        if hasattr(scheduler, "scale_model_input"):  # those of flow matching have none
+            scheduler.scale_model_input(latents, timestep)
+        latents = scheduler.step(latents * 0.1, timestep, latents).prev_sample
+    assert latents.shape == (1, 4, 8, 8), f"latents became {tuple(latents.shape)}"
+    assert bool(latents.isfinite().all()), "latents are not finite after 8 steps"
+
+
+def _check_model(choice: Choice, sources: PluginSources) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    factor = load_choice("model", choice, sources)(optimizer, 100)
+    factors = [factor(step) for step in range(100)]
+    assert all(math.isfinite(f) and f >= 0 for f in factors), f"factors {factors}"
+    assert max(factors) > 0, "the learning rate is 0 throughout"
+    again = [factor(step) for step in reversed(range(100))]
+    assert again == factors[::-1], "a factor depends on more than the step"
+
+
+def _check_layer(choice: Choice, sources: PluginSources) -> None:
+    groups = [{"name": name, "params": []} for name in _LAYERS]
+    factors = load_choice("layer", choice, sources)(SimpleNamespace(param_groups=groups))
+    assert len(factors) == len(_LAYERS)
+
+
+def _check_timestep(choice: Choice, sources: PluginSources) -> None:
+    density = load_choice("timestep", choice, sources)()
+    for progress in (0.0, 0.5, 1.0):
+        weights = density(torch.linspace(0, 1, 50), progress)
+        assert tuple(weights.shape) == (50,), f"weights of shape {tuple(weights.shape)}"
+        assert bool((weights >= 0).all()), "a weight is negative"
+        assert 0 < float(weights.sum()) < math.inf, f"weights add up to {float(weights.sum())}"
+
+
+def _check_loss(choice: Choice, sources: PluginSources) -> None:
+    loss = load_choice("losses", choice, sources)()
+    given, wanted = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    given.requires_grad_(True)
+    values = loss(given, wanted)
+    assert values.shape == given.shape, f"not elementwise: {tuple(values.shape)}"
+    values.mean().backward()
+    assert given.grad is not None
+    assert bool(given.grad.isfinite().all()), "its gradient is not finite"
+
+
+def _check_measure(choice: Choice, sources: PluginSources) -> None:
+    measure = load_choice("measures", choice, sources)()
+    noise = np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)
+    for image in (np.zeros_like(noise), np.ones_like(noise), noise):
+        kept = image.copy()
+        value = measure(image)
+        assert value is None or isinstance(value, str | float | int), f"it says {value!r}"
+        assert np.array_equal(image, kept), "it changes the image"
+
+
+def _check_method(choice: Choice, sources: PluginSources) -> None:
+    """Train two steps on the embedded model."""
+    from loba_tui.core.program.training import train
+
+    prompts = {"target": "a shape", "positive": "a large shape", "negative": "a small shape"}
+    recipe = parse_recipe(
+        {
+            "version": 1,
+            "base_model": {"id": "builtin:shapes-xl", "device": "cpu"},
+            "method": {**choice.model_dump(), "concepts": [prompts]},
+            "train": {"steps": 2, "batch_size": 1},
+            "sample": {"scales": [0, 1], "steps": 2},
+            "proof": {"enabled": False},
+        },
+        sources=sources,
+    )
+    with tempfile.TemporaryDirectory(prefix="loba-contract-") as parent:
+        run_dir = RunDir.create(parent, "contract")
+        with RunWriter.open(run_dir) as writer:
+            train(recipe, run_dir, writer, SimpleNamespace(is_set=False), sources=sources)
+
+
+_CHECKS: Mapping[str, Callable[[Choice, PluginSources], None]] = MappingProxyType(
+    {
+        "adapters": _check_adapter,
+        "methods": _check_method,
+        "losses": _check_loss,
+        "measures": _check_measure,
+        "optimizers": _check_optimizer,
+        "noise": _check_noise,
+        "model": _check_model,
+        "layer": _check_layer,
+        "timestep": _check_timestep,
+    }
+)
