@@ -186,10 +186,10 @@ class Steering:
 
     def _obey(self, command: Command, subject: Subject) -> bool:
         """Carry out one command and answer it; return whether the run is to stop."""
-        answer: dict[str, Any] = {}
+        answer: dict[str, Any] = {"id": command.id, "command": command.kind, "step": subject.step}
         try:
             if command.kind == "set":
-                answer = self._set(command, subject.step)
+                answer |= self._set(command, subject.step)
             elif command.kind in ("pause", "resume"):
                 self._pause(command.kind == "pause", subject.step)
             elif command.kind == "save":
@@ -197,12 +197,9 @@ class Steering:
             elif command.kind == "sample":
                 subject.sample()
         except RecipeError as error:
-            answer = {"accepted": False, "message": error.message, "hint": error.hint}
-        self._event(
-            "command",
-            **{"id": command.id, "command": command.kind, "accepted": True, "step": subject.step},
-            **answer,
-        )
+            self._event("command", **answer, accepted=False, message=error.message, hint=error.hint)
+        else:
+            self._event("command", **answer, accepted=True)
         if self._paused:
             self._phase("paused")
         return command.kind == "stop"
