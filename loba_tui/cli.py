@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from loba_tui import __version__
+from loba_tui.cache_cli import cache_app
 from loba_tui.core.errors import ExitCode, LobaError, RecipeError, RefusedError, ResourceError
 
 
@@ -65,6 +66,7 @@ runs_app = typer.Typer(help="List and show runs.", no_args_is_help=True, rich_ma
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(runs_app, name="runs")
+app.add_typer(cache_app, name="cache")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Set = Annotated[

@@ -1,0 +1,166 @@
+"""The small language in which repositories are chosen: `size>1GB`, `used>30d`, `stabilityai/*`."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.text import clean, nearest
+
+_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_SIZES |= {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SIZES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "mo": 30 * 86400, "y": 365 * 86400}
+_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)")
+_CONDITION = re.compile(r"([a-z]+)\s*(>=|<=|!=|>|<|=)\s*(.+)")
+_COMPARE: Mapping[str, Callable[[float, float], bool]] = {
+    ">": lambda left, right: left > right,
+    ">=": lambda left, right: left >= right,
+    "<": lambda left, right: left < right,
+    "<=": lambda left, right: left <= right,
+    "=": lambda left, right: left == right,
+    "!=": lambda left, right: left != right,
+}
+
+SortKey = Literal["name", "size", "used", "modified"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a repository, or one of its revisions, is chosen and sorted by.
+
+    Attributes:
+        used: Wall time of the last use or fetch, whichever is later.
+        marks: Such as pinned, in-use, broken, incomplete, detached.
+    """
+
+    name: str
+    kind: str
+    size: int
+    used: float
+    modified: float
+    refs: Sequence[str]
+    marks: Sequence[str]
+
+
+Filter = Callable[[Row, float], bool]
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that `1.5GB` or `500MiB` stands for; units of ten unless they say `i`.
+
+    Raises:
+        RecipeError: It is not a size.
+    """
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None or match[2].lower() not in _SIZES:
+        raise RecipeError(f"{clean(text, limit=60)} is not a size.", "Write 500MB or 1.5GiB.")
+    return int(float(match[1]) * _SIZES[match[2].lower()])
+
+
+def parse_age(text: str) -> float:
+    """Return the seconds that `30d` or `12h` stands for.
+
+    Raises:
+        RecipeError: It is not an age.
+    """
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None or match[2] not in _AGES:
+        units = ", ".join(_AGES)
+        raise RecipeError(
+            f"{clean(text, limit=60)} is not an age.", f"Write 30d or 12h; units: {units}."
+        )
+    return float(match[1]) * _AGES[match[2]]
+
+
+def parse_filter(text: str) -> Filter:
+    """Return the test that a condition, or a glob on the id, stands for.
+
+    Raises:
+        RecipeError: It is neither.
+    """
+    match = _CONDITION.fullmatch(text.strip())
+    if match is None:
+        glob = text.strip().lower()
+        if not glob:
+            raise RecipeError("An empty filter chooses nothing.", 'Write "size>1GB" or "owner/*".')
+        return lambda row, _now: fnmatch.fnmatchcase(row.name.lower(), glob)
+    key, operator, value = match.groups()
+    compare = _COMPARE[operator]
+    if key == "size":
+        size = parse_size(value)
+        return lambda row, _now: compare(row.size, size)
+    if key in ("used", "accessed"):
+        age = parse_age(value)
+        return lambda row, now: compare(now - row.used, age)
+    if key == "modified":
+        age = parse_age(value)
+        return lambda row, now: compare(now - row.modified, age)
+    if key in ("type", "refs", "is", "id"):
+        return _words(key, operator, value.strip().lower())
+    known = ["size", "used", "accessed", "modified", "type", "refs", "is", "id"]
+    meant = nearest(key, known)
+    raise RecipeError(
+        f"{clean(key, limit=60)} is nothing to filter by.",
+        f"Did you mean {meant}?" if meant else f"Filters: {', '.join(known)}.",
+    )
+
+
+def _words(key: str, operator: str, value: str) -> Filter:
+    if operator not in ("=", "!="):
+        raise RecipeError(f"{key} is compared with = or != only.")
+
+    def test(row: Row, _now: float) -> bool:
+        words: Sequence[str] = {
+            "type": [row.kind],
+            "refs": row.refs,
+            "is": row.marks,
+            "id": [row.name],
+        }[key]
+        found = any(fnmatch.fnmatchcase(word.lower(), value) for word in words)
+        return found == (operator == "=")
+
+    return test
+
+
+def parse_sort(text: str) -> tuple[Callable[[Row], tuple[object, ...]], bool]:
+    """Return the key of a sort and whether it is reversed; sizes and times come largest first.
+
+    Raises:
+        RecipeError: It is not KEY, KEY:asc or KEY:desc.
+    """
+    key, _, order = text.strip().lower().partition(":")
+    keys: Mapping[str, Callable[[Row], tuple[object, ...]]] = {
+        "name": lambda row: (row.name.lower(),),
+        "size": lambda row: (row.size, row.name),
+        "used": lambda row: (row.used, row.name),
+        "accessed": lambda row: (row.used, row.name),
+        "modified": lambda row: (row.modified, row.name),
+    }
+    if key not in keys or order not in ("", "asc", "desc"):
+        raise RecipeError(
+            f"{clean(text, limit=60)} is nothing to sort by.",
+            f"Write one of {', '.join(keys)}, with :asc or :desc behind it.",
+        )
+    return keys[key], order == "desc" or (not order and key != "name")
+
+
+def show_size(size: float) -> str:
+    """Return bytes for reading, in units of ten as disks are sold."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def show_age(seconds: float) -> str:
+    """Return an age in its largest unit."""
+    for unit, length in (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return "now"
