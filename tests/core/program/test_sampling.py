@@ -14,7 +14,7 @@ from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.adapters.locon import get_adapter
 from loba_tui.core.program.sampling import sample_scales
-from loba_tui.core.recipe.schema import SampleSection
+from loba_tui.core.recipe.schema import Choice, SampleSection
 
 PROMPTS = ("a red circle", "a large blue square on a white background")
 SCALES = (-2.0, 0.0, 1.5)
@@ -139,3 +139,15 @@ def test_works_without_text_encoders(container, scale, embeds):
     finally:
         pipeline.register_modules(text_encoder=held[0], text_encoder_2=held[1])
     assert np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("noise", [n for n in plugins.names("noise") if n != "flow_match_euler"])
+def test_every_diffusion_scheduler_samples(
+    noise: str, container: SDXLContainer, embeds: PromptEmbeds, scale: AdapterScale
+) -> None:
+    settings = SampleSection(steps=3, noise=Choice(name=noise))
+    images = sample_scales(
+        container, scale, embeds.select([0]), scales=[0.0], seeds=[7], settings=settings
+    )
+    assert np.isfinite(images).all()
+    assert images.std() > 0
