@@ -381,6 +381,9 @@ def save_pipeline(
         config = json.loads(path.read_text())
         config["dtype"] = "float32"
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    for path in out.rglob("*.safetensors"):
+        # safetensors writes files that only their owner may read; these are to be installed.
+        path.chmod(0o644)
     notes = {"cpu_threads": 1, "resolution": world.SIZE, "trained_with": asdict(budget)}
     (out / "loba.json").write_text(json.dumps(notes, indent=2) + "\n")
 
