@@ -175,15 +175,15 @@ def build(
     denoiser = model.container.denoiser
     scale = AdapterScale(denoiser)
     trainable = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
-    groups, factors, trained = _parameter_groups(recipe, trainable, sources)
+    groups, factors, trained = parameter_groups(recipe, trainable, sources)
 
-    optimizer = _build_optimizer(recipe, groups, sources)
+    optimizer = build_optimizer(recipe, groups, sources)
     make_schedule = load_choice("model", recipe.scheduler.model, sources)
     step_factor = make_schedule(optimizer, recipe.train.steps)
     rates = LearningRates(optimizer, recipe.optimizer.lr, step_factor, factors)
     student, prepared = accelerator.prepare(denoiser, optimizer, device_placement=[False, False])
     counter = ForwardCounter()
-    method = _build_method(recipe, model, accelerator, student, scale, counter, sources)
+    method = build_method(recipe, model, accelerator, student, scale, counter, sources)
     steering.bind("optimizer.lr", rates.change_base)
     steering.bind(
         "train.steps", lambda steps: rates.change_schedule(make_schedule(optimizer, steps))
@@ -209,9 +209,14 @@ def build(
     return Built(trainer, scale, config)
 
 
-def _build_optimizer(
+def build_optimizer(
     recipe: Recipe, groups: list[dict[str, Any]], sources: PluginSources
 ) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer over these groups.
+
+    Raises:
+        RecipeError: It refuses its options, or one learning rate is all that it can have.
+    """
     section = recipe.optimizer
     constants = plugins.describe("optimizers", section.name, sources=sources).constants
     if constants.get("ONE_LEARNING_RATE") and len(groups) > 1:
@@ -228,7 +233,7 @@ def _build_optimizer(
     return optimizer
 
 
-def _build_method(
+def build_method(
     recipe: Recipe,
     model: OpenModel,
     accelerator: Accelerator,
@@ -237,6 +242,7 @@ def _build_method(
     counter: ForwardCounter,
     sources: PluginSources,
 ) -> Method:
+    """Return the recipe's method, with everything that it works with."""
     make_noise = load_choice("noise", recipe.scheduler.noise, sources)
     method: Method = load_choice("methods", recipe.method, sources)(
         MethodParts(
@@ -284,7 +290,7 @@ def layer_factors(
     return factors
 
 
-def _parameter_groups(
+def parameter_groups(
     recipe: Recipe, trainable: Mapping[str, nn.Parameter], sources: PluginSources
 ) -> tuple[list[dict[str, Any]], list[float], dict[str, nn.Parameter]]:
     """Return optimizer groups, their layer factors, and the parameters that train.

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO, cast
 
 from loba_tui.core.errors import ExitCode, Interrupted, LobaError, RecipeError, ResourceError
 from loba_tui.core.plugin_code import as_plugin_error
@@ -31,6 +31,7 @@ from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
 from loba_tui.core.recipe.migrate import V0_FLAGS, Flag, migrate_flags
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.redact import RedactingStream, Redactor
 from loba_tui.core.run import control, disk
 from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import Ledger, RunDir
@@ -86,16 +87,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.request is not None:
             return _serve(Request.read(arguments.request), sources)
         deadline = None if arguments.deadline is None else Deadline.parse(arguments.deadline)
+        force = arguments.force
         if arguments.run_dir is not None:
             run_dir = RunDir.open(arguments.run_dir)
             recipe = load_recipe(run_dir.recipe, sources=sources)
-            return _run(recipe, run_dir, ranks, sources, resume=arguments.resume, deadline=deadline)
+            return _run(
+                recipe,
+                run_dir,
+                ranks,
+                sources,
+                resume=arguments.resume,
+                deadline=deadline,
+                force=force,
+            )
         recipe, parent = _recipe_of(arguments, sources)
         if ranks.rank != 0:  # it is told the folder by the first process
-            return _run(recipe, None, ranks, sources, resume=False, deadline=deadline)
+            return _run(recipe, None, ranks, sources, resume=False, deadline=deadline, force=force)
         run_dir = _new_run(recipe, parent)
         sys.stderr.write(f"run directory: {run_dir.path}\n")
-        return _run(recipe, run_dir, ranks, sources, resume=False, deadline=deadline)
+        return _run(recipe, run_dir, ranks, sources, resume=False, deadline=deadline, force=force)
     except LobaError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -113,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on from its newest checkpoint")
     parser.add_argument(
         "--deadline", metavar="WHEN", help="save and stop by then: 2h, 07:30 or an ISO time"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="start although the estimate says it cannot fit"
     )
     parser.add_argument("--request", metavar="FILE", help="sample or evaluate, as the file says")
     parser.add_argument("--recipe", metavar="FILE", help="train a recipe file")
@@ -163,17 +176,19 @@ def _run(
     *,
     resume: bool,
     deadline: Deadline | None,
+    force: bool,
 ) -> int:
     """Train; whatever goes wrong is noted in the run directory before it is raised on."""
     flag = StopFlag()
     flag.install()
     how: dict[str, Any] = {"local_rank": ranks.local_rank, "resume": resume, "deadline": deadline}
+    how["force"] = force
     if ranks.rank != 0 or run_dir is None:
         from loba_tui.core.program.training import train
 
         train(recipe, run_dir, None, flag, **how, sources=sources)
         return ExitCode.DONE
-    with RunWriter.open(run_dir) as writer, Reporting(writer, sources):
+    with RunWriter.open(run_dir, Redactor.of(os.environ)) as writer, Reporting(writer, sources):
         control.discard(run_dir)
         writer.event("started", resume=resume, name=recipe.name)
         # The torch stack takes seconds to import; the run is visible before that.
@@ -187,7 +202,8 @@ def _run(
 
 def _serve(request: Request, sources: PluginSources) -> int:
     """Carry out a request; it reports in the request's own folder, as a run does."""
-    with RunWriter.open(RunDir(Path(request.out_dir))) as writer, Reporting(writer, sources):
+    folder, redactor = RunDir(Path(request.out_dir)), Redactor.of(os.environ)
+    with RunWriter.open(folder, redactor) as writer, Reporting(writer, sources):
         writer.event("started", action=request.action)
         from loba_tui.core.program.requests import serve
 
@@ -235,8 +251,7 @@ def as_loba_error(error: BaseException) -> LobaError | None:
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return ResourceError(
             f"out of memory: {error}".split("\n", maxsplit=1)[0],
-            "Cheapest first: base_model.gradient_checkpointing: true, a smaller train.batch_size,"
-            " a smaller train.resolution.",
+            "Take a smaller sample.batch_size, or another device.",
         )
     trouble = disk.trouble_of(error)
     if trouble is not None:
@@ -247,5 +262,14 @@ def as_loba_error(error: BaseException) -> LobaError | None:
     return None
 
 
+def keep_private() -> None:
+    """Make this process's files the user's own, and keep secrets out of all that it prints."""
+    os.umask(0o077)
+    redactor = Redactor.of(os.environ)
+    sys.stdout = cast(TextIO, RedactingStream(sys.stdout, redactor))
+    sys.stderr = cast(TextIO, RedactingStream(sys.stderr, redactor))
+
+
 if __name__ == "__main__":
+    keep_private()
     sys.exit(main())

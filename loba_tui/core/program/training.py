@@ -19,6 +19,7 @@ from loba_tui.core.program.build import (
     prompts_of,
 )
 from loba_tui.core.program.finish import draw_sample, finish
+from loba_tui.core.program.preflight import Preflight
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.proof import check_measures
 from loba_tui.core.program.steering import Steering
@@ -44,6 +45,7 @@ def train(
     local_rank: int = 0,
     resume: bool = False,
     deadline: Deadline | None = None,
+    force: bool = False,
     sources: PluginSources = SHIPPED,
 ) -> None:
     """Train a recipe, export the adapter and prove it.
@@ -56,6 +58,7 @@ def train(
         local_rank: This process among those of its host.
         resume: Go on from the newest checkpoint that verifies.
         deadline: Save and stop in time for it.
+        force: Start although the estimate says that it cannot fit.
         sources: Where the user's own drop-ins lie.
     """
     # What would only fail at the end is found before anything is loaded.
@@ -81,34 +84,43 @@ def train(
         if writer is not None:
             writer.status(phase=phase, total=recipe.train.steps, device=str(accelerator.device))
 
-    model = open_model(recipe, prompts=prompts_of(recipe), local_rank=local_rank, on_phase=on_phase)
-    built: Built | None = None
-
-    def sample(step: int) -> None:
-        assert built is not None
-        assert writer is not None
-        draw_sample(recipe, model, built, writer, step, sources)
-
-    built = build(
-        recipe,
-        model,
-        accelerator=accelerator,
-        run_dir=run_dir,
-        writer=writer,
-        steering=steering,
-        sample=sample,
-        sources=sources,
-    )
+    preflight = Preflight(recipe, accelerator.device, sources)
     if writer is not None:
-        writer.event("built", **_facts(accelerator, model, built))
-    _take_up_record(steering, processes, run_dir, writer)
-    if resume:
-        _restore(built, writer)
-    built.trainer.run()
-    accelerator.wait_for_everyone()
-    if writer is not None:
-        with built.trainer.averaged_weights():
-            finish(recipe, model, built, writer, sources)
+        preflight.announce(writer, force=force)
+    with preflight.explains_out_of_memory():
+        model = open_model(
+            recipe, prompts=prompts_of(recipe), local_rank=local_rank, on_phase=on_phase
+        )
+        built: Built | None = None
+
+        def sample(step: int) -> None:
+            assert built is not None
+            assert writer is not None
+            draw_sample(recipe, model, built, writer, step, sources)
+
+        built = build(
+            recipe,
+            model,
+            accelerator=accelerator,
+            run_dir=run_dir,
+            writer=writer,
+            steering=steering,
+            sample=sample,
+            sources=sources,
+        )
+        if writer is not None:
+            writer.event("built", **_facts(accelerator, model, built))
+        _take_up_record(steering, processes, run_dir, writer)
+        if resume:
+            _restore(built, writer)
+        built.trainer.run(until=built.trainer.step + 1)
+        if writer is not None:
+            preflight.compare(writer)
+        built.trainer.run()
+        accelerator.wait_for_everyone()
+        if writer is not None:
+            with built.trainer.averaged_weights():
+                finish(recipe, model, built, writer, sources)
     accelerator.end_training()
 
 

@@ -6,7 +6,6 @@ recipes/slider.yaml:14:3: optimizer.weight_decy: not an option of adamw. Did you
 from __future__ import annotations
 
 import io
-import re
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,15 +20,10 @@ from loba_tui.core.recipe.check import check_tree
 from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.recipe.tree import Node, list_node, mapping_node, read_tree
+from loba_tui.core.redact import TOKEN
 from loba_tui.core.text import clean, nearest
 
 MAX_BYTES = 256 * 1024
-
-# Access tokens of the hub and of the services that are pasted by mistake as often.
-_TOKEN = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}"
-    r"|github_pat_[A-Za-z0-9_]{20,}|sk-[A-Za-z0-9_-]{20,})"
-)
 
 
 def load_recipe(
@@ -156,11 +150,11 @@ def read_recipe_text(path: Path) -> str:
 
 def refuse_tokens(text: str, origin: str) -> None:
     """Refuse text that holds what looks like an access token, without repeating it."""
-    found = _TOKEN.search(text)
+    found = TOKEN.search(text)
     if found is None:
         return
     line = text.count("\n", 0, found.start()) + 1
-    where = clean(_TOKEN.sub("…", origin)) + (f":{line}" if "\n" in text else "")
+    where = clean(TOKEN.sub("…", origin)) + (f":{line}" if "\n" in text else "")
     raise RefusedError(
         f"{where}: holds what looks like an access token; it is not shown here",
         "Remove it, revoke it if the file was shared, and log in with: hf auth login",

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from loba_tui.core.errors import ResourceError
+from loba_tui.core.redact import Redactor
 from loba_tui.core.run import disk, owner
 from loba_tui.core.run.directory import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE, RunDir
 from loba_tui.core.run.records import RECORD_VERSION, Status, encode
@@ -31,10 +32,11 @@ class RunWriter:
     thread renews the status, so that a step of minutes is told from a process that hangs or died.
     """
 
-    def __init__(self, run_dir: RunDir, lock: int) -> None:
+    def __init__(self, run_dir: RunDir, lock: int, redactor: Redactor | None = None) -> None:
         """Wrap a run whose lock is already held; use `open`."""
         self.run_dir = run_dir
         self._lock = lock
+        self._redact = (redactor or Redactor()).value
         self._owner = owner.this_process()
         self._started = time.time()
         self._phase = "starting"
@@ -51,8 +53,12 @@ class RunWriter:
         self._events = _LineFile(run_dir.events)
 
     @classmethod
-    def open(cls, run_dir: RunDir) -> RunWriter:
+    def open(cls, run_dir: RunDir, redactor: Redactor | None = None) -> RunWriter:
         """Take ownership of a run folder.
+
+        Args:
+            run_dir: The folder.
+            redactor: Takes secrets out of events and status; None knows what looks like a token.
 
         Raises:
             InUseError: Another process owns it.
@@ -64,7 +70,7 @@ class RunWriter:
                 folder.mkdir(mode=PRIVATE_DIR_MODE, exist_ok=True)
         except OSError as error:
             raise _unwritable(run_dir.path, error) from error
-        writer = cls(run_dir, owner.acquire(run_dir.lock))
+        writer = cls(run_dir, owner.acquire(run_dir.lock), redactor)
         writer.status(phase="starting", oom_kills=owner.oom_kills())
         writer._heart.start()
         return writer
@@ -78,7 +84,8 @@ class RunWriter:
 
     def event(self, kind: str, /, **data: Any) -> None:
         """Append something that happened, such as `saved`, `sampled`, `warning` or `failed`."""
-        self._events.append({"version": RECORD_VERSION, "event": kind, "time": time.time(), **data})
+        record = {"version": RECORD_VERSION, "event": kind, "time": time.time()}
+        self._events.append({**record, **self._redact(data)})
 
     def status(
         self,
@@ -100,7 +107,7 @@ class RunWriter:
             self._phase = phase if phase is not None else self._phase
             self._step = step if step is not None else self._step
             self._total = total if total is not None else self._total
-            self._extra.update(extra)
+            self._extra.update(self._redact(extra))
             self._status_pending = True
             if urgent or time.monotonic() - self._status_written >= STATUS_INTERVAL_SECONDS:
                 self.flush()
