@@ -6,7 +6,6 @@ message and ends the process with its own exit code.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -16,7 +15,9 @@ import typer
 
 from loba_tui import __version__
 from loba_tui.cache_cli import cache_app
+from loba_tui.console import echo_json
 from loba_tui.core.errors import ExitCode, LobaError, RecipeError, RefusedError, ResourceError
+from loba_tui.runs_cli import queue_app, runs_app
 
 
 class LobaGroup(typer.core.TyperGroup):
@@ -40,11 +41,6 @@ def show_error(error: LobaError) -> None:
     typer.echo(clean(error, keep_newlines=True), err=True)
 
 
-def echo_json(document: Any) -> None:
-    """Write one JSON document to stdout."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
-
-
 # rich_markup_mode=None keeps rich out of --help: it would cost more than the rest of the command.
 app = typer.Typer(
     name="loba",
@@ -62,10 +58,10 @@ plugins_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-runs_app = typer.Typer(help="List and show runs.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(runs_app, name="runs")
+app.add_typer(queue_app, name="queue")
 app.add_typer(cache_app, name="cache")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -148,6 +144,13 @@ def run(
     detach: Annotated[
         bool, typer.Option("--detach", help="Start the run and return at once.")
     ] = False,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Start the run once its device is free.")
+    ] = False,
+    deadline: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help="Save and stop by then: 2h, 07:30 or an ISO time."),
+    ] = None,
 ) -> None:
     """Train what a recipe says, with a live progress line; Ctrl-C saves and stops.
 
@@ -160,6 +163,7 @@ def run(
 
     sources = PluginSources.of_user(os.environ)
     ledger = Ledger.of_user(os.environ)
+    extra = foreground.extra_arguments(resume is not None, deadline)
     if resume is not None:
         foreground.refuse_with_resume(recipe, overrides)
         run_dir = listing.find_run(resume, ledger)
@@ -169,14 +173,48 @@ def run(
             typer.echo(f"{recipe} is not here; taking the shipped {found}", err=True)
         run_dir = foreground.prepare_run(found, overrides or [], out_dir, ledger, sources)
     typer.echo(f"run folder {shorten(run_dir.path)}", err=True)
-    extra = ["--resume"] if resume is not None else []
     here = foreground.Foreground(os.environ)
+    if queue:
+        here.enqueue(run_dir, extra)
+        typer.echo(str(run_dir.path))
+        return
     if detach:
         here.detach(run_dir, extra)
         typer.echo(str(run_dir.path))
         return
     for line in foreground.result_lines(run_dir, here.run(run_dir, extra)):
         typer.echo(line)
+
+
+@app.command()
+def replay(
+    wanted: Annotated[str, typer.Argument(metavar="ADAPTER|RUN", help="A file or a run.")],
+    out_dir: Annotated[
+        Path, typer.Option("--out-dir", metavar="DIR", help="Where the run's folder is made.")
+    ] = Path("output"),
+) -> None:
+    """Make an adapter again, steering included, and say whether the file is the very same.
+
+    Example: loba replay last
+    """
+    from loba_tui import foreground, listing
+    from loba_tui import replay as replaying
+    from loba_tui.core.plugin_sources import PluginSources
+    from loba_tui.core.run.directory import Ledger
+    from loba_tui.follow import shorten
+
+    ledger, sources = Ledger.of_user(os.environ), PluginSources.of_user(os.environ)
+    path = Path(wanted)
+    file = path if path.is_file() else listing.find_run(wanted, ledger).adapter
+    original = replaying.Adapter.read(file)
+    run_dir = replaying.prepare(original, out_dir, ledger, sources)
+    typer.echo(f"run folder {shorten(run_dir.path)}", err=True)
+    foreground.Foreground(os.environ).run(run_dir)
+    is_identical, lines = replaying.compare(original, run_dir)
+    for line in lines:
+        typer.echo(line)
+    if not is_identical:
+        raise typer.Exit(int(ExitCode.NUMERICS))
 
 
 Wanted = Annotated[
@@ -360,44 +398,6 @@ def plugins_new(
     typer.echo(str(test))
     typer.echo(f"change it, then test it with: pytest {test}", err=True)
     typer.echo(f"and enable it with: loba plugins trust {kind}/{name}", err=True)
-
-
-@runs_app.command("ls")
-def runs_ls(as_json: Json = False) -> None:
-    """List all runs of this user on this machine, newest last.
-
-    Example: loba runs ls --json
-    """
-    from loba_tui import listing
-    from loba_tui.core.run.directory import Ledger
-
-    records = [listing.run_record(run_dir) for run_dir in Ledger.of_user(os.environ).runs()]
-    if as_json:
-        echo_json(records)
-        return
-    for record in records:
-        typer.echo(listing.run_line(record))
-
-
-@runs_app.command("show")
-def runs_show(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or its name.")],
-    as_json: Json = False,
-) -> None:
-    """Show what a run does now, or how it ended.
-
-    Example: loba runs show output/size-slider-…
-    """
-    from loba_tui import listing
-    from loba_tui.core.run.directory import Ledger
-
-    record = listing.run_record(listing.find_run(name, Ledger.of_user(os.environ)))
-    if as_json:
-        echo_json(record)
-        return
-    for key, value in record.items():
-        if value is not None:
-            typer.echo(f"{key.replace('_', ' '):20}{value}")
 
 
 @recipe_app.command("new")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,8 @@ from typing import Any, Literal, TypeVar
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError, ResourceError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.recipe import shipped
-from loba_tui.core.run import launch
+from loba_tui.core.run import launch, owner
+from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import PRIVATE_DIR_MODE, Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event
@@ -51,6 +53,23 @@ class Foreground:
     def detach(self, run_dir: RunDir, argv_extra: Sequence[str] = ()) -> None:
         """Start the program on a run folder and leave it to itself."""
         launch.launch(run_dir, argv_extra=argv_extra, program=self.program)
+
+    def enqueue(self, run_dir: RunDir, argv_extra: Sequence[str] = ()) -> None:
+        """Put a run into the queue, and see to it that somebody minds the queue."""
+        from loba_tui.core.recipe.load import read_recipe_text
+        from loba_tui.core.run.queue import Queue
+
+        if owner.is_held(run_dir.lock):
+            raise owner.in_use(run_dir.lock)
+        device = re.search(r"^ +device: (\S+)$", read_recipe_text(run_dir.recipe), re.MULTILINE)
+        queue = Queue.of_user(self.environ)
+        queue.add(
+            run_dir,
+            argv_extra=argv_extra,
+            device=device.group(1) if device else "auto",
+            environ=self.environ,
+        )
+        queue.start_supervisor(program=self.program)
 
     def ask(
         self,
@@ -161,6 +180,15 @@ def refuse_with_resume(recipe: Path | None, overrides: Sequence[str] | None) -> 
             f"--resume goes on with the run's own recipe.yaml, so {what} cannot be given with it.",
             "Start a new run instead, or leave it out.",
         )
+
+
+def extra_arguments(resume: bool, deadline: str | None) -> list[str]:
+    """Return the program's arguments; a deadline that cannot be met is refused at once."""
+    extra = ["--resume"] if resume else []
+    if deadline is not None:
+        Deadline.parse(deadline)
+        extra += ["--deadline", deadline]
+    return extra
 
 
 def prepare_run(

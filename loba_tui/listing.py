@@ -12,7 +12,8 @@ from typing import Any
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError, ResourceError
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
-from loba_tui.core.text import clean, nearest
+from loba_tui.core.run.steering import SteeringRecord
+from loba_tui.core.text import clean, nearest, quote
 
 
 def run_record(run_dir: RunDir) -> dict[str, Any]:
@@ -30,7 +31,31 @@ def run_record(run_dir: RunDir) -> dict[str, Any]:
         "heard_seconds_ago": round(time.time() - status.heartbeat, 1) if status else None,
         "adapter": str(run_dir.adapter) if run_dir.adapter.is_file() else None,
         "outcome": report.get("outcome") if report else None,
+        "steering": _steering(run_dir),
     }
+
+
+def _steering(run_dir: RunDir) -> list[dict[str, Any]]:
+    try:
+        record = SteeringRecord.read(run_dir.steering)
+    except CorruptError:
+        return []
+    return [vars(change) for change in record.changes] if record else []
+
+
+def record_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return all that a run's record says, for reading."""
+    lines = [
+        f"{key.replace('_', ' '):20}{clean(value)}"
+        for key, value in record.items()
+        if value is not None and key != "steering"
+    ]
+    lines += [
+        f"{'set at step ' + str(change['step']):20}{change['key']}  "
+        f"{quote(change['old'])} → {quote(change['new'])}"
+        for change in record["steering"]
+    ]
+    return lines
 
 
 def run_line(record: Mapping[str, Any]) -> str:
@@ -41,7 +66,7 @@ def run_line(record: Mapping[str, Any]) -> str:
 
 
 def find_run(wanted: str, ledger: Ledger) -> RunDir:
-    """Return the run meant by a folder, or by the name of a known run.
+    """Return the run meant by a folder, the start of a known run's name, or `last`.
 
     Raises:
         RecipeError: There is no such run.
@@ -51,6 +76,14 @@ def find_run(wanted: str, ledger: Ledger) -> RunDir:
     known = {run_dir.name: run_dir for run_dir in ledger.runs()}
     if wanted in known:
         return known[wanted]
+    if wanted == "last" and known:
+        return list(known.values())[-1]
+    begun = [name for name in known if name.startswith(wanted)] if wanted else []
+    if len(begun) == 1:
+        return known[begun[0]]
+    if begun:
+        shown = ", ".join(map(clean, begun[-4:]))
+        raise RecipeError(f"{clean(wanted)} is the start of several runs: {shown}.", "Say more.")
     meant = nearest(wanted, known)
     raise RecipeError(
         f"There is no run called {clean(wanted)}.",

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from loba_tui.core.run.control import take
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.writer import RunWriter
 
@@ -23,6 +24,7 @@ def behave(name: str, writer: RunWriter, run_dir: RunDir) -> int:
     total = 1000 if name in ("long", "deaf") else 20
     writer.status(phase="training", step=0, total=total)
     for step in range(1, total + 1):
+        obey(writer, step, stopped)
         if stopped:
             writer.status(phase="stopped", step=step)
             writer.event("command", signal=stopped[0])
@@ -47,6 +49,26 @@ def behave(name: str, writer: RunWriter, run_dir: RunDir) -> int:
     writer.status(phase="finished")
     writer.event("finished", adapter="adapter/adapter.safetensors")
     return 0
+
+
+def obey(writer: RunWriter, step: int, stopped: list[int]) -> None:
+    """Answer commands as the real program does, with a limit of its own for the learning rate."""
+    is_paused = False
+    while True:
+        for command in take(writer.run_dir):
+            answer = {"id": command.id, "command": command.kind, "step": step, "accepted": True}
+            if command.kind == "set":
+                answer |= {"key": command.args["key"], "old": 1.0, "new": command.args["value"]}
+                if command.args["value"] == 0.5:
+                    answer |= {"accepted": False, "message": "too fast"}
+            is_paused = command.kind == "pause" or (is_paused and command.kind != "resume")
+            if command.kind == "stop":
+                stopped.append(0)
+            writer.status(phase="paused" if is_paused else "training")
+            writer.event("command", **answer)
+        if not is_paused or stopped:
+            return
+        time.sleep(0.02)
 
 
 def main(argv: list[str]) -> int:

@@ -8,6 +8,7 @@ name backwards. What passes here is plain.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -73,12 +74,21 @@ def quote(value: object, *, limit: int = 60) -> str:
 def nearest(word: str, candidates: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """Return the candidate that `word` most likely meant, or None."""
     known = list(candidates)
-    found = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
+    found = difflib.get_close_matches(word, known, n=3, cutoff=cutoff)
     if found:
-        return found[0]
+        # Of two that are as near, people get the beginning right: adamv is adamw, not radam.
+        return max(found, key=lambda near: (_likeness(word, near), _shared_start(word, near)))
     # Case and separators are the usual slips: "K-LMS" for k_lms.
     folded = {re.sub(r"[^a-z0-9]", "", candidate.lower()): candidate for candidate in known}
     found = difflib.get_close_matches(
         re.sub(r"[^a-z0-9]", "", word.lower()), [key for key in folded if key], n=1, cutoff=cutoff
     )
     return folded[found[0]] if found else None
+
+
+def _likeness(word: str, candidate: str) -> float:
+    return difflib.SequenceMatcher(None, candidate, word).ratio()
+
+
+def _shared_start(word: str, candidate: str) -> int:
+    return len(os.path.commonprefix([word, candidate]))

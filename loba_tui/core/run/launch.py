@@ -70,6 +70,7 @@ def launch(
     argv_extra: Sequence[str] = (),
     program: Sequence[str] = PROGRAM,
     environ: Mapping[str, str] | None = None,
+    folder: str | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start the program on a run folder that holds a resolved recipe.yaml.
 
@@ -77,13 +78,14 @@ def launch(
         argv_extra: Further arguments of the program, such as `--resume`.
         program: The command that is started; tests put a stand-in here.
         environ: The child's environment; None hands on this process's own.
+        folder: The child's working directory; None hands on this process's own.
 
     Raises:
         InUseError: A program works on the run already.
         ResourceError: The log cannot be written or the process cannot be started.
     """
     argv = [*program, "--run-dir", str(run_dir.path), *argv_extra]
-    return _start(run_dir, argv, environ)
+    return _start(run_dir, argv, environ, folder)
 
 
 def request(
@@ -103,7 +105,10 @@ def request(
 
 
 def _start(
-    run_dir: RunDir, argv: Sequence[str], environ: Mapping[str, str] | None
+    run_dir: RunDir,
+    argv: Sequence[str],
+    environ: Mapping[str, str] | None,
+    folder: str | None = None,
 ) -> subprocess.Popen[bytes]:
     if owner.is_held(run_dir.lock):
         raise owner.in_use(run_dir.lock)
@@ -116,6 +121,7 @@ def _start(
         try:
             return subprocess.Popen(
                 list(argv),
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -126,11 +126,13 @@ class RunReader:
             return Liveness("dead", "the program was launched but never took the run")
         if not held:
             return _without_lock(status, status.owner, age)
-        holder = owner.holder(self.run_dir.lock) or status.owner
-        if owner.has_ended(holder):
+        # The record of the lock is missing where a full disk did not take it, or old.
+        holders = [owner.holder(self.run_dir.lock), status.owner]
+        if all(each is None or owner.has_ended(each) for each in holders):
             # A forked worker can keep the lock of a process that is gone.
-            return Liveness("dead", f"process {holder.pid} ended, but left a child behind")
-        return _heard(status, age, f"process {holder.pid}")
+            who = f"process {status.owner.pid}"
+            return Liveness("dead", f"{who} ended, but left a child behind")
+        return _heard(status, age, f"process {status.owner.pid}")
 
 
 def _final_state(phase: str) -> LivenessState:

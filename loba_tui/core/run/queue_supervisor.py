@@ -1,0 +1,151 @@
+"""The process that starts queued runs in order, each once its device is free.
+
+    python -m loba_tui.core.run.queue_supervisor FOLDER [PROGRAM...]
+
+It is started on demand in a session of its own, holds the queue's lock, and ends with the queue.
+The runs are sessions of their own too: they go on where it is killed, and the next one takes over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from loba_tui.core.errors import LobaError
+from loba_tui.core.run import launch
+from loba_tui.core.run.directory import PRIVATE_FILE_MODE, Ledger
+from loba_tui.core.run.queue import Entry, Queue
+from loba_tui.core.run.reader import RunReader
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+# "Some CUDA device, or another": which one shows when the run has started.
+_UNDECIDED = ("auto", "cuda:122")
+
+
+class Supervisor:
+    """Starts what is queued."""
+
+    def __init__(self, queue: Queue, program: Sequence[str], ledger: Ledger) -> None:
+        self._queue = queue
+        self._program = program
+        self._ledger = ledger
+        self._children: dict[Path, subprocess.Popen[bytes]] = {}
+
+    def work(self) -> bool:
+        """Do what can be done now; return whether anything is left to wait for."""
+        for path, child in list(self._children.items()):
+            status = child.poll()
+            if status is not None:
+                logger.info("%s ended with %d", path.name, status)
+                del self._children[path]
+                path.unlink(missing_ok=True)
+        entries = self._queue.entries()
+        taken = self._devices_in_use({entry.run.path for entry in entries})
+        for entry in entries:
+            if entry.path in self._children:
+                taken.append(_device_of(entry))
+            elif entry.was_started and RunReader(entry.run).liveness().is_alive:
+                taken.append(_device_of(entry))  # an earlier supervisor's
+            elif self._is_over(entry):
+                self._queue.remove(entry)
+            elif any(shares_device(entry.device, device) for device in taken):
+                taken.append(entry.device)  # nothing behind it overtakes it
+            else:
+                taken.append(entry.device)
+                self._start(entry)
+        return bool(entries or self._children)
+
+    def _is_over(self, entry: Entry) -> bool:
+        if not entry.run.recipe.is_file():
+            logger.info("%s is gone", entry.run.path)
+            return True
+        state = RunReader(entry.run).liveness().state
+        return state in ("finished", "stopped") or (entry.was_started and state == "failed")
+
+    def _devices_in_use(self, queued: set[Path]) -> list[str]:
+        """Return the devices of runs that go on without the queue."""
+        devices = []
+        for run_dir in self._ledger.runs():
+            reader = RunReader(run_dir)
+            if run_dir.path not in queued and reader.liveness().is_alive:
+                status = reader.status()
+                devices.append(str((status.extra if status else {}).get("device", "auto")))
+        return devices
+
+    def _start(self, entry: Entry) -> None:
+        extra = list(entry.argv_extra)
+        # It had its turn, and the machine went down: it goes on where it was.
+        if entry.was_started and "--resume" not in extra:
+            extra.append("--resume")
+        try:
+            started = self._queue.mark_started(entry)
+            self._children[entry.path] = launch.launch(
+                entry.run,
+                argv_extra=extra,
+                program=self._program,
+                environ={**os.environ, **entry.environ},
+                folder=entry.folder if Path(entry.folder).is_dir() else None,
+            )
+        except LobaError as error:
+            logger.error("%s cannot be started: %s", entry.run.path, error)
+            self._queue.remove(entry)
+        else:
+            logger.info("%s started: %s", started.path.name, entry.run.path)
+
+
+def _device_of(entry: Entry) -> str:
+    """Return the device that a started run has told, its recipe's until then."""
+    status = RunReader(entry.run).status()
+    return str((status.extra if status else {}).get("device", entry.device))
+
+
+def shares_device(one: str, other: str) -> bool:
+    """Say whether two runs may need the same device."""
+    if one in _UNDECIDED or other in _UNDECIDED:
+        return True
+    return _with_index(one) == _with_index(other)
+
+
+def _with_index(device: str) -> str:
+    return "cuda:0" if device == "cuda" else device
+
+
+def supervise(queue: Queue, program: Sequence[str], ledger: Ledger) -> None:
+    """Work until the queue is empty; return at once where another supervisor works."""
+    queue.folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(queue.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE_MODE)
+    try:
+        # An entry that comes just as the lock is given up finds this loop's next round.
+        while queue.entries():
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            supervisor = Supervisor(queue, program, ledger)
+            while supervisor.work():
+                time.sleep(POLL_SECONDS)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Supervise the queue in a folder."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    queue = Queue(Path(argv[0]))
+    supervise(queue, argv[1:] or launch.PROGRAM, Ledger(queue.folder.parent / "runs.jsonl"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
