@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from loba_tui.core.associate.caches import hub_scan, hub_store
@@ -30,7 +30,7 @@ from loba_tui.core.associate.caches.hub_wishes import (
     Target,
     last_wanted,
 )
-from loba_tui.core.errors import InUseError, RecipeError
+from loba_tui.core.errors import InUseError, RecipeError, ResourceError
 from loba_tui.core.text import clean
 
 __all__ = [
@@ -234,9 +234,18 @@ def hold_repository(root: Path, folder: str, *, alone: bool = False) -> Iterator
 
     Raises:
         InUseError: It is being deleted, or with `alone` it is in use.
+        ResourceError: With `alone`, the folder beside the cache cannot be written.
     """
     root = Path(os.path.realpath(root))
     path = state_folder(root) / "in-use" / f"{folder}.lock"
     name = clean(folder, limit=120)
-    with locked(path, what=name, shared=not alone, patience=0.0 if alone else None):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(
+                locked(path, what=name, shared=not alone, patience=0.0 if alone else None)
+            )
+        except ResourceError:
+            # A cache that cannot be written can be read all the same, and nothing deletes from it.
+            if alone:
+                raise
         yield

@@ -24,11 +24,11 @@ def register(root_path: Path, root: int, path: str) -> list[str]:
     """
     missing = []
     for blob in _blobs_below(root, path):
-        with parent_of(root, blob) as (parent, name):
-            try:
+        try:
+            with parent_of(root, blob) as (parent, name):
                 target = os.readlink(name, dir_fd=parent)
-            except OSError:  # a content of its own
-                continue
+        except (OSError, RefusedError):  # a content of its own, or not there
+            continue
         payload = payload_of_link(root_path, blob, target)
         if payload is None:
             continue

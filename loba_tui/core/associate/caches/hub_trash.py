@@ -241,8 +241,7 @@ class Trash:
             if not item.is_link:
                 kept += [f"{base}/{path}" if base else path for path in there]
         for item in entry.items:
-            if not item.is_link:
-                missing += hub_manifest.register(self._root, root, item.path)
+            missing += hub_manifest.register(self._root, root, item.path)
         return Restored(entry, tuple(kept), tuple(missing))
 
     def _discard(self, entry: Entry) -> None:

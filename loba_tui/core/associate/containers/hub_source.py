@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -23,6 +23,8 @@ from huggingface_hub.errors import (
 )
 from tqdm import tqdm
 
+from loba_tui.core.associate.caches.hub import hold_repository
+from loba_tui.core.associate.caches.hub_layout import folder_of
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
 from loba_tui.core.errors import RecipeError, ResourceError
 
@@ -47,7 +49,8 @@ def fetch_snapshot(
         variant: Weight variant such as fp16; components without it fall back to the plain files.
         hint: What to say beside "there is no such model".
     """
-    with _explained(model_id, revision, hint):
+    root = Path(constants.HF_HUB_CACHE)
+    with _explained(model_id, revision, hint), hold_repository(root, folder_of(model_id)):
         api = HfApi()
         commit = api.resolve_revision(model_id, revision=revision).resolved
         try:
