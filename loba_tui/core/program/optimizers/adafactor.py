@@ -5,7 +5,7 @@ Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235
 Least memory of all adaptive optimizers here. Its step is relative to each tensor's own size, at
 least `eps2`, so the learning rate is larger than Adam's.
 
-For a slider: `optimizer: {name: adafactor, lr: 2.0e-2}`
+For a slider: `optimizer: {name: adafactor, lr: 5.0e-3}`
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Made for very large batches. A step is relative to a tensor's own norm, so the learning rate is
 larger than Adam's.
 
-For a slider: `optimizer: {name: lamb, lr: 2.0e-2}`
+For a slider: `optimizer: {name: lamb, lr: 2.0e-3}`
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Lion: the sign of an interpolated momentum (Chen et al. 2023, https://arxiv.org/abs/2302.06675).
 
-Half of Adam's memory. Every weight moves by the full learning rate, so take a third to a tenth of
-Adam's.
+Half of Adam's memory. Every weight moves by the full learning rate, so it takes less than Adam's.
 
-For a slider: `optimizer: {name: lion, lr: 2.0e-4}`
+For a slider: `optimizer: {name: lion, lr: 3.0e-4}`
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Mishchenko & Defazio 2023, https://arxiv.org/abs/2306.06101
 The learning rate is a multiple of that step: leave it at 1. One step size is estimated for all
 layers, so it cannot be combined with a layer scheduler of several factors.
 
-For a slider: `optimizer: {name: prodigy, lr: 1.0}`
+For a slider: `optimizer: {name: prodigy, lr: 1.0, step_factor: 0.5}`
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def get_optimizer(
         eps: Added to the denominator.
         weight_decay: Decoupled from the gradient.
         first_step: The step size d that the estimate starts from.
-        step_factor: Multiplies the estimate; 0.5 is careful, 2 is bold.
+        step_factor: Multiplies the estimate; 0.5 is careful, 2 is bold. A slider's short run
+            overshoots with 1.
         growth_rate: Most that the estimate may grow by in one step; null sets no limit.
         bias_correction: Adam's, for the first steps.
         safeguard_warmup: Keep a warm-up of the learning rate from inflating the estimate.

@@ -5,7 +5,7 @@ Defazio et al. 2024, The Road Less Scheduled, https://arxiv.org/abs/2405.15682
 It trains at a point between its iterate and the average of all iterates, and the average is the
 result: strips, reports and exports are made from it. No learning-rate schedule is needed.
 
-For a slider: `optimizer: {name: schedule_free_adamw, lr: 2.0e-3}`
+For a slider: `optimizer: {name: schedule_free_adamw, lr: 1.0e-3}`
 """
 
 from __future__ import annotations

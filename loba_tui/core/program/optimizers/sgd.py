@@ -1,8 +1,9 @@
 """SGD with momentum (Sutskever et al. 2013, https://proceedings.mlr.press/v28/sutskever13.html).
 
-Nothing adapts to the size of gradients, which is small here: the learning rate is large.
+Nothing adapts to the size of gradients, which is small here: the learning rate is large, and what
+fits one recipe need not fit the next.
 
-For a slider: `optimizer: {name: sgd, lr: 1.0}`
+For a slider: `optimizer: {name: sgd, lr: 0.3}`
 """
 
 from __future__ import annotations
