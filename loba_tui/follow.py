@@ -25,7 +25,7 @@ from loba_tui.core.errors import (
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event
-from loba_tui.core.text import clean
+from loba_tui.core.text import clean, quote
 from loba_tui.progress import Progress, Screen
 
 POLL_SECONDS = 0.1
@@ -175,8 +175,15 @@ def describe_event(event: Event) -> str:
         return f"running on {', '.join(facts)}" if facts else ""
     if event.kind in ("saved", "sampled") and data.get("path"):
         return f"{event.kind} {shorten(Path(str(data['path'])))}"
-    if event.kind == "resumed":
-        return f"resumed at step {clean(data.get('step', 0))}"
+    if event.kind in ("resumed", "paused", "continued"):
+        return f"{event.kind} at step {clean(data.get('step', 0))}"
+    if event.kind == "steered":
+        change = f"{quote(data.get('old'))} → {quote(data.get('new'))}"
+        return f"{clean(data.get('key', ''))}  {change}  at step {clean(data.get('step', 0))}"
+    if event.kind == "paused_disk":
+        return f"waiting for the disk: {clean(data.get('message', ''))}"
+    if event.kind == "skipped":
+        return f"skipped a step: {clean(data.get('message', ''))}"
     return ""
 
 

@@ -181,13 +181,17 @@ def build(
     make_schedule = load_choice("model", recipe.scheduler.model, sources)
     step_factor = make_schedule(optimizer, recipe.train.steps)
     rates = LearningRates(optimizer, recipe.optimizer.lr, step_factor, factors)
+
+    def change_steps(steps: int) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.optimizer.lr  # a torch scheduler takes what it finds for its base
+        rates.change_schedule(make_schedule(optimizer, steps))
+
     student, prepared = accelerator.prepare(denoiser, optimizer, device_placement=[False, False])
     counter = ForwardCounter()
     method = build_method(recipe, model, accelerator, student, scale, counter, sources)
     steering.bind("optimizer.lr", rates.change_base)
-    steering.bind(
-        "train.steps", lambda steps: rates.change_schedule(make_schedule(optimizer, steps))
-    )
+    steering.bind("train.steps", change_steps)
     if isinstance(method, KeepsPreserve):
         steering.bind("method.preserve_weight", method.change_preserve_weight)
     trainer = Trainer(
