@@ -13,9 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-TESTS = Path(__file__).parent.parent / "tests/core/associate"
-sys.path.insert(0, str(TESTS))
-sys.path.insert(0, str(TESTS / "caches"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests/core/associate"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests/core/associate/caches"))
 
 from cache_racers import check, make_sources, race
 from hub_server import serve

@@ -49,6 +49,7 @@ def shipped(name: str) -> str:
         ["recipe", "schema"],
         ["plugins", "ls", "--json"],
         ["runs", "ls"],
+        ["cache", "ls"],
     ],
     ids=" ".join,
 )

@@ -141,9 +141,10 @@ def locked(
     try:
         path.parent.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         raise ResourceError(
-            f"{clean(path)} cannot be written: {error.strerror or error}.",
+            f"{clean(path)} cannot be written: {why}.",
             "The trash, pins and locks of a cache lie beside it; make that folder writable.",
         ) from error
     try:

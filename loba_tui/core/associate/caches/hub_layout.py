@@ -94,7 +94,7 @@ class Repository:
     Attributes:
         folder: Its folder's name in the cache, models--org--name.
         extra: Relative paths of what the client keeps by commit beside the snapshots.
-        modified: When the newest blob was written.
+        modified: When the newest blob or revision was written.
     """
 
     folder: str

@@ -83,7 +83,8 @@ def scan_repository(root: Path, folder: str) -> Repository:
             continue
         files, is_readable = _scan_snapshot(base, folder, commit, blobs, problems)
         times = [blobs[file.blob].modified for file in files if file.blob in blobs]
-        modified = max(times, default=0.0) or _modified(entry)
+        # A second revision of old contents is as young as its folder.
+        modified = max([_modified(entry), *times])
         named = tuple(refs_of.pop(commit, ()))
         revisions.append(Revision(commit, tuple(files), named, modified, is_readable))
     for commit, lost in refs_of.items():
@@ -91,7 +92,7 @@ def scan_repository(root: Path, folder: str) -> Repository:
         problems += [Problem(f"{folder}/refs/{ref}", what) for ref in lost]
 
     times = [blob.modified for blob in blobs.values()]
-    times = times or [revision.modified for revision in revisions]
+    times += [revision.modified for revision in revisions]
     return Repository(
         folder=folder,
         kind=kind,

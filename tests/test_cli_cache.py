@@ -1,0 +1,238 @@
+"""`loba cache` as a user types it, on a cache in a folder of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from loba_tui import cli
+from loba_tui.cache_listing import cache_root
+
+_HELPER = Path(__file__).parent / "core/associate/caches/hub_layouts.py"
+_spec = importlib.util.spec_from_file_location("hub_layouts", _HELPER)
+assert _spec is not None
+assert _spec.loader is not None
+layouts: Any = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(layouts)
+
+ONE, TWO = layouts.commit_of("one"), layouts.commit_of("two")
+Loba = Callable[..., Result]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root: Path = tmp_path / "home" / "hub"
+    day = 86400
+    layouts.add_revision(
+        root, "org/model", ONE, {"c.json": b"{}", "w.safetensors": b"1" * 70_000}, age=90 * day
+    )
+    layouts.add_revision(root, "org/model", TWO, {"c.json": b"{}"}, ref="main", age=9 * day)
+    layouts.add_revision(root, "org/data", TWO[::-1], {"d.txt": b"d"}, kind="dataset", age=day)
+    return root
+
+
+@pytest.fixture
+def environ(tmp_path: Path, root: Path) -> dict[str, str]:
+    return {
+        "HF_HUB_CACHE": "",
+        "HUGGINGFACE_HUB_CACHE": "",
+        "HF_HOME": str(root.parent),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
+
+
+@pytest.fixture
+def loba(environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loba:
+    monkeypatch.chdir(tmp_path)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(cli.app, ["cache", *arguments])
+
+    return run
+
+
+def test_the_cache_is_where_the_hubs_client_looks_for_it():
+    found = {
+        "/a": {"HF_HUB_CACHE": "/a", "HF_HOME": "/b"},
+        "/c": {"HUGGINGFACE_HUB_CACHE": "/c"},
+        "/b/hub": {"HF_HOME": "/b"},
+        "/x/huggingface/hub": {"XDG_CACHE_HOME": "/x"},
+        "/y/hub": {"HF_HOME": "$BIG/${SUB}", "BIG": "", "SUB": "y"},
+        str(Path.home() / ".cache/huggingface/hub"): {},
+    }
+    for path, environ in found.items():
+        assert cache_root(environ) == Path(path)
+
+
+def test_ls_shows_size_age_marks_and_id(loba, root):
+    (root / "models--org--model" / "blobs" / "x.1.incomplete").write_bytes(b"half")
+    done = loba("ls")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["SIZE", "USED", "FETCHED", "REVS", "REFS", "MARKS", "ID"]
+    assert lines[2].split() == ["70.0", "KB", "never", "9", "d", "2", "main", "incomplete",
+                                "detached", "org/model"]  # fmt: skip
+    assert "2 repositories, 3 revisions, 70.0 KB on disk" in done.stderr
+
+
+def test_ls_filters_sorts_limits_and_speaks_json(loba):
+    def names(*arguments: str) -> list[str]:
+        return [each["id"] for each in json.loads(loba("ls", "--json", *arguments).stdout)]
+
+    assert names() == ["dataset/org/data", "org/model"]
+    assert names("--sort", "size") == ["org/model", "dataset/org/data"]
+    assert names("--sort", "size", "--limit", "1") == ["org/model"]
+    assert names("-f", "size>1KB") == ["org/model"]
+    assert names("-f", "used<2d", "-f", "type=dataset") == ["dataset/org/data"]
+    assert names("org/*") == ["org/model"]
+    rows = json.loads(loba("ls", "--json", "--revisions", "org/*").stdout)
+    assert {row["revision"] for row in rows} == {ONE, TWO}
+    wrong = loba("ls", "-f", "siez>1GB")
+    assert wrong.exit_code == 2
+    assert "Did you mean size" in wrong.stderr
+
+
+def test_names_of_the_cache_do_nothing_to_the_terminal(loba, root):
+    evil = "models--org--\x1b]0;owned\x07\x1b[31m[bold]x"
+    layouts.add_revision(root, "org/tmp", ONE[::-1], {"a\x1b[2J.txt": b"x"})
+    (root / "models--org--tmp").rename(root / evil)
+    (root / "strange\x1b[31m").mkdir()
+    for arguments in (["ls"], ["show", evil], ["verify"], ["rm", evil, "--dry-run"]):
+        done = loba(*arguments)
+        assert done.exit_code == 0, done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+    json.loads(loba("ls", "--json").stdout)
+
+
+def test_show_lists_files_problems_and_users(loba, root, tmp_path):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "a.yaml").write_text("base_model:\n  id: org/model\n")
+    (root / "models--org--model" / "blobs" / layouts.git_sha1(b"{}")).unlink()
+    done = loba("show", "org/model")
+    assert done.exit_code == 0
+    for phrase in (ONE, TWO, "w.safetensors", "a broken link", "recipe recipes/a.yaml"):
+        assert phrase in done.stdout
+    record = json.loads(loba("show", "org/model@main", "--json").stdout)
+    assert [each["revision"] for each in record["revisions"]] == [TWO]
+
+
+def test_rm_without_a_terminal_needs_yes(loba, root):
+    before = layouts.listing(root)
+    done = loba("rm", "org/model")
+    assert done.exit_code == 8
+    assert "--yes" in done.stderr
+    assert layouts.listing(root) == before
+
+
+def test_rm_shows_frees_and_breaks_and_can_be_undone(loba, root, tmp_path):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "a.yaml").write_text("base_model:\n  id: org/model\n")
+    before = layouts.listing(root)
+    dry = loba("rm", "org/model", "--dry-run")
+    assert dry.exit_code == 0
+    for phrase in ("org/model: all of it", "frees 70.0 KB", "breaks 1 recipe", "recipes/a.yaml"):
+        assert phrase in dry.stdout
+    assert layouts.listing(root) == before
+    done = loba("rm", "org/model", "--yes")
+    assert done.exit_code == 0
+    assert "loba cache undo" in done.stdout
+    assert not (root / "models--org--model").exists()
+    (entry,) = json.loads(loba("trash", "ls", "--json").stdout)
+    assert entry["removed"] == ["org/model"]
+    assert "brought back org/model" in loba("undo").stdout
+    assert layouts.listing(root) == before
+    assert loba("undo").exit_code == 2
+
+
+def test_rm_by_hash_and_for_good(loba, root):
+    done = loba("rm", ONE[:10], "--yes", "--no-undo")
+    assert done.exit_code == 0
+    assert "freed 70.0 KB" in done.stdout
+    assert [path.name for path in (root / "models--org--model/snapshots").iterdir()] == [TWO]
+    assert loba("trash", "ls").stdout == ""
+
+
+def test_pins_are_shown_and_held(loba):
+    assert loba("pin", "org/model").exit_code == 0
+    assert "pinned" in loba("ls", "org/*").stdout
+    refused = loba("rm", "org/model", "--yes")
+    assert refused.exit_code == 8
+    assert "unpin" in refused.stderr
+    assert "unpinned" in loba("unpin", "org/model").stdout
+    assert "was not pinned" in loba("unpin", "org/model").stdout
+    assert loba("rm", "org/model", "--yes").exit_code == 0
+
+
+def test_prune_takes_the_detached_by_default_and_the_old_by_age(loba):
+    plan = json.loads(loba("prune", "--dry-run", "--json").stdout)
+    assert len(plan["removes"]) == 2
+    old = json.loads(loba("prune", "--unused", "30d", "--dry-run", "--json").stdout)
+    assert old["removes"] == [f"org/model@{ONE[:12]}"]
+    done = loba("prune", "--unused", "30d", "--yes", "--json")
+    assert json.loads(done.stdout)["trash"]
+    assert "nothing to remove" in loba("prune", "--unused", "30d", "--yes").stdout
+
+
+def test_emptying_the_trash_asks_and_frees(loba):
+    loba("rm", "org/model", "--yes")
+    assert loba("trash", "empty").exit_code == 8
+    assert "nothing to empty" in loba("trash", "empty", "--older", "7d", "--yes").stdout
+    assert "freed 70.0 KB" in loba("trash", "empty", "--yes").stdout
+    assert loba("undo").exit_code == 2
+
+
+def test_verify_ends_with_7_where_a_file_is_damaged(loba, root):
+    good = loba("verify")
+    assert good.exit_code == 0
+    assert good.stdout.strip() == "3 good"
+    blob = root / "models--org--model" / "blobs" / layouts.sha256(b"1" * 70_000)
+    blob.write_bytes(b"2" * 70_000)
+    bad = loba("verify", "org/model", "--json")
+    assert bad.exit_code == 7
+    assert json.loads(bad.stdout)["damaged"] == 1
+    assert "w.safetensors" in loba("verify").stdout
+
+
+@pytest.mark.parametrize(("answer", "is_gone"), [("y\n", True), ("n\n", False)])
+def test_on_a_terminal_it_asks(environ, root, tmp_path, answer, is_gone):
+    master, slave = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from loba_tui.cli import main; main()", "cache", "rm", "org/model"],
+        env={**os.environ, **environ},
+        cwd=tmp_path,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    shown = b""
+    deadline = time.monotonic() + 30
+    while b"?" not in shown and time.monotonic() < deadline:
+        shown += os.read(master, 4096)
+    assert b"frees 70.0 KB" in shown
+    os.write(master, answer.encode())
+    assert child.wait(30) == 0
+    os.close(master)
+    assert (root / "models--org--model").exists() is not is_gone
+
+
+def test_a_cache_that_is_not_there_is_empty_and_said_so(loba, root):
+    for path in sorted(root.rglob("*"), reverse=True):
+        path.unlink() if path.is_symlink() or path.is_file() else path.rmdir()
+    root.rmdir()
+    assert loba("ls").exit_code == 0
+    assert loba("rm", "org/model", "--yes").exit_code == 2
+    assert loba("undo").exit_code == 2
