@@ -130,6 +130,45 @@ def validate(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped one.")
+    ] = None,
+    overrides: Set = None,
+    as_json: Json = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Compute it, whatever an earlier answer was.")
+    ] = False,
+) -> None:
+    """Show what would run, drawn: its schedules over steps, layers, timesteps and noise.
+
+    Example: loba plan recipes/slider.yaml --set train.steps=1000
+    """
+    from loba_tui import foreground, planning
+    from loba_tui.charts import Canvas
+    from loba_tui.core.plugin_sources import PluginSources
+    from loba_tui.core.recipe.load import load_recipe
+    from loba_tui.plan_lines import plan_lines
+
+    sources = PluginSources.of_user(os.environ)
+    found, is_shipped = foreground.find_recipe(recipe)
+    if is_shipped:
+        typer.echo(f"{recipe} is not here; taking the shipped {found}", err=True)
+    planned = planning.plan(
+        load_recipe(found, overrides or [], sources=sources),
+        foreground.Foreground(os.environ),
+        cache=planning.PlanCache.of_user(os.environ),
+        sources=sources,
+        fresh=fresh,
+    )
+    if as_json:
+        echo_json(planned)
+        return
+    for line in plan_lines(planned["sections"], Canvas.of(sys.stdout)):
+        typer.echo(line)
+
+
+@app.command()
 def run(
     recipe: Annotated[
         Path | None, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped one.")

@@ -1,7 +1,8 @@
-"""What a program without training does: draw an adapter at many scales, or measure it."""
+"""What a program without training does: draw an adapter, measure it, or plan a run."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,15 @@ from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.build import OpenModel, open_model, prompts_of
 from loba_tui.core.program.export import load_adapter, read_adapter
+from loba_tui.core.program.preview import preview
 from loba_tui.core.program.proof import prove
 from loba_tui.core.program.sampling import sample_scales
 from loba_tui.core.program.strip import strip
 from loba_tui.core.recipe.load import load_recipe, parse_text
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.launch import Request
-from loba_tui.core.run.writer import RunWriter
+from loba_tui.core.run.launch import PLAN, Request
+from loba_tui.core.run.writer import RunWriter, write_atomically
 
 RECIPE_KEY = "loba.recipe"
 
@@ -31,6 +33,12 @@ def serve(request: Request, writer: RunWriter, sources: PluginSources = SHIPPED)
         LobaError: The adapter, its recipe or its base model cannot be used.
     """
     recipe = wanted_recipe(request, sources)
+    if request.action == "plan":
+        sections = preview(recipe, sources)
+        path = writer.run_dir.path / PLAN
+        write_atomically(path, json.dumps(sections, allow_nan=False).encode())
+        writer.event("planned", path=str(path))
+        return
     model = open_model(
         recipe,
         prompts=prompts_of(recipe),

@@ -21,14 +21,18 @@ from loba_tui.core.run.writer import write_atomically
 # -P keeps the working directory out of sys.path, so that no file there can shadow a module.
 PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", "loba_tui.core.program.main")
 
+PLAN = "plan.json"
+"""The file that a program asked for a plan leaves in its folder."""
+
 
 @dataclass(frozen=True)
 class Request:
     """What a program without training is asked to do; the content of `request.json`.
 
     Args:
-        action: `sample` draws a strip, `eval` measures and writes report.json and report.png.
-        adapter: The adapter file.
+        action: `sample` draws a strip, `eval` measures and writes report.json and report.png,
+            `plan` says what the run's recipe comes to and writes plan.json.
+        adapter: The adapter file; not read for a plan.
         run: The run folder that it comes from; its recipe.yaml says model, prompts and measure.
             None: the recipe in the adapter's own metadata is used.
         out_dir: The folder that results, status, events and log are written to.
@@ -37,7 +41,7 @@ class Request:
         seeds: Seeds; empty takes the recipe's.
     """
 
-    action: Literal["sample", "eval"]
+    action: Literal["sample", "eval", "plan"]
     adapter: str
     run: str | None
     out_dir: str

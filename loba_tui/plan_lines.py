@@ -1,0 +1,82 @@
+"""A plan as lines of text; each section of the plan has a function here that draws it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from loba_tui.charts import Canvas
+
+_UNKNOWN_MODEL = "of shapes like SD-XL's, since the model is not here yet"
+
+
+def plan_lines(sections: Mapping[str, Any], canvas: Canvas) -> list[str]:
+    """Return all sections of a plan, drawn; those that nothing here draws are left out."""
+    lines: list[str] = []
+    for name, draw in DRAWN.items():
+        if name in sections:
+            lines += [*([""] if lines else []), *draw(sections[name], canvas)]
+    return lines
+
+
+def _learning_rate(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:
+    yield canvas.text(f"learning rate: {section['scheduler']}, {section['num_steps']} steps")
+    yield from canvas.columns(section["lr"], ends=("step 1", str(section["num_steps"])))
+
+
+def _layers(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:
+    trained, total = section["trained_parameters"], section["denoiser_parameters"]
+    yield canvas.text(
+        f"layers: {section['scheduler']}, {section['adapter']} trains {trained:,} parameters"
+        f" beside the model's {total:,}"
+    )
+    if section["model"] == "assumed":
+        yield canvas.text(f"  ({_UNKNOWN_MODEL})")
+    blocks = section["blocks"]
+    most = max((block["most"] or 0.0 for block in blocks), default=0.0)
+    for block in blocks:
+        label = f"  {block['name'][:16]:16} "
+        if block["mean"] is None:
+            yield canvas.text(f"{label}no adapter here")
+            continue
+        says = f" {block['mean']:.3g}"
+        if block["least"] != block["most"]:
+            says = f" {block['least']:.3g} to {block['most']:.3g}"
+        modules = f", {block['num_modules']} modules"
+        width = max(5, canvas.width - len(label) - 26)
+        bar = canvas.bar(block["mean"] / most if most else 0.0, width)
+        yield canvas.text(f"{label}{bar}{says}{modules}")
+
+
+def _timesteps(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:
+    curves = section["curves"]
+    yield canvas.text(f"timesteps: {section['scheduler']}, how often each is trained on")
+    for curve in curves:
+        if len(curves) > 1:
+            yield canvas.text(f"  after {curve['progress']:.0%} of the run")
+        height = 5 if len(curves) == 1 else 3
+        yield from canvas.columns(curve["density"], ends=("clean", "noise"), height=height)
+
+
+def _noise(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:
+    sigma = "σ" if canvas.is_unicode else "sigma"
+    for role in ("training", "sampling"):
+        levels = section[role]
+        yield canvas.text(
+            f"noise while {role}: {levels['scheduler']}, {levels['num_steps']} steps,"
+            f" {sigma} on a logarithmic scale"
+        )
+        ends = tuple(f"t {levels['timestep'][at] or 0:.0f}" for at in (0, -1))
+        yield from canvas.columns(levels["sigma"], ends=(ends[0], ends[1]), height=4, is_log=True)
+
+
+DRAWN: Mapping[str, Callable[[Mapping[str, Any], Canvas], Iterator[str]]] = MappingProxyType(
+    {
+        "learning_rate": _learning_rate,
+        "layers": _layers,
+        "timesteps": _timesteps,
+        "noise": _noise,
+    }
+)
+"""Sections in the order that they are shown; what draws another one is one line here."""
