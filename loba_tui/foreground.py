@@ -203,7 +203,7 @@ def prepare_run(
 
     resolved = load_recipe(recipe, overrides, sources=sources)
     run_dir = RunDir.create(out_dir, resolved.name, ledger=ledger)
-    write_atomically(run_dir.recipe, dump_recipe(resolved).encode())
+    write_atomically(run_dir.recipe, dump_recipe(resolved).encode(), sync=True)
     return run_dir
 
 

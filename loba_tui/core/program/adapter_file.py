@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +15,11 @@ from torch import Tensor
 
 from loba_tui.core.associate.safe_files import check_safetensors, refuse_pickle
 from loba_tui.core.errors import CorruptError, NumericsError, RecipeError, ResourceError
+from loba_tui.core.run import durable
 
 _ALIGNMENT = 8
+# As other programs make theirs: an adapter is for others to load, if the umask lets them.
+_MODE = 0o666
 
 
 @dataclass(frozen=True)
@@ -59,19 +61,15 @@ def write_file(
     """
     check_weights(tensors)
     content = serialize(tensors, metadata)
-    staged = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with staged.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.replace_file(path, content, mode=_MODE)
+        _read_back(path, tensors, metadata)
     except OSError as error:
-        staged.unlink(missing_ok=True)
         raise ResourceError(
-            f"{path} cannot be written: {error.strerror}.", "Free space, or choose another folder."
+            f"{path} cannot be written: {error.strerror or error}.",
+            "Free space, or choose another folder.",
         ) from error
-    _read_back(path, tensors, metadata)
     return WrittenFile(path, hashlib.sha256(content).hexdigest(), len(content))
 
 
@@ -113,10 +111,13 @@ def check_weights(tensors: Mapping[str, Tensor]) -> None:
 
 def _read_back(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Check that the disk gives back what it was given."""
-    read, read_metadata = read_file(path)
-    same = read.keys() == tensors.keys() and all(
-        torch.equal(read[name], tensor.detach().cpu()) for name, tensor in tensors.items()
-    )
+    try:
+        read, read_metadata = read_file(path)
+        same = read.keys() == tensors.keys() and all(
+            torch.equal(read[name], tensor.detach().cpu()) for name, tensor in tensors.items()
+        )
+    except CorruptError:
+        same, read_metadata = False, {}
     if not same or read_metadata != dict(metadata):
         raise ResourceError(
             f"{path} does not read back as it was written.", "Check the disk, and export again."

@@ -84,7 +84,6 @@ def write_adapter(
     config = unet.peft_config[adapter_name].to_dict()
     layers = _lora_layers(unet, adapter_name, config)
     layout = BlockLayout.of(unet.config)
-    folder.mkdir(parents=True, exist_ok=True)
     files = {
         "diffusers": (DIFFUSERS_NAME, diffusers_file(layers, config, metadata or {})),
         "kohya": (KOHYA_NAME, kohya_file(layers, metadata or {}, layout)),

@@ -25,6 +25,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO, cast
 
+import psutil
+
 from loba_tui.core.errors import ExitCode, Interrupted, LobaError, RecipeError, ResourceError
 from loba_tui.core.plugin_code import as_plugin_error
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
@@ -164,7 +166,7 @@ def _typed(flag: Flag, value: Any) -> Any:
 
 def _new_run(recipe: Recipe, parent: Path) -> RunDir:
     run_dir = RunDir.create(parent, recipe.name, ledger=Ledger.of_user(os.environ))
-    write_atomically(run_dir.recipe, dump_recipe(recipe).encode())
+    write_atomically(run_dir.recipe, dump_recipe(recipe).encode(), sync=True)
     return run_dir
 
 
@@ -189,7 +191,8 @@ def _run(
         train(recipe, run_dir, None, flag, **how, sources=sources)
         return ExitCode.DONE
     with RunWriter.open(run_dir, Redactor.of(os.environ)) as writer, Reporting(writer, sources):
-        control.discard(run_dir)
+        # Commands can come as soon as the run is launched; what is older was for another program.
+        control.discard(run_dir, before=psutil.Process().create_time())
         writer.event("started", resume=resume, name=recipe.name)
         # The torch stack takes seconds to import; the run is visible before that.
         from loba_tui.core.program.training import train

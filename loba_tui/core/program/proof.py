@@ -21,6 +21,7 @@ from loba_tui.core.program.report_plot import draw_report
 from loba_tui.core.program.sampling import Progress, sample_scales
 from loba_tui.core.program.strip import strip
 from loba_tui.core.recipe.schema import Choice, Concept, Recipe
+from loba_tui.core.run import durable
 
 Embeddings = Mapping[str, PromptEmbeds]
 """One row for each prompt, by the prompt's text."""
@@ -90,9 +91,11 @@ def prove(
         (out_dir / name).parent.mkdir(parents=True, exist_ok=True)
     shown = _spread(range(len(prompts)), MAX_STRIP_PROMPTS)
     sheet = strip(images[shown], scales=scales, prompts=[prompts[i] for i in shown], seeds=seeds)
-    sheet.save(out_dir / PROOF_STRIP)
-    (out_dir / REPORT_JSON).write_text(report.to_json(), encoding="utf-8")
-    draw_report(report, samples, out_dir / REPORT_PNG, measured=measured)
+    with durable.staged(out_dir / PROOF_STRIP) as path:
+        sheet.save(path, format="PNG")
+    with durable.staged(out_dir / REPORT_PNG) as path:
+        draw_report(report, samples, path, measured=measured)
+    durable.replace_file(out_dir / REPORT_JSON, report.to_json().encode())
     return report
 
 
@@ -121,7 +124,9 @@ def draw_strip(
         sources=sources,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    strip(images, scales=settings.scales, prompts=prompts, seeds=settings.seeds).save(path)
+    sheet = strip(images, scales=settings.scales, prompts=prompts, seeds=settings.seeds)
+    with durable.staged(path) as temporary:
+        sheet.save(temporary, format="PNG")
     return path
 
 

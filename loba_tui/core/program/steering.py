@@ -272,7 +272,9 @@ class Steering:
         if self._writer is None:
             return
         try:
-            write_atomically(self._writer.run_dir.steering, self.record.text().encode() + b"\n")
+            write_atomically(
+                self._writer.run_dir.steering, self.record.text().encode() + b"\n", sync=True
+            )
         except ResourceError as error:
             # The next checkpoint carries the record too.
             self._event("warning", message=str(error))

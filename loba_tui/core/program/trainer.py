@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import psutil
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from loba_tui.core.errors import Interrupted, NumericsError
+from loba_tui.core.errors import CorruptError, Interrupted, NumericsError
 from loba_tui.core.program.checkpoint import Checkpoint, CheckpointStore
+from loba_tui.core.program.memory_meter import MemoryMeter
 from loba_tui.core.program.method import Method
 from loba_tui.core.program.optimizer_state import (
     LearningRates,
@@ -69,7 +69,7 @@ class Trainer:
         self._names: dict[Tensor, str] = {
             parameter: name for name, parameter in parts.parameters.items()
         }
-        self._memory = _MemoryMeter(parts.accelerator.device)
+        self._memory = MemoryMeter(parts.accelerator.device)
         self._num_skips = 0
         self._saved_step: int | None = None
         self.step = 0
@@ -253,18 +253,33 @@ class Trainer:
             The checkpoint, None where none was saved yet, and why newer ones were skipped.
 
         Raises:
-            CorruptError: If there are checkpoints, but none verifies.
+            CorruptError: If there are checkpoints, but none verifies, or not one of this run.
         """
+        if self._parts.writer is not None:
+            self._parts.store.tidy()
         checkpoint, skipped = self._parts.store.load_newest()
         if checkpoint is not None:
-            self._restore(checkpoint)
+            try:
+                self._restore(checkpoint)
+            except torch.OutOfMemoryError:
+                raise
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                raise CorruptError(
+                    f"the checkpoint of step {checkpoint.step} is not one of this run: {error}",
+                    "Start the run anew; its checkpoints are kept.",
+                ) from error
         return checkpoint, skipped
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         parts = self._parts
         weights = checkpoint.tensors["adapter"]
+        if weights.keys() != parts.parameters.keys():
+            odd = sorted(weights.keys() ^ parts.parameters.keys())[0]
+            raise ValueError(f"only one of the two trains {odd}")
         with torch.no_grad():
             for name, parameter in parts.parameters.items():
+                if parameter.shape != weights[name].shape:  # it would be broadcast
+                    raise ValueError(f"{name} is {list(weights[name].shape)} there")
                 parameter.copy_(weights[name])
         parts.optimizer.state.clear()
         import_state(
@@ -305,16 +320,3 @@ class Trainer:
 
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-class _MemoryMeter:
-    """Memory of this process in MiB: torch's peak on an accelerator, the resident set on a CPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._process = psutil.Process()
-
-    def mib(self) -> float:
-        if self._device.type == "cuda":
-            return round(torch.cuda.max_memory_allocated(self._device) / 2**20, 1)
-        return round(self._process.memory_info().rss / 2**20, 1)

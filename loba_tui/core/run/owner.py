@@ -6,6 +6,7 @@ repeats after a reboot; together they say whether the process that wrote a statu
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -154,8 +155,10 @@ def acquire(path: Path) -> int:
                 raise in_use(path) from error
             time.sleep(0.02)
     record = {**vars(this_process()), "time": time.time()}
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(record).encode() + b"\n", 0)
+    # It only says who holds the lock: a full disk must not keep a run from its own folder.
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(record).encode() + b"\n", 0)
     return descriptor
 
 

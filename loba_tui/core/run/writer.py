@@ -15,7 +15,7 @@ from typing import Any
 
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.redact import Redactor
-from loba_tui.core.run import disk, owner
+from loba_tui.core.run import disk, durable, owner
 from loba_tui.core.run.directory import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE, RunDir
 from loba_tui.core.run.records import RECORD_VERSION, Status, encode
 
@@ -71,6 +71,7 @@ class RunWriter:
         except OSError as error:
             raise _unwritable(run_dir.path, error) from error
         writer = cls(run_dir, owner.acquire(run_dir.lock), redactor)
+        durable.discard_staged(run_dir.path, run_dir.samples, run_dir.adapter_dir)
         writer.status(phase="starting", oom_kills=owner.oom_kills())
         writer._heart.start()
         return writer
@@ -212,26 +213,20 @@ class _LineFile:
             self._descriptor = -1
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
     """Replace a file so that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: Where to.
+        content: All of it.
+        sync: Make it last through a power cut, too; that takes milliseconds.
 
     Raises:
         ResourceError: It cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE_FILE_MODE
-        )
-        try:
-            if os.write(descriptor, content) != len(content):
-                raise OSError("written in part only")
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
+        durable.replace_file(path, content, sync=sync)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise _unwritable(path, error) from error
 
 
