@@ -190,6 +190,9 @@ def run(
         str | None,
         typer.Option(metavar="WHEN", help="Save and stop by then: 2h, 07:30 or an ISO time."),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Start although the estimate says it cannot fit.")
+    ] = False,
 ) -> None:
     """Train what a recipe says, with a live progress line; Ctrl-C saves and stops.
 
@@ -203,6 +206,7 @@ def run(
     sources = PluginSources.of_user(os.environ)
     ledger = Ledger.of_user(os.environ)
     extra = foreground.extra_arguments(resume is not None, deadline)
+    extra += ["--force"] if force else []
     if resume is not None:
         foreground.refuse_with_resume(recipe, overrides)
         run_dir = listing.find_run(resume, ledger)
@@ -437,6 +441,43 @@ def plugins_new(
     typer.echo(str(test))
     typer.echo(f"change it, then test it with: pytest {test}", err=True)
     typer.echo(f"and enable it with: loba plugins trust {kind}/{name}", err=True)
+
+
+@app.command()
+def doctor(
+    run_name: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run folder or its name, to check too.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check the installation, the machine, the hub login and cache, and a run's files.
+
+    Example: loba doctor output/size-slider-…
+    """
+    from loba_tui import doctor as examination
+    from loba_tui import foreground, listing
+    from loba_tui.core.findings import worst_code
+    from loba_tui.core.run.directory import Ledger
+    from loba_tui.core.text import clean
+
+    run_dir = None if run_name is None else listing.find_run(run_name, Ledger.of_user(os.environ))
+    findings = [
+        *examination.installation(),
+        *examination.machine(Path.cwd() if run_dir is None else run_dir.path),
+        *examination.hub(),
+        *examination.devices(foreground.Foreground(os.environ)),
+        *(() if run_dir is None else examination.run_folder(run_dir)),
+    ]
+    if as_json:
+        echo_json([finding.as_json() for finding in findings])
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.state:5}{clean(finding.check):20} {clean(finding.message)}")
+            if finding.hint:
+                typer.echo(f"{'':26}{clean(finding.hint)}")
+    code = worst_code(findings)
+    if code != ExitCode.DONE:
+        raise typer.Exit(int(code))
 
 
 @recipe_app.command("new")

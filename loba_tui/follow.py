@@ -26,6 +26,7 @@ from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event
 from loba_tui.core.text import clean, quote
+from loba_tui.needs_lines import measured_line, short_line
 from loba_tui.progress import Progress, Screen
 
 POLL_SECONDS = 0.1
@@ -170,6 +171,11 @@ def describe_event(event: Event) -> str:
     data = event.data
     if event.kind in ("warning", "sample_failed"):
         return f"warning: {clean(data.get('message', ''))}"
+    if event.kind in ("estimated", "measured_memory"):
+        line = short_line if event.kind == "estimated" else measured_line
+        with suppress(KeyError, TypeError, ValueError):  # of another version of the program
+            return line(data)
+        return ""
     if event.kind == "built":
         facts = [clean(data[key]) for key in ("device", "dtype") if data.get(key)]
         return f"running on {', '.join(facts)}" if facts else ""

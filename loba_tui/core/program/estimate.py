@@ -37,6 +37,8 @@ _WORKSPACE_BYTES = {"cuda": 512 * 2**20}
 """What cuBLAS, cuDNN and attention kernels take beside tensors, by device type."""
 _PICTURE_BYTES_PER_PIXEL = 2.0
 """A PNG of a photograph; a flat drawing is smaller."""
+_HEADER_BYTES, _PLAIN_STATE_BYTES = 160, 64 * 1024
+"""Of one tensor in a safetensors header, and of a checkpoint's state.json."""
 _SMALL_MODEL, _SMALL_BATCH = 20_000_000, 64 * 64**2
 """Parameters and pixels up to which real operators are faster than shapes."""
 _EFFICACY_ROWS = inspect.signature(efficacy).parameters["batch_size"].default
@@ -131,6 +133,7 @@ class Estimate:
         device: As the run would name it.
         dtype: Of the base weights.
         origin: Where the model's shapes are from: local, cached, shipped or assumed.
+        resolution: Pixels that are trained and drawn at.
         parameters: Base parameters by component.
         adapter_parameters: Of the adapter.
         trained_parameters: Those of them that the layer scheduler lets train.
@@ -141,6 +144,7 @@ class Estimate:
     device: str
     dtype: str
     origin: str
+    resolution: int
     parameters: Mapping[str, int]
     adapter_parameters: int
     trained_parameters: int
@@ -190,7 +194,14 @@ class Estimator:
             recipe, [parameter.shape for parameter in networks.trained], self.sources
         )
         memory = self._memory(recipe, networks, adapter=4 * adapter, trained=trained, state=state)
-        disk = _disk(recipe, container, trained=trained, state=state, calls=calls)
+        disk = _disk(
+            recipe,
+            container,
+            trained=trained,
+            num_tensors=len(networks.trained),
+            state=state,
+            calls=calls,
+        )
         notes = []
         if shapes.origin == "assumed":
             notes.append(
@@ -205,6 +216,7 @@ class Estimator:
             device=str(self.device),
             dtype=str(dtype).removeprefix("torch."),
             origin=shapes.origin,
+            resolution=recipe.train.resolution or container.resolution,
             parameters={
                 name: parameters_of(module) - (adapter if name == networks.denoiser_name else 0)
                 for name, module in shapes.modules().items()
@@ -317,10 +329,18 @@ def device_of(recipe: Recipe) -> tuple[torch.device, bool]:
 
 
 def _disk(
-    recipe: Recipe, container: ModelContainer, *, trained: int, state: int, calls: MethodCalls
+    recipe: Recipe,
+    container: ModelContainer,
+    *,
+    trained: int,
+    num_tensors: int,
+    state: int,
+    calls: MethodCalls,
 ) -> Disk:
     train, save, sample = recipe.train, recipe.save, recipe.sample
     checkpoint = 4 * trained + state + calls.state_bytes
+    # Names, shapes and offsets in headers: of the weights, and about three times in the optimizer.
+    checkpoint += _HEADER_BYTES * 4 * num_tensors + _PLAIN_STATE_BYTES
     num_saved = train.steps // save.every if save.every else 1
     # The newest is verified before the oldest goes.
     checkpoints = checkpoint * min(save.keep + 1, max(1, num_saved))

@@ -12,6 +12,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.build import OpenModel, open_model, prompts_of
+from loba_tui.core.program.doctor import device_findings
 from loba_tui.core.program.export import load_adapter, read_adapter
 from loba_tui.core.program.preview import preview
 from loba_tui.core.program.proof import prove
@@ -32,6 +33,10 @@ def serve(request: Request, writer: RunWriter, sources: PluginSources = SHIPPED)
     Raises:
         LobaError: The adapter, its recipe or its base model cannot be used.
     """
+    if request.action == "doctor":
+        findings = [finding.as_json() for finding in device_findings()]
+        writer.event("examined", findings=findings)
+        return
     recipe = wanted_recipe(request, sources)
     if request.action == "plan":
         sections = preview(recipe, sources)

@@ -31,7 +31,8 @@ class Request:
 
     Args:
         action: `sample` draws a strip, `eval` measures and writes report.json and report.png,
-            `plan` says what the run's recipe comes to and writes plan.json.
+            `plan` says what the run's recipe comes to and writes plan.json, `doctor` looks at
+            torch and the devices.
         adapter: The adapter file; not read for a plan.
         run: The run folder that it comes from; its recipe.yaml says model, prompts and measure.
             None: the recipe in the adapter's own metadata is used.
@@ -41,7 +42,7 @@ class Request:
         seeds: Seeds; empty takes the recipe's.
     """
 
-    action: Literal["sample", "eval", "plan"]
+    action: Literal["sample", "eval", "plan", "doctor"]
     adapter: str
     run: str | None
     out_dir: str

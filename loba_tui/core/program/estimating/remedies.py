@@ -89,7 +89,7 @@ def _search(
 ) -> list[Remedy]:
     found: list[Remedy] = []
     for change in changes:
-        if any(remedy.change.items() <= change.items() for remedy in found):
+        if any(_is_more_of(change, remedy.change) for remedy in found):
             continue  # it does more than is needed
         try:
             estimate = estimator.estimate(with_changes(recipe, change))
@@ -100,6 +100,11 @@ def _search(
             if len(found) == _WANTED:
                 break
     return found
+
+
+def _is_more_of(change: Change, known: Change) -> bool:
+    """Whether a change is a known one and something else, or the same keys once more."""
+    return known.items() <= change.items() or known.keys() == change.keys()
 
 
 def _memory_changes(recipe: Recipe, estimate: Estimate) -> Iterator[Change]:
@@ -128,8 +133,7 @@ def _memory_changes(recipe: Recipe, estimate: Estimate) -> Iterator[Change]:
     ]
     singly: list[Change] = [lower, *batches, recompute, offload]
     smallest = batches[-1] if batches else {}
-    side = train.resolution
-    smaller = {"train.resolution": side // 2} if side else {}
+    smaller = {"train.resolution": estimate.resolution // 2}
     together: list[Change] = [
         {**lower, **recompute},
         {**smallest, **recompute},

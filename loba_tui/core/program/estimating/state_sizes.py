@@ -41,7 +41,11 @@ def optimizer_state_bytes(
         return _ADAM_BYTES * sum(shape.numel() for shape in shapes), False
     state = optimizer.state
     sizes = {shape: state_bytes(state.get(parameter)) for shape, parameter in parameters.items()}
-    return sum(sizes[shape] * count for shape, count in counts.items()), True
+    # Some, as Prodigy, keep an estimate for a whole group.
+    shared = [
+        value for group in optimizer.param_groups for key, value in group.items() if key != "params"
+    ]
+    return sum(sizes[shape] * count for shape, count in counts.items()) + state_bytes(shared), True
 
 
 def state_bytes(state: Any) -> int:

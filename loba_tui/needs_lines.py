@@ -1,0 +1,92 @@
+"""What a run needs, as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from loba_tui.core.text import clean
+
+
+def needs_lines(needs: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a plan's figures of parameters, memory, disk, work and time."""
+    memory, disk, work = needs["memory"], needs["disk"], needs["work"]
+    base = ", ".join(f"{clean(name)} {count:,}" for name, count in needs["parameters"].items())
+    yield f"parameters: {base}"
+    adapter, trained = needs["adapter_parameters"], needs["trained_parameters"]
+    yield f"  the adapter has {adapter:,}" + (f", {trained:,} train" if trained != adapter else "")
+    yield f"memory on {clean(needs['device'])} in {clean(needs['dtype'])}: {fits(needs)}"
+    for name in ("weights", "adapter", "gradients", "optimizer", "activations"):
+        yield f"  {name:12}{size(memory[name]):>10}"
+    for name in ("loading", "training", "sampling"):
+        mark = "  <- the most" if memory["worst_phase"] == name else ""
+        yield f"  while {name:9}{size(memory[name]):>7}{mark}"
+    yield (
+        f"disk: about {size(disk['needed'])}: checkpoints {size(disk['checkpoints'])},"
+        f" pictures {size(disk['samples'])}, adapter {size(disk['adapter'])}"
+    )
+    yield (
+        f"work: {work['rows_per_step']:.0f} UNet rows and {flops(work['flops_per_step'])} a step,"
+        f" {flops(work['flops'])} in all"
+    )
+    if work["seconds"] is not None:
+        yield (
+            f"time: {duration(work['seconds'])}, {work['seconds_per_step']:.2g} s a step,"
+            " by a short calibration"
+        )
+    for note in needs["notes"]:
+        yield f"note: {clean(note)}"
+    if needs.get("problem"):
+        yield from (
+            f"does not fit: {line}"
+            for line in clean(needs["problem"], keep_newlines=True).splitlines()
+        )
+
+
+def short_line(needs: Mapping[str, Any]) -> str:
+    """Return the figures in one line, for the start of a run."""
+    return (
+        f"needs about {fits(needs)}, {size(needs['disk']['needed'])} of disk;"
+        f" trains {needs['trained_parameters']:,} parameters"
+    )
+
+
+def measured_line(data: Mapping[str, Any]) -> str:
+    """Return estimate and measurement of the first step; empty where they do not compare."""
+    if not data.get("is_comparable"):
+        return ""
+    return (
+        f"memory after the first step: {size(data['measured'])},"
+        f" estimated {size(data['estimated'])} ({data['ratio']:.0%} of it)"
+    )
+
+
+def fits(needs: Mapping[str, Any]) -> str:
+    """Return what is needed of what is free."""
+    free = needs.get("free_memory")
+    needed = size(needs["memory"]["needed"])
+    return f"{needed} of {size(free)} free" if free is not None else needed
+
+
+def size(number: float) -> str:
+    """Return bytes as people read them."""
+    for unit, bytes_each in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if number >= bytes_each:
+            return f"{number / bytes_each:.1f} {unit}"
+    return f"{number:.0f} B"
+
+
+def flops(number: float) -> str:
+    """Return floating-point operations as people read them."""
+    for unit, each in (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6)):
+        if number >= each:
+            return f"{number / each:.1f} {unit}"
+    return f"{number:.0f} FLOP"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people read them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
