@@ -159,7 +159,7 @@ def plan(
         foreground.Foreground(os.environ),
         cache=planning.PlanCache.of_user(os.environ),
         sources=sources,
-        fresh=fresh,
+        most_seconds=-1.0 if fresh else planning.MOST_SECONDS,
     )
     if as_json:
         echo_json(planned)
