@@ -137,6 +137,43 @@ def cache_show(
         typer.echo(line)
 
 
+@cache_app.command("pull")
+def cache_pull(
+    target: Annotated[str, typer.Argument(metavar="ID[@REVISION]", show_default=False)],
+    variant: Annotated[
+        str | None, typer.Option(help="Weights of a pipeline, such as fp16.")
+    ] = None,
+    only: Annotated[
+        str, typer.Option(metavar="A,B,…", help="Components of a pipeline: unet,vae.")
+    ] = "",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch a model: only what a diffusers pipeline needs, safetensors only.
+
+    A pull that broke goes on with the next file when it is started again.
+
+    Example: loba cache pull stabilityai/stable-diffusion-xl-base-1.0 --variant fp16 --dry-run
+    """
+    from loba_tui import cache_pulling
+    from loba_tui.core.associate.caches import hub_pull
+
+    model_id, _, revision = target.removeprefix("hf://").partition("@")
+    components = [each.strip() for each in only.split(",") if each.strip()]
+    plan = hub_pull.plan_pull(model_id, revision or None, variant=variant, only=components)
+    if not as_json:
+        for line in cache_pulling.plan_lines(plan):
+            typer.echo(line, err=not dry_run)
+    if not dry_run:
+        with cache_pulling.PullProgress(plan, sys.stderr) as progress:
+            folder = hub_pull.pull(plan, progress.report)
+    if as_json:
+        record = cache_pulling.plan_record(plan)
+        _echo_json(record if dry_run else record | {"path": str(folder)})
+    elif not dry_run:
+        typer.echo(str(folder))
+
+
 @cache_app.command("rm")
 def cache_rm(
     targets: Targets,

@@ -50,7 +50,7 @@ def fetch_snapshot(
         hint: What to say beside "there is no such model".
     """
     root = Path(constants.HF_HUB_CACHE)
-    with _explained(model_id, revision, hint), hold_repository(root, folder_of(model_id)):
+    with explained(model_id, revision, hint), hold_repository(root, folder_of(model_id)):
         api = HfApi()
         commit = api.resolve_revision(model_id, revision=revision).resolved
         try:
@@ -62,7 +62,7 @@ def fetch_snapshot(
         if _INDEX_NAME not in files:
             raise _not_a_pipeline(model_id, files)
         index_path = hf_hub_download(model_id, _INDEX_NAME, revision=commit, tqdm_class=_NoBar)
-        wanted = select_files(model_id, files, _component_names(index_path), variant)
+        wanted = select_files(model_id, files, component_names(index_path), variant)
         logger.info("fetching what is missing of %s at %s", model_id, commit)
         folder = snapshot_download(
             model_id, revision=commit, allow_patterns=wanted, tqdm_class=_NoBar
@@ -95,7 +95,7 @@ def select_files(
     return list(dict.fromkeys(wanted))
 
 
-def _component_names(index_path: str) -> list[str]:
+def component_names(index_path: str) -> list[str]:
     """Return the folders that a model_index.json says the pipeline consists of."""
     index = json.loads(Path(index_path).read_text("utf-8"))
     return [name for name, value in index.items() if isinstance(value, list) and value and value[0]]
@@ -113,15 +113,17 @@ def _cached_snapshot(model_id: str, commit: str, cause: Exception) -> Path:
     except LocalEntryNotFoundError as error:
         raise _unreachable(model_id, cause) from error
     folder = Path(index_path).parent
-    if not all((folder / name).is_dir() for name in _component_names(index_path)):
+    if not all((folder / name).is_dir() for name in component_names(index_path)):
         raise _unreachable(model_id, cause) from cause
     logger.warning("the hub cannot be reached; %s is taken from the cache", model_id)
     return folder
 
 
-def _unreachable(model_id: str, cause: BaseException) -> ResourceError:
+def _unreachable(
+    model_id: str, cause: BaseException, section: str = "base_model."
+) -> ResourceError:
     return ResourceError(
-        f"base_model.id: {model_id} is not complete in the cache, and the hub cannot be reached "
+        f"{section}id: {model_id} is not complete in the cache, and the hub cannot be reached "
         f"({type(cause).__name__}).",
         "Connect, or name a local folder or a built-in model.",
     )
@@ -149,36 +151,45 @@ def _not_a_pipeline(model_id: str, files: Sequence[str]) -> Exception:
 
 
 @contextmanager
-def _explained(model_id: str, revision: str | None, hint: str) -> Iterator[None]:
-    """Turn the hub's errors into what the user can do about them."""
+def explained(
+    model_id: str, revision: str | None, hint: str, *, section: str = "base_model."
+) -> Iterator[None]:
+    """Turn the hub's errors into what the user can do about them.
+
+    Args:
+        model_id: owner/name.
+        revision: As it was asked for.
+        hint: What to say beside "there is no such model".
+        section: What stands before `id` and `revision` in messages.
+    """
     try:
         yield
     except GatedRepoError as error:
         raise RecipeError(
-            f"base_model.id: {model_id} is gated; its authors ask you to accept terms.",
+            f"{section}id: {model_id} is gated; its authors ask you to accept terms.",
             f"Accept them on the page of {model_id}, then log in with `hf auth login`.",
         ) from error
     except RevisionNotFoundError as error:
         raise RecipeError(
-            f"base_model.revision: {model_id} has no revision {revision!r}.",
+            f"{section}revision: {model_id} has no revision {revision!r}.",
             "Leave it out for the newest, or name a branch, tag or commit.",
         ) from error
     except RepositoryNotFoundError as error:
         raise RecipeError(
-            f"base_model.id: the hub shows no {model_id} to you, and there is no such folder.",
+            f"{section}id: the hub shows no {model_id} to you, and there is no such folder.",
             f"{hint} If it is private, log in with `hf auth login`.",
         ) from error
     except HFValidationError as error:
-        raise RecipeError(f"base_model.id: {model_id!r} is not a model name.", hint) from error
+        raise RecipeError(f"{section}id: {model_id!r} is not a model name.", hint) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         raise ResourceError(
-            f"base_model.id: the hub answered {status} for {model_id}.", "Try again later."
+            f"{section}id: the hub answered {status} for {model_id}.", "Try again later."
         ) from error
     except RevisionResolutionError as error:
-        raise _unreachable(model_id, error.__cause__ or error) from error
+        raise _unreachable(model_id, error.__cause__ or error, section) from error
     except _UNREACHABLE as error:
         raise ResourceError(
-            f"base_model.id: the connection to the hub broke while fetching {model_id}.",
+            f"{section}id: the connection to the hub broke while fetching {model_id}.",
             "Start again; what was fetched is kept.",
         ) from error
