@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from loba_tui.charts import Canvas
+from loba_tui.needs_lines import needs_lines
 
 _UNKNOWN_MODEL = "of shapes like SD-XL's, since the model is not here yet"
 
@@ -18,6 +20,12 @@ def plan_lines(sections: Mapping[str, Any], canvas: Canvas) -> list[str]:
         if name in sections:
             lines += [*([""] if lines else []), *draw(sections[name], canvas)]
     return lines
+
+
+def _needs(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:
+    for line in needs_lines(section):
+        for part in textwrap.wrap(line, canvas.width, subsequent_indent="    ") or [""]:
+            yield canvas.text(part)
 
 
 def _learning_rate(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:
@@ -73,6 +81,7 @@ def _noise(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:
 
 DRAWN: Mapping[str, Callable[[Mapping[str, Any], Canvas], Iterator[str]]] = MappingProxyType(
     {
+        "needs": _needs,
         "learning_rate": _learning_rate,
         "layers": _layers,
         "timesteps": _timesteps,

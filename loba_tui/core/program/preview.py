@@ -20,6 +20,7 @@ from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.build import attach_adapter, layer_factors
 from loba_tui.core.program.choices import load_choice
 from loba_tui.core.program.estimating.model_shapes import ModelShapes, open_shapes
+from loba_tui.core.program.needs import needs
 from loba_tui.core.program.recorded_rates import stand_in_optimizer
 from loba_tui.core.recipe.schema import Choice, Recipe
 
@@ -126,6 +127,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
         # Before `layers`, which puts the adapter on the model.
         "timesteps": timesteps,
         "noise": noise,
+        "needs": needs,
         "layers": layers,
     }
 )

@@ -127,7 +127,8 @@ def _texts(concept: Node) -> Iterator[tuple[tuple[str | int, ...], Node]]:
         if node is not None and isinstance(node.data, str):
             yield (field,), node
     preserve = concept.child("preserve")
-    for index, item in enumerate(preserve.data if preserve is not None else ()):
+    items = preserve.data if preserve is not None else None
+    for index, item in enumerate(items if isinstance(items, tuple) else ()):
         if isinstance(item, Node) and isinstance(item.data, str):
             yield ("preserve", index), item
 

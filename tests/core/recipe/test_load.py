@@ -485,3 +485,16 @@ def test_any_prompt_survives_a_dump(tmp_path: Path, prompt: str) -> None:
     recipe = parse_recipe(mapping)
     (tmp_path / "r.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(tmp_path / "r.yaml") == recipe
+
+
+@pytest.mark.parametrize("preserve", ["", "3", "text", "{a: b}"])
+def test_a_preserve_that_is_no_list_is_a_problem(tmp_path: Path, preserve: str) -> None:
+    """Found by benchmarks/fuzz.py: an empty one beside `vary` was a traceback."""
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "version: 1\nbase_model: {id: 'builtin:shapes-xl'}\nmethod:\n  name: text_slider\n"
+        "  concepts:\n    - target: a {x}\n      positive: b\n      negative: c\n"
+        f"      vary: {{x: [q]}}\n      preserve: {preserve}\n"
+    )
+    for problem in check_recipe(path):
+        assert problem.line > 0
