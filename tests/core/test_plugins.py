@@ -272,3 +272,12 @@ def test_listing_and_describing_loads_no_torch() -> None:
         "assert not {'torch', 'diffusers', 'peft', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_schedules_over_steps_and_layers_load_no_torch() -> None:
+    code = (
+        "import sys; from loba_tui.core import plugins\n"
+        "[plugins.load(k, n) for k in ('model', 'layer') for n in plugins.names(k)]\n"
+        "assert not {'torch', 'diffusers', 'peft'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
