@@ -274,5 +274,7 @@ def keep_private() -> None:
 
 
 if __name__ == "__main__":
+    # Started as a file, Python puts this folder first, where our names shadow packages (requests).
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).parent]
     keep_private()
     sys.exit(main())

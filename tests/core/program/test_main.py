@@ -287,6 +287,21 @@ def test_the_specifications_flags_train_and_the_adapter_loads_in_diffusers(tmp_p
     assert pipeline.get_active_adapters()
 
 
+def test_the_program_starts_as_a_file_too(tmp_path: Path) -> None:
+    flags = ["--pretrained_model", "builtin:shapes-xl", "--iterations", "1", "--batch_size", "1"]
+    done = subprocess.run(
+        [sys.executable, program.__file__, *flags, "--device", "cpu", "--out_dir", "output"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == ExitCode.DONE, done.stderr
+    (run_dir,) = (RunDir(path) for path in (tmp_path / "output").iterdir())
+    assert run_dir.adapter.is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
