@@ -21,7 +21,7 @@ from hub_server import serve
 
 
 def main() -> None:
-    pulls = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    pulls = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     with tempfile.TemporaryDirectory(prefix="loba-cache-") as folder:
         place = Path(folder)
         folders = make_sources(place)
@@ -29,9 +29,7 @@ def main() -> None:
             for how in ("ours", "theirs"):
                 began = time.perf_counter()
                 home = place / how
-                counts = race(
-                    hub, home, list(folders), pulls=pulls, deletions=pulls // 2, how=how, seed=0
-                )
+                counts = race(hub, home, list(folders), pulls=pulls, how=how, seed=0)
                 check(home, list(folders))
                 shown = ", ".join(f"{count} {what}" for what, count in counts.items())
                 seconds = time.perf_counter() - began

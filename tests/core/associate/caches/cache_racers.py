@@ -36,14 +36,14 @@ import json, random, sys, time
 from pathlib import Path
 from loba_tui.core.associate.caches.hub import HubCache, Removal, find_targets
 from loba_tui.core.errors import InUseError, RecipeError
-root, seed, times, ids = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+root, seed, stop, ids = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]
 cache, chance, deleted, refused = HubCache(root), random.Random(seed), 0, 0
-while deleted < times:
+while not stop.exists():
     try:
         plan = cache.plan(Removal(tuple(find_targets(cache.scan(), [chance.choice(ids)]))))
         entry = cache.execute(plan)
         deleted += entry is not None
-        if entry and chance.random() < 0.5:
+        if entry and chance.random() < 0.3:
             cache.undo(entry.id)
         elif entry:
             cache.empty_trash([entry])
@@ -55,16 +55,9 @@ print(json.dumps([deleted, refused]))
 
 
 def race(
-    hub: Hub,
-    home: Path,
-    ids: list[str],
-    *,
-    pulls: int,
-    deletions: int,
-    how: str = "ours",
-    seed: int,
+    hub: Hub, home: Path, ids: list[str], *, pulls: int, how: str, seed: int
 ) -> dict[str, int]:
-    """Let one process pull while two delete; return what happened, counted.
+    """Let one process pull while two delete, until it is done; return what happened, counted.
 
     Args:
         how: "ours" pulls as a run does, "theirs" with the hub's client alone, which takes none of
@@ -78,7 +71,7 @@ def race(
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "NO_PROXY": "*",
     }
-    root = home / "hub"
+    root, stop = home / "hub", home / "stop"
     root.mkdir(parents=True, exist_ok=True)
 
     def start(code: str, *arguments: str) -> subprocess.Popen[str]:
@@ -90,25 +83,14 @@ def race(
             text=True,
         )
 
+    deleters = [start(DELETER, str(root), str(seed + n), str(stop), *ids) for n in range(2)]
     puller = start(PULLER, how, str(pulls), *ids)
-    deleters = [
-        start(DELETER, str(root), str(seed + n), str(deletions // 2), *ids) for n in range(2)
-    ]
-    # Deletions go on only while there is something to delete, so pulls outlast them.
     out, errors = puller.communicate(timeout=600)
+    stop.touch()
     assert puller.returncode == 0, errors
     counts = {"pulls": pulls, "failed pulls": json.loads(out), "deletions": 0, "refusals": 0}
     for deleter in deleters:
-        if deleter.poll() is None:
-            start(PULLER, how, "1", *ids).communicate(timeout=60)
-    for deleter in deleters:
-        try:
-            out, errors = deleter.communicate(timeout=2)
-        except subprocess.TimeoutExpired:
-            deleter.terminate()
-            out, errors = deleter.communicate()
-            counts["unfinished"] = counts.get("unfinished", 0) + 1
-            continue
+        out, errors = deleter.communicate(timeout=60)
         assert deleter.returncode == 0, errors
         deleted, refused = json.loads(out)
         counts["deletions"] += deleted

@@ -15,7 +15,7 @@ from hub_server import serve
 def test_pulling_and_deleting_at_once_breaks_nothing(tmp_path: Path, how: str) -> None:
     folders = make_sources(tmp_path)
     with serve(folders) as hub:
-        counts = race(hub, tmp_path / "home", list(folders), pulls=16, deletions=8, how=how, seed=3)
+        counts = race(hub, tmp_path / "home", list(folders), pulls=20, how=how, seed=3)
         check(tmp_path / "home", list(folders))
     if how == "ours":
         assert counts["failed pulls"] == 0
