@@ -8,7 +8,7 @@ name backwards. What passes here is plain.
 from __future__ import annotations
 
 import difflib
-import os
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -91,4 +91,5 @@ def _likeness(word: str, candidate: str) -> float:
 
 
 def _shared_start(word: str, candidate: str) -> int:
-    return len(os.path.commonprefix([word, candidate]))
+    pairs = zip(word, candidate, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -11,6 +11,7 @@ from loba_tui.core.associate.containers.sources import (
     read_index,
 )
 from loba_tui.core.errors import CorruptError, ExitCode, RecipeError, RefusedError
+from loba_tui.models import builtin_names
 
 # What the repository of SD-XL 1.0 holds beside what a pipeline needs.
 SDXL_FILES = [
@@ -33,7 +34,6 @@ SDXL_FILES = [
     "vae_1_0/diffusion_pytorch_model.safetensors",
 ]
 COMPONENTS = ["scheduler", "text_encoder", "tokenizer", "unet", "vae"]
-from loba_tui.models import builtin_names
 
 
 def test_only_the_files_of_one_weight_set_are_fetched():
