@@ -154,7 +154,8 @@ class RunWriter:
         finally:
             self._metrics.close()
             self._events.close()
-            os.close(self._lock)
+            with contextlib.suppress(OSError):
+                os.close(self._lock)
             self._lock = -1
 
     def __enter__(self) -> RunWriter:
@@ -177,6 +178,7 @@ class _LineFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = -1
+        self._end = 0
         self._waiting = bytearray()
 
     def append(self, record: dict[str, Any]) -> None:
@@ -186,8 +188,11 @@ class _LineFile:
                 self._open()
             while self._waiting:
                 # What a full disk takes in part goes on where it was cut.
-                del self._waiting[: os.write(self._descriptor, self._waiting)]
+                num_written = os.write(self._descriptor, self._waiting)
+                del self._waiting[:num_written]
+                self._end += num_written
         except OSError as error:
+            self._cut_back()
             if disk.trouble_of(error) is None:
                 raise _unwritable(self._path, error) from error
             self._drop_oldest()
@@ -195,10 +200,16 @@ class _LineFile:
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         self._descriptor = os.open(self._path, flags, PRIVATE_FILE_MODE)
-        size = os.fstat(self._descriptor).st_size
-        if size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n":
+        self._end = os.fstat(self._descriptor).st_size
+        if self._end > 0 and os.pread(self._descriptor, 1, self._end - 1) != b"\n":
             # A line that was cut short by a kill must not swallow the next one.
             self._waiting[:0] = b"\n"
+
+    def _cut_back(self) -> None:
+        """Remove what a write left behind that then failed: it will be written again."""
+        with contextlib.suppress(OSError):
+            if self._descriptor >= 0 and os.fstat(self._descriptor).st_size > self._end:
+                os.ftruncate(self._descriptor, self._end)
 
     def _drop_oldest(self) -> None:
         excess = len(self._waiting) - _MAX_WAITING_BYTES
@@ -208,8 +219,9 @@ class _LineFile:
     def close(self) -> None:
         if self._descriptor >= 0:
             with contextlib.suppress(OSError):
-                os.write(self._descriptor, self._waiting)
-            os.close(self._descriptor)
+                durable.write_all(self._descriptor, bytes(self._waiting))
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
             self._descriptor = -1
 
 
