@@ -91,9 +91,21 @@ def take(run_dir: RunDir, *, on_refused: Callable[[str, str], None] | None = Non
     return commands
 
 
-def discard(run_dir: RunDir) -> int:
-    """Remove commands that were left for an earlier owner of the run; return how many."""
-    return len(take(run_dir))
+def discard(run_dir: RunDir, *, before: float | None = None) -> int:
+    """Remove commands that were left for an earlier owner of the run; return how many.
+
+    Args:
+        run_dir: Whose.
+        before: Keep those that were sent at this wall time or later; None removes all.
+    """
+    num = 0
+    with contextlib.suppress(FileNotFoundError):
+        for path in _waiting(run_dir.control):
+            with contextlib.suppress(OSError):
+                if before is None or path.lstat().st_mtime < before:
+                    path.unlink()
+                    num += 1
+    return num
 
 
 def _waiting(control: Path) -> list[Path]:

@@ -397,6 +397,27 @@ def test_a_record_alone_repeats_the_run(steered: RunDir, tmp_path: Path) -> None
     assert [{**event, "time": 0} for event in events(run_dir, "steered")] == kept
 
 
+def test_a_stop_while_the_result_is_measured_is_obeyed_and_loses_nothing(tmp_path: Path) -> None:
+    recipe = recipe_with(train={"steps": 2}, proof={"prompts": ["a blue circle"], "seeds": [1, 2]})
+    plain, code = run_with(recipe, tmp_path / "plain")
+    assert code == ExitCode.DONE
+
+    class WhileMeasuring:
+        def __init__(self, writer: RunWriter) -> None:
+            self.writer = writer
+
+        @property
+        def is_set(self) -> bool:
+            return self.writer.phase == "measuring"
+
+    run_dir = new_run(recipe, tmp_path / "stopped")
+    with RunWriter.open(run_dir) as writer, pytest.raises(Interrupted, match="images were drawn"):
+        train(recipe, run_dir, writer, WhileMeasuring(writer))
+    assert not run_dir.report.exists()
+    assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
+    assert sha256(run_dir) == sha256(plain)
+
+
 def spoil(monkeypatch: pytest.MonkeyPatch, indices: set[int]) -> list[int]:
     """Make the loss of these micro-steps NaN; return the list of all indices as they are run."""
     step, seen = TextSlider.step, []
@@ -481,18 +502,21 @@ def test_a_disk_that_fills_up_delays_a_run_and_changes_nothing(
     recipe = recipe_with(train={"steps": 3}, save={"every": 1})
     plain, code = run_with(recipe, tmp_path / "plain")
     assert code == ExitCode.DONE
-    fsync, write, calls = os.fsync, os.write, 0
+    fsync, write, failures = os.fsync, os.write, 12
+
+    def fail() -> None:
+        nonlocal failures
+        # The first checkpoint is safe by then.
+        if list((tmp_path / "full").rglob("step-000001/manifest.json")) and failures:
+            failures -= 1
+            raise OSError(number, os.strerror(number))
 
     def failing_fsync(descriptor: int) -> None:
-        nonlocal calls
-        calls += 1
-        if 8 <= calls < 10:
-            raise OSError(number, os.strerror(number))
+        fail()
         fsync(descriptor)
 
     def failing_write(descriptor: int, content: bytes) -> int:
-        if 8 <= calls < 10:
-            raise OSError(number, os.strerror(number))
+        fail()
         return write(descriptor, content)
 
     monkeypatch.setattr(os, "fsync", failing_fsync)
@@ -501,6 +525,7 @@ def test_a_disk_that_fills_up_delays_a_run_and_changes_nothing(
     run_dir, code = run_with(recipe, tmp_path / "full")
     assert code == ExitCode.DONE
     kinds = [event["event"] for event in events(run_dir)]
+    assert failures == 0
     assert "paused_disk" in kinds
     assert kinds.count("saved") == 3
     assert sorted(metrics(run_dir)) == [1, 2, 3]

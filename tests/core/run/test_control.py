@@ -59,6 +59,15 @@ def test_commands_for_an_earlier_owner_can_be_discarded(run_dir: RunDir) -> None
     assert take(run_dir) == []
 
 
+def test_commands_for_a_program_that_is_still_starting_are_kept(run_dir: RunDir) -> None:
+    send(run_dir, Command("stop"))
+    (stale,) = run_dir.control.iterdir()
+    os.utime(stale, (1000.0, 1000.0))
+    send(run_dir, Command("pause"))
+    assert discard(run_dir, before=2000.0) == 1
+    assert take(run_dir) == [Command("pause")]
+
+
 def test_sending_to_a_run_that_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="No command can be left"):
         send(RunDir(tmp_path / "gone"), Command("stop"))
