@@ -72,21 +72,28 @@ class _Nothing:
     def event(self, _kind: str, **_: object) -> None: ...
 
 
-def prove_quietly(subject: Ready) -> Report:
-    """Return the report on the recipe's held-out prompts, with nothing written."""
+def prove_quietly(subject: Ready, scales: Sequence[float] | None = None) -> Report:
+    """Return the report on the recipe's held-out prompts, with nothing written.
+
+    Args:
+        subject: What was trained.
+        scales: At which scales; None takes the recipe's.
+    """
     recipe = subject.recipe
-    images = sample_scales(
-        subject.model.container,
-        subject.built.scale,
-        subject.model.batch(recipe.proof_prompts),
-        scales=recipe.sample.scales,
-        seeds=recipe.proof.seeds,
-        settings=recipe.sample,
-    )
+    scales = recipe.sample.scales if scales is None else scales
+    with subject.built.trainer.averaged_weights():
+        images = sample_scales(
+            subject.model.container,
+            subject.built.scale,
+            subject.model.batch(recipe.proof_prompts),
+            scales=scales,
+            seeds=recipe.proof.seeds,
+            settings=recipe.sample,
+        )
     samples = images.reshape(-1, *images.shape[2:])
     return make_report(
         recipe.name,
-        recipe.sample.scales,
+        scales,
         samples,
         measured=measure(recipe.proof.measure, samples) if recipe.proof.measure else None,
         labels={choice.name: read_values(choice, samples) for choice in recipe.proof.preserve},
@@ -118,5 +125,7 @@ class CpuClock:
     def without(self, work: Callable[[], None]) -> None:
         """Run `work` off the clock."""
         begin = time.process_time()
-        work()
-        self._paused += time.process_time() - begin
+        try:
+            work()
+        finally:
+            self._paused += time.process_time() - begin
