@@ -193,6 +193,9 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Start although the estimate says it cannot fit.")
     ] = False,
+    allow_inexact: Annotated[
+        bool, typer.Option("--allow-inexact", help="Resume what another machine has saved.")
+    ] = False,
 ) -> None:
     """Train what a recipe says, with a live progress line; Ctrl-C saves and stops.
 
@@ -207,6 +210,7 @@ def run(
     ledger = Ledger.of_user(os.environ)
     extra = foreground.extra_arguments(resume is not None, deadline)
     extra += ["--force"] if force else []
+    extra += ["--allow-inexact"] if allow_inexact else []
     if resume is not None:
         foreground.refuse_with_resume(recipe, overrides)
         run_dir = listing.find_run(resume, ledger)

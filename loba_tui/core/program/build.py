@@ -26,6 +26,7 @@ from loba_tui.core.program.choices import load_choice
 from loba_tui.core.program.method import Method, MethodParts
 from loba_tui.core.program.optimizer_state import LearningRates
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
+from loba_tui.core.program.sameness import Settings
 from loba_tui.core.program.steering import KeepsPreserve, Steering
 from loba_tui.core.program.trainer import Trainer, TrainerParts
 from loba_tui.core.program.trajectories import ForwardCounter
@@ -207,6 +208,7 @@ def build(
             writer=writer,
             sample=sample,
             steering=steering,
+            settings=Settings.of(recipe, accelerator, model.container.dtype),
         ),
         train=recipe.train,
     )

@@ -59,6 +59,8 @@ def finish(
     """
     run_dir, trainer = writer.run_dir, built.trainer
     metadata = provenance(recipe, model.container, trainer.step, trainer.steering.record)
+    if trainer.inexact:
+        metadata["loba.inexact"] = "; ".join(trainer.inexact)
 
     def write(effect: Mapping[str, str]) -> None:
         num_bytes = 2 * sum(4 * parameter.numel() for parameter in trainer.parameters.values())

@@ -101,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 resume=arguments.resume,
                 deadline=deadline,
                 force=force,
+                allow_inexact=arguments.allow_inexact,
             )
         recipe, parent = _recipe_of(arguments, sources)
         if ranks.rank != 0:  # it is told the folder by the first process
@@ -128,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--force", action="store_true", help="start although the estimate says it cannot fit"
+    )
+    parser.add_argument(
+        "--allow-inexact", action="store_true", help="resume what another machine has saved"
     )
     parser.add_argument("--request", metavar="FILE", help="sample or evaluate, as the file says")
     parser.add_argument("--recipe", metavar="FILE", help="train a recipe file")
@@ -179,12 +183,13 @@ def _run(
     resume: bool,
     deadline: Deadline | None,
     force: bool,
+    allow_inexact: bool = False,
 ) -> int:
     """Train; whatever goes wrong is noted in the run directory before it is raised on."""
     flag = StopFlag()
     flag.install()
     how: dict[str, Any] = {"local_rank": ranks.local_rank, "resume": resume, "deadline": deadline}
-    how["force"] = force
+    how |= {"force": force, "allow_inexact": allow_inexact}
     if ranks.rank != 0 or run_dir is None:
         from loba_tui.core.program.training import train
 

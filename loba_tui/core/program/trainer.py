@@ -22,6 +22,7 @@ from loba_tui.core.program.optimizer_state import (
     export_state,
     import_state,
 )
+from loba_tui.core.program.sameness import Settings
 from loba_tui.core.program.steering import Steering
 from loba_tui.core.program.trajectories import ForwardCounter
 from loba_tui.core.recipe.schema import TrainSection
@@ -45,6 +46,7 @@ class TrainerParts:
         writer: The run directory; None on processes other than the first.
         sample: Draws a strip after the given number of steps; None draws nothing during the run.
         steering: Asked at each step boundary what is wanted before the next step.
+        settings: What a checkpoint's bits depend on.
     """
 
     accelerator: Accelerator
@@ -58,6 +60,7 @@ class TrainerParts:
     writer: RunWriter | None
     sample: Callable[[int], None] | None
     steering: Steering
+    settings: Settings
 
 
 class Trainer:
@@ -72,7 +75,9 @@ class Trainer:
         self._memory = MemoryMeter(parts.accelerator.device)
         self._num_skips = 0
         self._saved_step: int | None = None
+        self._allow_inexact = False
         self.step = 0
+        self.inexact: list[str] = []
 
     @property
     def forwards(self) -> int:
@@ -228,6 +233,8 @@ class Trainer:
                 "forwards": parts.counter.rows,
                 "steering": parts.steering.record.as_json(),
                 "num_skips": self._num_skips,
+                "settings": parts.settings.as_json(),
+                "inexact": self.inexact,
                 "scaler": scaler.state_dict() if scaler is not None else None,
             },
         )
@@ -246,15 +253,24 @@ class Trainer:
         """Lend the weights to draw, measure and export: an optimizer may train at other ones."""
         return averaged_weights(self._parts.optimizer, self._parts.parameters.values())
 
-    def load_newest(self) -> tuple[Checkpoint | None, list[str]]:
+    def load_newest(
+        self, *, allow_inexact: bool | None = None
+    ) -> tuple[Checkpoint | None, list[str]]:
         """Go on from the newest checkpoint that verifies.
+
+        Args:
+            allow_inexact: Put up with one that another machine made; None as before. `inexact` then
+                says for good what was different.
 
         Returns:
             The checkpoint, None where none was saved yet, and why newer ones were skipped.
 
         Raises:
+            RecipeError: If it is of another recipe, or of another machine.
             CorruptError: If there are checkpoints, but none verifies, or not one of this run.
         """
+        if allow_inexact is not None:
+            self._allow_inexact = allow_inexact
         if self._parts.writer is not None:
             self._parts.store.tidy()
         checkpoint, skipped = self._parts.store.load_newest()
@@ -272,6 +288,10 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         parts = self._parts
+        found = parts.settings.inexact_after(
+            checkpoint.state["settings"], allow_inexact=self._allow_inexact
+        )
+        self.inexact = list(dict.fromkeys([*checkpoint.state["inexact"], *found]))
         weights = checkpoint.tensors["adapter"]
         if weights.keys() != parts.parameters.keys():
             odd = sorted(weights.keys() ^ parts.parameters.keys())[0]

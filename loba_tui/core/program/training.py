@@ -46,6 +46,7 @@ def train(
     resume: bool = False,
     deadline: Deadline | None = None,
     force: bool = False,
+    allow_inexact: bool = False,
     sources: PluginSources = SHIPPED,
 ) -> None:
     """Train a recipe, export the adapter and prove it.
@@ -59,6 +60,7 @@ def train(
         resume: Go on from the newest checkpoint that verifies.
         deadline: Save and stop in time for it.
         force: Start although the estimate says that it cannot fit.
+        allow_inexact: Resume a checkpoint that another machine made.
         sources: Where the user's own drop-ins lie.
     """
     # What would only fail at the end is found before anything is loaded.
@@ -112,7 +114,7 @@ def train(
             writer.event("built", **_facts(accelerator, model, built))
         _take_up_record(steering, processes, run_dir, writer)
         if resume:
-            _restore(built, writer)
+            _restore(built, writer, allow_inexact=allow_inexact)
         built.trainer.run(until=built.trainer.step + 1)
         if writer is not None:
             preflight.compare(writer)
@@ -140,12 +142,14 @@ def _take_up_record(
         steering.load(record, step=0)
 
 
-def _restore(built: Built, writer: RunWriter | None) -> None:
-    checkpoint, skipped = built.trainer.load_newest()
+def _restore(built: Built, writer: RunWriter | None, *, allow_inexact: bool) -> None:
+    checkpoint, skipped = built.trainer.load_newest(allow_inexact=allow_inexact)
     if writer is None:
         return
     for reason in skipped:
         writer.event("warning", message=f"skipped checkpoint {reason}")
+    for difference in built.trainer.inexact:
+        writer.event("warning", message=f"this run does not go on exactly: {difference}")
     step = checkpoint.step if checkpoint is not None else 0
     writer.event("resumed", step=step)
 

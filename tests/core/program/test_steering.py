@@ -455,7 +455,7 @@ def test_skipped_steps_leave_the_weights_alone(
     recipe = recipe_with(train=accumulating, save={"every": 1, "keep": 9})
     run_dir, code = run_with(recipe, tmp_path)
     assert code == ExitCode.DONE
-    assert seen == list(range(8))
+    assert seen[-8:] == list(range(8))  # the estimate takes steps of its own before
     assert sorted(metrics(run_dir)) == [1, 3, 4]
     (skipped,) = events(run_dir, "skipped")
     assert (skipped["step"], skipped["num_skips"]) == (1, 1)

@@ -1,0 +1,108 @@
+"""What a checkpoint's bits depend on beside its tensors: the recipe, and what computes it.
+
+Exact resume is promised for the same recipe on the same machine and libraries. Another recipe is
+refused. Another machine is refused too, unless the user allows what comes of it to differ; the run
+then says so for good.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.recipe.schema import Recipe
+
+_SECTIONS = ("method", "adapter", "optimizer", "scheduler", "loss", "train")
+# How the model is held, but not where: a device is known by what it is.
+_MODEL_KEYS = ("id", "revision", "variant", "dtype", "attention", "gradient_checkpointing")
+_LIBRARIES = ("torch", "diffusers", "peft", "accelerate")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is kept in a checkpoint to know its run again.
+
+    Attributes:
+        recipe: Everything in the recipe that a trained bit depends on.
+        machine: What computes it.
+    """
+
+    recipe: Mapping[str, Any]
+    machine: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, recipe: Recipe, accelerator: Accelerator, dtype: torch.dtype) -> Settings:
+        """Return the settings of a run on this machine."""
+        dumped = recipe.model_dump(mode="json", include={"base_model", *_SECTIONS})
+        dumped["base_model"] = {key: dumped["base_model"][key] for key in _MODEL_KEYS}
+        return cls(dumped, _machine(accelerator, dtype))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that is written."""
+        return {"recipe": dict(self.recipe), "machine": dict(self.machine)}
+
+    def inexact_after(self, saved: Mapping[str, Any], *, allow_inexact: bool) -> list[str]:
+        """Return in what a checkpoint's machine differs from this one.
+
+        Args:
+            saved: What `as_json` returned when it was saved.
+            allow_inexact: Put up with another machine.
+
+        Raises:
+            RecipeError: It is of another recipe, or of another machine and that is not allowed.
+        """
+        others = list(_differences(saved["recipe"], self.recipe))
+        if others:
+            raise RecipeError(
+                "the checkpoint is of another recipe: " + "; ".join(others[:5]),
+                "Start a run of its own for a recipe that was changed.",
+            )
+        differences = list(_differences(saved["machine"], self.machine))
+        if differences and not allow_inexact:
+            raise RecipeError(
+                "the checkpoint was made elsewhere, so that the run would not go on exactly: "
+                + "; ".join(differences),
+                "Resume with --allow-inexact where that does not matter; the adapter will say so.",
+            )
+        return differences
+
+
+def _machine(accelerator: Accelerator, dtype: torch.dtype) -> dict[str, Any]:
+    device = accelerator.device
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        # The instructions that are there choose the kernels, and these the order of additions.
+        name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return {
+        "device": f"{device.type}: {name}",
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "processes": accelerator.num_processes,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        **{library: _version_of(library) for library in _LIBRARIES},
+    }
+
+
+def _version_of(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def _differences(saved: Any, now: Any, key: str = "") -> Iterator[str]:
+    if isinstance(saved, Mapping) and isinstance(now, Mapping):
+        for name in sorted({*saved, *now}):
+            yield from _differences(
+                saved.get(name), now.get(name), f"{key}.{name}" if key else str(name)
+            )
+    elif saved != now:
+        yield f"{key} was {saved!r} and is {now!r}"
