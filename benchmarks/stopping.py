@@ -2,8 +2,8 @@
 
 Starts the slider recipe, sends SIGTERM at a random moment (start, loading, training, drawing,
 measuring), takes the time until the process has ended, and resumes it, again and again. It must
-have saved and ended with exit code 75; the last one runs to its end, and its adapter must be that of
-a run which was never stopped.
+have saved and ended with exit code 75; the last one runs to its end, and its adapter must be that
+of a run which was never stopped.
 
     python benchmarks/stopping.py [--times 8] [--steps 40]
 """
@@ -47,10 +47,10 @@ def main() -> int:
         whole = time.monotonic() - begin
         print(f"undisturbed, the run takes {whole:.0f} s")
         slowest, wrong = 0.0, 0
-        for _ in range(arguments.times):
+        for _ in range(arguments.times):  # each goes on from the last
             process = _start(runs[0], environ)
             try:
-                process.wait(timeout=rng.uniform(1, whole))
+                process.wait(timeout=rng.uniform(1, whole / 2))
                 print("  it was done before it was told to stop")
                 break
             except subprocess.TimeoutExpired:
