@@ -1,7 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from file_faults import FaultyFiles
 
 from loba_tui.core.errors import CorruptError, ResourceError
 from loba_tui.core.program.checkpoint import Checkpoint, CheckpointStore
@@ -83,3 +85,54 @@ def test_a_folder_that_cannot_be_written_is_a_resource_error(tmp_path: Path) -> 
     blocked.write_text("")
     with pytest.raises(ResourceError, match="step 3"):
         CheckpointStore(blocked).save(checkpoint(3))
+
+
+def test_everything_is_on_the_disk_before_it_gets_its_name_and_the_name_after(
+    tmp_path: Path,
+) -> None:
+    """A kill cannot show a missing fsync; only a power cut can, so their order is the test."""
+    CheckpointStore(tmp_path).save(checkpoint(1))
+    with FaultyFiles(tmp_path).installed() as files:
+        CheckpointStore(tmp_path).save(checkpoint(2))
+    log = [entry.replace(f"-{os.getpid()}", "") for entry in files.log]
+    staged = "/.tmp-step-000002"
+    named = log.index(f"rename {staged}")
+    written = [entry.removeprefix("write ") for entry in log if entry.startswith("write ")]
+    assert [Path(name).name for name in written] == [
+        "adapter.safetensors",
+        "method.safetensors",
+        "state.json",
+        "manifest.json",
+    ]
+    synced = [log.index(f"fsync {name}") for name in written]
+    assert synced == sorted(synced)
+    assert synced[-1] < log.index(f"fsync {staged}") < named < log.index("fsync ", named)
+
+
+def test_a_damaged_checkpoint_counts_for_nothing_when_older_ones_are_pruned(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        store.save(checkpoint(step))
+    (tmp_path / "step-000003" / "state.json").write_text("{}")
+    CheckpointStore(tmp_path, keep=2).save(checkpoint(4))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["step-000002", "step-000003", "step-000004"]
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        '{"../outside.safetensors": "0"}',
+        '{"/etc/passwd": "0"}',
+        '{"code.pkl": "0"}',
+        "[1]",
+        "[" * 100_000,
+        "{}",
+        '{"state.json": 7}',
+    ],
+)
+def test_a_manifest_from_elsewhere_leads_nowhere(tmp_path: Path, manifest: str) -> None:
+    store = CheckpointStore(tmp_path)
+    (store.save(checkpoint(1)) / "manifest.json").write_text(manifest)
+    with pytest.raises(CorruptError, match="step-000001"):
+        store.load_newest()
