@@ -482,7 +482,8 @@ def test_a_rollback_goes_back_to_the_checkpoint_and_leaves_the_bad_draw_out(
     recipe = recipe_with(train={"on_nan": "rollback"}, save={"every": 3})
     run_dir, code = run_with(recipe, tmp_path)
     assert code == ExitCode.DONE
-    assert seen == [0, 1, 0, 2, 3, 4, 3, 5]
+    # The estimate before the start runs some steps too, without weights.
+    assert seen[-8:] == [0, 1, 0, 2, 3, 4, 3, 5]
     assert [event["back_to"] for event in events(run_dir, "skipped")] == [0, 3]
     record = SteeringRecord.read(run_dir.steering)
     assert record is not None
@@ -491,7 +492,7 @@ def test_a_rollback_goes_back_to_the_checkpoint_and_leaves_the_bad_draw_out(
     again = new_run(recipe, tmp_path / "again")
     again.steering.write_bytes(run_dir.steering.read_bytes())
     assert program.main(["--run-dir", str(again.path)]) == ExitCode.DONE
-    assert seen[8:] == [0, 2, 3, 5]
+    assert seen[-4:] == [0, 2, 3, 5]
     assert sha256(again) == sha256(run_dir)
 
 
