@@ -233,6 +233,8 @@ def test_a_deadline_is_handed_to_the_program(loba: Loba) -> None:
 def test_closing_the_terminal_leaves_the_run_alone(loba: Loba, attached: bool) -> None:
     pid, master = pty.fork()
     if pid == 0:
+        # What started the tests may ignore hang-ups, as nohup does, and a child inherits that.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os.chdir(loba.place)
         words = ["run", "recipe.yaml", "--set=name=long"] + ([] if attached else ["--detach"])
         os.execve(sys.executable, [sys.executable, "-c", DRIVER, *words], loba.environ)
