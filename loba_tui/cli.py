@@ -16,7 +16,9 @@ import typer
 from loba_tui import __version__
 from loba_tui.cache_cli import cache_app
 from loba_tui.console import echo_json
-from loba_tui.core.errors import ExitCode, LobaError, RecipeError, RefusedError, ResourceError
+from loba_tui.core.errors import ExitCode, LobaError
+from loba_tui.plugins_cli import plugins_app
+from loba_tui.recipe_cli import recipe_app
 from loba_tui.runs_cli import queue_app, runs_app
 
 
@@ -49,14 +51,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-)
-recipe_app = typer.Typer(
-    help="Write, describe and update recipes.", no_args_is_help=True, rich_markup_mode=None
-)
-plugins_app = typer.Typer(
-    help="The drop-ins that recipes choose from, and your own.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
 )
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(plugins_app, name="plugins")
@@ -337,116 +331,6 @@ def export(
     typer.echo(str(listing.export_adapter(run_dir, file_format, out, replace=yes)))
 
 
-@plugins_app.command("ls")
-def plugins_ls(
-    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Such as optimizers.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List the drop-ins that a recipe can name, yours included, without importing them.
-
-    Example: loba plugins ls optimizers
-    """
-    from loba_tui import plugin_listing
-    from loba_tui.core.plugin_sources import PluginSources
-
-    found = list(plugin_listing.entries(kind, PluginSources.of_user(os.environ)))
-    if as_json:
-        echo_json([entry.record() for entry in found])
-        return
-    for entry in found:
-        typer.echo(entry.line)
-
-
-@plugins_app.command("show")
-def plugins_show(
-    words: Annotated[list[str], typer.Argument(metavar="[KIND] NAME", help="Or KIND/NAME.")],
-    as_json: Json = False,
-) -> None:
-    """Show what a drop-in does and which options a recipe can give it.
-
-    Example: loba plugins show optimizers adamw
-    """
-    from loba_tui import plugin_listing
-    from loba_tui.core.plugin_sources import PluginSources
-
-    entry = plugin_listing.find(words, PluginSources.of_user(os.environ))
-    if as_json:
-        echo_json(entry.record())
-        return
-    for line in entry.lines():
-        typer.echo(line)
-
-
-@plugins_app.command("trust")
-def plugins_trust(
-    wanted: Annotated[
-        str | None,
-        typer.Argument(metavar="NAME|PATH", help="All that are not trusted, if left out."),
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Trust without asking.")] = False,
-) -> None:
-    """Enable a plugin of yours, as it is now; a changed file has to be trusted anew.
-
-    Example: loba plugins trust timestep/mine
-    """
-    from loba_tui import plugin_listing
-    from loba_tui.core.plugin_sources import PluginSources
-
-    sources = PluginSources.of_user(os.environ)
-    files = plugin_listing.to_trust(wanted, sources)
-    if not files:
-        typer.echo(f"nothing in {sources.folder} waits for trust", err=True)
-    for file in files:
-        for line in plugin_listing.trust_lines(file):
-            typer.echo(line, err=True)
-        if not yes and not sys.stdin.isatty():
-            raise RefusedError(
-                f"{file.key} is not trusted: there is no terminal to ask on.",
-                "Read the file, then repeat the command with --yes.",
-            )
-        if yes or typer.confirm(f"Trust {file.key}?", err=True):
-            sources.trust(file)
-            typer.echo(f"trusted    {file.key}  {file.sha256}")
-        else:
-            typer.echo(f"{file.key} stays as it is", err=True)
-
-
-@plugins_app.command("untrust")
-def plugins_untrust(
-    wanted: Annotated[str, typer.Argument(metavar="NAME", help="NAME or KIND/NAME.")],
-) -> None:
-    """Disable a plugin; its file stays where it is.
-
-    Example: loba plugins untrust timestep/mine
-    """
-    from loba_tui import plugin_listing
-    from loba_tui.core.plugin_sources import PluginSources
-
-    sources = PluginSources.of_user(os.environ)
-    key = plugin_listing.to_untrust(wanted, sources)
-    sources.untrust(key)
-    typer.echo(f"untrusted  {key}")
-
-
-@plugins_app.command("new")
-def plugins_new(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="Such as timestep.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What recipes will call it.")],
-) -> None:
-    """Write a drop-in of your own to begin with, and a test of what it has to keep.
-
-    Example: loba plugins new timestep mine
-    """
-    from loba_tui import plugin_scaffold
-    from loba_tui.core.plugin_sources import PluginSources
-
-    path, test = plugin_scaffold.create(kind, name, PluginSources.of_user(os.environ))
-    typer.echo(str(path))
-    typer.echo(str(test))
-    typer.echo(f"change it, then test it with: pytest {test}", err=True)
-    typer.echo(f"and enable it with: loba plugins trust {kind}/{name}", err=True)
-
-
 @app.command()
 def doctor(
     run_name: Annotated[
@@ -482,81 +366,6 @@ def doctor(
     code = worst_code(findings)
     if code != ExitCode.DONE:
         raise typer.Exit(int(code))
-
-
-@recipe_app.command("new")
-def recipe_new(
-    name: Annotated[str, typer.Argument(help="Name of the run.", show_default=False)],
-    method: Annotated[str, typer.Option(help="What is done to the model.")] = "text_slider",
-    out: Annotated[
-        Path | None, typer.Option(help="File to write; NAME.yaml if absent.", show_default=False)
-    ] = None,
-) -> None:
-    """Write a small commented recipe that runs on the embedded model.
-
-    Example: loba recipe new my-slider --out my-slider.yaml
-    """
-    from loba_tui.core.plugin_sources import PluginSources
-    from loba_tui.core.recipe.new import new_recipe
-
-    path = out or Path(f"{name}.yaml")
-    sources = PluginSources.of_user(os.environ)
-    text = new_recipe(name, method=method, file=str(path), sources=sources)
-    _write_new(path, text)
-    typer.echo(str(path))
-
-
-@recipe_app.command("schema")
-def recipe_schema() -> None:
-    """Print the JSON Schema of recipes, with the options of every drop-in.
-
-    Example: loba recipe schema > loba.schema.json
-    """
-    from loba_tui.core.plugin_sources import PluginSources
-    from loba_tui.core.recipe.json_schema import recipe_schema
-
-    echo_json(recipe_schema(PluginSources.of_user(os.environ)))
-
-
-@recipe_app.command("migrate")
-def recipe_migrate(
-    recipe: Annotated[Path, typer.Argument(help="A version 0 recipe.", show_default=False)],
-    out: Annotated[
-        Path | None, typer.Option(help="File to write; stdout if absent.", show_default=False)
-    ] = None,
-) -> None:
-    """Turn a version 0 recipe, the flat flags, into version 1; comments are kept.
-
-    Example: loba recipe migrate old.yaml --out recipes/new.yaml
-    """
-    from loba_tui.core.plugin_sources import PluginSources
-    from loba_tui.core.recipe.load import check_text, read_recipe_text
-    from loba_tui.core.recipe.migrate_text import migrate_text
-
-    text = migrate_text(read_recipe_text(recipe), str(recipe))
-    if out is None:
-        typer.echo(text, nl=False)
-    else:
-        _write_new(out, text)
-        typer.echo(str(out))
-    # The old file's mistakes are the new file's: they are told, but the text is still of use.
-    sources = PluginSources.of_user(os.environ)
-    problems = check_text(text, str(out or "<migrated>"), sources=sources)
-    for problem in problems:
-        typer.echo(str(problem), err=True)
-    if problems:
-        raise typer.Exit(int(ExitCode.RECIPE))
-
-
-def _write_new(path: Path, text: str) -> None:
-    """Write a file that must not exist yet."""
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise RecipeError(f"{path}: exists already", "Choose another --out.") from error
-    except OSError as error:
-        raise ResourceError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def main() -> None:
