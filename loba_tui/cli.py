@@ -95,12 +95,15 @@ def validate(
     Example: loba validate recipes/slider.yaml --set train.steps=100
     """
     from loba_tui.core.plugin_sources import PluginSources
+    from loba_tui.core.recipe import shipped
     from loba_tui.core.recipe.load import check_recipe
     from loba_tui.core.recipe.problems import exit_code
     from loba_tui.core.text import clean
 
     sources = PluginSources.of_user(os.environ)
-    found = {str(path): check_recipe(path, overrides or [], sources=sources) for path in recipes}
+    # A name that is no file here may be a shipped recipe's, as it is for `run` and `plan`.
+    files = [path if path.exists() else shipped.find(path) or path for path in recipes]
+    found = {str(path): check_recipe(path, overrides or [], sources=sources) for path in files}
     if as_json:
         echo_json(
             [

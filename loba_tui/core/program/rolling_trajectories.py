@@ -134,11 +134,16 @@ class RollingTrajectories:
 
     @torch.no_grad()
     def advance(self, draw: Draw, index: int, noise_pred: Tensor) -> None:
-        """Advance the drawn slots by one sampling step; those that arrive begin anew."""
+        """Advance the drawn slots by one sampling step; those that arrive begin anew.
+
+        So does one that a bad prediction has left without finite latents: with `on_nan: skip` it
+        would spoil every later step that draws it.
+        """
         latents, slots = self._pool(), self._picked(index)
         self._step_slots(latents, slots, self._plan.gather(noise_pred), index)
-        for slot in slots:
-            if self._positions[slot] >= self._length:
+        are_finite = latents[slots].isfinite().flatten(1).all(1).tolist()
+        for slot, is_finite in zip(slots, are_finite, strict=True):
+            if self._positions[slot] >= self._length or not is_finite:
                 self._positions[slot] = 0
                 self._generations[slot] += 1
                 self._schedulers[slot] = fresh_copy(self._grid)

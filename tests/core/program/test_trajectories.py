@@ -7,6 +7,7 @@ labelled with the timestep that its noise level really has.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -215,6 +216,20 @@ def test_rolling_goes_on_exactly_from_its_saved_state() -> None:
     resumed.load_state(state)
     for mine, theirs in zip(run(resumed, plan, range(10, 30)), expected, strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("noise", ["ddim", "dpmpp_2m"])
+def test_a_slot_that_met_a_bad_prediction_begins_anew(noise: str) -> None:
+    plan = curved_plan(noise)
+    rolling = RollingTrajectories(plan, 4)
+    run(rolling, plan, range(3))
+    draw = rolling.draw(3, 0.0)
+    rolling.advance(draw, 3, torch.full_like(draw.inputs, math.nan))
+    assert draw.slots is not None
+    state = rolling.state()
+    assert all(state["positions"][slot] == 0 for slot in draw.slots)
+    assert all(tensor.isfinite().all() for tensor in state.values())
+    assert all(inputs.isfinite().all() for inputs in run(rolling, plan, range(4, 40)))
 
 
 @pytest.mark.parametrize("noise", NOISE)

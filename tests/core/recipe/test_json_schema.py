@@ -4,8 +4,11 @@ import json
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+from ruamel.yaml import YAML
 
 from loba_tui.core.plugins import describe, names
+from loba_tui.core.recipe import shipped
 from loba_tui.core.recipe.check import CHOICES
 from loba_tui.core.recipe.json_schema import recipe_schema
 
@@ -57,3 +60,36 @@ def test_an_option_carries_its_type_default_and_help(schema: dict[str, Any]) -> 
     assert trajectories["default"] == "rolling"
     assert "pool of latents" in trajectories["description"]
     assert branch["properties"]["scales"]["items"]["not"] == {"const": 0}
+
+
+@pytest.fixture(scope="module")
+def validator(schema: dict[str, Any]) -> Draft202012Validator:
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def read_shipped(name: str) -> dict[str, Any]:
+    found = shipped.find(name)
+    assert found is not None
+    recipe: dict[str, Any] = YAML(typ="safe", pure=True).load(found.read_text("utf-8"))
+    return recipe
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_an_independent_validator_accepts_every_shipped_recipe(
+    validator: Draft202012Validator, name: str
+) -> None:
+    assert [error.message for error in validator.iter_errors(read_shipped(name))] == []
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("optimizer", "weight_decy", 0.1), ("train", "steps", "many"), ("optimizer", "name", "adam")],
+)
+def test_an_independent_validator_finds_what_the_loader_finds(
+    validator: Draft202012Validator, section: str, key: str, value: object
+) -> None:
+    recipe = read_shipped("slider")
+    recipe.setdefault(section, {})[key] = value
+    (error, *_) = validator.iter_errors(recipe)
+    assert section in list(error.absolute_path)
