@@ -22,7 +22,7 @@ from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program import randomness
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.checkpoint import CheckpointStore
-from loba_tui.core.program.choices import load_choice
+from loba_tui.core.program.choices import load_choice, plugin_hashes
 from loba_tui.core.program.method import Method, MethodParts
 from loba_tui.core.program.optimizer_state import LearningRates
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
@@ -208,7 +208,9 @@ def build(
             writer=writer,
             sample=sample,
             steering=steering,
-            settings=Settings.of(recipe, accelerator, model.container.dtype),
+            settings=Settings.of(
+                recipe, accelerator, model.container.dtype, plugin_hashes(recipe, sources)
+            ),
         ),
         train=recipe.train,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.recorded_rates import RecordedRates, stand_in_optimizer
-from loba_tui.core.recipe.schema import Choice
+from loba_tui.core.recipe.check import CHOICES
+from loba_tui.core.recipe.schema import Choice, Recipe
 
 
 def load_choice(kind: str, choice: Choice, sources: PluginSources = SHIPPED) -> Callable[..., Any]:
@@ -46,6 +47,26 @@ def load_choice(kind: str, choice: Choice, sources: PluginSources = SHIPPED) -> 
         return made
 
     return make
+
+
+def plugin_hashes(recipe: Recipe, sources: PluginSources = SHIPPED) -> dict[str, str]:
+    """Return the sha256 of each of the user's own drop-ins that a recipe uses, by kind/name."""
+    hashes = {}
+    for path, kind in CHOICES:
+        for choice in _choices_at(recipe, path):
+            if not plugins.is_shipped(kind, choice.name):
+                file = sources.read(kind, choice.name)
+                hashes[file.key] = file.sha256
+    return hashes
+
+
+def _choices_at(recipe: Recipe, path: tuple[str | int, ...]) -> Iterator[Choice]:
+    node: Any = recipe
+    for step in path:
+        node = getattr(node, str(step))
+    for choice in node if isinstance(node, tuple) else (node,):
+        if choice is not None:
+            yield choice
 
 
 def result_problem(kind: str, made: Any, args: tuple[Any, ...] = ()) -> str:

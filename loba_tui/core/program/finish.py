@@ -6,6 +6,7 @@ after that, so that the file itself carries the measured effect.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 
@@ -14,6 +15,7 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import Interrupted
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.build import Built, OpenModel
+from loba_tui.core.program.choices import plugin_hashes
 from loba_tui.core.program.export import write_adapter
 from loba_tui.core.program.proof import draw_strip, prove
 from loba_tui.core.program.steering import Steering
@@ -26,15 +28,21 @@ logger = logging.getLogger(__name__)
 
 
 def provenance(
-    recipe: Recipe, container: ModelContainer, step: int, steering: SteeringRecord | None = None
+    recipe: Recipe,
+    container: ModelContainer,
+    step: int,
+    steering: SteeringRecord | None = None,
+    sources: PluginSources = SHIPPED,
 ) -> dict[str, str]:
     """Return what an adapter file says about its origin, as safetensors metadata.
 
     No times or paths: the same recipe and seed give the same bytes.
     """
     steered = steering.until(step).text() if steering is not None else ""
+    plugins = plugin_hashes(recipe, sources)
     return {
         **({STEERING_KEY: steered} if steered else {}),
+        **({"loba.plugins": json.dumps(plugins, sort_keys=True)} if plugins else {}),
         "loba.version": __version__,
         "loba.recipe": dump_recipe(recipe),
         "loba.base_model": recipe.base_model.id,
@@ -58,7 +66,7 @@ def finish(
         Interrupted: The run was asked to stop meanwhile; what is written by then stays.
     """
     run_dir, trainer = writer.run_dir, built.trainer
-    metadata = provenance(recipe, model.container, trainer.step, trainer.steering.record)
+    metadata = provenance(recipe, model.container, trainer.step, trainer.steering.record, sources)
     if trainer.inexact:
         metadata["loba.inexact"] = "; ".join(trainer.inexact)
 

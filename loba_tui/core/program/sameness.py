@@ -31,18 +31,33 @@ class Settings:
 
     Attributes:
         recipe: Everything in the recipe that a trained bit depends on.
-        machine: What computes it.
+        machine: What computes it, the user's own drop-ins included.
     """
 
     recipe: Mapping[str, Any]
     machine: Mapping[str, Any]
 
     @classmethod
-    def of(cls, recipe: Recipe, accelerator: Accelerator, dtype: torch.dtype) -> Settings:
-        """Return the settings of a run on this machine."""
+    def of(
+        cls,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        dtype: torch.dtype,
+        plugins: Mapping[str, str],
+    ) -> Settings:
+        """Return the settings of a run on this machine.
+
+        Args:
+            recipe: The run's.
+            accelerator: Tells the device and the number of processes.
+            dtype: Of the base model.
+            plugins: sha256 of each of the user's own drop-ins that the recipe uses, by kind/name.
+        """
         dumped = recipe.model_dump(mode="json", include={"base_model", *_SECTIONS})
         dumped["base_model"] = {key: dumped["base_model"][key] for key in _MODEL_KEYS}
-        return cls(dumped, _machine(accelerator, dtype))
+        computed_by = _machine(accelerator, dtype)
+        computed_by |= {f"plugin {key}": sha256 for key, sha256 in plugins.items()}
+        return cls(dumped, computed_by)
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that is written."""

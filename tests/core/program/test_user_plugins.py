@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from loba_tui.core.errors import ExitCode, RecipeError
 from loba_tui.core.plugin_sources import PluginSources
@@ -170,7 +171,32 @@ def test_a_plugin_of_every_kind_trains_from_a_recipe_without_an_edit_of_any_othe
     assert [record["lr"] for record in metrics(run_dir)] == pytest.approx([1e-3, 5e-4])
     report = json.loads((run_dir / "adapter" / "report.json").read_text())
     assert "mine" in json.dumps(report)
-    assert (run_dir / "adapter" / "adapter.safetensors").is_file()
+    with safe_open(run_dir / "adapter" / "adapter.safetensors", "pt") as file:
+        hashes = json.loads(file.metadata()["loba.plugins"])
+    assert hashes.keys() == {f"{kind}/mine" for kind in FILES}
+
+
+def test_a_run_whose_plugin_has_changed_says_so_before_it_goes_on(
+    tmp_path: Path, drop: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    drop("losses", FILES["losses"])
+    recipe = {key: value for key, value in RECIPE.items() if key in ("version", "base_model")}
+    recipe |= {
+        "method": {
+            "name": "text_slider",
+            "concepts": [{"target": "a shape", "positive": "large", "negative": "small"}],
+        },
+        "loss": RECIPE["loss"],
+        "train": {"steps": 1, "batch_size": 1},
+        "proof": {"enabled": False},
+    }
+    code, run_dir = run(recipe, tmp_path)
+    assert code == ExitCode.DONE
+    drop("losses", FILES["losses"].replace(".abs()", ".square()"))
+    again = ["--run-dir", str(run_dir), "--resume"]
+    assert program.main(again) == ExitCode.RECIPE
+    assert "plugin losses/mine was" in capsys.readouterr().err
+    assert program.main([*again, "--allow-inexact"]) == ExitCode.DONE
 
 
 def test_a_plugin_trains_from_the_specifications_flags(
