@@ -12,7 +12,8 @@ from loba_tui.core.associate.caches.hub_query import show_size
 from loba_tui.core.text import clean
 
 if TYPE_CHECKING:
-    from loba_tui.core.associate.caches.hub_pull import PullFile, PullPlan
+    from loba_tui.core.associate.caches.hub_fetch import WantedFile
+    from loba_tui.core.associate.caches.hub_pull import PullPlan
 
 _REDRAW_SECONDS = 0.5
 
@@ -33,7 +34,8 @@ def plan_record(plan: PullPlan) -> dict[str, Any]:
 def plan_lines(plan: PullPlan) -> Iterator[str]:
     """Yield a plan for reading."""
     for file in plan.files:
-        note = "  in the cache" if file.is_there else ""
+        note = f"  {show_size(file.partial)} of it in the cache" if file.partial else ""
+        note = "  in the cache" if file.is_there else note
         yield f"{show_size(file.size):>9}  {clean(file.path)}{note}"
     for path in plan.skipped:
         yield f"{'skipped':>9}  {clean(path)}: a pickle can run code when it is loaded"
@@ -56,7 +58,7 @@ class PullProgress:
         self._drawn = 0.0
         self._total = sum(not file.is_there for file in plan.files)
 
-    def report(self, file: PullFile | None, num_bytes: int) -> None:
+    def report(self, file: WantedFile | None, num_bytes: int) -> None:
         """Take in a complete file, or bytes that came."""
         with self._lock:
             self._bytes += num_bytes

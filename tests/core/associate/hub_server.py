@@ -1,81 +1,204 @@
-"""A hub on loopback that speaks as much of the API as the real client asks for."""
+"""A hub on loopback that speaks as much of the API as the real client asks for.
+
+Faults are put in front of requests: each takes one that it fits, does its harm, and is used up.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+import socket
+import struct
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
+@dataclass
+class Fault:
+    """What goes wrong with requests whose path holds `part`.
+
+    Attributes:
+        kind: `cut` ends the connection after `number` bytes of the content and `reset` does so as a
+            lost network does; `status` answers `number`; `alter` serves other bytes of the same
+            length.
+        times: How many requests it hits.
+    """
+
+    part: str
+    kind: Literal["cut", "reset", "status", "alter"]
+    number: int = 0
+    times: int = 1
+    method: str = "GET"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    range: str
+    has_token: bool
+
+
 class Hub:
-    """Folders as model repositories, and what was asked for."""
+    """Folders as model repositories, what goes wrong, and what was asked for.
+
+    Attributes:
+        requested: The paths of all requests.
+        etags: Other etags than the checksum, by path in the repository.
+    """
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
-        self.folders = folders
+        self.folders = dict(folders)
         self.requested: list[str] = []
+        self.requests: list[Request] = []
+        self.faults: list[Fault] = []
+        self.etags: dict[str, str] = {}
         self.endpoint = ""
+        self._lock = threading.Lock()
+
+    def take_fault(self, method: str, path: str) -> Fault | None:
+        with self._lock:
+            for fault in self.faults:
+                if fault.times and fault.method == method and fault.part in path:
+                    fault.times -= 1
+                    return fault
+        return None
+
+    def downloads(self, part: str) -> list[Request]:
+        """Return the requests for a content."""
+        return [
+            each
+            for each in self.requests
+            if each.method == "GET" and "/resolve/" in each.path and part in each.path
+        ]
+
+
+def is_lfs(name: str) -> bool:
+    return name.endswith((".safetensors", ".png", ".bin"))
+
+
+def checksum(name: str, content: bytes) -> str:
+    if is_lfs(name):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    hub: Hub
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        hub = self.hub
+        path = unquote(self.path.split("?")[0])
+        hub.requested.append(path)
+        has_token = "authorization" in self.headers
+        hub.requests.append(Request(self.command, path, self.headers.get("Range", ""), has_token))
+        fault = hub.take_fault(self.command, path)
+        if fault is not None and fault.kind == "status":
+            self.send(b"", fault.headers, fault.number)
+            return
+        owner, name, *rest = [*path.removeprefix("/api/models").strip("/").split("/"), ""]
+        folder = hub.folders.get(f"{owner}/{name}")
+        revision = rest[1] if len(rest) > 2 else "main"
+        if owner == "gated":
+            self.send(b"", {"X-Error-Code": "GatedRepo"}, 403 if has_token else 401)
+        elif folder is None:
+            self.send(b"", {"X-Error-Code": "RepoNotFound"}, 404)
+        elif revision not in ("main", COMMIT):
+            self.send(b"", {"X-Error-Code": "RevisionNotFound"}, 404)
+        elif path.startswith("/api/"):
+            self.describe(folder, tree=rest[0] == "tree")
+        else:
+            self.send_file(folder, "/".join(rest[2:-1]), fault)
+
+    def send_file(self, folder: Path, name: str, fault: Fault | None) -> None:
+        if not (folder / name).is_file():
+            self.send(b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, 404)
+            return
+        content = (folder / name).read_bytes()
+        etag = self.hub.etags.get(name, checksum(name, content))
+        if fault is not None and fault.kind == "alter":
+            content = bytes(255 - byte for byte in content)
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        status, whole = 200, len(content)
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if wanted and self.command == "GET":
+            start = int(wanted.group(1))
+            if start >= whole:
+                self.send(b"", {"Content-Range": f"bytes */{whole}"}, 416)
+                return
+            status, content = 206, content[start:]
+            headers["Content-Range"] = f"bytes {start}-{whole - 1}/{whole}"
+        cut = fault is not None and fault.kind in ("cut", "reset")
+        self.send(content, headers, status, cut_after=fault.number if cut and fault else None)
+        if fault is not None and fault.kind == "reset":
+            # Closed with unsent data dropped, so that the other side reads a reset and no end.
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.connection.close()
+
+    def describe(self, folder: Path, *, tree: bool) -> None:
+        files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+        answer: Any
+        if tree:
+            answer = []
+            for name, path in files.items():
+                content = path.read_bytes()
+                entry = {"type": "file", "path": name, "size": len(content)}
+                oid = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+                entry["oid"] = oid
+                if is_lfs(name):
+                    sha256 = hashlib.sha256(content).hexdigest()
+                    entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 130}
+                answer.append(entry)
+        else:
+            siblings = [{"rfilename": name} for name in files]
+            answer = {"id": folder.name, "sha": COMMIT, "siblings": siblings}
+        self.send(json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def send(
+        self,
+        content: bytes,
+        headers: Mapping[str, str],
+        status: int = 200,
+        *,
+        cut_after: int | None = None,
+    ) -> None:
+        self.send_response(status)
+        for header, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(header, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content[:cut_after])
+            self.wfile.flush()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news."""
 
 
 @contextmanager
 def serve(folders: Mapping[str, Path]) -> Iterator[Hub]:
     hub = Hub(folders)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            path = unquote(self.path.split("?")[0])
-            hub.requested.append(path)
-            owner, name, *rest = [*path.removeprefix("/api/models").strip("/").split("/"), ""]
-            folder = hub.folders.get(f"{owner}/{name}")
-            revision = rest[1] if len(rest) > 2 else "main"
-            if owner == "gated":
-                self.send(b"", {"X-Error-Code": "GatedRepo"}, 403)
-            elif folder is None:
-                self.send(b"", {"X-Error-Code": "RepoNotFound"}, 404)
-            elif revision not in ("main", COMMIT):
-                self.send(b"", {"X-Error-Code": "RevisionNotFound"}, 404)
-            elif path.startswith("/api/"):
-                self.describe(folder, tree=rest[0] == "tree")
-            else:
-                content = (folder / "/".join(rest[2:-1])).read_bytes()
-                etag = hashlib.sha256(content).hexdigest()
-                self.send(content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
-
-        def describe(self, folder: Path, *, tree: bool) -> None:
-            files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
-            answer: Any
-            if tree:
-                answer = [
-                    {"type": "file", "path": name, "size": path.stat().st_size, "oid": "0"}
-                    for name, path in files.items()
-                ]
-            else:
-                siblings = [{"rfilename": name} for name in files]
-                answer = {"id": folder.name, "sha": COMMIT, "siblings": siblings}
-            self.send(json.dumps(answer).encode(), {"Content-Type": "application/json"})
-
-        def send(self, content: bytes, headers: Mapping[str, str], status: int = 200) -> None:
-            self.send_response(status)
-            for header, value in {**headers, "Content-Length": str(len(content))}.items():
-                self.send_header(header, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

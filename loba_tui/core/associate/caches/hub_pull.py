@@ -1,49 +1,35 @@
 """Fetch a repository into the cache through the hub's client: planned first, then file by file.
 
-What is there already is not fetched again, so a pull that broke goes on with the next file.
+What is there already is not fetched again, so a pull that broke goes on where it was.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.hf_api import RepoFile
-from tqdm import tqdm
+from huggingface_hub import HfApi, constants, hf_hub_download
 
+from loba_tui.core.associate.caches import hub_fetch
 from loba_tui.core.associate.caches.hub import hold_repository
+from loba_tui.core.associate.caches.hub_fetch import NoBar, Report, WantedFile
 from loba_tui.core.associate.caches.hub_files import open_folder, parent_of
 from loba_tui.core.associate.caches.hub_layout import COMMIT, folder_of
-from loba_tui.core.associate.caches.hub_query import show_size
 from loba_tui.core.associate.containers.hub_source import (
     component_names,
     explained,
     select_files,
 )
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES
-from loba_tui.core.errors import RecipeError, ResourceError
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.text import clean, nearest
 
 _INDEX_NAME = "model_index.json"
 _HINT = "Names are owner/name, as on the hub's pages."
-_WORKERS = 4
-# A disk that is filled to the last byte breaks more than this pull.
-_RESERVE_BYTES = 256 * 2**20
-
-
-class PullFile(NamedTuple):
-    """A file that is wanted; `is_there` says whether it is in the cache already."""
-
-    path: str
-    size: int
-    is_there: bool
 
 
 @dataclass(frozen=True)
@@ -58,7 +44,7 @@ class PullPlan:
     model_id: str
     revision: str
     commit: str
-    files: tuple[PullFile, ...]
+    files: tuple[WantedFile, ...]
     skipped: tuple[str, ...]
 
     @property
@@ -69,7 +55,7 @@ class PullPlan:
     @property
     def to_fetch(self) -> int:
         """Return the bytes that are not in the cache yet."""
-        return sum(file.size for file in self.files if not file.is_there)
+        return hub_fetch.total(self.files)
 
 
 def plan_pull(
@@ -92,13 +78,14 @@ def plan_pull(
         tempfile.TemporaryDirectory() as folder,
     ):
         api = HfApi()
-        commit = api.resolve_revision(model_id, revision=revision, cache_dir=folder).resolved
-        tree = api.list_repo_tree(model_id, revision=commit, recursive=True)
-        sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
-        names = list(sizes)
-        if _INDEX_NAME in sizes:
+        commit = hub_fetch.asked(
+            lambda: api.resolve_revision(model_id, revision=revision, cache_dir=folder).resolved
+        )
+        listed = hub_fetch.list_files(api, model_id, commit)
+        names = list(listed)
+        if _INDEX_NAME in listed:
             index = hf_hub_download(
-                model_id, _INDEX_NAME, revision=commit, cache_dir=folder, tqdm_class=_Bar
+                model_id, _INDEX_NAME, revision=commit, cache_dir=folder, tqdm_class=NoBar
             )
             components = component_names(index)
             names = select_files(model_id, names, _chosen(components, only), variant)
@@ -108,15 +95,16 @@ def plan_pull(
                 "Leave --only out.",
             )
     skipped = tuple(name for name in names if name.lower().endswith(PICKLE_SUFFIXES))
+    root = Path(constants.HF_HUB_CACHE)
     files = tuple(
-        PullFile(name, sizes.get(name, 0), _is_cached(model_id, name, commit))
+        hub_fetch.with_state(root, model_id, commit, listed.get(name, WantedFile(name, 0)))
         for name in names
         if name not in skipped
     )
     return PullPlan(model_id, revision or "main", commit, files, skipped)
 
 
-def pull(plan: PullPlan, report: Callable[[PullFile | None, int], None]) -> Path:
+def pull(plan: PullPlan, report: Report) -> Path:
     """Fetch what a plan lists and return the revision's folder.
 
     Args:
@@ -126,34 +114,15 @@ def pull(plan: PullPlan, report: Callable[[PullFile | None, int], None]) -> Path
 
     Raises:
         ResourceError: The disk is too small, or the connection broke; what came is kept.
+        CorruptError: A content is not what the hub lists.
     """
     root = Path(os.path.realpath(constants.HF_HUB_CACHE))
-    _check_disk(root, plan.to_fetch)
     folder = folder_of(plan.model_id)
-
-    class Counting(_Bar):
-        """Counts bytes instead of drawing them."""
-
-        def update(self, n: float | None = 1) -> None:
-            report(None, int(n or 0))
-
-    def fetch(file: PullFile) -> PullFile:
-        hf_hub_download(plan.model_id, file.path, revision=plan.commit, tqdm_class=Counting)
-        return file
-
-    missing = [file for file in plan.files if not file.is_there]
     with (
         explained(plan.model_id, plan.revision, _HINT, section=""),
         hold_repository(root, folder),
-        ThreadPoolExecutor(_WORKERS) as pool,
     ):
-        waiting = [pool.submit(fetch, file) for file in missing]
-        try:
-            for done in as_completed(waiting):
-                report(done.result(), 0)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        hub_fetch.fetch_files(root, plan.model_id, plan.commit, plan.files, report)
         _write_ref(root, folder, plan)
     return root / folder / "snapshots" / plan.commit
 
@@ -169,24 +138,6 @@ def _chosen(components: Sequence[str], only: Sequence[str]) -> list[str]:
     return [name for name in components if not only or name in only]
 
 
-def _is_cached(model_id: str, name: str, commit: str) -> bool:
-    return isinstance(try_to_load_from_cache(model_id, name, revision=commit), str)
-
-
-def _check_disk(root: Path, needed: int) -> None:
-    there = root
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    if needed and free < needed + _RESERVE_BYTES:
-        raise ResourceError(
-            f"{show_size(needed)} are to be fetched, and {clean(there)} has {show_size(free)} "
-            "free.",
-            "Free some with `loba cache prune` and `loba cache trash empty`, or fetch less: "
-            "--variant fp16, --only unet.",
-        )
-
-
 def _write_ref(root: Path, folder: str, plan: PullPlan) -> None:
     """Let the branch or tag stand on the commit, as the client does when it fetches by name.
 
@@ -199,15 +150,13 @@ def _write_ref(root: Path, folder: str, plan: PullPlan) -> None:
         with parent_of(descriptor, f"{folder}/refs/{plan.revision}", make=True) as (refs, name):
             temporary = f".{name}.{os.getpid()}.tmp"
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(temporary, flags, 0o644, dir_fd=refs), "w") as file:
-                file.write(plan.commit)
-            os.replace(temporary, name, src_dir_fd=refs, dst_dir_fd=refs)
+            try:
+                with open(os.open(temporary, flags, 0o644, dir_fd=refs), "w") as file:
+                    file.write(plan.commit)
+                os.replace(temporary, name, src_dir_fd=refs, dst_dir_fd=refs)
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=refs)
+                raise
     finally:
         os.close(descriptor)
-
-
-class _Bar(tqdm):
-    """The progress bar that is not drawn."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "disable": True})

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from io import RawIOBase
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -85,17 +86,31 @@ def _check(root: int, path: str, expected: str) -> tuple[Verdict, str]:
         facts = os.fstat(content)
         if not stat.S_ISREG(facts.st_mode):
             return "unknown", "not a file"
-        digest = hashlib.sha256() if is_sha256 else hashlib.sha1(usedforsecurity=False)
-        if not is_sha256:
-            digest.update(f"blob {facts.st_size}\0".encode())
         try:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
+            found = _digest(file, facts.st_size, is_sha256=is_sha256)
         except OSError as error:
             return "damaged", f"cannot be read: {error.strerror or error}"
-    if digest.hexdigest() == expected:
+    if found == expected:
         return "good", ""
-    return "damaged", f"its {'sha256' if is_sha256 else 'git sha1'} is {digest.hexdigest()[:12]}…"
+    return "damaged", f"its {'sha256' if is_sha256 else 'git sha1'} is {found[:12]}…"
+
+
+def checksum_of(path: Path, expected: str) -> str | None:
+    """Return a file's checksum, of the kind that is expected; None where that is none."""
+    is_sha256 = _SHA256.fullmatch(expected) is not None
+    if not is_sha256 and not _GIT_SHA1.fullmatch(expected):
+        return None
+    with path.open("rb", buffering=0) as file:
+        return _digest(file, os.fstat(file.fileno()).st_size, is_sha256=is_sha256)
+
+
+def _digest(file: RawIOBase, size: int, *, is_sha256: bool) -> str:
+    digest = hashlib.sha256() if is_sha256 else hashlib.sha1(usedforsecurity=False)
+    if not is_sha256:
+        digest.update(f"blob {size}\0".encode())
+    while chunk := file.read(_CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _check_direct(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -21,10 +21,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     RevisionResolutionError,
 )
-from tqdm import tqdm
 
+from loba_tui.core.associate.caches import hub_fetch
 from loba_tui.core.associate.caches.hub import hold_repository
+from loba_tui.core.associate.caches.hub_fetch import NoBar, WantedFile
 from loba_tui.core.associate.caches.hub_layout import folder_of
+from loba_tui.core.associate.caches.hub_query import show_size
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
 from loba_tui.core.errors import RecipeError, ResourceError
 
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _INDEX_NAME = "model_index.json"
 _TEXT_SUFFIXES = (".json", ".txt", ".model")
+_LOG_SECONDS = 15.0
 _UNREACHABLE = (OfflineModeIsEnabled, HTTPError, ConnectionError, TimeoutError)
 
 
@@ -52,22 +55,21 @@ def fetch_snapshot(
     root = Path(constants.HF_HUB_CACHE)
     with explained(model_id, revision, hint), hold_repository(root, folder_of(model_id)):
         api = HfApi()
-        commit = api.resolve_revision(model_id, revision=revision).resolved
+        commit = hub_fetch.asked(lambda: api.resolve_revision(model_id, revision=revision).resolved)
         try:
-            files = [f.rfilename for f in api.model_info(model_id, revision=commit).siblings or []]
-        except HfHubHTTPError:  # the hub was reached, and says no
-            raise
+            files = hub_fetch.list_files(api, model_id, commit)
         except _UNREACHABLE as error:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+                raise  # the hub was reached, and says no
             return _cached_snapshot(model_id, commit, error), commit
         if _INDEX_NAME not in files:
-            raise _not_a_pipeline(model_id, files)
-        index_path = hf_hub_download(model_id, _INDEX_NAME, revision=commit, tqdm_class=_NoBar)
-        wanted = select_files(model_id, files, component_names(index_path), variant)
-        logger.info("fetching what is missing of %s at %s", model_id, commit)
-        folder = snapshot_download(
-            model_id, revision=commit, allow_patterns=wanted, tqdm_class=_NoBar
-        )
-        return Path(folder), commit
+            raise _not_a_pipeline(model_id, list(files))
+        index_path = hf_hub_download(model_id, _INDEX_NAME, revision=commit, tqdm_class=NoBar)
+        names = select_files(model_id, list(files), component_names(index_path), variant)
+        wanted = [hub_fetch.with_state(root, model_id, commit, files[name]) for name in names]
+        log = _FetchLog(model_id, commit, hub_fetch.total(wanted))
+        hub_fetch.fetch_files(root, model_id, commit, wanted, log.report)
+        return Path(index_path).parent, commit
 
 
 def select_files(
@@ -119,6 +121,19 @@ def _cached_snapshot(model_id: str, commit: str, cause: Exception) -> Path:
     return folder
 
 
+def _advice(status: int) -> str:
+    """Return what to do about a status that the hub answered."""
+    if status == 401:
+        return "It does not accept your login; log in anew with `hf auth login`."
+    if status == 403:
+        return "Your token does not allow this; give it that right on the hub's page of tokens."
+    if status == 404:
+        return "Something of it was removed in between; start again."
+    if status == 429:
+        return "That is too many requests in a while; wait some minutes."
+    return "Try again later; what was fetched is kept."
+
+
 def _unreachable(
     model_id: str, cause: BaseException, section: str = "base_model."
 ) -> ResourceError:
@@ -129,11 +144,24 @@ def _unreachable(
     )
 
 
-class _NoBar(tqdm):
-    """The progress bar that is not drawn; one would break the progress line and the log."""
+class _FetchLog:
+    """Writes down how far the fetching of a model is, a few times a minute."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "disable": True})
+    def __init__(self, model_id: str, commit: str, size: int) -> None:
+        self._what = f"{model_id}@{commit[:12]}"
+        self._size = size
+        self._came = 0
+        self._written = time.monotonic()
+        if size:
+            logger.info("fetching %s of %s", show_size(size), self._what)
+
+    def report(self, _file: WantedFile | None, num_bytes: int) -> None:
+        """Take in bytes that came."""
+        self._came += num_bytes
+        if time.monotonic() - self._written > _LOG_SECONDS:
+            self._written = time.monotonic()
+            came, size = show_size(self._came), show_size(self._size)
+            logger.info("%s: %s of %s", self._what, came, size)
 
 
 def _not_a_pipeline(model_id: str, files: Sequence[str]) -> Exception:
@@ -184,8 +212,10 @@ def explained(
     except HfHubHTTPError as error:
         status = error.response.status_code
         raise ResourceError(
-            f"{section}id: the hub answered {status} for {model_id}.", "Try again later."
+            f"{section}id: the hub answered {status} for {model_id}.", _advice(status)
         ) from error
+    except LocalEntryNotFoundError as error:
+        raise _unreachable(model_id, error.__cause__ or error, section) from error
     except RevisionResolutionError as error:
         raise _unreachable(model_id, error.__cause__ or error, section) from error
     except _UNREACHABLE as error:
