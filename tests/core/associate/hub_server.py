@@ -27,14 +27,14 @@ class Fault:
     """What goes wrong with requests whose path holds `part`.
 
     Attributes:
-        kind: `cut` ends the connection after `number` bytes of the content and `reset` does so as a
-            lost network does; `status` answers `number`; `alter` serves other bytes of the same
-            length.
+        kind: `cut` ends the connection after `number` bytes of the content, `reset` does so as a
+            lost network does, and `stall` sends nothing more; `status` answers `number`; `alter`
+            serves other bytes of the same length.
         times: How many requests it hits.
     """
 
     part: str
-    kind: Literal["cut", "reset", "status", "alter"]
+    kind: Literal["cut", "reset", "stall", "status", "alter"]
     number: int = 0
     times: int = 1
     method: str = "GET"
@@ -63,6 +63,8 @@ class Hub:
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.etags: dict[str, str] = {}
+        self.stalled = threading.Event()
+        self.may_go_on = threading.Event()
         self.endpoint = ""
         self._lock = threading.Lock()
 
@@ -144,8 +146,13 @@ class Handler(BaseHTTPRequestHandler):
                 return
             status, content = 206, content[start:]
             headers["Content-Range"] = f"bytes {start}-{whole - 1}/{whole}"
-        cut = fault is not None and fault.kind in ("cut", "reset")
-        self.send(content, headers, status, cut_after=fault.number if cut and fault else None)
+        is_cut = fault is not None and fault.kind in ("cut", "reset", "stall")
+        self.send(content, headers, status, cut_after=fault.number if fault and is_cut else None)
+        if fault is not None and fault.kind == "stall":
+            self.hub.stalled.set()
+            self.hub.may_go_on.wait(30)
+        if is_cut:
+            self.close_connection = True
         if fault is not None and fault.kind == "reset":
             # Closed with unsent data dropped, so that the other side reads a reset and no end.
             linger = struct.pack("ii", 1, 0)
@@ -153,23 +160,22 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.close()
 
     def describe(self, folder: Path, *, tree: bool) -> None:
-        files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
-        answer: Any
-        if tree:
-            answer = []
-            for name, path in files.items():
-                content = path.read_bytes()
-                entry = {"type": "file", "path": name, "size": len(content)}
-                oid = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
-                entry["oid"] = oid
-                if is_lfs(name):
-                    sha256 = hashlib.sha256(content).hexdigest()
-                    entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 130}
-                answer.append(entry)
-        else:
-            siblings = [{"rfilename": name} for name in files]
-            answer = {"id": folder.name, "sha": COMMIT, "siblings": siblings}
-        self.send(json.dumps(answer).encode(), {"Content-Type": "application/json"})
+        paths = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+        listed, siblings = [], []
+        for name, path in paths.items():
+            content = path.read_bytes()
+            oid = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+            file: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": oid}
+            sibling: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": oid}
+            if is_lfs(name):
+                lfs = {"size": len(content), "pointerSize": 130}
+                sha256 = hashlib.sha256(content).hexdigest()
+                file["lfs"], sibling["lfs"] = {**lfs, "oid": sha256}, {**lfs, "sha256": sha256}
+            listed.append(file)
+            siblings.append(sibling)
+        info = {"id": folder.name, "sha": COMMIT, "siblings": siblings}
+        answer = json.dumps(listed if tree else info).encode()
+        self.send(answer, {"Content-Type": "application/json"})
 
     def send(
         self,

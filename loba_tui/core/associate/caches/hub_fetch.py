@@ -33,7 +33,6 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 from huggingface_hub.file_download import http_get, is_xet_available
-from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 from tqdm import tqdm
 
@@ -49,6 +48,7 @@ _RESERVE_BYTES = 256 * 2**20
 _WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)
 _TRY_AGAIN_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO})
 
 Report = Callable[["WantedFile | None", int], None]
 Answer = TypeVar("Answer")
@@ -76,13 +76,13 @@ class Stopped(Exception):
 
 def list_files(api: HfApi, model_id: str, commit: str) -> dict[str, WantedFile]:
     """Return all files of a commit by path, with size and checksum."""
-    tree = asked(lambda: list(api.list_repo_tree(model_id, revision=commit, recursive=True)))
+    # Not the tree's listing: the client asks for that for half a minute where the hub is away.
+    info = asked(lambda: api.model_info(model_id, revision=commit, files_metadata=True))
     return {
-        entry.path: WantedFile(
-            entry.path, entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id
+        each.rfilename: WantedFile(
+            each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else each.blob_id
         )
-        for entry in tree
-        if isinstance(entry, RepoFile)
+        for each in info.siblings or []
     }
 
 
@@ -175,6 +175,19 @@ class _Fetch:
         self._url = hf_hub_url(model_id, file.path, revision=commit)
 
     def run(self) -> None:
+        """Fetch it.
+
+        Raises:
+            ResourceError: The disk is full, or the cache cannot be written.
+            CorruptError: The content is not what the hub lists.
+            Exception: What the hub's client raises.
+        """
+        try:
+            self._fetch()
+        except OSError as error:
+            raise self._explained(error) from error
+
+    def _fetch(self) -> None:
         facts = get_hf_file_metadata(self._url, retry_on_errors=True)
         blob = None
         if facts.xet_file_data is None or not is_xet_available():
@@ -210,35 +223,34 @@ class _Fetch:
                 return
             partial = blob.with_name(f"{blob.name}.incomplete")
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            try:
-                with open(os.open(partial, flags, 0o666), "r+b") as file:
-                    was_resumed = self._fill(file, size)
-                    if not self._is_sound(partial) and was_resumed:
-                        # The beginning may be from another server, or from before a power cut.
-                        file.truncate(0)
-                        self._fill(file, size)
-                    os.fsync(file.fileno())
-                if not self._is_sound(partial):
-                    partial.unlink()
-                    raise self._altered()
-                os.replace(partial, blob)
-            except OSError as error:
-                raise self._explained(error) from error
+            with open(os.open(partial, flags, 0o666), "r+b") as file:
+                was_resumed = self._fill(file, size)
+                is_sound = self._is_sound(partial)
+                if not is_sound and was_resumed:
+                    # The beginning may be from another server, or from before a power cut.
+                    file.truncate(0)
+                    self._fill(file, size)
+                    is_sound = self._is_sound(partial)
+                os.fsync(file.fileno())
+            if not is_sound:
+                partial.unlink()
+                raise self._altered()
+            os.replace(partial, blob)
 
     def _fill(self, file: BinaryIO, size: int | None) -> bool:
         """Fetch what is missing of a content, and say whether there was a beginning of it."""
         there = file.seek(0, os.SEEK_END)
         if size is not None and there > size:
-            there = 0
             file.truncate(0)
+            there = file.seek(0)
         begun = there > 0
         # A compressed answer could not be gone on with by a number of bytes.
         headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-        waits = list(_WAITS_SECONDS)
+        num_in_vain = 0
         while True:
             try:
-                # The client goes on by itself where a connection ends early, but not where an
-                # answer says so or a connection is reset.
+                # The client goes on by itself where a connection ends early, but not where it is
+                # reset, nor where an answer says that the server is busy.
                 http_get(
                     self._url,
                     file,
@@ -250,17 +262,17 @@ class _Fetch:
                 file.flush()
                 return begun
             except (HTTPError, ConnectionError) as error:
-                if isinstance(error, HfHubHTTPError) and error.response.status_code == 416:
+                status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+                if status == 416:
                     file.truncate(0)  # what is there is longer than the content
                 elif not _is_passing(error):
                     raise
                 came = file.seek(0, os.SEEK_END)
-                if came > there:
-                    waits = list(_WAITS_SECONDS)
+                num_in_vain = 0 if came > there else num_in_vain + 1
                 there = came
-                if not waits:
+                if num_in_vain > (len(_WAITS_SECONDS) if status else 1):
                     raise
-                time.sleep(waits.pop(0))
+                time.sleep(_WAITS_SECONDS[max(0, num_in_vain - 1)])
 
     def _is_sound(self, path: Path) -> bool:
         expected = self._file.checksum
@@ -275,13 +287,14 @@ class _Fetch:
         )
 
     def _explained(self, error: OSError) -> Exception:
-        if error.errno not in _DISK_FULL:
-            return error
-        return ResourceError(
-            f"The disk became full while {clean(self._file.path)} was fetched: "
-            f"{error.strerror or error}.",
-            "Free some and start again; what was fetched is kept.",
-        )
+        what = f"{clean(self._file.path)} was fetched: {error.strerror or error}."
+        if error.errno in _DISK_FULL:
+            hint = "Free some and start again; what was fetched is kept."
+            return ResourceError(f"The disk became full while {what}", hint)
+        if error.errno in _NOT_WRITABLE:
+            hint = "Check who owns the cache, or set HF_HUB_CACHE to a folder that can be written."
+            return ResourceError(f"The cache could not be written while {what}", hint)
+        return error
 
 
 def _is_passing(error: BaseException) -> bool:
