@@ -9,6 +9,8 @@ import pytest
 
 # Two threads on a busy machine were seen to be twenty times slower, and the bits differ.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests of what is kept on disk name a folder of their own; no test writes to the user's.
+os.environ["LOBA_CACHE"] = "off"
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +15,7 @@ from diffusers.training_utils import cast_training_params
 from torch import Tensor, nn
 
 from loba_tui.core import plugins
+from loba_tui.core.associate.caches.latents import LatentCache
 from loba_tui.core.associate.caches.prompt_embeds import PromptEmbedCache
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
@@ -34,6 +37,8 @@ from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.writer import RunWriter
 
+logger = logging.getLogger(__name__)
+
 _MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -45,11 +50,13 @@ class OpenModel:
         wrapper: Loads and unloads the pipeline.
         container: Speaks to the pipeline in the field's words.
         embeds: Embeddings by prompt, one row each.
+        open_latents: Returns what encodes images, each once; it reads the VAE's files to know it.
     """
 
     wrapper: PipelineWrapper
     container: ModelContainer
     embeds: Mapping[str, PromptEmbeds]
+    open_latents: Callable[[], LatentCache]
 
     def batch(self, prompts: Sequence[str]) -> PromptEmbeds:
         """Return the embeddings of these prompts as one batch."""
@@ -104,18 +111,34 @@ def open_model(
     prompts: Sequence[str],
     local_rank: int = 0,
     on_phase: Callable[[str], None] = lambda phase: None,
+    tensors: Path | None = None,
+    on_problem: Callable[[str], None] = logger.warning,
 ) -> OpenModel:
-    """Load the base model, encode all prompts, and drop the text encoders again."""
+    """Load the base model, encode all prompts, and drop the text encoders again.
+
+    Args:
+        recipe: Names the model.
+        prompts: Everything that will be asked for.
+        local_rank: This process among those of its host.
+        on_phase: Told what is being done.
+        tensors: Where embeddings and latents are kept between runs; None keeps none.
+        on_problem: Told what is wrong there; it costs time and nothing else.
+    """
     settings = recipe.base_model
     on_phase("loading")
     cache = ModelCache(settings.device, settings.dtype, local_rank=local_rank)
     wrapper = PipelineWrapper(settings, cache)
     container = wrapper.load()
     on_phase("encoding")
-    embeds = PromptEmbedCache(container)
+    kept = wrapper.store(tensors, "embeds", on_problem=on_problem)
+    embeds = PromptEmbedCache(container, kept)
     embeds.encode(prompts)
     container.release_text_encoders()
-    return OpenModel(wrapper, container, embeds)
+
+    def open_latents() -> LatentCache:
+        return LatentCache(container, wrapper.store(tensors, "latents", on_problem=on_problem))
+
+    return OpenModel(wrapper, container, embeds, open_latents)
 
 
 def attach_adapter(

@@ -27,6 +27,7 @@ from typing import Any, TextIO, cast
 
 import psutil
 
+from loba_tui.core.associate.caches.tensor_layout import user_root
 from loba_tui.core.errors import ExitCode, Interrupted, LobaError, RecipeError, ResourceError
 from loba_tui.core.plugin_code import as_plugin_error
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
@@ -189,7 +190,7 @@ def _run(
     flag = StopFlag()
     flag.install()
     how: dict[str, Any] = {"local_rank": ranks.local_rank, "resume": resume, "deadline": deadline}
-    how |= {"force": force, "allow_inexact": allow_inexact}
+    how |= {"force": force, "allow_inexact": allow_inexact, "tensors": user_root(os.environ)}
     if ranks.rank != 0 or run_dir is None:
         from loba_tui.core.program.training import train
 
@@ -215,7 +216,7 @@ def _serve(request: Request, sources: PluginSources) -> int:
         writer.event("started", action=request.action)
         from loba_tui.core.program.requests import serve
 
-        serve(request, writer, sources)
+        serve(request, writer, sources, tensors=user_root(os.environ))
         writer.event("finished")
         writer.status(phase="finished")
     return ExitCode.DONE

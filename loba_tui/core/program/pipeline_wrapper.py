@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +19,9 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from loba_tui.core.associate.caches.makers import maker
+from loba_tui.core.associate.caches.tensor_layout import TensorKind
+from loba_tui.core.associate.caches.tensor_store import TensorStore
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError, ResourceError
@@ -25,6 +30,10 @@ from loba_tui.core.recipe.schema import BaseModelSection
 logger = logging.getLogger(__name__)
 
 _THREADS_KEY = "cpu_threads"
+# What a diffusers folder calls the parts that make each kind of tensor begin with these.
+_MAKERS: MappingProxyType[TensorKind, tuple[str, ...]] = MappingProxyType(
+    {"latents": ("vae",), "embeds": ("tokenizer", "text_encoder")}
+)
 _SDPA_KERNELS = MappingProxyType({"math": SDPBackend.MATH, "flash": SDPBackend.FLASH_ATTENTION})
 
 
@@ -69,6 +78,32 @@ class PipelineWrapper:
     def unload(self) -> bool:
         """Free the pipeline; returns False while somebody else still holds it."""
         return self.cache.unload(self.settings.id)
+
+    def store(
+        self, root: Path | None, kind: TensorKind, *, on_problem: Callable[[str], None]
+    ) -> TensorStore | None:
+        """Return where this model's tensors of a kind are kept, once it is loaded.
+
+        Args:
+            root: Of all kept tensors; None keeps none.
+            kind: Which.
+            on_problem: Told what is wrong with the store.
+
+        Returns:
+            None where nothing is kept, or where the model was made elsewhere and cannot be named.
+        """
+        pipeline, source = self.cache.get(self.settings.id), self.cache.source(self.settings.id)
+        if root is None or pipeline is None or source is None:
+            return None
+        names = [name for name in pipeline.components if name.startswith(_MAKERS[kind])]
+        shelf = maker(
+            source,
+            names,
+            variant=self.settings.variant,
+            device=self.cache.device,
+            dtype=self.cache.dtype,
+        )
+        return TensorStore(root, kind, shelf, on_problem=on_problem)
 
     def _apply_threads(self) -> None:
         """Set torch's CPU threads to the recipe's number, or to what the model asks for."""

@@ -27,8 +27,20 @@ from loba_tui.core.run.writer import RunWriter, write_atomically
 RECIPE_KEY = "loba.recipe"
 
 
-def serve(request: Request, writer: RunWriter, sources: PluginSources = SHIPPED) -> None:
+def serve(
+    request: Request,
+    writer: RunWriter,
+    sources: PluginSources = SHIPPED,
+    *,
+    tensors: Path | None = None,
+) -> None:
     """Carry out a request; results, events and status go to the writer's folder.
+
+    Args:
+        request: What to do.
+        writer: Where it is reported.
+        sources: Where the user's own drop-ins lie.
+        tensors: Where embeddings are kept between runs; None keeps none.
 
     Raises:
         LobaError: The adapter, its recipe or its base model cannot be used.
@@ -48,6 +60,8 @@ def serve(request: Request, writer: RunWriter, sources: PluginSources = SHIPPED)
         recipe,
         prompts=prompts_of(recipe),
         on_phase=lambda phase: writer.status(phase=phase),
+        tensors=tensors,
+        on_problem=writer.warn,
     )
     load_adapter(model.container, Path(request.adapter))
     model.container.denoiser.requires_grad_(False)

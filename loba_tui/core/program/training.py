@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +30,8 @@ from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.steering import SteeringRecord
 from loba_tui.core.run.writer import RunWriter
 
+logger = logging.getLogger(__name__)
+
 
 class Flag(Protocol):
     """Something that a signal sets."""
@@ -48,6 +51,7 @@ def train(
     force: bool = False,
     allow_inexact: bool = False,
     sources: PluginSources = SHIPPED,
+    tensors: Path | None = None,
 ) -> None:
     """Train a recipe, export the adapter and prove it.
 
@@ -62,6 +66,7 @@ def train(
         force: Start although the estimate says that it cannot fit.
         allow_inexact: Resume a checkpoint that another machine made.
         sources: Where the user's own drop-ins lie.
+        tensors: Where embeddings and latents are kept between runs; None keeps none.
     """
     # What would only fail at the end is found before anything is loaded.
     check_measures(recipe, sources)
@@ -91,7 +96,12 @@ def train(
         preflight.announce(writer, force=force)
     with preflight.explains_out_of_memory():
         model = open_model(
-            recipe, prompts=prompts_of(recipe), local_rank=local_rank, on_phase=on_phase
+            recipe,
+            prompts=prompts_of(recipe),
+            local_rank=local_rank,
+            on_phase=on_phase,
+            tensors=tensors,
+            on_problem=logger.warning if writer is None else writer.warn,
         )
         built: Built | None = None
 

@@ -88,6 +88,10 @@ class RunWriter:
         record = {"version": RECORD_VERSION, "event": kind, "time": time.time()}
         self._events.append({**record, **self._redact(data)})
 
+    def warn(self, message: str) -> None:
+        """Append a warning that the user should see."""
+        self.event("warning", message=message)
+
     def status(
         self,
         *,

@@ -2,51 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
 
-from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+import torch
+
+from loba_tui.core.associate.caches.tensor_store import TensorStore
+from loba_tui.core.associate.containers.base import PromptEmbeds
+
+
+class EncodesPrompts(Protocol):
+    """A container, as far as it is used here."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its rows are."""
+        ...
+
+    def encode_prompts(self, prompts: list[str]) -> PromptEmbeds:
+        """Return one row a prompt."""
+        ...
 
 
 class PromptEmbedCache(Mapping[str, PromptEmbeds]):
-    """Embeddings by prompt, one row each, on the container's device."""
+    """Embeddings by prompt, one row each, on the container's device.
 
-    def __init__(
-        self, container: ModelContainer, store: MutableMapping[str, PromptEmbeds] | None = None
-    ) -> None:
-        """Start from what a store has; nothing is encoded yet.
+    Each prompt is encoded alone: in a batch its bits would depend on how many others there are, and
+    so on what a store happens to have.
+    """
+
+    def __init__(self, container: EncodesPrompts, store: TensorStore | None = None) -> None:
+        """Start empty; nothing is encoded or read yet.
 
         Args:
             container: The model whose encoders are used.
-            store: Where rows are kept by prompt; None keeps them in memory only.
+            store: Where rows are kept between runs, of the kind "embeds", its shelf made by `maker`
+                of tokenizers and text encoders; None keeps them in memory only.
         """
         self._container = container
-        self._store = {} if store is None else store
+        self._store = store
+        self._rows: dict[str, PromptEmbeds] = {}
 
     def encode(self, prompts: Iterable[str]) -> None:
-        """Encode those prompts that are not there yet, each once, in one batch."""
-        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._store]
-        if missing:
-            rows = self._container.encode_prompts(missing)
-            for index, prompt in enumerate(missing):
-                # A copy, so that no row keeps the whole batch alive.
-                row = rows[index]
-                pooled = None if row.pooled is None else row.pooled.clone()
-                self._store[prompt] = PromptEmbeds(row.embeds.clone(), pooled)
+        """Take those prompts that are not there yet from the store, or encode them."""
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._rows:
+                self._rows[prompt] = self._kept(prompt) or self._made(prompt)
+
+    def kept(self, prompts: Iterable[str]) -> bool:
+        """Take what the store has of these prompts; say whether that is all of them."""
+        for prompt in dict.fromkeys(prompts):
+            row = self._rows.get(prompt) or self._kept(prompt)
+            if row is None:
+                return False
+            self._rows[prompt] = row
+        return True
 
     def batch(self, prompts: Iterable[str]) -> PromptEmbeds:
         """Return the rows of these prompts, encoding what is missing."""
         wanted = list(prompts)
         self.encode(wanted)
-        return PromptEmbeds.cat([self._store[prompt] for prompt in wanted])
+        return PromptEmbeds.cat([self._rows[prompt] for prompt in wanted])
 
     def __getitem__(self, prompt: str) -> PromptEmbeds:
         """Return the one row of a prompt that was encoded."""
-        return self._store[prompt]
+        return self._rows[prompt]
 
     def __iter__(self) -> Iterator[str]:
         """Yield prompts in the order they were encoded."""
-        return iter(self._store)
+        return iter(self._rows)
 
     def __len__(self) -> int:
         """Return the number of prompts."""
-        return len(self._store)
+        return len(self._rows)
+
+    def _kept(self, prompt: str) -> PromptEmbeds | None:
+        if self._store is None:
+            return None
+        found = self._store.get(self._store.key({"prompt": prompt}))
+        if found is None or "embeds" not in found:
+            return None
+        return PromptEmbeds(found["embeds"], found.get("pooled")).to(self._container.device)
+
+    def _made(self, prompt: str) -> PromptEmbeds:
+        row = self._container.encode_prompts([prompt])
+        if self._store is not None:
+            tensors = {"embeds": row.embeds}
+            if row.pooled is not None:
+                tensors["pooled"] = row.pooled
+            key = self._store.key({"prompt": prompt})
+            self._store.put(key, tensors, describe={"prompt": prompt})
+        return row

@@ -60,6 +60,23 @@ class PromptEmbeds:
         )
 
 
+@dataclass(frozen=True)
+class LatentMoments:
+    """The distribution that an image's latent is drawn from, scaled as the denoiser takes it.
+
+    Attributes:
+        mean: (B, C, h, w).
+        std: As many; the same scaling is in it.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Return the latents that this standard normal noise (B, C, h, w) draws."""
+        return self.mean + self.std * noise
+
+
 class ModelContainer(Protocol):
     """A loaded pipeline, spoken to in the same words for every model family.
 
@@ -152,6 +169,10 @@ class ModelContainer(Protocol):
 
     def encode(self, images: Tensor) -> Tensor:
         """Turn images (B, 3, H, W) in [0, 1] into latents (B, C, h, w)."""
+        ...
+
+    def encode_moments(self, images: Tensor) -> LatentMoments:
+        """Turn images (B, 3, H, W) in [0, 1] into the distributions of their latents."""
         ...
 
     def release_text_encoders(self) -> None:

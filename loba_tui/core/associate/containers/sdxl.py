@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
-from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.associate.containers.base import LatentMoments, PromptEmbeds
 from loba_tui.core.errors import RecipeError
 
 _PROMPTS_AT_ONCE = 32
@@ -171,14 +171,19 @@ class SDXLContainer:
             images = vae.decode(scaled.to(vae.device, vae.dtype), return_dict=False)[0]
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
-    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Turn images (B, 3, H, W) in [0, 1] into latent means (B, 4, h, w), float32."""
+        return self.encode_moments(images).mean
+
+    @torch.no_grad()
+    def encode_moments(self, images: Tensor) -> LatentMoments:
+        """Turn images (B, 3, H, W) in [0, 1] into the moments of their latents, float32."""
         with self._vae_without_overflow() as vae:
             pixels = (images * 2 - 1).to(vae.device, vae.dtype)
-            latents = vae.encode(pixels).latent_dist.mode().float()
-            mean, std = self._latent_statistics(latents)
-            return (latents - mean) * vae.config.scaling_factor / std
+            found = vae.encode(pixels).latent_dist
+            mean, std = self._latent_statistics(found.mean)
+            scaled = (found.mean.float() - mean) * vae.config.scaling_factor / std
+            return LatentMoments(scaled, found.std.float() * vae.config.scaling_factor / std)
 
     def release_text_encoders(self) -> None:
         """Drop both text encoders; `empty_embeds` and sampling from embeddings go on working."""

@@ -15,7 +15,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.associate.caches.latents import LatentCache
+from loba_tui.core.associate.containers.base import (
+    LatentMoments,
+    ModelContainer,
+    PromptEmbeds,
+)
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.build import OpenModel, build_method, prompts_of
@@ -86,7 +91,7 @@ def record_calls(
     recorder = Recorder(container)
     row = recorder.empty_embeds()
     embeds = dict.fromkeys(prompts_of(recipe), row)
-    model = OpenModel(wrapper=cast(Any, None), container=recorder, embeds=embeds)
+    model = OpenModel(cast(Any, None), recorder, embeds, lambda: LatentCache(recorder, None))
     method = build_method(
         recipe,
         model,
@@ -159,6 +164,11 @@ class Recorder:
     def encode(self, images: Tensor) -> Tensor:
         """Return latents of the size that belongs to the images."""
         return torch.zeros(images.shape[0], *self.model.latent_shape(images.shape[-1])) + 0.01
+
+    def encode_moments(self, images: Tensor) -> LatentMoments:
+        """Return moments of that size."""
+        mean = self.encode(images)
+        return LatentMoments(mean, torch.ones_like(mean))
 
 
 def _zeros_like(embeds: PromptEmbeds) -> PromptEmbeds:

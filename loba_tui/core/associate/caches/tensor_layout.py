@@ -1,0 +1,171 @@
+"""How computed tensors lie on disk, and by what they are known; nothing heavy is loaded here.
+
+    <root>/<kind>/<shelf>/shelf.json                      what all its entries have in common
+    <root>/<kind>/<shelf>/<2 hex>/<key>.safetensors       one entry
+    <root>/locks/<kind>-<shelf>.lock                      held shared by whoever uses a shelf
+
+A shelf holds what one model computed on one kind of machine; its name is the hash of that. A key is
+the hash of what went in. Entries are only ever made anew, so that losing one costs time alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+TensorKind = Literal["latents", "embeds"]
+KINDS: tuple[str, ...] = get_args(TensorKind)
+
+SHELF_FILE = "shelf.json"
+LOCKS = "locks"
+SUFFIX = ".safetensors"
+SHELF = re.compile(r"[0-9a-f]{32}")
+KEY = re.compile(r"[0-9a-f]{64}")
+PREFIX = re.compile(r"[0-9a-f]{2}")
+LAYOUT_VERSION = 1
+
+OFF = "off"
+_LENGTH = struct.Struct("<Q")
+_MAX_HEADER_BYTES = 2**20
+# safetensors wants the data to start at a multiple of eight bytes.
+_ALIGNMENT = 8
+
+
+def user_root(environ: Mapping[str, str]) -> Path | None:
+    """Return where the user's tensors are kept; None where nothing is to be.
+
+    `LOBA_CACHE` names the folder, or is "off"; else it lies in `XDG_CACHE_HOME` or its default.
+    """
+    wanted = environ.get("LOBA_CACHE", "")
+    if wanted.lower() == OFF:
+        return None
+    if wanted:
+        return Path(wanted).expanduser().absolute() / "tensors"
+    base = Path(environ.get("XDG_CACHE_HOME", ""))
+    # The XDG base directory specification tells to ignore relative paths.
+    if not base.is_absolute():
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError:  # a user without a home, as some containers have
+            return None
+    return base / "loba" / "tensors"
+
+
+def digest(parts: Mapping[str, Any]) -> str:
+    """Return the sha256 of plain values, the same for the same values in whatever order.
+
+    Raises:
+        TypeError: One is not what JSON can hold, so that it has no one way to be written.
+    """
+    return hashlib.sha256(_canonical(parts)).hexdigest()
+
+
+def _canonical(parts: Mapping[str, Any]) -> bytes:
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return text.encode("ascii")
+
+
+def shelf_name(shelf: Mapping[str, Any]) -> str:
+    """Return the folder name of a shelf with these facts."""
+    return digest({"layout": LAYOUT_VERSION, "shelf": shelf})[:32]
+
+
+def entry_path(folder: Path, key: str) -> Path:
+    """Return where an entry lies below its shelf's folder."""
+    return folder / key[:2] / f"{key}{SUFFIX}"
+
+
+def lock_path(root: Path, kind: str, shelf: str) -> Path:
+    """Return the lock file of a shelf; it stays when the shelf goes."""
+    return root / LOCKS / f"{kind}-{shelf}.lock"
+
+
+def pack(plain: bytes, key: str, about: Mapping[str, Any]) -> bytes:
+    """Return a safetensors file with key, description and checksum put into its header.
+
+    Args:
+        plain: A safetensors file without metadata.
+        key: Of the entry.
+        about: What a listing says of it; plain values.
+    """
+    table, data = split(plain)
+    table.pop("__metadata__", None)
+    told = {"loba.key": key, "loba.about": json.dumps(about, sort_keys=True)}
+    table["__metadata__"] = {**told, "loba.sha256": _checksum(table, told, data)}
+    header = _canonical(table)
+    header += b" " * (-len(header) % _ALIGNMENT)
+    return b"".join((_LENGTH.pack(len(header)), header, data))
+
+
+def check(content: bytes, key: str) -> None:
+    """Check that a file is the entry of this key and not a bit of it has changed.
+
+    Raises:
+        ValueError: It is not, with what is wrong.
+    """
+    table, data = split(content)
+    told = table.pop("__metadata__", None)
+    if not isinstance(told, dict) or told.pop("loba.sha256", None) != _checksum(table, told, data):
+        raise ValueError("its checksum does not fit")
+    if told.get("loba.key") != key:
+        raise ValueError("it is another entry")
+
+
+def about(content: bytes) -> dict[str, Any]:
+    """Return what an entry says of itself, from the beginning of its file; {} where it cannot."""
+    try:
+        table, _ = split(content)
+        found = json.loads(table["__metadata__"]["loba.about"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def split(content: bytes) -> tuple[dict[str, Any], memoryview]:
+    """Return a safetensors file's header and what comes after it.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if len(content) < _LENGTH.size:
+        raise ValueError(f"it has {len(content)} bytes")
+    (length,) = _LENGTH.unpack_from(content)
+    if length > min(_MAX_HEADER_BYTES, len(content) - _LENGTH.size):
+        raise ValueError(f"its header claims {length} bytes")
+    end = _LENGTH.size + length
+    try:
+        table = json.loads(content[_LENGTH.size : end])
+    except RecursionError as error:
+        raise ValueError("its header is nested too deeply") from error
+    if not isinstance(table, dict):
+        raise ValueError("its header is not a table")
+    return table, memoryview(content)[end:]
+
+
+def _checksum(table: Mapping[str, Any], told: Mapping[str, Any], data: memoryview) -> str:
+    sum_ = hashlib.sha256(_canonical({"tensors": table, "told": told}))
+    sum_.update(data)
+    return sum_.hexdigest()
+
+
+def sha256_of_files(folder: Path, names: list[str]) -> str:
+    """Return one checksum over everything in these parts of a folder, names included.
+
+    Args:
+        folder: The model's.
+        names: Files and folders in it; one that is missing counts as such.
+    """
+    sum_ = hashlib.sha256()
+    for name in sorted(names):
+        top = folder / name
+        for path in sorted(p for p in (top, *top.rglob("*")) if p.is_file()):
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            sum_.update(f"{os.fspath(path.relative_to(folder))}\0{content}\n".encode())
+    return sum_.hexdigest()
