@@ -1,15 +1,17 @@
-"""Does `rolling` reach the effect of the reference's trajectories for less work?
+"""Do `rolling` and `bank` reach the effect of the reference's trajectories for less work?
 
 `restart` is the reference algorithm: a fresh DDIM rollout of up to N = 50 steps for every training
-step, adapter on, one concept and timestep a step. `rolling` keeps latents in flight. Everything
-else (concepts, adapter, optimizer, both signs, preserve term) is the same recipe.
+step, adapter on, one concept and timestep a step. `rolling` keeps latents in flight. `bank` keeps
+noisy latents of images that the base drew in 8 steps, with the teachers' predictions for them; its
+own making is counted. Everything else (concepts, adapter, optimizer, both signs, preserve term) is
+the same recipe.
 
-For each seed `restart` trains for a fixed number of steps. `rolling` is measured every few steps
-and charged for the first measurement at which its effect on held-out prompts, the logarithm of mean
-area at +2 over mean area at −2, is at least that of `restart`. If it never gets there, the table
-says so. UNet rows are counted where they are computed; a backward counts as one more row.
+For each seed `restart` trains for a fixed number of steps. Each of the others is measured every few
+steps and charged for the first measurement at which its effect on held-out prompts, the logarithm
+of mean area at +2 over mean area at −2, is at least that of `restart`. If it never gets there, the
+table says so. UNet rows are counted where they are computed; a backward counts as one more row.
 
-    python benchmarks/slider_trajectories.py [--seeds 0 1 2] [--restart-steps 150]
+    python benchmarks/slider_trajectories.py [--seeds 0 1 2] [--names rolling bank]
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ RESTART = (
     "method.rollout_scale=1.0",
     "scheduler.noise={name: ddim}",
 )
+OURS = {
+    "rolling": ("method.trajectories=rolling", "method.rollout_steps=20"),
+    "bank": ("method.trajectories=bank", "method.rollout_steps=8"),
+}
 
 
 def effect_of(report: Report) -> float:
@@ -99,29 +105,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--restart-steps", type=int, default=150)
-    parser.add_argument("--rolling-steps", type=int, default=200)
+    parser.add_argument("--most-steps", type=int, default=200)
     parser.add_argument("--every", type=int, default=5)
+    parser.add_argument("--names", nargs="+", choices=OURS, default=list(OURS))
     arguments = parser.parse_args()
     print(bench.machine())
     print("method   seed steps UNet rows  CPU s  effect  mean area at -3 … 3 ", end="")
     print("                rho mean / worst  least preserved within ±2")
-    row_ratios, cpu_ratios = [], []
+    ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in arguments.names}
     for seed in arguments.seeds:
         reference = train("restart", seed, arguments.restart_steps, RESTART)
         print(reference.line(), flush=True)
-        ours = train(
-            "rolling", seed, arguments.rolling_steps, every=arguments.every, goal=reference.effect
-        )
-        print(ours.line(), flush=True)
-        if ours.effect < reference.effect:
-            print("rolling never reached the effect of restart", flush=True)
-            continue
-        row_ratios.append(reference.rows / ours.rows)
-        cpu_ratios.append(reference.cpu_seconds / ours.cpu_seconds)
-    for name, ratios in (("UNet rows", row_ratios), ("CPU seconds", cpu_ratios)):
-        if ratios:
-            listed = ", ".join(f"{ratio:.1f}" for ratio in ratios)
-            print(f"{name}: restart / rolling = {statistics.median(ratios):.1f}x ({listed})")
+        for name in arguments.names:
+            ours = train(
+                name,
+                seed,
+                arguments.most_steps,
+                OURS[name],
+                every=arguments.every,
+                goal=reference.effect,
+            )
+            print(ours.line(), flush=True)
+            if ours.effect < reference.effect:
+                print(f"{name} never reached the effect of restart", flush=True)
+                continue
+            ratios[name].append(
+                (reference.rows / ours.rows, reference.cpu_seconds / ours.cpu_seconds)
+            )
+    for name, found in ratios.items():
+        for what, place in (("UNet rows", 0), ("CPU seconds", 1)):
+            values = [ratio[place] for ratio in found]
+            if values:
+                listed = ", ".join(f"{ratio:.1f}" for ratio in values)
+                print(f"{what}: restart / {name} = {statistics.median(values):.1f}x ({listed})")
 
 
 if __name__ == "__main__":

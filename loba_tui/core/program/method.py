@@ -10,7 +10,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.bank_trajectories import BankSize, BankTrajectories
 from loba_tui.core.program.rolling_trajectories import RollingTrajectories
 from loba_tui.core.program.trajectories import (
     ForwardCounter,
@@ -104,15 +106,17 @@ class MethodParts:
         num_steps: int,
         guidance_scale: float,
         num_slots: int | None = None,
+        bank: BankSize | None = None,
         adapter_on: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> Trajectories:
-        """Return the source of noisy latents that `name` stands for, "rolling" or "restart".
+        """Return the source of noisy latents of a name: "rolling", "bank" or "restart".
 
         Args:
-            name: Which of the two.
+            name: Which of them.
             num_steps: Sampling steps N of a whole rollout.
             guidance_scale: Classifier-free guidance of the rollout.
             num_slots: Latents in flight; None means three per row of the global batch.
+            bank: How much a bank holds; None takes its defaults.
             adapter_on: The adapter's state during rollouts; None means off.
         """
         plan = RolloutPlan(
@@ -135,4 +139,11 @@ class MethodParts:
         )
         if name == "restart":
             return RestartTrajectories(plan)
+        if name == "bank":
+            if adapter_on is not None:
+                raise RecipeError(
+                    "method.rollout_scale: a bank is made once, by the base model alone",
+                    "Leave rollout_scale at 0, or take method.trajectories: rolling.",
+                )
+            return BankTrajectories(plan, bank or BankSize.of(plan.global_batch_size))
         return RollingTrajectories(plan, num_slots or 3 * plan.global_batch_size)

@@ -16,7 +16,13 @@ from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.errors import CorruptError
 from loba_tui.core.program import randomness
 from loba_tui.core.program.scheduler_history import export_history, fresh_copy, import_history
-from loba_tui.core.program.trajectories import Draw, RolloutPlan, model_input, step_latents
+from loba_tui.core.program.trajectories import (
+    Draw,
+    RolloutPlan,
+    Teachers,
+    model_input,
+    step_latents,
+)
 
 _HISTORY = "history"
 
@@ -129,6 +135,10 @@ class RollingTrajectories:
             rows=rows,
             slots=slots,
         )
+
+    def teachers(self, draw: Draw, predict: Teachers) -> dict[str, Tensor]:
+        """Compute them: latents in flight are never where they were before."""
+        return predict(draw)
 
     moves = True
 

@@ -3,7 +3,7 @@
 Latents x_t are drawn together with the timestep label t that belongs to their noise level (the LECO
 family labels them 19 to 42 train timesteps off), and every UNet row that they cost is counted.
 
-Here is what the two sources have in common, and `RestartTrajectories`, the reference algorithm of
+Here is what all sources have in common, and `RestartTrajectories`, the reference algorithm of
 Concept Sliders (Gandikota et al. 2023, https://arxiv.org/abs/2311.12092): a fresh rollout from pure
 noise for every step.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -37,6 +37,7 @@ class Draw:
         rows: Position of each row in the global batch of all processes, length B.
         slots: Pool slot of each row; empty where latents are used once.
         weights: (B,) weight of each row's loss, 1 in the mean over all timesteps.
+        samples: Which of a bank's samples each row is; empty where latents are used once.
     """
 
     inputs: Tensor
@@ -45,6 +46,14 @@ class Draw:
     concepts: list[int]
     rows: list[int]
     slots: list[int]
+    samples: list[int] = field(default_factory=list)
+
+
+Teachers = Callable[[Draw], dict[str, Tensor]]
+"""The frozen base's predictions (B, C, H, W) for a draw, by role.
+
+What it returns depends on inputs, timesteps, concepts and, where there are any, samples alone.
+"""
 
 
 @dataclass
@@ -59,6 +68,10 @@ class Trajectories(Protocol):
 
     def draw(self, index: int, progress: float) -> Draw:
         """Return this process's rows of micro-step `index`; `progress` of the run is in [0, 1]."""
+        ...
+
+    def teachers(self, draw: Draw, predict: Teachers) -> dict[str, Tensor]:
+        """Return the frozen base's predictions of the drawn rows, computed now or before."""
         ...
 
     @property
@@ -214,6 +227,10 @@ class RestartTrajectories:
             rows=rows,
             slots=[],
         )
+
+    def teachers(self, draw: Draw, predict: Teachers) -> dict[str, Tensor]:
+        """Compute them: no draw comes again."""
+        return predict(draw)
 
     moves = False
 

@@ -225,6 +225,8 @@ def test_a_drop_in_resumes_bit_by_bit(
     "sections",
     [
         pytest.param({"method": {"trajectories": "restart"}}, id="restart"),
+        pytest.param({"method": {"trajectories": "bank"}}, id="bank"),
+        pytest.param({"method": {"trajectories": "bank", "bank_samples": 0}}, id="bank, fresh"),
         pytest.param({"method": {"rollout_scale": 1.0}}, id="adapter in rollouts"),
         pytest.param({"train": {"gradient_accumulation": 2}}, id="accumulation"),
         pytest.param({"train": {"on_nan": "rollback"}}, id="rollback"),

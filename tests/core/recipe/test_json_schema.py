@@ -56,7 +56,7 @@ def test_an_option_carries_its_type_default_and_help(schema: dict[str, Any]) -> 
         if b["if"]["properties"]["name"]["const"] == "text_slider"
     )
     trajectories = branch["properties"]["trajectories"]
-    assert trajectories["enum"] == ["rolling", "restart"]
+    assert trajectories["enum"] == ["rolling", "bank", "restart"]
     assert trajectories["default"] == "rolling"
     assert "pool of latents" in trajectories["description"]
     assert branch["properties"]["scales"]["items"]["not"] == {"const": 0}

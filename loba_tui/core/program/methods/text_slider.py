@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.option_types import NonZeroFloat, UnitFloat
 from loba_tui.core.program import randomness
+from loba_tui.core.program.bank_trajectories import BankSize
 from loba_tui.core.program.method import Method, MethodParts, StepOutput
 from loba_tui.core.program.trajectories import Draw
 
@@ -26,11 +27,13 @@ REQUIRES = ("target", "positive", "negative")
 def get_method(
     parts: MethodParts,
     *,
-    trajectories: Literal["rolling", "restart"] = "rolling",
+    trajectories: Literal["rolling", "bank", "restart"] = "rolling",
     rollout_steps: PositiveInt = 20,
     rollout_guidance: PositiveFloat = 3.0,
     rollout_scale: float = 0.0,
     slots: PositiveInt | None = None,
+    bank_images: PositiveInt | None = None,
+    bank_samples: NonNegativeInt | None = None,
     scales: tuple[NonZeroFloat, ...] = (-1.0, 1.0),
     preserve_weight: NonNegativeFloat = 1.0,
     preserve_share: UnitFloat = 0.25,
@@ -40,13 +43,16 @@ def get_method(
 
     Args:
         parts: What the method works with.
-        trajectories: "rolling" keeps a pool of latents in flight; "restart" is the reference, a
-            fresh rollout every step.
+        trajectories: "rolling" keeps a pool of latents in flight; "bank" makes noisy latents and
+            their teacher predictions once; "restart" is the reference, a fresh rollout every step.
         rollout_steps: Sampling steps N of a whole rollout.
         rollout_guidance: Classifier-free guidance of rollouts.
         rollout_scale: Strength of the adapter during rollouts: the reference has 1, and 0 needs no
             extra forwards for "rolling".
         slots: Latents in flight for "rolling"; null takes three per row of the global batch.
+        bank_images: Images that "bank" is made of; null takes three per row of the global batch.
+        bank_samples: Noisy latents that "bank" keeps; null takes 24 per row of the global batch,
+            and 0 noises its images afresh for every step.
         scales: Strengths m that are trained, each towards neutral + m·g·(positive − negative).
         preserve_weight: Weight of the preserve term.
         preserve_share: Share of a batch's rows that also train a preserve prompt.
@@ -59,6 +65,11 @@ def get_method(
         rollout_guidance=rollout_guidance,
         rollout_scale=rollout_scale,
         slots=slots,
+        bank=BankSize.of(
+            parts.batch_size * parts.num_processes,
+            num_images=bank_images,
+            num_samples=bank_samples,
+        ),
         scales=scales,
         preserve_weight=preserve_weight,
         preserve_share=preserve_share,
@@ -73,11 +84,12 @@ class TextSlider:
         self,
         parts: MethodParts,
         *,
-        trajectories: Literal["rolling", "restart"],
+        trajectories: Literal["rolling", "bank", "restart"],
         rollout_steps: int,
         rollout_guidance: float,
         rollout_scale: float,
         slots: int | None,
+        bank: BankSize,
         scales: tuple[float, ...],
         preserve_weight: float,
         preserve_share: float,
@@ -96,6 +108,7 @@ class TextSlider:
             num_steps=rollout_steps,
             guidance_scale=rollout_guidance,
             num_slots=slots,
+            bank=bank,
             adapter_on=(lambda: parts.scale(rollout_scale)) if rollout_scale else None,
         )
 
@@ -116,8 +129,10 @@ class TextSlider:
         parts = self._parts
         draw = self._trajectories.draw(index, progress)
         signs = [self._scales[row % len(self._scales)] for row in draw.rows]
+        teacher = self._trajectories.teachers(draw, lambda rows: self._teacher(rows, index))
         kept_rows, kept_prompts = self._preserve_rows(draw, index)
-        teacher = self._teacher(draw, kept_rows, kept_prompts)
+        if not self._preserve_weight:
+            kept_rows, kept_prompts = [], []
         if self._trajectories.moves:
             self._trajectories.advance(draw, index, self._guided(draw, teacher))
 
@@ -150,7 +165,7 @@ class TextSlider:
         loss = slider_loss
         if self._preserve_weight:
             # Without rows this is zero, so that every process reports the same figures.
-            kept = parts.loss(student[num_rows:].float(), teacher["preserve"])
+            kept = parts.loss(student[num_rows:].float(), teacher["preserve"][kept_rows])
             # Divided by the expected count, not by this process's: so that processes add up to
             # what one process with the whole batch computes.
             expected = self._preserve_share * num_rows
@@ -161,26 +176,37 @@ class TextSlider:
 
     def _preserve_rows(self, draw: Draw, index: int) -> tuple[list[int], list[str]]:
         """Return which local rows train a preserve prompt too, and which prompt each."""
-        if self._preserve_weight == 0:
+        if not self._keeps_preserve(draw):
             return [], []
         rows, prompts = [], []
         for local, (row, concept) in enumerate(zip(draw.rows, draw.concepts, strict=True)):
             choices = self._parts.concepts[concept].preserve
             # Rows are spread over the global batch, and over the scales from step to step.
-            place = row + index
+            place, key = row + index, (index, row)
+            if draw.samples:  # the same prompt each time that a sample comes again
+                place, key = draw.samples[local], (-1, draw.samples[local])
             is_kept = int((place + 1) * self._preserve_share) > int(place * self._preserve_share)
             if choices and is_kept:
-                pick = randomness.integer(len(choices), self._parts.seed, "preserve", index, row)
+                pick = randomness.integer(len(choices), self._parts.seed, "preserve", *key)
                 rows.append(local)
                 prompts.append(choices[pick])
         return rows, prompts
 
+    def _keeps_preserve(self, draw: Draw) -> bool:
+        """Say whether preserve prompts are predicted; for kept samples whatever the weight is now.
+
+        It can be changed later, and the samples are predicted once.
+        """
+        return self._has_preserve and (bool(draw.samples) or self._preserve_weight > 0)
+
     @torch.no_grad()
-    def _teacher(
-        self, draw: Draw, kept_rows: list[int], kept_prompts: list[str]
-    ) -> dict[str, Tensor]:
-        """Return the base model's predictions by role, all from one batched call."""
+    def _teacher(self, draw: Draw, index: int) -> dict[str, Tensor]:
+        """Return the base model's predictions by role, all from one batched call.
+
+        Those of preserve prompts are zero in rows that have none.
+        """
         parts = self._parts
+        kept_rows, kept_prompts = self._preserve_rows(draw, index)
         concepts = [parts.concepts[concept] for concept in draw.concepts]
         roles = {
             "positive": [str(concept.positive) for concept in concepts],
@@ -208,7 +234,10 @@ class TextSlider:
                 resolution=parts.resolution,
             )
         parts.counter.rows += len(rows)
-        return dict(zip(names, predictions.float().split(sizes), strict=True))
+        teacher = dict(zip(names, predictions.float().split(sizes), strict=True))
+        preserve = torch.zeros_like(teacher["neutral"])
+        preserve[kept_rows] = teacher["preserve"]
+        return {**teacher, "preserve": preserve}
 
     def _guided(self, draw: Draw, teacher: Mapping[str, Tensor]) -> Tensor:
         """Return the guided prediction that advances the drawn latents."""

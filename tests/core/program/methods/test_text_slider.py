@@ -12,6 +12,7 @@ import torch
 from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.program import randomness
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.method import MethodParts
@@ -110,7 +111,7 @@ def by_hand(parts: MethodParts, draw: Draw, predict: Callable[..., torch.Tensor]
     return torch.stack(losses).mean()
 
 
-@pytest.mark.parametrize("trajectories", ["rolling", "restart"])
+@pytest.mark.parametrize("trajectories", ["rolling", "bank", "restart"])
 def test_the_loss_is_the_formula(make: Any, trajectories: str) -> None:
     method, parts = make(trajectories=trajectories, preserve_weight=0.0)
     draws = remember_draws(method)
@@ -180,6 +181,40 @@ def test_a_rolling_step_costs_six_rows_a_sample(
     method.step(0, 0.0)
     hook.remove()
     assert parts.counter.rows - before == sum(seen) == rows
+
+
+def test_a_bank_step_costs_the_student_alone(make: Any, container: ModelContainer) -> None:
+    concept = CONCEPTS[0].model_copy(update={"preserve": ("red",)})
+    options = {"preserve_share": 0.5, "bank_images": 3, "bank_samples": 8}
+    method, parts = make([concept], trajectories="bank", **options)
+    seen = []
+    hook = container.denoiser.register_forward_hook(
+        lambda _module, args, _output: seen.append(args[0].shape[0] * (1 + torch.is_grad_enabled()))
+    )
+    method.step(0, 0.0)
+    # 3 rollouts of 5 guided steps; 3 roles of 8 samples, and a preserve prompt of every other one
+    assert parts.counter.rows == sum(seen) == 3 * 5 * 2 + 8 * 3 + 4 + (4 + 2) * 2
+    method.step(1, 0.0)
+    hook.remove()
+    assert parts.counter.rows == sum(seen) == 3 * 5 * 2 + 8 * 3 + 4 + 2 * (4 + 2) * 2
+
+
+def test_a_banks_preserve_weight_can_be_raised_from_zero(make: Any) -> None:
+    concept = CONCEPTS[0].model_copy(update={"preserve": ("red", "blue")})
+    options = {"preserve_share": 1.0, "bank_images": 3, "bank_samples": 8, "trajectories": "bank"}
+    changed, _ = make([concept], preserve_weight=0.0, **options)
+    assert "preserve_loss" not in changed.step(0, 0.0).metrics
+    changed.change_preserve_weight(0.5)
+    given, _ = make([concept], preserve_weight=0.5, **options)
+    given.step(0, 0.0)
+    one, other = changed.step(1, 0.0), given.step(1, 0.0)
+    assert torch.equal(one.loss, other.loss)
+    assert float(one.metrics["preserve_loss"]) > 0
+
+
+def test_a_bank_with_the_adapter_on_is_the_recipes_error(make: Any) -> None:
+    with pytest.raises(RecipeError, match="rollout_scale"):
+        make(trajectories="bank", rollout_scale=1.0)
 
 
 def test_rescaling_keeps_the_norm_of_the_neutral_prediction(make: Any) -> None:
