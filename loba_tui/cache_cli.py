@@ -146,27 +146,47 @@ def cache_pull(
     only: Annotated[
         str, typer.Option(metavar="A,B,…", help="Components of a pipeline: unet,vae.")
     ] = "",
+    pin_into: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--pin-into",
+            metavar="RECIPE",
+            help="Write the commit into this recipe as base_model.revision; repeatable.",
+        ),
+    ] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Fetch a model: only what a diffusers pipeline needs, safetensors only.
 
-    A pull that broke goes on with the next file when it is started again.
+    A pull that broke goes on where it was when it is started again, be it in the middle of a file.
 
     Example: loba cache pull stabilityai/stable-diffusion-xl-base-1.0 --variant fp16 --dry-run
     """
-    from loba_tui import cache_pulling
+    from loba_tui import cache_pulling, recipe_pinning
     from loba_tui.core.associate.caches import hub_pull
 
     model_id, _, revision = target.removeprefix("hf://").partition("@")
     components = [each.strip() for each in only.split(",") if each.strip()]
     plan = hub_pull.plan_pull(model_id, revision or None, variant=variant, only=components)
+    # A recipe of another model is found before gigabytes are fetched.
+    pinned = [recipe_pinning.plan_pinning(path, model_id, plan.commit) for path in pin_into or []]
     if not as_json:
         for line in cache_pulling.plan_lines(plan):
             typer.echo(line, err=not dry_run)
-    if not dry_run:
+    if dry_run:
+        for pinning in pinned:
+            for line in pinning.lines():
+                typer.echo(line, err=as_json)
+    else:
         with cache_pulling.PullProgress(plan, sys.stderr) as progress:
             folder = hub_pull.pull(plan, progress.report)
+        # What the recipe is by now counts: it may have been edited while the model came.
+        for path in pin_into or []:
+            pinning = recipe_pinning.plan_pinning(path, model_id, plan.commit)
+            pinning.write()
+            for line in pinning.lines():
+                typer.echo(line, err=True)
     if as_json:
         record = cache_pulling.plan_record(plan)
         _echo_json(record if dry_run else record | {"path": str(folder)})

@@ -145,3 +145,45 @@ def test_a_disk_that_is_too_small_is_found_before_anything_is_fetched(hub, tmp_p
     assert done.returncode == 4
     assert "1.0 KB free" in done.stderr
     assert not (tmp_path / "hub").exists()
+
+
+RECIPE = """\
+# My slider.
+version: 1
+base_model:
+  id: org/pipeline      # the tiny one
+  dtype: float32        # as it is
+method: {name: text_slider, concepts: [{target: a, positive: b, negative: c}]}
+"""
+
+
+def test_the_commit_is_pinned_into_a_recipe_and_nothing_else_changes(hub, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(RECIPE)
+    recipe.chmod(0o640)
+    done = loba(hub, tmp_path, "pull", "org/pipeline", "--only", "vae", "--pin-into", "mine.yaml")
+    assert done.returncode == 0, done.stderr
+    added = f"  revision: {COMMIT}\n"
+    before, after = RECIPE.splitlines(True), recipe.read_text().splitlines(True)
+    assert [line for line in after if line not in before] == [added]
+    assert [line for line in after if line != added] == before
+    assert f"+{added.rstrip()}" in done.stderr
+    assert recipe.stat().st_mode & 0o777 == 0o640
+    again = loba(hub, tmp_path, "pull", "org/pipeline", "--pin-into", "mine.yaml")
+    assert "is that commit already" in again.stderr
+
+
+def test_a_dry_run_shows_the_pinning_and_writes_nothing(hub, tmp_path):
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    done = loba(hub, tmp_path, "pull", "org/pipeline", "--pin-into", "mine.yaml", "--dry-run")
+    assert f"+  revision: {COMMIT}" in done.stdout
+    assert (tmp_path / "mine.yaml").read_text() == RECIPE
+
+
+def test_a_recipe_of_another_model_is_refused_before_anything_is_fetched(hub, tmp_path):
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    done = loba(hub, tmp_path, "pull", "org/adapter", "--pin-into", "mine.yaml")
+    assert done.returncode == 2
+    assert "mine.yaml:4:7: base_model.id is" in done.stderr
+    assert not (tmp_path / "hub").exists()
+    assert (tmp_path / "mine.yaml").read_text() == RECIPE
