@@ -242,6 +242,7 @@ class Estimator:
                 "proof": True,
                 "base_model": {"offload"},
                 "train": {"gradient_accumulation"},
+                "scheduler": {"model"},
             }
         )
         if key not in self._networks:

@@ -3,11 +3,13 @@
     python -m loba_tui.core.program.main --run-dir DIR [--resume]
     python -m loba_tui.core.program.main --recipe FILE [--out_dir DIR]
     python -m loba_tui.core.program.main --request FILE
+    python -m loba_tui.core.program.main --plans
     python -m loba_tui.core.program.main --pretrained_model ID --optimizer adamw --lr 1e-4 \
         --scheduler cosine --noise_scheduler ddim --iterations 1000 --batch_size 2 \
         --out_dir ./output
 
-The third form is what `loba sample` and `loba eval` start. Progress is data in the run directory;
+The third form is what `loba sample` and `loba eval` start, the fourth answers the dashboard's
+editor, line by line, as long as that is there. Progress is data in the run directory;
 only the flag-style forms, which have no terminal process beside them, also write to the console.
 """
 
@@ -89,6 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.request is not None:
             return _serve(Request.read(arguments.request), sources)
+        if arguments.plans:
+            from loba_tui.core.program.plan_server import serve_plans
+
+            return serve_plans(sources)
         deadline = None if arguments.deadline is None else Deadline.parse(arguments.deadline)
         force = arguments.force
         if arguments.run_dir is not None:
@@ -135,6 +141,9 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-inexact", action="store_true", help="resume what another machine has saved"
     )
     parser.add_argument("--request", metavar="FILE", help="sample or evaluate, as the file says")
+    parser.add_argument(
+        "--plans", action="store_true", help="answer recipes on stdin with what they come to"
+    )
     parser.add_argument("--recipe", metavar="FILE", help="train a recipe file")
     for name, flag in V0_FLAGS.items():
         action = "append" if flag.type is list else "store"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -46,27 +47,53 @@ def learning_rate(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -
     }
 
 
-def layers(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> dict[str, Any]:
-    """Return the learning-rate factors of the adapter's modules, by block of the denoiser."""
+@dataclass(frozen=True)
+class AdaptedShapes:
+    """A model of shapes with an adapter on it: what layer factors are worked out for.
+
+    Attributes:
+        origin: Where the model's shapes are from.
+        blocks: Names of the denoiser's blocks.
+        num_parameters: Of the denoiser alone.
+        trainable: The adapter's parameters by name.
+    """
+
+    origin: str
+    blocks: tuple[str, ...]
+    num_parameters: int
+    trainable: Mapping[str, torch.nn.Parameter]
+
+
+def adapt(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> AdaptedShapes:
+    """Put the recipe's adapter on a model of shapes, which has none yet."""
     denoiser = shapes.container.denoiser
-    blocks: dict[str, dict[str, float]] = {
-        name: {} for name, _ in denoiser.named_modules() if _is_block(name)
-    }
+    blocks = tuple(name for name, _ in denoiser.named_modules() if _is_block(name))
     num_parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     attach_adapter(recipe, shapes.container, sources)
     trainable = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
-    factors = layer_factors(recipe, trainable, sources)
+    return AdaptedShapes(shapes.origin, blocks, num_parameters, trainable)
+
+
+def layers(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> dict[str, Any]:
+    """Return the learning-rate factors of the adapter's modules, by block of the denoiser."""
+    return layers_of(recipe, adapt(recipe, shapes, sources), sources)
+
+
+def layers_of(recipe: Recipe, adapted: AdaptedShapes, sources: PluginSources) -> dict[str, Any]:
+    """Return the learning-rate factors of an adapter that is there already."""
+    blocks: dict[str, dict[str, float]] = {name: {} for name in adapted.blocks}
+    factors = layer_factors(recipe, adapted.trainable, sources)
     num_trained = 0
-    for (name, parameter), factor in zip(trainable.items(), factors, strict=True):
+    for (name, parameter), factor in zip(adapted.trainable.items(), factors, strict=True):
         module = name.partition(".lora_")[0]
         blocks.setdefault(_block_of(module), {})[module] = float(factor)
         num_trained += parameter.numel() if factor else 0
     return {
         "scheduler": recipe.scheduler.layer.name,
         "adapter": recipe.adapter.name,
-        "denoiser_parameters": num_parameters,
+        "denoiser_parameters": adapted.num_parameters,
         "trained_parameters": num_trained,
-        "model": shapes.origin,
+        "model": adapted.origin,
         "blocks": [
             {
                 "name": name,
