@@ -20,6 +20,7 @@ from loba_tui.core.errors import ExitCode, LobaError
 from loba_tui.plugins_cli import plugins_app
 from loba_tui.recipe_cli import recipe_app
 from loba_tui.runs_cli import queue_app, runs_app
+from loba_tui.tui_cli import tui
 
 
 class LobaGroup(typer.core.TyperGroup):
@@ -57,6 +58,7 @@ app.add_typer(plugins_app, name="plugins")
 app.add_typer(runs_app, name="runs")
 app.add_typer(queue_app, name="queue")
 app.add_typer(cache_app, name="cache")
+app.command()(tui)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Set = Annotated[

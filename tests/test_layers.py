@@ -50,6 +50,7 @@ def shipped(name: str) -> str:
         ["plugins", "ls", "--json"],
         ["runs", "ls"],
         ["cache", "ls"],
+        ["tui"],
     ],
     ids=" ".join,
 )
@@ -96,3 +97,16 @@ def test_the_program_loads_no_terminal_toolkit() -> None:
 
 def test_the_programs_entry_is_up_before_torch_is() -> None:
     assert not modules_after(f"import {PROGRAM}.main") & TORCH_STACK
+
+
+def test_the_dashboard_loads_no_torch_stack() -> None:
+    code = """
+from loba_tui.app import LobaApp
+from loba_tui.screens.registry import SCREENS
+for entry in SCREENS:
+    entry.load()
+"""
+    loaded = modules_after(code)
+    assert "textual" in loaded
+    assert not loaded & TORCH_STACK
+    assert not any(name.startswith(PROGRAM) for name in loaded)

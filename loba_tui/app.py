@@ -1,0 +1,125 @@
+"""The dashboard: `loba tui`. It reads run directories and leaves; no run depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.theme import Theme
+
+from loba_tui import keymap
+from loba_tui.context import Context
+from loba_tui.core.run.directory import RunDir
+from loba_tui.screens import help as helping
+from loba_tui.screens.base import LobaScreen
+from loba_tui.screens.registry import SCREENS, ScreenEntry
+from loba_tui.widgets.dialogs import ChoiceDialog, TextDialog
+
+DARK = Theme(
+    name="loba",
+    primary="#5f9fd7",
+    secondary="#87afd7",
+    accent="#d7af5f",
+    foreground="#d0d4d9",
+    background="#101418",
+    surface="#171c22",
+    panel="#222932",
+    success="#87c38a",
+    warning="#d7af5f",
+    error="#e07a7a",
+    dark=True,
+)
+
+
+class LobaApp(App[None]):
+    """Screens, house keys, help and palette; everything else belongs to the screens."""
+
+    TITLE = "LOBA"
+    CSS_PATH = "app.tcss"
+    ENABLE_COMMAND_PALETTE = False
+    BINDING_GROUP_TITLE = "Everywhere"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("question_mark", "keys", "keys", id="app.help"),
+        Binding("colon,ctrl+p", "palette", "all actions", id="app.palette"),
+        Binding("q,ctrl+q", "quit", "leave", id="app.quit"),
+        Binding("ctrl+c", "how_to_leave", show=False, system=True, id="app.interrupt"),
+        *(
+            Binding(entry.key, f"show('{entry.id}')", entry.title, show=False, id=f"app.{entry.id}")
+            for entry in SCREENS
+        ),
+    ]
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        run: RunDir | None = None,
+        entries: Sequence[ScreenEntry] = SCREENS,
+    ) -> None:
+        """Prepare the screens; `run` is shown first where it is given.
+
+        Raises:
+            RecipeError: The user's keymap has mistakes.
+        """
+        super().__init__(ansi_color=None)
+        self.context = context
+        self.entries = tuple(entries)
+        self.run_to_watch = run
+        self.marked_runs: tuple[RunDir, ...] = ()
+        self.animation_level = "none"
+        self.register_theme(DARK)
+        self.theme = "loba" if context.has_many_colors else "ansi-dark"
+        for entry in self.entries:
+            self.add_mode(entry.id, _maker(entry))
+        changed = keymap.load(context.config / keymap.FILE, type(self), self.entries)
+        if changed:
+            self.set_keymap(changed)
+
+    def on_mount(self) -> None:
+        """Show the first screen, or the run that was asked for."""
+        first = "monitor" if self.run_to_watch is not None else self.entries[0].id
+        self.switch_mode(first if self.has_entry(first) else self.entries[0].id)
+
+    def has_entry(self, screen_id: str) -> bool:
+        """Say whether there is a screen of that name."""
+        return any(entry.id == screen_id for entry in self.entries)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Leave out the keys of screens that are not there."""
+        return action != "show" or self.has_entry(str(parameters[0]))
+
+    def action_show(self, screen_id: str) -> None:
+        """Switch to a screen."""
+        self.switch_mode(screen_id)
+
+    def watch_run(self, run: RunDir, compared: Sequence[RunDir] = ()) -> None:
+        """Show a run in the monitor, with others laid over it."""
+        self.run_to_watch, self.marked_runs = run, tuple(compared)
+        self.switch_mode("monitor")
+
+    def action_keys(self) -> None:
+        """Show the keys of the screen at hand."""
+        title = next((e.title for e in self.entries if e.id == self.current_mode), "")
+        self.push_screen(TextDialog(f"Keys: {title}", helping.help_rows(self, self.screen)))
+
+    def action_palette(self) -> None:
+        """Offer every action of the screen at hand by name."""
+        found = helping.palette(self, self.screen)
+
+        async def run(key: str | None) -> None:
+            if key is not None:
+                _, node, action = found[int(key)]
+                await self.run_action(action, default_namespace=node)
+
+        self.push_screen(ChoiceDialog("All actions", [choice for choice, _, _ in found]), run)
+
+    def action_how_to_leave(self) -> None:
+        """Tell how to leave: ctrl+c is too easily pressed to end anything."""
+        if isinstance(self.screen, LobaScreen):
+            self.screen.tell("Press q to leave. Runs go on without the dashboard.")
+
+
+def _maker(entry: ScreenEntry) -> Callable[[], LobaScreen]:
+    return lambda: entry.load()()

@@ -1,0 +1,59 @@
+"""`loba tui`: the dashboard, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Run = Annotated[
+    str | None,
+    typer.Option(metavar="RUN", help="Show this run at once: a folder, a name, or last."),
+]
+Images = Annotated[
+    Literal["half", "kitty", "sixel", "off"],
+    typer.Option(help="How pictures are shown; half-blocks work everywhere."),
+]
+
+
+def tui(
+    run: Run = None,
+    images: Images = "half",
+    out_dir: Annotated[
+        Path, typer.Option("--out-dir", metavar="DIR", help="Where runs started here are made.")
+    ] = Path("output"),
+    mouse: Annotated[bool, typer.Option("--mouse", help="Let clicks move the cursor.")] = False,
+) -> None:
+    """Open the dashboard; q leaves it, and no run ever depends on it.
+
+    Example: loba tui --run last
+    """
+    from loba_tui import listing, plain
+    from loba_tui.context import Context
+    from loba_tui.core.plugin_sources import PluginSources
+
+    context = Context(
+        environ=os.environ,
+        out_dir=out_dir,
+        sources=PluginSources.of_user(os.environ),
+        images=images,
+    )
+    run_dir = None if run is None else listing.find_run(run, context.ledger)
+    if not _is_terminal():
+        if run_dir is None:
+            plain.list_runs(context, sys.stdout)
+        else:
+            plain.follow_run(run_dir, sys.stdout, seconds=context.seconds)
+        return
+    from loba_tui.app import LobaApp
+
+    LobaApp(context, run=run_dir).run(mouse=mouse)
+
+
+def _is_terminal() -> bool:
+    if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
+        return False
+    return sys.stdin.isatty() and sys.stdout.isatty()

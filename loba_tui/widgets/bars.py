@@ -1,0 +1,129 @@
+"""The row at the top of every screen, and the one at its foot with keys and messages."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len, set_cell_size
+from textual import events
+from textual.screen import Screen
+
+from loba_tui.widgets.line import Line, Piece, plain
+
+if TYPE_CHECKING:
+    from loba_tui.app import LobaApp
+
+_MESSAGE_SECONDS = {"good": 5.0, "": 5.0, "warn": 9.0, "bad": 12.0}
+
+
+class TopBar(Line):
+    """The screens with their keys, and what the present one is about."""
+
+    def __init__(self) -> None:
+        """Have no subject yet."""
+        super().__init__(id="top")
+        self._subject = ""
+        self._tone = ""
+
+    def on_mount(self) -> None:
+        """Draw for the first time."""
+        self.draw()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Fit the subject into the new width."""
+        self.draw()
+
+    def about(self, subject: str, tone: str = "") -> None:
+        """Say at the right what the screen is about."""
+        self._subject, self._tone = plain(subject), tone
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw name, screens and subject."""
+        app: LobaApp = self.app  # type: ignore[assignment]
+        pieces: list[Piece] = [(" LOBA ", "strong")]
+        for entry in app.entries:
+            is_active = entry.id == app.current_mode
+            label = f" {entry.key} {entry.title} "
+            pieces.append((label, "active" if is_active else ""))
+        taken = sum(cell_len(piece[0] if isinstance(piece, tuple) else piece) for piece in pieces)
+        room = self.size.width - taken - 2
+        if room >= 4 and self._subject:
+            subject = self._subject
+            if cell_len(subject) > room:
+                subject = set_cell_size(subject, room - 1) + "…"
+            pieces += [" " * (room - cell_len(subject) + 1), (subject, self._tone)]
+        self.say(*pieces)
+
+
+class KeyBar(Line):
+    """The most useful keys of the screen; for some seconds, what has just happened."""
+
+    def __init__(self) -> None:
+        """Show keys."""
+        super().__init__(id="keys")
+        self._message: tuple[str, str] | None = None
+        self._until = 0.0
+
+    def on_mount(self) -> None:
+        """Follow the focus, which changes the keys."""
+        self.screen.bindings_updated_signal.subscribe(self, self._bindings_updated)
+        self.draw()
+
+    def _bindings_updated(self, screen: Screen[object]) -> None:
+        self.draw()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Show as many keys as fit."""
+        self.draw()
+
+    @property
+    def message(self) -> str:
+        """Return the message that is shown, or "" where the keys are."""
+        return self._message[0] if self._message else ""
+
+    def tell(self, text: str, tone: str = "") -> None:
+        """Show a message in place of the keys for some seconds."""
+        self._message = (plain(text), tone)
+        seconds = _MESSAGE_SECONDS.get(tone, 5.0)
+        self._until = time.monotonic() + seconds
+        self.draw()
+        self.set_timer(seconds + 0.05, self._forget)
+
+    def _forget(self) -> None:
+        if self._message is not None and time.monotonic() >= self._until:
+            self._message = None
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw the message, or as many keys as fit."""
+        if self._message is not None:
+            text, tone = self._message
+            sign = {"bad": "! ", "warn": "! ", "good": "✓ "}.get(tone, "")
+            self.say((f" {sign}{text}", tone))
+            return
+        pieces: list[Piece] = [" "]
+        room = self.size.width - 1
+        for key, description in self._hints():
+            needed = cell_len(key) + cell_len(description) + 3
+            if needed > room:
+                break
+            pieces += [(key, "key"), f" {description}  "]
+            room -= needed
+        self.say(*pieces)
+
+    def _hints(self) -> list[tuple[str, str]]:
+        found: dict[tuple[object, str], tuple[str, str]] = {}
+        everywhere: dict[tuple[object, str], tuple[str, str]] = {}
+        for active in self.screen.active_bindings.values():
+            binding = active.binding
+            if not binding.show or not binding.description or not active.enabled:
+                continue
+            hint = (self.app.get_key_display(binding), binding.description)
+            group = everywhere if active.node is self.app else found
+            known = group.get((active.node, binding.action))
+            # Of several keys the shortest one is the one to remember.
+            if known is None or len(hint[0]) < len(known[0]):
+                group[active.node, binding.action] = hint
+        return [*found.values(), *everywhere.values()]

@@ -1,0 +1,90 @@
+"""One row, or a block of rows, of plain text that is repainted only where it has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.widget import Widget
+
+from loba_tui.core.text import clean
+
+TONES = ("good", "bad", "warn", "dim", "key", "strong", "active")
+"""What a piece of text can be besides ordinary; app.tcss gives each its colour and attribute."""
+
+Piece = str | tuple[str, str]
+"""Text, or text and its tone."""
+
+
+def plain(text: object) -> str:
+    """Return foreign text cleaned; what is printable ASCII already costs next to nothing."""
+    if isinstance(text, str) and text.isascii() and text.isprintable():
+        return text
+    return clean(text)
+
+
+class Lines(Widget):
+    """Rows of pieces of text. Every piece is cleaned and nothing in it is markup."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"tone--{tone}" for tone in TONES}
+
+    def __init__(
+        self, *, name: str | None = None, id: str | None = None, classes: str | None = None
+    ) -> None:
+        """Be empty."""
+        super().__init__(name=name, id=id, classes=classes)
+        self._rows: list[tuple[tuple[str, str], ...]] = []
+
+    @property
+    def text(self) -> str:
+        """Return all that is shown, as plain text."""
+        return "\n".join("".join(text for text, _ in row) for row in self._rows)
+
+    def show(self, rows: Sequence[Sequence[Piece]]) -> None:
+        """Show these rows, repainting only those that differ."""
+        before = self._rows
+        self._rows = [tuple(_piece(piece) for piece in row) for row in rows]
+        changed = [
+            y
+            for y in range(max(len(before), len(self._rows)))
+            if before[y : y + 1] != self._rows[y : y + 1]
+        ]
+        if len(before) != len(self._rows) and self.styles.is_auto_height:
+            self.refresh(layout=True)
+        elif changed and self.is_attached:
+            self.refresh(*(Region(0, y, max(1, self.size.width), 1) for y in changed))
+
+    def get_content_height(self, container: object, viewport: object, width: int) -> int:
+        """Return the number of rows."""
+        return len(self._rows)
+
+    def render_line(self, y: int) -> Strip:
+        """Return one row, cut or padded to the width."""
+        ground = self.rich_style
+        width = self.size.width
+        segments = []
+        if y < len(self._rows):
+            segments = [Segment(text, self._style(tone, ground)) for text, tone in self._rows[y]]
+        return Strip(segments).adjust_cell_length(width, ground)
+
+    def _style(self, tone: str, ground: Style) -> Style:
+        if not tone:
+            return ground
+        return ground + self.get_component_rich_style(f"tone--{tone}", partial=True)
+
+
+class Line(Lines):
+    """One row of text."""
+
+    def say(self, *pieces: Piece) -> None:
+        """Show these pieces."""
+        self.show([pieces])
+
+
+def _piece(piece: Piece) -> tuple[str, str]:
+    text, tone = (piece, "") if isinstance(piece, str) else piece
+    return plain(text), tone

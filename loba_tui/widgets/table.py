@@ -1,0 +1,487 @@
+"""A table with marks, filter and sorting that draws only the rows in sight.
+
+It repaints only cells that have changed, so thousands of rows that are renewed every second cost
+what changes in them, over the link too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from rich.cells import cell_len, set_cell_size
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from loba_tui.filtering import Filter
+from loba_tui.widgets.line import TONES, plain
+
+_MARK = "●"
+_GAP = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        key: What filters and sorting call it.
+        width: Cells; 0 takes what the others leave, for one column of a table.
+        at_least: The table's width from which on the column is shown.
+        least: Cells that a column of width 0 never goes below.
+    """
+
+    key: str
+    label: str
+    width: int
+    align: Literal["left", "right"] = "left"
+    at_least: int = 0
+    least: int = 8
+
+
+class Cell(NamedTuple):
+    """A cell's text and its tone (see `line.TONES`)."""
+
+    text: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        key: What the row is known by as long as it exists.
+        cells: One for each column, cleaned by the table.
+        values: What each column sorts by and filters compare; the texts where it is empty.
+        tone: Of all cells that have none of their own.
+    """
+
+    key: str
+    cells: tuple[str | Cell, ...]
+    values: tuple[Any, ...] = ()
+    tone: str = ""
+    texts: tuple[str, ...] = field(default=(), compare=False)
+
+
+class MarkTable(ScrollView, can_focus=True, inherit_bindings=False):
+    """Rows that can be moved over, marked, filtered and sorted."""
+
+    BINDING_GROUP_TITLE = "Table"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j,down", "move(1)", "down", show=False, id="table.down"),
+        Binding("k,up", "move(-1)", "up", show=False, id="table.up"),
+        Binding("g,home", "move_to(0)", "first row", show=False, id="table.first"),
+        Binding("G,end", "move_to(-1)", "last row", show=False, id="table.last"),
+        Binding("ctrl+d,pagedown", "page(1)", "half a page down", show=False, id="table.page_down"),
+        Binding("ctrl+u,pageup", "page(-1)", "half a page up", show=False, id="table.page_up"),
+        Binding("space", "mark", "mark", id="table.mark"),
+        Binding("v", "mark_range", "mark from the last mark to here", show=False, id="table.range"),
+        Binding("a", "mark_all", "mark all, or none", show=False, id="table.all"),
+        Binding("o", "sort_next", "sort by the next column", show=False, id="table.sort"),
+        Binding("O", "sort_reverse", "reverse the order", show=False, id="table.reverse"),
+        Binding("enter", "choose", "open", id="table.open"),
+    ]
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "table--header",
+        "table--cursor",
+        "table--marked",
+        *(f"tone--{tone}" for tone in TONES),
+    }
+
+    @dataclass
+    class Moved(Message):
+        """The cursor stands on another row, None where there is none."""
+
+        table: MarkTable
+        key: str | None
+
+    @dataclass
+    class Chosen(Message):
+        """Enter was pressed on a row."""
+
+        table: MarkTable
+        key: str
+
+    @dataclass
+    class Marked(Message):
+        """Other rows are marked."""
+
+        table: MarkTable
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        *,
+        id: str | None = None,
+        can_mark: bool = True,
+        can_sort: bool = True,
+        is_list: bool = False,
+    ) -> None:
+        """Be empty.
+
+        Args:
+            columns: At most one of width 0.
+            id: Of the widget.
+            can_mark: Offer marks.
+            can_sort: Offer sorting; otherwise rows stay in the order in which they are given.
+            is_list: Have no header, and show the cursor without the focus too.
+        """
+        super().__init__(id=id)
+        self.columns = tuple(columns)
+        self._can_mark, self._can_sort, self._is_list = can_mark, can_sort, is_list
+        self._num_header_rows = 0 if is_list else 1
+        self._rows: dict[str, Row] = {}
+        self._shown: list[str] = []
+        self._marks: set[str] = set()
+        self._anchor: str | None = None
+        self._cursor = 0
+        self._sort: tuple[int, bool] | None = None
+        self.filter = Filter()
+
+    # What is in it
+
+    def set_rows(self, rows: Iterable[Row]) -> None:
+        """Show these rows; cursor and marks stay with the rows that they are on."""
+        at = self.cursor_key
+        before = self._rows
+        found: dict[str, Row] = {}
+        changed: list[str] = []
+        for row in rows:
+            old = before.get(row.key)
+            if old is not None and old == row:
+                found[row.key] = old
+                continue
+            found[row.key] = _cleaned(row)
+            changed.append(row.key)
+        self._rows = found
+        gone = self._marks - found.keys()
+        if gone:
+            self._marks -= gone
+            self.post_message(self.Marked(self))
+        order = self._order()
+        if order == self._shown:
+            self._repaint(changed, before)
+            return
+        self._shown = order
+        self._settle(at)
+
+    def _order(self) -> list[str]:
+        names = [column.key for column in self.columns]
+        rows: Iterable[Row] = self._rows.values()
+        if self.filter.tests:
+            rows = [
+                row
+                for row in rows
+                if self.filter.holds(
+                    dict(zip(names, row.texts, strict=False)),
+                    dict(zip(names, row.values or row.texts, strict=False)),
+                )
+            ]
+        if self._sort is not None:
+            index, is_reversed = self._sort
+            rows = sorted(rows, key=lambda row: _sort_key(row, index), reverse=is_reversed)
+        return [row.key for row in rows]
+
+    def _settle(self, at: str | None) -> None:
+        """Find the cursor's row again after rows came, went or moved."""
+        try:
+            self._cursor = self._shown.index(at) if at is not None else 0
+        except ValueError:
+            self._cursor = max(0, min(self._cursor, len(self._shown) - 1))
+        self.virtual_size = Size(self.size.width, len(self._shown) + self._num_header_rows)
+        self._bring_into_sight()
+        self.refresh()
+        if self.cursor_key != at:
+            self.post_message(self.Moved(self, self.cursor_key))
+
+    def _repaint(self, changed: Sequence[str], before: dict[str, Row]) -> None:
+        wanted = set(changed)
+        if not wanted:
+            return
+        first, last = self._in_sight()
+        spans = list(self._spans())
+        regions = []
+        for index in range(first, last):
+            key = self._shown[index]
+            if key not in wanted:
+                continue
+            old, new = before[key], self._rows[key]
+            y = index - first + self._num_header_rows
+            if old.tone != new.tone:
+                regions.append(Region(0, y, max(1, self.size.width), 1))
+                continue
+            for column, x, width in spans:
+                if old.cells[column] != new.cells[column]:
+                    regions.append(Region(x, y, width, 1))
+        if regions:
+            self.refresh(*regions)
+
+    @property
+    def cursor_key(self) -> str | None:
+        """Return the key of the row under the cursor, None in an empty table."""
+        return self._shown[self._cursor] if self._cursor < len(self._shown) else None
+
+    @property
+    def marked(self) -> list[str]:
+        """Return the keys of the marked rows, hidden ones included, in the order given."""
+        return [key for key in self._rows if key in self._marks]
+
+    @property
+    def chosen(self) -> list[str]:
+        """Return what an action is about: the marked rows, or the one under the cursor."""
+        here = self.cursor_key
+        return self.marked or ([here] if here is not None else [])
+
+    @property
+    def num_rows(self) -> int:
+        """Return how many rows there are, hidden ones included."""
+        return len(self._rows)
+
+    @property
+    def shown_keys(self) -> list[str]:
+        """Return the keys of the rows that pass the filter, in their order."""
+        return list(self._shown)
+
+    def unmark(self) -> None:
+        """Take all marks away."""
+        if self._marks:
+            self._marks.clear()
+            self.refresh()
+            self.post_message(self.Marked(self))
+
+    def set_filter(self, text: str) -> str:
+        """Show only rows that pass; return what could not be understood, or ""."""
+        self.filter = Filter.parse(text, [column.key for column in self.columns])
+        at = self.cursor_key
+        self._shown = self._order()
+        self._settle(at)
+        return self.filter.problem
+
+    def go_to(self, key: str) -> None:
+        """Put the cursor on a row, if it is shown."""
+        if key in self._shown:
+            self._move_to(self._shown.index(key))
+
+    def summary(self, what: str) -> str:
+        """Return how many rows are shown, marked and filtered, in a few words."""
+        words = f"{len(self._rows)} {what}"
+        if self._marks:
+            words += f", {len(self._marks)} marked"
+        if self.filter.text:
+            words += f", {len(self._shown)} pass /{plain(self.filter.text)}"
+        return words
+
+    # Keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Leave out the keys of what this table does not offer."""
+        if action.startswith("mark"):
+            return self._can_mark
+        if action.startswith("sort_"):
+            return self._can_sort
+        return True
+
+    def action_move(self, by: int) -> None:
+        """Move the cursor."""
+        self._move_to(self._cursor + by)
+
+    def action_move_to(self, index: int) -> None:
+        """Move the cursor to a row, counted from the end if negative."""
+        self._move_to(index if index >= 0 else len(self._shown) + index)
+
+    def action_page(self, direction: int) -> None:
+        """Move the cursor half a page."""
+        self._move_to(
+            self._cursor + direction * max(1, (self.size.height - self._num_header_rows) // 2)
+        )
+
+    def _move_to(self, index: int) -> None:
+        index = max(0, min(index, len(self._shown) - 1))
+        if index == self._cursor:
+            return
+        before, self._cursor = self._cursor, index
+        if not self._bring_into_sight():
+            self._refresh_rows(before, index)
+        self.post_message(self.Moved(self, self.cursor_key))
+
+    def action_mark(self) -> None:
+        """Mark the row under the cursor or take its mark away, and go one down."""
+        key = self.cursor_key
+        if key is None:
+            return
+        self._marks ^= {key}
+        self._anchor = key
+        self._refresh_rows(self._cursor)
+        self._move_to(self._cursor + 1)
+        self.post_message(self.Marked(self))
+
+    def action_mark_range(self) -> None:
+        """Mark everything from the row that was marked last to the cursor."""
+        start = self._shown.index(self._anchor) if self._anchor in self._shown else self._cursor
+        first, last = sorted((start, self._cursor))
+        self._marks |= set(self._shown[first : last + 1])
+        self._anchor = self.cursor_key
+        self.refresh()
+        self.post_message(self.Marked(self))
+
+    def action_mark_all(self) -> None:
+        """Mark all rows that are shown; if they are, take their marks away."""
+        shown = set(self._shown)
+        self._marks = self._marks - shown if shown <= self._marks else self._marks | shown
+        self.refresh()
+        self.post_message(self.Marked(self))
+
+    def action_sort_next(self) -> None:
+        """Sort by the next column; after the last, by none."""
+        index = 0 if self._sort is None else self._sort[0] + 1
+        self._resort((index, False) if index < len(self.columns) else None)
+
+    def action_sort_reverse(self) -> None:
+        """Turn the order around."""
+        if self._sort is None:
+            self._resort((0, True))
+        else:
+            self._resort((self._sort[0], not self._sort[1]))
+
+    def _resort(self, sort: tuple[int, bool] | None) -> None:
+        self._sort = sort
+        at = self.cursor_key
+        self._shown = self._order()
+        self._settle(at)
+
+    def action_choose(self) -> None:
+        """Tell that the row under the cursor was chosen."""
+        key = self.cursor_key
+        if key is not None:
+            self.post_message(self.Chosen(self, key))
+
+    def on_click(self, event: events.Click) -> None:
+        """Put the cursor where a mouse, if it was asked for, has clicked."""
+        index = event.y - self._num_header_rows + round(self.scroll_y)
+        if event.y >= self._num_header_rows and index < len(self._shown):
+            self._move_to(index)
+
+    # Drawing
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Keep the cursor in sight."""
+        self.virtual_size = Size(self.size.width, len(self._shown) + self._num_header_rows)
+        self._bring_into_sight()
+
+    def _in_sight(self) -> tuple[int, int]:
+        first = round(self.scroll_y)
+        return first, min(
+            len(self._shown), first + max(0, self.size.height - self._num_header_rows)
+        )
+
+    def _bring_into_sight(self) -> bool:
+        """Scroll so that the cursor is seen; say whether that changed anything."""
+        height = max(1, self.size.height - self._num_header_rows)
+        first = round(self.scroll_y)
+        wanted = min(max(first, self._cursor - height + 1), self._cursor)
+        wanted = max(0, min(wanted, len(self._shown) - height))
+        if wanted == first:
+            return False
+        self.scroll_to(y=wanted, animate=False, immediate=True)
+        self.refresh()
+        return True
+
+    def _refresh_rows(self, *indices: int) -> None:
+        first, last = self._in_sight()
+        width, top = max(1, self.size.width), self._num_header_rows
+        regions = [Region(0, i - first + top, width, 1) for i in indices if first <= i < last]
+        if regions:
+            self.refresh(*regions)
+
+    def _spans(self) -> Iterable[tuple[int, int, int]]:
+        """Yield index, first cell and width of each column that is shown."""
+        total = self.size.width
+        shown = [i for i, column in enumerate(self.columns) if total >= column.at_least]
+        margin = 2 if self._can_mark else 1
+        fixed = sum(self.columns[i].width for i in shown) + _GAP * len(shown) + margin
+        x = margin
+        for index in shown:
+            column = self.columns[index]
+            width = column.width or max(column.least, total - fixed)
+            yield index, x, width
+            x += width + _GAP
+
+    def render_line(self, y: int) -> Strip:
+        """Return the header, or the row at `y`."""
+        ground = self.rich_style
+        width = self.size.width
+        if y < self._num_header_rows:
+            return self._header(width)
+        index = y - self._num_header_rows + round(self.scroll_y)
+        if index >= len(self._shown):
+            return Strip.blank(width, ground)
+        key = self._shown[index]
+        row = self._rows[key]
+        style = ground
+        if row.tone:
+            style += self.get_component_rich_style(f"tone--{row.tone}", partial=True)
+        if key in self._marks:
+            style += self.get_component_rich_style("table--marked", partial=True)
+        is_cursor = index == self._cursor and (self.has_focus or self._is_list)
+        over = self.get_component_rich_style("table--cursor", partial=True) if is_cursor else None
+        return self._row_strip(row, style, over, width, is_marked=key in self._marks)
+
+    def _row_strip(
+        self, row: Row, style: Style, over: Style | None, width: int, *, is_marked: bool
+    ) -> Strip:
+        base = style + over if over else style
+        sign = (_MARK if is_marked else " ") + " " if self._can_mark else " "
+        segments = [Segment(sign, base)]
+        for index, _, cells in self._spans():
+            text = row.texts[index]
+            cell = row.cells[index]
+            tone = cell.tone if isinstance(cell, Cell) else ""
+            own = base
+            if tone:
+                own = style + self.get_component_rich_style(f"tone--{tone}", partial=True)
+                own = own + over if over else own
+            segments.append(Segment(_fit(text, cells, self.columns[index].align), own))
+            segments.append(Segment(" " * _GAP, base))
+        return Strip(segments).adjust_cell_length(width, base)
+
+    def _header(self, width: int) -> Strip:
+        style = self.get_component_rich_style("table--header")
+        segments = [Segment("  " if self._can_mark else " ", style)]
+        for index, _, cells in self._spans():
+            column = self.columns[index]
+            label = column.label
+            if self._sort is not None and self._sort[0] == index:
+                label = f"{label}{'▼' if self._sort[1] else '▲'}"
+            segments.append(Segment(_fit(label, cells, column.align) + " " * _GAP, style))
+        return Strip(segments).adjust_cell_length(width, style)
+
+
+def _cleaned(row: Row) -> Row:
+    texts = tuple(plain(c.text if isinstance(c, Cell) else c) for c in row.cells)
+    return Row(row.key, row.cells, row.values, row.tone, texts)
+
+
+def _fit(text: str, width: int, align: str) -> str:
+    taken = cell_len(text)
+    if taken > width:
+        return set_cell_size(text, width - 1) + "…" if width > 1 else set_cell_size(text, width)
+    room = " " * (width - taken)
+    return room + text if align == "right" else text + room
+
+
+def _sort_key(row: Row, index: int) -> tuple[int, Any]:
+    """Return what a column sorts by: what is missing last, numbers before text."""
+    value = row.values[index] if row.values else row.texts[index]
+    if value is None:
+        return (2, "")
+    if isinstance(value, int | float):
+        return (0, value)
+    return (1, str(value).casefold())
