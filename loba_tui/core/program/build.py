@@ -26,6 +26,7 @@ from loba_tui.core.program import randomness
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.checkpoint import CheckpointStore
 from loba_tui.core.program.choices import load_choice, plugin_hashes
+from loba_tui.core.program.ema import make_average
 from loba_tui.core.program.method import Method, MethodParts
 from loba_tui.core.program.optimizer_state import LearningRates
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
@@ -202,6 +203,7 @@ def build(
     groups, factors, trained = parameter_groups(recipe, trainable, sources)
 
     optimizer = build_optimizer(recipe, groups, sources)
+    average = make_average(recipe.train.ema, trained, optimizer, recipe.optimizer)
     make_schedule = load_choice("model", recipe.scheduler.model, sources)
     step_factor = make_schedule(optimizer, recipe.train.steps)
     rates = LearningRates(optimizer, recipe.optimizer.lr, step_factor, factors)
@@ -234,6 +236,7 @@ def build(
             settings=Settings.of(
                 recipe, accelerator, model.container.dtype, plugin_hashes(recipe, sources)
             ),
+            average=average,
         ),
         train=recipe.train,
     )

@@ -193,6 +193,8 @@ class Estimator:
         state, is_measured = optimizer_state_bytes(
             recipe, [parameter.shape for parameter in networks.trained], self.sources
         )
+        if recipe.train.ema is not None:
+            state += 4 * trained  # the average is as large as what it averages
         memory = self._memory(recipe, networks, adapter=4 * adapter, trained=trained, state=state)
         disk = _disk(
             recipe,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from loba_tui.core.errors import CorruptError, Interrupted, NumericsError
 from loba_tui.core.program.checkpoint import Checkpoint, CheckpointStore
+from loba_tui.core.program.ema import MovingAverage
 from loba_tui.core.program.memory_meter import MemoryMeter
 from loba_tui.core.program.method import Method
 from loba_tui.core.program.optimizer_state import (
@@ -47,6 +48,7 @@ class TrainerParts:
         sample: Draws a strip after the given number of steps; None draws nothing during the run.
         steering: Asked at each step boundary what is wanted before the next step.
         settings: What a checkpoint's bits depend on.
+        average: Of the weights; None where those of the last step are the result.
     """
 
     accelerator: Accelerator
@@ -61,6 +63,7 @@ class TrainerParts:
     sample: Callable[[int], None] | None
     steering: Steering
     settings: Settings
+    average: MovingAverage | None = None
 
 
 class Trainer:
@@ -155,6 +158,8 @@ class Trainer:
         # A loss scaler looks for the overflow that it provokes itself, and leaves such a step out.
         parts.optimizer.step()
         parts.optimizer.zero_grad()
+        if parts.average is not None and not parts.accelerator.optimizer_step_was_skipped:
+            parts.average.step()
         return {**figures, "lr": rate}
 
     def _over_processes(self, totals: Mapping[str, float]) -> dict[str, float]:
@@ -224,11 +229,15 @@ class Trainer:
         parts = self._parts
         tensors, plain = export_state(parts.optimizer, self._names)
         weights = {name: parameter.detach().cpu() for name, parameter in parts.parameters.items()}
-        scaler = parts.accelerator.scaler
+        scaler, average = parts.accelerator.scaler, parts.average
+        parted = {"adapter": weights, "optimizer": tensors, "method": method_state}
+        if average is not None:
+            parted["ema"] = average.tensors()
         return Checkpoint(
             step=self.step,
-            tensors={"adapter": weights, "optimizer": tensors, "method": method_state},
+            tensors=parted,
             state={
+                **({} if average is None else {"ema": average.num_steps}),
                 "optimizer": plain,
                 "forwards": parts.counter.rows,
                 "steering": parts.steering.record.as_json(),
@@ -250,7 +259,9 @@ class Trainer:
         return self._parts.parameters
 
     def averaged_weights(self) -> AbstractContextManager[None]:
-        """Lend the weights to draw, measure and export: an optimizer may train at other ones."""
+        """Lend the weights to draw, measure and export, where other ones are trained at."""
+        if self._parts.average is not None:
+            return self._parts.average.lent()
         return averaged_weights(self._parts.optimizer, self._parts.parameters.values())
 
     def load_newest(
@@ -308,6 +319,8 @@ class Trainer:
             checkpoint.tensors["optimizer"],
             checkpoint.state["optimizer"],
         )
+        if parts.average is not None:
+            parts.average.load(checkpoint.tensors["ema"], checkpoint.state["ema"])
         parts.method.load_state(checkpoint.tensors["method"])
         parts.counter.rows = checkpoint.state["forwards"]
         if parts.accelerator.scaler is not None and checkpoint.state.get("scaler"):

@@ -141,6 +141,14 @@ class SchedulerSection(Section):
     timestep: Choice = Choice(name="uniform")
 
 
+class EmaSection(Section):
+    """An exponential moving average of the weights: what is drawn, proven and exported."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.99, description="share of the average that a step keeps; the first steps keep less"
+    )
+
+
 class TrainSection(Section):
     """How long and how much at once."""
 
@@ -154,6 +162,7 @@ class TrainSection(Section):
         "stop", description="at a loss or gradient that is not finite; rollback: newest checkpoint"
     )
     max_skips: PositiveInt = Field(10, description="bad steps that skip or rollback put up with")
+    ema: EmaSection | None = Field(None, description="null: the weights of the last step")
 
 
 class SampleSection(Section):

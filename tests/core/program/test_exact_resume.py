@@ -229,6 +229,7 @@ def test_a_drop_in_resumes_bit_by_bit(
         pytest.param({"method": {"trajectories": "bank", "bank_samples": 0}}, id="bank, fresh"),
         pytest.param({"method": {"rollout_scale": 1.0}}, id="adapter in rollouts"),
         pytest.param({"train": {"gradient_accumulation": 2}}, id="accumulation"),
+        pytest.param({"train": {"ema": {"decay": 0.9}}}, id="moving average"),
         pytest.param({"train": {"on_nan": "rollback"}}, id="rollback"),
         pytest.param({"train": {"max_grad_norm": None}}, id="no clipping"),
         pytest.param({"base_model": {"gradient_checkpointing": True}}, id="checkpointing"),
@@ -257,6 +258,7 @@ def test_a_setting_resumes_bit_by_bit(
         pytest.param({"optimizer": {"name": "adafactor"}}, id="another optimizer"),
         pytest.param({"method": {"slots": 5}}, id="another pool"),
         pytest.param({"method": {"trajectories": "restart"}}, id="other trajectories"),
+        pytest.param({"train": {"ema": {}}}, id="an average"),
     ],
 )
 def test_the_checkpoint_of_another_recipe_is_refused(
