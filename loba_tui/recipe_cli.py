@@ -80,6 +80,33 @@ def recipe_migrate(
         raise typer.Exit(int(ExitCode.RECIPE))
 
 
+@recipe_app.command("diff")
+def recipe_diff(
+    left: Annotated[str, typer.Argument(metavar="RECIPE|RUN", show_default=False)],
+    right: Annotated[str, typer.Argument(metavar="RECIPE|RUN", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Compare what two recipes, or the recipes of two runs, come to; defaults count as written.
+
+    Example: loba recipe diff recipes/slider.yaml last
+    """
+    from loba_tui import recipe_files
+    from loba_tui.core.plugin_sources import PluginSources
+    from loba_tui.core.recipe.diff import differences
+    from loba_tui.core.run.directory import Ledger
+
+    sources, ledger = PluginSources.of_user(os.environ), Ledger.of_user(os.environ)
+    recipes = [recipe_files.resolve(each, ledger, sources) for each in (left, right)]
+    found = differences(*recipes)
+    if as_json:
+        echo_json([each.record() for each in found])
+        return
+    for each in found:
+        typer.echo(each.line)
+    if not found:
+        typer.echo("the same", err=True)
+
+
 def _write_new(path: Path, text: str) -> None:
     """Write a file that must not exist yet."""
     try:
