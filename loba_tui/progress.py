@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _RATE_WINDOW = 50
-_PHASES_WITHOUT_STEPS = frozenset({"starting", "loading", "encoding", "measuring"})
+_PHASES_WITHOUT_STEPS = frozenset({"starting", "loading", "encoding", "solving", "measuring"})
 _CALM_SECONDS = 10.0
 
 

@@ -31,6 +31,8 @@ from loba_tui.core.program.method import Method, MethodParts
 from loba_tui.core.program.optimizer_state import LearningRates
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
 from loba_tui.core.program.sameness import Settings
+from loba_tui.core.program.solution import Solver, SolverParts
+from loba_tui.core.program.solving import SolvedRun
 from loba_tui.core.program.steering import KeepsPreserve, Steering
 from loba_tui.core.program.trainer import Trainer, TrainerParts
 from loba_tui.core.program.trajectories import ForwardCounter
@@ -69,14 +71,15 @@ class Built:
     """A run, ready to start.
 
     Attributes:
-        trainer: Runs it.
-        scale: Strength of the attached adapter.
-        adapter_config: PEFT's configuration of the adapter.
+        trainer: Runs it; a method that solves has no steps to train.
     """
 
-    trainer: Trainer
-    scale: AdapterScale
-    adapter_config: Any
+    trainer: Trainer | SolvedRun
+
+    @property
+    def scale(self) -> AdapterScale:
+        """Strength of the attached adapter."""
+        return self.trainer.scale
 
 
 def build_accelerator(recipe: Recipe, *, local_rank: int = 0) -> Accelerator:
@@ -196,7 +199,12 @@ def build(
     for choice in (recipe.scheduler.noise, recipe.sample.noise):
         # Made once, so that one that does not fit the model is found before training.
         load_choice("noise", choice, sources)(model.container.scheduler_config)
-    config = attach_adapter(recipe, model.container, sources)
+    if solves(recipe, sources):
+        solver = build_solver(recipe, model, sources)
+        return Built(
+            SolvedRun(solver, model.container, writer=writer, steering=steering, sample=sample)
+        )
+    attach_adapter(recipe, model.container, sources)
     denoiser = model.container.denoiser
     scale = AdapterScale(denoiser)
     trainable = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
@@ -224,6 +232,7 @@ def build(
         TrainerParts(
             accelerator=accelerator,
             student=student,
+            scale=scale,
             method=method,
             optimizer=prepared,
             learning_rates=rates,
@@ -240,7 +249,7 @@ def build(
         ),
         train=recipe.train,
     )
-    return Built(trainer, scale, config)
+    return Built(trainer)
 
 
 def build_optimizer(
@@ -299,6 +308,25 @@ def build_method(
         )
     )
     return method
+
+
+def solves(recipe: Recipe, sources: PluginSources = SHIPPED) -> bool:
+    """Say whether the recipe's method computes its adapter, so that there is nothing to train."""
+    plugin = plugins.describe("methods", recipe.method.name, sources=sources)
+    return bool(plugin.constants.get("SOLVES"))
+
+
+def build_solver(recipe: Recipe, model: OpenModel, sources: PluginSources = SHIPPED) -> Solver:
+    """Return the recipe's method, which computes its adapter."""
+    solver: Solver = load_choice("methods", recipe.method, sources)(
+        SolverParts(
+            container=model.container,
+            concepts=recipe.method.expanded_concepts(),
+            embeds=model.embeds,
+            seed=recipe.train.seed,
+        )
+    )
+    return solver
 
 
 def _gather(accelerator: Accelerator) -> Callable[[Tensor], Tensor]:

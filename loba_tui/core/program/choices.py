@@ -85,8 +85,10 @@ def result_problem(kind: str, made: Any, args: tuple[Any, ...] = ()) -> str:
             return f"a torch optimizer{got}"
         case "noise" if not _has(made, "set_timesteps", "step", "config"):
             return f"a diffusers scheduler{got}"
-        case "methods" if not _has(made, "step", "state", "load_state"):
-            return f"an object with step, state and load_state{got}"
+        case "methods" if not (
+            _has(made, "step", "state", "load_state") or _has(made, "solve", "most_ranks")
+        ):
+            return f"an object with step, state and load_state, or with solve and most_ranks{got}"
         case "model" if not callable(made):
             return f"a function of the step, or a torch LRScheduler{got}"
         case "timestep" if not callable(made):

@@ -172,16 +172,19 @@ def _check_measure(choice: Choice, sources: PluginSources) -> None:
 
 
 def _check_method(choice: Choice, sources: PluginSources) -> None:
-    """Train two steps on the embedded model."""
+    """Train two steps on the embedded model, or compute the adapter where there are none."""
     from loba_tui.core.program.training import train
 
+    constants = plugins.describe("methods", choice.name, sources=sources).constants
     prompts = {"target": "a shape", "positive": "a large shape", "negative": "a small shape"}
+    if "neutral" in constants.get("REQUIRES", ()):
+        prompts["neutral"] = "a circle"
     recipe = parse_recipe(
         {
             "version": 1,
             "base_model": {"id": "builtin:shapes-xl", "device": "cpu"},
             "method": {**choice.model_dump(), "concepts": [prompts]},
-            "train": {"steps": 2, "batch_size": 1},
+            **({} if constants.get("SOLVES") else {"train": {"steps": 2, "batch_size": 1}}),
             "sample": {"scales": [0, 1], "steps": 2},
             "proof": {"enabled": False},
         },

@@ -13,15 +13,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale
-from loba_tui.core.program.build import attach_adapter, parameter_groups, prompts_of
+from loba_tui.core.program.build import attach_adapter, parameter_groups, prompts_of, solves
 from loba_tui.core.program.efficacy import efficacy
-from loba_tui.core.program.estimating.method_calls import Call, MethodCalls, record_calls
+from loba_tui.core.program.estimating.method_calls import (
+    NO_CALLS,
+    Call,
+    MethodCalls,
+    attach_bound,
+    record_calls,
+)
 from loba_tui.core.program.estimating.model_shapes import (
     bytes_of,
     open_shapes,
@@ -199,12 +206,15 @@ class Estimator:
         disk = _disk(
             recipe,
             container,
+            adapter=adapter,
             trained=trained,
             num_tensors=len(networks.trained),
             state=state,
             calls=calls,
         )
         notes = []
+        if calls == NO_CALLS:
+            notes.append("The adapter is computed, not trained; this is the most it can have.")
         if shapes.origin == "assumed":
             notes.append(
                 f"The configuration of {recipe.base_model.id} is not on this machine; it is taken"
@@ -252,17 +262,24 @@ class Estimator:
             shapes = open_shapes(settings.id, settings.revision, dtype)
             if not self.shapes_only and _is_small(recipe, shapes.container):
                 shapes.materialise()
-            attach_adapter(recipe, shapes.container, self.sources)
+            if solves(recipe, self.sources):
+                attach_bound(recipe, shapes.container, self.sources)
+            else:
+                attach_adapter(recipe, shapes.container, self.sources)
             denoiser = shapes.container.denoiser
             adapter = {n: p for n, p in denoiser.named_parameters() if p.requires_grad}
-            _, _, trained = parameter_groups(recipe, adapter, self.sources)
             scale = AdapterScale(denoiser)
+            trained: dict[str, nn.Parameter] = {}
+            calls = NO_CALLS
+            if not solves(recipe, self.sources):
+                _, _, trained = parameter_groups(recipe, adapter, self.sources)
+                calls = record_calls(recipe, shapes.container, scale, self.sources)
             self._networks[key] = Networks(
                 shapes=shapes,
                 scale=scale,
                 adapter=tuple(adapter.values()),
                 trained=tuple(trained.values()),
-                calls=record_calls(recipe, shapes.container, scale, self.sources),
+                calls=calls,
                 resolution=recipe.train.resolution,
                 device_type=self.device.type,
                 autocast=None if dtype == torch.float32 else dtype,
@@ -335,6 +352,7 @@ def _disk(
     recipe: Recipe,
     container: ModelContainer,
     *,
+    adapter: int,
     trained: int,
     num_tensors: int,
     state: int,
@@ -345,35 +363,36 @@ def _disk(
     # Names, shapes and offsets in headers: of the weights, and about three times in the optimizer.
     checkpoint += _HEADER_BYTES * 4 * num_tensors + _PLAIN_STATE_BYTES
     num_saved = train.steps // save.every if save.every else 1
-    # The newest is verified before the oldest goes.
-    checkpoints = checkpoint * min(save.keep + 1, max(1, num_saved))
+    # The newest is verified before the oldest goes. What is computed has no checkpoint.
+    checkpoints = checkpoint * min(save.keep + 1, max(1, num_saved)) if trained else 0
     side = train.resolution or container.resolution
     per_strip = len(recipe.sample_prompts) * len(sample.seeds) * len(sample.scales)
-    num_strips = 1 + (train.steps // sample.every if sample.every else 0)
+    num_strips = 1 + (train.steps // sample.every if sample.every and trained else 0)
     proof = len(recipe.proof_prompts) * len(recipe.proof.seeds) * len(sample.scales)
     pictures = num_strips * per_strip + (proof if recipe.proof.enabled else 0)
     samples = int(pictures * side**2 * _PICTURE_BYTES_PER_PIXEL)
-    adapter = 2 * 4 * trained
+    files = 2 * 4 * adapter
     return Disk(
         checkpoint=checkpoint,
         checkpoints=checkpoints,
         samples=samples,
-        adapter=adapter,
-        needed=checkpoints + samples + adapter,
+        adapter=files,
+        needed=checkpoints + samples + files,
     )
 
 
 def _work(recipe: Recipe, networks: Networks) -> Work:
     calls, train, sample = networks.calls, recipe.train, recipe.sample
+    num_steps = train.steps if calls.student_rows else 0
     with_grad = calls.rows_per_step(with_grad=True) * train.gradient_accumulation
     without = calls.rows_per_step(with_grad=False) * train.gradient_accumulation
     one = Call(calls.student_rows, with_grad=True)
-    flops_with_grad = networks.denoiser_cost(one).flops / one.rows
+    flops_with_grad = networks.denoiser_cost(one).flops / max(1, one.rows)
     flops_without = networks.denoiser_cost(Call(1, with_grad=False)).flops
     per_step = with_grad * flops_with_grad + without * flops_without
     scales = len(sample.scales)
     pictures = len(recipe.sample_prompts) * len(sample.seeds) * scales
-    pictures *= 1 + (train.steps // sample.every if sample.every else 0)
+    pictures *= 1 + (num_steps // sample.every if sample.every else 0)
     if recipe.proof.enabled:
         pictures += len(recipe.proof_prompts) * len(recipe.proof.seeds) * (scales + 1)
     rows = pictures * sample.steps * (2 if sample.guidance_scale > 1 else 1)
@@ -382,5 +401,5 @@ def _work(recipe: Recipe, networks: Networks) -> Work:
         warm_up_rows=calls.warm_up_rows,
         sample_rows=rows,
         flops_per_step=per_step,
-        flops=train.steps * per_step + (calls.warm_up_rows + rows) * flops_without,
+        flops=num_steps * per_step + (calls.warm_up_rows + rows) * flops_without,
     )

@@ -18,7 +18,7 @@ import torch
 
 from loba_tui.core import plugins
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
-from loba_tui.core.program.build import attach_adapter, layer_factors
+from loba_tui.core.program.build import attach_adapter, layer_factors, solves
 from loba_tui.core.program.choices import load_choice
 from loba_tui.core.program.estimating.model_shapes import ModelShapes, open_shapes
 from loba_tui.core.program.needs import needs
@@ -160,6 +160,9 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
 )
 """What a plan holds, in the order that it is computed; another section is one line here."""
 
+SOLVED_SECTIONS = frozenset({"needs"})
+"""Those of them that a method has which computes its adapter."""
+
 
 def preview(
     recipe: Recipe,
@@ -172,6 +175,8 @@ def preview(
     Raises:
         LobaError: A choice of the recipe cannot be used, or there is no such model.
     """
+    if solves(recipe, sources):  # nothing is trained, so there is nothing to schedule
+        sections = {name: section for name, section in sections.items() if name in SOLVED_SECTIONS}
     shapes = open_shapes(recipe.base_model.id, recipe.base_model.revision, torch.float32)
     return {name: section(recipe, shapes, sources) for name, section in sections.items()}
 

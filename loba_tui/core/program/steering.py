@@ -84,13 +84,15 @@ class Steering:
         self.record = SteeringRecord()
 
     def _values_of(self, recipe: Recipe) -> dict[str, Any]:
+        described = plugins.describe("methods", recipe.method.name, sources=self._sources)
+        if described.constants.get("SOLVES"):
+            return {}  # it is over before anything could be changed
         values: dict[str, Any] = {
             "optimizer.lr": recipe.optimizer.lr,
             "train.steps": recipe.train.steps,
             "sample.every": recipe.sample.every,
             "save.every": recipe.save.every,
         }
-        described = plugins.describe("methods", recipe.method.name, sources=self._sources)
         option = described.options.get("preserve_weight")
         if option is not None:
             given = recipe.method.options
@@ -100,7 +102,7 @@ class Steering:
     @property
     def steps(self) -> int:
         """The step after which the run is done."""
-        return int(self._values["train.steps"])
+        return int(self._values.get("train.steps", 1))
 
     @property
     def save_every(self) -> int:

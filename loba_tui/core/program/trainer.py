@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from loba_tui.core.errors import CorruptError, Interrupted, NumericsError
+from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.checkpoint import Checkpoint, CheckpointStore
 from loba_tui.core.program.ema import MovingAverage
 from loba_tui.core.program.memory_meter import MemoryMeter
@@ -38,6 +39,7 @@ class TrainerParts:
     Attributes:
         accelerator: Carries precision, accumulation and processes.
         student: The denoiser as the accelerator prepared it.
+        scale: Strength of the adapter.
         method: What a step predicts, and its loss.
         optimizer: As the accelerator prepared it.
         learning_rates: Rates by step and group.
@@ -53,6 +55,7 @@ class TrainerParts:
 
     accelerator: Accelerator
     student: nn.Module
+    scale: AdapterScale
     method: Method
     optimizer: torch.optim.Optimizer
     learning_rates: LearningRates
@@ -252,6 +255,11 @@ class Trainer:
     def steering(self) -> Steering:
         """Who is asked at the boundaries."""
         return self._parts.steering
+
+    @property
+    def scale(self) -> AdapterScale:
+        """Strength of the adapter."""
+        return self._parts.scale
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:

@@ -89,7 +89,7 @@ def train(
                 f"stopped while {phase}, before the first step", "loba run --resume RUN starts it."
             )
         if writer is not None:
-            writer.status(phase=phase, total=recipe.train.steps, device=str(accelerator.device))
+            writer.status(phase=phase, total=steering.steps, device=str(accelerator.device))
 
     preflight = Preflight(recipe, accelerator.device, sources)
     if writer is not None:

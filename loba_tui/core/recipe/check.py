@@ -15,6 +15,7 @@ from loba_tui.core.option_types import choices, describe_type, type_at
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.plugins import Plugin, check_options, describe, existing_path
 from loba_tui.core.recipe.concepts import check_concepts, check_prompts
+from loba_tui.core.recipe.method_fit import check_unused
 from loba_tui.core.recipe.migrate import V0_FLAGS, is_version_0
 from loba_tui.core.recipe.problems import Problem, dotted
 from loba_tui.core.recipe.schema import RECIPE_VERSION, Choice, Recipe
@@ -65,6 +66,7 @@ def check_tree(tree: Node, sources: PluginSources = SHIPPED) -> tuple[Recipe | N
     for path, (kind, name) in chosen.items():
         problems += _check_choice(tree, path, kind, name, sources)
     problems += [*_check_device(tree), *_check_builtin(tree)]
+    problems += check_unused(tree, _method(chosen, sources))
     return (None if problems else recipe), _without_repeats(problems)
 
 

@@ -21,6 +21,7 @@ Phase = Literal[
     "loading",
     "encoding",
     "training",
+    "solving",
     "sampling",
     "measuring",
     "paused",

@@ -72,6 +72,8 @@ def cases() -> Iterator[Any]:
         if kind == "measures":  # it takes no part in training
             continue
         for name in plugins.names(kind):
+            if plugins.describe(kind, name).constants.get("SOLVES"):
+                continue  # it has no steps between which it could be interrupted: test_solving.py
             lacks = name == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None
             skip = pytest.mark.skipif(lacks, reason="bitsandbytes is not installed")
             yield pytest.param(kind, name, id=f"{kind}-{name}", marks=skip)

@@ -128,6 +128,13 @@ class ModelContainer(Protocol):
         """Return one row a prompt, as the pipeline conditions its positive half."""
         ...
 
+    def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each prompt, start and end included, padding not.
+
+        Token i of a prompt is position i of its hidden states. It works without the encoders too.
+        """
+        ...
+
     def empty_embeds(self) -> PromptEmbeds:
         """Return the one row that the pipeline uses when no negative prompt is given."""
         ...

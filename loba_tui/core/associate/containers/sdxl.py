@@ -103,6 +103,17 @@ class SDXLContainer:
             parts.append(PromptEmbeds(embeds, pooled))
         return PromptEmbeds.cat(parts)
 
+    def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each prompt; both tokenizers split alike, they pad differently.
+
+        The refiner has the second one only.
+        """
+        tokenizer = self.pipeline.tokenizer or self.pipeline.tokenizer_2
+        ids: list[list[int]] = tokenizer(
+            list(prompts), truncation=True, max_length=self._num_tokens
+        ).input_ids
+        return ids
+
     def empty_embeds(self) -> PromptEmbeds:
         """Return the one row the pipeline puts where no negative prompt was given."""
         if self._empty is None:

@@ -13,9 +13,9 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale
-from loba_tui.core.program.build import attach_adapter
+from loba_tui.core.program.build import attach_adapter, solves
 from loba_tui.core.program.estimate import Estimate, Work
-from loba_tui.core.program.estimating.method_calls import Call
+from loba_tui.core.program.estimating.method_calls import Call, attach_bound
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
 from loba_tui.core.recipe.schema import Recipe
 
@@ -38,9 +38,13 @@ def calibrate(recipe: Recipe, estimate: Estimate, sources: PluginSources = SHIPP
     threads = torch.get_num_threads()
     container = PipelineWrapper(settings, ModelCache(settings.device, settings.dtype)).load()
     try:
-        attach_adapter(recipe, container, sources)
+        if solves(recipe, sources):
+            attach_bound(recipe, container, sources)
+        else:
+            attach_adapter(recipe, container, sources)
         timer = _Timer(container, AdapterScale(container.denoiser), recipe)
-        step = next(step for step in estimate.calls.later if any(call.with_grad for call in step))
+        one_row = (Call(1, with_grad=False),)
+        step = next((s for s in estimate.calls.later if any(c.with_grad for c in s)), one_row)
         seconds = {call: timer.seconds(call) for call in dict.fromkeys(step)}
     finally:
         torch.set_num_threads(threads)
@@ -60,7 +64,7 @@ def calibrate(recipe: Recipe, estimate: Estimate, sources: PluginSources = SHIPP
     return replace(
         work,
         seconds_per_step=seconds_per_step,
-        seconds=recipe.train.steps * seconds_per_step + drawn,
+        seconds=(recipe.train.steps * seconds_per_step if micro_step else 0.0) + drawn,
     )
 
 

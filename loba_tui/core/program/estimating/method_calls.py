@@ -23,7 +23,8 @@ from loba_tui.core.associate.containers.base import (
 )
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale
-from loba_tui.core.program.build import OpenModel, build_method, prompts_of
+from loba_tui.core.program.build import OpenModel, build_method, build_solver, prompts_of
+from loba_tui.core.program.solving import config_of_ranks
 from loba_tui.core.program.trajectories import ForwardCounter
 from loba_tui.core.recipe.schema import Recipe
 
@@ -109,6 +110,28 @@ def record_calls(
     state = method.state().values()
     size = sum(tensor.numel() * tensor.element_size() for tensor in state)
     return MethodCalls(steps[0], tuple(steps[1:]), size)
+
+
+NO_CALLS = MethodCalls((), ((),), 0)
+"""Of a method that computes its adapter from text embeddings and weights alone."""
+
+
+def attach_bound(
+    recipe: Recipe, container: ModelContainer, sources: PluginSources = SHIPPED
+) -> None:
+    """Attach an adapter of the most rank that a method which computes its own can come to.
+
+    Args:
+        recipe: Names the method.
+        container: A model without weights.
+        sources: Where the user's own drop-ins lie.
+    """
+    recorder = Recorder(container)
+    embeds = dict.fromkeys(prompts_of(recipe), recorder.empty_embeds())
+    model = OpenModel(wrapper=cast(Any, None), container=recorder, embeds=embeds)
+    ranks = build_solver(recipe, model, sources).most_ranks()
+    container.denoiser.requires_grad_(False)
+    container.denoiser.add_adapter(config_of_ranks(ranks))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,163 @@
+"""Edits of linear layers in closed form, as exact low-rank updates.
+
+Cross-attention reads the prompt through linear maps k = W c and v = W c of the text encoder's
+hidden states c. What these maps make of some states can be changed without training: the W' that
+takes every edited state c_i to W (c_i + d_i), and leaves preserved states r_j and everything else
+as near as it can to where they were, minimises
+
+    e Σ |W' c_i − W (c_i + d_i)|² + p Σ |W' r_j − W r_j|² + λ |W' − W|²
+
+(Unified Concept Editing, Gandikota et al. 2023, https://arxiv.org/abs/2308.14761, eq. 7, where the
+guide is g_i = c_i + d_i). Its solution W' = M₁ M₂⁻¹ is a low-rank update of W:
+
+    W' − W = W · e Σ d_i (M₂⁻¹ c_i)ᵀ,   M₂ = λI + e Σ c_i c_iᵀ + p Σ r_j r_jᵀ
+
+whose right part depends on no weight at all: it is computed once, and each layer only has to put
+its own W in front. Nothing here knows of models; states are rows (N, D) of a matrix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is to change, one row for each hidden state.
+
+    Attributes:
+        states: (N, D) hidden states c as they are.
+        changes: (N, D) what is to be added to each, d = g − c.
+    """
+
+    states: Tensor
+    changes: Tensor
+
+    def unsolved(self, update: StateUpdate) -> float:
+        """Return what share of the changes, in length, an update leaves undone."""
+        left_undone = self.changes - update.apply(self.states)
+        return float(torch.linalg.norm(left_undone) / torch.linalg.norm(self.changes))
+
+
+@dataclass(frozen=True)
+class StateUpdate:
+    """The update of hidden states that every layer shares: c becomes c + left (right c).
+
+    Attributes:
+        left: (D, R).
+        right: (R, D), orthonormal rows.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    @property
+    def rank(self) -> int:
+        """Number of independent directions R."""
+        return self.left.shape[1]
+
+    def of_layer(self, weight: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return (up, down) of a layer's update W' − W = up down, in float32.
+
+        Args:
+            weight: (out, D), the layer's W.
+            rank: Keep the best approximation of at most this rank (Eckart and Young); None is
+                exact.
+
+        Returns:
+            up (out, r) and down (r, D), the singular values shared evenly.
+        """
+        kind = {"device": weight.device, "dtype": torch.float64}
+        moved = weight.to(**kind) @ self.left.to(**kind)
+        u, s, vh = torch.linalg.svd(moved, full_matrices=False)
+        u, s, vh = _with_fixed_signs(u, s, vh)
+        kept = len(s) if rank is None else min(rank, len(s))
+        root = s[:kept].sqrt()
+        up, down = u[:, :kept] * root, root[:, None] * (vh[:kept] @ self.right.to(**kind))
+        return up.float(), down.float()
+
+    def apply(self, states: Tensor) -> Tensor:
+        """Return what is added to states (N, D), float64."""
+        return (states.double() @ self.right.T) @ self.left.T
+
+
+def solve(
+    edit: Edit,
+    preserved: Tensor | None = None,
+    *,
+    edit_weight: float = 1.0,
+    preserve_weight: float = 1.0,
+    identity_weight: float = 0.5,
+    tolerance: float = 1e-7,
+) -> StateUpdate:
+    """Return the update that the module's formula asks for.
+
+    Args:
+        edit: States and their changes.
+        preserved: (M, D) states r to leave alone; None for none.
+        edit_weight: e.
+        preserve_weight: p.
+        identity_weight: λ, above 0.
+        tolerance: Directions whose singular value is at most this share of the largest are left
+            out: they are rounding.
+    """
+    states, changes = edit.states.double().cpu(), edit.changes.double().cpu()
+    rows = [states * edit_weight**0.5]
+    if preserved is not None and len(preserved):
+        rows.append(preserved.double().cpu() * preserve_weight**0.5)
+    right = edit_weight * _solved(states, torch.cat(rows), identity_weight)
+    # D K with its singular values, by way of the smaller of its two sides.
+    q_left, r_left = torch.linalg.qr(changes.T)
+    q_right, r_right = torch.linalg.qr(right.T)
+    u, s, vh = torch.linalg.svd(r_left @ r_right.T)
+    u, s, vh = _with_fixed_signs(u, s, vh)
+    kept = int((s > tolerance * s[0]).sum()) if len(s) and float(s[0]) > 0 else 0
+    return StateUpdate(left=q_left @ u[:, :kept] * s[:kept], right=vh[:kept] @ q_right.T)
+
+
+def revived(states: Tensor, weights: list[tuple[Tensor, Tensor]], *, weight: float) -> Tensor:
+    """Return the states that bring edited-away states back: what an edit has not closed yet.
+
+    For each c it is the c' that minimises Σ |W' c' − W c|² + λ |c'|² over all layers
+    (Reliable and Efficient Concept Erasure, Gong et al. 2024, https://arxiv.org/abs/2407.12383):
+    c' = (λI + Σ W'ᵀ W')⁻¹ (Σ W'ᵀ W) c.
+
+    Args:
+        states: (N, D) states c that were edited.
+        weights: (W', W) of every layer.
+        weight: λ, above 0.
+    """
+    device = weights[0][0].device
+    width = states.shape[1]
+    gram = weight * torch.eye(width, dtype=torch.float64, device=device)
+    cross = torch.zeros_like(gram)
+    for edited, original in weights:
+        edited, original = edited.double(), original.double()
+        gram += edited.T @ edited
+        cross += edited.T @ original
+    wanted = cross @ states.to(gram).T
+    return torch.linalg.solve(gram, wanted).T.cpu()
+
+
+def _solved(states: Tensor, rows: Tensor, identity_weight: float) -> Tensor:
+    """Return (N, D) rows (M₂⁻¹ c)ᵀ for M₂ = λI + rowsᵀ rows."""
+    num_rows, width = rows.shape
+    if num_rows >= width:
+        m2 = identity_weight * torch.eye(width, dtype=rows.dtype) + rows.T @ rows
+        return torch.linalg.solve(m2, states.T).T
+    # Woodbury: far fewer states than dimensions, as with SD-XL's 2048.
+    small = identity_weight * torch.eye(num_rows, dtype=rows.dtype) + rows @ rows.T
+    inner = torch.linalg.solve(small, rows @ states.T)
+    return (states - inner.T @ rows) / identity_weight
+
+
+def _with_fixed_signs(u: Tensor, s: Tensor, vh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return an SVD whose largest entry of each left vector is positive: signs are arbitrary."""
+    if not s.numel():
+        return u, s, vh
+    largest = u.abs().argmax(dim=0, keepdim=True)
+    signs = torch.where(u.gather(0, largest)[0] < 0, -1.0, 1.0).to(u)
+    return u * signs, s, vh * signs[:, None]

@@ -1,0 +1,60 @@
+"""The instant slider's algebra: a slider's direction, read off the text encoder's states.
+
+The closed form of Unified Concept Editing (Gandikota et al. 2023,
+https://arxiv.org/abs/2308.14761) with the difference of two prompts as the change: cross-attention
+answers a neutral prompt's states c as it would answer c + η d, d = h(positive) − h(negative) at the
+matching tokens. The update is linear in its strength, so its scale is the slider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.program.closed_form import Edit, StateUpdate, solve
+from loba_tui.core.program.prompt_states import Pair, Positions, PromptStates
+from loba_tui.core.recipe.schema import Concept
+
+
+def slider_pairs(concepts: Sequence[Concept]) -> list[Pair]:
+    """Return what is edited: each neutral prompt, from its negative towards its positive."""
+    return [
+        Pair(
+            concept.neutral or concept.target,
+            towards=str(concept.positive),
+            away=str(concept.negative),
+            strength=concept.guidance,
+        )
+        for concept in concepts
+    ]
+
+
+def slider_update(
+    container: ModelContainer,
+    embeds: Mapping[str, PromptEmbeds],
+    concepts: Sequence[Concept],
+    *,
+    positions: Positions,
+    identity_weight: float,
+    preserve_weight: float,
+) -> tuple[Edit, StateUpdate]:
+    """Return the edited states with their changes, and the update that comes of them.
+
+    Args:
+        container: The model.
+        embeds: Of all prompts of the concepts, one row each.
+        concepts: With positive and negative prompts.
+        positions: Which tokens are edited.
+        identity_weight: λ, how hard all other states are held.
+        preserve_weight: p, how hard those of the preserve prompts are; 0 leaves them out.
+    """
+    states = PromptStates(container, embeds, positions)
+    edit = states.edit(slider_pairs(concepts))
+    kept = list(dict.fromkeys(prompt for concept in concepts for prompt in concept.preserve))
+    update = solve(
+        edit,
+        states.preserved(kept) if preserve_weight and kept else None,
+        identity_weight=identity_weight,
+        preserve_weight=preserve_weight,
+    )
+    return edit, update
