@@ -128,7 +128,7 @@ def attach_bound(
     """
     recorder = Recorder(container)
     embeds = dict.fromkeys(prompts_of(recipe), recorder.empty_embeds())
-    model = OpenModel(wrapper=cast(Any, None), container=recorder, embeds=embeds)
+    model = OpenModel(cast(Any, None), recorder, embeds, lambda: LatentCache(recorder, None))
     ranks = build_solver(recipe, model, sources).most_ranks()
     container.denoiser.requires_grad_(False)
     container.denoiser.add_adapter(config_of_ranks(ranks))
