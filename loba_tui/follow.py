@@ -169,6 +169,8 @@ def _signals_into(received: list[int]) -> Iterator[None]:
 def describe_event(event: Event) -> str:
     """Return an event as a line for the foreground, empty for those that need no line."""
     data = event.data
+    if event.kind == "ended_early":
+        return clean(data.get("message", ""))
     if event.kind in ("warning", "sample_failed"):
         return f"warning: {clean(data.get('message', ''))}"
     if event.kind in ("estimated", "measured_memory"):

@@ -30,12 +30,15 @@ from loba_tui.core.program.ema import make_average
 from loba_tui.core.program.method import Method, MethodParts
 from loba_tui.core.program.optimizer_state import LearningRates
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
+from loba_tui.core.program.processes import Processes
+from loba_tui.core.program.proof import make_yardstick
 from loba_tui.core.program.sameness import Settings
 from loba_tui.core.program.solution import Solver, SolverParts
 from loba_tui.core.program.solving import SolvedRun
 from loba_tui.core.program.steering import KeepsPreserve, Steering
 from loba_tui.core.program.trainer import Trainer, TrainerParts
 from loba_tui.core.program.trajectories import ForwardCounter
+from loba_tui.core.program.watch import MOST_CONCEPTS, Watch
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.writer import RunWriter
@@ -246,10 +249,25 @@ def build(
                 recipe, accelerator, model.container.dtype, plugin_hashes(recipe, sources)
             ),
             average=average,
+            watch=_watch(recipe, model, scale, accelerator),
         ),
         train=recipe.train,
     )
     return Built(trainer)
+
+
+def _watch(
+    recipe: Recipe, model: OpenModel, scale: AdapterScale, accelerator: Accelerator
+) -> Watch | None:
+    train = recipe.train
+    if not train.efficacy_every:
+        return None
+    return Watch(
+        lambda: make_yardstick(model.container, scale, recipe, model.embeds, most=MOST_CONCEPTS),
+        every=train.efficacy_every,
+        stop_when=train.stop_when,
+        processes=Processes(accelerator),
+    )
 
 
 def build_optimizer(

@@ -73,7 +73,7 @@ class Efficacy:
         leakage: None where the recipe names nothing to preserve.
         verdict: What these amount to.
         num_rows: Pairs of latents and timesteps that were looked at.
-        num_unet_rows: Cost in UNet rows, without the rollout's.
+        num_unet_rows: Cost in UNet rows so far, without the rollout's.
     """
 
     alignment_up: float
@@ -153,7 +153,6 @@ def roll_out(
     )
 
 
-@torch.no_grad()
 def efficacy(
     container: ModelContainer,
     scale: AdapterScale,
@@ -181,41 +180,81 @@ def efficacy(
         resolution: Pixels; None takes the model's own.
         batch_size: UNet rows at once.
     """
-    meter = _Predictions(container, held_out, resolution, batch_size)
-    with scale.base():
-        base = meter(target.select(held_out.rows))
-        direction = meter(positive.select(held_out.rows)) - meter(negative.select(held_out.rows))
-    with scale(multiplier):
-        up = (meter(target.select(held_out.rows)) - base) / multiplier
-    with scale(-multiplier):
-        down = (meter(target.select(held_out.rows)) - base) / multiplier
+    return Yardstick(
+        container,
+        scale,
+        held_out,
+        target=target,
+        positive=positive,
+        negative=negative,
+        preserve=preserve,
+        resolution=resolution,
+        batch_size=batch_size,
+    ).measure(multiplier)
 
-    leakage = None
-    if preserve is not None and len(preserve):
-        kept = preserve.select([row % len(preserve) for row in range(len(held_out.rows))])
+
+class Yardstick:
+    """What the base model predicts on held-out latents, to hold an adapter against repeatedly."""
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        container: ModelContainer,
+        scale: AdapterScale,
+        held_out: HeldOut,
+        *,
+        target: PromptEmbeds,
+        positive: PromptEmbeds,
+        negative: PromptEmbeds,
+        preserve: PromptEmbeds | None = None,
+        resolution: int | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        """Predict with the base model; the arguments are those of `efficacy`."""
+        self._scale = scale
+        self._meter = meter = _Predictions(container, held_out, resolution, batch_size)
+        self._target = target.select(held_out.rows)
+        self._kept: PromptEmbeds | None = None
         with scale.base():
-            base_kept = meter(kept)
-        with scale(multiplier):
-            moved = meter(kept) - base_kept
-        leakage = _ratio(_length(moved) / multiplier, _length(up))
+            self._base = meter(self._target)
+            self._direction = meter(positive.select(held_out.rows))
+            self._direction -= meter(negative.select(held_out.rows))
+            if preserve is not None and len(preserve):
+                rows = [row % len(preserve) for row in range(len(held_out.rows))]
+                self._kept = preserve.select(rows)
+                self._base_kept = meter(self._kept)
 
-    lengths = _length(up), _length(down)
-    judged = {
-        "alignment_up": _cosine(up, direction),
-        "alignment_down": _cosine(down, -direction),
-        "strength_up": _along(up, direction),
-        "strength_down": _along(down, -direction),
-        "relative_length": _ratio(sum(lengths) / 2, _length(direction)),
-        "symmetry_cosine": _cosine(up, -down),
-        "symmetry_length": _ratio(min(lengths), max(lengths)),
-    }
-    return Efficacy(
-        **judged,
-        leakage=leakage,
-        verdict=judge(**judged),
-        num_rows=len(held_out.rows),
-        num_unet_rows=meter.num_unet_rows,
-    )
+    @torch.no_grad()
+    def measure(self, multiplier: float = 1.0) -> Efficacy:
+        """Return the figures of the adapter as it is now."""
+        meter, direction = self._meter, self._direction
+        with self._scale(multiplier):
+            up = (meter(self._target) - self._base) / multiplier
+        with self._scale(-multiplier):
+            down = (meter(self._target) - self._base) / multiplier
+        leakage = None
+        if self._kept is not None:
+            with self._scale(multiplier):
+                moved = meter(self._kept) - self._base_kept
+            leakage = _ratio(_length(moved) / multiplier, _length(up))
+
+        lengths = _length(up), _length(down)
+        judged = {
+            "alignment_up": _cosine(up, direction),
+            "alignment_down": _cosine(down, -direction),
+            "strength_up": _along(up, direction),
+            "strength_down": _along(down, -direction),
+            "relative_length": _ratio(sum(lengths) / 2, _length(direction)),
+            "symmetry_cosine": _cosine(up, -down),
+            "symmetry_length": _ratio(min(lengths), max(lengths)),
+        }
+        return Efficacy(
+            **judged,
+            leakage=leakage,
+            verdict=judge(**judged),
+            num_rows=len(up),
+            num_unet_rows=meter.num_unet_rows,
+        )
 
 
 def judge(

@@ -100,6 +100,7 @@ def finish(
         out_dir=run_dir.path,
         progress=on_progress,
         sources=sources,
+        ended_early=trainer.ended_early,
     )
     write({f"loba.effect.{key}": value for key, value in report.summary().items()})
     writer.event("measured", outcome=report.outcome, verdict=list(report.verdict))

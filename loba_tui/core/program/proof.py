@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.choices import load_choice
 from loba_tui.core.program.effect import Measurement
-from loba_tui.core.program.efficacy import Efficacy, efficacy, roll_out
+from loba_tui.core.program.efficacy import Efficacy, Yardstick, roll_out
 from loba_tui.core.program.report import Report, make_report
 from loba_tui.core.program.report_plot import draw_report
 from loba_tui.core.program.sampling import Progress, sample_scales
@@ -45,6 +46,7 @@ def prove(
     out_dir: Path,
     progress: Progress | None = None,
     sources: PluginSources = SHIPPED,
+    ended_early: str | None = None,
 ) -> Report:
     """Measure what the attached adapter does, and write strip, report.json and report.png.
 
@@ -57,6 +59,7 @@ def prove(
         out_dir: The run directory, or any folder.
         progress: Told how many images are drawn, of how many.
         sources: Where the user's own drop-ins lie.
+        ended_early: Why training ended itself, to be said in the report.
     """
     prompts, seeds = recipe.proof_prompts, recipe.proof.seeds
     scales = tuple(sorted({float(scale) for scale in recipe.sample.scales} | {0.0}))
@@ -87,6 +90,8 @@ def prove(
         efficacy=figures,
         details=_details(container, recipe, num_images=images[..., 0, 0, 0].size),
     )
+    if ended_early:
+        report = replace(report, verdict=(*report.verdict, ended_early))
     for name in (PROOF_STRIP, REPORT_JSON, REPORT_PNG):
         (out_dir / name).parent.mkdir(parents=True, exist_ok=True)
     shown = _spread(range(len(prompts)), MAX_STRIP_PROMPTS)
@@ -178,17 +183,28 @@ def _make_measure(choice: Choice, sources: PluginSources) -> Measure:
     return made
 
 
-def measure_efficacy(
-    container: ModelContainer, scale: AdapterScale, recipe: Recipe, embeds: Embeddings
-) -> Efficacy | None:
-    """Return the model-free figures, or None where no concept says positive and negative."""
+def make_yardstick(
+    container: ModelContainer,
+    scale: AdapterScale,
+    recipe: Recipe,
+    embeds: Embeddings,
+    *,
+    most: int = MAX_EFFICACY_CONCEPTS,
+) -> Yardstick | None:
+    """Return what model-free figures are read off, None where no concept says both directions.
+
+    Args:
+        container: The model, with the adapter attached.
+        scale: Strength of that adapter.
+        recipe: Names the concepts.
+        embeds: Of all prompts of the concepts.
+        most: Concepts and preserve prompts that are looked at, evenly spread over all of them.
+    """
     pairs = [c for c in recipe.method.expanded_concepts() if c.positive and c.negative]
     if not pairs:
         return None
-    concepts: Sequence[Concept] = _spread(pairs, MAX_EFFICACY_CONCEPTS)
-    preserve = _spread(
-        list(dict.fromkeys(p for c in pairs for p in c.preserve)), MAX_EFFICACY_CONCEPTS
-    )
+    concepts: Sequence[Concept] = _spread(pairs, most)
+    preserve = _spread(list(dict.fromkeys(p for c in pairs for p in c.preserve)), most)
     target = _rows(embeds, [concept.target for concept in concepts])
     ddim = plugins.load("noise", "ddim")
     held_out = roll_out(
@@ -199,7 +215,7 @@ def measure_efficacy(
         seed=recipe.proof.seeds[0],
         resolution=recipe.train.resolution,
     )
-    return efficacy(
+    return Yardstick(
         container,
         scale,
         held_out,
@@ -209,6 +225,14 @@ def measure_efficacy(
         preserve=_rows(embeds, preserve) if preserve else None,
         resolution=recipe.train.resolution,
     )
+
+
+def measure_efficacy(
+    container: ModelContainer, scale: AdapterScale, recipe: Recipe, embeds: Embeddings
+) -> Efficacy | None:
+    """Return the model-free figures, or None where no concept says positive and negative."""
+    yardstick = make_yardstick(container, scale, recipe, embeds)
+    return None if yardstick is None else yardstick.measure()
 
 
 def _label(choice: Choice) -> str:

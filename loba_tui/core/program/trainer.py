@@ -27,6 +27,7 @@ from loba_tui.core.program.optimizer_state import (
 from loba_tui.core.program.sameness import Settings
 from loba_tui.core.program.steering import Steering
 from loba_tui.core.program.trajectories import ForwardCounter
+from loba_tui.core.program.watch import Watch
 from loba_tui.core.recipe.schema import TrainSection
 from loba_tui.core.run.steering import SteeringRecord
 from loba_tui.core.run.writer import RunWriter
@@ -51,6 +52,7 @@ class TrainerParts:
         steering: Asked at each step boundary what is wanted before the next step.
         settings: What a checkpoint's bits depend on.
         average: Of the weights; None where those of the last step are the result.
+        watch: Looks at what the adapter does; None looks at nothing.
     """
 
     accelerator: Accelerator
@@ -67,6 +69,7 @@ class TrainerParts:
     steering: Steering
     settings: Settings
     average: MovingAverage | None = None
+    watch: Watch | None = None
 
 
 class Trainer:
@@ -90,6 +93,20 @@ class Trainer:
         """UNet rows computed so far on this process; a backward counts as one more."""
         return self._parts.counter.rows
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the last step is made, or a look has found that no more are needed."""
+        return self.step >= self._parts.steering.steps or self.ended_early is not None
+
+    @property
+    def ended_early(self) -> str | None:
+        """Why training ended itself before its last step; None where it did not."""
+        watch = self._parts.watch
+        if watch is None or self.step >= self._parts.steering.steps:
+            return None
+        ending = watch.ending
+        return ending.message if ending is not None else None
+
     def run(self, until: int | None = None) -> None:
         """Train from the current step to the last one.
 
@@ -104,14 +121,14 @@ class Trainer:
         self._report_status("training")
         if self._train.on_nan == "rollback" and not parts.store.has_any():
             self.save()
-        while self.step < steering.steps and self.step != until:
+        while not self.is_done and self.step != until:
             steering.boundary(self)
             if steering.is_passed_over(self.step):
                 self.step += 1
             else:
                 self._measured_step()
             self._report_status("training")
-            is_last = self.step == steering.steps
+            is_last = self.is_done
             if is_last or _is_due(self.step, steering.save_every):
                 self.save()
             if _is_due(self.step, steering.sample_every) and not is_last:
@@ -126,13 +143,26 @@ class Trainer:
             self._give_up_step(error)
             return
         self.step += 1
+        seconds = round(time.perf_counter() - begin, 6)
+        figures |= self._look()
         if self._parts.writer is not None:
             self._parts.writer.metric(
-                step=self.step,
-                seconds=round(time.perf_counter() - begin, 6),
-                memory_mib=self._memory.mib(),
-                **figures,
+                step=self.step, seconds=seconds, memory_mib=self._memory.mib(), **figures
             )
+
+    def _look(self) -> dict[str, float]:
+        """Look at what the adapter does where that is due; note it where the run ends by it."""
+        watch, writer = self._parts.watch, self._parts.writer
+        if watch is None or not watch.is_due(self.step):
+            return {}
+        with self.averaged_weights():
+            look = watch.look(self.step)
+        ending = watch.ending
+        if writer is not None and ending is not None and self.ended_early:
+            writer.event(
+                "ended_early", step=self.step, outcome=ending.outcome, message=ending.message
+            )
+        return look.metrics() if look is not None else {}
 
     def _one_step(self) -> dict[str, float]:
         """Run one optimizer step, and return its figures; the weights stay where it is bad."""
@@ -241,6 +271,7 @@ class Trainer:
             tensors=parted,
             state={
                 **({} if average is None else {"ema": average.num_steps}),
+                **({} if parts.watch is None else {"looks": parts.watch.state()}),
                 "optimizer": plain,
                 "forwards": parts.counter.rows,
                 "steering": parts.steering.record.as_json(),
@@ -329,6 +360,8 @@ class Trainer:
         )
         if parts.average is not None:
             parts.average.load(checkpoint.tensors["ema"], checkpoint.state["ema"])
+        if parts.watch is not None:
+            parts.watch.load_state(checkpoint.state["looks"])
         parts.method.load_state(checkpoint.tensors["method"])
         parts.counter.rows = checkpoint.state["forwards"]
         if parts.accelerator.scaler is not None and checkpoint.state.get("scaler"):

@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -149,6 +150,21 @@ class EmaSection(Section):
     )
 
 
+class StopWhenSection(Section):
+    """Ends a run by its efficacy figures: as converged, or because nothing will come of it."""
+
+    strength: PositiveFloat | None = Field(
+        None, description="converged once both sides are this strong and sound; null: see gain"
+    )
+    gain: NonNegativeFloat = Field(
+        0.02, description="converged once the strength of a sound slider grows by no more than this"
+    )
+    patience: PositiveInt = Field(3, description="looks over which gain, dead or collapsed count")
+    dead_after: PositiveInt = Field(
+        100, description="steps after which a dead or collapsed slider ends the run"
+    )
+
+
 class TrainSection(Section):
     """How long and how much at once."""
 
@@ -163,6 +179,16 @@ class TrainSection(Section):
     )
     max_skips: PositiveInt = Field(10, description="bad steps that skip or rollback put up with")
     ema: EmaSection | None = Field(None, description="null: the weights of the last step")
+    efficacy_every: NonNegativeInt = Field(
+        0, description="steps between looks at what the adapter does, without images; 0: none"
+    )
+    stop_when: StopWhenSection | None = Field(None, description="null: all steps are made")
+
+    @model_validator(mode="after")
+    def _stopping_needs_looks(self) -> TrainSection:
+        if self.stop_when is not None and not self.efficacy_every:
+            raise ValueError("stop_when needs efficacy_every: what it judges is looked at there")
+        return self
 
 
 class SampleSection(Section):

@@ -222,6 +222,41 @@ def test_a_drop_in_resumes_bit_by_bit(
     assert differences(broken, unbroken) == []
 
 
+def test_looks_leave_no_trace_in_the_training(
+    model_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    states = []
+    for every in (0, 1):
+        recipe = recipe_with(model_folder, {"train": {"efficacy_every": every}})
+        with trainer_of(recipe, opened, accelerator, tmp_path / str(every)) as trainer:
+            trainer.run(until=3)
+            states.append(state_of(trainer))
+    assert set(differences(*states)) == {"state"}
+    assert len(states[1]["state"]["looks"]) == 3
+    assert states[0]["state"]["forwards"] == states[1]["state"]["forwards"]
+
+
+def test_a_run_that_ends_itself_is_over_and_stays_so(
+    model_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    ends = {"efficacy_every": 1, "stop_when": {"dead_after": 3, "patience": 2}}
+    # At this rate nothing can come of it.
+    sections = {"train": ends, "optimizer": {"lr": 1e-12}}
+    recipe = recipe_with(model_folder, sections)
+    with trainer_of(recipe, opened, accelerator, tmp_path) as trainer:
+        trainer.run()
+        assert trainer.step == 3
+        assert "dead" in str(trainer.ended_early)
+        ended = state_of(trainer)
+    with trainer_of(recipe, opened, accelerator, tmp_path) as trainer:
+        trainer.load_newest()
+        trainer.run()
+        assert trainer.step == 3
+        assert differences(state_of(trainer), ended) == []
+    events = (tmp_path / "events.jsonl").read_text()
+    assert events.count('"ended_early"') == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "sections",
@@ -232,6 +267,7 @@ def test_a_drop_in_resumes_bit_by_bit(
         pytest.param({"method": {"rollout_scale": 1.0}}, id="adapter in rollouts"),
         pytest.param({"train": {"gradient_accumulation": 2}}, id="accumulation"),
         pytest.param({"train": {"ema": {"decay": 0.9}}}, id="moving average"),
+        pytest.param({"train": {"efficacy_every": 2, "stop_when": {}}}, id="looks"),
         pytest.param({"train": {"on_nan": "rollback"}}, id="rollback"),
         pytest.param({"train": {"max_grad_norm": None}}, id="no clipping"),
         pytest.param({"base_model": {"gradient_checkpointing": True}}, id="checkpointing"),
