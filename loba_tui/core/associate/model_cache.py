@@ -10,20 +10,39 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from diffusers import DiffusionPipeline
+from torch import nn
 
-from loba_tui.core.associate.caches.memory import MemoryCache, ResidentComponent
+from loba_tui.core.associate.caches.budget import Budget
+from loba_tui.core.associate.caches.memory import (
+    MemoryCache,
+    ResidentComponent,
+    bytes_by_place,
+    is_same_device,
+    modules_of,
+)
 from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.associate.containers.loading import load_pipeline
+from loba_tui.core.associate.containers.loading import (
+    component_names,
+    load_components,
+    load_pipeline,
+)
 from loba_tui.core.associate.containers.registry import make_container
 from loba_tui.core.associate.containers.sources import ModelSource, locate
+from loba_tui.core.associate.containers.weights import is_same_component, weights_bytes
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
-from loba_tui.core.errors import RecipeError
+from loba_tui.core.errors import RecipeError, ResourceError
+from loba_tui.core.text import nearest
 
 logger = logging.getLogger(__name__)
+
+# What is trained: an adapter put on it for one model must not be there for another.
+_NEVER_SHARED = frozenset({"unet", "transformer"})
 
 
 @dataclass(frozen=True)
@@ -32,10 +51,48 @@ class _Loaded:
 
     asked: tuple[str | None, str | None]
     source: ModelSource
+    to_device: bool
+    left_out: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Components:
+    """What a container is given to have its components brought and dropped.
+
+    It keeps no other model alive, and does nothing to a pipeline that took the place of its own.
+    """
+
+    cache: weakref.ref[ModelCache]
+    model_id: str
+    pipeline: weakref.ref[DiffusionPipeline]
+
+    def bring(self, names: Sequence[str]) -> None:
+        cache = self._cache()
+        if cache is not None:
+            cache.onload(self.model_id, *names)
+
+    def drop(self, names: Sequence[str]) -> None:
+        cache = self._cache()
+        if cache is not None:
+            cache.unload(self.model_id, *names)
+        else:
+            pipeline = self.pipeline()
+            if pipeline is not None:
+                _remove_components(pipeline, names)
+
+    def _cache(self) -> ModelCache | None:
+        cache, pipeline = self.cache(), self.pipeline()
+        is_held = cache is not None and pipeline is not None and cache.holds(pipeline)
+        return cache if is_held else None
 
 
 class ModelCache:
-    """Pipelines on one device, each loaded once."""
+    """Pipelines on one device, each loaded once, within a budget of bytes if there is one.
+
+    Components of the same class, files and dtype are loaded once and shared between pipelines, all
+    but the network that is trained. What is over the budget goes out by last use, oldest first;
+    never what a caller still has a reference to, or holds by `using`.
+    """
 
     def __init__(
         self,
@@ -43,6 +100,7 @@ class ModelCache:
         dtype: torch.dtype | str | None = None,
         *,
         local_rank: int = 0,
+        max_bytes: int | None = None,
     ) -> None:
         """Settle on a device; nothing is loaded yet.
 
@@ -50,6 +108,7 @@ class ModelCache:
             device: auto, cpu, mps, cuda, cuda:N or cuda:122 (CUDA 12.2 or newer of this process).
             dtype: Dtype of base weights, by torch's or the recipe's name; None is auto.
             local_rank: This process among those of its host.
+            max_bytes: The most that weights may take on the device; None sets no limit.
 
         Raises:
             ResourceError: The device is not there.
@@ -60,6 +119,7 @@ class ModelCache:
         )
         self._memory = MemoryCache()
         self._loaded: dict[str, _Loaded] = {}
+        self._budget = Budget(self._memory, self.device, max_bytes, self._forget)
 
     def load(
         self,
@@ -68,6 +128,7 @@ class ModelCache:
         variant: str | None = None,
         *,
         to_device: bool = True,
+        leave_out: Collection[str] = (),
     ) -> DiffusionPipeline:
         """Return the pipeline of a model, loading it unless it is resident.
 
@@ -76,6 +137,11 @@ class ModelCache:
             revision: Hub branch, tag or commit.
             variant: Weight variant, such as fp16.
             to_device: Move it to the cache's device; False leaves it on the CPU for offloading.
+            leave_out: Components that need not be there yet; `onload` brings them.
+
+        Raises:
+            RecipeError: There is no such model, or it is resident as another revision or variant.
+            ResourceError: It does not fit into the budget beside what is in use.
         """
         asked = (revision, variant)
         pipeline = self._memory.get(model_id)
@@ -86,13 +152,29 @@ class ModelCache:
                     f"{model_id} is loaded already, of another revision or variant.",
                     f"Call unload({model_id!r}) first.",
                 )
+            missing = loaded.left_out - set(leave_out) if loaded is not None else set()
+            if missing:
+                self.onload(model_id, *missing)
             return pipeline
         source = locate(model_id, revision, variant)
-        pipeline = load_pipeline(source, dtype=self.dtype, variant=variant)
+        names = component_names(source)
+        shared = self._shared(source, variant, [each for each in names if each not in leave_out])
+        wanted = [name for name in names if name not in leave_out and name not in shared]
+        if to_device:
+            size = weights_bytes(source, wanted, dtype=self.dtype, variant=variant)
+            self._budget.make_room(size, model_id)
+        given = {**dict.fromkeys(each for each in leave_out if each in names), **shared}
+        pipeline = load_pipeline(source, dtype=self.dtype, variant=variant, given=given)
         if to_device:
             pipeline.to(self.device)
         self._memory.put(model_id, pipeline)
-        self._loaded[model_id] = _Loaded(asked, source)
+        self._loaded[model_id] = _Loaded(asked, source, to_device, set(given) - set(shared))
+        try:
+            self._budget.make_room(0, model_id)  # buffers that no file has count as well
+        except ResourceError:
+            del pipeline, shared, given
+            self.unload(model_id)
+            raise
         return pipeline
 
     def get(self, model_id: str) -> DiffusionPipeline | None:
@@ -100,33 +182,114 @@ class ModelCache:
         return self._memory.get(model_id)
 
     def put(self, model_id: str, pipeline: DiffusionPipeline) -> None:
-        """Hold a pipeline that was made elsewhere; one of the same id is let go of."""
+        """Hold a pipeline that was made elsewhere; one of the same id is let go of.
+
+        Raises:
+            ResourceError: It does not fit into the budget beside what is in use.
+        """
+        held = {module for each in self._memory for module in self._modules(each).values()}
+        new = [module for module in modules_of(pipeline).values() if module not in held]
+        self._budget.make_room(self._on_device(new), model_id)
         self._memory.put(model_id, pipeline)
         self._loaded.pop(model_id, None)
 
-    def unload(self, model_id: str) -> bool:
-        """Let a pipeline go and free its memory.
+    @contextmanager
+    def using(self, model_id: str) -> Iterator[DiffusionPipeline]:
+        """Lend a resident pipeline; meanwhile it is not evicted.
+
+        Raises:
+            RecipeError: It is not resident.
+        """
+        with self._memory.lease(model_id):
+            yield self._resident(model_id)
+
+    def unload(self, model_id: str, *components: str) -> bool:
+        """Let a pipeline, or some of its components, go and free their memory.
+
+        What another pipeline holds too stays until that one goes.
+
+        Args:
+            model_id: Whose.
+            components: Which; without any, the whole pipeline. `onload` brings them back.
 
         Returns:
-            Whether its memory was freed. False where the model was not resident, or where a caller
-            still holds the pipeline; then its weights are moved off the accelerator at least.
+            Whether the memory was freed. False where the model was not resident, or where a caller
+            still holds it; then its weights are moved off the accelerator at least.
+
+        Raises:
+            RecipeError: The model has no such component, or it is not in memory.
         """
-        pipeline = self._memory.pop(model_id)
-        self._loaded.pop(model_id, None)
-        if pipeline is None:
+        if model_id not in self._memory:
             return False
-        pipeline.remove_all_hooks()
-        still_there = weakref.ref(pipeline)
-        del pipeline
-        gc.collect()
-        held = still_there()
-        if held is not None and self.device.type != "cpu":
-            held.to("cpu")
-        if self.device.type != "cpu":
-            torch.accelerator.empty_cache()
-        if held is not None:
-            logger.warning("%s is unloaded, but its pipeline is still held elsewhere", model_id)
-        return held is None
+        pipeline = self._resident(model_id)
+        names = self._named(model_id, components) if components else list(modules_of(pipeline))
+        going = [pipeline.components[name] for name in names]
+        alone = [module for module in going if self._memory.holders(module) == [model_id]]
+        watched: list[weakref.ref[object]] = [weakref.ref(module) for module in alone]
+        if components:
+            _remove_components(pipeline, names)
+            if model_id in self._loaded:
+                self._loaded[model_id].left_out.update(names)
+        else:
+            pipeline.remove_all_hooks()
+            self._memory.pop(model_id)
+            self._loaded.pop(model_id, None)
+            watched.append(weakref.ref(pipeline))
+        del pipeline, going, alone
+        return self._is_freed(model_id, watched)
+
+    def offload(self, model_id: str, *components: str) -> None:
+        """Move a pipeline, or some of its components, from the accelerator to the CPU's memory.
+
+        Raises:
+            RecipeError: There is no such component, or nowhere to move it to.
+        """
+        if self.device.type == "cpu":
+            raise RecipeError(
+                "there is nowhere to offload to: the device is the CPU",
+                "Unloading frees the memory; the component is loaded again when it is needed.",
+            )
+        self._refuse_hooked(model_id)
+        for name in self._named(model_id, components):
+            self._modules(model_id)[name].to("cpu")
+        torch.accelerator.empty_cache()
+
+    def onload(self, model_id: str, *components: str) -> None:
+        """Bring components back to the device, loading what was unloaded.
+
+        Args:
+            model_id: Whose.
+            components: Which; without any, all that the model has.
+
+        Raises:
+            RecipeError: There is no such component, or it was unloaded and came from elsewhere.
+            ResourceError: It does not fit into the budget beside what is in use.
+        """
+        pipeline, loaded = self._resident(model_id), self._loaded.get(model_id)
+        left_out = loaded.left_out if loaded is not None else set()
+        names = list(components) or [*modules_of(pipeline), *left_out]
+        missing = [name for name in names if name in left_out]
+        here = [name for name in names if name not in left_out]
+        if loaded is not None and missing:
+            self._bring_back(pipeline, model_id, loaded, missing)
+        if self.device.type != "cpu" and here:
+            modules = [self._modules(model_id)[name] for name in self._named(model_id, here)]
+            if loaded is None or loaded.to_device:
+                coming = sum(bytes_by_place(modules).values()) - self._on_device(modules)
+                self._budget.make_room(coming, model_id)
+                for module in modules:
+                    module.to(self.device)
+        else:
+            self._named(model_id, here)
+
+    def holds(self, pipeline: DiffusionPipeline) -> bool:
+        """Say whether a pipeline is resident here, under whatever id."""
+        return any(self._memory.peek(each) is pipeline for each in self._memory)
+
+    def left_out(self, model_id: str) -> list[str]:
+        """Return the components of a model that are not in memory and can be brought back."""
+        loaded = self._loaded.get(model_id)
+        return sorted(loaded.left_out) if loaded is not None else []
 
     def source(self, model_id: str) -> ModelSource | None:
         """Return where a resident model's files lie; None for one that was `put`."""
@@ -140,12 +303,135 @@ class ModelCache:
         variant: str | None = None,
         *,
         to_device: bool = True,
+        leave_out: Collection[str] = (),
     ) -> ModelContainer:
-        """Return the container of a model's pipeline, loading it as `load` does."""
-        pipeline = self.load(model_id, revision, variant, to_device=to_device)
+        """Return the container of a model's pipeline, loading it as `load` does.
+
+        It has components brought back that were unloaded or offloaded and that it needs.
+        """
+        pipeline = self.load(model_id, revision, variant, to_device=to_device, leave_out=leave_out)
         source = self.source(model_id)
-        return make_container(pipeline, model_id, source.revision if source else None)
+        container = make_container(pipeline, model_id, source.revision if source else None)
+        container.memory = _Components(weakref.ref(self), model_id, weakref.ref(pipeline))
+        return container
+
+    @property
+    def max_bytes(self) -> int | None:
+        """The most that weights may take on the device; None sets no limit."""
+        return self._budget.max_bytes
 
     def resident(self) -> list[ResidentComponent]:
-        """Return what is in memory, component by component."""
+        """Return what is in memory, component by component, each once."""
         return self._memory.resident()
+
+    def num_bytes(self) -> int:
+        """Return what all components take on the cache's device, let go of or not."""
+        return self._memory.num_bytes(self.device)
+
+    def _resident(self, model_id: str) -> DiffusionPipeline:
+        pipeline = self._memory.peek(model_id)
+        if pipeline is None:
+            meant = nearest(model_id, list(self._memory))
+            raise RecipeError(
+                f"{model_id} is not loaded", f"Did you mean {meant}?" if meant else "Load it first."
+            )
+        return pipeline
+
+    def _modules(self, model_id: str) -> dict[str, nn.Module]:
+        return modules_of(self._resident(model_id))
+
+    def _named(self, model_id: str, components: Collection[str]) -> list[str]:
+        """Return the names of components, all of the model's where none are given."""
+        modules = self._modules(model_id)
+        for name in components:
+            if name in self.left_out(model_id):
+                raise RecipeError(f"{name} of {model_id} is not in memory")
+            if name not in modules:
+                known = [*modules, *self.left_out(model_id)]
+                meant = nearest(name, known)
+                raise RecipeError(
+                    f"{model_id} has no component {name}",
+                    f"Did you mean {meant}?" if meant else f"It has {', '.join(known)}.",
+                )
+        return list(components) or list(modules)
+
+    def _shared(
+        self, source: ModelSource, variant: str | None, names: Sequence[str]
+    ) -> dict[str, nn.Module]:
+        """Return the components that a resident model has in the very same form."""
+        found: dict[str, nn.Module] = {}
+        for model_id, loaded in self._loaded.items():
+            variants = (loaded.asked[1], variant)
+            for name, module in self._modules(model_id).items():
+                if name in _NEVER_SHARED or name in found or name not in names:
+                    continue
+                # One that was cast or hooked since is not what would be loaded.
+                is_plain = _dtypes(module) <= {self.dtype} and not hasattr(module, "_hf_hook")
+                if is_plain and is_same_component(loaded.source, source, name, variants=variants):
+                    found[name] = module
+        return found
+
+    def _bring_back(
+        self, pipeline: DiffusionPipeline, model_id: str, loaded: _Loaded, names: Sequence[str]
+    ) -> None:
+        variant = loaded.asked[1]
+        shared = self._shared(loaded.source, variant, names)
+        wanted = [name for name in names if name not in shared]
+        size = weights_bytes(loaded.source, wanted, dtype=self.dtype, variant=variant)
+        self._budget.make_room(size if loaded.to_device else 0, model_id)
+        made = load_components(loaded.source, wanted, dtype=self.dtype, variant=variant)
+        for component in made.values() if loaded.to_device else ():
+            if isinstance(component, nn.Module):
+                component.to(self.device)
+        is_hooked = _is_hooked(pipeline)
+        pipeline.register_modules(**made, **shared)
+        if is_hooked:  # the new ones have to take part in it
+            pipeline.enable_model_cpu_offload(device=self.device)
+        loaded.left_out.difference_update(names)
+        self._memory.notice(pipeline)
+
+    def _refuse_hooked(self, model_id: str) -> None:
+        if _is_hooked(self._resident(model_id)):
+            raise RecipeError(
+                f"{model_id} is offloaded by itself already, as base_model.offload asks for",
+                "Set base_model.offload: none to move its components by hand.",
+            )
+
+    def _on_device(self, modules: Collection[nn.Module]) -> int:
+        return sum(
+            size
+            for (place, _), size in bytes_by_place(modules).items()
+            if is_same_device(torch.device(place), self.device)
+        )
+
+    def _is_freed(self, model_id: str, watched: Sequence[weakref.ref[object]]) -> bool:
+        """Verify that nothing keeps these alive; move what lives on off the accelerator."""
+        gc.collect()
+        alive = [each for each in (watch() for watch in watched) if each is not None]
+        for each in alive:
+            if isinstance(each, nn.Module) and self.device.type != "cpu":
+                each.to("cpu")
+        self._empty()
+        if alive:
+            logger.warning("%s is unloaded, but it is still held elsewhere", model_id)
+        return not alive
+
+    def _forget(self, model_id: str) -> None:
+        self._loaded.pop(model_id, None)
+        self._empty()
+
+    def _empty(self) -> None:
+        if self.device.type != "cpu":
+            torch.accelerator.empty_cache()
+
+
+def _is_hooked(pipeline: DiffusionPipeline) -> bool:
+    return any(hasattr(module, "_hf_hook") for module in modules_of(pipeline).values())
+
+
+def _remove_components(pipeline: DiffusionPipeline, names: Sequence[str]) -> None:
+    pipeline.register_modules(**dict.fromkeys(names))
+
+
+def _dtypes(module: nn.Module) -> set[torch.dtype]:
+    return {each.dtype for each in module.parameters() if each.is_floating_point()}

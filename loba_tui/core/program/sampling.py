@@ -60,6 +60,7 @@ def sample_scales(
     negative = container.empty_embeds() if negative is None else negative
     images = []
     make_scheduler = load_choice("noise", settings.noise, sources)
+    container.require("vae")
     with _prepared(container.pipeline, make_scheduler) as pipeline:
         for start in range(0, len(jobs), settings.batch_size):
             batch = jobs[start : start + settings.batch_size]

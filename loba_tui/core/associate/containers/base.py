@@ -77,6 +77,18 @@ class LatentMoments:
         return self.mean + self.std * noise
 
 
+class ComponentMemory(Protocol):
+    """Whoever can bring a pipeline's components into memory, and drop them."""
+
+    def bring(self, names: Sequence[str]) -> None:
+        """Load what is not there, and move what is elsewhere to the device."""
+        ...
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Free the memory of components; they can be brought again."""
+        ...
+
+
 class ModelContainer(Protocol):
     """A loaded pipeline, spoken to in the same words for every model family.
 
@@ -84,11 +96,13 @@ class ModelContainer(Protocol):
         family: Short name of the architecture, such as "sdxl".
         pipeline: The diffusers pipeline that everything below operates on.
         revision: The commit of the hub that was loaded; None for local and built-in models.
+        memory: Brings components that were unloaded or offloaded; None where nobody can.
     """
 
     family: str
     pipeline: DiffusionPipeline
     revision: str | None
+    memory: ComponentMemory | None
 
     @property
     def denoiser(self) -> nn.Module:
@@ -180,6 +194,14 @@ class ModelContainer(Protocol):
 
     def encode_moments(self, images: Tensor) -> LatentMoments:
         """Turn images (B, 3, H, W) in [0, 1] into the distributions of their latents."""
+        ...
+
+    def require(self, *components: str) -> None:
+        """Have components of the pipeline in memory and on the device before they are used.
+
+        Raises:
+            RuntimeError: One was released, and nobody can bring it back.
+        """
         ...
 
     def release_text_encoders(self) -> None:

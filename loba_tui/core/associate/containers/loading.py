@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import diffusers
@@ -10,6 +10,7 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
+from torch import nn
 
 from loba_tui.core.associate.containers.registry import check_supported
 from loba_tui.core.associate.containers.sources import ModelSource, read_index
@@ -22,9 +23,19 @@ from loba_tui.core.errors import CorruptError, RecipeError
 
 
 def load_pipeline(
-    source: ModelSource, *, dtype: torch.dtype, variant: str | None = None
+    source: ModelSource,
+    *,
+    dtype: torch.dtype,
+    variant: str | None = None,
+    given: Mapping[str, nn.Module | None] | None = None,
 ) -> DiffusionPipeline:
     """Load a pipeline on the CPU, every component in `dtype`, in evaluation mode and frozen.
+
+    Args:
+        source: Where it lies.
+        dtype: Of all its weights.
+        variant: Which weights, where there are several.
+        given: Components that are not loaded: taken as they are, or left out where None.
 
     Raises:
         RecipeError: A model family without a container, or a variant the folder does not have.
@@ -33,9 +44,9 @@ def load_pipeline(
     """
     index = read_index(source)
     check_supported(index["_class_name"], source.id)
-    components = [
-        name for name, value in index.items() if isinstance(value, list) and value and value[0]
-    ]
+    components = component_names(source)
+    given = given or {}
+    components = [name for name in components if name not in given]
     _check_weights(source, components)
     with quiet_progress():
         try:
@@ -47,6 +58,7 @@ def load_pipeline(
                 variant=_variant_there(source, components, variant),
                 use_safetensors=True,
                 local_files_only=True,
+                **given,
             )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise CorruptError(
@@ -54,10 +66,29 @@ def load_pipeline(
                 "Fetch or save the model again; all its files have to be of one version.",
             ) from error
     pipeline.set_progress_bar_config(disable=True)
-    for component in pipeline.components.values():
-        if isinstance(component, torch.nn.Module):
+    for name, component in pipeline.components.items():
+        if isinstance(component, nn.Module) and name not in given:
             component.eval().requires_grad_(False)
     return pipeline
+
+
+def load_components(
+    source: ModelSource,
+    names: Collection[str],
+    *,
+    dtype: torch.dtype,
+    variant: str | None = None,
+) -> dict[str, nn.Module]:
+    """Load some components alone, as `load_pipeline` does; its errors are raised here too."""
+    others = {name: None for name in component_names(source) if name not in names}
+    pipeline = load_pipeline(source, dtype=dtype, variant=variant, given=others)
+    return {name: pipeline.components[name] for name in names}
+
+
+def component_names(source: ModelSource) -> list[str]:
+    """Return what a model's index names: networks, tokenizers and the scheduler."""
+    index = read_index(source)
+    return [name for name, value in index.items() if isinstance(value, list) and value and value[0]]
 
 
 @contextmanager

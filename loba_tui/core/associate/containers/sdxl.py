@@ -10,10 +10,11 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
-from loba_tui.core.associate.containers.base import LatentMoments, PromptEmbeds
+from loba_tui.core.associate.containers.base import ComponentMemory, LatentMoments, PromptEmbeds
 from loba_tui.core.errors import RecipeError
 
 _PROMPTS_AT_ONCE = 32
+_TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 _GROUP_MARKS = (
@@ -39,6 +40,7 @@ class SDXLContainer:
         """Speak for a loaded pipeline; `revision` is its commit on the hub."""
         self.pipeline = pipeline
         self.revision = revision
+        self.memory: ComponentMemory | None = None
         # Kept as numbers, because the encoders that know them are released before training.
         self._num_tokens = pipeline.tokenizer_2.model_max_length
         self._empty: PromptEmbeds | None = None
@@ -91,8 +93,7 @@ class SDXLContainer:
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
         """Return one row a prompt: embeds (B, T, D) of both encoders, pooled (B, P) of one."""
-        if self.pipeline.text_encoder_2 is None:
-            raise RuntimeError("the text encoders were released; encode all prompts before that")
+        self.require(*_TEXT_ENCODERS)
         parts = []
         for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
             embeds, _, pooled, _ = self.pipeline.encode_prompt(
@@ -176,6 +177,7 @@ class SDXLContainer:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Turn latents (B, 4, h, w) into images (B, 3, H, W) in [0, 1], float32."""
+        self.require("vae")
         mean, std = self._latent_statistics(latents)
         with self._vae_without_overflow() as vae:
             scaled = latents.float() * std / vae.config.scaling_factor + mean
@@ -189,6 +191,7 @@ class SDXLContainer:
     @torch.no_grad()
     def encode_moments(self, images: Tensor) -> LatentMoments:
         """Turn images (B, 3, H, W) in [0, 1] into the moments of their latents, float32."""
+        self.require("vae")
         with self._vae_without_overflow() as vae:
             pixels = (images * 2 - 1).to(vae.device, vae.dtype)
             found = vae.encode(pixels).latent_dist
@@ -199,7 +202,26 @@ class SDXLContainer:
     def release_text_encoders(self) -> None:
         """Drop both text encoders; `empty_embeds` and sampling from embeddings go on working."""
         self.empty_embeds()
-        self.pipeline.register_modules(text_encoder=None, text_encoder_2=None)
+        here = [name for name in _TEXT_ENCODERS if getattr(self.pipeline, name) is not None]
+        if self.memory is not None and here:
+            self.memory.drop(here)
+        else:
+            self.pipeline.register_modules(**dict.fromkeys(_TEXT_ENCODERS))
+
+    def require(self, *components: str) -> None:
+        """Have components of the pipeline in memory and on the device before they are used."""
+        wanted = [name for name in components if self._is_away(getattr(self.pipeline, name))]
+        if wanted and self.memory is not None:
+            self.memory.bring(wanted)
+        gone = [name for name in components if getattr(self.pipeline, name) is None]
+        if gone:
+            raise RuntimeError(f"{' and '.join(gone)} was released, and nobody can load it again")
+
+    def _is_away(self, module: nn.Module | None) -> bool:
+        if module is None:
+            return True
+        # Where accelerate's hooks move components, they do so when these are called.
+        return not hasattr(module, "_hf_hook") and module.device != self.device
 
     @property
     def _unet_config(self) -> Any:
