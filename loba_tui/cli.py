@@ -18,6 +18,7 @@ from loba_tui.cache_cli import cache_app
 from loba_tui.console import echo_json
 from loba_tui.core.errors import ExitCode, LobaError
 from loba_tui.plugins_cli import plugins_app
+from loba_tui.push_cli import push
 from loba_tui.recipe_cli import recipe_app
 from loba_tui.runs_cli import queue_app, runs_app
 from loba_tui.tui_cli import tui
@@ -59,6 +60,7 @@ app.add_typer(runs_app, name="runs")
 app.add_typer(queue_app, name="queue")
 app.add_typer(cache_app, name="cache")
 app.command()(tui)
+app.command()(push)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Set = Annotated[

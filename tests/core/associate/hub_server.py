@@ -1,11 +1,10 @@
-"""A hub on loopback that speaks as much of the API as the real client asks for.
+"""A hub on loopback that speaks as much of the API as the real client asks for to read from it.
 
 Faults are put in front of requests: each takes one that it fits, does its harm, and is used up.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import socket
@@ -19,7 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from hub_repos import COMMIT, FolderRepo, KeptRepo, checksum, git_sha1, is_lfs, sha256
+
+__all__ = ["COMMIT", "Fault", "Handler", "Hub", "KeptRepo", "Request", "serve"]
 
 
 @dataclass
@@ -50,23 +51,33 @@ class Request:
 
 
 class Hub:
-    """Folders as model repositories, what goes wrong, and what was asked for.
+    """Model repositories, what goes wrong, and what was asked for.
 
     Attributes:
+        folders: Some, each of one commit.
+        kept: Others, with a history.
         requested: The paths of all requests.
         etags: Other etags than the checksum, by path in the repository.
     """
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
         self.folders = dict(folders)
+        self.kept: dict[str, KeptRepo] = {}
         self.requested: list[str] = []
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.etags: dict[str, str] = {}
+        self.uploads: dict[str, bytes] = {}
+        self.cards: dict[str, dict[str, Any]] = {}
         self.stalled = threading.Event()
         self.may_go_on = threading.Event()
         self.endpoint = ""
         self._lock = threading.Lock()
+
+    def repo(self, repo_id: str) -> FolderRepo | KeptRepo | None:
+        if repo_id in self.folders:
+            return FolderRepo(self.folders[repo_id])
+        return self.kept.get(repo_id)
 
     def take_fault(self, method: str, path: str) -> Fault | None:
         with self._lock:
@@ -83,16 +94,6 @@ class Hub:
             for each in self.requests
             if each.method == "GET" and "/resolve/" in each.path and part in each.path
         ]
-
-
-def is_lfs(name: str) -> bool:
-    return name.endswith((".safetensors", ".png", ".bin"))
-
-
-def checksum(name: str, content: bytes) -> str:
-    if is_lfs(name):
-        return hashlib.sha256(content).hexdigest()
-    return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -115,28 +116,34 @@ class Handler(BaseHTTPRequestHandler):
             self.send(b"", fault.headers, fault.number)
             return
         owner, name, *rest = [*path.removeprefix("/api/models").strip("/").split("/"), ""]
-        folder = hub.folders.get(f"{owner}/{name}")
+        repo = hub.repo(f"{owner}/{name}")
         revision = rest[1] if len(rest) > 2 else "main"
+        found = repo.at(revision) if repo is not None else None
         if owner == "gated":
             self.send(b"", {"X-Error-Code": "GatedRepo"}, 403 if has_token else 401)
-        elif folder is None:
+        elif repo is None or (repo.private and not has_token):
             self.send(b"", {"X-Error-Code": "RepoNotFound"}, 404)
-        elif revision not in ("main", COMMIT):
+        elif rest[0] == "refs":
+            branches = [{"name": n, "ref": n, "targetCommit": c} for n, c in repo.refs.items()]
+            self.send_json({"branches": branches, "converts": [], "tags": []})
+        elif found is None:
             self.send(b"", {"X-Error-Code": "RevisionNotFound"}, 404)
         elif path.startswith("/api/"):
-            self.describe(folder, tree=rest[0] == "tree")
+            self.describe(f"{owner}/{name}", repo.private, *found, tree=rest[0] == "tree")
         else:
-            self.send_file(folder, "/".join(rest[2:-1]), fault)
+            self.send_file(*found, "/".join(rest[2:-1]), fault)
 
-    def send_file(self, folder: Path, name: str, fault: Fault | None) -> None:
-        if not (folder / name).is_file():
-            self.send(b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, 404)
+    def send_file(
+        self, commit: str, files: Mapping[str, Any], name: str, fault: Fault | None
+    ) -> None:
+        if name not in files:
+            self.send(b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, 404)
             return
-        content = (folder / name).read_bytes()
+        content = files[name].read_bytes()
         etag = self.hub.etags.get(name, checksum(name, content))
         if fault is not None and fault.kind == "alter":
             content = bytes(255 - byte for byte in content)
-        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         status, whole = 200, len(content)
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if wanted and self.command == "GET":
@@ -159,23 +166,28 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.connection.close()
 
-    def describe(self, folder: Path, *, tree: bool) -> None:
-        paths = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    def describe(
+        self, repo_id: str, private: bool, commit: str, files: Mapping[str, Any], *, tree: bool
+    ) -> None:
         listed, siblings = [], []
-        for name, path in paths.items():
+        for name, path in files.items():
             content = path.read_bytes()
-            oid = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+            oid = git_sha1(content)
             file: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": oid}
             sibling: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": oid}
             if is_lfs(name):
                 lfs = {"size": len(content), "pointerSize": 130}
-                sha256 = hashlib.sha256(content).hexdigest()
-                file["lfs"], sibling["lfs"] = {**lfs, "oid": sha256}, {**lfs, "sha256": sha256}
+                file["lfs"] = {**lfs, "oid": sha256(content)}
+                sibling["lfs"] = {**lfs, "sha256": sha256(content)}
             listed.append(file)
             siblings.append(sibling)
-        info = {"id": folder.name, "sha": COMMIT, "siblings": siblings}
-        answer = json.dumps(listed if tree else info).encode()
-        self.send(answer, {"Content-Type": "application/json"})
+        info = {"id": repo_id, "sha": commit, "private": private, "siblings": siblings}
+        if repo_id in self.hub.cards:
+            info["cardData"] = self.hub.cards[repo_id]
+        self.send_json(listed if tree else info)
+
+    def send_json(self, answer: object) -> None:
+        self.send(json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def send(
         self,
@@ -202,9 +214,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve(folders: Mapping[str, Path]) -> Iterator[Hub]:
+def serve(folders: Mapping[str, Path], handler: type[Handler] = Handler) -> Iterator[Hub]:
     hub = Hub(folders)
-    server = _Server(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
+    server = _Server(("127.0.0.1", 0), type("BoundHandler", (handler,), {"hub": hub}))
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
