@@ -50,6 +50,7 @@ class SolvedRun:
         self.step = 0
         self.forwards = 0
         self.inexact: list[str] = []
+        self.ended_early: str | None = None
 
     @property
     def scale(self) -> AdapterScale:
