@@ -12,6 +12,7 @@ from typing import Any
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError, ResourceError
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
+from loba_tui.core.run.records import Status
 from loba_tui.core.run.steering import SteeringRecord
 from loba_tui.core.text import clean, nearest, quote
 
@@ -31,8 +32,30 @@ def run_record(run_dir: RunDir) -> dict[str, Any]:
         "heard_seconds_ago": round(time.time() - status.heartbeat, 1) if status else None,
         "adapter": str(run_dir.adapter) if run_dir.adapter.is_file() else None,
         "outcome": report.get("outcome") if report else None,
+        "resident": _components(status) if liveness.is_alive else [],
+        "unloaded": _names(status, "unloaded") if liveness.is_alive else [],
         "steering": _steering(run_dir),
     }
+
+
+def _components(status: Status | None) -> list[dict[str, Any]]:
+    """Return what a program says it holds; a status from elsewhere may hold anything."""
+    found = status.extra.get("resident") if status is not None else None
+    return [
+        {
+            "component": str(each.get("component")),
+            "bytes": each["bytes"] if isinstance(each.get("bytes"), int) else 0,
+            "device": str(each.get("device")),
+            "dtype": str(each.get("dtype")),
+        }
+        for each in (found if isinstance(found, list) else ())
+        if isinstance(each, dict)
+    ]
+
+
+def _names(status: Status | None, key: str) -> list[str]:
+    found = status.extra.get(key) if status is not None else None
+    return [str(each) for each in found] if isinstance(found, list) else []
 
 
 def _steering(run_dir: RunDir) -> list[dict[str, Any]]:
@@ -48,13 +71,26 @@ def record_lines(record: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{key.replace('_', ' '):20}{clean(value)}"
         for key, value in record.items()
-        if value is not None and key != "steering"
+        if value is not None and key not in ("steering", "resident", "unloaded")
     ]
+    lines += _memory_lines(record)
     lines += [
         f"{'set at step ' + str(change['step']):20}{change['key']}  "
         f"{quote(change['old'])} → {quote(change['new'])}"
         for change in record["steering"]
     ]
+    return lines
+
+
+def _memory_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return what a living run holds in memory, a line a component."""
+    lines = []
+    for each in record["resident"]:
+        place = f"{clean(each['device'], limit=12):8}{clean(each['dtype'], limit=16)}"
+        size = f"{each['bytes'] / 2**20:>10,.1f} MiB"
+        lines.append(f"{'in memory':20}{clean(each['component'], limit=24):16}{size}  {place}")
+    if record["unloaded"]:
+        lines.append(f"{'unloaded':20}{clean(', '.join(record['unloaded']), limit=200)}")
     return lines
 
 

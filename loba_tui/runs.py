@@ -13,7 +13,7 @@ from typing import Any
 from loba_tui.core.errors import InUseError, RecipeError, ResourceError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.run import launch, owner
-from loba_tui.core.run.control import LIVE_KEYS, Command, send
+from loba_tui.core.run.control import LIVE_KEYS, MEMORY_KINDS, Command, CommandKind, send
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.queue import Queue
 from loba_tui.core.run.reader import RunReader
@@ -81,6 +81,10 @@ def _told(answer: Event) -> str:
     if data.get("command") == "set":
         change = f"{quote(data.get('old'))} → {quote(data.get('new'))}"
         return f"{clean(data.get('key'))}  {change}  {where}"
+    if data.get("command") in MEMORY_KINDS:
+        num_bytes = data.get("bytes")
+        size = f"{num_bytes / 2**20:,.1f} MiB  " if isinstance(num_bytes, int) else ""
+        return f"{clean(data.get('command'))}ed {clean(data.get('component'))}  {size}{where}"
     words = {"pause": "paused", "resume": "goes on", "save": "saved", "sample": "sampled"}
     return f"{words.get(str(data.get('command')), 'done')} {where}"
 
@@ -105,6 +109,29 @@ def set_command(run_dir: RunDir, assignment: str, sources: PluginSources = SHIPP
     for part in key.split("."):
         value = value[part]
     return Command("set", {"key": key, "value": value})
+
+
+def memory_command(run_dir: RunDir, kind: CommandKind, component: str) -> Command:
+    """Return the command that moves a component, checked by what the run says it has.
+
+    Raises:
+        RecipeError: It has no such component.
+    """
+    status = RunReader(run_dir).status()
+    extra = status.extra if status is not None else {}
+    resident, unloaded = extra.get("resident"), extra.get("unloaded")
+    if isinstance(resident, list) and isinstance(unloaded, list):
+        known = [str(each.get("component")) for each in resident if isinstance(each, dict)]
+        known += [str(each) for each in unloaded]
+        if component not in known:
+            meant = nearest(component, known)
+            raise RecipeError(
+                f"The model of {run_dir.name} has no component {clean(component)}.",
+                f"Did you mean {clean(meant)}?"
+                if meant
+                else f"It has {clean(', '.join(known), limit=200)}.",
+            )
+    return Command(kind, {"component": component})
 
 
 def stop(run_dir: RunDir, queue: Queue, *, seconds: float = _STOP_SECONDS) -> str:

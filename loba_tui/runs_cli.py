@@ -29,6 +29,10 @@ Run = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
+Component = Annotated[
+    str, typer.Argument(metavar="COMPONENT", help="As `loba runs show` names it, such as vae.")
+]
+
 
 def _find(name: str) -> RunDir:
     from loba_tui import listing
@@ -42,6 +46,14 @@ def _steer(name: str, kind: CommandKind) -> None:
     from loba_tui.core.run.control import Command
 
     typer.echo(runs.steer(_find(name), Command(kind)))
+
+
+def _move(name: str, kind: CommandKind, component: str) -> None:
+    from loba_tui import runs
+
+    run_dir = _find(name)
+    runs.require_alive(run_dir, kind)
+    typer.echo(runs.steer(run_dir, runs.memory_command(run_dir, kind, component)))
 
 
 @runs_app.command("ls")
@@ -168,6 +180,36 @@ def runs_set(
     runs.require_alive(run_dir, "set")
     for command in [runs.set_command(run_dir, each, sources) for each in assignments]:
         typer.echo(runs.steer(run_dir, command))
+
+
+@runs_app.command("unload")
+def runs_unload(name: Run, component: Component) -> None:
+    """Free the memory of a component, such as vae; it is loaded again when it is needed.
+
+    The pictures of a run need the VAE, which then comes and goes. What training needs at every step
+    is refused. The result of the run stays the same, bit for bit.
+
+    Example: loba runs unload last vae
+    """
+    _move(name, "unload", component)
+
+
+@runs_app.command("offload")
+def runs_offload(name: Run, component: Component) -> None:
+    """Move a component from the accelerator to the CPU's memory until it is needed.
+
+    Example: loba runs offload last vae
+    """
+    _move(name, "offload", component)
+
+
+@runs_app.command("onload")
+def runs_onload(name: Run, component: Component) -> None:
+    """Bring back what was unloaded or offloaded, and keep it there.
+
+    Example: loba runs onload last vae
+    """
+    _move(name, "onload", component)
 
 
 @runs_app.command("stop")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from loba_tui import __version__
 from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.errors import Interrupted
+from loba_tui.core.errors import Interrupted, LobaError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.build import Built, OpenModel
 from loba_tui.core.program.choices import plugin_hashes
@@ -134,6 +134,9 @@ def draw_sample(
             sources=sources,
         )
         writer.event("sampled", step=step, path=str(path))
-    except (RuntimeError, OSError) as error:  # torch raises out of memory as a RuntimeError
+    except Interrupted:
+        raise
+    # Torch raises out of memory as a RuntimeError; the VAE may have to be loaded again, and fail.
+    except (RuntimeError, OSError, LobaError) as error:
         logger.exception("the strip of step %d failed", step)
         writer.event("sample_failed", step=step, message=str(error))

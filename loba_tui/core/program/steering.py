@@ -21,7 +21,7 @@ from loba_tui.core.recipe.load import dump_recipe, parse_text
 from loba_tui.core.recipe.problems import ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run import control, disk
-from loba_tui.core.run.control import LIVE_KEYS, Command
+from loba_tui.core.run.control import LIVE_KEYS, MEMORY_KINDS, Command
 from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.steering import Change, SteeringRecord
 from loba_tui.core.run.writer import RunWriter, write_atomically
@@ -74,6 +74,7 @@ class Steering:
         self._poll_seconds = poll_seconds
         self._disk_poll_seconds = disk_poll_seconds
         self._setters: dict[str, Callable[[Any], None]] = {}
+        self._obey_memory: Callable[[Command], dict[str, Any]] | None = None
         self._initial = self._values_of(recipe)
         self._values = dict(self._initial)
         self._applied_until = -1
@@ -118,6 +119,10 @@ class Steering:
         """Say how a change of one of LIVE_KEYS reaches what it is about."""
         if key in self._values:
             self._setters[key] = setter
+
+    def bind_memory(self, obey: Callable[[Command], dict[str, Any]]) -> None:
+        """Say who unloads, offloads and onloads components."""
+        self._obey_memory = obey
 
     def load(self, record: SteeringRecord, step: int) -> None:
         """Take a record over and set everything as it was when `step` steps were done.
@@ -198,6 +203,8 @@ class Steering:
                 subject.save()
             elif command.kind == "sample":
                 subject.sample()
+            elif command.kind in MEMORY_KINDS:
+                answer |= self._move(command)
         except RecipeError as error:
             self._event("command", **answer, accepted=False, message=error.message, hint=error.hint)
         else:
@@ -205,6 +212,15 @@ class Steering:
         if self._paused:
             self._phase("paused")
         return command.kind == "stop"
+
+    def _move(self, command: Command) -> dict[str, Any]:
+        """Have a component moved; what fails there is an answer and never ends the run."""
+        if self._obey_memory is None:
+            raise RecipeError("this run cannot move components")
+        try:
+            return self._obey_memory(command)
+        except LobaError as error:
+            raise RecipeError(error.message, error.hint) from error
 
     def _pause(self, wanted: bool, step: int) -> None:
         if wanted == self._paused:

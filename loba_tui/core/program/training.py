@@ -23,6 +23,7 @@ from loba_tui.core.program.finish import draw_sample, finish
 from loba_tui.core.program.preflight import Preflight
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.proof import check_measures
+from loba_tui.core.program.residents import Residents
 from loba_tui.core.program.steering import Steering
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.deadline import Deadline
@@ -103,12 +104,15 @@ def train(
             tensors=tensors,
             on_problem=logger.warning if writer is None else writer.warn,
         )
+        residents = Residents(model.wrapper.cache, recipe.base_model.id, model.container, writer)
+        steering.bind_memory(residents.obey)
         built: Built | None = None
 
         def sample(step: int) -> None:
             assert built is not None
             assert writer is not None
-            draw_sample(recipe, model, built, writer, step, sources)
+            with residents.lent():
+                draw_sample(recipe, model, built, writer, step, sources)
 
         built = build(
             recipe,
@@ -122,6 +126,7 @@ def train(
         )
         if writer is not None:
             writer.event("built", **_facts(accelerator, model, built))
+            residents.publish()
         _take_up_record(steering, processes, run_dir, writer)
         if resume:
             _restore(built, writer, allow_inexact=allow_inexact)

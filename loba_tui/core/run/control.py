@@ -19,8 +19,13 @@ from loba_tui.core.run.directory import PRIVATE_DIR_MODE, RunDir
 from loba_tui.core.run.records import RECORD_VERSION, decode, encode
 from loba_tui.core.run.writer import write_atomically
 
-CommandKind = Literal["pause", "resume", "save", "sample", "stop", "set"]
+CommandKind = Literal[
+    "pause", "resume", "save", "sample", "stop", "set", "unload", "offload", "onload"
+]
 _KINDS: frozenset[str] = frozenset(get_args(CommandKind))
+
+MEMORY_KINDS = frozenset({"unload", "offload", "onload"})
+"""Commands about one component of the base model."""
 
 LIVE_KEYS = (
     "optimizer.lr",
@@ -40,7 +45,7 @@ class Command:
     """Something the user wants of a running program.
 
     Args:
-        args: Of `set`: `key`, one of LIVE_KEYS, and `value`.
+        args: Of `set`: `key`, one of LIVE_KEYS, and `value`. Of MEMORY_KINDS: `component`.
         id: The name that `send` returned; the answering event repeats it.
     """
 
