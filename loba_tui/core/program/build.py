@@ -36,7 +36,8 @@ from loba_tui.core.program.sameness import Settings
 from loba_tui.core.program.solution import Solver, SolverParts
 from loba_tui.core.program.solving import SolvedRun
 from loba_tui.core.program.steering import KeepsPreserve, Steering
-from loba_tui.core.program.trainer import Trainer, TrainerParts
+from loba_tui.core.program.trainer import Trainer
+from loba_tui.core.program.trainer_state import TrainerParts
 from loba_tui.core.program.trajectories import ForwardCounter
 from loba_tui.core.program.watch import MOST_CONCEPTS, Watch
 from loba_tui.core.recipe.schema import Recipe

@@ -4,72 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from loba_tui.core.errors import CorruptError, Interrupted, NumericsError
 from loba_tui.core.program.adapter_scale import AdapterScale
-from loba_tui.core.program.checkpoint import Checkpoint, CheckpointStore
-from loba_tui.core.program.ema import MovingAverage
+from loba_tui.core.program.checkpoint import Checkpoint
 from loba_tui.core.program.memory_meter import MemoryMeter
-from loba_tui.core.program.method import Method
-from loba_tui.core.program.optimizer_state import (
-    LearningRates,
-    averaged_weights,
-    export_state,
-    import_state,
-)
-from loba_tui.core.program.sameness import Settings
+from loba_tui.core.program.optimizer_state import averaged_weights
 from loba_tui.core.program.steering import Steering
-from loba_tui.core.program.trajectories import ForwardCounter
-from loba_tui.core.program.watch import Watch
+from loba_tui.core.program.trainer_state import TrainerParts, checkpoint_of, restore
 from loba_tui.core.recipe.schema import TrainSection
-from loba_tui.core.run.steering import SteeringRecord
-from loba_tui.core.run.writer import RunWriter
-
-
-@dataclass(frozen=True)
-class TrainerParts:
-    """Finished objects that a trainer works with.
-
-    Attributes:
-        accelerator: Carries precision, accumulation and processes.
-        student: The denoiser as the accelerator prepared it.
-        scale: Strength of the adapter.
-        method: What a step predicts, and its loss.
-        optimizer: As the accelerator prepared it.
-        learning_rates: Rates by step and group.
-        parameters: The trainable parameters by name, float32.
-        counter: UNet rows computed so far.
-        store: Where checkpoints go.
-        writer: The run directory; None on processes other than the first.
-        sample: Draws a strip after the given number of steps; None draws nothing during the run.
-        steering: Asked at each step boundary what is wanted before the next step.
-        settings: What a checkpoint's bits depend on.
-        average: Of the weights; None where those of the last step are the result.
-        watch: Looks at what the adapter does; None looks at nothing.
-    """
-
-    accelerator: Accelerator
-    student: nn.Module
-    scale: AdapterScale
-    method: Method
-    optimizer: torch.optim.Optimizer
-    learning_rates: LearningRates
-    parameters: Mapping[str, nn.Parameter]
-    counter: ForwardCounter
-    store: CheckpointStore
-    writer: RunWriter | None
-    sample: Callable[[int], None] | None
-    steering: Steering
-    settings: Settings
-    average: MovingAverage | None = None
-    watch: Watch | None = None
 
 
 class Trainer:
@@ -78,9 +26,6 @@ class Trainer:
     def __init__(self, parts: TrainerParts, *, train: TrainSection) -> None:
         self._parts = parts
         self._train = train
-        self._names: dict[Tensor, str] = {
-            parameter: name for name, parameter in parts.parameters.items()
-        }
         self._memory = MemoryMeter(parts.accelerator.device)
         self._num_skips = 0
         self._saved_step: int | None = None
@@ -259,27 +204,8 @@ class Trainer:
         parts.writer.event("saved", step=self.step, path=path.name, seconds=seconds)
 
     def _checkpoint(self, method_state: Mapping[str, Tensor]) -> Checkpoint:
-        parts = self._parts
-        tensors, plain = export_state(parts.optimizer, self._names)
-        weights = {name: parameter.detach().cpu() for name, parameter in parts.parameters.items()}
-        scaler, average = parts.accelerator.scaler, parts.average
-        parted = {"adapter": weights, "optimizer": tensors, "method": method_state}
-        if average is not None:
-            parted["ema"] = average.tensors()
-        return Checkpoint(
-            step=self.step,
-            tensors=parted,
-            state={
-                **({} if average is None else {"ema": average.num_steps}),
-                **({} if parts.watch is None else {"looks": parts.watch.state()}),
-                "optimizer": plain,
-                "forwards": parts.counter.rows,
-                "steering": parts.steering.record.as_json(),
-                "num_skips": self._num_skips,
-                "settings": parts.settings.as_json(),
-                "inexact": self.inexact,
-                "scaler": scaler.state_dict() if scaler is not None else None,
-            },
+        return checkpoint_of(
+            self._parts, self.step, method_state, num_skips=self._num_skips, inexact=self.inexact
         )
 
     @property
@@ -337,40 +263,9 @@ class Trainer:
         return checkpoint, skipped
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        parts = self._parts
-        found = parts.settings.inexact_after(
-            checkpoint.state["settings"], allow_inexact=self._allow_inexact
-        )
-        self.inexact = list(dict.fromkeys([*checkpoint.state["inexact"], *found]))
-        weights = checkpoint.tensors["adapter"]
-        if weights.keys() != parts.parameters.keys():
-            odd = sorted(weights.keys() ^ parts.parameters.keys())[0]
-            raise ValueError(f"only one of the two trains {odd}")
-        with torch.no_grad():
-            for name, parameter in parts.parameters.items():
-                if parameter.shape != weights[name].shape:  # it would be broadcast
-                    raise ValueError(f"{name} is {list(weights[name].shape)} there")
-                parameter.copy_(weights[name])
-        parts.optimizer.state.clear()
-        import_state(
-            parts.optimizer,
-            self._names,
-            checkpoint.tensors["optimizer"],
-            checkpoint.state["optimizer"],
-        )
-        if parts.average is not None:
-            parts.average.load(checkpoint.tensors["ema"], checkpoint.state["ema"])
-        if parts.watch is not None:
-            parts.watch.load_state(checkpoint.state["looks"])
-        parts.method.load_state(checkpoint.tensors["method"])
-        parts.counter.rows = checkpoint.state["forwards"]
-        if parts.accelerator.scaler is not None and checkpoint.state.get("scaler"):
-            parts.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+        self.inexact = restore(self._parts, checkpoint, allow_inexact=self._allow_inexact)
         # A rollback must not forget the skips that led to it.
         self._num_skips = max(self._num_skips, checkpoint.state.get("num_skips", 0))
-        record = SteeringRecord.from_json(checkpoint.state["steering"])
-        kept = parts.steering.record
-        parts.steering.load(kept if kept != SteeringRecord() else record, checkpoint.step)
         self.step = self._saved_step = checkpoint.step
 
     def sample(self) -> None:
