@@ -98,6 +98,7 @@ def validate(
 
     Example: loba validate recipes/slider.yaml --set train.steps=100
     """
+    from loba_tui import hub_recipes
     from loba_tui.core.plugin_sources import PluginSources
     from loba_tui.core.recipe import shipped
     from loba_tui.core.recipe.load import check_recipe
@@ -106,8 +107,16 @@ def validate(
 
     sources = PluginSources.of_user(os.environ)
     # A name that is no file here may be a shipped recipe's, as it is for `run` and `plan`.
-    files = [path if path.exists() else shipped.find(path) or path for path in recipes]
-    found = {str(path): check_recipe(path, overrides or [], sources=sources) for path in files}
+    files = [
+        hub_recipes.open_recipe(path)
+        if hub_recipes.is_address(path)
+        else hub_recipes.OpenedRecipe(path if path.exists() else shipped.find(path) or path)
+        for path in recipes
+    ]
+    found = {
+        each.name: check_recipe(each.path, overrides or [], sources=sources, origin=each.origin)
+        for each in files
+    }
     if as_json:
         echo_json(
             [
@@ -133,7 +142,10 @@ def validate(
 @app.command()
 def plan(
     recipe: Annotated[
-        Path | None, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped one.")
+        Path | None,
+        typer.Argument(
+            metavar="RECIPE", help="A file, a shipped one, or hub://user/repo/FILE@REV."
+        ),
     ] = None,
     overrides: Set = None,
     as_json: Json = False,
@@ -145,18 +157,16 @@ def plan(
 
     Example: loba plan recipes/slider.yaml --set train.steps=1000
     """
-    from loba_tui import foreground, planning
+    from loba_tui import foreground, hub_recipes, planning
     from loba_tui.charts import Canvas
     from loba_tui.core.plugin_sources import PluginSources
     from loba_tui.core.recipe.load import load_recipe
     from loba_tui.plan_lines import plan_lines
 
     sources = PluginSources.of_user(os.environ)
-    found, is_shipped = foreground.find_recipe(recipe)
-    if is_shipped:
-        typer.echo(f"{recipe} is not here; taking the shipped {found}", err=True)
+    opened = hub_recipes.open_recipe(recipe)
     planned = planning.plan(
-        load_recipe(found, overrides or [], sources=sources),
+        load_recipe(opened.path, overrides or [], sources=sources, origin=opened.origin),
         foreground.Foreground(os.environ),
         cache=planning.PlanCache.of_user(os.environ),
         sources=sources,
@@ -172,7 +182,10 @@ def plan(
 @app.command()
 def run(
     recipe: Annotated[
-        Path | None, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped one.")
+        Path | None,
+        typer.Argument(
+            metavar="RECIPE", help="A file, a shipped one, or hub://user/repo/FILE@REV."
+        ),
     ] = None,
     overrides: Set = None,
     out_dir: Annotated[
@@ -197,13 +210,17 @@ def run(
     allow_inexact: Annotated[
         bool, typer.Option("--allow-inexact", help="Resume what another machine has saved.")
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Run a recipe from the hub without asking.")
+    ] = False,
 ) -> None:
     """Train what a recipe says, with a live progress line; Ctrl-C saves and stops.
 
     Example: loba run recipes/slider.yaml --set train.steps=100
     """
-    from loba_tui import foreground, listing
+    from loba_tui import foreground, hub_recipes, listing
     from loba_tui.core.plugin_sources import PluginSources
+    from loba_tui.core.recipe.load import load_recipe
     from loba_tui.core.run.directory import Ledger
     from loba_tui.follow import shorten
 
@@ -216,10 +233,15 @@ def run(
         foreground.refuse_with_resume(recipe, overrides)
         run_dir = listing.find_run(resume, ledger)
     else:
-        found, is_shipped = foreground.find_recipe(recipe)
-        if is_shipped:
-            typer.echo(f"{recipe} is not here; taking the shipped {found}", err=True)
-        run_dir = foreground.prepare_run(found, overrides or [], out_dir, ledger, sources)
+        opened = hub_recipes.open_recipe(recipe)
+        if opened.origin is not None:
+            # One that cannot run is told before anybody is asked about it.
+            load_recipe(opened.path, overrides or [], sources=sources, origin=opened.origin)
+            opened.ask(yes=yes)
+        run_dir = foreground.prepare_run(
+            opened.path, overrides or [], out_dir, ledger, sources, origin=opened.origin
+        )
+        opened.record(run_dir)
     typer.echo(f"run folder {shorten(run_dir.path)}", err=True)
     here = foreground.Foreground(os.environ)
     if queue:

@@ -197,11 +197,22 @@ def prepare_run(
     out_dir: Path,
     ledger: Ledger,
     sources: PluginSources = SHIPPED,
+    *,
+    origin: str | None = None,
 ) -> RunDir:
-    """Check a recipe and make the run folder that holds it, resolved."""
+    """Check a recipe and make the run folder that holds it, resolved.
+
+    Args:
+        recipe: The file.
+        overrides: Each `key.path=value`.
+        out_dir: Where the folder is made.
+        ledger: Where it is registered.
+        sources: Where the user's own drop-ins lie.
+        origin: What the file is called in errors; None is its path.
+    """
     from loba_tui.core.recipe.load import dump_recipe, load_recipe
 
-    resolved = load_recipe(recipe, overrides, sources=sources)
+    resolved = load_recipe(recipe, overrides, sources=sources, origin=origin)
     run_dir = RunDir.create(out_dir, resolved.name, ledger=ledger)
     write_atomically(run_dir.recipe, dump_recipe(resolved).encode(), sync=True)
     return run_dir

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -34,6 +35,7 @@ def run_record(run_dir: RunDir) -> dict[str, Any]:
         "outcome": report.get("outcome") if report else None,
         "resident": _components(status) if liveness.is_alive else [],
         "unloaded": _names(status, "unloaded") if liveness.is_alive else [],
+        "origin": _origin(run_dir),
         "steering": _steering(run_dir),
     }
 
@@ -56,6 +58,15 @@ def _components(status: Status | None) -> list[dict[str, Any]]:
 def _names(status: Status | None, key: str) -> list[str]:
     found = status.extra.get(key) if status is not None else None
     return [str(each) for each in found] if isinstance(found, list) else []
+
+
+def _origin(run_dir: RunDir) -> str | None:
+    """Return where a recipe from elsewhere was fetched from."""
+    try:
+        found = json.loads(run_dir.origin.read_text("utf-8"))["recipe"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(found)
 
 
 def _steering(run_dir: RunDir) -> list[dict[str, Any]]:

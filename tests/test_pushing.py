@@ -7,13 +7,13 @@ import os
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hub_client import talking_to
 from hub_repos import KeptRepo
 from hub_server import Fault, Hub, serve
 from hub_writes import READ_TOKEN, TOKEN, WriteHandler
@@ -65,16 +65,8 @@ def make_run(place: Path, recipe: str | None = None) -> RunDir:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub that this process's client talks to as the user `me`."""
-    with serve({}, WriteHandler) as served:
-        monkeypatch.setattr(constants, "ENDPOINT", served.endpoint)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-        monkeypatch.setenv("NO_PROXY", "*")
-        sleep = time.sleep
-        monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
+    with serve({}, WriteHandler) as served, talking_to(served, tmp_path, monkeypatch):
         yield served
-        close_session()
 
 
 @pytest.fixture

@@ -27,7 +27,11 @@ MAX_BYTES = 256 * 1024
 
 
 def load_recipe(
-    path: str | Path, overrides: Sequence[str] = (), *, sources: PluginSources = SHIPPED
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    sources: PluginSources = SHIPPED,
+    origin: str | None = None,
 ) -> Recipe:
     """Return the recipe in a file, with `key.path=value` overrides applied.
 
@@ -35,13 +39,14 @@ def load_recipe(
         path: The file.
         overrides: Each `key.path=value`.
         sources: Where the user's own drop-ins lie.
+        origin: What the file is called in errors; None is its path.
 
     Raises:
         ProblemsFound: A RecipeError that carries everything that is wrong, each with its place;
             its exit code is 8 where a plugin is not trusted.
         RefusedError: Something in the file or the overrides looks like an access token.
     """
-    tree, problems = _tree_of(Path(path), overrides)
+    tree, problems = _tree_of(Path(path), overrides, origin or str(path))
     return _recipe_of(tree, problems, sources)
 
 
@@ -71,11 +76,15 @@ def parse_text(text: str, origin: str, *, sources: PluginSources = SHIPPED) -> R
 
 
 def check_recipe(
-    path: str | Path, overrides: Sequence[str] = (), *, sources: PluginSources = SHIPPED
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    sources: PluginSources = SHIPPED,
+    origin: str | None = None,
 ) -> list[Problem]:
     """Return every problem of a recipe file, in the file's order; none means that it is valid."""
     try:
-        load_recipe(path, overrides, sources=sources)
+        load_recipe(path, overrides, sources=sources, origin=origin)
     except ProblemsFound as error:
         return list(error.problems)
     return []
@@ -120,8 +129,8 @@ class _Representer(SafeRepresenter):
 _Representer.add_representer(str, _Representer.represent_text)
 
 
-def read_recipe_text(path: Path) -> str:
-    """Return a recipe file's text.
+def read_recipe_text(path: Path, origin: str | None = None) -> str:
+    """Return a recipe file's text; `origin` is what refusals call it, its path if left out.
 
     Raises:
         ProblemsFound: The file is missing, is not a file, is too large or is not UTF-8.
@@ -144,7 +153,7 @@ def read_recipe_text(path: Path) -> str:
         reason = getattr(error, "strerror", None) or str(error)
         raise _unusable(path, f"cannot be read: {clean(reason)}") from error
     text = _decode(content, path)
-    refuse_tokens(text, str(path))
+    refuse_tokens(text, origin or str(path))
     return text
 
 
@@ -168,11 +177,11 @@ def _refuse_tokens_in(tree: Node) -> None:
                 refuse_tokens(text, str(node.place))
 
 
-def _tree_of(path: Path, overrides: Sequence[str]) -> tuple[Node, list[Problem]]:
-    text = read_recipe_text(path)
+def _tree_of(path: Path, overrides: Sequence[str], origin: str) -> tuple[Node, list[Problem]]:
+    text = read_recipe_text(path, origin)
     for override in overrides:
         refuse_tokens(override, "--set " + override)
-    tree, problems = read_tree(text, str(path))
+    tree, problems = read_tree(text, origin)
     # An escape in a quoted text can hide a token from the search in the file.
     _refuse_tokens_in(tree)
     for override in overrides:

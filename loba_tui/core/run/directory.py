@@ -36,6 +36,11 @@ class RunDir:
         return self.path / "recipe.yaml"
 
     @property
+    def origin(self) -> Path:
+        """Return the file that says where a recipe from elsewhere was fetched from."""
+        return self.path / "origin.json"
+
+    @property
     def status(self) -> Path:
         """Return the file that says phase and step; replaced atomically."""
         return self.path / "status.json"

@@ -36,6 +36,7 @@ from huggingface_hub.file_download import http_get, is_xet_available
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 from tqdm import tqdm
 
+from loba_tui.core.associate.caches.hub_files import check_path
 from loba_tui.core.associate.caches.hub_layout import LOCKS, folder_of
 from loba_tui.core.associate.caches.hub_query import show_size
 from loba_tui.core.associate.caches.hub_verify import checksum_of
@@ -75,9 +76,16 @@ class Stopped(Exception):
 
 
 def list_files(api: HfApi, model_id: str, commit: str) -> dict[str, WantedFile]:
-    """Return all files of a commit by path, with size and checksum."""
+    """Return all files of a commit by path, with size and checksum.
+
+    Raises:
+        RefusedError: A path leads out of the repository.
+        Exception: What the hub's client raises.
+    """
     # Not the tree's listing: the client asks for that for half a minute where the hub is away.
     info = asked(lambda: api.model_info(model_id, revision=commit, files_metadata=True))
+    for each in info.siblings or []:
+        check_path(each.rfilename)
     return {
         each.rfilename: WantedFile(
             each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else each.blob_id

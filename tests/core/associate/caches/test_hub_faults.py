@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from hub_layouts import git_sha1, listing, sha256
-from hub_server import COMMIT, Fault, Hub, serve
+from hub_server import COMMIT, Fault, Hub, KeptRepo, serve
 
 from loba_tui.core.associate.caches.hub import HubCache, Prune
 
@@ -242,6 +242,16 @@ def test_an_etag_is_never_a_path_out_of_the_cache(hub, home, etag):
     pull(hub, home)
     new = {path for path in set(listing(home.parent)) - before if "escaped" in path}
     assert all(path.startswith("home/hub/") for path in new)
+
+
+def test_a_listed_path_out_of_the_repository_is_refused(hub, home):
+    repo = hub.kept["org/evil"] = KeptRepo()
+    repo.commit("main", {"../../escaped.safetensors": b"x"}, "evil")
+    child = start(hub, home, "cache", "pull", "org/evil")
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 8
+    assert "Traceback" not in errors
+    assert not list(home.parent.rglob("escaped*"))
 
 
 LIMITED = """
