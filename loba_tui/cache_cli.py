@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loba_tui.core.errors import CorruptError, RefusedError
+from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
 
 if TYPE_CHECKING:
     from loba_tui.core.associate.caches import hub
@@ -64,7 +64,7 @@ def cache_ls(
             "-f",
             "--filter",
             metavar="CONDITION",
-            help="size>1GB, used>30d, modified<7d, type=model, refs=main, is=pinned; repeatable.",
+            help="size>1GB, used>30d, modified<7d, type=latents, refs=main, is=pinned; repeatable.",
         ),
     ] = None,
     sort: Annotated[
@@ -76,10 +76,12 @@ def cache_ls(
 ) -> None:
     """List repositories: size on disk, last used by a run, last fetched, revisions and marks.
 
+    After them come the latents and text embeddings that runs keep, a row for each model.
+
     Example: loba cache ls -f "size>1GB" -f "used>30d" --sort size
     """
-    from loba_tui import cache_listing
-    from loba_tui.core.associate.caches import hub
+    from loba_tui import cache_listing, tensor_listing
+    from loba_tui.core.associate.caches import hub, tensor_layout
 
     cache = _open([])
     lister = cache_listing.Lister(cache, revisions=revisions)
@@ -95,15 +97,22 @@ def cache_ls(
                 foreign.append(each)
 
     globs = [f"id={each}" for each in ids or []]
-    records = lister.records(repositories(), [*globs, *(filters or [])], sort, limit)
+    kept = tensor_listing.rows(tensor_layout.user_root(os.environ))
+    conditions = [*globs, *(filters or [])]
+    records = lister.records(repositories(), conditions, sort, limit, kept)
     if as_json:
         _echo_json(list(records))
         return
     typer.echo(cache_listing.HEADER)
+    shown = []
     for record in records:
         typer.echo(lister.line(record))
+        shown.append(record)
     if limit is None:
         typer.echo(cache_listing.total_line(cache.complete(found)), err=True)
+        tensors = tensor_listing.total_line([each for each in shown if "entries" in each])
+        if tensors:
+            typer.echo(tensors, err=True)
     for each in foreign:
         typer.echo(f"{_clean(each.path)}: {_clean(each.what)}", err=True)
     interrupted = [entry.id for entry in cache.trash() if entry.is_interrupted]
@@ -121,11 +130,16 @@ def cache_show(
 ) -> None:
     """Show a repository's revisions and files, what is broken in it, and who needs it.
 
+    `latents:MODEL` and `embeds:MODEL` show what runs keep of a model.
+
     Example: loba cache show stabilityai/stable-diffusion-xl-base-1.0
     """
-    from loba_tui import cache_listing
-    from loba_tui.core.associate.caches import hub
+    from loba_tui import cache_listing, tensor_commands
+    from loba_tui.core.associate.caches import hub, tensor_layout
 
+    if tensor_commands.are_tensors([target]):
+        tensor_commands.show(tensor_layout.user_root(os.environ), target, as_json=as_json)
+        return
     cache = _open(recipes)
     found = cache.scan()
     (wanted,) = hub.find_targets(found, [target])
@@ -205,10 +219,23 @@ def cache_rm(
 ) -> None:
     """Remove repositories or revisions, after showing what that frees and breaks.
 
+    `latents`, `embeds`, `latents:MODEL` and so on remove what runs keep; that is made again when it
+    is needed, and so there is no undo.
+
     Example: loba cache rm runwayml/stable-diffusion-v1-5 --dry-run
     """
-    from loba_tui.core.associate.caches import hub
+    from loba_tui import tensor_commands
+    from loba_tui.core.associate.caches import hub, tensor_layout
 
+    if tensor_commands.are_tensors(targets):
+        tensor_commands.remove(
+            tensor_layout.user_root(os.environ),
+            targets,
+            dry_run=dry_run,
+            confirm=lambda question: _confirm(question, yes),
+            as_json=as_json,
+        )
+        return
     cache = _open(recipes)
     found = cache.scan()
     wish = hub.Removal(tuple(hub.find_targets(found, targets)))
@@ -235,6 +262,14 @@ def cache_prune(
     unreferenced: Annotated[
         bool, typer.Option("--unreferenced", help="Contents that no revision links to.")
     ] = False,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            metavar="KIND",
+            help="latents or embeds that runs keep, instead of the hub's cache; repeatable.",
+        ),
+    ] = None,
     recipes: Recipes = None,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -243,13 +278,35 @@ def cache_prune(
 ) -> None:
     """Remove what is of no more use; what is pinned, in use or an hour young stays.
 
-    Without a rule: --detached --incomplete --unreferenced.
+    Without a rule: --detached --incomplete --unreferenced. With --type, what broken writes left
+    always goes, and there is no undo: latents and embeddings are made again when they are needed.
 
     Example: loba cache prune --unused 90d --keep-under 200GB
+
+    Example: loba cache prune --type latents --type embeds --unused 30d
     """
     from loba_tui.core.associate.caches import hub
     from loba_tui.core.associate.caches.hub_query import parse_age, parse_size
 
+    if kinds:
+        from loba_tui import tensor_commands
+        from loba_tui.core.associate.caches import tensor_layout
+
+        if detached or unreferenced:
+            raise RecipeError(
+                "--detached and --unreferenced are about the hub's cache, not about --type.",
+                "Take --unused and --keep-under.",
+            )
+        tensor_commands.prune(
+            tensor_layout.user_root(os.environ),
+            tensor_commands.kinds_of(kinds),
+            unused=unused,
+            keep_under=keep_under,
+            dry_run=dry_run,
+            confirm=lambda question: _confirm(question, yes),
+            as_json=as_json,
+        )
+        return
     by_default = unused is None and keep_under is None
     by_default = by_default and not (detached or incomplete or unreferenced)
     wish = hub.Prune(
@@ -324,11 +381,18 @@ def cache_verify(
 ) -> None:
     """Read every file again and compare it with its checksum, without the network.
 
+    `latents` and `embeds` check what runs keep.
+
     Example: loba cache verify stabilityai/stable-diffusion-xl-base-1.0
     """
-    from loba_tui.core.associate.caches import hub
+    from loba_tui import tensor_commands
+    from loba_tui.core.associate.caches import hub, tensor_layout
     from loba_tui.core.associate.caches.hub_query import show_size
 
+    if tensor_commands.are_tensors(targets or []):
+        root = tensor_layout.user_root(os.environ)
+        tensor_commands.verify(root, targets or [], as_json=as_json)
+        return
     cache = _open([])
     found = cache.scan()
     folders = {target.folder for target in hub.find_targets(found, targets or [])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,11 +49,26 @@ class Lister:
         self._now = time.time() if now is None else now
 
     def records(
-        self, found: Iterable[hub.Repository], filters: Sequence[str], sort: str, limit: int | None
+        self,
+        found: Iterable[hub.Repository],
+        filters: Sequence[str],
+        sort: str,
+        limit: int | None,
+        others: Iterable[tuple[Row, dict[str, Any]]] = (),
     ) -> Iterator[dict[str, Any]]:
-        """Yield the records that pass all filters; without a sort, as the repositories come."""
+        """Yield the records that pass all filters; without a sort, as the repositories come.
+
+        Args:
+            found: Repositories.
+            filters: Conditions, as they were typed.
+            sort: Key and order; "" leaves the order.
+            limit: Most records; None is all.
+            others: Rows of what is kept beside the hub's cache; they come after.
+        """
         tests = [parse_filter(each) for each in filters]
-        pairs = self._chosen(found, tests)
+        beside = (pair for pair in others if all(test(pair[0], self._now) for test in tests))
+        pairs: Iterator[tuple[Row, dict[str, Any]]]
+        pairs = itertools.chain(self._chosen(found, tests), beside)
         if sort:
             key, is_reversed = parse_sort(sort)
             pairs = iter(sorted(pairs, key=lambda pair: key(pair[0]), reverse=is_reversed))
@@ -136,7 +152,7 @@ class Lister:
         name = record["id"]
         if "revision" in record:
             name = f"{name}@{record['revision'][:12]}"
-        count = record.get("revisions", 1)
+        count = record.get("entries", record.get("revisions", 1))
         return (
             f"{show_size(record['size']):>9}  {self._age(record['last_used'], 'never'):7}"
             f"{self._age(record['last_fetched'], '-'):9}{count:>4}  "

@@ -236,3 +236,108 @@ def test_a_cache_that_is_not_there_is_empty_and_said_so(loba, root):
     assert loba("ls").exit_code == 0
     assert loba("rm", "org/model", "--yes").exit_code == 2
     assert loba("undo").exit_code == 2
+
+
+# Latents and embeddings that runs keep.
+
+SHELF = {"model": {"id": "org/model"}, "machine": {"device": "cpu", "threads": 1}}
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Entries as a store writes them: two of latents, one of embeddings."""
+    import torch
+
+    from loba_tui.core.associate.caches.tensor_store import TensorStore
+
+    monkeypatch.setenv("LOBA_CACHE", str(tmp_path / "kept"))
+    tensors = tmp_path / "kept" / "tensors"
+    for kind, about in (
+        ("latents", {"image": "a.png"}),
+        ("latents", {"image": "b\x1b[31m.png"}),
+        ("embeds", {"prompt": "a red circle"}),
+    ):
+        store = TensorStore(tensors, kind, SHELF, spare_bytes=0)  # type: ignore[arg-type]
+        store.put(store.key(about), {"x": torch.zeros(1000)}, describe=about)
+        store.close()
+    return tensors
+
+
+def test_what_runs_keep_is_listed_after_the_repositories(loba, kept):
+    done = loba("ls")
+    latents, embeds = done.stdout.splitlines()[-2:]
+    assert latents.split()[-1].startswith("latents:org/model@")
+    assert embeds.split()[-1].startswith("embeds:org/model@")
+    assert latents.split()[:2] == ["8.6", "KB"]
+    assert "3 latents and embeddings, 12.9 KB" in done.stderr
+    rows = json.loads(loba("ls", "--json", "-f", "type=latents").stdout)
+    assert [(row["kind"], row["entries"], row["marks"]) for row in rows] == [("latents", 2, [])]
+    assert rows[0]["made_by"] == SHELF
+    names = [row["id"] for row in json.loads(loba("ls", "--json", "--sort", "size").stdout)]
+    assert [name.partition(":")[0] for name in names[:2]] == ["org/model", "latents"]
+    assert json.loads(loba("ls", "--json", "-f", "used>1d", "latents:*").stdout) == []
+
+
+def test_show_tells_what_is_in_it_and_does_nothing_to_the_terminal(loba, kept):
+    done = loba("show", "latents:org/model")
+    assert done.exit_code == 0
+    assert "a.png" in done.stdout
+    assert "threads 1" in done.stdout
+    assert "\x1b" not in done.stdout
+    record = json.loads(loba("show", "embeds", "--json").stdout)
+    assert [each["about"] for each in record["entries"]] == [{"prompt": "a red circle"}]
+    missing = loba("show", "latents:org/modle")
+    assert missing.exit_code == 2
+    assert "Did you mean latents:org/model@" in missing.stderr
+
+
+def test_kept_tensors_are_removed_after_a_plan_and_a_question(loba, kept):
+    files = list(kept.rglob("*.safetensors"))
+    dry = loba("rm", "latents", "--dry-run")
+    assert "all of it, 8.6 KB" in dry.stdout
+    assert loba("rm", "latents").exit_code == 8  # there is no terminal to ask on
+    assert loba("rm", "latents", "org/model", "--yes").exit_code == 2
+    assert list(kept.rglob("*.safetensors")) == files
+    done = loba("rm", "latents", "--yes", "--json")
+    assert json.loads(done.stdout)["freed"] == json.loads(done.stdout)["frees"] > 8000
+    assert [path.parts[-4] for path in kept.rglob("*.safetensors")] == ["embeds"]
+
+
+def test_what_a_run_uses_stays(loba, kept):
+    import fcntl
+
+    with (next((kept / "locks").glob("latents-*"))).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        refused = loba("rm", "latents", "--yes")
+        assert refused.exit_code == 6
+        assert "a run uses latents:org/model@" in refused.stderr
+        assert "in-use" in loba("ls").stdout
+        pruned = loba("prune", "--type", "latents", "--type", "embeds", "--unused", "0d", "--yes")
+        assert "stays: latents" in pruned.stderr
+    assert [path.parts[-4] for path in kept.rglob("*.safetensors")] == ["latents"] * 2
+
+
+def test_prune_by_age_and_size(loba, kept):
+    assert "nothing to remove" in loba("prune", "--type", "latents", "--unused", "30d").stdout
+    for path in sorted(kept.rglob("latents/*/*/*.safetensors"))[:1]:
+        os.utime(path, (1e9, 1e9))
+    dry = json.loads(
+        loba("prune", "--type", "latents", "--unused", "30d", "--dry-run", "--json").stdout
+    )
+    assert [each["entries"] for each in dry["removes"]] == [1]
+    assert loba("prune", "--type", "latents", "--keep-under", "5KB", "--yes").exit_code == 0
+    assert len(list(kept.rglob("latents/*/*/*.safetensors"))) == 1
+    wrong = loba("prune", "--type", "latent")
+    assert (wrong.exit_code, "Did you mean latents" in wrong.stderr) == (2, True)
+    assert loba("prune", "--type", "latents", "--detached").exit_code == 2
+
+
+def test_verify_finds_a_flipped_bit(loba, kept):
+    assert loba("verify", "latents", "embeds").stdout == "3 good\n"
+    path = next(kept.rglob("embeds/*/*/*.safetensors"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    done = loba("verify", "embeds")
+    assert done.exit_code == 7
+    assert "checksum does not fit" in done.stdout
