@@ -267,12 +267,17 @@ def prepare_request(wanted: launch.Request, out: Path | None) -> tuple[RunDir, l
 def result_lines(run_dir: RunDir, events: Sequence[Event]) -> list[str]:
     """Return where the results of a finished program are, and what the report says of them."""
     found = {"adapter": run_dir.adapter, "for kohya": run_dir.adapter_kohya}
+    found["for PEFT"] = run_dir.adapter_peft
     strips = [str(e.data["path"]) for e in events if e.kind == "sampled" and e.data.get("path")]
     newest = strips[-1] if strips else max(map(str, run_dir.samples.glob("*.png")), default=None)
     if newest is not None:
         found["strip"] = run_dir.path / newest
     found["report"], found["picture"] = run_dir.report, run_dir.report_picture
-    lines = [f"{label:11}{shorten(path)}" for label, path in found.items() if path.is_file()]
+    lines = [f"{label:11}{shorten(path)}" for label, path in found.items() if path.exists()]
+    told = [e.data.get("notes") for e in events if e.kind == "exported"][-1:]
+    lines += [
+        f"{'note':11}{clean(note)}" for notes in told if isinstance(notes, list) for note in notes
+    ]
     return lines + verdict_lines(RunReader(run_dir).report())
 
 

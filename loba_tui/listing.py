@@ -145,6 +145,11 @@ def export_adapter(run_dir: RunDir, file_format: str, out: Path | None, *, repla
         LobaError: The run is not finished, the file exists, or it cannot be written.
     """
     source = run_dir.adapter_kohya if file_format == "kohya" else run_dir.adapter
+    if not source.is_file() and run_dir.adapter.is_file():
+        raise RefusedError(
+            f"The adapter of {run_dir.path} has no form for {file_format}.",
+            "Its kind is read by PEFT alone: see the folder adapter/peft of the run.",
+        )
     if not source.is_file():
         raise CorruptError(
             f"{run_dir.path} holds no finished adapter.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from loba_tui.core.errors import CorruptError, NumericsError, RecipeError, Resou
 from loba_tui.core.run import durable
 
 _ALIGNMENT = 8
+_STARTS_AT_ZERO = re.compile(
+    r"\.lora_B\.|\.lora_up\.|\.hada_w2_b$|\.lokr_w1$|\.lokr_w1_a$|\.oft_R\.weight$"
+)
 # As other programs make theirs: an adapter is for others to load, if the umask lets them.
 _MODE = 0o666
 
@@ -100,8 +104,8 @@ def check_weights(tensors: Mapping[str, Tensor]) -> None:
                 f"The adapter's {name} is not finite; it is not exported.",
                 "Lower optimizer.lr, or take an earlier checkpoint.",
             )
-    # B starts at zero: as long as every B is, the adapter is the base model.
-    ups = [t for name, t in tensors.items() if ".lora_B." in name or ".lora_up." in name]
+    # What starts at zero: as long as all of it is, the adapter is the base model.
+    ups = [t for name, t in tensors.items() if _STARTS_AT_ZERO.search(name)]
     if not any(bool(tensor.any()) for tensor in ups):
         raise NumericsError(
             "The adapter changes nothing: all its weights are zero; it is not exported.",

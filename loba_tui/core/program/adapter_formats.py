@@ -25,11 +25,15 @@ _ARCHITECTURE = "stable-diffusion-xl-v1-base/lora"
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """The update of one module, W + (alpha / rank) up down."""
+    """The update of one module, W + (alpha / rank) up down.
+
+    With a magnitude it is DoRA's: the rows of that sum, brought to these lengths.
+    """
 
     down: Tensor
     up: Tensor
     alpha: float
+    magnitude: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -46,7 +50,7 @@ def diffusers_file(
     factors = {n: math.sqrt(la.rank) if config["use_rslora"] else 1.0 for n, la in layers.items()}
     alphas = {name: layer.alpha / factors[name] for name, layer in layers.items()}
     exact = {
-        **_jsonable(config),
+        **jsonable(config),
         "target_modules": sorted(layers),
         "rank_pattern": {n: la.rank for n, la in layers.items() if la.rank != config["r"]},
         "alpha_pattern": {
@@ -59,7 +63,7 @@ def diffusers_file(
     return diffusers_tensors(layers), {
         "format": "pt",
         "modelspec.implementation": "diffusers",
-        **_model_spec(metadata),
+        **model_spec(metadata),
         **metadata,
         CONFIG_KEY: json.dumps(packed, sort_keys=True),
     }
@@ -78,17 +82,19 @@ def kohya_file(
         tensors[f"{name}.lora_down.weight"] = layer.down
         tensors[f"{name}.lora_up.weight"] = layer.up
         tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
+        if layer.magnitude is not None:
+            tensors[f"{name}.dora_scale"] = layer.magnitude.reshape(-1, *[1] * (layer.up.ndim - 1))
     return tensors, {
         "format": "pt",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        **_model_spec(metadata),
+        **model_spec(metadata),
         **_network_metadata(layers),
         "ss_base_model_version": "sdxl_base_v1-0",
         **{name: value for name, value in metadata.items() if name != CONFIG_KEY},
     }
 
 
-def _model_spec(metadata: Mapping[str, str]) -> dict[str, str]:
+def model_spec(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return what every file says by the model metadata standard (Stability-AI/ModelSpec)."""
     return {
         "modelspec.sai_model_spec": "1.0.0",
@@ -105,8 +111,11 @@ def _network_metadata(layers: Mapping[str, LoraLayer]) -> dict[str, str]:
     arguments = {}
     if conv:
         arguments = {"conv_dim": str(conv[0].rank), "conv_alpha": f"{conv[0].alpha:g}"}
+    is_dora = main.magnitude is not None
+    if is_dora:
+        arguments |= {"algo": "lora", "dora_wd": "True"}
     return {
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "lycoris.kohya" if is_dora else "networks.lora",
         "ss_network_dim": str(main.rank),
         "ss_network_alpha": f"{main.alpha:g}",
         "ss_network_args": json.dumps(arguments, sort_keys=True),
@@ -119,6 +128,8 @@ def diffusers_tensors(layers: Mapping[str, LoraLayer]) -> dict[str, Tensor]:
     for module, layer in layers.items():
         tensors[f"{UNET_PREFIX}{module}.lora_A.weight"] = layer.down
         tensors[f"{UNET_PREFIX}{module}.lora_B.weight"] = layer.up
+        if layer.magnitude is not None:
+            tensors[f"{UNET_PREFIX}{module}.lora_magnitude_vector"] = layer.magnitude
     return tensors
 
 
@@ -137,7 +148,9 @@ def layers_from_diffusers(
         )
         if config.get("use_rslora"):
             alpha *= math.sqrt(down.shape[0])
-        layers[module] = LoraLayer(down, tensors[key.replace(".lora_A.", ".lora_B.")], float(alpha))
+        up = tensors[key.replace(".lora_A.", ".lora_B.")]
+        magnitude = tensors.get(key.replace(".lora_A.weight", ".lora_magnitude_vector"))
+        layers[module] = LoraLayer(down, up, float(alpha), magnitude)
     return layers
 
 
@@ -152,8 +165,12 @@ def layers_from_kohya(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Lo
                 alpha = tensors.get(f"{name}.alpha", torch.tensor(float(down.shape[0])))
                 # The shortest decimal of a float32: 0.7 comes back as 0.7.
                 exact = float(f"{alpha.item():.7g}")
-                layers[module] = LoraLayer(down, tensors[f"{name}.lora_up.weight"], exact)
-            elif kind not in ("lora_up.weight", "alpha"):
+                up, magnitude = tensors[f"{name}.lora_up.weight"], tensors.get(f"{name}.dora_scale")
+                if magnitude is not None:  # PEFT has the outputs second for a convolution
+                    shape = (-1,) if up.ndim == 2 else (1, -1, 1, 1)
+                    magnitude = magnitude.reshape(shape)
+                layers[module] = LoraLayer(down, up, exact, magnitude)
+            elif kind not in ("lora_up.weight", "alpha", "dora_scale"):
                 raise KeyError(key)
         except KeyError as error:
             raise not_an_adapter(path, key) from error
@@ -170,10 +187,11 @@ def config_of(layers: Mapping[str, LoraLayer]) -> dict[str, Any]:
         "rank_pattern": {n: la.rank for n, la in layers.items() if la.rank != rank},
         "alpha_pattern": {n: la.alpha for n, la in layers.items() if la.alpha != alpha},
         "target_modules": sorted(layers),
+        "use_dora": any(layer.magnitude is not None for layer in layers.values()),
     }
 
 
-def _jsonable(config: Mapping[str, Any]) -> dict[str, Any]:
+def jsonable(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a PEFT configuration as JSON holds it: sets sorted, enumerations by value."""
     plain = {}
     for name, value in config.items():

@@ -1,48 +1,91 @@
 """The adapter's strength, row by row of a batch.
 
-PEFT scales an adapter by one number for a whole forward pass. A slider is trained and sampled at
-several strengths at once, so a forward hook on each LoRA up-projection multiplies every row by its
-own factor: (W x + m · α/r · B A x). The factor α/r stays PEFT's own.
+PEFT scales an adapter by one number for a whole forward pass, and some kinds not at all. A slider
+is trained and sampled at several strengths at once, so what the adapter adds to each layer is
+multiplied row by row: W x + m·(W' − W) x. For LoRA that is W x + m · α/r · B A x; the factor α/r
+stays PEFT's own. `adapter_kinds` says why it means the same for all kinds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lycoris_utils import LycorisLayer
+from peft.tuners.oft.layer import OFTLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.adapter_kinds import tuner_layers
 
 
 class AdapterScale:
-    """Set the strength of the LoRA adapter that is attached to `denoiser`.
+    """Set the strength of the adapter that is attached to `denoiser`.
 
     Args:
-        denoiser: A UNet or transformer that carries a PEFT LoRA adapter.
+        denoiser: A UNet or transformer that carries a PEFT adapter.
         adapter_name: PEFT's name of the adapter.
 
     Raises:
-        RecipeError: If no LoRA layer of that name is attached.
+        RecipeError: If no adapter of that name is attached, of a kind that is known.
     """
 
     def __init__(self, denoiser: nn.Module, adapter_name: str = "default") -> None:
-        self._layers = [
-            module
-            for module in denoiser.modules()
-            if isinstance(module, LoraLayer) and adapter_name in module.lora_B
-        ]
+        self._layers = [layer for _, layer in tuner_layers(denoiser, adapter_name)]
         if not self._layers:
-            raise RecipeError(f"no LoRA layer named {adapter_name!r} is attached to the model")
+            raise RecipeError(f"no adapter named {adapter_name!r} is attached to the model")
         self._multipliers: Tensor | None = None
-        self._handles = [
-            layer.lora_B[adapter_name].register_forward_hook(self._scale_rows)
-            for layer in self._layers
-        ]
+        self._undo: list[Callable[[], None]] = []
+        for layer in self._layers:
+            self._hook(layer, adapter_name)
+
+    def _hook(self, layer: BaseTunerLayer, adapter_name: str) -> None:
+        """Multiply what the adapter adds to a layer's output, or to its input for OFT."""
+        if isinstance(layer, LycorisLayer):
+            self._wrap_delta(layer, adapter_name)
+            return
+        if isinstance(layer, OFTLayer):
+            handle = layer.oft_R[adapter_name].register_forward_hook(self._scale_rotation)
+        elif adapter_name in layer.lora_magnitude_vector:
+            # It returns (W' − W)x. The up-projection inside is also used to find ‖W + BA‖.
+            handle = layer.lora_magnitude_vector[adapter_name].register_forward_hook(
+                self._scale_rows
+            )
+        else:
+            handle = layer.lora_B[adapter_name].register_forward_hook(self._scale_rows)
+        self._undo.append(handle.remove)
+
+    def _wrap_delta(self, layer: LycorisLayer, adapter_name: str) -> None:
+        """LoHa and LoKr compute their part in a method, where no module could be hooked."""
+        delta = layer._get_delta_activations
+        is_wrapped = "_get_delta_activations" in vars(layer)
+
+        def scaled(name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            added: Tensor = delta(name, x, *args, **kwargs)
+            return self._scaled(added) if name == adapter_name else added
+
+        layer._get_delta_activations = scaled
+
+        def restore() -> None:
+            if is_wrapped:
+                layer._get_delta_activations = delta
+            else:
+                del layer._get_delta_activations
+
+        self._undo.append(restore)
 
     def _scale_rows(self, _module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return self._scaled(output)
+
+    def _scale_rotation(self, _module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+        if self._multipliers is None:
+            return output
+        return args[0] + self._scaled(output - args[0])
+
+    def _scaled(self, output: Tensor) -> Tensor:
         if self._multipliers is None:
             return output
         rows = self._multipliers
@@ -84,6 +127,6 @@ class AdapterScale:
 
     def remove(self) -> None:
         """Take the hooks off again."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        for undo in reversed(self._undo):
+            undo()
+        self._undo.clear()

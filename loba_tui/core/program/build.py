@@ -23,6 +23,7 @@ from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program import randomness
+from loba_tui.core.program.adapter_kinds import adapted_module, kind_of, settle
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.checkpoint import CheckpointStore
 from loba_tui.core.program.choices import load_choice, plugin_hashes
@@ -160,12 +161,14 @@ def attach_adapter(
         raise RecipeError(
             f"adapter.layers: none of them names a layer of this {container.family} model"
         )
+    kind_of(config)
     container.denoiser.requires_grad_(False)
     with torch.random.fork_rng():
         # PEFT draws its initial weights from the global generator.
         seed = randomness.integer(2**31, recipe.train.seed, "adapter")
         torch.manual_seed(seed)
         container.denoiser.add_adapter(config)
+    settle(container.denoiser, config)
     # Updates of a slider are smaller than bfloat16 resolves: the trained weights stay float32.
     cast_training_params(container.denoiser, torch.float32)
     return config
@@ -363,7 +366,7 @@ def layer_factors(
     """
     probe = SimpleNamespace(
         param_groups=[
-            {"name": name.partition(".lora_")[0], "params": [parameter]}
+            {"name": adapted_module(name), "params": [parameter]}
             for name, parameter in trainable.items()
         ]
     )

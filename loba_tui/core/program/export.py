@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import CorruptError, RecipeError
-from loba_tui.core.program import kohya_keys
+from loba_tui.core.program import adapter_lycoris, kohya_keys
 from loba_tui.core.program.adapter_file import (
     WrittenFile,
     check_weights,
@@ -41,6 +41,7 @@ from loba_tui.core.program.adapter_formats import (
     layers_from_kohya,
     not_an_adapter,
 )
+from loba_tui.core.program.adapter_kinds import kind_of
 from loba_tui.core.program.kohya_keys import SDXL_LAYOUT, BlockLayout
 
 DIFFUSERS_NAME = "adapter.safetensors"
@@ -54,6 +55,7 @@ _LOADED_CONFIG = (
     "alpha_pattern",
     "target_modules",
     "use_rslora",
+    "use_dora",
 )
 
 
@@ -69,18 +71,22 @@ def write_adapter(
     The same weights and metadata give the same bytes.
 
     Args:
-        unet: A diffusers UNet with a PEFT LoRA on it.
+        unet: A diffusers UNet with a PEFT adapter on it.
         folder: Where to; made if it is not there.
         metadata: What both files carry beside their own: recipe, base model, provenance.
         adapter_name: Which of the UNet's adapters.
 
     Returns:
-        The written files by format, "diffusers" and "kohya".
+        The written files by format: "diffusers", and "kohya" and "peft" where there is such a form.
 
     Raises:
         NumericsError: A weight is not finite, or all are zero.
         RecipeError: The adapter is of a kind these formats cannot hold.
     """
+    if kind_of(unet.peft_config[adapter_name]) in adapter_lycoris.KINDS:
+        return adapter_lycoris.write_files(
+            unet, folder, metadata or {}, adapter_name, [DIFFUSERS_NAME, KOHYA_NAME]
+        )
     config = unet.peft_config[adapter_name].to_dict()
     layers = _lora_layers(unet, adapter_name, config)
     layout = BlockLayout.of(unet.config)
@@ -107,9 +113,12 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[st
         layers = layers_from_kohya(path, tensors)
         config = {**config_of(layers), "use_rslora": False}
         return diffusers_tensors(layers), config, metadata
+    other = adapter_lycoris.read_config(path, metadata, tensors)
+    if other is not None:
+        return tensors, other, metadata
     for name in tensors or ["nothing"]:
         partner = name.replace(".lora_A.", ".lora_B.") if ".lora_A." in name else name
-        is_weight = name.endswith((".lora_A.weight", ".lora_B.weight"))
+        is_weight = name.endswith((".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"))
         if not (name.startswith(UNET_PREFIX) and is_weight and partner in tensors):
             raise not_an_adapter(path, name)
     try:
@@ -135,6 +144,7 @@ def convert(path: Path, to: AdapterFormat, destination: Path | None = None) -> P
         The file that was written, or found there with the same content.
     """
     tensors, config, metadata = read_adapter(path)
+    adapter_lycoris.refuse_conversion(path, {"peft_type": "LORA", **config})
     layers = layers_from_diffusers(tensors, config)
     if to == "kohya":
         _check_kohya_can_name(path, layers)
@@ -182,9 +192,13 @@ def load_adapter(container: ModelContainer, path: Path, adapter_name: str = "def
         CorruptError: It is damaged.
         NumericsError: A weight is not finite, or all are zero.
     """
-    tensors, _ = read_file(path)
+    tensors, metadata = read_file(path)
     check_weights(tensors)
+    other = adapter_lycoris.read_config(path, metadata, tensors)
     try:
+        if other is not None:
+            adapter_lycoris.attach(container.denoiser, tensors, other, adapter_name)
+            return
         state_dict, alphas, config = _read_for_loading(container, path)
         container.pipeline.load_lora_into_unet(
             state_dict,
@@ -237,6 +251,7 @@ def _restore_precision(
     if not any(".lora_A." in key for key in weights):
         weights = convert_unet_state_dict_to_peft(weights)
     for key, weight in weights.items():
+        # A magnitude has no .weight in the file.
         parameter = unet.get_parameter(f"{key.removesuffix('.weight')}.{adapter_name}.weight")
         if parameter.dtype != weight.dtype and not parameter.is_meta:
             parameter.data = weight.to(parameter.device)
@@ -247,10 +262,9 @@ def _lora_layers(
 ) -> dict[str, LoraLayer]:
     """Return the adapter's layers by module name, in the UNet's order."""
     weights = get_peft_model_state_dict(unet, adapter_name=adapter_name)
-    extra = {name for name in weights if not name.endswith(("lora_A.weight", "lora_B.weight"))}
-    if config["peft_type"] != "LORA" or extra or config["use_dora"]:
-        kind = "DoRA" if config["use_dora"] else config["peft_type"]
-        raise RecipeError(f"A {kind} adapter cannot be exported as LoRA.", "Use lora or locon.")
+    parts = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
+    if extra := [name for name in weights if not name.endswith(parts)]:
+        raise RecipeError(f"{extra[0]} of this adapter has no place in a LoRA file.")
     layers = {}
     for name, module in unet.named_modules():
         if isinstance(module, BaseTunerLayer) and adapter_name in module.r:
@@ -260,5 +274,6 @@ def _lora_layers(
                 up=weights[f"{name}.lora_B.weight"].detach(),
                 # These formats scale by alpha / rank; rank-stabilised LoRA by alpha / sqrt(rank).
                 alpha=float(alpha) * (math.sqrt(rank) if config["use_rslora"] else 1.0),
+                magnitude=weights.get(f"{name}.lora_magnitude_vector"),
             )
     return layers

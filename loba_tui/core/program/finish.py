@@ -14,6 +14,7 @@ from loba_tui import __version__
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import Interrupted, LobaError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
+from loba_tui.core.program.adapter_lycoris import notes_of
 from loba_tui.core.program.build import Built, OpenModel
 from loba_tui.core.program.choices import plugin_hashes
 from loba_tui.core.program.export import write_adapter
@@ -86,7 +87,9 @@ def finish(
         writer.status(measured=done, to_measure=total)
 
     write({})
-    writer.event("exported", path=str(run_dir.adapter), kohya=str(run_dir.adapter_kohya))
+    kohya = str(run_dir.adapter_kohya) if run_dir.adapter_kohya.exists() else None
+    notes = notes_of(model.container.denoiser.peft_config["default"])
+    writer.event("exported", path=str(run_dir.adapter), kohya=kohya, notes=notes)
     writer.status(phase="sampling")
     draw_sample(recipe, model, built, writer, trainer.step, sources)
     if not recipe.proof.enabled:

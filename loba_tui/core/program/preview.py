@@ -18,6 +18,7 @@ import torch
 
 from loba_tui.core import plugins
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
+from loba_tui.core.program.adapter_kinds import adapted_module
 from loba_tui.core.program.build import attach_adapter, layer_factors, solves
 from loba_tui.core.program.choices import load_choice
 from loba_tui.core.program.estimating.model_shapes import ModelShapes, open_shapes
@@ -85,7 +86,7 @@ def layers_of(recipe: Recipe, adapted: AdaptedShapes, sources: PluginSources) ->
     factors = layer_factors(recipe, adapted.trainable, sources)
     num_trained = 0
     for (name, parameter), factor in zip(adapted.trainable.items(), factors, strict=True):
-        module = name.partition(".lora_")[0]
+        module = adapted_module(name)
         blocks.setdefault(_block_of(module), {})[module] = float(factor)
         num_trained += parameter.numel() if factor else 0
     return {

@@ -101,6 +101,11 @@ class RunDir:
         return self.adapter_dir / "adapter.kohya.safetensors"
 
     @property
+    def adapter_peft(self) -> Path:
+        """Return the folder that PEFT loads by itself; only some kinds of adapter have one."""
+        return self.adapter_dir / "peft"
+
+    @property
     def report(self) -> Path:
         """Return the measured effect as JSON."""
         return self.adapter_dir / "report.json"

@@ -94,8 +94,14 @@ def test_a_loss_is_torchs_own_elementwise(name: str, oracle: object) -> None:
 @pytest.mark.parametrize("name", plugins.names("adapters"))
 def test_an_adapter_is_a_peft_config_of_the_wanted_layers(name: str) -> None:
     targets = {"cross_attention": ["x.attn2.to_k"], "convolution": ["y.conv1"]}
-    config = plugins.load("adapters", name)(targets, rank=3, alpha=2.0, layers=["cross_attention"])
+    alpha = 1.0 if name == "oft" else 2.0  # a rotation has none
+    config = plugins.load("adapters", name)(
+        targets, rank=3, alpha=alpha, layers=["cross_attention"]
+    )
     assert isinstance(config, PeftConfig)
     assert set(config.target_modules) == {"x.attn2.to_k"}
+    if name == "oft":
+        assert config.oft_block_size == 3
+        return
     assert config.r == 3
-    assert config.lora_alpha == 2.0
+    assert getattr(config, "lora_alpha", getattr(config, "alpha", None)) == alpha

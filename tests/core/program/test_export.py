@@ -228,8 +228,8 @@ def test_an_untrained_adapter_is_never_exported(tiny_sdxl_folder, tmp_path):
 def test_what_is_not_lora_is_said_so(tiny_sdxl_folder, tmp_path):
     container = fresh(tiny_sdxl_folder)
     targets = container.adapter_targets()["cross_attention"]
-    container.denoiser.add_adapter(LoraConfig(r=2, target_modules=targets, use_dora=True))
-    with pytest.raises(RecipeError, match="DoRA"):
+    container.denoiser.add_adapter(LoraConfig(r=2, target_modules=targets, lora_bias=True))
+    with pytest.raises(RecipeError, match="no place in a LoRA file"):
         write_adapter(container.denoiser, tmp_path)
 
 

@@ -1,0 +1,93 @@
+"""The kinds of adapter that can be trained, scaled row by row, and exported.
+
+A scale s means the same for all of them: every layer's weight goes from W to W + s·(W' − W), where
+W' is what was trained. For LoRA, LoHa and LoKr that is their own definition. DoRA and OFT have no
+scale of their own: W' = m·(W + BA)/‖W + BA‖ does not become W where BA is scaled to nothing, as the
+magnitude m was trained too. Going a part of the way to W' is continuous, exact at 0 and 1, and what
+A1111 and ComfyUI do with such files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from peft import PeftConfig
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lycoris_utils import LycorisLayer
+from peft.tuners.oft.layer import OFTLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from loba_tui.core.errors import RecipeError
+
+_PARAMETER = re.compile(r"(?P<module>.+?)\.(?:lora|hada|lokr|oft)_.+")
+_NAMES = {"LORA": "LoRA", "LOHA": "LoHa", "LOKR": "LoKr", "OFT": "OFT"}
+
+
+def adapted_module(parameter_name: str) -> str:
+    """Return the module that an adapter's parameter belongs to."""
+    match = _PARAMETER.fullmatch(parameter_name)
+    return match["module"] if match else parameter_name
+
+
+def is_adapter_parameter(parameter_name: str) -> bool:
+    """Say whether a parameter of a network is an adapter's."""
+    return _PARAMETER.fullmatch(parameter_name) is not None
+
+
+def kind_of(config: PeftConfig | dict[str, Any]) -> str:
+    """Return the kind of a PEFT configuration: LoRA, DoRA, LoHa, LoKr or OFT.
+
+    Raises:
+        RecipeError: It is another, which could be trained but neither scaled nor exported.
+    """
+    settings = config if isinstance(config, dict) else config.to_dict()
+    peft_type = str(getattr(settings["peft_type"], "value", settings["peft_type"]))
+    if peft_type == "LORA" and settings.get("use_dora"):
+        return "DoRA"
+    if peft_type not in _NAMES:
+        raise RecipeError(
+            f"adapter: a PEFT adapter of type {peft_type} can be neither scaled nor exported here",
+            f"What can be: {', '.join(_NAMES.values())} and DoRA.",
+        )
+    return _NAMES[peft_type]
+
+
+def tuner_layers(network: nn.Module, adapter_name: str) -> Iterator[tuple[str, BaseTunerLayer]]:
+    """Yield the layers that carry an adapter of this name, with their modules' names."""
+    for name, module in network.named_modules():
+        if isinstance(module, BaseTunerLayer) and _carries(module, adapter_name):
+            yield name, module
+
+
+def _carries(layer: BaseTunerLayer, adapter_name: str) -> bool:
+    if isinstance(layer, LoraLayer):
+        return adapter_name in layer.lora_B
+    if isinstance(layer, LycorisLayer):
+        return adapter_name in layer.r
+    if isinstance(layer, OFTLayer):
+        return adapter_name in layer.oft_R
+    return False
+
+
+def settle(network: nn.Module, config: PeftConfig, adapter_name: str = "default") -> None:
+    """Take the chance out of an adapter's layers, and refuse what PEFT would only warn about.
+
+    Raises:
+        RecipeError: A layer cannot have what the recipe asks for.
+    """
+    for name, layer in tuner_layers(network, adapter_name):
+        if isinstance(layer, LycorisLayer):
+            # They compare a number drawn from the global generator with it in every forward pass,
+            # and leave the layer out where that is exactly 0.
+            layer.module_dropout[adapter_name] = -1.0
+        if isinstance(layer, OFTLayer):
+            wanted = config.oft_block_size
+            if layer.oft_block_size[adapter_name] != wanted:
+                raise RecipeError(
+                    f"adapter.rank: blocks of {wanted} do not divide the {layer.in_features} inputs"
+                    f" of {name}",
+                    "Take a divisor of all layers' inputs, such as 4 or 8.",
+                )
