@@ -10,7 +10,7 @@ from loba_tui.core.associate.caches import tensor_shelves
 from loba_tui.core.associate.caches.hub_query import Row, show_size
 from loba_tui.core.associate.caches.tensor_prune import Item, Plan
 from loba_tui.core.associate.caches.tensor_shelves import Entry, Shelf
-from loba_tui.core.text import clean
+from loba_tui.core.text import clean, quote
 
 _MAX_SHOWN = 12
 _AGAIN = "what needs them makes them again"
@@ -89,7 +89,8 @@ def show_lines(record: Mapping[str, Any]) -> Iterator[str]:
         listed = ", ".join(f"{key} {_plain(value)}" for key, value in told if value is not None)
         yield f"  {clean(part)}: {clean(listed, limit=400)}"
     for entry in record["entries"][:_MAX_SHOWN]:
-        about = entry["about"].get("prompt") or entry["about"].get("image") or entry["key"][:12]
+        told = entry["about"]
+        about = quote(told["prompt"]) if "prompt" in told else told.get("image") or entry["key"]
         yield f"    {show_size(entry['size']):>9}  {clean(about, limit=100)}"
     if len(record["entries"]) > _MAX_SHOWN:
         yield f"    … and {len(record['entries']) - _MAX_SHOWN} more; --json lists all"

@@ -119,6 +119,7 @@ class ModelCache:
         )
         self._memory = MemoryCache()
         self._loaded: dict[str, _Loaded] = {}
+        self._located: dict[tuple[str, str | None, str | None], ModelSource] = {}
         self._budget = Budget(self._memory, self.device, max_bytes, self._forget)
 
     def load(
@@ -156,7 +157,7 @@ class ModelCache:
             if missing:
                 self.onload(model_id, *missing)
             return pipeline
-        source = locate(model_id, revision, variant)
+        source = self.locate(model_id, revision, variant)
         names = component_names(source)
         shared = self._shared(source, variant, [each for each in names if each not in leave_out])
         wanted = [name for name in names if name not in leave_out and name not in shared]
@@ -176,6 +177,15 @@ class ModelCache:
             self.unload(model_id)
             raise
         return pipeline
+
+    def locate(
+        self, model_id: str, revision: str | None = None, variant: str | None = None
+    ) -> ModelSource:
+        """Return where a model's files lie, fetching them if need be; the hub is asked once."""
+        asked = (model_id, revision, variant)
+        if asked not in self._located:
+            self._located[asked] = locate(*asked)
+        return self._located[asked]
 
     def get(self, model_id: str) -> DiffusionPipeline | None:
         """Return a resident pipeline, or None; nothing is loaded."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from loba_tui.core import plugins
 from loba_tui.core.associate.caches.latents import LatentCache
-from loba_tui.core.associate.caches.prompt_embeds import PromptEmbedCache
+from loba_tui.core.associate.caches.prompt_embeds import PromptEmbedCache, has_all
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.associate.model_cache import ModelCache
@@ -137,9 +137,9 @@ def open_model(
     on_phase("loading")
     cache = ModelCache(settings.device, settings.dtype, local_rank=local_rank)
     wrapper = PipelineWrapper(settings, cache)
-    container = wrapper.load()
-    on_phase("encoding")
     kept = wrapper.store(tensors, "embeds", on_problem=on_problem)
+    container = wrapper.load(with_text_encoders=not has_all(kept, prompts))
+    on_phase("encoding")
     embeds = PromptEmbedCache(container, kept)
     embeds.encode(prompts)
     container.release_text_encoders()

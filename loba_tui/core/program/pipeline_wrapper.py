@@ -23,6 +23,8 @@ from loba_tui.core.associate.caches.makers import maker
 from loba_tui.core.associate.caches.tensor_layout import TensorKind
 from loba_tui.core.associate.caches.tensor_store import TensorStore
 from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.containers.loading import component_names
+from loba_tui.core.associate.containers.sources import ModelSource
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError, ResourceError
 from loba_tui.core.recipe.schema import BaseModelSection
@@ -30,9 +32,10 @@ from loba_tui.core.recipe.schema import BaseModelSection
 logger = logging.getLogger(__name__)
 
 _THREADS_KEY = "cpu_threads"
-# What a diffusers folder calls the parts that make each kind of tensor begin with these.
+# What a diffusers folder calls the parts that make each kind of tensor begins with these.
+_TEXT_ENCODERS = ("text_encoder",)
 _MAKERS: MappingProxyType[TensorKind, tuple[str, ...]] = MappingProxyType(
-    {"latents": ("vae",), "embeds": ("tokenizer", "text_encoder")}
+    {"latents": ("vae",), "embeds": ("tokenizer", *_TEXT_ENCODERS)}
 )
 _SDPA_KERNELS = MappingProxyType({"math": SDPBackend.MATH, "flash": SDPBackend.FLASH_ATTENTION})
 
@@ -51,22 +54,24 @@ class PipelineWrapper:
         cache = ModelCache(settings.device, settings.dtype, local_rank=local_rank)
         return cls(settings, cache)
 
-    def load(self) -> ModelContainer:
+    def load(self, *, with_text_encoders: bool = True) -> ModelContainer:
         """Load the pipeline and apply every setting.
+
+        Args:
+            with_text_encoders: Load these too; without, they come when something is to be encoded.
 
         Raises:
             RecipeError: The model cannot be used as it is named.
             ResourceError: A setting asks for what this machine does not have.
         """
         settings, device = self.settings, self.cache.device
-        # What cannot be had is said before anything is downloaded.
-        check_attention(settings.attention, device, self.cache.dtype)
-        check_offload(settings.offload, device)
+        self._check()
         container = self.cache.container(
             settings.id,
             settings.revision,
             settings.variant,
             to_device=settings.offload == "none",
+            leave_out=() if with_text_encoders else self._parts(_TEXT_ENCODERS),
         )
         self._apply_threads()
         apply_attention(settings.attention, container.denoiser)
@@ -82,35 +87,44 @@ class PipelineWrapper:
     def store(
         self, root: Path | None, kind: TensorKind, *, on_problem: Callable[[str], None]
     ) -> TensorStore | None:
-        """Return where this model's tensors of a kind are kept, once it is loaded.
+        """Return where this model's tensors of a kind are kept; it need not be loaded.
 
         Args:
             root: Of all kept tensors; None keeps none.
             kind: Which.
             on_problem: Told what is wrong with the store.
-
-        Returns:
-            None where nothing is kept, or where the model was made elsewhere and cannot be named.
         """
-        pipeline, source = self.cache.get(self.settings.id), self.cache.source(self.settings.id)
-        if root is None or pipeline is None or source is None:
+        if root is None:
             return None
-        names = [name for name in pipeline.components if name.startswith(_MAKERS[kind])]
+        self._check()
+        self._apply_threads()  # the order of additions, and so the bits, depend on them
         shelf = maker(
-            source,
-            names,
+            self._source(),
+            self._parts(_MAKERS[kind]),
             variant=self.settings.variant,
             device=self.cache.device,
             dtype=self.cache.dtype,
         )
         return TensorStore(root, kind, shelf, on_problem=on_problem)
 
+    def _check(self) -> None:
+        """Say what cannot be had before anything is downloaded."""
+        check_attention(self.settings.attention, self.cache.device, self.cache.dtype)
+        check_offload(self.settings.offload, self.cache.device)
+
+    def _source(self) -> ModelSource:
+        settings = self.settings
+        return self.cache.locate(settings.id, settings.revision, settings.variant)
+
+    def _parts(self, beginnings: tuple[str, ...]) -> list[str]:
+        """Return the model's components whose names begin with one of these."""
+        return [name for name in component_names(self._source()) if name.startswith(beginnings)]
+
     def _apply_threads(self) -> None:
         """Set torch's CPU threads to the recipe's number, or to what the model asks for."""
         threads = self.settings.threads
-        source = self.cache.source(self.settings.id)
-        if threads is None and source is not None:
-            threads = source.settings().get(_THREADS_KEY)
+        if threads is None:
+            threads = self._source().settings().get(_THREADS_KEY)
             if threads is not None and (type(threads) is not int or threads < 1):
                 raise RecipeError(
                     f"{self.settings.id}: {_THREADS_KEY} in its loba.json is {threads!r}.",

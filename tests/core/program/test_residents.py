@@ -203,3 +203,33 @@ def test_a_warm_and_a_cold_cache_on_disk_give_the_same_bytes(plain, tmp_path) ->
     (warning,) = [each for each in events(warm, "warning") if "damaged" in each["message"]]
     assert entries[0].name in warning["message"]
     assert sorted(tensors.glob("embeds/*/*/*.safetensors")) == entries
+
+
+def test_no_text_encoder_is_loaded_where_every_prompt_is_kept(tmp_path, monkeypatch) -> None:
+    from loba_tui.core.associate import model_cache
+    from loba_tui.core.program.build import open_model
+
+    loaded: list[set[str]] = []
+    load = model_cache.load_pipeline
+
+    def watched(*args: Any, **how: Any) -> Any:
+        pipeline = load(*args, **how)
+        loaded.append({name for name, part in pipeline.components.items() if part is not None})
+        return pipeline
+
+    monkeypatch.setattr(model_cache, "load_pipeline", watched)
+    prompts = ["a red circle", ""]
+    cold = open_model(recipe(), prompts=prompts, tensors=tmp_path)
+    warm = open_model(recipe(), prompts=prompts, tensors=tmp_path)
+    assert loaded[0] - loaded[1] == set(TEXT_ENCODERS)
+    for entry in tmp_path.glob("embeds/*/*/*.safetensors"):
+        entry.write_bytes(b"damaged")
+    damaged = open_model(recipe(), prompts=prompts, tensors=tmp_path, on_problem=[].append)
+    for prompt in prompts:
+        for other in (warm, damaged):
+            assert (other.embeds[prompt].embeds == cold.embeds[prompt].embeds).all()
+            assert (other.embeds[prompt].pooled == cold.embeds[prompt].pooled).all()
+    for model in (cold, warm, damaged):
+        assert model.container.pipeline.text_encoder is None
+        cache = model.wrapper.cache
+        assert cache.left_out("builtin:shapes-xl") == TEXT_ENCODERS

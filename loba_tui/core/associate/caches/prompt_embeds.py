@@ -49,15 +49,6 @@ class PromptEmbedCache(Mapping[str, PromptEmbeds]):
             if prompt not in self._rows:
                 self._rows[prompt] = self._kept(prompt) or self._made(prompt)
 
-    def kept(self, prompts: Iterable[str]) -> bool:
-        """Take what the store has of these prompts; say whether that is all of them."""
-        for prompt in dict.fromkeys(prompts):
-            row = self._rows.get(prompt) or self._kept(prompt)
-            if row is None:
-                return False
-            self._rows[prompt] = row
-        return True
-
     def batch(self, prompts: Iterable[str]) -> PromptEmbeds:
         """Return the rows of these prompts, encoding what is missing."""
         wanted = list(prompts)
@@ -79,7 +70,7 @@ class PromptEmbedCache(Mapping[str, PromptEmbeds]):
     def _kept(self, prompt: str) -> PromptEmbeds | None:
         if self._store is None:
             return None
-        found = self._store.get(self._store.key({"prompt": prompt}))
+        found = self._store.get(_key(self._store, prompt))
         if found is None or "embeds" not in found:
             return None
         return PromptEmbeds(found["embeds"], found.get("pooled")).to(self._container.device)
@@ -90,6 +81,14 @@ class PromptEmbedCache(Mapping[str, PromptEmbeds]):
             tensors = {"embeds": row.embeds}
             if row.pooled is not None:
                 tensors["pooled"] = row.pooled
-            key = self._store.key({"prompt": prompt})
-            self._store.put(key, tensors, describe={"prompt": prompt})
+            self._store.put(_key(self._store, prompt), tensors, describe={"prompt": prompt})
         return row
+
+
+def has_all(store: TensorStore | None, prompts: Iterable[str]) -> bool:
+    """Say whether a store seems to have every prompt, so that no encoder has to be loaded."""
+    return store is not None and all(store.has(_key(store, prompt)) for prompt in prompts)
+
+
+def _key(store: TensorStore, prompt: str) -> str:
+    return store.key({"prompt": prompt})

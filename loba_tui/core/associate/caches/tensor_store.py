@@ -86,6 +86,10 @@ class TensorStore:
         """Return the key of an entry that depends on these plain values, and on the shelf."""
         return tensor_layout.digest({"shelf": self._shelf, "entry": parts})
 
+    def has(self, key: str) -> bool:
+        """Say whether there seems to be an entry; only `get` finds out whether it is whole."""
+        return tensor_layout.entry_path(self.folder, key).is_file()
+
     def get(self, key: str) -> dict[str, Tensor] | None:
         """Return an entry's tensors, on the CPU and as they were put; None where there is none."""
         self._open()

@@ -1,7 +1,7 @@
 import torch
 
 from loba_tui.core.associate.caches.makers import maker
-from loba_tui.core.associate.caches.prompt_embeds import PromptEmbedCache
+from loba_tui.core.associate.caches.prompt_embeds import PromptEmbedCache, has_all
 from loba_tui.core.associate.caches.tensor_store import TensorStore
 from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
@@ -48,10 +48,11 @@ def test_rows_of_a_store_are_not_encoded_again(tmp_path):
     first.encode(["a", "bb"])
     container = CountingContainer()
     cache = PromptEmbedCache(container, store_in(tmp_path))
-    assert not cache.kept(["a", "ccc"])
+    assert has_all(store_in(tmp_path), ["a", "bb"])
+    assert not has_all(store_in(tmp_path), ["a", "ccc"])
+    assert not has_all(None, ["a"])
     cache.encode(["ccc", "bb", "a"])
     assert container.encoded == ["ccc"]
-    assert cache.kept(["a", "bb", "ccc"])
     assert torch.equal(cache["bb"].embeds, first["bb"].embeds)
     assert torch.equal(cache["bb"].pooled, first["bb"].pooled)
 
@@ -62,8 +63,8 @@ def test_a_family_without_a_pooled_state_is_kept_as_such(tmp_path):
             return PromptEmbeds(super().encode_prompts(prompts).embeds)
 
     PromptEmbedCache(NoPooled(), store_in(tmp_path)).encode(["a"])
-    again = PromptEmbedCache(NoPooled(), store_in(tmp_path))
-    assert again.kept(["a"])
+    again = PromptEmbedCache(CountingContainer(), store_in(tmp_path))
+    again.encode(["a"])
     assert again["a"].pooled is None
 
 
@@ -85,7 +86,7 @@ def test_an_embedding_does_not_depend_on_what_was_kept_or_on_its_neighbours(
     PromptEmbedCache(container, store).encode(prompts[1:2])
     half_warm = PromptEmbedCache(container, store).batch(prompts)
     warm = PromptEmbedCache(container, store)
-    assert warm.kept(prompts)
+    assert has_all(store, prompts)
     for rows in (half_warm, warm.batch(prompts)):
         assert torch.equal(rows.embeds, without.embeds)
         assert torch.equal(rows.pooled, without.pooled)
