@@ -208,6 +208,52 @@ def cache_pull(
         typer.echo(str(folder))
 
 
+@cache_app.command("push-to")
+def cache_push_to(
+    rig: Annotated[
+        str,
+        typer.Argument(
+            metavar="HOST[:PATH]", help="As ssh knows it; PATH is its cache.", show_default=False
+        ),
+    ],
+    targets: Targets,
+    ssh_config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Another one than ~/.ssh/config.")
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Send repositories or revisions to another rig's cache, by rsync over ssh.
+
+    What is there already is neither sent nor replaced; what broke off goes on where it was; at the
+    end every content is read again over there and compared.
+
+    Example: loba cache push-to rig2 stabilityai/stable-diffusion-xl-base-1.0 --dry-run
+    """
+    from loba_tui import cache_sending
+    from loba_tui.core.associate.caches import hub, hub_rig, hub_send
+
+    host, path = hub_rig.parse_rig(rig)
+    cache = _open([])
+    found = cache.scan()
+    wanted = hub.find_targets(found, targets)
+    may_ask = sys.stdin.isatty() and sys.stderr.isatty()
+    with hub_rig.connected(host, ssh_config=ssh_config, may_ask=may_ask) as there:
+        plan = hub_send.plan_send(found, cache.root, wanted, there, path)
+        record = cache_sending.plan_record(found, plan, host)
+        if not as_json:
+            for line in cache_sending.plan_lines(record):
+                typer.echo(line, err=not dry_run)
+        if not dry_run:
+            screen = sys.stderr if sys.stderr.isatty() else None
+            kept = hub_send.send(plan, cache.root, there, screen)
+    if as_json:
+        _echo_json(record if dry_run else record | {"kept_refs": kept})
+    elif not dry_run:
+        for line in cache_sending.result_lines(record, kept):
+            typer.echo(line)
+
+
 @cache_app.command("rm")
 def cache_rm(
     targets: Targets,

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from loba_tui.core.associate.caches.hub_layout import (
     COMMIT,
     IGNORED,
+    INCOMING,
     STORE,
     Blob,
     Cache,
@@ -140,9 +142,20 @@ def _scan_blobs(
                 problems.append(Problem(path, "a broken link into the shared store"))
                 continue
             blobs[name] = Blob(name, stored.st_size, stored.st_mtime, payload)
+        elif name == INCOMING and stat.S_ISDIR(facts.st_mode):
+            incomplete += _scan_incoming(entry.path)
         else:
             problems.append(Problem(path, "neither a file nor a link"))
     return blobs, tuple(incomplete)
+
+
+def _scan_incoming(path: str) -> Iterator[Blob]:
+    """Yield what another rig began to send."""
+    for name, entry in _entries(path).items():
+        with suppress(OSError):  # gone since it was listed
+            facts = entry.stat(follow_symlinks=False)
+            if stat.S_ISREG(facts.st_mode):
+                yield Blob(f"{INCOMING}/{name}", facts.st_size, facts.st_mtime)
 
 
 def _scan_refs(
