@@ -42,7 +42,7 @@ class LobaApp(App[None]):
     BINDING_GROUP_TITLE = "Everywhere"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("question_mark", "keys", "keys", id="app.help"),
-        Binding("colon,ctrl+p", "palette", "all actions", id="app.palette"),
+        Binding("colon,ctrl+p", "palette", "actions", id="app.palette"),
         Binding("q,ctrl+q", "quit", "leave", id="app.quit"),
         Binding("ctrl+c", "how_to_leave", show=False, system=True, id="app.interrupt"),
         *(

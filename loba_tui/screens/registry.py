@@ -34,4 +34,5 @@ class ScreenEntry:
 
 SCREENS: tuple[ScreenEntry, ...] = (
     ScreenEntry("runs", "1", "Runs", "loba_tui.screens.runs:RunsScreen"),
+    ScreenEntry("monitor", "2", "Monitor", "loba_tui.screens.monitor:MonitorScreen"),
 )

@@ -20,7 +20,7 @@ from loba_tui.widgets.table import Cell, Column, Row
 
 _TREND = 12
 COLUMNS = (
-    Column("name", "name", 0, least=12),
+    Column("name", "name", 0, least=12, cut="middle"),
     Column("method", "method", 14, at_least=124),
     Column("phase", "phase", 11),
     Column("step", "step", 13, "right"),
@@ -32,7 +32,7 @@ COLUMNS = (
     Column("device", "device", 7, at_least=118),
     Column("age", "age", 5, "right", at_least=132),
 )
-_TONES: dict[LivenessState, str] = {
+PHASE_TONES: dict[LivenessState, str] = {
     "running": "good",
     "starting": "good",
     "paused": "warn",
@@ -63,7 +63,7 @@ def run_row(summary: RunSummary, now: float) -> Row:
     rate = summary.rate if is_alive else None
     eta = summary.eta_seconds
     age = max(0.0, now - summary.created)
-    tone = _TONES[state]
+    tone = PHASE_TONES[state]
     return Row(
         key=str(summary.run.path),
         cells=(
@@ -121,7 +121,7 @@ def short_row(summary: RunSummary) -> list[Piece]:
     """Return a run as a line of a plan."""
     state = summary.liveness.state
     step = f"  {summary.step}/{summary.total}" if summary.total else ""
-    return ["  ", (f"{state:9}", _TONES[state]), f"{step}  {summary.run.name}"]
+    return ["  ", (f"{state:9}", PHASE_TONES[state]), f"{step}  {summary.run.name}"]
 
 
 def same_as(command: str, chosen: Sequence[RunSummary], options: str = "") -> list[list[Piece]]:

@@ -104,16 +104,21 @@ class KeyBar(Line):
             self.say((f" {sign}{text}", tone))
             return
         pieces: list[Piece] = [" "]
-        room = self.size.width - 1
-        for key, description in self._hints():
-            needed = cell_len(key) + cell_len(description) + 3
-            if needed > room:
+        special, everywhere = self._hints()
+        # How to leave and where all keys are told is always there.
+        room = self.size.width - 1 - sum(map(_width, everywhere))
+        shown = []
+        for hint in special:
+            room -= _width(hint)
+            if room < 0:
                 break
+            shown.append(hint)
+        for key, description in [*shown, *everywhere]:
             pieces += [(key, "key"), f" {description}  "]
-            room -= needed
         self.say(*pieces)
 
-    def _hints(self) -> list[tuple[str, str]]:
+    def _hints(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """Return key and description of what the screen offers, and of what every screen does."""
         found: dict[tuple[object, str], tuple[str, str]] = {}
         everywhere: dict[tuple[object, str], tuple[str, str]] = {}
         for active in self.screen.active_bindings.values():
@@ -126,4 +131,8 @@ class KeyBar(Line):
             # Of several keys the shortest one is the one to remember.
             if known is None or len(hint[0]) < len(known[0]):
                 group[active.node, binding.action] = hint
-        return [*found.values(), *everywhere.values()]
+        return list(found.values()), list(everywhere.values())
+
+
+def _width(hint: tuple[str, str]) -> int:
+    return cell_len(hint[0]) + cell_len(hint[1]) + 3

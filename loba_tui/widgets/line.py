@@ -13,7 +13,10 @@ from textual.widget import Widget
 
 from loba_tui.core.text import clean
 
-TONES = ("good", "bad", "warn", "dim", "key", "strong", "active")
+SERIES_TONES = ("raw", "one", "two", "three", "four")
+"""Tones of the curves of a chart: the run itself, then those laid over it."""
+
+TONES = ("good", "bad", "warn", "dim", "key", "strong", "active", "smooth", *SERIES_TONES)
 """What a piece of text can be besides ordinary; app.tcss gives each its colour and attribute."""
 
 Piece = str | tuple[str, str]

@@ -36,6 +36,8 @@ class Column:
         width: Cells; 0 takes what the others leave, for one column of a table.
         at_least: The table's width from which on the column is shown.
         least: Cells that a column of width 0 never goes below.
+        cut: Where text that is too long loses its characters: what tells names apart may be at
+            their end.
     """
 
     key: str
@@ -44,6 +46,7 @@ class Column:
     align: Literal["left", "right"] = "left"
     at_least: int = 0
     least: int = 8
+    cut: Literal["end", "middle"] = "end"
 
 
 class Cell(NamedTuple):
@@ -448,7 +451,7 @@ class MarkTable(ScrollView, can_focus=True, inherit_bindings=False):
             if tone:
                 own = style + self.get_component_rich_style(f"tone--{tone}", partial=True)
                 own = own + over if over else own
-            segments.append(Segment(_fit(text, cells, self.columns[index].align), own))
+            segments.append(Segment(_fit(text, cells, self.columns[index]), own))
             segments.append(Segment(" " * _GAP, base))
         return Strip(segments).adjust_cell_length(width, base)
 
@@ -460,7 +463,7 @@ class MarkTable(ScrollView, can_focus=True, inherit_bindings=False):
             label = column.label
             if self._sort is not None and self._sort[0] == index:
                 label = f"{label}{'▼' if self._sort[1] else '▲'}"
-            segments.append(Segment(_fit(label, cells, column.align) + " " * _GAP, style))
+            segments.append(Segment(_fit(label, cells, column) + " " * _GAP, style))
         return Strip(segments).adjust_cell_length(width, style)
 
 
@@ -469,12 +472,14 @@ def _cleaned(row: Row) -> Row:
     return Row(row.key, row.cells, row.values, row.tone, texts)
 
 
-def _fit(text: str, width: int, align: str) -> str:
+def _fit(text: str, width: int, column: Column) -> str:
     taken = cell_len(text)
     if taken > width:
+        if column.cut == "middle" and width > 8 and text.isascii():
+            return f"{text[: width - 5]}…{text[-4:]}"
         return set_cell_size(text, width - 1) + "…" if width > 1 else set_cell_size(text, width)
     room = " " * (width - taken)
-    return room + text if align == "right" else text + room
+    return room + text if column.align == "right" else text + room
 
 
 def _sort_key(row: Row, index: int) -> tuple[int, Any]:

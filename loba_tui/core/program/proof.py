@@ -20,7 +20,7 @@ from loba_tui.core.program.efficacy import Efficacy, Yardstick, roll_out
 from loba_tui.core.program.report import Report, make_report
 from loba_tui.core.program.report_plot import draw_report
 from loba_tui.core.program.sampling import Progress, sample_scales
-from loba_tui.core.program.strip import strip
+from loba_tui.core.program.strip import save_strip, strip
 from loba_tui.core.recipe.schema import Choice, Concept, Recipe
 from loba_tui.core.run import durable
 
@@ -97,7 +97,7 @@ def prove(
     shown = _spread(range(len(prompts)), MAX_STRIP_PROMPTS)
     sheet = strip(images[shown], scales=scales, prompts=[prompts[i] for i in shown], seeds=seeds)
     with durable.staged(out_dir / PROOF_STRIP) as path:
-        sheet.save(path, format="PNG")
+        save_strip(sheet, path)
     with durable.staged(out_dir / REPORT_PNG) as path:
         draw_report(report, samples, path, measured=measured)
     durable.replace_file(out_dir / REPORT_JSON, report.to_json().encode())
@@ -131,7 +131,7 @@ def draw_strip(
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = strip(images, scales=settings.scales, prompts=prompts, seeds=settings.seeds)
     with durable.staged(path) as temporary:
-        sheet.save(temporary, format="PNG")
+        save_strip(sheet, temporary)
     return path
 
 

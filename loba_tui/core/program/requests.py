@@ -17,7 +17,7 @@ from loba_tui.core.program.export import load_adapter, read_adapter
 from loba_tui.core.program.preview import preview
 from loba_tui.core.program.proof import prove
 from loba_tui.core.program.sampling import sample_scales
-from loba_tui.core.program.strip import strip
+from loba_tui.core.program.strip import save_strip, strip
 from loba_tui.core.recipe.load import load_recipe, parse_text
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
@@ -144,5 +144,6 @@ def _draw(
         pixels = (images[place] * 255).round().astype(np.uint8)
         Image.fromarray(pixels).save(folder / name)
     path = folder / "strip.png"
-    strip(images, scales=settings.scales, prompts=prompts, seeds=settings.seeds).save(path)
+    sheet = strip(images, scales=settings.scales, prompts=prompts, seeds=settings.seeds)
+    save_strip(sheet, path)
     return path

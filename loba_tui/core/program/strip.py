@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from loba_tui.core.program.effect import scale_label
 from loba_tui.core.text import clean
+
+CELLS_KEY = "loba.cells"
+"""Text chunk of a strip's PNG that says where its images lie, for whoever shows one at a time."""
 
 CELL_RANGE = (96, 256)
 """Side of a cell in pixels: tiny images are enlarged by a whole factor, large ones reduced."""
@@ -65,7 +69,25 @@ def strip(
             for k in range(num_scales):
                 cell = _to_cell(images[p, s, k], (cell_w, cell_h))
                 sheet.paste(cell, (left + k * (cell_w + GAP), row_y))
+    cells = {
+        "size": [cell_w, cell_h],
+        "x": [left + k * (cell_w + GAP) for k in range(num_scales)],
+        "y": [
+            top + p * group + s * (cell_h + GAP)
+            for p in range(num_prompts)
+            for s in range(num_seeds)
+        ],
+        "scales": [float(scale) for scale in scales],
+    }
+    sheet.info[CELLS_KEY] = json.dumps(cells)
     return sheet
+
+
+def save_strip(sheet: Image.Image, path: Path) -> None:
+    """Write a strip as PNG, with the text that says where its images lie."""
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text(CELLS_KEY, sheet.info[CELLS_KEY])
+    sheet.save(path, format="PNG", pnginfo=texts)
 
 
 def _draw_header(

@@ -192,8 +192,22 @@ class _Tail:
         self._in_overlong_line = False
 
     def skip_to_end(self) -> None:
-        for _ in self.new_lines():
-            pass
+        """Stand behind the last whole line; a long file is not read for that."""
+        try:
+            stream = self._path.open("rb")
+        except OSError:
+            return
+        with stream:
+            facts = os.fstat(stream.fileno())
+            self._inode, self._offset, self._in_overlong_line = facts.st_ino, 0, False
+            end = facts.st_size
+            while end > 0:
+                start = max(0, end - _CHUNK_BYTES)
+                found = os.pread(stream.fileno(), end - start, start).rfind(b"\n")
+                if found >= 0:
+                    self._offset = start + found + 1
+                    return
+                end = start
 
     def new_lines(self) -> Iterator[bytes]:
         try:

@@ -1,0 +1,47 @@
+"""The end of a log file, as lines that are safe to show."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from loba_tui.core.text import clean
+
+_TAIL_BYTES = 128 * 1024
+_MOST_LINES = 1000
+_MOST_CHARACTERS = 2000
+
+
+class LogTail:
+    """The last lines of a file; read only when it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        """Read nothing yet."""
+        self._path = path
+        self._stamp: tuple[int, int, int] | None = None
+        self._lines: tuple[str, ...] = ()
+
+    def lines(self) -> tuple[str, ...]:
+        """Return the last lines, cleaned; a progress bar's rewritten line counts once."""
+        try:
+            with self._path.open("rb") as stream:
+                facts = os.fstat(stream.fileno())
+                stamp = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+                if stamp == self._stamp:
+                    return self._lines
+                start = max(0, facts.st_size - _TAIL_BYTES)
+                stream.seek(start)
+                content = stream.read(_TAIL_BYTES)
+        except OSError:
+            return self._lines
+        lines = content.split(b"\n")
+        if start:
+            del lines[0]
+        texts = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines[-_MOST_LINES:]]
+        self._stamp = stamp
+        self._lines = tuple(
+            clean(text.decode("utf-8", "replace"), limit=_MOST_CHARACTERS)
+            for text in texts
+            if text.strip()
+        )
+        return self._lines
