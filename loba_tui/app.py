@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App
 from textual.binding import Binding, BindingType
@@ -16,6 +16,9 @@ from loba_tui.screens import help as helping
 from loba_tui.screens.base import LobaScreen
 from loba_tui.screens.registry import SCREENS, ScreenEntry
 from loba_tui.widgets.dialogs import ChoiceDialog, TextDialog
+
+if TYPE_CHECKING:
+    from loba_tui.recipe_files import RecipeFile
 
 DARK = Theme(
     name="loba",
@@ -68,6 +71,7 @@ class LobaApp(App[None]):
         self.entries = tuple(entries)
         self.run_to_watch = run
         self.marked_runs: tuple[RunDir, ...] = ()
+        self.recipe_to_edit: RecipeFile | None = None
         self.animation_level = "none"
         self.register_theme(DARK)
         self.theme = "loba" if context.has_many_colors else "ansi-dark"
@@ -98,6 +102,11 @@ class LobaApp(App[None]):
         """Show a run in the monitor, with others laid over it."""
         self.run_to_watch, self.marked_runs = run, tuple(compared)
         self.switch_mode("monitor")
+
+    def edit_stack(self, file: RecipeFile) -> None:
+        """Show a recipe in the stack editor."""
+        self.recipe_to_edit = file
+        self.switch_mode("stack")
 
     def action_keys(self) -> None:
         """Show the keys of the screen at hand."""

@@ -50,7 +50,7 @@ class PlanClient:
 
     def __init__(
         self,
-        on_answer: Callable[[Answer], None],
+        on_answer: Callable[[Answer], object],
         *,
         program: Sequence[str] = launch.PROGRAM,
         environ: Mapping[str, str] | None = None,

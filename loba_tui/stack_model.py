@@ -207,6 +207,20 @@ class StackModel:
 
     # Changes
 
+    def nudged(self, field: Field, by: int) -> str | None:
+        """Return the next value up or down as it would be typed; None where there is none."""
+        value = field.value
+        if field.choices:
+            at = field.choices.index(field.written) if field.written in field.choices else 0
+            return field.choices[(at + by) % len(field.choices)]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        if isinstance(value, int) and "whole number" in field.expected:
+            return str(value + by * max(1, 10 ** (len(str(abs(value))) - 2)))
+        if "from 0 to 1" in field.expected:
+            return written(round(min(1.0, max(0.0, value + by * 0.05)), 4))
+        return written(float(f"{value * 1.25**by:.2g}") if value else by * 0.01)
+
     def check(self, field: Field, typed: str) -> str:
         """Return what is wrong with a value for a field, or ""; nothing is changed."""
         try:

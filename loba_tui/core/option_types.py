@@ -7,6 +7,7 @@ that an option can be checked without importing the file, and therefore without 
 from __future__ import annotations
 
 import ast
+import threading
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,16 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 from pydantic import AfterValidator, AllowInfNan, BaseModel, Strict, WithJsonSchema
+
+_PARSING = threading.Lock()
+"""CPython 3.11 counts the depth of a syntax tree over all threads that make one: two at a time end
+in `SystemError: AST constructor recursion depth mismatch`."""
+
+
+def parse_python(source: str | bytes, mode: str = "exec") -> Any:
+    """Return the syntax tree of Python source; threads take turns."""
+    with _PARSING:
+        return ast.parse(source, mode=mode)
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ def evaluate(annotation: ast.expr, aliases: Mapping[str, ast.expr] | None = None
             case ast.Constant(value=None):
                 return None
             case ast.Constant(value=str(text)):
-                return visit(ast.parse(text, mode="eval").body, depth + 1)
+                return visit(parse_python(text, mode="eval").body, depth + 1)
             case ast.Name(id=name) if name in known:
                 return known[name]
             case ast.Name(id=name) if name in aliases:

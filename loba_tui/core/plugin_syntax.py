@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.option_types import AnnotationError, describe_type, evaluate
+from loba_tui.core.option_types import AnnotationError, describe_type, evaluate, parse_python
 from loba_tui.core.text import clean
 
 Origin = Literal["shipped", "user"]
@@ -109,7 +109,7 @@ def parse(
     """
     factory_name = KINDS[kind].factory
     try:
-        tree = ast.parse(content)
+        tree = parse_python(content)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None) or 1
         what = getattr(error, "msg", None) or error

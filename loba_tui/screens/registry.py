@@ -35,4 +35,6 @@ class ScreenEntry:
 SCREENS: tuple[ScreenEntry, ...] = (
     ScreenEntry("runs", "1", "Runs", "loba_tui.screens.runs:RunsScreen"),
     ScreenEntry("monitor", "2", "Monitor", "loba_tui.screens.monitor:MonitorScreen"),
+    ScreenEntry("stack", "4", "Stack", "loba_tui.screens.stack:StackScreen"),
+    ScreenEntry("recipe", "5", "Recipe", "loba_tui.screens.recipe:RecipeScreen"),
 )

@@ -118,10 +118,10 @@ class ChoiceDialog(ModalScreen[str | None]):
         Binding("enter", "choose", "choose", priority=True),
     ]
 
-    def __init__(self, title: str, choices: Sequence[Choice]) -> None:
-        """Offer `choices`."""
+    def __init__(self, title: str, choices: Sequence[Choice], *, at: str | None = None) -> None:
+        """Offer `choices`; the cursor begins on the one of key `at`."""
         super().__init__()
-        self._heading, self._choices = title, choices
+        self._heading, self._choices, self._at = title, choices, at
 
     def compose(self) -> ComposeResult:
         """Lay out heading, input, list and keys."""
@@ -151,6 +151,8 @@ class ChoiceDialog(ModalScreen[str | None]):
         """Fill the list and let typing go to the input."""
         table = self.query_one(MarkTable)
         table.set_rows([Row(c.key, (c.label, c.hint)) for c in self._choices])
+        if self._at is not None:
+            table.go_to(self._at)
         self.query_one(Input).focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:

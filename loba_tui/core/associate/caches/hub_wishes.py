@@ -15,16 +15,15 @@ GRACE_SECONDS = 3600.0
 
 @dataclass(frozen=True, order=True)
 class Target:
-    """A repository, one revision of it, or one file of a revision."""
+    """A repository, or one revision of it."""
 
     folder: str
     commit: str | None = None
-    path: str | None = None
 
 
 @dataclass(frozen=True)
 class Removal:
-    """A wish: these repositories, revisions and files are to go."""
+    """A wish: these repositories and revisions are to go."""
 
     targets: tuple[Target, ...]
 
@@ -73,7 +72,7 @@ class Plan:
 
     Attributes:
         wish: What was asked for; the plan is worked out again from it before it is executed.
-        targets: Repositories, revisions and files that go.
+        targets: Repositories and revisions that go.
         items: Paths in the order in which they are moved: what points before what is pointed at.
         shared: Contents that stay because others need them; an undo keeps a hold on them.
         breaks_recipes: Recipes that would have to fetch their model again.
