@@ -256,14 +256,21 @@ def cache_push_to(
 
 @cache_app.command("rm")
 def cache_rm(
-    targets: Targets,
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TARGET...",
+            help="ID, ID@REVISION, ID@REVISION:FILE, or the beginning of a revision's hash.",
+            show_default=False,
+        ),
+    ],
     recipes: Recipes = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     no_undo: NoUndo = False,
     as_json: Json = False,
 ) -> None:
-    """Remove repositories or revisions, after showing what that frees and breaks.
+    """Remove repositories, revisions or single files, after showing what that frees and breaks.
 
     `latents`, `embeds`, `latents:MODEL` and so on remove what runs keep; that is made again when it
     is needed, and so there is no undo.
@@ -284,7 +291,7 @@ def cache_rm(
         return
     cache = _open(recipes)
     found = cache.scan()
-    wish = hub.Removal(tuple(hub.find_targets(found, targets)))
+    wish = hub.Removal(tuple(hub.find_targets(found, targets, files=True)))
     _carry_out(cache, found, wish, dry_run=dry_run, yes=yes, no_undo=no_undo, as_json=as_json)
 
 

@@ -278,6 +278,9 @@ def _target_line(found: hub.Cache, target: hub.Target, sizes: Mapping[str, int])
     if target.commit is None:
         return f"  {name}: all of it, {show_size(sizes.get(target.folder, 0))}"
     revision = repository.revision(target.commit)
+    if target.path is not None:
+        blobs = {file.path: file.size for file in revision.files} if revision else {}
+        return f"  {name}: {show_size(blobs.get(target.path, 0))}"
     refs = " ".join(revision.refs) if revision else ""
     return f"  {name}: {clean(refs) or 'detached'}, {show_size(revision.size if revision else 0)}"
 

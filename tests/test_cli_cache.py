@@ -341,3 +341,53 @@ def test_verify_finds_a_flipped_bit(loba, kept):
     done = loba("verify", "embeds")
     assert done.exit_code == 7
     assert "checksum does not fit" in done.stdout
+
+
+def test_one_file_of_a_revision_goes_and_comes_back(loba, root):
+    before = layouts.listing(root)
+    name = f"org/model@{ONE}:w.safetensors"
+    planned = json.loads(loba("rm", name, "--dry-run", "--json").stdout)
+    assert planned["removes"] == [f"org/model@{ONE[:12]}:w.safetensors"]
+    assert planned["frees"] == 70_000
+    assert layouts.listing(root) == before
+    refused = loba("rm", name)
+    assert refused.exit_code == 8
+    done = loba("rm", name, "--yes")
+    assert done.exit_code == 0, done.stderr
+    assert "70.0 KB" in done.stderr
+    gone = set(before) - set(layouts.listing(root))
+    assert {Path(path).name for path in gone} == {
+        "w.safetensors",
+        layouts.sha256(b"1" * 70_000),
+    }
+    assert loba("undo").exit_code == 0
+    assert {path: what for path, what in layouts.listing(root).items() if path in before} == before
+
+
+def test_a_file_that_other_revisions_share_keeps_its_content(loba, root):
+    planned = json.loads(loba("rm", "org/model@main:c.json", "--dry-run", "--json").stdout)
+    # It is the only file of that revision, so the revision itself goes, and its branch.
+    assert planned["removes"] == [f"org/model@{TWO[:12]}"]
+    planned = json.loads(loba("rm", f"{ONE}:c.json", "--dry-run", "--json").stdout)
+    assert planned["frees"] == 0
+    assert planned["paths"] == [f"models--org--model/snapshots/{ONE}/c.json"]
+
+
+@pytest.mark.parametrize(
+    ("target", "phrase"),
+    [
+        (f"org/model@{ONE}:w.safetensor", "Did you mean w.safetensors"),
+        ("org/model:c.json", "@REVISION:c.json"),
+        ("org/model@main:../../../etc/passwd", "is not in the cache"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_told(loba, target, phrase):
+    done = loba("rm", target, "--yes")
+    assert done.exit_code == 2
+    assert phrase in done.stderr
+
+
+def test_a_single_file_of_what_is_pinned_stays_and_cannot_be_pinned_itself(loba):
+    assert loba("pin", f"org/model@{ONE}:w.safetensors").exit_code == 2
+    assert loba("pin", f"org/model@{ONE}").exit_code == 0
+    assert loba("rm", f"org/model@{ONE}:w.safetensors", "--yes").exit_code == 8

@@ -101,7 +101,13 @@ class HubCache:
         return read_pins(self._pins)
 
     def pin(self, targets: Sequence[Target], *, keep: bool = True) -> None:
-        """Pin repositories and revisions, or take their pins away."""
+        """Pin repositories and revisions, or take their pins away.
+
+        Raises:
+            RecipeError: A target is a single file.
+        """
+        if any(target.path is not None for target in targets):
+            raise RecipeError("Only repositories and revisions can be pinned, not single files.")
         with self._locked():
             pins = self.pins()
             write_pins(self._pins, pins | set(targets) if keep else pins - set(targets))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from loba_tui.core.associate.caches.hub_layout import Blob, Cache, Payload, Repository
 from loba_tui.core.associate.caches.hub_usage import RecipeUse, RunUse, Usage
@@ -25,21 +25,33 @@ def plan_removal(cache: Cache, wish: Removal, around: Surroundings) -> Plan:
 
 
 def normal(cache: Cache, targets: Iterable[Target]) -> tuple[Target, ...]:
-    """Return targets with all revisions of a repository turned into the repository itself."""
-    wanted: dict[str, set[str | None]] = {}
+    """Return targets without what others hold.
+
+    All files of a revision are the revision, and all revisions of a repository are the repository.
+    """
+    wanted: dict[str, set[tuple[str | None, str | None]]] = {}
     for target in targets:
-        wanted.setdefault(target.folder, set()).add(target.commit)
+        wanted.setdefault(target.folder, set()).add((target.commit, target.path))
     found = []
-    for folder, commits in sorted(wanted.items()):
+    for folder, parts in sorted(wanted.items()):
         repository = cache.repository(folder)
         if repository is None:
             continue
-        there = {revision.commit for revision in repository.revisions}
-        if None in commits or (there and there <= commits):
+        gone, single = set(), []
+        for revision in repository.revisions:
+            there = {file.path for file in revision.files}
+            named = {path for commit, path in parts if commit == revision.commit}
+            if None in named or (there and there <= named):
+                gone.add(revision.commit)
+            else:
+                files = sorted(path for path in named if path in there)
+                single += [Target(folder, revision.commit, path) for path in files]
+        commits = {revision.commit for revision in repository.revisions}
+        if (None, None) in parts or (commits and commits <= gone):
             found.append(Target(folder))
         else:
-            known = sorted(commit for commit in commits if commit is not None and commit in there)
-            found += [Target(folder, commit) for commit in known]
+            found += [Target(folder, commit) for commit in sorted(gone)]
+            found += sorted(single, key=lambda each: (each.commit or "", each.path or ""))
     return tuple(found)
 
 
@@ -74,29 +86,24 @@ def plan_of(
     shared: list[str] = []
     gone_links: set[str] = set()
     touched: set[str] = set()
-    commits: dict[str, set[str] | None] = {}
+    by_folder: dict[str, list[Target]] = {}
     for target in targets:
-        if target.commit is None:
-            commits[target.folder] = None
-        else:
-            known = commits.setdefault(target.folder, set())
-            assert known is not None
-            known.add(target.commit)
-    for folder, removed in commits.items():
+        by_folder.setdefault(target.folder, []).append(target)
+    whole = {target.folder for target in targets if target.commit is None}
+    for folder, parts in by_folder.items():
         repository = cache.repository(folder)
         assert repository is not None
-        if removed is None:
+        if folder in whole:
             items.append(Item(folder, repository.own_size))
             going: Iterable[Blob] = repository.blobs.values()
         else:
-            going, kept = _remove_revisions(repository, removed, items)
+            going, kept = _remove_parts(repository, parts, items)
             shared += [f"{folder}/blobs/{blob.name}" for blob in kept]
             touched.update(blob.payload for blob in kept if blob.payload)
         for blob in going:
             if blob.payload is not None:
                 gone_links.add(f"{folder}/blobs/{blob.name}")
                 touched.add(blob.payload)
-    whole = {folder for folder, removed in commits.items() if removed is None}
     for item in leftovers:
         if item.path.split("/")[0] not in whole:
             items.append(item)
@@ -110,7 +117,7 @@ def plan_of(
             items += payload_items(payload)
         else:
             shared.append(payload.path)
-    breaks = _breaks(cache, commits, usage)
+    breaks = _breaks(cache, targets, usage)
     return Plan(
         wish=wish,
         targets=tuple(targets),
@@ -128,11 +135,13 @@ def payload_items(payload: Payload) -> list[Item]:
     return [Item(payload.path, payload.size), Item(f"{payload.path}.refs", 0)]
 
 
-def _remove_revisions(
-    repository: Repository, removed: set[str], items: list[Item]
+def _remove_parts(
+    repository: Repository, parts: Sequence[Target], items: list[Item]
 ) -> tuple[list[Blob], list[Blob]]:
-    """Add what goes with some revisions; return the blobs that go and those that others need."""
+    """Add what goes with revisions and files; return the blobs that go and those others need."""
     folder = repository.folder
+    removed = {each.commit for each in parts if each.path is None}
+    files = {(each.commit, each.path) for each in parts if each.path is not None}
     items += [
         Item(f"{folder}/refs/{ref}", 0)
         for ref, commit in repository.refs.items()
@@ -141,12 +150,18 @@ def _remove_revisions(
     mine: set[str] = set()
     others: set[str] = set()
     for revision in repository.revisions:
-        if revision.commit not in removed:
-            others |= revision.blobs
+        top = f"{folder}/snapshots/{revision.commit}"
+        if revision.commit in removed:
+            mine |= revision.blobs
+            direct = sum(file.size for file in revision.files if file.blob is None)
+            items.append(Item(top, direct))
             continue
-        mine |= revision.blobs
-        direct = sum(file.size for file in revision.files if file.blob is None)
-        items.append(Item(f"{folder}/snapshots/{revision.commit}", direct))
+        for file in revision.files:
+            goes = (revision.commit, file.path) in files
+            if goes:
+                items.append(Item(f"{top}/{file.path}", 0 if file.blob else file.size))
+            if file.blob is not None:
+                (mine if goes else others).add(file.blob)
     for path in repository.extra:
         if path.rpartition("/")[2].removesuffix(".json") in removed:
             items.append(Item(f"{folder}/{path}", 0))
@@ -162,16 +177,14 @@ def _remove_revisions(
 
 
 def _breaks(
-    cache: Cache, commits: Mapping[str, set[str] | None], usage: Usage
+    cache: Cache, targets: Sequence[Target], usage: Usage
 ) -> tuple[tuple[RecipeUse, ...], tuple[RunUse, ...]]:
     recipes: dict[RecipeUse, None] = {}
     runs: dict[RunUse, None] = {}
-    for folder, removed in commits.items():
-        repository = cache.repository(folder)
+    for target in targets:
+        repository = cache.repository(target.folder)
         assert repository is not None
-        gone = [None] if removed is None else sorted(removed)
-        for commit in gone:
-            recipes.update(dict.fromkeys(usage.recipes_of(repository, commit)))
-            needed = usage.runs_of(repository, commit)
-            runs.update(dict.fromkeys(run for run in needed if run.state != "finished"))
+        recipes.update(dict.fromkeys(usage.recipes_of(repository, target.commit)))
+        needed = usage.runs_of(repository, target.commit)
+        runs.update(dict.fromkeys(run for run in needed if run.state != "finished"))
     return tuple(recipes), tuple(runs)

@@ -40,21 +40,55 @@ def describe(cache: Cache, plan: Plan) -> list[str]:
 
 
 def target_name(cache: Cache, target: Target) -> str:
-    """Return ID or ID@REVISION of a target, plain text."""
+    """Return ID, ID@REVISION or ID@REVISION:FILE of a target, plain text."""
     repository = cache.repository(target.folder)
     name = repository.name if repository is not None else target.folder
-    return clean(f"{name}@{target.commit[:12]}" if target.commit else name, limit=200)
+    name += f"@{target.commit[:12]}" if target.commit else ""
+    return clean(f"{name}:{target.path}" if target.path else name, limit=200)
 
 
-def find_targets(cache: Cache, wanted: Sequence[str]) -> list[Target]:
+def find_targets(cache: Cache, wanted: Sequence[str], *, files: bool = False) -> list[Target]:
     """Return what users name: ID, ID@REVISION, or a revision's hash or its unique beginning.
 
     REVISION is a branch, a tag, or a hash or its beginning.
 
+    Args:
+        cache: Scanned.
+        wanted: As users write it.
+        files: Whether :FILE may follow a revision.
+
     Raises:
         RecipeError: Something is not there, or is not one thing only.
     """
-    return [_find_target(cache, each.strip()) for each in wanted]
+    return [_find_part(cache, each.strip(), files=files) for each in wanted]
+
+
+def _find_part(cache: Cache, wanted: str, *, files: bool) -> Target:
+    # A branch's name has no colon, and neither has an id.
+    name, has_path, path = wanted.removeprefix("hf://").partition(":")
+    target = _find_target(cache, name)
+    if not has_path:
+        return target
+    shown = clean(wanted, limit=160)
+    if not files:
+        raise RecipeError(f"{shown} names a file.", "Here it is ID or ID@REVISION.")
+    if target.commit is None:
+        raise RecipeError(
+            f"{shown} does not say which revision's file.",
+            f"Write {clean(name)}@REVISION:{clean(path, limit=80)}",
+        )
+    repository = cache.repository(target.folder)
+    revision = repository.revision(target.commit) if repository is not None else None
+    there = [file.path for file in revision.files] if revision is not None else []
+    if path in there:
+        return Target(target.folder, target.commit, path)
+    inside = [each for each in there if each.startswith(f"{path.rstrip('/')}/")]
+    meant = nearest(path, there)
+    if inside:
+        hint = f"It is a folder; name its files, such as {clean(inside[0], limit=120)}."
+    else:
+        hint = f"Did you mean {clean(meant)}?" if meant else f"`loba cache show {clean(name)}`"
+    raise RecipeError(f"{shown} is not in the cache.", hint)
 
 
 def _find_target(cache: Cache, wanted: str) -> Target:

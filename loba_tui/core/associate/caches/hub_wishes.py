@@ -15,15 +15,16 @@ GRACE_SECONDS = 3600.0
 
 @dataclass(frozen=True, order=True)
 class Target:
-    """A repository, or one revision of it."""
+    """A repository, one revision of it, or one file of a revision."""
 
     folder: str
     commit: str | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True)
 class Removal:
-    """A wish: these repositories and revisions are to go."""
+    """A wish: these repositories, revisions and files are to go."""
 
     targets: tuple[Target, ...]
 
@@ -72,7 +73,7 @@ class Plan:
 
     Attributes:
         wish: What was asked for; the plan is worked out again from it before it is executed.
-        targets: Repositories and revisions that go.
+        targets: Repositories, revisions and files that go.
         items: Paths in the order in which they are moved: what points before what is pointed at.
         shared: Contents that stay because others need them; an undo keeps a hold on them.
         breaks_recipes: Recipes that would have to fetch their model again.

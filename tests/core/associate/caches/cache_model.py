@@ -81,6 +81,20 @@ class Pair:
         is_whole = len(gone) == sum(key[0] == repo for key in self.revisions)
         self._remove(Removal((target,)), gone, refused=self._is_pinned(repo, gone, is_whole))
 
+    def do_delete_file(self, repo: str, revision: str, name: str) -> None:
+        key = (repo, revision)
+        if name not in self.revisions.get(key, set()):
+            return
+        if self.revisions[key] == {name}:
+            # A revision without files is none.
+            is_whole = sum(each[0] == repo for each in self.revisions) == 1
+            refused = self._is_pinned(repo, [key], is_whole)
+        else:
+            refused = self._is_pinned(repo, [key], is_whole=False)
+        target = Target(folder_name(repo), commit_of(f"{repo} {revision}"), name)
+        gone = [key] if self.revisions[key] == {name} else []
+        self._remove(Removal((target,)), gone, refused=refused, file=None if gone else (key, name))
+
     def do_prune(self) -> None:
         standing = {(repo, revision) for (repo, _), revision in self.refs.items()}
         gone = [key for key in self.revisions if key not in standing]
@@ -95,7 +109,14 @@ class Pair:
             return True
         return is_whole and any(pin[0] == repo for pin in self.pins)
 
-    def _remove(self, wish: Removal | Prune, gone: list[tuple[str, str]], *, refused: bool) -> None:
+    def _remove(
+        self,
+        wish: Removal | Prune,
+        gone: list[tuple[str, str]],
+        *,
+        refused: bool,
+        file: tuple[tuple[str, str], str] | None = None,
+    ) -> None:
         plan = self.cache.plan(wish)
         size = disk_size(self.root)
         try:
@@ -110,6 +131,11 @@ class Pair:
             assert not gone
             return
         refs = {key: revision for key, revision in self.refs.items() if (key[0], revision) in gone}
+        if file is not None:
+            key, name = file
+            self.revisions[key] = self.revisions[key] - {name}
+            self.trash.append(Binned(entry.id, {key: {name}}, {}))
+            return
         self.trash.append(Binned(entry.id, {key: self.revisions.pop(key) for key in gone}, refs))
         for key in refs:
             del self.refs[key]
@@ -211,8 +237,13 @@ def random_step(random: random.Random) -> Step:
     """Return one step of a random sequence."""
     repo, revision = random.choice(REPOS), random.choice(REVISIONS)
     kind = random.choice(
-        ["pull"] * 5 + ["delete"] * 4 + ["undo"] * 3 + ["prune", "empty", "pin", "foreign_delete"]
+        ["pull"] * 5
+        + ["delete", "delete_file"] * 3
+        + ["undo"] * 3
+        + ["prune", "empty", "pin", "foreign_delete"]
     )
+    if kind == "delete_file":
+        return (kind, repo, revision, random.choice(FILES))
     if kind == "pull":
         names = frozenset(random.sample(FILES, random.randint(1, len(FILES))))
         return (kind, repo, revision, names, random.choice([None, *REFS]))

@@ -14,6 +14,7 @@ NAMES = st.frozensets(st.sampled_from(FILES), min_size=1)
 STEP = st.one_of(
     st.tuples(st.just("pull"), REPO, REVISION, NAMES, st.sampled_from([None, *REFS])),
     st.tuples(st.just("delete"), REPO, st.none() | REVISION),
+    st.tuples(st.just("delete_file"), REPO, REVISION, st.sampled_from(FILES)),
     st.tuples(st.just("undo"), st.integers(0, 2)),
     st.tuples(st.just("empty"), st.integers(0, 2)),
     st.tuples(st.just("pin"), REPO, st.none() | REVISION, st.booleans()),
