@@ -116,6 +116,44 @@ _BODIES: Mapping[str, str] = MappingProxyType(
                 """
                 return lambda given, wanted: (given - wanted).abs() ** power
             ''',
+        "weightings": '''
+            from collections.abc import Callable
+
+            from torch import Tensor
+
+
+            def get_weighting(*, power: float = 0.5) -> Callable[[Tensor], Tensor]:
+                """Return the weight of the squared error in x₀, by signal-to-noise ratio (B,).
+
+                Args:
+                    power: Of the ratio; 1 is a plain ε-loss, and 0 counts errors in x₀ alike.
+                """
+                return lambda snr: snr**power
+            ''',
+        "noising": '''
+            from collections.abc import Callable
+
+            from torch import Tensor
+
+
+            def get_noising(
+                *, strength: float = 0.05
+            ) -> Callable[[Tensor, Tensor, Callable[..., Tensor]], tuple[Tensor, Tensor]]:
+                """Return what changes the noise that is applied, and the noise that is asked for.
+
+                Args:
+                    strength: Of one constant for each image.
+                """
+
+                def change(
+                    applied: Tensor, wanted: Tensor, normal: Callable[..., Tensor]
+                ) -> tuple[Tensor, Tensor]:
+                    # normal(C, H, W) gives (B, C, H, W); no other randomness can be resumed.
+                    constant = strength * normal(1, 1, 1)
+                    return applied + constant, wanted + constant
+
+                return change
+            ''',
         "measures": '''
             from collections.abc import Callable
 
@@ -235,6 +273,8 @@ _SECTIONS: Mapping[str, str] = MappingProxyType(
         "adapters": "adapter: {{name: {name}, rank: 8}}",
         "methods": "method: {{name: {name}, strength: 0.2}}",
         "losses": "loss: {{name: {name}, power: 1.5}}",
+        "weightings": "loss: {{weighting: {{name: {name}, power: 0.3}}}}",
+        "noising": "noise: [{{name: {name}, strength: 0.1}}]",
         "measures": "proof: {{measure: {{name: {name}, channel: 1}}}}",
         "optimizers": "optimizer: {{name: {name}, momentum: 0.5}}",
         "noise": "scheduler: {{noise: {{name: {name}}}}}",

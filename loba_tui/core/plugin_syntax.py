@@ -35,6 +35,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "adapters": Kind("adapters", "get_adapter", "adapter", ("targets",)),
         "methods": Kind("methods", "get_method", "method", ("parts",)),
         "losses": Kind("losses", "get_loss", "loss"),
+        "weightings": Kind("weightings", "get_weighting", "weighting of timesteps"),
+        "noising": Kind("noising", "get_noising", "change of noise"),
         "measures": Kind("measures", "get_measure", "measure"),
         "optimizers": Kind("optimizers", "get_optimizer", "optimizer", ("params", "lr")),
         "noise": Kind("schedulers/noise", "step_noise", "noise scheduler", ("config",)),

@@ -27,6 +27,8 @@ from loba_tui.core.program.adapter_kinds import adapted_module, kind_of, settle
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.checkpoint import CheckpointStore
 from loba_tui.core.program.choices import load_choice, plugin_hashes
+from loba_tui.core.program.data.prepare import PreparedData
+from loba_tui.core.program.data.training_data import TrainingData, stand_in
 from loba_tui.core.program.ema import make_average
 from loba_tui.core.program.method import Method, MethodParts
 from loba_tui.core.program.optimizer_state import LearningRates
@@ -37,6 +39,7 @@ from loba_tui.core.program.sameness import Settings
 from loba_tui.core.program.solution import Solver, SolverParts
 from loba_tui.core.program.solving import SolvedRun
 from loba_tui.core.program.steering import KeepsPreserve, Steering
+from loba_tui.core.program.timed_loss import TimedLoss
 from loba_tui.core.program.trainer import Trainer
 from loba_tui.core.program.trainer_state import TrainerParts
 from loba_tui.core.program.trajectories import ForwardCounter
@@ -59,12 +62,14 @@ class OpenModel:
         container: Speaks to the pipeline in the field's words.
         embeds: Embeddings by prompt, one row each.
         open_latents: Returns what encodes images, each once; it reads the VAE's files to know it.
+        data: Images to train on; None where there are none, or where only shapes are of interest.
     """
 
     wrapper: PipelineWrapper
     container: ModelContainer
     embeds: Mapping[str, PromptEmbeds]
     open_latents: Callable[[], LatentCache]
+    data: PreparedData | None = None
 
     def batch(self, prompts: Sequence[str]) -> PromptEmbeds:
         """Return the embeddings of these prompts as one batch."""
@@ -250,7 +255,11 @@ def build(
             sample=sample,
             steering=steering,
             settings=Settings.of(
-                recipe, accelerator, model.container.dtype, plugin_hashes(recipe, sources)
+                recipe,
+                accelerator,
+                model.container.dtype,
+                plugin_hashes(recipe, sources),
+                images=model.data.fingerprint if model.data is not None else None,
             ),
             average=average,
             watch=_watch(recipe, model, scale, accelerator),
@@ -309,6 +318,7 @@ def build_method(
 ) -> Method:
     """Return the recipe's method, with everything that it works with."""
     make_noise = load_choice("noise", recipe.scheduler.noise, sources)
+    weighting = recipe.loss.weighting
     method: Method = load_choice("methods", recipe.method, sources)(
         MethodParts(
             container=model.container,
@@ -319,7 +329,7 @@ def build_method(
             empty=model.container.empty_embeds(),
             make_noise_scheduler=lambda: make_noise(model.container.scheduler_config),
             density=load_choice("timestep", recipe.scheduler.timestep, sources)(),
-            loss=load_choice("losses", recipe.loss, sources)(),
+            loss=TimedLoss(load_choice("losses", recipe.loss, sources)()),
             batch_size=recipe.train.batch_size,
             num_processes=accelerator.num_processes,
             rank=accelerator.process_index,
@@ -327,6 +337,10 @@ def build_method(
             resolution=recipe.train.resolution,
             gather=_gather(accelerator),
             counter=counter,
+            data=_training_data(recipe, model, accelerator),
+            noise_changes=[load_choice("noising", c, sources)() for c in recipe.noise],
+            weighting=load_choice("weightings", weighting, sources)() if weighting else None,
+            keep_outside=recipe.data.mask.keep_outside if recipe.data else 0.0,
         )
     )
     return method
@@ -349,6 +363,19 @@ def build_solver(recipe: Recipe, model: OpenModel, sources: PluginSources = SHIP
         )
     )
     return solver
+
+
+def _training_data(
+    recipe: Recipe, model: OpenModel, accelerator: Accelerator
+) -> TrainingData | None:
+    if recipe.data is None:
+        return None
+    if model.data is None:  # what a method computes can be told without its images
+        shape = model.container.latent_shape(recipe.train.resolution)
+        return stand_in(recipe.data, shape, recipe.train.batch_size)
+    return model.data.batches(
+        model.container, rank=accelerator.process_index, num_processes=accelerator.num_processes
+    )
 
 
 def _gather(accelerator: Accelerator) -> Callable[[Tensor], Tensor]:

@@ -95,6 +95,10 @@ def result_problem(kind: str, made: Any, args: tuple[Any, ...] = ()) -> str:
             return f"a function of timesteps and progress{got}"
         case "losses" if not callable(made):
             return f"a function of prediction and target{got}"
+        case "weightings" if not callable(made):
+            return f"a function of the signal-to-noise ratio{got}"
+        case "noising" if not callable(made):
+            return f"a function of two noises and a source of more{got}"
         case "measures" if not callable(made):
             return f"a function of an image{got}"
         case "layer":

@@ -24,6 +24,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugin_sources import PluginSources
 from loba_tui.core.program.choices import load_choice
 from loba_tui.core.program.optimizer_state import export_state, import_state
+from loba_tui.core.program.timed_loss import TimedLoss
 from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import Choice
 from loba_tui.core.run.directory import RunDir
@@ -151,14 +152,38 @@ def _check_timestep(choice: Choice, sources: PluginSources) -> None:
 
 
 def _check_loss(choice: Choice, sources: PluginSources) -> None:
-    loss = load_choice("losses", choice, sources)()
+    loss = TimedLoss(load_choice("losses", choice, sources)())
     given, wanted = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     given.requires_grad_(True)
-    values = loss(given, wanted)
+    values = loss(given, wanted, torch.linspace(0, 1, 3))
     assert values.shape == given.shape, f"not elementwise: {tuple(values.shape)}"
     values.mean().backward()
     assert given.grad is not None
     assert bool(given.grad.isfinite().all()), "its gradient is not finite"
+
+
+def _check_weighting(choice: Choice, sources: PluginSources) -> None:
+    weighting = load_choice("weightings", choice, sources)()
+    snr = torch.logspace(-3, 3, 20, dtype=torch.float64)
+    weights = weighting(snr.clone())
+    assert weights.shape == snr.shape, f"weights of shape {tuple(weights.shape)}"
+    assert bool(weights.isfinite().all()), "a weight is not finite"
+    assert bool((weights >= 0).all()), "a weight is negative"
+    assert float(weights.sum()) > 0, "all weights are 0"
+
+
+def _check_noising(choice: Choice, sources: PluginSources) -> None:
+    change = load_choice("noising", choice, sources)()
+
+    def once() -> tuple[torch.Tensor, torch.Tensor]:
+        source = torch.Generator().manual_seed(0)
+        noise = torch.randn(2, 4, 8, 8, generator=source)
+        return change(noise, noise, lambda *shape: torch.randn(2, *shape, generator=source))
+
+    for noise, again in zip(once(), once(), strict=True):
+        assert noise.shape == (2, 4, 8, 8), f"noise became {tuple(noise.shape)}"
+        assert bool(noise.isfinite().all()), "noise is not finite"
+        assert noise.equal(again), "it draws from elsewhere than the source that it is given"
 
 
 def _check_measure(choice: Choice, sources: PluginSources) -> None:
@@ -201,6 +226,8 @@ _CHECKS: Mapping[str, Callable[[Choice, PluginSources], None]] = MappingProxyTyp
         "adapters": _check_adapter,
         "methods": _check_method,
         "losses": _check_loss,
+        "weightings": _check_weighting,
+        "noising": _check_noising,
         "measures": _check_measure,
         "optimizers": _check_optimizer,
         "noise": _check_noise,

@@ -20,6 +20,7 @@ from loba_tui.core.program.choices import plugin_hashes
 from loba_tui.core.program.export import write_adapter
 from loba_tui.core.program.proof import draw_strip, prove
 from loba_tui.core.program.steering import Steering
+from loba_tui.core.recipe.data_paths import without_folders
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.steering import STEERING_KEY, SteeringRecord
@@ -45,7 +46,7 @@ def provenance(
         **({STEERING_KEY: steered} if steered else {}),
         **({"loba.plugins": json.dumps(plugins, sort_keys=True)} if plugins else {}),
         "loba.version": __version__,
-        "loba.recipe": dump_recipe(recipe),
+        "loba.recipe": dump_recipe(without_folders(recipe)),
         "loba.base_model": recipe.base_model.id,
         "loba.base_model_revision": container.revision or "",
         "loba.method": recipe.method.name,
@@ -68,6 +69,8 @@ def finish(
     """
     run_dir, trainer = writer.run_dir, built.trainer
     metadata = provenance(recipe, model.container, trainer.step, trainer.steering.record, sources)
+    if model.data is not None:
+        metadata["loba.data"] = model.data.fingerprint
     if trainer.inexact:
         metadata["loba.inexact"] = "; ".join(trainer.inexact)
 

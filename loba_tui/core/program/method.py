@@ -13,7 +13,10 @@ from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.bank_trajectories import BankSize, BankTrajectories
+from loba_tui.core.program.data.training_data import TrainingData
+from loba_tui.core.program.diffusion import Diffusion, NoiseChange, Weighting
 from loba_tui.core.program.rolling_trajectories import RollingTrajectories
+from loba_tui.core.program.timed_loss import TimedLoss
 from loba_tui.core.program.trajectories import (
     ForwardCounter,
     RestartTrajectories,
@@ -23,7 +26,7 @@ from loba_tui.core.program.trajectories import (
 )
 from loba_tui.core.recipe.schema import Concept
 
-ElementwiseLoss = Callable[[Tensor, Tensor], Tensor]
+ElementwiseLoss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class MethodParts:
         empty: Embeddings of the unconditional prompt, one row.
         make_noise_scheduler: Returns a fresh diffusers scheduler of the recipe's noise drop-in.
         density: Which timesteps to prefer.
-        loss: Elementwise loss of prediction and target.
+        loss: Elementwise loss of prediction and target, and of the timestep where it needs that.
         batch_size: Rows of a micro-step on this process.
         num_processes: Processes that share the global batch.
         rank: This process's place among them.
@@ -76,6 +79,10 @@ class MethodParts:
         resolution: Pixels of the training resolution; None means the model's own.
         gather: Collects a (B, …) tensor from all processes in rank order.
         counter: Counts UNet rows.
+        data: Images, for methods that train on them.
+        noise_changes: To plain noise, in the recipe's order.
+        weighting: Which timesteps count how much; None counts all alike.
+        keep_outside: Weight of holding what a mask leaves out where the base model has it.
     """
 
     container: ModelContainer
@@ -94,6 +101,41 @@ class MethodParts:
     resolution: int | None
     gather: Callable[[Tensor], Tensor]
     counter: ForwardCounter
+    data: TrainingData | None = None
+    noise_changes: Sequence[NoiseChange] = ()
+    weighting: Weighting | None = None
+    keep_outside: float = 1.0
+
+    def images(self) -> TrainingData:
+        """Return the images of a method that cannot do without them."""
+        if self.data is None:
+            raise RecipeError("data: missing; this method trains on images")
+        return self.data
+
+    def diffusion(self) -> Diffusion:
+        """Return the forward process that noises images."""
+        return Diffusion(
+            self.make_noise_scheduler().config,
+            seed=self.seed,
+            density=self.density,
+            changes=self.noise_changes,
+            weighting=self.weighting,
+        )
+
+    def loss_at(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
+        """Return the loss of rows (B, C, H, W) at timesteps t (B,), 0 clean and 1 noise."""
+        return TimedLoss(self.loss)(prediction, target, t)
+
+    def normalised(self, timesteps: Tensor) -> Tensor:
+        """Return timesteps as losses have them: 0 is clean, and 1 is noise."""
+        most = self.container.scheduler_config.get("num_train_timesteps", 1000) - 1
+        return (timesteps.float() / most).clamp(0, 1)
+
+    def condition(self, prompts: Sequence[str | None]) -> PromptEmbeds:
+        """Return the embeddings of `prompts` as one batch; None is the unconditional prompt."""
+        return PromptEmbeds.cat(
+            [self.empty if prompt is None else self.embeds[prompt] for prompt in prompts]
+        )
 
     def select(self, prompts: Sequence[str]) -> PromptEmbeds:
         """Return the embeddings of `prompts` as one batch."""

@@ -22,6 +22,13 @@ from loba_tui.core.recipe.schema import Recipe
 _SECTIONS = ("method", "adapter", "optimizer", "scheduler", "loss", "train")
 # How the model is held, but not where: a device is known by what it is.
 _MODEL_KEYS = ("id", "revision", "variant", "dtype", "attention", "gradient_checkpointing")
+_DATA_EXCLUDED: dict[str, Any] = {
+    "workers": True,
+    "cache": True,
+    "skip_bad": True,
+    "max_megapixels": True,
+    "sources": {"__all__": {"path", "masks"}},
+}
 _LIBRARIES = ("torch", "diffusers", "peft", "accelerate")
 
 
@@ -44,6 +51,8 @@ class Settings:
         accelerator: Accelerator,
         dtype: torch.dtype,
         plugins: Mapping[str, str],
+        *,
+        images: str | None = None,
     ) -> Settings:
         """Return the settings of a run on this machine.
 
@@ -52,9 +61,15 @@ class Settings:
             accelerator: Tells the device and the number of processes.
             dtype: Of the base model.
             plugins: sha256 of each of the user's own drop-ins that the recipe uses, by kind/name.
+            images: Fingerprint of the images that it trains on.
         """
         dumped = recipe.model_dump(mode="json", include={"base_model", *_SECTIONS})
         dumped["base_model"] = {key: dumped["base_model"][key] for key in _MODEL_KEYS}
+        dumped["noise"] = recipe.model_dump(mode="json", include={"noise"})["noise"] or None
+        if recipe.data is not None:
+            # Where images lie and how they are read does not matter, but what they are does.
+            kept = recipe.data.model_dump(mode="json", exclude=_DATA_EXCLUDED)
+            dumped["data"] = {**kept, "images": images}
         computed_by = _machine(accelerator, dtype)
         computed_by |= {f"plugin {key}": sha256 for key, sha256 in plugins.items()}
         return cls(dumped, computed_by)

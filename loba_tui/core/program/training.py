@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from loba_tui.core.program.build import (
     open_model,
     prompts_of,
 )
+from loba_tui.core.program.data.opening import encode_data, open_data
 from loba_tui.core.program.finish import draw_sample, finish
 from loba_tui.core.program.preflight import Preflight
 from loba_tui.core.program.processes import Processes
@@ -95,15 +97,19 @@ def train(
     preflight = Preflight(recipe, accelerator.device, sources)
     if writer is not None:
         preflight.announce(writer, force=force)
+    data = open_data(recipe, writer, on_phase, sources)
     with preflight.explains_out_of_memory():
         model = open_model(
             recipe,
-            prompts=prompts_of(recipe),
+            prompts=[*prompts_of(recipe), *(data.prompts() if data is not None else ())],
             local_rank=local_rank,
             on_phase=on_phase,
             tensors=tensors,
             on_problem=logger.warning if writer is None else writer.warn,
         )
+        if data is not None:
+            encode_data(data, model.container, model.open_latents, writer, on_phase)
+            model = replace(model, data=data)
         residents = Residents(model.wrapper.cache, recipe.base_model.id, model.container, writer)
         steering.bind_memory(residents.obey)
         built: Built | None = None

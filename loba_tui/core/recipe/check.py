@@ -15,6 +15,7 @@ from loba_tui.core.option_types import choices, describe_type, type_at
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.plugins import Plugin, check_options, describe, existing_path
 from loba_tui.core.recipe.concepts import check_concepts, check_prompts
+from loba_tui.core.recipe.data_check import check_data
 from loba_tui.core.recipe.method_fit import check_unused
 from loba_tui.core.recipe.migrate import V0_FLAGS, is_version_0
 from loba_tui.core.recipe.problems import Problem, dotted
@@ -35,6 +36,8 @@ CHOICES: tuple[tuple[Path, str], ...] = (
     (("scheduler", "noise"), "noise"),
     (("scheduler", "timestep"), "timestep"),
     (("loss",), "losses"),
+    (("loss", "weighting"), "weightings"),
+    (("noise",), "noising"),
     (("sample", "noise"), "noise"),
     (("proof", "measure"), "measures"),
     (("proof", "preserve"), "measures"),
@@ -57,7 +60,8 @@ def check_tree(tree: Node, sources: PluginSources = SHIPPED) -> tuple[Recipe | N
         return None, problems
     chosen = dict(_chosen(tree))
     # What knows most about a key comes first: only the first problem of a key is shown.
-    problems = [*check_concepts(tree, _method(chosen, sources)), *check_prompts(tree)]
+    method = _method(chosen, sources)
+    problems = [*check_concepts(tree, method), *check_prompts(tree), *check_data(tree, method)]
     told = {problem.key for problem in problems}
     recipe, found = _check_schema(tree, sources)
     # The schema says of a whole concept what has been said of its prompts.

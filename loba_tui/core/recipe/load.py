@@ -17,6 +17,7 @@ from ruamel.yaml.representer import SafeRepresenter
 from loba_tui.core.errors import RefusedError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.recipe.check import check_tree
+from loba_tui.core.recipe.data_paths import with_absolute_paths
 from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.recipe.tree import Node, list_node, mapping_node, read_tree
@@ -46,8 +47,10 @@ def load_recipe(
             its exit code is 8 where a plugin is not trusted.
         RefusedError: Something in the file or the overrides looks like an access token.
     """
-    tree, problems = _tree_of(Path(path), overrides, origin or str(path))
-    return _recipe_of(tree, problems, sources)
+    named = origin or str(path)
+    tree, problems = _tree_of(Path(path), overrides, named)
+    recipe = _recipe_of(tree, problems, sources)
+    return with_absolute_paths(recipe, tree, Path(path), origin=named)
 
 
 def parse_recipe(

@@ -22,6 +22,8 @@ from pydantic import (
     model_validator,
 )
 
+from loba_tui.core.recipe.data_schema import DataSection
+
 RECIPE_VERSION = 1
 
 NonEmptyStr = Annotated[str, Field(min_length=1)]
@@ -165,6 +167,13 @@ class StopWhenSection(Section):
     )
 
 
+class LossSection(Choice):
+    """How far a prediction is off: a drop-in of `losses/`, and which timesteps count how much."""
+
+    name: NonEmptyStr = "mse"
+    weighting: Choice | None = Field(None, description="null: all timesteps count the same")
+
+
 class TrainSection(Section):
     """How long and how much at once."""
 
@@ -232,7 +241,9 @@ class Recipe(Section):
     adapter: AdapterSection = AdapterSection()
     optimizer: OptimizerSection = OptimizerSection()
     scheduler: SchedulerSection = SchedulerSection()
-    loss: Choice = Choice(name="mse")
+    loss: LossSection = LossSection()
+    noise: tuple[Choice, ...] = Field((), description="changes to plain noise, one after another")
+    data: DataSection | None = Field(None, description="images, for methods that train on them")
     train: TrainSection = TrainSection()
     sample: SampleSection = SampleSection()
     save: SaveSection = SaveSection()

@@ -30,6 +30,7 @@ from loba_tui.core.program.build import (
     prompts_of,
 )
 from loba_tui.core.program.checkpoint import Checkpoint
+from loba_tui.core.program.data.opening import open_data
 from loba_tui.core.program.steering import Steering
 from loba_tui.core.program.trainer import Trainer
 from loba_tui.core.recipe.load import parse_recipe
@@ -47,6 +48,24 @@ REQUIRED: Mapping[str, Sections] = {"layer custom": {"factors": {"*.attn2.*": 0.
 ALL_LAYERS = {"name": "locon", "layers": ["self_attention", "cross_attention", "convolution"]}
 
 
+# What a method needs that trains on images.
+SAMPLES: Sections = {"prompts": ["a dot"]}
+FINETUNING: Sections = {
+    "method": {"name": "lora_finetune"},
+    "data": {"sources": [{"path": "builtin:yellow-crosses"}]},
+    "sample": SAMPLES,
+}
+PAIRS: Sections = {
+    "data": {
+        "sources": [
+            {"path": "builtin:sizes/small", "scale": -1},
+            {"path": "builtin:sizes/large", "scale": 1},
+        ]
+    },
+    "sample": SAMPLES,
+}
+
+
 def sections_of(kind: str, name: str) -> Sections:
     """Return what a recipe says to train with a drop-in."""
     choice = {"name": name, **REQUIRED.get(f"{kind} {name}", {})}
@@ -62,8 +81,14 @@ def sections_of(kind: str, name: str) -> Sections:
             return {"adapter": choice}
         case "losses":
             return {"loss": choice}
+        case "weightings":
+            return {**FINETUNING, "loss": {"weighting": choice}}
+        case "noising":
+            return {**FINETUNING, "noise": [choice]}
         case "methods":
-            return {"method": choice}
+            images = {"images": FINETUNING, "pairs": PAIRS}
+            wanted = plugins.describe(kind, name).constants.get("DATA")
+            return {**images.get(wanted, {}), "method": choice}
     raise AssertionError(f"no recipe for a drop-in of {kind}")
 
 
@@ -124,11 +149,28 @@ def recipe_with(model: Path, sections: Sections) -> Recipe:
         "train": {"steps": STEPS, "batch_size": 1},
     }
     for key, section in sections.items():
-        whole[key] = {**whole.get(key, {}), **section}
-    whole["method"]["concepts"] = [
-        {"target": "a dot", "positive": "a large dot", "negative": "a small dot", "preserve": ["a"]}
-    ]
+        if not isinstance(section, dict):
+            whole[key] = section
+        elif section.get("name", whole.get(key, {}).get("name")) != whole.get(key, {}).get("name"):
+            whole[key] = section  # options of another drop-in are not its own
+        else:
+            whole[key] = {**whole.get(key, {}), **section}
+    if "data" not in whole:
+        concept = {"target": "a dot", "positive": "a large dot", "negative": "a small dot"}
+        whole["method"]["concepts"] = [{**concept, "preserve": ["a"]}]
     return parse_recipe(whole, origin="test")
+
+
+def with_images(recipe: Recipe, model: OpenModel) -> OpenModel:
+    """Return the model with the recipe's images, and with what their captions are encoded to."""
+    if recipe.data is None:
+        return model
+    data = open_data(recipe, None, lambda phase: None)
+    assert data is not None
+    data.encode(model.container, model.open_latents)
+    row = next(iter(model.embeds.values()))
+    embeds = {**model.embeds, **dict.fromkeys(data.prompts(), row)}
+    return dataclasses.replace(model, data=data, embeds=embeds)
 
 
 @contextmanager
@@ -139,7 +181,7 @@ def trainer_of(
     container = copy.copy(opened.container)
     container.pipeline = copy.copy(container.pipeline)
     container.pipeline.unet = copy.deepcopy(container.pipeline.unet)
-    model = dataclasses.replace(opened, container=container)
+    model = with_images(recipe, dataclasses.replace(opened, container=container))
     with RunWriter.open(RunDir(folder)) as writer:
         yield build(
             recipe,

@@ -68,7 +68,7 @@ def test_shipped_recipes_are_valid_and_name_the_schema(path: Path) -> None:
         (
             "zzz: 1",
             "9:1: zzz: not a key of a recipe (version, name, base_model, method, adapter, "
-            "optimizer, scheduler, loss, train, sample, save, proof)",
+            "optimizer, scheduler, loss, noise, data, train, sample, save, proof)",
         ),
         (
             "optimizer: {weight_decy: 1}",
@@ -130,7 +130,7 @@ def test_shipped_recipes_are_valid_and_name_the_schema(path: Path) -> None:
             "9:21: proof.preserve.0.name: there is no measure called 'shape_colour'. "
             "Did you mean shape_color?",
         ),
-        ("loss:", "9:1: loss: expected a section (name), got nothing"),
+        ("loss:", "9:1: loss: expected a section (name, weighting), got nothing"),
         (
             "name: a b",
             "9:1: name: expected letters, digits, '.', '_' or '-' (64 at most), got 'a b'",

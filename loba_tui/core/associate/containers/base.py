@@ -134,6 +134,11 @@ class ModelContainer(Protocol):
         """The side, in pixels, of the square images the model is made for."""
         ...
 
+    @property
+    def pixel_multiple(self) -> int:
+        """What the sides of an image have to be multiples of, in pixels."""
+        ...
+
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """Return (C, H, W) of one latent; None takes the model's own resolution in pixels."""
         ...

@@ -75,13 +75,19 @@ class SDXLContainer:
         """Side of the images the UNet was trained on, in pixels."""
         return self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
 
+    @property
+    def pixel_multiple(self) -> int:
+        """What sides have to be multiples of.
+
+        Below it the UNet's own down- and upsampling do not meet at the same size again.
+        """
+        num_halvings = len(self._unet_config.down_block_types) - 1
+        return self.pipeline.vae_scale_factor * 2**num_halvings
+
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """Return (C, H, W) of one latent; `resolution` in pixels, None takes the model's own."""
         pixels = self.resolution if resolution is None else resolution
-        # Below this the UNet's own down- and upsampling do not meet at the same size again.
-        multiple = self.pipeline.vae_scale_factor * 2 ** (
-            len(self._unet_config.down_block_types) - 1
-        )
+        multiple = self.pixel_multiple
         if pixels % multiple:
             raise RecipeError(
                 f"train.resolution: {pixels} pixels do not fit this model.",

@@ -159,13 +159,16 @@ class TextSlider:
         target = teacher["neutral"] + strength * direction
         if self._rescale_target:
             target = target * (_norm(teacher["neutral"]) / _norm(target).clamp_min(1e-8))
-        losses = parts.loss(student[:num_rows].float(), target).mean(dim=(1, 2, 3))
+        t = parts.normalised(draw.timesteps)
+        losses = parts.loss_at(student[:num_rows].float(), target, t).mean(dim=(1, 2, 3))
         slider_loss = (losses * draw.weights).mean()
         metrics = {"slider_loss": slider_loss.detach()}
         loss = slider_loss
         if self._preserve_weight:
             # Without rows this is zero, so that every process reports the same figures.
-            kept = parts.loss(student[num_rows:].float(), teacher["preserve"][kept_rows])
+            kept = parts.loss_at(
+                student[num_rows:].float(), teacher["preserve"][kept_rows], t[kept_rows]
+            )
             # Divided by the expected count, not by this process's: so that processes add up to
             # what one process with the whole batch computes.
             expected = self._preserve_share * num_rows

@@ -1,0 +1,92 @@
+"""ADDifT: what changes from one image to another, learned in some tens of steps.
+
+Alternating Direct Difference Training (hako-mikan, sd-webui-traintrain,
+https://github.com/hako-mikan/sd-webui-traintrain). No noise is to be named: the model with the
+adapter, given one image, is to say what the model without it says of the other, and the other way
+round. Timesteps decide what is learned: 500 to 1000 for what happens on the image, 200 to 400 for
+its style; `scheduler.timestep` chooses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from loba_tui.core.program.method import Method, MethodParts, StepOutput
+
+DATA = "pairs"
+USES = ("noise", "weighting")
+
+
+def get_method(parts: MethodParts, *, strength: PositiveFloat = 0.25) -> Method:
+    """Return ADDifT.
+
+    Args:
+        parts: What the method works with; a row of its batches is a pair.
+        strength: Share of its source's `scale` that the adapter is trained at. Small, so that the
+            full scale goes beyond what was shown, as it has to where a few steps are to do.
+    """
+    return Addift(parts, strength)
+
+
+class Addift:
+    """Trains ‖f_b(x_t^B, c) − sg f₀(x_t^A, c)‖² and ‖f_a(x_t^A, c) − sg f₀(x_t^B, c)‖² by turns.
+
+    A and B are images of strengths a < b, with the same noise and timestep. f_s is what the model
+    predicts with the adapter at `strength`·s. Where images have masks, only what is inside counts,
+    and outside f_s is held at f₀ of its own image.
+    """
+
+    def __init__(self, parts: MethodParts, strength: float) -> None:
+        self._parts = parts
+        self._strength = strength
+        self._images = parts.images()
+        self._diffusion = parts.diffusion()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing: every draw is a function of the seed and the step."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take nothing back."""
+
+    def step(self, index: int, progress: float) -> StepOutput:
+        """Return the loss of one micro-step."""
+        parts, diffusion = self._parts, self._diffusion
+        batch = self._images.batch(index)
+        applied, _ = diffusion.noise(batch.latents[0], index, batch.rows)
+        timesteps = diffusion.timesteps(index, progress, batch.rows).to(applied.device)
+        low, high = (diffusion.add_noise(x, applied, timesteps) for x in batch.latents)
+        prompts = parts.condition(batch.prompts)
+        weights = batch.weights * diffusion.weights(timesteps).to(applied.device)
+        t = diffusion.normalised(timesteps)
+
+        # Rows take turns, and each row from step to step.
+        upward = torch.tensor([(row + index) % 2 == 0 for row in batch.rows])
+        is_up = upward.to(applied.device).view(-1, 1, 1, 1)
+        mine, other = torch.where(is_up, high, low), torch.where(is_up, low, high)
+        keeps_outside = batch.masks is not None and parts.keep_outside > 0
+        with torch.no_grad(), parts.scale.base():
+            target = parts.container.predict(other, timesteps, prompts).float()
+            own = (
+                parts.container.predict(mine, timesteps, prompts).float() if keeps_outside else None
+            )
+        scales = torch.where(upward, torch.tensor(batch.scales[1]), torch.tensor(batch.scales[0]))
+        parts.scale.set(self._strength * scales)
+        student = parts.container.predict(mine, timesteps, prompts, denoiser=parts.student).float()
+        parts.counter.rows += (4 if keeps_outside else 3) * len(batch.rows)
+
+        losses = parts.loss_at(student, target, t)
+        if batch.masks is not None:
+            losses = batch.masks * losses
+        loss = difference_loss = (losses.mean(dim=(1, 2, 3)) * weights).mean()
+        metrics = {"difference_loss": difference_loss.detach()}
+        if own is not None and batch.masks is not None:
+            off = (1 - batch.masks) * parts.loss_at(student, own, t)
+            outside_loss = (off.mean(dim=(1, 2, 3)) * weights).mean()
+            metrics["outside_loss"] = outside_loss.detach()
+            loss = loss + parts.keep_outside * outside_loss
+        return StepOutput(loss=loss, metrics=metrics)

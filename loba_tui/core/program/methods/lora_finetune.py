@@ -1,0 +1,91 @@
+"""Plain fine-tuning on captioned images: the adapter learns to name the noise on them.
+
+Denoising score matching as in DDPM (Ho et al. 2020, https://arxiv.org/abs/2006.11239), for ε-, v-
+and x₀-predicting models. Where images have masks, only what is white is learned, and what is black
+is held where the base model has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.program.method import Method, MethodParts, StepOutput
+
+DATA = "images"
+USES = ("noise", "weighting")
+
+
+def get_method(parts: MethodParts) -> Method:
+    """Return plain fine-tuning.
+
+    Args:
+        parts: What the method works with.
+    """
+    return LoraFinetune(parts)
+
+
+class LoraFinetune:
+    """Trains ‖M ∘ (f₁(x_t, c) − y)‖² + k ‖(1 − M) ∘ (f₁(x_t, c) − sg f₀(x_t, c))‖².
+
+    f is what the model predicts, y what it should (ε, v or x₀), M the mask, and k
+    `data.mask.keep_outside`. Without masks M is 1.
+    """
+
+    def __init__(self, parts: MethodParts) -> None:
+        self._parts = parts
+        self._images = parts.images()
+        self._diffusion = parts.diffusion()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing: every draw is a function of the seed and the step."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take nothing back."""
+
+    def step(self, index: int, progress: float) -> StepOutput:
+        """Return the loss of one micro-step."""
+        parts, diffusion = self._parts, self._diffusion
+        batch = self._images.batch(index)
+        latents = batch.latents[0]
+        applied, wanted = diffusion.noise(latents, index, batch.rows)
+        timesteps = diffusion.timesteps(index, progress, batch.rows).to(latents.device)
+        noised = diffusion.add_noise(latents, applied, timesteps)
+        prompts = parts.condition(batch.prompts)
+        weights = batch.weights * diffusion.weights(timesteps).to(latents.device)
+        t = diffusion.normalised(timesteps)
+
+        kept = None
+        if batch.masks is not None and parts.keep_outside:
+            kept = self._base(noised, timesteps, prompts)
+        parts.scale.set(1.0)
+        student = parts.container.predict(
+            noised, timesteps, prompts, denoiser=parts.student
+        ).float()
+        parts.counter.rows += 2 * len(batch.rows)
+        losses = parts.loss_at(student, diffusion.target(latents, wanted, timesteps), t)
+        if batch.masks is not None:
+            losses = batch.masks * losses
+        image_loss = (losses.mean(dim=(1, 2, 3)) * weights).mean()
+        metrics = {"image_loss": image_loss.detach()}
+        loss = image_loss
+        if kept is not None:
+            assert batch.masks is not None
+            off = (1 - batch.masks) * parts.loss_at(student, kept, t)
+            outside_loss = (off.mean(dim=(1, 2, 3)) * weights).mean()
+            metrics["outside_loss"] = outside_loss.detach()
+            loss = loss + parts.keep_outside * outside_loss
+        return StepOutput(loss=loss, metrics=metrics)
+
+    @torch.no_grad()
+    def _base(self, noised: Tensor, timesteps: Tensor, prompts: PromptEmbeds) -> Tensor:
+        """Return what the model predicts without the adapter."""
+        parts = self._parts
+        with parts.scale.base():
+            base = parts.container.predict(noised, timesteps, prompts)
+        parts.counter.rows += noised.shape[0]
+        return base.float()

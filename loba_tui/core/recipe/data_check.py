@@ -1,0 +1,94 @@
+"""What must hold between a recipe's images and the method that is to train on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from loba_tui.core.plugins import Plugin
+from loba_tui.core.recipe.problems import Problem, dotted
+from loba_tui.core.recipe.tree import Node
+
+Path = tuple[str | int, ...]
+
+
+def check_data(tree: Node, method: Plugin | None) -> Iterator[Problem]:
+    """Yield what is wrong with `data`, `noise` and `loss.weighting` for the chosen method.
+
+    A method says by the constants DATA ("images" or "pairs") and USES what it makes use of.
+
+    Args:
+        tree: The whole recipe.
+        method: None where the recipe names no known method.
+    """
+    if method is None:
+        return
+    kind, data = method.constants.get("DATA"), tree.child("data")
+    has_data = data is not None and data.data is not None
+    if kind and not has_data:
+        yield _problem(tree, ("data",), f"missing; {method.name} trains on images")
+    elif kind and data is not None:
+        yield from _check_sources(tree, data, method.name, paired=kind == "pairs")
+        yield from _check_crop(tree, data)
+        yield from _check_prompts(tree, method.name)
+    elif has_data and method.origin == "shipped":
+        yield _problem(tree, ("data",), f"{method.name} trains on prompts alone, not on images")
+    uses = method.constants.get("USES", ())
+    if method.origin == "shipped":
+        for path, word in ((("noise",), "noise"), (("loss", "weighting"), "weighting")):
+            if word not in uses and _plain(tree, path) not in (None, []):
+                yield _problem(tree, path, f"{method.name} makes no use of it")
+
+
+def _check_sources(tree: Node, data: Node, method: str, *, paired: bool) -> Iterator[Problem]:
+    sources = data.child("sources")
+    items = sources.data if sources is not None and isinstance(sources.data, tuple) else ()
+    scales = []
+    for index, source in enumerate(items):
+        if not isinstance(source.data, dict):
+            continue
+        path: Path = ("data", "sources", index)
+        scale = source.child("scale")
+        value = scale.data if scale is not None else None
+        if not paired and value is not None:
+            message = f"{method} trains one strength; scale is for image_slider and addift"
+            yield _problem(tree, (*path, "scale"), message)
+        if paired and value is None:
+            yield _problem(tree, (*path, "scale"), f"missing; {method} needs it")
+        if paired and value == 0:
+            message = "at strength 0 there is nothing to train"
+            yield _problem(tree, (*path, "scale"), message)
+        if paired and value is not None and value in scales:
+            message = f"another source has strength {value} too"
+            yield _problem(tree, (*path, "scale"), message)
+        prior = source.child("prior")
+        if paired and prior is not None and prior.data is True:
+            yield _problem(tree, (*path, "prior"), f"{method} has no use for prior images")
+        scales.append(value)
+    if paired and len(items) == 1:
+        message = f"{method} needs at least two sources, of different scale"
+        yield _problem(tree, ("data", "sources"), message)
+
+
+def _check_crop(tree: Node, data: Node) -> Iterator[Problem]:
+    cache = _plain(data, ("cache",)) or "memory"
+    if _plain(data, ("crop",)) == "random" and cache != "none":
+        message = f"random crops need cache: none; {cache} keeps one crop of each image"
+        yield _problem(tree, ("data", "crop"), message)
+
+
+def _check_prompts(tree: Node, method: str) -> Iterator[Problem]:
+    if not _plain(tree, ("sample", "prompts")) and not _plain(tree, ("method", "concepts")):
+        message = f"missing; {method} has no concepts whose prompts could be drawn"
+        yield _problem(tree, ("sample", "prompts"), message)
+
+
+def _plain(node: Node, path: Path) -> Any:
+    found: Node | None = node
+    for step in path:
+        found = found.child(step) if found is not None else None
+    return None if found is None else found.plain()
+
+
+def _problem(tree: Node, path: Path, message: str) -> Problem:
+    return Problem.at(tree.locate(path), dotted(path), message)

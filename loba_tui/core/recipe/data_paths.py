@@ -1,0 +1,55 @@
+"""Paths of data: relative to the recipe's folder in a file, and to nowhere in an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.tree import Node
+from loba_tui.models import BUILTIN_PREFIX
+
+_KEYS = ("path", "masks")
+
+
+def with_absolute_paths(recipe: Recipe, tree: Node, file: Path, *, origin: str) -> Recipe:
+    """Return the recipe with absolute data paths, so that a run finds them from any folder.
+
+    Args:
+        recipe: As the tree says it.
+        tree: Knows whether a path stands in the file or was given with `--set`; the latter is
+            relative to the current folder, as paths on a command line are.
+        file: The recipe's file.
+        origin: What the tree calls it.
+    """
+
+    def absolute(index: int, key: str, path: str) -> str:
+        node: Node | None = tree
+        for step in ("data", "sources", index, key):
+            node = node.child(step) if node is not None else None
+        is_in_file = node is not None and node.place.file == origin
+        base = file.parent if is_in_file else Path()
+        return str((base / Path(path).expanduser()).absolute())
+
+    return _changed(recipe, absolute)
+
+
+def without_folders(recipe: Recipe) -> Recipe:
+    """Return the recipe with the last names of its data paths: an adapter tells nobody the rest."""
+    return _changed(recipe, lambda index, key, path: Path(path).name)
+
+
+def _changed(recipe: Recipe, change: Callable[[int, str, str], str]) -> Recipe:
+    if recipe.data is None:
+        return recipe
+    sources = []
+    for index, source in enumerate(recipe.data.sources):
+        paths = {key: getattr(source, key) for key in _KEYS}
+        update = {
+            key: change(index, key, path)
+            for key, path in paths.items()
+            if path is not None and not path.startswith(BUILTIN_PREFIX)
+        }
+        sources.append(source.model_copy(update=update))
+    data = recipe.data.model_copy(update={"sources": tuple(sources)})
+    return recipe.model_copy(update={"data": data})
