@@ -6,16 +6,26 @@ that is emptied.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loba_tui.cache_options import (
+    DryRun,
+    Json,
+    NoUndo,
+    Recipes,
+    Targets,
+    Yes,
+    echo_json,
+    open_cache,
+    plain,
+)
+from loba_tui.cache_transfer_cli import cache_pull, cache_push_to
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
 
 if TYPE_CHECKING:
@@ -30,27 +40,6 @@ trash_app = typer.Typer(
     help="What was removed and can be undone.", no_args_is_help=True, rich_markup_mode=None
 )
 cache_app.add_typer(trash_app, name="trash")
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and do nothing.")]
-NoUndo = Annotated[
-    bool, typer.Option("--no-undo", help="Free the space at once; no undo afterwards.")
-]
-Targets = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="TARGET...",
-        help="ID, ID@REVISION, or the beginning of a revision's hash.",
-        show_default=False,
-    ),
-]
-Recipes = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--recipes", metavar="PATH", help="Recipes that may need it; ./recipes if left out."
-    ),
-]
 
 
 @cache_app.command("ls")
@@ -72,6 +61,7 @@ def cache_ls(
     ] = "",
     revisions: Annotated[bool, typer.Option("--revisions", help="A row a revision.")] = False,
     limit: Annotated[int | None, typer.Option(min=0, help="Most rows to show.")] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="One id a line.")] = False,
     as_json: Json = False,
 ) -> None:
     """List repositories: size on disk, last used by a run, last fetched, revisions and marks.
@@ -83,7 +73,7 @@ def cache_ls(
     from loba_tui import cache_listing, tensor_listing
     from loba_tui.core.associate.caches import hub, tensor_layout
 
-    cache = _open([])
+    cache = open_cache([])
     lister = cache_listing.Lister(cache, revisions=revisions)
     found: list[hub.Repository] = []
     foreign: list[hub.Problem] = []
@@ -101,7 +91,12 @@ def cache_ls(
     conditions = [*globs, *(filters or [])]
     records = lister.records(repositories(), conditions, sort, limit, kept)
     if as_json:
-        _echo_json(list(records))
+        echo_json(list(records))
+        return
+    if quiet:
+        for record in records:
+            at = f"@{record['revision']}" if "revision" in record else ""
+            typer.echo(plain(f"{record['id']}{at}"))
         return
     typer.echo(cache_listing.HEADER)
     shown = []
@@ -114,7 +109,7 @@ def cache_ls(
         if tensors:
             typer.echo(tensors, err=True)
     for each in foreign:
-        typer.echo(f"{_clean(each.path)}: {_clean(each.what)}", err=True)
+        typer.echo(f"{plain(each.path)}: {plain(each.what)}", err=True)
     interrupted = [entry.id for entry in cache.trash() if entry.is_interrupted]
     for entry_id in interrupted:
         typer.echo(
@@ -140,118 +135,19 @@ def cache_show(
     if tensor_commands.are_tensors([target]):
         tensor_commands.show(tensor_layout.user_root(os.environ), target, as_json=as_json)
         return
-    cache = _open(recipes)
+    cache = open_cache(recipes)
     found = cache.scan()
     (wanted,) = hub.find_targets(found, [target])
     record = cache_listing.repository_record(cache, found, wanted)
     if as_json:
-        _echo_json(record)
+        echo_json(record)
         return
     for line in cache_listing.repository_lines(record):
         typer.echo(line)
 
 
-@cache_app.command("pull")
-def cache_pull(
-    target: Annotated[str, typer.Argument(metavar="ID[@REVISION]", show_default=False)],
-    variant: Annotated[
-        str | None, typer.Option(help="Weights of a pipeline, such as fp16.")
-    ] = None,
-    only: Annotated[
-        str, typer.Option(metavar="A,B,…", help="Components of a pipeline: unet,vae.")
-    ] = "",
-    pin_into: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--pin-into",
-            metavar="RECIPE",
-            help="Write the commit into this recipe as base_model.revision; repeatable.",
-        ),
-    ] = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
-    """Fetch a model: only what a diffusers pipeline needs, safetensors only.
-
-    A pull that broke goes on where it was when it is started again, be it in the middle of a file.
-
-    Example: loba cache pull stabilityai/stable-diffusion-xl-base-1.0 --variant fp16 --dry-run
-    """
-    from loba_tui import cache_pulling, recipe_pinning
-    from loba_tui.core.associate.caches import hub_pull
-
-    model_id, _, revision = target.removeprefix("hf://").partition("@")
-    components = [each.strip() for each in only.split(",") if each.strip()]
-    plan = hub_pull.plan_pull(model_id, revision or None, variant=variant, only=components)
-    # A recipe of another model is found before gigabytes are fetched.
-    pinned = [recipe_pinning.plan_pinning(path, model_id, plan.commit) for path in pin_into or []]
-    if not as_json:
-        for line in cache_pulling.plan_lines(plan):
-            typer.echo(line, err=not dry_run)
-    if dry_run:
-        for pinning in pinned:
-            for line in pinning.lines():
-                typer.echo(line, err=as_json)
-    else:
-        with cache_pulling.PullProgress(plan, sys.stderr) as progress:
-            folder = hub_pull.pull(plan, progress.report)
-        # What the recipe is by now counts: it may have been edited while the model came.
-        for path in pin_into or []:
-            pinning = recipe_pinning.plan_pinning(path, model_id, plan.commit)
-            pinning.write()
-            for line in pinning.lines():
-                typer.echo(line, err=True)
-    if as_json:
-        record = cache_pulling.plan_record(plan)
-        _echo_json(record if dry_run else record | {"path": str(folder)})
-    elif not dry_run:
-        typer.echo(str(folder))
-
-
-@cache_app.command("push-to")
-def cache_push_to(
-    rig: Annotated[
-        str,
-        typer.Argument(
-            metavar="HOST[:PATH]", help="As ssh knows it; PATH is its cache.", show_default=False
-        ),
-    ],
-    targets: Targets,
-    ssh_config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Another one than ~/.ssh/config.")
-    ] = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
-    """Send repositories or revisions to another rig's cache, by rsync over ssh.
-
-    What is there already is neither sent nor replaced; what broke off goes on where it was; at the
-    end every content is read again over there and compared.
-
-    Example: loba cache push-to rig2 stabilityai/stable-diffusion-xl-base-1.0 --dry-run
-    """
-    from loba_tui import cache_sending
-    from loba_tui.core.associate.caches import hub, hub_rig, hub_send
-
-    host, path = hub_rig.parse_rig(rig)
-    cache = _open([])
-    found = cache.scan()
-    wanted = hub.find_targets(found, targets)
-    may_ask = sys.stdin.isatty() and sys.stderr.isatty()
-    with hub_rig.connected(host, ssh_config=ssh_config, may_ask=may_ask) as there:
-        plan = hub_send.plan_send(found, cache.root, wanted, there, path)
-        record = cache_sending.plan_record(found, plan, host)
-        if not as_json:
-            for line in cache_sending.plan_lines(record):
-                typer.echo(line, err=not dry_run)
-        if not dry_run:
-            screen = sys.stderr if sys.stderr.isatty() else None
-            kept = hub_send.send(plan, cache.root, there, screen)
-    if as_json:
-        _echo_json(record if dry_run else record | {"kept_refs": kept})
-    elif not dry_run:
-        for line in cache_sending.result_lines(record, kept):
-            typer.echo(line)
+cache_app.command("pull")(cache_pull)
+cache_app.command("push-to")(cache_push_to)
 
 
 @cache_app.command("rm")
@@ -289,7 +185,7 @@ def cache_rm(
             as_json=as_json,
         )
         return
-    cache = _open(recipes)
+    cache = open_cache(recipes)
     found = cache.scan()
     wish = hub.Removal(tuple(hub.find_targets(found, targets, files=True)))
     _carry_out(cache, found, wish, dry_run=dry_run, yes=yes, no_undo=no_undo, as_json=as_json)
@@ -370,7 +266,7 @@ def cache_prune(
         incomplete=incomplete or by_default,
         unreferenced=unreferenced or by_default,
     )
-    cache = _open(recipes)
+    cache = open_cache(recipes)
     found = cache.scan()
     _carry_out(cache, found, wish, dry_run=dry_run, yes=yes, no_undo=no_undo, as_json=as_json)
 
@@ -387,7 +283,7 @@ def cache_undo(
     """
     from loba_tui import cache_listing
 
-    for line in cache_listing.restored_lines(_open([]).undo(entry_id)):
+    for line in cache_listing.restored_lines(open_cache([]).undo(entry_id)):
         typer.echo(line)
 
 
@@ -399,7 +295,7 @@ def cache_pin(targets: Targets) -> None:
     """
     from loba_tui.core.associate.caches import hub
 
-    cache = _open([])
+    cache = open_cache([])
     found = cache.scan()
     wanted = hub.find_targets(found, targets)
     cache.pin(wanted)
@@ -415,7 +311,7 @@ def cache_unpin(targets: Targets) -> None:
     """
     from loba_tui.core.associate.caches import hub
 
-    cache = _open([])
+    cache = open_cache([])
     found = cache.scan()
     wanted = hub.find_targets(found, targets)
     pins = cache.pins()
@@ -428,7 +324,8 @@ def cache_unpin(targets: Targets) -> None:
 @cache_app.command("verify")
 def cache_verify(
     targets: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="All of them if left out.")
+        list[str] | None,
+        typer.Argument(metavar="[ID[@REVISION]]...", help="All of them if left out."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -446,31 +343,32 @@ def cache_verify(
         root = tensor_layout.user_root(os.environ)
         tensor_commands.verify(root, targets or [], as_json=as_json)
         return
-    cache = _open([])
+    cache = open_cache([])
     found = cache.scan()
-    folders = {target.folder for target in hub.find_targets(found, targets or [])}
-    chosen = [each for each in found.repositories if not targets or each.folder in folders]
+    chosen = (
+        hub.parts_of(found, hub.find_targets(found, targets)) if targets else found.repositories
+    )
     results: list[hub.Checked] = []
     for number, repository in enumerate(chosen, 1):
-        name = _clean(repository.name)
+        name = plain(repository.name)
         typer.echo(f"[{number}/{len(chosen)}] {name}  {show_size(repository.size)}", err=True)
         for checked in cache.verify(repository):
             results.append(checked)
             if checked.verdict != "good" and not as_json:
-                where = f"{_clean(checked.repository)} {_clean(checked.path)}"
-                typer.echo(f"{checked.verdict:9}{where}: {_clean(checked.why)}")
+                where = f"{plain(checked.repository)} {plain(checked.path)}"
+                typer.echo(f"{checked.verdict:9}{where}: {plain(checked.why)}")
     counts = {
         verdict: sum(each.verdict == verdict for each in results)
         for verdict in ("good", "damaged", "missing", "unknown")
     }
     if as_json:
-        _echo_json({**counts, "files": [each._asdict() for each in results]})
+        echo_json({**counts, "files": [each._asdict() for each in results]})
     else:
         typer.echo(", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number))
     if counts["damaged"] or counts["missing"]:
         raise CorruptError(
             f"{counts['damaged'] + counts['missing']} files are not what they should be.",
-            "Remove their revision with `loba cache rm` and fetch it again.",
+            "Remove them with `loba cache rm ID@REVISION:FILE`, then `loba cache pull` it again.",
         )
 
 
@@ -482,12 +380,12 @@ def trash_ls(as_json: Json = False) -> None:
     """
     from loba_tui import cache_listing
 
-    cache = _open([])
+    cache = open_cache([])
     records = [
         cache_listing.entry_record(entry, cache.trash_size([entry])) for entry in cache.trash()
     ]
     if as_json:
-        _echo_json(records)
+        echo_json(records)
         return
     for record in records:
         typer.echo(cache_listing.entry_line(record))
@@ -509,7 +407,7 @@ def trash_empty(
     """
     from loba_tui.core.associate.caches.hub_query import parse_age, show_size
 
-    cache = _open([])
+    cache = open_cache([])
     entries = [cache.find_entry(each) for each in ids] if ids else cache.trash()
     if older is not None:
         limit = time.time() - parse_age(older)
@@ -519,7 +417,7 @@ def trash_empty(
         return
     size = show_size(cache.trash_size(entries))
     for entry in entries:
-        typer.echo(f"  {entry.id}  {_clean(', '.join(entry.what))}", err=True)
+        typer.echo(f"  {entry.id}  {plain(', '.join(entry.what))}", err=True)
     _confirm(f"Remove this for good and free {size}?", yes)
     typer.echo(f"freed {show_size(cache.empty_trash(entries))}")
 
@@ -545,13 +443,13 @@ def _carry_out(
             typer.echo(line, err=not dry_run)
     if dry_run:
         if as_json:
-            _echo_json(cache_listing.plan_record(found, plan))
+            echo_json(cache_listing.plan_record(found, plan))
         return
     hub.refuse(plan, found)
     if not plan.items:
         typer.echo("nothing to remove", err=as_json)
         if as_json:
-            _echo_json(cache_listing.plan_record(found, plan) | {"trash": None})
+            echo_json(cache_listing.plan_record(found, plan) | {"trash": None})
         return
     _confirm("Remove it?" if not no_undo else "Remove it for good?", yes)
     entry = cache.execute(plan)
@@ -559,9 +457,7 @@ def _carry_out(
     if no_undo:
         freed = cache.empty_trash([entry])
     if as_json:
-        _echo_json(
-            cache_listing.plan_record(found, plan) | {"trash": None if no_undo else entry.id}
-        )
+        echo_json(cache_listing.plan_record(found, plan) | {"trash": None if no_undo else entry.id})
     elif no_undo:
         typer.echo(f"freed {show_size(freed)}")
     else:
@@ -569,17 +465,6 @@ def _carry_out(
             f"moved {show_size(plan.frees)} to the trash as {entry.id}; "
             "`loba cache undo` brings it back, `loba cache trash empty` frees the space"
         )
-
-
-def _open(recipes: list[Path] | None = None) -> hub.HubCache:
-    """Return the user's cache with what is known of runs and, where asked for, recipes."""
-    from loba_tui import cache_listing
-    from loba_tui.core.associate.caches import hub
-    from loba_tui.core.run.directory import Ledger
-
-    given = recipes if recipes is not None else [Path("recipes")]
-    usage = hub.usage_of(Ledger.of_user(os.environ), [path for path in given if path.exists()])
-    return hub.HubCache(cache_listing.cache_root(os.environ), usage)
 
 
 def _confirm(question: str, yes: bool) -> None:
@@ -597,14 +482,3 @@ def _confirm(question: str, yes: bool) -> None:
     if not typer.confirm(question, err=True):
         typer.echo("nothing was removed", err=True)
         raise typer.Exit(0)
-
-
-def _clean(text: object) -> str:
-    from loba_tui.core.text import clean
-
-    return clean(text)
-
-
-def _echo_json(document: Any) -> None:
-    # Names may hold bytes that are no UTF-8; escaped, they are JSON all the same.
-    typer.echo(json.dumps(document, indent=2))

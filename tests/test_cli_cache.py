@@ -391,3 +391,22 @@ def test_a_single_file_of_what_is_pinned_stays_and_cannot_be_pinned_itself(loba)
     assert loba("pin", f"org/model@{ONE}:w.safetensors").exit_code == 2
     assert loba("pin", f"org/model@{ONE}").exit_code == 0
     assert loba("rm", f"org/model@{ONE}:w.safetensors", "--yes").exit_code == 8
+
+
+def test_quiet_lists_ids_alone(loba):
+    assert loba("ls", "-q").stdout.splitlines() == ["dataset/org/data", "org/model"]
+    assert set(loba("ls", "-q", "--revisions", "org/model").stdout.splitlines()) == {
+        f"org/model@{ONE}",
+        f"org/model@{TWO}",
+    }
+
+
+def test_one_revision_is_verified_alone(loba):
+    files = json.loads(loba("verify", "org/model@main", "--json").stdout)["files"]
+    assert [each["path"] for each in files] == [f"{TWO[:12]}/c.json"]
+
+
+@pytest.mark.parametrize("uri", ["hf://models/org/model", "hf://org/model@main", "model/org/model"])
+def test_the_hubs_own_addresses_are_taken(loba, uri):
+    assert loba("show", uri).exit_code == 0
+    assert "org/data" in loba("show", "hf://datasets/org/data").stdout

@@ -17,7 +17,13 @@ from loba_tui.core.associate.caches.hub_layout import Cache, Problem, Repository
 from loba_tui.core.associate.caches.hub_pins import read_pins, write_pins
 from loba_tui.core.associate.caches.hub_plan import plan_removal
 from loba_tui.core.associate.caches.hub_prune import plan_prune
-from loba_tui.core.associate.caches.hub_targets import describe, find_targets, refuse, target_name
+from loba_tui.core.associate.caches.hub_targets import (
+    describe,
+    find_targets,
+    parts_of,
+    refuse,
+    target_name,
+)
 from loba_tui.core.associate.caches.hub_trash import Restored, Trash
 from loba_tui.core.associate.caches.hub_usage import RecipeUse, RunUse, Usage, usage_of
 from loba_tui.core.associate.caches.hub_verify import Checked, verify
@@ -54,6 +60,7 @@ __all__ = [
     "find_targets",
     "hold_repository",
     "last_wanted",
+    "parts_of",
     "refuse",
     "state_folder",
     "target_name",

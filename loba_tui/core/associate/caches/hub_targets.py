@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
-from loba_tui.core.associate.caches.hub_layout import Cache, Repository, folder_of
+from loba_tui.core.associate.caches.hub_layout import KINDS, Cache, Repository, folder_of
 from loba_tui.core.associate.caches.hub_wishes import Plan, Target
 from loba_tui.core.errors import InUseError, RecipeError, RefusedError
 from loba_tui.core.text import clean, nearest
@@ -47,6 +48,20 @@ def target_name(cache: Cache, target: Target) -> str:
     return clean(f"{name}:{target.path}" if target.path else name, limit=200)
 
 
+def parts_of(cache: Cache, targets: Sequence[Target]) -> list[Repository]:
+    """Return the repositories of targets, each with the revisions that are meant only."""
+    found = []
+    for folder in dict.fromkeys(target.folder for target in targets):
+        repository = cache.repository(folder)
+        assert repository is not None
+        commits = {target.commit for target in targets if target.folder == folder}
+        if None not in commits:
+            kept = tuple(each for each in repository.revisions if each.commit in commits)
+            repository = replace(repository, revisions=kept)
+        found.append(repository)
+    return found
+
+
 def find_targets(cache: Cache, wanted: Sequence[str], *, files: bool = False) -> list[Target]:
     """Return what users name: ID, ID@REVISION, or a revision's hash or its unique beginning.
 
@@ -64,8 +79,12 @@ def find_targets(cache: Cache, wanted: Sequence[str], *, files: bool = False) ->
 
 
 def _find_part(cache: Cache, wanted: str, *, files: bool) -> Target:
+    is_uri, plain = wanted.startswith("hf://"), wanted.removeprefix("hf://")
+    for plural, kind in KINDS.items():
+        if is_uri and plain.startswith(f"{plural}/"):
+            plain = f"{kind}/{plain.removeprefix(f'{plural}/')}"
     # A branch's name has no colon, and neither has an id.
-    name, has_path, path = wanted.removeprefix("hf://").partition(":")
+    name, has_path, path = plain.partition(":")
     target = _find_target(cache, name)
     if not has_path:
         return target
@@ -92,7 +111,7 @@ def _find_part(cache: Cache, wanted: str, *, files: bool) -> Target:
 
 
 def _find_target(cache: Cache, wanted: str) -> Target:
-    name, has_revision, revision = wanted.removeprefix("hf://").partition("@")
+    name, has_revision, revision = wanted.partition("@")
     folder = folder_of(name)
     repository = next(
         (each for each in cache.repositories if each.folder.lower() == folder.lower()), None
