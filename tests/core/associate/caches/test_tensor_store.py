@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from file_faults import FaultyFiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -286,3 +287,95 @@ def test_the_users_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     for environ in ({}, {"XDG_CACHE_HOME": "relative"}):
         assert root(environ) == tmp_path / ".cache" / "loba" / "tensors"
+
+
+def keep_one(root: Path) -> tuple[TensorStore, list[str]]:
+    store, problems = open_store(root)
+    store.put("0" * 64, TENSORS, describe={"image": "a.png"})
+    return store, problems
+
+
+def num_operations(root: Path) -> int:
+    with FaultyFiles(root).installed() as files:
+        keep_one(root)
+    assert files.count > 5
+    return files.count
+
+
+@pytest.mark.parametrize("fault", ["ENOSPC", "EIO", "ENOSPC for good"])
+def test_whichever_file_operation_fails_the_run_goes_on(tmp_path, fault):
+    for at in range(1, num_operations(tmp_path / "count") + 1):
+        root = tmp_path / str(at)
+        with FaultyFiles(root, at, fault).installed():
+            store, problems = keep_one(root)
+            found = store.get("0" * 64)
+        assert found is None or bits(found) == bits(TENSORS)
+        assert problems or found is not None
+        # The next run finds it whole or not at all, and keeps it.
+        store, problems = open_store(root)
+        found = store.get("0" * 64)
+        assert found is None or bits(found) == bits(TENSORS)
+        store.put("0" * 64, TENSORS, describe={})
+        assert bits(store.get("0" * 64)) == bits(TENSORS)
+        assert problems == []
+
+
+def test_whenever_a_run_is_killed_the_next_finds_an_entry_whole_or_not_at_all(tmp_path):
+    for at in range(1, num_operations(tmp_path / "count") + 1):
+        root = tmp_path / str(at)
+        child = os.fork()
+        if child == 0:
+            with FaultyFiles(root, at, "SIGKILL").installed():
+                keep_one(root)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status), at
+        store, problems = open_store(root)
+        found = store.get("0" * 64)
+        assert found is None or bits(found) == bits(TENSORS)
+        store.put("0" * 64, TENSORS, describe={})
+        assert bits(store.get("0" * 64)) == bits(TENSORS)
+        assert problems == []
+
+
+REMOVER = """
+import sys
+from pathlib import Path
+from loba_tui.core.associate.caches import tensor_prune, tensor_shelves
+from loba_tui.core.errors import InUseError
+root, removed, refused = Path(sys.argv[1]), 0, 0
+while not (root / "done").exists():
+    plan = tensor_prune.plan_removal(tensor_shelves.scan(root))
+    try:
+        removed += tensor_prune.execute(root, plan) > 0
+    except InUseError:
+        refused += 1
+print(removed)
+"""
+
+
+@pytest.mark.slow
+def test_a_remover_beside_runs_that_keep_breaks_nothing(tmp_path):
+    remover = subprocess.Popen(
+        [sys.executable, "-c", REMOVER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for turn in range(300):
+            store, problems = open_store(tmp_path)
+            for n in range(3):
+                key, value = store.key({"n": n}), torch.full((50,), float(n))
+                found = store.get(key)
+                assert found is None or torch.equal(found["x"], value)
+                store.put(key, {"x": value}, describe={})
+                # It is held now, so that nobody removes it.
+                assert torch.equal(store.get(key)["x"], value), turn
+            store.close()
+            assert problems == []
+    finally:
+        (tmp_path / "done").touch()
+        said, wrong = remover.communicate(timeout=120)
+    assert remover.returncode == 0, wrong
+    assert int(said) > 0
