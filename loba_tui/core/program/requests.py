@@ -16,6 +16,7 @@ from loba_tui.core.program.doctor import device_findings
 from loba_tui.core.program.export import load_adapter, read_adapter
 from loba_tui.core.program.preview import preview
 from loba_tui.core.program.proof import prove
+from loba_tui.core.program.residents import Residents
 from loba_tui.core.program.sampling import sample_scales
 from loba_tui.core.program.strip import save_strip, strip
 from loba_tui.core.recipe.load import load_recipe, parse_text
@@ -64,6 +65,7 @@ def serve(
         on_problem=writer.warn,
     )
     load_adapter(model.container, Path(request.adapter))
+    Residents(model.wrapper.cache, recipe.base_model.id, model.container, writer).publish()
     model.container.denoiser.requires_grad_(False)
     scale = AdapterScale(model.container.denoiser)
     if request.action == "eval":

@@ -64,10 +64,11 @@ class Residents:
         """Unload, offload or onload a component; return what the answer says of it.
 
         Raises:
-            RecipeError: There is no such component, or training needs it.
+            RecipeError: There is no such component, training needs it, or they move by themselves.
             ResourceError: The device has no room for it.
         """
         name = str(command.args.get("component", ""))
+        self._refuse_hooked()
         if command.kind != "onload":
             self._refuse_needed(name, command.kind)
         before = self._bytes_of(name)
@@ -107,6 +108,14 @@ class Residents:
             raise RecipeError(
                 f"training needs {name} at every step; it cannot be {what}ed",
                 "What can be: the VAE and the text encoders. `loba runs stop` frees everything.",
+            )
+
+    def _refuse_hooked(self) -> None:
+        parts = self._container.pipeline.components.values()
+        if any(hasattr(part, "_hf_hook") for part in parts):
+            raise RecipeError(
+                "base_model.offload moves the components by itself in this run",
+                "Only runs with base_model.offload: none are told what to move.",
             )
 
     def _offloaded(self) -> list[str]:

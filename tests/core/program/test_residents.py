@@ -142,6 +142,18 @@ def test_the_status_says_what_is_resident(plain, moved) -> None:
     assert (dead["resident"], dead["unloaded"]) == ([], [])
 
 
+def test_what_moves_by_itself_is_left_alone() -> None:
+    from loba_tui.core.associate.model_cache import ModelCache
+
+    cache = ModelCache("cpu")
+    container = cache.container("builtin:shapes-xl")
+    container.pipeline.vae._hf_hook = object()  # as accelerate marks what it moves
+    residents = Residents(cache, "builtin:shapes-xl", container)
+    with pytest.raises(RecipeError, match=r"base_model\.offload moves"):
+        residents.obey(move("unload", "vae"))
+    assert container.pipeline.vae is not None
+
+
 def test_a_name_is_checked_before_the_command_is_sent(moved) -> None:
     assert runs.memory_command(moved[0], "unload", "unet") == move("unload", "unet")
     assert runs.memory_command(moved[0], "onload", "vae") == move("onload", "vae")
