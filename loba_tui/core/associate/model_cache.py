@@ -197,8 +197,9 @@ class ModelCache:
         Raises:
             ResourceError: It does not fit into the budget beside what is in use.
         """
-        held = {module for each in self._memory for module in self._modules(each).values()}
-        new = [module for module in modules_of(pipeline).values() if module not in held]
+        modules = modules_of(pipeline).values()
+        # No list of what others hold: it would keep that in memory while room is made.
+        new = [module for module in modules if not self._memory.holders(module)]
         self._budget.make_room(self._on_device(new), model_id)
         self._memory.put(model_id, pipeline)
         self._loaded.pop(model_id, None)
@@ -250,6 +251,8 @@ class ModelCache:
 
     def offload(self, model_id: str, *components: str) -> None:
         """Move a pipeline, or some of its components, from the accelerator to the CPU's memory.
+
+        A component that another pipeline shares is offloaded for that one too.
 
         Raises:
             RecipeError: There is no such component, or nowhere to move it to.

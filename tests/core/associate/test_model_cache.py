@@ -4,11 +4,22 @@ import weakref
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from loba_tui.core.associate.caches.memory import bytes_by_place
 from loba_tui.core.associate.containers.sdxl import SDXLContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError, ResourceError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collect_quickly():
+    """Leave what the libraries have made out of the collections that evictions ask for."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -220,6 +231,14 @@ def test_equal_components_are_loaded_once_counted_once_and_freed_with_their_last
     assert cache.num_bytes() == 0
 
 
+def test_a_model_whose_files_are_gone_stands_in_nobodys_way(tiny_sdxl_folder, tmp_path):
+    copy = shutil.copytree(tiny_sdxl_folder, tmp_path / "copy")
+    cache = ModelCache("cpu")
+    one = cache.load(str(copy))
+    shutil.rmtree(copy)
+    assert cache.load(str(tiny_sdxl_folder)).vae is not one.vae
+
+
 @pytest.mark.parametrize("change", ["weights", "config", "dtype"])
 def test_what_differs_is_not_shared(tiny_sdxl_folder, tmp_path, change):
     copy = shutil.copytree(tiny_sdxl_folder, tmp_path / "copy")
@@ -328,8 +347,11 @@ class Movable(torch.nn.Linear):
 class OnePart:
     """A pipeline of one network."""
 
-    def __init__(self):
-        self.components = {"unet": Movable(9, 10, device="meta"), "scheduler": object()}
+    def __init__(self, inputs=9, device="meta"):
+        self.components = {
+            "unet": Movable(inputs, 10, device=device),
+            "scheduler": object(),
+        }
 
     def remove_all_hooks(self):
         """There are none."""
@@ -353,6 +375,50 @@ def test_offloading_moves_and_is_accounted_for(monkeypatch):
     cache.onload("model-0", "unet")
     assert cache.num_bytes() == 400
     assert cache.resident()[0].device == "meta"
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), budget=st.integers(400, 2000))
+def test_any_sequence_of_uses_keeps_to_the_budget_and_to_the_order(data, budget):
+    """Against the plainest model: sizes in the order of use, and who is held."""
+    cache = ModelCache("cpu", max_bytes=budget)
+    sizes: dict[str, int] = {}  # least recently used first
+    held: dict[str, OnePart] = {}
+    for number in range(data.draw(st.integers(1, 12))):
+        what = data.draw(st.sampled_from(["put", "put", "get", "hold", "release", "unload"]))
+        known = sorted(sizes)
+        if what == "put":
+            name, pipeline = f"model-{number}", OnePart(data.draw(st.integers(1, 20)), "cpu")
+            size = num_bytes_of(pipeline.components["unet"])
+            fits = size <= budget
+            for each in [*sizes] if fits else []:
+                if sum(sizes.values()) + size > budget and each not in held:
+                    del sizes[each]
+            fits = fits and sum(sizes.values()) + size <= budget
+            if fits:
+                cache.put(name, pipeline)
+                sizes[name] = size
+            else:
+                with pytest.raises(ResourceError):
+                    cache.put(name, pipeline)
+            del pipeline
+        elif what == "release":
+            held.clear()
+        elif known:
+            name = data.draw(st.sampled_from(known))
+            if what == "unload":
+                assert cache.unload(name) == (name not in held)
+                held.pop(name, None)
+                del sizes[name]
+            else:
+                sizes[name] = sizes.pop(name)
+                pipeline = cache.get(name)
+                if what == "hold":
+                    held[name] = pipeline
+                del pipeline
+        assert list(cache._memory) == list(sizes)
+        assert cache.num_bytes() == sum(sizes.values()) <= budget
+        assert all(cache._memory.peek(name) is pipeline for name, pipeline in held.items())
 
 
 @pytest.mark.gpu

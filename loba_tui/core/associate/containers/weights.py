@@ -13,6 +13,7 @@ import torch
 
 from loba_tui.core.associate.containers.sources import ModelSource, read_index
 from loba_tui.core.associate.safe_files import check_safetensors
+from loba_tui.core.errors import LobaError
 
 _FILE_NAME = re.compile(r"[^.]+(?:\.(?P<variant>[^.]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
 # The hub's client names a large file's content by its sha256, and links to it.
@@ -53,7 +54,17 @@ def is_same_component(
     """Say whether two models have the same component: class, configuration and weights.
 
     Contents are read where names and sizes agree, unless the hub's cache knows their checksums.
+    What cannot be read any more is not the same.
     """
+    try:
+        return _is_same(one, other, name, variants)
+    except (OSError, LobaError):
+        return False
+
+
+def _is_same(
+    one: ModelSource, other: ModelSource, name: str, variants: tuple[str | None, str | None]
+) -> bool:
     if read_index(one).get(name) != read_index(other).get(name):
         return False
     files = [
