@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from loba_tui.core.associate.caches.hub_query import show_size
 from loba_tui.core.run.records import Metric, Status
 from loba_tui.core.text import clean
 
@@ -27,6 +28,7 @@ class Progress:
         self.step = 0
         self.total = 0
         self._measured: tuple[int, int] | None = None
+        self._fetched: tuple[int, int] | None = None
         self._last: Metric | None = None
         self._seconds: deque[float] = deque(maxlen=_RATE_WINDOW)
 
@@ -35,6 +37,7 @@ class Progress:
         if status is not None:
             self.phase, self.step, self.total = status.phase, status.step, status.total
             self._measured = _pair(status.extra.get("measured"), status.extra.get("to_measure"))
+            self._fetched = _pair(status.extra.get("fetched"), status.extra.get("to_fetch"))
         for metric in metrics:
             self._last = metric
             if metric.seconds is not None and metric.seconds > 0:
@@ -44,8 +47,14 @@ class Progress:
             self.step = max(self.step, metrics[-1].step)
 
     @property
+    def _is_fetching(self) -> bool:
+        return self._fetched is not None and self._fetched[0] < self._fetched[1]
+
+    @property
     def num_tenths(self) -> int:
         """Return how many whole tenths are done."""
+        if self.phase == "loading" and self._fetched is not None and self._fetched[1] > 0:
+            return 10 * self._fetched[0] // self._fetched[1]
         return 10 * self.step // self.total if self.total > 0 else 0
 
     def text(self) -> str:
@@ -53,6 +62,8 @@ class Progress:
         parts = [clean(self.phase, limit=20)]
         if self.phase == "measuring" and self._measured is not None:
             parts.append("{}/{} images".format(*self._measured))
+        elif self.phase == "loading" and self._is_fetching:
+            parts.append("fetched {} of {}".format(*map(show_size, self._fetched or ())))
         elif self.total > 0 and self.phase not in _PHASES_WITHOUT_STEPS:
             parts.append(f"{self.step}/{self.total}")
         if self.phase == "training" and self._last is not None:

@@ -18,6 +18,7 @@ from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.writer import write_atomically
 from loba_tui.core.text import clean
 from loba_tui.foreground import find_recipe
+from loba_tui.hub_recipes import is_address, open_recipe
 from loba_tui.listing import find_run
 
 Origin = Literal["local", "shipped", "run"]
@@ -72,12 +73,15 @@ def _dated(file: RecipeFile) -> RecipeFile:
 
 
 def resolve(wanted: str, ledger: Ledger, sources: PluginSources) -> Recipe:
-    """Return the recipe meant by a file, a shipped recipe's name, or a run.
+    """Return the recipe meant by a file, a shipped recipe's name, an address, or a run.
 
     Raises:
         RecipeError: There is none of that name, or it has problems.
     """
     path = Path(wanted)
+    if is_address(path):
+        opened = open_recipe(path)
+        return load_recipe(opened.path, sources=sources, origin=opened.origin)
     if path.is_dir():
         return load_recipe(RunDir.open(path).recipe, sources=sources)
     if not path.exists() and shipped.find(wanted) is None:

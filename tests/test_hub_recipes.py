@@ -111,6 +111,12 @@ def test_validate_and_plan_take_an_address_too(hub):
     assert f"hub://me/sliders/size.yaml@{commit}: valid" in done.stdout
 
 
+def test_two_revisions_of_a_recipe_can_be_compared(hub):
+    done = loba("recipe", "diff", ADDRESS, f"{ADDRESS}@v1")
+    assert "newer-slider" in done.stdout
+    assert "size-slider" in done.stdout
+
+
 def test_a_mistake_is_told_with_the_address_and_before_any_question(hub, started):
     hub.kept["me/sliders"].commit("main", {"size.yaml": RECIPE.replace(b"lr:", b"lrr:")}, "bad")
     commit = hub.kept["me/sliders"].refs["main"]

@@ -38,6 +38,16 @@ def test_steps_are_not_told_where_none_are_made() -> None:
     assert progress.text() == "measuring  8/16 images"
 
 
+def test_a_model_that_is_fetched_is_told_with_its_size():
+    progress = Progress()
+    came = {"fetched": 1_200_000_000, "to_fetch": 6_900_000_000}
+    progress.update(Status("loading", 0, 80, 0.0, None, came), [])
+    assert progress.text() == "loading  fetched 1.2 GB of 6.9 GB"
+    assert progress.num_tenths == 1
+    progress.update(Status("loading", 0, 80, 0.0, None, {"fetched": 9, "to_fetch": 9}), [])
+    assert progress.text() == "loading"
+
+
 def test_steps_ahead_of_the_status_count() -> None:
     progress = Progress()
     progress.update(training(40), [Metric(step=45, time=0)])

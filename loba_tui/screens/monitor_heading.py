@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loba_tui.core.associate.caches.hub_query import show_size
 from loba_tui.monitor_model import Frame
 from loba_tui.progress import duration
 from loba_tui.screens.runs_rows import PHASE_TONES, rate_text
@@ -38,6 +39,10 @@ def heading_rows(frame: Frame, width: int) -> list[list[Piece]]:
         done, total = status.extra.get("measured"), status.extra.get("to_measure")
         if done is not None and total is not None:
             first.append(f"  {done}/{total} images")
+    if status is not None and status.phase == "loading":
+        done, total = status.extra.get("fetched"), status.extra.get("to_fetch")
+        if isinstance(done, int) and isinstance(total, int) and done < total:
+            first.append(f"  fetched {show_size(done)} of {show_size(total)}")
     rate = frame.latest.get(RATE)
     if rate and frame.liveness.is_alive:
         first += [f"  {rate_text(rate)}", f"  {_eta(frame)}"]

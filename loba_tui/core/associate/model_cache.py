@@ -27,6 +27,7 @@ from loba_tui.core.associate.caches.memory import (
     modules_of,
 )
 from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.containers.hub_source import OnFetch
 from loba_tui.core.associate.containers.loading import (
     component_names,
     load_components,
@@ -101,6 +102,7 @@ class ModelCache:
         *,
         local_rank: int = 0,
         max_bytes: int | None = None,
+        on_fetch: OnFetch = lambda done, total: None,
     ) -> None:
         """Settle on a device; nothing is loaded yet.
 
@@ -109,6 +111,7 @@ class ModelCache:
             dtype: Dtype of base weights, by torch's or the recipe's name; None is auto.
             local_rank: This process among those of its host.
             max_bytes: The most that weights may take on the device; None sets no limit.
+            on_fetch: Told how far a model is fetched from the hub; from several threads.
 
         Raises:
             ResourceError: The device is not there.
@@ -117,6 +120,7 @@ class ModelCache:
         self.dtype = (
             dtype if isinstance(dtype, torch.dtype) else resolve_dtype(dtype or "auto", self.device)
         )
+        self._on_fetch = on_fetch
         self._memory = MemoryCache()
         self._loaded: dict[str, _Loaded] = {}
         self._located: dict[tuple[str, str | None, str | None], ModelSource] = {}
@@ -184,7 +188,7 @@ class ModelCache:
         """Return where a model's files lie, fetching them if need be; the hub is asked once."""
         asked = (model_id, revision, variant)
         if asked not in self._located:
-            self._located[asked] = locate(*asked)
+            self._located[asked] = locate(*asked, on_fetch=self._on_fetch)
         return self._located[asked]
 
     def get(self, model_id: str) -> DiffusionPipeline | None:

@@ -125,6 +125,7 @@ def open_model(
     prompts: Sequence[str],
     local_rank: int = 0,
     on_phase: Callable[[str], None] = lambda phase: None,
+    on_fetch: Callable[[int, int], None] = lambda done, total: None,
     tensors: Path | None = None,
     on_problem: Callable[[str], None] = logger.warning,
 ) -> OpenModel:
@@ -135,12 +136,13 @@ def open_model(
         prompts: Everything that will be asked for.
         local_rank: This process among those of its host.
         on_phase: Told what is being done.
+        on_fetch: Told how many bytes of a model came, and how many are to come.
         tensors: Where embeddings and latents are kept between runs; None keeps none.
         on_problem: Told what is wrong there; it costs time and nothing else.
     """
     settings = recipe.base_model
     on_phase("loading")
-    cache = ModelCache(settings.device, settings.dtype, local_rank=local_rank)
+    cache = ModelCache(settings.device, settings.dtype, local_rank=local_rank, on_fetch=on_fetch)
     wrapper = PipelineWrapper(settings, cache)
     kept = wrapper.store(tensors, "embeds", on_problem=on_problem)
     container = wrapper.load(with_text_encoders=not has_all(kept, prompts))

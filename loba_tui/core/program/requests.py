@@ -61,6 +61,7 @@ def serve(
         recipe,
         prompts=prompts_of(recipe),
         on_phase=lambda phase: writer.status(phase=phase),
+        on_fetch=lambda done, total: writer.status(fetched=done, to_fetch=total),
         tensors=tensors,
         on_problem=writer.warn,
     )

@@ -94,6 +94,15 @@ def train(
         if writer is not None:
             writer.status(phase=phase, total=steering.steps, device=str(accelerator.device))
 
+    def on_fetch(done: int, total: int) -> None:
+        if processes.num == 1 and steering.is_to_stop():
+            raise Interrupted(
+                "stopped while the model was fetched; what came is kept",
+                "loba run --resume RUN goes on with it.",
+            )
+        if writer is not None:
+            writer.status(fetched=done, to_fetch=total)
+
     preflight = Preflight(recipe, accelerator.device, sources)
     if writer is not None:
         preflight.announce(writer, force=force)
@@ -104,6 +113,7 @@ def train(
             prompts=[*prompts_of(recipe), *(data.prompts() if data is not None else ())],
             local_rank=local_rank,
             on_phase=on_phase,
+            on_fetch=on_fetch,
             tensors=tensors,
             on_problem=logger.warning if writer is None else writer.warn,
         )

@@ -209,6 +209,9 @@ class _Fetch:
             cache_dir=self._root,
             tqdm_class=self._bar,
         )
+        if blob is not None and not os.path.islink(linked):
+            # A disk that knows no links: the client has made a copy.
+            blob.unlink(missing_ok=True)
         there = Path(os.path.realpath(linked))
         if facts.xet_file_data is None and there != blob and not self._is_sound(there):
             # The server told the client of another content than it told before.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -32,6 +33,9 @@ from loba_tui.core.errors import RecipeError, ResourceError
 
 logger = logging.getLogger(__name__)
 
+OnFetch = Callable[[int, int], None]
+"""Told bytes that came, and all that are to come."""
+
 _INDEX_NAME = "model_index.json"
 _TEXT_SUFFIXES = (".json", ".txt", ".model")
 _LOG_SECONDS = 15.0
@@ -39,7 +43,12 @@ _UNREACHABLE = (OfflineModeIsEnabled, HTTPError, ConnectionError, TimeoutError)
 
 
 def fetch_snapshot(
-    model_id: str, revision: str | None, variant: str | None, *, hint: str
+    model_id: str,
+    revision: str | None,
+    variant: str | None,
+    *,
+    hint: str,
+    on_fetch: OnFetch = lambda done, total: None,
 ) -> tuple[Path, str]:
     """Download what is missing of a model and return its folder and commit.
 
@@ -51,6 +60,8 @@ def fetch_snapshot(
         revision: Branch, tag or commit; None is main.
         variant: Weight variant such as fp16; components without it fall back to the plain files.
         hint: What to say beside "there is no such model".
+        on_fetch: Told how far it is; from several threads. What it raises ends the fetching, and
+            what came is kept.
     """
     root = Path(constants.HF_HUB_CACHE)
     with explained(model_id, revision, hint), hold_repository(root, folder_of(model_id)):
@@ -67,7 +78,7 @@ def fetch_snapshot(
         index_path = hf_hub_download(model_id, _INDEX_NAME, revision=commit, tqdm_class=NoBar)
         names = select_files(model_id, list(files), component_names(index_path), variant)
         wanted = [hub_fetch.with_state(root, model_id, commit, files[name]) for name in names]
-        log = _FetchLog(model_id, commit, hub_fetch.total(wanted))
+        log = _FetchLog(model_id, commit, hub_fetch.total(wanted), on_fetch)
         hub_fetch.fetch_files(root, model_id, commit, wanted, log.report)
         return Path(index_path).parent, commit
 
@@ -145,23 +156,28 @@ def _unreachable(
 
 
 class _FetchLog:
-    """Writes down how far the fetching of a model is, a few times a minute."""
+    """Tells how far the fetching of a model is, and writes it down a few times a minute."""
 
-    def __init__(self, model_id: str, commit: str, size: int) -> None:
+    def __init__(self, model_id: str, commit: str, size: int, on_fetch: OnFetch) -> None:
         self._what = f"{model_id}@{commit[:12]}"
         self._size = size
+        self._on_fetch = on_fetch
         self._came = 0
         self._written = time.monotonic()
+        self._lock = threading.Lock()
         if size:
             logger.info("fetching %s of %s", show_size(size), self._what)
 
     def report(self, _file: WantedFile | None, num_bytes: int) -> None:
         """Take in bytes that came."""
-        self._came += num_bytes
-        if time.monotonic() - self._written > _LOG_SECONDS:
-            self._written = time.monotonic()
-            came, size = show_size(self._came), show_size(self._size)
-            logger.info("%s: %s of %s", self._what, came, size)
+        with self._lock:
+            self._came += num_bytes
+            came, is_due = self._came, time.monotonic() - self._written > _LOG_SECONDS
+            if is_due:
+                self._written = time.monotonic()
+        if is_due:
+            logger.info("%s: %s of %s", self._what, show_size(came), show_size(self._size))
+        self._on_fetch(came, self._size)
 
 
 def _not_a_pipeline(model_id: str, files: Sequence[str]) -> Exception:

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from loba_tui.core.associate.containers.hub_source import fetch_snapshot
+from loba_tui.core.associate.containers.hub_source import OnFetch, fetch_snapshot
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
 from loba_tui.models import BUILTIN_PREFIX, builtin_names
@@ -53,13 +53,20 @@ class ModelSource:
         return settings
 
 
-def locate(model_id: str, revision: str | None = None, variant: str | None = None) -> ModelSource:
+def locate(
+    model_id: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    *,
+    on_fetch: OnFetch = lambda done, total: None,
+) -> ModelSource:
     """Find a model's files, fetching them from the hub if that is where they are.
 
     Args:
         model_id: builtin:NAME, a diffusers folder, or a hub id.
         revision: Branch, tag or commit of a hub model; an error for the other kinds.
         variant: Weight variant to fetch, such as fp16.
+        on_fetch: Told how far the fetching is; from several threads.
 
     Raises:
         RecipeError: No such model, or it is not a diffusers pipeline.
@@ -75,7 +82,9 @@ def locate(model_id: str, revision: str | None = None, variant: str | None = Non
         refuse_pickle(path)
         raise RecipeError(f"base_model.id: there is no folder {model_id}.", _known_models(model_id))
     else:
-        folder, commit = fetch_snapshot(model_id, revision, variant, hint=_known_models(model_id))
+        folder, commit = fetch_snapshot(
+            model_id, revision, variant, hint=_known_models(model_id), on_fetch=on_fetch
+        )
         source = ModelSource(model_id, "hub", folder, commit)
     if revision is not None and source.kind != "hub":
         raise RecipeError(

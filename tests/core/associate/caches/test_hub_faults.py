@@ -235,6 +235,18 @@ def test_an_etag_that_is_no_checksum_does_not_hide_an_altered_content(hub, home)
     assert (blobs(home) / "mirror-17").read_bytes() == WEIGHTS
 
 
+def test_where_there_are_no_links_a_content_lies_there_once(hub, home):
+    code, errors = pull(hub, home, HF_HUB_DISABLE_SYMLINKS="1")
+    assert code == 0, errors
+    snapshot = home / "hub/models--org--model/snapshots" / COMMIT
+    assert (snapshot / "weights.safetensors").read_bytes() == WEIGHTS
+    assert not (snapshot / "weights.safetensors").is_symlink()
+    assert not (blobs(home) / SHA256).exists()
+    hub.requests.clear()
+    assert pull(hub, home, HF_HUB_DISABLE_SYMLINKS="1")[0] == 0
+    assert not hub.downloads("weights")
+
+
 @pytest.mark.parametrize("etag", ["../../escaped", ".hidden"])
 def test_an_etag_is_never_a_path_out_of_the_cache(hub, home, etag):
     hub.etags = {"weights.safetensors": etag}

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_client import talking_to
 from hub_server import COMMIT, Hub, serve
+
+from loba_tui.core.associate.containers.hub_source import fetch_snapshot
+from loba_tui.core.errors import Interrupted
 
 LOCATE = """
 import json, sys
@@ -129,3 +133,41 @@ def test_an_incomplete_copy_is_not_taken_for_the_model(visited, tmp_path):
         hidden.rename(unet)
     assert answer["exit_code"] == 4
     assert "not complete" in answer["text"]
+
+
+@pytest.fixture
+def small_model(tmp_path: Path) -> Path:
+    model = tmp_path / "model"
+    (model / "unet").mkdir(parents=True)
+    index = {"_class_name": "P", "unet": ["diffusers", "U"]}
+    (model / "model_index.json").write_text(json.dumps(index))
+    (model / "unet/weights.safetensors").write_bytes(b"0123456789" * 5_000)
+    return model
+
+
+def test_fetching_tells_how_far_it_is(small_model, tmp_path, monkeypatch):
+    told: list[tuple[int, int]] = []
+    with serve({"me/small": small_model}) as hub, talking_to(hub, tmp_path, monkeypatch):
+        fetch_snapshot(
+            "me/small", None, None, hint="", on_fetch=lambda done, total: told.append((done, total))
+        )
+    assert max(told) == (50_000, 50_000)
+    assert {total for _, total in told} == {50_000}
+
+
+def test_a_stop_ends_the_fetching_and_keeps_what_came(small_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+
+    def stop(done: int, total: int) -> None:
+        if done > 20_000:
+            raise Interrupted("asked to")
+
+    with serve({"me/small": small_model}) as hub, talking_to(hub, tmp_path, monkeypatch):
+        with pytest.raises(Interrupted):
+            fetch_snapshot("me/small", None, None, hint="", on_fetch=stop)
+        (partial,) = (tmp_path / "hub").glob("models--me--small/blobs/*.incomplete")
+        there = partial.stat().st_size
+        assert 15_000 < there < 50_000
+        folder, _ = fetch_snapshot("me/small", None, None, hint="")
+        assert hub.downloads("weights")[-1].range == f"bytes={there}-"
+    assert (folder / "unet/weights.safetensors").read_bytes() == b"0123456789" * 5_000
