@@ -127,7 +127,7 @@ class Residents:
             for name, module in self._container.pipeline.components.items()
             if isinstance(module, torch.nn.Module)
             and not hasattr(module, "_hf_hook")
-            and module.device.type == "cpu"
+            and all(parameter.device.type == "cpu" for parameter in module.parameters())
         ]
 
     def _bytes_of(self, name: str) -> int:

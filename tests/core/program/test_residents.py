@@ -6,9 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from loba_tui import listing, runs
 from loba_tui.core.errors import RecipeError
@@ -152,6 +154,46 @@ def test_what_moves_by_itself_is_left_alone() -> None:
     with pytest.raises(RecipeError, match=r"base_model\.offload moves"):
         residents.obey(move("unload", "vae"))
     assert container.pipeline.vae is not None
+
+
+class Movable(torch.nn.Linear):
+    """A network that can be moved where there is no accelerator: "meta" stands for one."""
+
+    def to(self, device: Any) -> Movable:
+        return self.to_empty(device=device)
+
+
+class TwoParts:
+    """A pipeline of two networks on the accelerator."""
+
+    def __init__(self) -> None:
+        self.components = {name: Movable(3, 3, device="meta") for name in ("unet", "vae")}
+
+
+def test_what_was_offloaded_goes_back_after_the_pictures(monkeypatch) -> None:
+    from loba_tui.core.associate.model_cache import ModelCache
+
+    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
+    cache, pipeline = ModelCache("cpu"), TwoParts()
+    cache.device = torch.device("meta")
+    cache.put("model", pipeline)
+    vae = pipeline.components["vae"]
+    container: Any = SimpleNamespace(
+        pipeline=pipeline, denoiser=pipeline.components["unet"], device=cache.device
+    )
+    residents = Residents(cache, "model", container)
+    answer = residents.obey(move("offload", "vae"))
+    assert (answer, vae.weight.device.type) == ({"component": "vae", "bytes": 48}, "cpu")
+    with residents.lent():
+        cache.onload("model", "vae")  # as a container does that needs it
+        assert vae.weight.device.type == "meta"
+    assert vae.weight.device.type == "cpu"
+    residents.obey(move("onload", "vae"))
+    with residents.lent():
+        pass
+    assert vae.weight.device.type == "meta"
+    with pytest.raises(RecipeError, match="cannot be offloaded"):
+        residents.obey(move("offload", "unet"))
 
 
 def test_a_name_is_checked_before_the_command_is_sent(moved) -> None:

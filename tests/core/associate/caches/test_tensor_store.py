@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import json
 import os
 import pickle
 import subprocess
@@ -114,6 +115,33 @@ def test_no_damage_is_ever_returned(tmp_path_factory, data):
         assert not path.exists()
         store.put(key, TENSORS, describe={})
         assert bits(store.get(key)) == bits(TENSORS)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+META = st.just("__metadata__") | st.just("loba.sha256") | st.just("loba.about")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    header=st.dictionaries(META, st.dictionaries(META, JSON) | JSON).map(json.dumps)
+    | st.text()
+    | st.integers(900, 3000).map(
+        lambda depth: '{"__metadata__":' + "[" * depth + "]" * depth + "}"
+    ),
+    data=st.binary(max_size=20),
+    length=st.none() | st.integers(0, 2**64 - 1),
+)
+def test_hostile_files_are_damaged_and_nothing_else(header, data, length):
+    raw = header.encode("utf-8", "surrogatepass")
+    content = (len(raw) if length is None else length).to_bytes(8, "little") + raw + data
+    for hostile in (content, raw, data):
+        assert isinstance(tensor_layout.about(hostile), dict)
+        with pytest.raises(ValueError, match=r"it|line|decode"):
+            tensor_layout.check(hostile, "0" * 64)
 
 
 def test_an_entry_under_another_key_is_not_taken_for_it(tmp_path):
