@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from loba_tui import __version__
+from loba_tui import __version__, several_cli
 from loba_tui.cache_cli import cache_app
 from loba_tui.console import echo_json
-from loba_tui.core.errors import ExitCode, LobaError
+from loba_tui.core.errors import ExitCode, LobaError, RecipeError
 from loba_tui.plugins_cli import plugins_app
 from loba_tui.push_cli import push
 from loba_tui.recipe_cli import recipe_app
@@ -59,6 +59,8 @@ app.add_typer(plugins_app, name="plugins")
 app.add_typer(runs_app, name="runs")
 app.add_typer(queue_app, name="queue")
 app.add_typer(cache_app, name="cache")
+app.command()(several_cli.merge)
+app.command()(several_cli.interfere)
 app.command()(tui)
 app.command()(push)
 
@@ -304,20 +306,35 @@ Out = Annotated[
 
 @app.command()
 def sample(
-    adapter: Wanted,
+    adapter: Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN|ADAPTER", help="A run folder or a .safetensors file."),
+    ] = None,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", metavar="ADAPTER@SCALE", help="Repeatable: several at once."),
+    ] = None,
     prompts: Prompts = None,
     scales: Scales = "",
     seeds: Seeds = "",
     out: Out = None,
 ) -> None:
-    """Draw a strip of pictures over the scales of an adapter.
+    """Draw a strip of pictures over the scales of an adapter, or of several at once.
+
+    With --adapter each has a strength of its own, and the scales multiply all of them; they are 0
+    and 1 if left out.
 
     Example: loba sample output/size-slider-… --prompt "a red circle" --scales -2,0,2 --seeds 0,1
     """
     from loba_tui import foreground
 
+    if (adapter is None) == (not adapters):
+        raise RecipeError(
+            "sample: give one RUN|ADAPTER, or several by --adapter ADAPTER@SCALE.",
+            "As in: loba sample --adapter size-slider-…@1.5 --adapter brightness-slider-…@-1",
+        )
     here = foreground.Foreground(os.environ)
-    for line in here.ask("sample", adapter, prompts or [], scales, seeds, out):
+    for line in here.ask("sample", adapter, prompts or [], scales, seeds, out, adapters or ()):
         typer.echo(line)
 
 

@@ -74,13 +74,23 @@ class Foreground:
     def ask(
         self,
         action: Literal["sample", "eval"],
-        adapter: Path,
+        adapter: Path | None,
         prompts: Sequence[str],
         scales: str,
         seeds: str,
         out: Path | None,
+        several: Sequence[str] = (),
     ) -> list[str]:
         """Have an adapter drawn or measured and return the lines that tell the result.
+
+        Args:
+            action: What is wanted.
+            adapter: A run folder or a file; None where several are given.
+            prompts: None given takes the recipe's.
+            scales: A list such as -2,0,2; empty takes the recipe's, or 0 and 1 for several.
+            seeds: A list; empty takes the recipe's.
+            out: Where the results go.
+            several: ADAPTER@SCALE each.
 
         Raises:
             LobaError: The request cannot be made, or the program did not finish.
@@ -91,12 +101,21 @@ class Foreground:
                 "--scales: at scale 0 an adapter does nothing, so there is nothing to see.",
                 "Give at least one other scale, as in --scales -2,0,2",
             )
-        file, run_dir = resolve_adapter(adapter)
+        parts: list[tuple[str, float]] = []
+        if adapter is None:
+            from loba_tui.several import resolve_parts
+
+            parts, run = resolve_parts(several, option="--adapter")
+            file, given_scales = Path(parts[0][0]), given_scales or (0.0, 1.0)
+        else:
+            file, run_dir = resolve_adapter(adapter)
+            run = str(run_dir.path) if run_dir else None
         wanted = launch.Request(
             action=action,
             adapter=str(file),
-            run=str(run_dir.path) if run_dir else None,
+            run=run,
             out_dir="",
+            several=tuple(parts),
             prompts=tuple(prompts),
             scales=given_scales,
             seeds=tuple(numbers("--seeds", seeds, int, 0, 2**63 - 1)),

@@ -16,6 +16,7 @@ from loba_tui.core.run.steering import STEERING_KEY, SteeringRecord
 from loba_tui.core.run.writer import write_atomically
 
 _RECIPE_KEY = "loba.recipe"
+_MERGED_KEY = "loba.merged"
 _KOHYA_PREFIX = "lora_unet_"
 
 
@@ -68,6 +69,11 @@ def prepare(
     """
     from loba_tui.core.recipe.load import dump_recipe, parse_text
 
+    if _MERGED_KEY in original.metadata:
+        raise RecipeError(
+            f"{original.path} was merged from several adapters.",
+            "Replay each of those, and merge them again.",
+        )
     if _RECIPE_KEY not in original.metadata:
         raise RecipeError(
             f"{original.path} does not say how it was made.",

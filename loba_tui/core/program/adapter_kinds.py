@@ -23,6 +23,8 @@ from torch import nn
 from loba_tui.core.errors import RecipeError
 
 _PARAMETER = re.compile(r"(?P<module>.+?)\.(?:lora|hada|lokr|oft)_.+")
+# down_blocks.1.attentions.0 … belongs to down_blocks.1, mid_block.resnets.0 … to mid_block.
+_BLOCK = re.compile(r"^[^.]+(?:\.\d+)?")
 _NAMES = {"LORA": "LoRA", "LOHA": "LoHa", "LOKR": "LoKr", "OFT": "OFT"}
 
 
@@ -30,6 +32,12 @@ def adapted_module(parameter_name: str) -> str:
     """Return the module that an adapter's parameter belongs to."""
     match = _PARAMETER.fullmatch(parameter_name)
     return match["module"] if match else parameter_name
+
+
+def block_of(module: str) -> str:
+    """Return the block of a denoiser that a module belongs to, such as down_blocks.1."""
+    match = _BLOCK.match(module)
+    return match.group() if match else module
 
 
 def is_adapter_parameter(parameter_name: str) -> bool:

@@ -9,8 +9,8 @@ stays PEFT's own. `adapter_kinds` says why it means the same for all kinds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import torch
 from peft.tuners.lycoris_utils import LycorisLayer
@@ -22,19 +22,38 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_kinds import tuner_layers
 
 
+class RowScale(Protocol):
+    """Sets the strength of one adapter, or of several together."""
+
+    def __call__(self, multipliers: Tensor | float) -> AbstractContextManager[None]:
+        """Use strengths (B,), or one for all rows, inside a `with` block."""
+        ...
+
+    def base(self) -> AbstractContextManager[None]:
+        """Run the model without any adapter inside a `with` block."""
+        ...
+
+
 class AdapterScale:
     """Set the strength of the adapter that is attached to `denoiser`.
 
     Args:
         denoiser: A UNet or transformer that carries a PEFT adapter.
         adapter_name: PEFT's name of the adapter.
+        within: Only its layers in this module of the denoiser; empty means all of them.
 
     Raises:
         RecipeError: If no adapter of that name is attached, of a kind that is known.
     """
 
-    def __init__(self, denoiser: nn.Module, adapter_name: str = "default") -> None:
-        self._layers = [layer for _, layer in tuner_layers(denoiser, adapter_name)]
+    def __init__(
+        self, denoiser: nn.Module, adapter_name: str = "default", *, within: str = ""
+    ) -> None:
+        self._layers = [
+            layer
+            for name, layer in tuner_layers(denoiser, adapter_name)
+            if f"{name}.".startswith(f"{within}." if within else "")
+        ]
         if not self._layers:
             raise RecipeError(f"no adapter named {adapter_name!r} is attached to the model")
         self._multipliers: Tensor | None = None

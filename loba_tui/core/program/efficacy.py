@@ -21,7 +21,7 @@ from torch import Tensor
 
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.program import randomness
-from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.adapter_scale import RowScale
 
 Verdict = Literal["dead", "weak", "working", "reversed", "collapsed"]
 
@@ -101,7 +101,7 @@ class Efficacy:
 @torch.no_grad()
 def roll_out(
     container: ModelContainer,
-    scale: AdapterScale,
+    scale: RowScale,
     prompts: PromptEmbeds,
     *,
     make_scheduler: Callable[[], Any],
@@ -155,7 +155,7 @@ def roll_out(
 
 def efficacy(
     container: ModelContainer,
-    scale: AdapterScale,
+    scale: RowScale,
     held_out: HeldOut,
     *,
     target: PromptEmbeds,
@@ -200,7 +200,7 @@ class Yardstick:
     def __init__(
         self,
         container: ModelContainer,
-        scale: AdapterScale,
+        scale: RowScale,
         held_out: HeldOut,
         *,
         target: PromptEmbeds,

@@ -18,7 +18,7 @@ import torch
 
 from loba_tui.core import plugins
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
-from loba_tui.core.program.adapter_kinds import adapted_module
+from loba_tui.core.program.adapter_kinds import adapted_module, block_of
 from loba_tui.core.program.build import attach_adapter, layer_factors, solves
 from loba_tui.core.program.choices import load_choice
 from loba_tui.core.program.estimating.model_shapes import ModelShapes, open_shapes
@@ -29,8 +29,6 @@ from loba_tui.core.recipe.schema import Choice, Recipe
 MOST_POINTS = 200
 _DENSITY_POINTS = 101
 _PROGRESS = (0.0, 0.5, 1.0)
-# down_blocks.1.attentions.0 … belongs to down_blocks.1, mid_block.resnets.0 … to mid_block.
-_BLOCK = re.compile(r"^[^.]+(?:\.\d+)?")
 
 
 def learning_rate(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> dict[str, Any]:
@@ -87,7 +85,7 @@ def layers_of(recipe: Recipe, adapted: AdaptedShapes, sources: PluginSources) ->
     num_trained = 0
     for (name, parameter), factor in zip(adapted.trainable.items(), factors, strict=True):
         module = adapted_module(name)
-        blocks.setdefault(_block_of(module), {})[module] = float(factor)
+        blocks.setdefault(block_of(module), {})[module] = float(factor)
         num_trained += parameter.numel() if factor else 0
     return {
         "scheduler": recipe.scheduler.layer.name,
@@ -204,11 +202,6 @@ def _noise_levels(
 
 def _is_block(name: str) -> bool:
     return name == "mid_block" or re.fullmatch(r"(down|up)_blocks\.\d+", name) is not None
-
-
-def _block_of(module: str) -> str:
-    found = _BLOCK.match(module)
-    return found.group() if found else module
 
 
 def _place_of(block: str) -> tuple[int, str, int]:

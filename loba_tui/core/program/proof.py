@@ -13,7 +13,7 @@ from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
-from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.adapter_scale import RowScale
 from loba_tui.core.program.choices import load_choice
 from loba_tui.core.program.effect import Measurement
 from loba_tui.core.program.efficacy import Efficacy, Yardstick, roll_out
@@ -40,7 +40,7 @@ MAX_EFFICACY_CONCEPTS = 8
 
 def prove(
     container: ModelContainer,
-    scale: AdapterScale,
+    scale: RowScale,
     recipe: Recipe,
     embeds: Embeddings,
     out_dir: Path,
@@ -106,7 +106,7 @@ def prove(
 
 def draw_strip(
     container: ModelContainer,
-    scale: AdapterScale,
+    scale: RowScale,
     recipe: Recipe,
     embeds: Embeddings,
     *,
@@ -185,7 +185,7 @@ def _make_measure(choice: Choice, sources: PluginSources) -> Measure:
 
 def make_yardstick(
     container: ModelContainer,
-    scale: AdapterScale,
+    scale: RowScale,
     recipe: Recipe,
     embeds: Embeddings,
     *,
@@ -228,7 +228,7 @@ def make_yardstick(
 
 
 def measure_efficacy(
-    container: ModelContainer, scale: AdapterScale, recipe: Recipe, embeds: Embeddings
+    container: ModelContainer, scale: RowScale, recipe: Recipe, embeds: Embeddings
 ) -> Efficacy | None:
     """Return the model-free figures, or None where no concept says positive and negative."""
     yardstick = make_yardstick(container, scale, recipe, embeds)

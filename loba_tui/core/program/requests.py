@@ -10,7 +10,7 @@ from PIL import Image
 
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
-from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.adapter_scale import AdapterScale, RowScale
 from loba_tui.core.program.build import OpenModel, open_model, prompts_of
 from loba_tui.core.program.doctor import device_findings
 from loba_tui.core.program.export import load_adapter, read_adapter
@@ -18,6 +18,11 @@ from loba_tui.core.program.preview import preview
 from loba_tui.core.program.proof import prove
 from loba_tui.core.program.residents import Residents
 from loba_tui.core.program.sampling import sample_scales
+from loba_tui.core.program.several_requests import (
+    attach_several,
+    serve_interference,
+    serve_merge,
+)
 from loba_tui.core.program.strip import save_strip, strip
 from loba_tui.core.recipe.load import load_recipe, parse_text
 from loba_tui.core.recipe.schema import Recipe
@@ -50,6 +55,9 @@ def serve(
         findings = [finding.as_json() for finding in device_findings()]
         writer.event("examined", findings=findings)
         return
+    if request.action == "merge":
+        serve_merge(request, writer)
+        return
     recipe = wanted_recipe(request, sources)
     if request.action == "plan":
         sections = preview(recipe, sources)
@@ -65,10 +73,17 @@ def serve(
         tensors=tensors,
         on_problem=writer.warn,
     )
-    load_adapter(model.container, Path(request.adapter))
+    if request.action == "interfere":
+        serve_interference(request, recipe, model, writer, sources)
+        return
+    scale: RowScale
+    if request.several:
+        scale = attach_several(request, model)
+    else:
+        load_adapter(model.container, Path(request.adapter))
+        model.container.denoiser.requires_grad_(False)
+        scale = AdapterScale(model.container.denoiser)
     Residents(model.wrapper.cache, recipe.base_model.id, model.container, writer).publish()
-    model.container.denoiser.requires_grad_(False)
-    scale = AdapterScale(model.container.denoiser)
     if request.action == "eval":
         writer.status(phase="measuring")
         report = prove(
@@ -122,7 +137,7 @@ def wanted_recipe(request: Request, sources: PluginSources = SHIPPED) -> Recipe:
 def _draw(
     recipe: Recipe,
     model: OpenModel,
-    scale: AdapterScale,
+    scale: RowScale,
     writer: RunWriter,
     sources: PluginSources,
 ) -> Path:

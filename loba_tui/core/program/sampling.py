@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
-from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.adapter_scale import RowScale
 from loba_tui.core.program.choices import load_choice
 from loba_tui.core.recipe.schema import SampleSection
 
@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 @torch.no_grad()
 def sample_scales(
     container: ModelContainer,
-    scale: AdapterScale,
+    scale: RowScale,
     embeds: PromptEmbeds,
     *,
     scales: Sequence[float],

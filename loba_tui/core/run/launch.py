@@ -32,7 +32,8 @@ class Request:
     Args:
         action: `sample` draws a strip, `eval` measures and writes report.json and report.png,
             `plan` says what the run's recipe comes to and writes plan.json, `doctor` looks at
-            torch and the devices.
+            torch and the devices, `merge` makes one file of several adapters, `interfere` says how
+            they disturb each other.
         adapter: The adapter file; not read for a plan.
         run: The run folder that it comes from; its recipe.yaml says model, prompts and measure.
             None: the recipe in the adapter's own metadata is used.
@@ -40,15 +41,23 @@ class Request:
         prompts: Prompts to draw; empty takes the recipe's.
         scales: Slider scales; empty takes the recipe's.
         seeds: Seeds; empty takes the recipe's.
+        several: Adapter files and their strengths, where more than one is meant.
+        rank: Most that a merged layer may have; None keeps all of it.
+        file: Where a merged adapter goes.
+        file_format: Key naming of that file.
     """
 
-    action: Literal["sample", "eval", "plan", "doctor"]
+    action: Literal["sample", "eval", "plan", "doctor", "merge", "interfere"]
     adapter: str
     run: str | None
     out_dir: str
     prompts: tuple[str, ...] = ()
     scales: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()
+    several: tuple[tuple[str, float], ...] = ()
+    rank: int | None = None
+    file: str = ""
+    file_format: Literal["diffusers", "kohya"] = "diffusers"
     version: int = field(default=RECORD_VERSION, kw_only=True)
 
     def as_json(self) -> dict[str, Any]:
@@ -64,6 +73,7 @@ class Request:
         try:
             for key in ("prompts", "scales", "seeds"):
                 data[key] = tuple(data.get(key, ()))
+            data["several"] = tuple((str(p), float(s)) for p, s in data.get("several", ()))
             return cls(**data)
         except TypeError as error:
             raise ValueError(f"{path} is not a request: {error}") from error
