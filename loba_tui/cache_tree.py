@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +92,7 @@ class CacheState:
             _marks=lambda repository, revision: lister.record(repository, revision)["marks"],
         )
 
-    @property
+    @cached_property
     def largest(self) -> int:
         """Return the size that bars are drawn against."""
         return max((node.size for _, node in self.roots), default=0)

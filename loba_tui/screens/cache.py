@@ -31,7 +31,7 @@ from loba_tui.screens.cache_rows import (
 )
 from loba_tui.widgets.dialogs import Choice, ChoiceDialog, ConfirmDialog, LineDialog, TextDialog
 from loba_tui.widgets.line import Line, Lines, Piece
-from loba_tui.widgets.table import MarkTable
+from loba_tui.widgets.table import MarkTable, Row
 
 _DAY = 86400.0
 _MEMORY_SECONDS = 5.0
@@ -71,6 +71,7 @@ class CacheScreen(LobaScreen):
         super().__init__()
         self._state: CacheState | None = None
         self._by_key: dict[str, Node] = {}
+        self._rows: dict[str, tuple[Node, bool, Row]] = {}
         self._opened: set[str] = set()
         self._filter = ""
         self._sort, self._is_reversed = 0, False
@@ -116,6 +117,7 @@ class CacheScreen(LobaScreen):
         if self._state is None:
             self._opened |= {run.key for run, _ in state.memory}
         self._state = state
+        self._rows.clear()  # ages and bars are relative to what was read
         self._show_rows()
 
     def _show_rows(self) -> str:
@@ -129,10 +131,19 @@ class CacheScreen(LobaScreen):
         nodes = list(state.rows(self._opened, tests, order))
         self._by_key = {node.key: node for node in nodes}
         table = self.query_one("#tree", MarkTable)
-        table.set_rows([node_row(n, state, is_open=n.key in self._opened) for n in nodes])
+        table.set_rows([self._row(node, state) for node in nodes])
         self._show_emptiness(state)
         self._tell_summary()
         return problem
+
+    def _row(self, node: Node, state: CacheState) -> Row:
+        """Return a node's row; thousands of them are made once, and not at every key."""
+        is_open = node.key in self._opened
+        known = self._rows.get(node.key)
+        if known is None or known[:2] != (node, is_open):
+            known = (node, is_open, node_row(node, state, is_open=is_open))
+            self._rows[node.key] = known
+        return known[2]
 
     def _show_emptiness(self, state: CacheState) -> None:
         lines = self.query_one("#uncached", Lines)

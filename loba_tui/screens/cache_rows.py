@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loba_tui.core.associate.caches.hub_fetch import WantedFile
 
 _BAR = 10
+_CANVAS = Canvas(80, True)
 _REPORT_SECONDS = 0.5
 COLUMNS = (
     Column("name", "name", 0, least=20),
@@ -45,7 +46,7 @@ def node_row(node: Node, state: CacheState, *, is_open: bool) -> Row:
         (
             Cell(f"{'  ' * node.depth}{sign}{node.name}", "good" if node.kind == "run" else ""),
             show_size(node.size),
-            Cell(Canvas(80, True).bar(share, _BAR), "dim"),
+            Cell(_CANVAS.bar(share, _BAR), "dim"),
             _age(node.used, state.now),
             _age(node.fetched, state.now),
             Cell(node.refs, "dim"),
@@ -79,11 +80,12 @@ def removal_hint(state: CacheState, plan: hub.Plan, width: int) -> list[list[Pie
     more = " …" if len(plan.targets) > 3 else ""
     command = "rm" if isinstance(plan.wish, hub.Removal) else "prune"
     shown = f" {names}{more}" if command == "rm" else ""
-    return [
+    rows: list[list[Piece]] = [
         [""],
         ["It goes to the trash beside the cache; ", ("z", "key"), " brings it back."],
-        *([(p, "dim")] for p in wrapped(f"the same as: loba cache {command}{shown}", width)),
     ]
+    same = f"the same as: loba cache {command}{shown}"
+    return rows + [[(part, "dim")] for part in wrapped(same, width)]
 
 
 def needed_rows(state: CacheState, target: hub.Target) -> list[list[Piece]]:
@@ -156,7 +158,7 @@ class Ticker:
             with self._lock:
                 self._bytes += num_bytes
                 self._files += file is not None
-                share = Canvas(80, True).bar(self._bytes / total if total else 1.0, 20)
+                share = _CANVAS.bar(self._bytes / total if total else 1.0, 20)
                 self.tell(
                     f"{share} {show_size(self._bytes)} of {show_size(total)},"
                     f" {self._files} of {num_files} files"
