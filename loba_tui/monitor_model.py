@@ -18,7 +18,7 @@ from loba_tui.core.run.reader import Liveness, RunReader
 from loba_tui.core.run.records import Event, Status
 from loba_tui.log_tail import LogTail
 from loba_tui.machine import Machine, MachineState, figures
-from loba_tui.series_index import RATE, SeriesIndex
+from loba_tui.series_index import CHUNK_BYTES, RATE, SeriesIndex
 from loba_tui.series_window import Window, window
 from loba_tui.widgets.chart import ChartData, Curve
 
@@ -112,6 +112,7 @@ class Frame:
     steps: tuple[float, float] = (0.0, 0.0)
     num_rows: int = 0
     share_read: float = 1.0
+    is_behind: bool = False
     latest: dict[str, float] = field(default_factory=dict)
     events: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
@@ -152,8 +153,10 @@ class MonitorModel:
     def look(self) -> Frame:
         """Read what was appended since the last look; a long file takes several."""
         with self._lock:
+            is_behind = False
             for index in self._indexes:
-                index.update()
+                # A torn end is no reason to look again at once.
+                is_behind |= index.update() and index.num_unread > CHUNK_BYTES
             for event in self._reader.new_events():
                 self._note(event)
             self._date_marks()
@@ -167,7 +170,8 @@ class MonitorModel:
                 names=(*ordered(self.index.names), *figures(machine)),
                 steps=self.index.steps(),
                 num_rows=self.index.num_rows,
-                share_read=self.index.share_read,
+                share_read=self.index.share_read if is_behind else 1.0,
+                is_behind=is_behind,
                 latest=self._latest(),
                 events=tuple(self._events),
                 log=self._log.lines(),
@@ -208,7 +212,7 @@ class MonitorModel:
 
     def _date_marks(self) -> None:
         """Give events that name no step the one that was recorded last before them."""
-        if self._undated and self.index.num_rows and self.index.share_read >= 1.0:
+        if self._undated and self.index.num_rows and self.index.num_unread <= CHUNK_BYTES:
             steps = self.index.steps_at(np.array([when for when, _ in self._undated]))
             for step, (_, letter) in zip(steps.tolist(), self._undated, strict=True):
                 self._mark(step, letter)

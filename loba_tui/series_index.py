@@ -111,13 +111,18 @@ class SeriesIndex:
         return self._meta.num_superseded
 
     @property
+    def num_unread(self) -> int:
+        """Return how many bytes of the metrics file are not in the columns yet."""
+        try:
+            return max(0, self._metrics.stat().st_size - self._meta.offset)
+        except OSError:
+            return 0
+
+    @property
     def share_read(self) -> float:
         """Return how much of the metrics file is in the columns, 1.0 where all is."""
-        try:
-            size = self._metrics.stat().st_size
-        except OSError:
-            return 1.0
-        return min(1.0, self._meta.offset / size) if size else 1.0
+        unread = self.num_unread
+        return self._meta.offset / (self._meta.offset + unread) if unread else 1.0
 
     def steps(self) -> tuple[float, float]:
         """Return the first and the last step; (0, 0) where there is none."""

@@ -172,7 +172,6 @@ class MonitorScreen(LobaScreen):
 
     def _show(self, frame: Frame) -> None:
         is_first = self._frame is None
-        is_behind = frame.share_read < 1.0
         is_other = self._frame is None or self._frame.liveness.state != frame.liveness.state
         self._frame = frame
         if is_other:
@@ -191,7 +190,7 @@ class MonitorScreen(LobaScreen):
         self._draw_panes()
         self._draw_charts()
         self._draw_sample()
-        if is_behind:
+        if frame.is_behind:
             self.call_later(self.look)
 
     def _chart_names(self) -> tuple[str, ...]:
