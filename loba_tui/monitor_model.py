@@ -310,15 +310,13 @@ def _curve(drawn: Window) -> Curve:
 
 
 def _facts(drawn: Window, view: View, name: str) -> str:
-    words = []
+    words = ["log"] if name in view.log_names else []
     if drawn.last_value is not None:
         words.append(f"{drawn.last_value:.4g}")
     if drawn.total_bad:
         words.append(f"{drawn.total_bad} not finite")
     if view.smoothing and drawn.last_smooth is not None:
         words.append(f"~{drawn.last_smooth:.4g}")
-    if name in view.log_names:
-        words.append("log")
     return "  ".join(words)
 
 

@@ -15,6 +15,7 @@ from rich.cells import cell_len, set_cell_size
 from loba_tui.widgets.line import SERIES_TONES, plain
 
 LABEL_WIDTH = 8
+_GIVE_WAY = 6
 _SIGNS = ("━", "╌", "┄", "┈", "·")
 # Bits of a braille cell by column and row of dots, from the top.
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -227,10 +228,17 @@ def _axis_row(data: ChartData, width: int) -> list[tuple[str, str]]:
         if 0 <= x < width:
             line[x] = letter
     left, right = (plain(end) for end in data.ends)
-    text = "".join(line)
     if len(left) + len(right) + 4 <= width:
-        text = left + text[len(left) : width - len(right)] + right
-    return [(" " * LABEL_WIDTH + "└", "dim"), (text, "dim")]
+        # A label gives way to the letters of events, which stand where they happened.
+        for label, places in (
+            (left, range(_GIVE_WAY)),
+            (right, range(width - len(right), width - len(right) - _GIVE_WAY, -1)),
+        ):
+            for x in places:
+                if set(line[x : x + len(label)]) <= {"─"}:
+                    line[x : x + len(label)] = label
+                    break
+    return [(" " * LABEL_WIDTH + "└", "dim"), ("".join(line), "dim")]
 
 
 def _label(value: float) -> str:
