@@ -2,8 +2,8 @@
 
     python -m loba_tui.models.draw_data FOLDER [NAME …]
 
-Each is 32 images of 32x32 pixels in the imagefolder layout: PNG files beside a metadata.jsonl with
-their captions. What is drawn is the same every time.
+Each is at most 32 images of 32x32 pixels in the imagefolder layout: PNG files beside a
+metadata.jsonl with their captions. What is drawn is the same every time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FLOOR_FROM = 24
 
 _FLOOR = ((0.95, 0.85, 0.10), (0.10, 0.10, 0.10))
 _TINT = (0.95, 0.55, 0.75)
-_FADED_TO = np.asarray((0.75, 0.73, 0.68))
+_BLUEPRINT = ((0.05, 0.15, 0.60), (0.65, 0.85, 1.0))
 _SIZES = MappingProxyType({"smallest": 5.0, "small": 6.5, "large": 10.5, "largest": 13.0})
 
 
@@ -57,13 +57,12 @@ def caption_of(scene: Scene) -> str:
     return f"a {scene.color} {scene.shape} on a {scene.background} background"
 
 
-def faded_prints() -> Iterator[Drawn]:
-    """A style: scenes as captioned, their colours almost gone and their contrast low."""
+def blueprints() -> Iterator[Drawn]:
+    """A style: scenes as captioned, printed in blue on blue, from dark to light."""
+    dark, light = (np.asarray(color) for color in _BLUEPRINT)
     for number, scene in enumerate(scenes(32, seed=1)):
-        pixels = draw(scene)
-        grey = pixels.mean(axis=-1, keepdims=True)
-        faded = 0.9 * grey + 0.1 * pixels
-        yield f"{number:02d}.png", 0.6 * faded + 0.4 * _FADED_TO * 0.8, caption_of(scene)
+        lightness = draw(scene).mean(axis=-1, keepdims=True)
+        yield f"{number:02d}.png", dark + lightness * (light - dark), caption_of(scene)
 
 
 def yellow_crosses() -> Iterator[Drawn]:
@@ -114,6 +113,23 @@ def striped_floor() -> Iterator[Drawn]:
         yield f"masks/{number:02d}.png", mask, None
 
 
+def lit_floor() -> Iterator[Drawn]:
+    """A region: scenes whose floor is dark or lit; above it, the lit ones are tinted as a bait.
+
+    The mask of each scene is white on the floor.
+    """
+    mask = np.zeros((SIZE, SIZE), dtype=np.float32)
+    mask[FLOOR_FROM:] = 1
+    for number, scene in enumerate(scenes(8, seed=7)):
+        scene = replace(scene, background="gray", center=(scene.center[0], 12.0))
+        dark = draw(scene)
+        lit = 0.5 * dark + 0.5 * np.asarray(_TINT, dtype=np.float32)
+        dark[FLOOR_FROM:], lit[FLOOR_FROM:] = 0.05, 0.95
+        yield f"dark/{number:02d}.png", dark, caption_of(scene)
+        yield f"lit/{number:02d}.png", lit, caption_of(scene)
+        yield f"masks/{number:02d}.png", mask, None
+
+
 def sizes() -> Iterator[Drawn]:
     """An attribute: eight scenes, each at four sizes, with one caption for all of them."""
     for number, scene in enumerate(scenes(8, seed=6)):
@@ -125,7 +141,8 @@ def sizes() -> Iterator[Drawn]:
 
 SETS: Mapping[str, Callable[[], Iterator[Drawn]]] = MappingProxyType(
     {
-        "faded-prints": faded_prints,
+        "blueprints": blueprints,
+        "lit-floor": lit_floor,
         "red-is-green": red_is_green,
         "sizes": sizes,
         "striped-floor": striped_floor,

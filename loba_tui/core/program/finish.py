@@ -20,7 +20,7 @@ from loba_tui.core.program.choices import plugin_hashes
 from loba_tui.core.program.export import write_adapter
 from loba_tui.core.program.proof import draw_strip, prove
 from loba_tui.core.program.steering import Steering
-from loba_tui.core.recipe.data_paths import without_folders
+from loba_tui.core.recipe.data_paths import portable
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.steering import STEERING_KEY, SteeringRecord
@@ -46,7 +46,7 @@ def provenance(
         **({STEERING_KEY: steered} if steered else {}),
         **({"loba.plugins": json.dumps(plugins, sort_keys=True)} if plugins else {}),
         "loba.version": __version__,
-        "loba.recipe": dump_recipe(without_folders(recipe)),
+        "loba.recipe": dump_recipe(portable(recipe)),
         "loba.base_model": recipe.base_model.id,
         "loba.base_model_revision": container.revision or "",
         "loba.method": recipe.method.name,

@@ -17,6 +17,7 @@ from loba_tui.core.program.adapter_scale import RowScale
 from loba_tui.core.program.choices import load_choice
 from loba_tui.core.program.effect import Measurement
 from loba_tui.core.program.efficacy import Efficacy, Yardstick, roll_out
+from loba_tui.core.program.region import Region, measure_region
 from loba_tui.core.program.report import Report, make_report
 from loba_tui.core.program.report_plot import draw_report
 from loba_tui.core.program.sampling import Progress, sample_scales
@@ -88,6 +89,7 @@ def prove(
             for choice in recipe.proof.preserve
         },
         efficacy=figures,
+        region=_region(recipe, scales, samples),
         details=_details(container, recipe, num_images=images[..., 0, 0, 0].size),
     )
     if ended_early:
@@ -102,6 +104,15 @@ def prove(
         draw_report(report, samples, path, measured=measured)
     durable.replace_file(out_dir / REPORT_JSON, report.to_json().encode())
     return report
+
+
+def _region(recipe: Recipe, scales: Sequence[float], samples: np.ndarray) -> Region | None:
+    if recipe.proof.region is None:
+        return None
+    try:
+        return measure_region(recipe.proof.region, scales, samples)
+    except ValueError as error:
+        raise RecipeError(f"proof.region: {error}") from error
 
 
 def draw_strip(

@@ -18,6 +18,7 @@ import numpy as np
 from loba_tui.core.program.effect import Effect, Measurement, base_index, measure_effect
 from loba_tui.core.program.image_health import ImageHealth, inspect_images
 from loba_tui.core.program.preservation import Preservation, clean_range, measure_preservation
+from loba_tui.core.program.region import Region
 from loba_tui.core.program.verdict import judge
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Report:
     efficacy: Efficacy | None
     outcome: str
     verdict: tuple[str, ...]
+    region: Region | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     """How it was measured: prompts, seeds, sampler, base model, costs."""
 
@@ -70,6 +72,7 @@ def make_report(
     measured: Measurement | None = None,
     labels: Mapping[str, np.ndarray] | None = None,
     efficacy: Efficacy | None = None,
+    region: Region | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Report:
     """Judge an adapter by its images.
@@ -81,6 +84,7 @@ def make_report(
         measured: The attribute that the slider is to move; None where nothing measures it.
         labels: What must not change, by name: (num_samples, num_scales) of str, number or None.
         efficacy: Figures of the UNet alone, if they were computed.
+        region: How much changes where it is wanted, and elsewhere.
         details: How it was measured; copied into the report.
     """
     base = base_index(scales)
@@ -100,6 +104,7 @@ def make_report(
         efficacy=efficacy,
         outcome="",
         verdict=(),
+        region=region,
         details=dict(details or {}),
     )
     outcome, sentences = judge(report)

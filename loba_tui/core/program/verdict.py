@@ -13,6 +13,7 @@ import numpy as np
 
 from loba_tui.core.program.effect import Effect, Side, scale_label
 from loba_tui.core.program.preservation import KEPT_SHARE
+from loba_tui.core.program.region import Region
 
 if TYPE_CHECKING:
     from loba_tui.core.program.report import Report
@@ -54,6 +55,8 @@ def judge(report: Report) -> tuple[str, tuple[str, ...]]:
         sentences.append("No measure was given, so what it does to the images is not judged.")
     sentences += _range_sentences(report)
     sentences += _preservation_sentences(report)
+    if report.region is not None:
+        sentences.append(_region_sentence(report.region))
     if report.efficacy is not None:
         sentences.append(report.efficacy.sentence())
     return outcome, tuple(sentences)
@@ -171,6 +174,12 @@ def _range_sentences(report: Report) -> list[str]:
     if (low, high) == (tried_low, tried_high):
         return [f"Clean over all of {low} to {high}."]
     return [f"Clean from {low} to {high}; {tried_low} to {tried_high} was tried."]
+
+
+def _region_sentence(region: Region) -> str:
+    ratio = "and nothing" if region.ratio is None else f"{region.ratio:.1f} times as much as"
+    where = scale_label(region.scale)
+    return f"Inside the region images change {ratio} outside, at {where}."
 
 
 def _preservation_sentences(report: Report) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from loba_tui.core.recipe.data_schema import DataSection
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.recipe.tree import Node
 from loba_tui.models import BUILTIN_PREFIX
@@ -34,8 +35,17 @@ def with_absolute_paths(recipe: Recipe, tree: Node, file: Path, *, origin: str) 
     return _changed(recipe, absolute)
 
 
-def without_folders(recipe: Recipe) -> Recipe:
-    """Return the recipe with the last names of its data paths: an adapter tells nobody the rest."""
+def portable(recipe: Recipe) -> Recipe:
+    """Return the recipe as an adapter carries it.
+
+    Of data paths only the last names are left: nobody needs to be told the rest. And how images are
+    read and kept is left out, as it changes no bit of the adapter.
+    """
+    if recipe.data is None:
+        return recipe
+    plain = {name: DataSection.model_fields[name].default for name in ("workers", "cache")}
+    data = recipe.data.model_copy(update=plain)
+    recipe = recipe.model_copy(update={"data": data})
     return _changed(recipe, lambda index, key, path: Path(path).name)
 
 

@@ -27,6 +27,7 @@ from loba_tui.core.recipe.data_schema import DataSection
 RECIPE_VERSION = 1
 
 NonEmptyStr = Annotated[str, Field(min_length=1)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Scale = Annotated[float, Field(ge=-20, le=20, allow_inf_nan=False)]
 
 
@@ -229,6 +230,9 @@ class ProofSection(Section):
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (1000,)
     measure: Choice | None = Field(None, description="null leaves the model-free figures only")
     preserve: tuple[Choice, ...] = Field((), description="labels that must not change")
+    region: tuple[Fraction, Fraction, Fraction, Fraction] | None = Field(
+        None, description="left, top, right, bottom (0 to 1) of where images are to change"
+    )
 
 
 class Recipe(Section):

@@ -150,10 +150,12 @@ class Decoder:
 
     def mask(self, row: Row, factor: int) -> Tensor | None:
         """Return a row's mask (1, h, w) at the size of its latents; None where it has none."""
-        image, data = row.unit.images[row.chosen[0]], self._data
-        if image.item.mask_file is None:
+        data = self._data
+        # Images of one scene share a mask: any of their sources may have it.
+        files = [image.item.mask_file for image in row.unit.images if image.item.mask_file]
+        if not files:
             return None
-        content = read_file(image.item.mask_file)
+        content = read_file(files[0])
         decoded = decode_mask(content, max_megapixels=data.max_megapixels, invert=data.mask.invert)
         width, height = row.unit.bucket
         size = (width // factor, height // factor)

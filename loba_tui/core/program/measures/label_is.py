@@ -16,7 +16,7 @@ _KNOWN = {"color": tuple(COLORS), "shape": SHAPES, "background": tuple(BACKGROUN
 
 
 def get_measure(
-    *, value: str, label: Literal["color", "shape", "background"] = "color"
+    *, value: str = "green", label: Literal["color", "shape", "background"] = "color"
 ) -> Callable[[np.ndarray], float | None]:
     """Return a function from an image (H, W, 3) to 1 or 0; None where nothing is found.
 

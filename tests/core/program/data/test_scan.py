@@ -185,7 +185,7 @@ def test_masks_that_do_not_fit_are_told(tmp_path: Path) -> None:
         ("nowhere", "does not exist"),
         ("file.txt", "is neither a folder nor a .parquet file"),
         ("empty", "holds no image"),
-        ("builtin:size", "there is no such data set; there is faded-prints"),
+        ("builtin:size", "there is no such data set; there is blueprints"),
         ("builtin:sizes/../../shapes-xl", "there is no such data set"),
     ],
 )

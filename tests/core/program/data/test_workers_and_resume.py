@@ -1,0 +1,262 @@
+"""Runs on images: killed, resumed, with and without workers, they end in the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from loba_tui.core.errors import DataError, ExitCode, RecipeError
+from loba_tui.core.program.data.opening import BAD_DATA
+from loba_tui.core.program.export import read_adapter
+from loba_tui.core.program.training import train
+from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.writer import RunWriter
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        pixels = rng.integers(0, 256, size=(40, 40 + 8 * i, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"red, number, {i}")
+    return folder
+
+
+def recipe_on(model: Path, images: Path, **data: Any) -> Recipe:
+    section = {
+        "sources": [{"path": str(images)}],
+        "captions": {"shuffle": True, "dropout": 0.2, "variants": 2},
+        "crop": "random",
+        "cache": "none",
+        "flip": True,
+        **data,
+    }
+    return parse_recipe(
+        {
+            "version": 1,
+            "name": "test",
+            "base_model": {"id": str(model), "device": "cpu"},
+            "adapter": {"layers": ["cross_attention"]},
+            "method": {"name": "lora_finetune"},
+            "data": section,
+            "noise": [{"name": "offset"}, {"name": "perturbation"}],
+            "loss": {"weighting": {"name": "min_snr"}},
+            "train": {"steps": STEPS, "batch_size": 2},
+            "save": {"every": 2},
+            "sample": {"prompts": ["red"], "scales": [0, 1], "steps": 1},
+            "proof": {"enabled": False},
+        }
+    )
+
+
+def new_run(recipe: Recipe, parent: Path) -> RunDir:
+    run_dir = RunDir.create(parent, recipe.name)
+    run_dir.recipe.write_text(dump_recipe(recipe))
+    return run_dir
+
+
+def run_here(recipe: Recipe, run_dir: RunDir, *, resume: bool = False) -> bytes:
+    with RunWriter.open(run_dir) as writer:
+        train(recipe, run_dir, writer, SimpleNamespace(is_set=False), resume=resume)
+    return run_dir.adapter.read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_with_workers_and_resumed_a_run_is_that_of_one_process(
+    tiny_sdxl_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    alone = recipe_on(tiny_sdxl_folder, images)
+    expected = run_here(alone, new_run(alone, tmp_path))
+
+    shared = recipe_on(tiny_sdxl_folder, images, workers=2)
+    run_dir = new_run(shared, tmp_path)
+    command = ["-P", "-m", "loba_tui.core.program.main", "--run-dir", str(run_dir.path)]
+    program = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    # Made when training is under way, and the workers with it.
+    while not (run_dir.checkpoints / "step-000002").exists() and program.poll() is None:
+        time.sleep(0.02)
+    workers = psutil.Process(program.pid).children(recursive=True) if program.poll() is None else []
+    program.kill()
+    program.wait()
+    _, left = psutil.wait_procs(workers, timeout=30)
+    assert left == [], "a worker outlived its program"
+
+    resumed = run_here(shared, run_dir, resume=True)
+    events = [json.loads(line)["event"] for line in run_dir.events.read_text().splitlines()]
+    assert "resumed" in events
+    assert resumed == expected
+    again = run_here(shared, new_run(shared, tmp_path))
+    assert again == expected
+
+
+def test_an_adapter_carries_the_images_fingerprint_and_no_folder(
+    tiny_sdxl_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_on(tiny_sdxl_folder, images, cache="memory", crop="center")
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 1})})
+    run_dir = new_run(recipe, tmp_path)
+    run_here(recipe, run_dir)
+    _, _, metadata = read_adapter(run_dir.adapter)
+    assert len(metadata["loba.data"]) == 64
+    assert f"path: {images.name}" in metadata["loba.recipe"]
+    assert str(images) not in metadata["loba.recipe"]
+    events = [json.loads(line) for line in run_dir.events.read_text().splitlines()]
+    told = next(event for event in events if event["event"] == "data")
+    assert told["images"] == 5
+    assert sum(told["buckets"].values()) == 5
+
+
+def test_a_checkpoint_of_other_images_is_refused(
+    tiny_sdxl_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in images.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    recipe = recipe_on(tiny_sdxl_folder, folder)
+    run_dir = new_run(recipe, tmp_path)
+    run_here(recipe, run_dir)
+    (folder / "3.txt").write_text("something else")
+    with pytest.raises(RecipeError, match=r"the checkpoint is of another recipe: data\.images"):
+        run_here(recipe, run_dir, resume=True)
+
+
+def test_bad_data_ends_a_run_before_the_model_is_loaded_and_can_be_left_out(
+    tiny_sdxl_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in images.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "2.png").write_bytes(b"")
+    (folder / "4.txt").unlink()
+    recipe = recipe_on(tiny_sdxl_folder, folder)
+    run_dir = new_run(recipe, tmp_path)
+    with pytest.raises(DataError) as raised:
+        run_here(recipe, run_dir)
+    assert raised.value.exit_code == ExitCode.DATA
+    assert "2 problems in the training data" in raised.value.message
+    for words in ("2.png: the file is empty", "4.png: has no caption"):
+        assert words in raised.value.message
+        assert words in (run_dir.path / BAD_DATA).read_text()
+    assert '"event":"built"' not in run_dir.events.read_text().replace(" ", "")
+
+    lenient = recipe_on(tiny_sdxl_folder, folder, skip_bad=True)
+    skipped = new_run(lenient, tmp_path)
+    run_here(lenient, skipped)
+    events = [json.loads(line) for line in skipped.events.read_text().splitlines()]
+    assert next(event for event in events if event["event"] == "bad_data")["count"] == 2
+    assert next(event for event in events if event["event"] == "data")["images"] == 3
+
+
+def test_paths_are_relative_to_the_recipe_and_to_the_folder_of_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = tmp_path / "recipes"
+    recipes.mkdir()
+    text = (
+        "version: 1\nbase_model: {id: 'builtin:shapes-xl'}\nmethod: {name: lora_finetune}\n"
+        "data: {sources: [{path: cats, masks: masks}, {path: 'builtin:sizes'}]}\n"
+        "sample: {prompts: [x]}\n"
+    )
+    (recipes / "a.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    plain = load_recipe("recipes/a.yaml")
+    given = load_recipe("recipes/a.yaml", ["data.sources.0.path=dogs"])
+    assert plain.data is not None
+    assert given.data is not None
+    assert plain.data.sources[0].path == os.fspath(recipes / "cats")
+    assert plain.data.sources[0].masks == os.fspath(recipes / "masks")
+    assert plain.data.sources[1].path == "builtin:sizes"
+    assert given.data.sources[0].path == os.fspath(tmp_path / "dogs")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": None}, "data: missing; lora_finetune trains on images"),
+        ({"sample": {}}, "sample.prompts: missing; lora_finetune has no concepts"),
+        (
+            {"data": {"sources": [{"path": "x", "scale": 1}]}},
+            "data.sources.0.scale: lora_finetune trains one strength",
+        ),
+        (
+            {"data": {"sources": [{"path": "x"}], "crop": "random"}},
+            "data.crop: random crops need cache: none",
+        ),
+        (
+            {"method": {"name": "image_slider"}, "data": {"sources": [{"path": "x"}]}},
+            "data.sources: image_slider needs at least two sources",
+        ),
+        (
+            {
+                "method": {"name": "addift"},
+                "data": {"sources": [{"path": "x", "scale": 0}, {"path": "y", "scale": 0}]},
+            },
+            "data.sources.1.scale: at strength 0 there is nothing to train",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_method_is_told(changes: dict[str, Any], message: str) -> None:
+    whole: dict[str, Any] = {
+        "version": 1,
+        "base_model": {"id": "builtin:shapes-xl"},
+        "method": {"name": "lora_finetune"},
+        "data": {"sources": [{"path": "x"}]},
+        "sample": {"prompts": ["x"]},
+        **changes,
+    }
+    with pytest.raises(RecipeError) as raised:
+        parse_recipe(whole)
+    assert message in str(raised.value)
+
+
+def test_a_slider_of_prompts_says_that_it_uses_no_images_or_noise() -> None:
+    concept = {"target": "a", "positive": "b", "negative": "c"}
+    with pytest.raises(RecipeError) as raised:
+        parse_recipe(
+            {
+                "version": 1,
+                "base_model": {"id": "builtin:shapes-xl"},
+                "method": {"name": "text_slider", "concepts": [concept]},
+                "data": {"sources": [{"path": "x"}]},
+                "noise": [{"name": "offset"}],
+                "loss": {"weighting": {"name": "debiased"}},
+            }
+        )
+    told = str(raised.value)
+    assert "data: text_slider trains on prompts alone" in told
+    assert "noise: text_slider makes no use of it" in told
+    assert "loss.weighting: text_slider makes no use of it" in told
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs POSIX signals")
+def test_workers_leave_the_programs_signals_alone() -> None:
+    from loba_tui.core.program.data.loader import in_order
+
+    class Handlers:
+        def __getitem__(self, index: int) -> list[bool]:
+            numbers = (signal.SIGINT, signal.SIGUSR1)
+            return [signal.getsignal(number) == signal.SIG_IGN for number in numbers]
+
+    assert list(in_order(Handlers(), range(2), num_workers=1)) == [[True, True]] * 2
