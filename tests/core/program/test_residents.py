@@ -9,8 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
 from loba_tui import listing, runs
 from loba_tui.core.errors import RecipeError
@@ -25,7 +28,7 @@ from loba_tui.core.run.writer import RunWriter
 TEXT_ENCODERS = ["text_encoder", "text_encoder_2"]
 
 
-def recipe() -> Recipe:
+def recipe(**sections: Any) -> Recipe:
     concept = {"target": "a shape", "positive": "a large shape", "negative": "a small shape"}
     return parse_recipe(
         {
@@ -37,6 +40,7 @@ def recipe() -> Recipe:
             "train": {"steps": 5, "batch_size": 2},
             "sample": {"every": 3, "steps": 2, "scales": [-1, 1], "prompts": ["a circle"]},
             "proof": {"enabled": False},
+            **sections,
         }
     )
 
@@ -59,12 +63,18 @@ class Hand:
         return False
 
 
-def run(parent: Path, plan: Mapping[int, list[Command]], **how: Any) -> tuple[RunDir, Hand]:
+def run(
+    parent: Path,
+    plan: Mapping[int, list[Command]],
+    wanted: Recipe | None = None,
+    **how: Any,
+) -> tuple[RunDir, Hand]:
+    wanted = wanted or recipe()
     run_dir = RunDir.create(parent, "held")
-    run_dir.recipe.write_text(dump_recipe(recipe()))
+    run_dir.recipe.write_text(dump_recipe(wanted))
     hand = Hand(run_dir, plan)
     with RunWriter.open(run_dir) as writer:
-        train(recipe(), run_dir, writer, hand, **how)
+        train(wanted, run_dir, writer, hand, **how)
         writer.status(phase="finished")
     return run_dir, hand
 
@@ -287,3 +297,34 @@ def test_no_text_encoder_is_loaded_where_every_prompt_is_kept(tmp_path, monkeypa
         assert model.container.pipeline.text_encoder is None
         cache = model.wrapper.cache
         assert cache.left_out("builtin:shapes-xl") == TEXT_ENCODERS
+
+
+@pytest.mark.slow
+def test_latents_on_disk_in_memory_or_made_each_time_train_the_same(tmp_path) -> None:
+    folder, tensors = tmp_path / "images", tmp_path / "tensors"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for number in range(4):
+        pixels = draw.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a circle {number}")
+
+    def weights(cache: str, *moves: Command) -> tuple[dict[str, list[float]], list[str]]:
+        wanted = recipe(
+            method={"name": "lora_finetune"},
+            data={"sources": [{"path": str(folder)}], "cache": cache},
+        )
+        run_dir, hand = run(tmp_path, {1: list(moves)}, wanted, tensors=tensors)
+        assert all(each["accepted"] for each in events(run_dir, "command"))
+        loaded = load_file(run_dir.adapter)
+        return {name: value.tolist() for name, value in loaded.items()}, hand.seen[5]["unloaded"]
+
+    expected, _ = weights("memory")
+    assert not list(tensors.glob("latents/*/*/*.safetensors"))
+    assert weights("disk")[0] == expected
+    assert len(list(tensors.glob("latents/*/*/*.safetensors"))) == 4
+    warm, unloaded = weights("disk", move("unload", "vae"))
+    assert (warm, "vae" in unloaded) == (expected, True)
+    each_time, unloaded = weights("none", move("unload", "vae"))
+    # Training itself needed the VAE, and so has it back.
+    assert (each_time, "vae" in unloaded) == (expected, False)
