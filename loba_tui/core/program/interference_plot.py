@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT, DPI = 1200, 800, 100
 MOST_ROWS = 4
+WRAP, MOST_SENTENCES = 74, 8
+CAPTION = 5
+"""Rows of pixels under an image that its prompt takes."""
+
 INK, FAINT, GRID = "#1c2026", "#8a929c", "#e6e9ed"
 COLORS = ("#1f77b4", "#d1772f", "#3d9a8b", "#7a5ba8", "#b5577f", "#6b7f2a")
 
@@ -46,11 +51,11 @@ def draw_interference(
         )
         figure.text(0.03, 0.955, title, size=15, color=INK, weight="bold", parse_math=False)
         _draw_overlap(figure.add_axes((0.09, 0.60, 0.36, 0.30)), found)
-        for number, sentence in enumerate(found.sentences()):
-            figure.text(
-                0.03, 0.50 - 0.028 * number, clean(sentence, limit=80), size=9, color=INK,
-                parse_math=False,
-            )  # fmt: skip
+        words = [textwrap.wrap(clean(sentence), WRAP) for sentence in found.sentences()]
+        figure.text(
+            0.03, 0.50, "\n\n".join("\n".join(lines) for lines in words[:MOST_SENTENCES]),
+            size=10, color=INK, va="top", linespacing=1.35, parse_math=False,
+        )  # fmt: skip
         _draw_strip(figure.add_axes((0.53, 0.05, 0.45, 0.85)), found, images, prompts)
         figure.savefig(path, format="png", metadata={"Software": None})
 
@@ -83,9 +88,10 @@ def _draw_strip(
 ) -> None:
     shown = images[:MOST_ROWS]
     num_rows, num_columns, height, width, _ = shown.shape
-    sheet = np.ones((num_rows * (height + 2), num_columns * (width + 2), 3))
+    caption = CAPTION * max(1, height // 32)
+    sheet = np.ones((num_rows * (height + caption), num_columns * (width + 2), 3))
     for row, column in np.ndindex(num_rows, num_columns):
-        top, left = row * (height + 2), column * (width + 2)
+        top, left = row * (height + caption), column * (width + 2)
         sheet[top : top + height, left : left + width] = np.clip(shown[row, column], 0, 1)
     axes.imshow(sheet, interpolation="nearest")
     heads = ["none", *(clean(label, limit=14) for label in found.labels), "all"]
@@ -97,6 +103,6 @@ def _draw_strip(
         spine.set_visible(False)
     for row, prompt in enumerate(prompts[:num_rows]):
         axes.text(
-            0, (row + 1) * (height + 2) - 2, clean(prompt, limit=60), size=7, color=FAINT,
-            va="bottom", parse_math=False,
+            0, row * (height + caption) + height, clean(prompt, limit=70), size=8, color=FAINT,
+            va="top", parse_math=False,
         )  # fmt: skip

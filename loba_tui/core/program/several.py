@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from loba_tui.core.program.adapter_kinds import kind_of
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.export import load_adapter, read_adapter
 
+# What a run's folder has after its name.
+_STAMP = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{4}$")
 # LoRA and DoRA are layers of the same class; any two others would have to be put inside each other.
 _FAMILIES = {"DoRA": "LoRA"}
 
@@ -29,12 +32,12 @@ class Part:
 
     @property
     def label(self) -> str:
-        """What pictures and sentences call it: the run's folder, or the file's name."""
+        """What pictures and sentences call it: the run's name, or the file's."""
         name = self.path.stem.removesuffix(".kohya")
         if name != "adapter":
             return name
         folder = self.path.parent
-        return folder.parent.name if folder.name == "adapter" else folder.name
+        return _STAMP.sub("", folder.parent.name if folder.name == "adapter" else folder.name)
 
 
 class SeveralScales:
