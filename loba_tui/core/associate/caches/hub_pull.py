@@ -84,8 +84,10 @@ def plan_pull(
         listed = hub_fetch.list_files(api, model_id, commit)
         names = list(listed)
         if _INDEX_NAME in listed:
-            index = hf_hub_download(
-                model_id, _INDEX_NAME, revision=commit, cache_dir=folder, tqdm_class=NoBar
+            index = hub_fetch.asked(
+                lambda: hf_hub_download(
+                    model_id, _INDEX_NAME, revision=commit, cache_dir=folder, tqdm_class=NoBar
+                )
             )
             components = component_names(index)
             names = select_files(model_id, names, _chosen(components, only), variant)

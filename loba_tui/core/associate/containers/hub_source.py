@@ -75,6 +75,8 @@ def fetch_snapshot(
             return _cached_snapshot(model_id, commit, error), commit
         if _INDEX_NAME not in files:
             raise _not_a_pipeline(model_id, list(files))
+        index = hub_fetch.with_state(root, model_id, commit, files[_INDEX_NAME])
+        hub_fetch.fetch_files(root, model_id, commit, [index], lambda *_: None)
         index_path = hf_hub_download(model_id, _INDEX_NAME, revision=commit, tqdm_class=NoBar)
         names = select_files(model_id, list(files), component_names(index_path), variant)
         wanted = [hub_fetch.with_state(root, model_id, commit, files[name]) for name in names]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from hub_layouts import listing
-from hub_server import COMMIT, Hub, serve
+from hub_server import COMMIT, Fault, Hub, serve
 
 from loba_tui.core.associate.caches.hub import HubCache
 
@@ -90,6 +90,13 @@ def test_a_second_pull_fetches_only_what_is_missing(hub, tmp_path):
     before = listing(tmp_path / "hub")
     assert loba(hub, tmp_path, "pull", "org/pipeline").returncode == 0
     assert listing(tmp_path / "hub") == before
+
+
+def test_a_busy_hub_is_asked_for_the_index_again(hub, tmp_path):
+    hub.faults = [Fault("model_index", "status", 503)]
+    done = loba(hub, tmp_path, "pull", "org/pipeline", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert not hub.faults.pop().times
 
 
 def test_pickles_are_skipped_and_said_so(hub, tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from hub_client import talking_to
-from hub_server import COMMIT, Hub, serve
+from hub_server import COMMIT, Fault, Hub, serve
 
 from loba_tui.core.associate.containers.hub_source import fetch_snapshot
 from loba_tui.core.errors import Interrupted
@@ -153,6 +153,15 @@ def test_fetching_tells_how_far_it_is(small_model, tmp_path, monkeypatch):
         )
     assert max(told) == (50_000, 50_000)
     assert {total for _, total in told} == {50_000}
+
+
+@pytest.mark.parametrize("part", ["model_index", "weights", "/api/"])
+def test_a_busy_hub_is_asked_again(small_model, tmp_path, monkeypatch, part):
+    with serve({"me/small": small_model}) as hub, talking_to(hub, tmp_path, monkeypatch):
+        hub.faults = [Fault(part, "status", 503), Fault(part, "status", 502)]
+        folder, _ = fetch_snapshot("me/small", None, None, hint="")
+        assert not [fault for fault in hub.faults if fault.times]
+    assert (folder / "unet/weights.safetensors").is_file()
 
 
 def test_a_stop_ends_the_fetching_and_keeps_what_came(small_model, tmp_path, monkeypatch):
