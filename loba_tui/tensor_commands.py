@@ -88,7 +88,7 @@ def prune(
     )
     plan = tensor_prune.plan_prune(tensor_shelves.scan(base, kinds), wish)
     if not dry_run:
-        tensor_prune.remove_interrupted(base)
+        tensor_prune.tidy(base)
     _carry_out(base, plan, dry_run=dry_run, confirm=confirm, as_json=as_json)
 
 

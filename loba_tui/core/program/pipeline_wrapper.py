@@ -19,6 +19,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from loba_tui.core.associate.caches.file_hashes import FileHashes
 from loba_tui.core.associate.caches.makers import maker
 from loba_tui.core.associate.caches.tensor_layout import TensorKind
 from loba_tui.core.associate.caches.tensor_store import TensorStore
@@ -104,6 +105,7 @@ class PipelineWrapper:
             variant=self.settings.variant,
             device=self.cache.device,
             dtype=self.cache.dtype,
+            hashes=FileHashes(root),
         )
         return TensorStore(root, kind, shelf, on_problem=on_problem)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from loba_tui.core.associate.caches.tensor_layout import sha256_of_files
+from loba_tui.core.associate.caches.file_hashes import FileHashes
 from loba_tui.core.associate.containers.sources import INDEX_NAME, ModelSource
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers")
@@ -22,6 +22,7 @@ def maker(
     variant: str | None,
     device: torch.device,
     dtype: torch.dtype,
+    hashes: FileHashes | None = None,
 ) -> dict[str, Any]:
     """Return the facts of a shelf: all that decides what these components compute, bit for bit.
 
@@ -33,6 +34,7 @@ def maker(
         variant: Which weights were taken.
         device: Where they compute.
         dtype: What they are held in.
+        hashes: Remembers the checksums of files.
     """
     known: dict[str, Any] = {"id": source.id, "variant": variant, "components": sorted(components)}
     if source.revision is not None:
@@ -40,7 +42,7 @@ def maker(
     else:
         # Not the path: a model that was moved is the same, and one that was retrained is not.
         known["id"] = source.id if source.kind == "builtin" else source.folder.name
-        known["files"] = sha256_of_files(source.folder, [INDEX_NAME, *components])
+        known["files"] = (hashes or FileHashes()).of_parts(source.folder, [INDEX_NAME, *components])
     return {"model": known, "machine": _machine(device, dtype)}
 
 

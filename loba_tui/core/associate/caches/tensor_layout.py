@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import struct
 from collections.abc import Mapping
@@ -156,21 +155,4 @@ def split(content: bytes) -> tuple[dict[str, Any], memoryview]:
 def _checksum(table: Mapping[str, Any], told: Mapping[str, Any], data: memoryview) -> str:
     sum_ = hashlib.sha256(_canonical({"tensors": table, "told": told}))
     sum_.update(data)
-    return sum_.hexdigest()
-
-
-def sha256_of_files(folder: Path, names: list[str]) -> str:
-    """Return one checksum over everything in these parts of a folder, names included.
-
-    Args:
-        folder: The model's.
-        names: Files and folders in it; one that is missing counts as such.
-    """
-    sum_ = hashlib.sha256()
-    for name in sorted(names):
-        top = folder / name
-        for path in sorted(p for p in (top, *top.rglob("*")) if p.is_file()):
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            sum_.update(f"{os.fspath(path.relative_to(folder))}\0{content}\n".encode())
     return sum_.hexdigest()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loba_tui.core.associate.caches import tensor_layout as layout
+from loba_tui.core.associate.caches.file_hashes import HASHES
 from loba_tui.core.associate.caches.hub_files import (
     is_real_folder,
     locked,
@@ -30,6 +31,7 @@ from loba_tui.core.text import clean
 _GONE = ".gone-"
 # What a writer has not renamed by then it never will.
 _LEFTOVER_SECONDS = 3600.0
+_HASH_SECONDS = 180 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,18 @@ def _remove_entry(top: int, path: str, entry: Entry) -> int:
     return 0
 
 
-def remove_interrupted(root: Path) -> int:
-    """Finish removals that were killed half-way; return how many there were."""
+def tidy(root: Path) -> int:
+    """Finish removals that were killed half-way, and forget old checksums of files.
+
+    Returns:
+        How many removals there were.
+    """
+    for folder in folder_of(root / HASHES):
+        for each in folder_of(Path(folder.path)) if folder.is_dir(follow_symlinks=False) else ():
+            facts = facts_of(each)
+            if stat.S_ISREG(facts.st_mode) and time.time() - facts.st_mtime > _HASH_SECONDS:
+                with suppress(OSError):
+                    os.unlink(each.path)
     number = 0
     for kind in layout.KINDS:
         for each in folder_of(root / kind):

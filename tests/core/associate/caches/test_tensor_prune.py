@@ -167,7 +167,7 @@ def test_a_removal_that_was_killed_is_finished_by_a_later_one(tmp_path):
     (folder,) = (tmp_path / "latents").iterdir()
     folder.rename(folder.with_name(".gone-0123456789abcdef"))
     assert tensor_shelves.scan(tmp_path) == []
-    assert tensor_prune.remove_interrupted(tmp_path) == 0  # it may be going on
+    assert tensor_prune.tidy(tmp_path) == 0  # it may be going on
     assert len(list(tmp_path.glob("latents/.gone-*"))) == 1
 
 
