@@ -44,7 +44,8 @@ from loba_tui.core.program.trainer import Trainer
 from loba_tui.core.program.trainer_state import TrainerParts
 from loba_tui.core.program.trajectories import ForwardCounter
 from loba_tui.core.program.watch import MOST_CONCEPTS, Watch
-from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.method_fit import layers_of
+from loba_tui.core.recipe.schema import AdapterSection, Recipe
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.writer import RunWriter
 
@@ -157,11 +158,24 @@ def open_model(
     return OpenModel(wrapper, container, embeds, open_latents)
 
 
+def adapter_section(recipe: Recipe, sources: PluginSources = SHIPPED) -> AdapterSection:
+    """Return the recipe's adapter, with the layers that the method's options ask for."""
+    section = recipe.adapter
+    layers = layers_of(
+        plugins.describe("methods", recipe.method.name, sources=sources),
+        recipe.method.options,
+        plugins.describe("adapters", section.name, sources=sources),
+    )
+    if layers is None or "layers" in section.options:
+        return section
+    return AdapterSection(**{**section.model_dump(), "layers": layers})
+
+
 def attach_adapter(
     recipe: Recipe, container: ModelContainer, sources: PluginSources = SHIPPED
 ) -> Any:
     """Attach the recipe's adapter, float32 and reproducibly initialised; return its PEFT config."""
-    section = recipe.adapter
+    section = adapter_section(recipe, sources)
     make = load_choice("adapters", section, sources)
     config = make(container.adapter_targets(), rank=section.rank, alpha=section.alpha)
     if not config.target_modules:

@@ -1,10 +1,11 @@
-"""What the chosen method makes of the other sections: settings that it would leave unused."""
+"""What the chosen method makes of other sections: what it leaves unused, what it decides."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from loba_tui.core.option_types import choices
 from loba_tui.core.plugins import Plugin
 from loba_tui.core.recipe.problems import Problem, dotted
 from loba_tui.core.recipe.schema import (
@@ -58,3 +59,61 @@ def _at(defaults: Any, path: tuple[str | int, ...]) -> Any:
             return None
         defaults = defaults.get(step)
     return defaults
+
+
+def layers_of(
+    method: Plugin, options: Mapping[str, Any], adapter: Plugin
+) -> tuple[str, ...] | None:
+    """Return the groups of layers that a method's options ask the adapter for; None for no wish.
+
+    A method says so by `ADAPTER_LAYERS = {option: {value: groups}}`. Groups that this kind of
+    adapter cannot have are left out.
+
+    Args:
+        method: The chosen method.
+        options: As the recipe gives them.
+        adapter: The chosen adapter.
+    """
+    table = method.constants.get("ADAPTER_LAYERS")
+    layers = adapter.options.get("layers")
+    if not table or layers is None:
+        return None
+    ((name, by_value),) = table.items()
+    wanted = by_value.get(options.get(name, method.options[name].default), ())
+    possible = choices(layers.type)
+    return tuple(group for group in wanted if group in possible)
+
+
+def check_layers(tree: Node, method: Plugin | None, adapter: Plugin | None) -> Iterator[Problem]:
+    """Yield what is wrong where a method's option and the adapter both say which layers.
+
+    Args:
+        tree: The whole recipe.
+        method: None where the recipe names no known method.
+        adapter: The same of the adapter.
+    """
+    path = ("adapter", "layers")
+    section, given = tree.child("method"), _node_at(tree, path)
+    if method is None or adapter is None or section is None or given is None:
+        return
+    options = section.plain() if isinstance(section.data, dict) else {}
+    try:
+        wanted = layers_of(method, options, adapter)
+    except TypeError:  # the option's value cannot be looked up; that is told elsewhere
+        return
+    layers = given.plain()
+    if wanted and isinstance(layers, list) and sorted(map(str, layers)) != sorted(wanted):
+        (option,) = method.constants["ADAPTER_LAYERS"]
+        value = options.get(option, method.options[option].default)
+        message = (
+            f"{method.name}'s {option}: {value} has the layers {', '.join(wanted)};"
+            " leave this out, or change one of the two"
+        )
+        yield Problem.at(tree.locate(path), dotted(path), message)
+
+
+def _node_at(tree: Node, path: tuple[str, ...]) -> Node | None:
+    node: Node | None = tree
+    for step in path:
+        node = node.child(step) if node is not None else None
+    return node
