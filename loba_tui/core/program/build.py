@@ -116,7 +116,7 @@ def prompts_of(recipe: Recipe) -> list[str]:
     for concept in recipe.method.expanded_concepts():
         prompts += [concept.target, concept.positive, concept.negative, concept.neutral]
         prompts += concept.preserve
-    prompts += [*recipe.sample_prompts, *recipe.proof_prompts]
+    prompts += [*recipe.sample_prompts, *recipe.proof_prompts, *recipe.other_prompts]
     return list(dict.fromkeys(prompt for prompt in prompts if prompt is not None))
 
 

@@ -212,7 +212,7 @@ class Yardstick:
     ) -> None:
         """Predict with the base model; the arguments are those of `efficacy`."""
         self._scale = scale
-        self._meter = meter = _Predictions(container, held_out, resolution, batch_size)
+        self._meter = meter = Predictions(container, held_out, resolution, batch_size)
         self._target = target.select(held_out.rows)
         self._kept: PromptEmbeds | None = None
         with scale.base():
@@ -236,17 +236,17 @@ class Yardstick:
         if self._kept is not None:
             with self._scale(multiplier):
                 moved = meter(self._kept) - self._base_kept
-            leakage = _ratio(_length(moved) / multiplier, _length(up))
+            leakage = ratio(length(moved) / multiplier, length(up))
 
-        lengths = _length(up), _length(down)
+        lengths = length(up), length(down)
         judged = {
-            "alignment_up": _cosine(up, direction),
-            "alignment_down": _cosine(down, -direction),
-            "strength_up": _along(up, direction),
-            "strength_down": _along(down, -direction),
-            "relative_length": _ratio(sum(lengths) / 2, _length(direction)),
-            "symmetry_cosine": _cosine(up, -down),
-            "symmetry_length": _ratio(min(lengths), max(lengths)),
+            "alignment_up": cosine(up, direction),
+            "alignment_down": cosine(down, -direction),
+            "strength_up": along(up, direction),
+            "strength_down": along(down, -direction),
+            "relative_length": ratio(sum(lengths) / 2, length(direction)),
+            "symmetry_cosine": cosine(up, -down),
+            "symmetry_length": ratio(min(lengths), max(lengths)),
         }
         return Efficacy(
             **judged,
@@ -283,7 +283,7 @@ def judge(
     return "working" if sound and strength >= WEAK_STRENGTH else "weak"
 
 
-class _Predictions:
+class Predictions:
     """Predicts for all held-out rows in batches, and counts what that costs."""
 
     def __init__(
@@ -313,24 +313,25 @@ class _Predictions:
         return torch.cat(parts).flatten(1)
 
 
-def _cosine(a: Tensor, b: Tensor) -> float:
+def cosine(a: Tensor, b: Tensor) -> float:
     """Return the mean over rows (R, N); a row of zeros counts as 0."""
     return float(torch.nn.functional.cosine_similarity(a, b, dim=1, eps=1e-12).mean())
 
 
-def _along(change: Tensor, direction: Tensor) -> float:
+def along(change: Tensor, direction: Tensor) -> float:
     """Return <change, direction> / |direction|^2 over all rows together.
 
     Together, because at low noise |direction| of single rows is next to nothing.
     """
-    return _ratio(float((change * direction).sum()), float((direction * direction).sum()))
+    return ratio(float((change * direction).sum()), float((direction * direction).sum()))
 
 
-def _length(rows: Tensor) -> float:
+def length(rows: Tensor) -> float:
+    """Return the root mean square over rows (R, N) of their lengths."""
     return float(rows.square().sum(1).mean().sqrt())
 
 
-def _ratio(numerator: float, denominator: float) -> float:
+def ratio(numerator: float, denominator: float) -> float:
     """Return the quotient, 0 for 0 / 0."""
     if denominator == 0:
         return 0.0 if numerator == 0 else math.inf

@@ -16,7 +16,9 @@ from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import RowScale
 from loba_tui.core.program.choices import load_choice
 from loba_tui.core.program.effect import Measurement
-from loba_tui.core.program.efficacy import Efficacy, Yardstick, roll_out
+from loba_tui.core.program.efficacy import Efficacy, HeldOut, Yardstick, roll_out
+from loba_tui.core.program.erasure import JUDGED_SCALE, Erasure, measure_erasure
+from loba_tui.core.program.erasure_efficacy import ErasureEfficacy, erasure_efficacy
 from loba_tui.core.program.region import Region, measure_region
 from loba_tui.core.program.report import Report, make_report
 from loba_tui.core.program.report_plot import draw_report
@@ -62,8 +64,8 @@ def prove(
         sources: Where the user's own drop-ins lie.
         ended_early: Why training ended itself, to be said in the report.
     """
-    prompts, seeds = recipe.proof_prompts, recipe.proof.seeds
-    scales = tuple(sorted({float(scale) for scale in recipe.sample.scales} | {0.0}))
+    prompts, seeds = (*recipe.proof_prompts, *recipe.other_prompts), recipe.proof.seeds
+    scales = proof_scales(recipe)
     images = sample_scales(
         container,
         scale,
@@ -76,20 +78,25 @@ def prove(
         progress=progress,
         sources=sources,
     )
-    figures = measure_efficacy(container, scale, recipe, embeds)
+    figures = measure_efficacy(container, scale, recipe, embeds, sources)
     samples = images.reshape(-1, *images.shape[2:])
-    measured = measure(recipe.proof.measure, samples, sources) if recipe.proof.measure else None
+    erasure = _erasure(recipe, scales, samples, sources)
+    measured = None
+    if recipe.proof.measure is not None and erasure is None:
+        measured = measure(recipe.proof.measure, samples, sources)
+    # What an eraser makes of its own concept may look like anything; the others may not.
+    judged = samples[-erasure.num_others :] if erasure and erasure.num_others else samples
     report = make_report(
         recipe.name,
         scales,
-        samples,
+        judged,
         measured=measured,
         labels={
-            _label(choice): read_values(choice, samples, sources)
-            for choice in recipe.proof.preserve
+            _label(choice): read_values(choice, judged, sources) for choice in recipe.proof.preserve
         },
         efficacy=figures,
         region=_region(recipe, scales, samples),
+        erasure=erasure,
         details=_details(container, recipe, num_images=images[..., 0, 0, 0].size),
     )
     if ended_early:
@@ -113,6 +120,36 @@ def _region(recipe: Recipe, scales: Sequence[float], samples: np.ndarray) -> Reg
         return measure_region(recipe.proof.region, scales, samples)
     except ValueError as error:
         raise RecipeError(f"proof.region: {error}") from error
+
+
+def proof_scales(recipe: Recipe) -> tuple[float, ...]:
+    """Return the scales of the proof: 0 is compared with, and an eraser is for use at 1."""
+    needed = {0.0} if recipe.proof.erased is None else {0.0, JUDGED_SCALE}
+    return tuple(sorted({float(scale) for scale in recipe.sample.scales} | needed))
+
+
+def _erasure(
+    recipe: Recipe, scales: Sequence[float], samples: np.ndarray, sources: PluginSources
+) -> Erasure | None:
+    """Count the labels of an eraser's proof; None for every other method.
+
+    Args:
+        recipe: Says which label is to be gone, and which prompts ask for others.
+        scales: (num_scales).
+        samples: (num_samples, num_scales, H, W, 3), those of `other_prompts` last.
+        sources: Where the user's own drop-ins lie.
+    """
+    proof = recipe.proof
+    if proof.erased is None or proof.measure is None:
+        return None
+    labels = read_values(proof.measure, samples, sources)
+    start = len(recipe.proof_prompts) * len(proof.seeds)
+    asking, others = labels[:start], {}
+    for label, prompts in proof.others.items():
+        end = start + len(prompts) * len(proof.seeds)
+        others[label] = labels[start:end]
+        start = end
+    return measure_erasure(scales, asking, others, measure=proof.measure.name, label=proof.erased)
 
 
 def draw_strip(
@@ -217,19 +254,10 @@ def make_yardstick(
     concepts: Sequence[Concept] = _spread(pairs, most)
     preserve = _spread(list(dict.fromkeys(p for c in pairs for p in c.preserve)), most)
     target = _rows(embeds, [concept.target for concept in concepts])
-    ddim = plugins.load("noise", "ddim")
-    held_out = roll_out(
-        container,
-        scale,
-        target,
-        make_scheduler=lambda: ddim(container.scheduler_config),
-        seed=recipe.proof.seeds[0],
-        resolution=recipe.train.resolution,
-    )
     return Yardstick(
         container,
         scale,
-        held_out,
+        _held_out(container, scale, recipe, target),
         target=target,
         positive=_rows(embeds, [concept.positive or "" for concept in concepts]),
         negative=_rows(embeds, [concept.negative or "" for concept in concepts]),
@@ -239,11 +267,58 @@ def make_yardstick(
 
 
 def measure_efficacy(
-    container: ModelContainer, scale: RowScale, recipe: Recipe, embeds: Embeddings
-) -> Efficacy | None:
-    """Return the model-free figures, or None where no concept says positive and negative."""
+    container: ModelContainer,
+    scale: RowScale,
+    recipe: Recipe,
+    embeds: Embeddings,
+    sources: PluginSources = SHIPPED,
+) -> Efficacy | ErasureEfficacy | None:
+    """Return the model-free figures of an eraser or of a slider.
+
+    None for a slider where no concept says positive and negative.
+    """
+    constants = plugins.describe("methods", recipe.method.name, sources=sources).constants
+    if constants.get("ERASES"):
+        return _measure_erasure_efficacy(container, scale, recipe, embeds)
     yardstick = make_yardstick(container, scale, recipe, embeds)
     return None if yardstick is None else yardstick.measure()
+
+
+def _measure_erasure_efficacy(
+    container: ModelContainer, scale: RowScale, recipe: Recipe, embeds: Embeddings
+) -> ErasureEfficacy:
+    concepts = _spread(recipe.method.expanded_concepts(), MAX_EFFICACY_CONCEPTS)
+    kept = dict.fromkeys(p for c in recipe.method.expanded_concepts() for p in c.preserve)
+    preserve = _spread(list(kept), MAX_EFFICACY_CONCEPTS)
+    target = _rows(embeds, [concept.target for concept in concepts])
+    goals = [
+        container.empty_embeds() if concept.neutral is None else embeds[concept.neutral]
+        for concept in concepts
+    ]
+    return erasure_efficacy(
+        container,
+        scale,
+        _held_out(container, scale, recipe, target),
+        target=target,
+        goal=PromptEmbeds.cat(goals),
+        preserve=_rows(embeds, preserve) if preserve else None,
+        resolution=recipe.train.resolution,
+    )
+
+
+def _held_out(
+    container: ModelContainer, scale: RowScale, recipe: Recipe, target: PromptEmbeds
+) -> HeldOut:
+    """Return noisy latents of the base's own rollouts, of a seed that is not trained with."""
+    ddim = plugins.load("noise", "ddim")
+    return roll_out(
+        container,
+        scale,
+        target,
+        make_scheduler=lambda: ddim(container.scheduler_config),
+        seed=recipe.proof.seeds[0],
+        resolution=recipe.train.resolution,
+    )
 
 
 def _label(choice: Choice) -> str:
@@ -276,7 +351,7 @@ def _details(container: ModelContainer, recipe: Recipe, *, num_images: int) -> d
     return {
         "base_model": recipe.base_model.id,
         "base_model_revision": container.revision,
-        "prompts": list(recipe.proof_prompts),
+        "prompts": [*recipe.proof_prompts, *recipe.other_prompts],
         "negative_prompt": settings.negative_prompt,
         "seeds": list(recipe.proof.seeds),
         "sampler": settings.noise.name,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from loba_tui.core.program.effect import Effect, Measurement, base_index, measure_effect
+from loba_tui.core.program.erasure import Erasure
 from loba_tui.core.program.image_health import ImageHealth, inspect_images
 from loba_tui.core.program.preservation import Preservation, clean_range, measure_preservation
 from loba_tui.core.program.region import Region
@@ -23,6 +24,7 @@ from loba_tui.core.program.verdict import judge
 
 if TYPE_CHECKING:
     from loba_tui.core.program.efficacy import Efficacy
+    from loba_tui.core.program.erasure_efficacy import ErasureEfficacy
 
 REPORT_VERSION = 1
 
@@ -39,10 +41,12 @@ class Report:
     preservation: tuple[Preservation, ...]
     clean_range: tuple[float, float] | None
     """Ends of the unbroken row of clean scales around 0; None if 0 itself is unclean."""
-    efficacy: Efficacy | None
+    efficacy: Efficacy | ErasureEfficacy | None
     outcome: str
     verdict: tuple[str, ...]
     region: Region | None = None
+    erasure: Erasure | None = None
+    """Of an eraser alone; images and preservation are then those of prompts that ask for others."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """How it was measured: prompts, seeds, sampler, base model, costs."""
 
@@ -58,6 +62,11 @@ class Report:
             short["measure"] = self.effect.measure
             short["effect"] = " ".join(f"{value:.4g}" for value in self.effect.mean)
             short["rho"] = f"{self.effect.rho.mean:.3f}"
+        if self.erasure is not None:
+            short["erased"] = f"{self.erasure.measure}={self.erasure.label}"
+            short["share"] = " ".join(f"{value:.3g}" for value in self.erasure.share)
+            if self.erasure.accuracy is not None:
+                short["others"] = " ".join(f"{value:.3g}" for value in self.erasure.accuracy)
         if self.clean_range is not None:
             short["clean_range"] = "{:g} {:g}".format(*self.clean_range)
         short["scales"] = " ".join(f"{scale:g}" for scale in self.scales)
@@ -71,8 +80,9 @@ def make_report(
     *,
     measured: Measurement | None = None,
     labels: Mapping[str, np.ndarray] | None = None,
-    efficacy: Efficacy | None = None,
     region: Region | None = None,
+    efficacy: Efficacy | ErasureEfficacy | None = None,
+    erasure: Erasure | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Report:
     """Judge an adapter by its images.
@@ -85,6 +95,7 @@ def make_report(
         labels: What must not change, by name: (num_samples, num_scales) of str, number or None.
         efficacy: Figures of the UNet alone, if they were computed.
         region: How much changes where it is wanted, and elsewhere.
+        erasure: What an eraser was measured to do; None for a slider.
         details: How it was measured; copied into the report.
     """
     base = base_index(scales)
@@ -96,7 +107,7 @@ def make_report(
     report = Report(
         name=name,
         scales=tuple(float(scale) for scale in scales),
-        num_samples=images.shape[0],
+        num_samples=erasure.num_asking + erasure.num_others if erasure else images.shape[0],
         images=health,
         effect=effect,
         preservation=preservation,
@@ -105,6 +116,7 @@ def make_report(
         outcome="",
         verdict=(),
         region=region,
+        erasure=erasure,
         details=dict(details or {}),
     )
     outcome, sentences = judge(report)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loba_tui.core.program.effect import Measurement, scale_label
+from loba_tui.core.program.erasure import Erasure
 from loba_tui.core.program.preservation import KEPT_SHARE
 from loba_tui.core.program.report import Report
 from loba_tui.core.text import clean
@@ -25,7 +26,14 @@ NUM_EXCERPT_ROWS = 3
 INK, FAINT, GRID, ACCENT = "#1c2026", "#8a929c", "#e6e9ed", "#1f77b4"
 GOOD, SO_SO, BAD = "#2a8f5b", "#c98a1b", "#c0392b"
 LINE_COLORS = ("#7a5ba8", "#d1772f", "#3d9a8b", "#b5577f", "#6b7f2a")
-BADGES = {"working": GOOD, "weak": SO_SO, "entangled": SO_SO, "one-sided": SO_SO}
+BADGES = {
+    "working": GOOD,
+    "erased": GOOD,
+    "partly erased": SO_SO,
+    "weak": SO_SO,
+    "entangled": SO_SO,
+    "one-sided": SO_SO,
+}
 """Colour of the outcome; every other outcome is bad, "unmeasured" is faint."""
 
 
@@ -51,7 +59,9 @@ def draw_report(
         FigureCanvasAgg(figure)
         _draw_title(figure, report)
         curve = figure.add_axes((0.065, 0.525, 0.44, 0.335))
-        if measured is not None and report.effect is not None:
+        if report.erasure is not None:
+            _draw_erasure(curve, report, report.erasure)
+        elif measured is not None and report.effect is not None:
             _draw_effect(curve, report, measured)
         else:
             _draw_change(curve, report)
@@ -97,6 +107,31 @@ def _draw_effect(axes: Axes, report: Report, measured: Measurement) -> None:
     _finish(axes, report, clean(title))
 
 
+def _draw_erasure(axes: Axes, report: Report, erasure: Erasure) -> None:
+    """Draw the share that still shows the concept, and the others that still come as asked."""
+    lines = [(f"{erasure.label}, asked for", erasure.share, BAD)]
+    if erasure.accuracy is not None:
+        lines.append(("others, as asked for", erasure.accuracy, GOOD))
+    for label, shares, color in lines:
+        axes.plot(
+            report.scales, shares, color=color, linewidth=2.6, marker="o", markersize=6,
+            label=clean(label, limit=40),
+        )  # fmt: skip
+        for scale, value in zip(report.scales, shares, strict=True):
+            axes.annotate(
+                f"{value:.0%}", (scale, value), (0, 8), textcoords="offset points", size=9.5,
+                color=INK, ha="center", weight="bold",
+            )  # fmt: skip
+    axes.set_ylim(-0.05, 1.18)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
+    axes.set_yticklabels(["0", "25 %", "50 %", "75 %", "100 %"])
+    axes.legend(
+        loc="upper left", bbox_to_anchor=(-0.03, -0.08), ncols=2, frameon=False, fontsize=9,
+        labelcolor=INK, borderaxespad=0,
+    )  # fmt: skip
+    _finish(axes, report, clean(f"share of samples by {erasure.measure}"))
+
+
 def _draw_change(axes: Axes, report: Report) -> None:
     change = report.images.change
     axes.plot(report.scales, change, color=ACCENT, linewidth=2.6, marker="o", markersize=6)
@@ -133,11 +168,12 @@ def _draw_kept(axes: Axes, report: Report) -> None:
 
 def _finish(axes: Axes, report: Report, title: str) -> None:
     """Give both curves the same look: the clean range shaded, the base marked, little ink."""
+    span = report.scales[-1] - report.scales[0]
     if report.clean_range is not None:
         low, high = report.clean_range
-        axes.axvspan(low - 0.12, high + 0.12, color=GOOD, alpha=0.06, linewidth=0, zorder=0)
+        edge = 0.02 * span
+        axes.axvspan(low - edge, high + edge, color=GOOD, alpha=0.06, linewidth=0, zorder=0)
     axes.axvline(0, color=FAINT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=0)
-    span = report.scales[-1] - report.scales[0]
     axes.set_xlim(report.scales[0] - 0.06 * span, report.scales[-1] + 0.06 * span)
     axes.set_xticks(report.scales)
     axes.set_xticklabels([scale_label(scale) for scale in report.scales])

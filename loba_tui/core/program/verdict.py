@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loba_tui.core.program.effect import Effect, Side, scale_label
+from loba_tui.core.program.erasure_verdict import judge_erasure
 from loba_tui.core.program.preservation import KEPT_SHARE
 from loba_tui.core.program.region import Region
 
@@ -35,6 +36,10 @@ OUTCOMES = (
     "one-sided",
     "reversed",
     "collapsed",
+    "erased",
+    "partly erased",
+    "damaging",
+    "strengthened",
     "dead",
     "unmeasured",
 )
@@ -42,6 +47,8 @@ OUTCOMES = (
 
 def judge(report: Report) -> tuple[str, tuple[str, ...]]:
     """Return the outcome, one of `OUTCOMES`, and the sentences that explain it."""
+    if report.erasure is not None:
+        return judge_erasure(report, report.erasure)
     sentences = []
     if report.effect is not None:
         outcome = _outcome_of_effect(report, report.effect)

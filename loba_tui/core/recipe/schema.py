@@ -233,6 +233,21 @@ class ProofSection(Section):
     region: tuple[Fraction, Fraction, Fraction, Fraction] | None = Field(
         None, description="left, top, right, bottom (0 to 1) of where images are to change"
     )
+    erased: NonEmptyStr | None = Field(
+        None, description="for erasers: the label by which measure tells what is to be gone"
+    )
+    others: dict[str, Annotated[tuple[NonEmptyStr, ...], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="held-out prompts that must go on working, by the label measure is to give",
+    )
+
+    @model_validator(mode="after")
+    def _others_stand_beside_an_erased_label(self) -> ProofSection:
+        if self.erased is not None and self.measure is None:
+            raise ValueError("erased needs measure: the measure that gives this label")
+        if self.others and self.erased is None:
+            raise ValueError("others needs erased: they stand beside what is to be gone")
+        return self
 
 
 class Recipe(Section):
@@ -263,3 +278,8 @@ class Recipe(Section):
     def proof_prompts(self) -> tuple[str, ...]:
         """The prompts that the effect is measured on."""
         return self.proof.prompts or self.sample_prompts
+
+    @property
+    def other_prompts(self) -> tuple[str, ...]:
+        """The prompts that an eraser must leave alone, in the order of `proof.others`."""
+        return tuple(prompt for prompts in self.proof.others.values() for prompt in prompts)
