@@ -30,7 +30,7 @@ from loba_tui.core.program.choices import load_choice, plugin_hashes
 from loba_tui.core.program.data.prepare import PreparedData
 from loba_tui.core.program.data.training_data import TrainingData, stand_in
 from loba_tui.core.program.ema import make_average
-from loba_tui.core.program.method import Method, MethodParts
+from loba_tui.core.program.method import Method, MethodParts, StartsWarm
 from loba_tui.core.program.optimizer_state import LearningRates
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
 from loba_tui.core.program.processes import Processes
@@ -252,6 +252,8 @@ def build(
     student, prepared = accelerator.prepare(denoiser, optimizer, device_placement=[False, False])
     counter = ForwardCounter()
     method = build_method(recipe, model, accelerator, student, scale, counter, sources)
+    if isinstance(method, StartsWarm):
+        method.start_warm()
     steering.bind("optimizer.lr", rates.change_base)
     steering.bind("train.steps", change_steps)
     if isinstance(method, KeepsPreserve):

@@ -11,8 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.closed_form import Edit, StateUpdate, solve
-from loba_tui.core.program.prompt_states import Pair, Positions, PromptStates
+from loba_tui.core.program.prompt_states import (
+    Pair,
+    Positions,
+    PromptStates,
+    text_projections,
+)
+from loba_tui.core.program.solution import layer_updates
+from loba_tui.core.program.solving import put_weights
 from loba_tui.core.recipe.schema import Concept
 
 
@@ -58,3 +66,42 @@ def slider_update(
         preserve_weight=preserve_weight,
     )
     return edit, update
+
+
+def start_from_instant(
+    container: ModelContainer,
+    embeds: Mapping[str, PromptEmbeds],
+    concepts: Sequence[Concept],
+    *,
+    identity_weight: float = 0.05,
+) -> None:
+    """Give an attached LoRA the instant slider for its first weights, cut to the LoRA's own rank.
+
+    Only layers that read the prompt have one; the adapter's others begin as they were.
+
+    Raises:
+        RecipeError: The adapter has none of those layers, or is no LoRA.
+    """
+    denoiser = container.denoiser
+    projections = {
+        name: module
+        for name, module in text_projections(container).items()
+        if denoiser.get_submodule(name) is not module
+    }
+    ranks = {name: getattr(denoiser.get_submodule(name), "r", {}) for name in projections}
+    if not projections:
+        raise RecipeError(
+            "method.warm_start: the adapter has no layer that reads the prompt",
+            "Put cross_attention into adapter.layers.",
+        )
+    _, update = slider_update(
+        container,
+        embeds,
+        concepts,
+        positions="prompt",
+        identity_weight=identity_weight,
+        preserve_weight=0.0,
+    )
+    for name, module in projections.items():
+        rank = ranks[name].get("default", 0)
+        put_weights(denoiser, layer_updates(update, {name: module}, rank))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -56,6 +56,14 @@ class Method(Protocol):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` returned."""
         ...
+
+
+@runtime_checkable
+class StartsWarm(Protocol):
+    """A method that does not begin at the base model."""
+
+    def start_warm(self) -> None:
+        """Set the adapter's first weights; called once, before the first step or a resume."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
@@ -149,18 +150,25 @@ def config_of_ranks(ranks: Mapping[str, int]) -> LoraConfig:
 
 
 def put_weights(
-    denoiser: nn.Module,
-    layers: Mapping[str, LayerUpdate],
-    adapter_name: str = "default",
+    denoiser: nn.Module, layers: Mapping[str, LayerUpdate], adapter_name: str = "default"
 ) -> None:
     """Copy updates into the layers of an attached LoRA adapter, float32 whatever the base is.
 
-    PEFT multiplies by alpha / rank, which is taken out here.
+    PEFT multiplies by alpha / rank, which is taken out here. Where a layer has more rank than its
+    update, the rest does nothing yet: it keeps its A, and its B is zero.
+
+    Raises:
+        RecipeError: A layer has no LoRA, or one of less rank.
     """
     for name, layer in layers.items():
         module: nn.Module = denoiser.get_submodule(name)
-        device = module.base_layer.weight.device
-        down, up = module.lora_A[adapter_name], module.lora_B[adapter_name]
-        factor = module.scaling[adapter_name]
-        down.weight = nn.Parameter((layer.down / factor).to(device), requires_grad=False)
-        up.weight = nn.Parameter(layer.up.to(device), requires_grad=False)
+        if not isinstance(module, LoraLayer) or adapter_name not in module.lora_A:
+            raise RecipeError(f"{name} has no LoRA that a computed update could be put into")
+        down, up = module.lora_A[adapter_name].weight, module.lora_B[adapter_name].weight
+        spare = down.shape[0] - layer.rank
+        if spare < 0:
+            raise RecipeError(f"{name} has rank {down.shape[0]}, and the update {layer.rank}")
+        kind = {"device": down.device, "dtype": torch.float32}
+        rest = down.detach()[layer.rank :].to(**kind)
+        down.data = torch.cat([(layer.down / module.scaling[adapter_name]).to(**kind), rest])
+        up.data = torch.nn.functional.pad(layer.up.to(**kind), (0, spare))

@@ -18,6 +18,7 @@ from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.option_types import NonZeroFloat, UnitFloat
 from loba_tui.core.program import randomness
 from loba_tui.core.program.bank_trajectories import BankSize
+from loba_tui.core.program.instant import start_from_instant
 from loba_tui.core.program.method import Method, MethodParts, StepOutput
 from loba_tui.core.program.trajectories import Draw
 
@@ -38,6 +39,7 @@ def get_method(
     preserve_weight: NonNegativeFloat = 1.0,
     preserve_share: UnitFloat = 0.25,
     rescale_target: bool = False,
+    warm_start: Literal["instant"] | None = None,
 ) -> Method:
     """Return the text slider.
 
@@ -57,6 +59,8 @@ def get_method(
         preserve_weight: Weight of the preserve term.
         preserve_share: Share of a batch's rows that also train a preserve prompt.
         rescale_target: Scale the target to the norm of the neutral prediction.
+        warm_start: "instant" begins with the instant slider, cut to the adapter's rank, in the
+            layers that read the prompt; null begins with the base model.
     """
     return TextSlider(
         parts,
@@ -74,6 +78,7 @@ def get_method(
         preserve_weight=preserve_weight,
         preserve_share=preserve_share,
         rescale_target=rescale_target,
+        warm_start=warm_start,
     )
 
 
@@ -94,6 +99,7 @@ class TextSlider:
         preserve_weight: float,
         preserve_share: float,
         rescale_target: bool,
+        warm_start: Literal["instant"] | None,
     ) -> None:
         self._parts = parts
         self._scales = scales
@@ -103,6 +109,7 @@ class TextSlider:
         self._preserve_share = preserve_share
         self.change_preserve_weight(preserve_weight)
         self._rescale_target = rescale_target
+        self._warm_start = warm_start
         self._trajectories = parts.trajectories(
             trajectories,
             num_steps=rollout_steps,
@@ -111,6 +118,12 @@ class TextSlider:
             bank=bank,
             adapter_on=(lambda: parts.scale(rollout_scale)) if rollout_scale else None,
         )
+
+    def start_warm(self) -> None:
+        """Set the adapter's first weights, if the recipe asks for others than the base model's."""
+        if self._warm_start == "instant":
+            parts = self._parts
+            start_from_instant(parts.container, parts.embeds, parts.concepts)
 
     def change_preserve_weight(self, weight: float) -> None:
         """Take another weight; without preserve prompts there is nothing to weigh."""

@@ -15,8 +15,10 @@ from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program import randomness
 from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.instant import slider_update, start_from_instant
 from loba_tui.core.program.method import MethodParts
 from loba_tui.core.program.methods.text_slider import TextSlider, get_method
+from loba_tui.core.program.prompt_states import text_projections
 from loba_tui.core.program.trajectories import Draw, ForwardCounter
 from loba_tui.core.recipe.schema import Concept
 
@@ -224,3 +226,41 @@ def test_rescaling_keeps_the_norm_of_the_neutral_prediction(make: Any) -> None:
     assert float(rescaled.step(0, 0.0).loss.detach()) < 0.2 * float(
         plain.step(0, 0.0).loss.detach()
     )
+
+
+def test_a_warm_start_is_the_instant_slider_cut_to_the_adapters_rank(
+    make: Any, container: ModelContainer
+) -> None:
+    method, parts = make(warm_start="instant")
+    denoiser = container.denoiser
+    kept = {n: p.detach().clone() for n, p in denoiser.named_parameters() if ".lora_" in n}
+    method.start_warm()
+    _, update = slider_update(
+        container, parts.embeds, CONCEPTS, positions="prompt", identity_weight=0.05,
+        preserve_weight=0.0,
+    )  # fmt: skip
+    projections = text_projections(container)
+    assert len(projections) > 2
+    for name, layer in projections.items():
+        up, down = update.of_layer(layer.weight, 4)
+        module = denoiser.get_submodule(name)
+        torch.testing.assert_close(module.get_delta_weight("default"), up @ down)
+    for name, parameter in denoiser.named_parameters():
+        reads_the_prompt = any(name.startswith(f"{module}.") for module in projections)
+        if ".lora_" in name and not reads_the_prompt:
+            assert torch.equal(parameter, kept[name])
+    with torch.no_grad():
+        for name, parameter in denoiser.named_parameters():
+            if name in kept:
+                parameter.copy_(kept[name])
+
+
+def test_a_warm_start_without_cross_attention_is_the_recipes_error(tiny_sdxl_folder: Path) -> None:
+    container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
+    layers = plugins.load("adapters", "lora")(
+        container.adapter_targets(), layers=["self_attention"]
+    )
+    container.denoiser.add_adapter(layers)
+    embeds = {prompt: container.encode_prompts([prompt]) for prompt in PROMPTS}
+    with pytest.raises(RecipeError, match="no layer that reads the prompt"):
+        start_from_instant(container, embeds, CONCEPTS)
