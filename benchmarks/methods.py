@@ -49,7 +49,6 @@ SUBJECTS = (
     Subject("instant_slider"),
     Subject("instant_slider", ("method.rank=4",)),
     Subject("leco"),
-    Subject("leco", ("method.action=swap",)),
     Subject("leco", ("method.preserve_weight=0", "method.anchor_weight=10")),
     Subject("esd"),
     Subject("esd", ("method.variant=u",)),
