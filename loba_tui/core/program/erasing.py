@@ -142,8 +142,9 @@ class Eraser:
 
         guidance = student.new_tensor([concept.guidance for concept in concepts])
         target = self._lesson.target(teacher, guidance.view(-1, 1, 1, 1))
+        t = parts.normalised(draw.timesteps)
         own, kept, anchored = student.split([num_rows, len(kept_rows), len(anchor_rows)])
-        losses = parts.loss(own, target).mean(dim=(1, 2, 3))
+        losses = parts.loss_at(own, target, t).mean(dim=(1, 2, 3))
         loss = (losses * draw.weights).mean()
         metrics = {"erase_loss": loss.detach()}
         for name, weight, share, predicted, at in (
@@ -151,7 +152,7 @@ class Eraser:
             (_ANCHOR, self._options.anchor_weight, self._anchors.share, anchored, anchor_rows),
         ):
             if weight:
-                held = parts.loss(predicted, teacher[name][at]).mean(dim=(1, 2, 3))
+                held = parts.loss_at(predicted, teacher[name][at], t[at]).mean(dim=(1, 2, 3))
                 # Divided by the expected count, not by this process's: so that processes add up
                 # to what one process with the whole batch computes.
                 term = (held * draw.weights[at]).sum() / (share * num_rows)

@@ -81,7 +81,7 @@ def test_same_adapter_gives_the_same_files(model, tmp_path):
 
 def test_without_measure_and_without_a_direction_there_is_still_a_report(model, tmp_path):
     container, scale, embeds = model
-    method = {"name": "esd", "concepts": [{"target": "a circle"}]}
+    method = {"name": "text_slider", "concepts": [{"target": "a circle"}]}
     recipe = Recipe.model_validate(
         RECIPE | {"method": method, "proof": {"prompts": ["a cross"], "seeds": [1]}}
     )
@@ -90,6 +90,19 @@ def test_without_measure_and_without_a_direction_there_is_still_a_report(model, 
     assert report.efficacy is None
     assert report.outcome == "unmeasured"
     assert report.images.change[0] > 0
+
+
+def test_an_eraser_without_a_measure_is_judged_by_the_unet_alone(model, tmp_path):
+    container, scale, embeds = model
+    method = {"name": "esd", "concepts": [{"target": "a circle", "preserve": ["a square"]}]}
+    recipe = Recipe.model_validate(
+        RECIPE | {"method": method, "proof": {"prompts": ["a cross"], "seeds": [1]}}
+    )
+    report = prove(container, scale, recipe, embeds, tmp_path)
+    assert report.erasure is None
+    assert report.outcome == report.efficacy.verdict
+    assert "of the way from the concept's prediction" in report.verdict[-1]
+    assert report.efficacy.leakage > 0
 
 
 def test_negative_prompt_reaches_the_images(model, tmp_path):
