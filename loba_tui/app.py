@@ -10,9 +10,11 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.theme import Theme
 
-from loba_tui import keymap
+from loba_tui import keymap, watching
 from loba_tui.context import Context
 from loba_tui.core.run.directory import RunDir
+from loba_tui.notices import Notice, NoticeWatch
+from loba_tui.notifying import FILE, Settings, terminal_bytes
 from loba_tui.screens import help as helping
 from loba_tui.screens.base import LobaScreen
 from loba_tui.screens.registry import SCREENS, ScreenEntry
@@ -20,6 +22,8 @@ from loba_tui.widgets.dialogs import ChoiceDialog, TextDialog
 
 if TYPE_CHECKING:
     from loba_tui.recipe_files import RecipeFile
+
+_NOTICE_SECONDS = 2.0
 
 DARK = Theme(
     name="loba",
@@ -65,7 +69,7 @@ class LobaApp(App[None]):
         """Prepare the screens; `run` is shown first where it is given.
 
         Raises:
-            RecipeError: The user's keymap has mistakes.
+            RecipeError: The user's keymap or notification settings have mistakes.
         """
         super().__init__(ansi_color=None)
         self.context = context
@@ -78,14 +82,42 @@ class LobaApp(App[None]):
         self.theme = "loba" if context.has_many_colors else "ansi-dark"
         for entry in self.entries:
             self.add_mode(entry.id, _maker(entry))
+        self._notices = NoticeWatch(context.ledger)
+        self._notify = Settings.load(context.config / FILE)
         changed = keymap.load(context.config / keymap.FILE, type(self), self.entries)
         if changed:
             self.set_keymap(changed)
 
     def on_mount(self) -> None:
         """Show the first screen, or the run that was asked for."""
+        self.run_worker(lambda: watching.ensure(self.context.environ), thread=True)
+        self.set_interval(max(_NOTICE_SECONDS, self.context.seconds), self._look_for_notices)
+        self._look_for_notices()
         first = "monitor" if self.run_to_watch is not None else self.entries[0].id
         self.switch_mode(first if self.has_entry(first) else self.entries[0].id)
+
+    def _look_for_notices(self) -> None:
+        """Find what has happened to runs, in a thread, unless that goes on already."""
+        if any(worker.group == "notices" and worker.is_running for worker in self.workers):
+            return
+
+        def look() -> None:
+            found = self._notices.look()
+            if found and self.is_running:
+                self.call_from_thread(self._tell_notices, found)
+
+        self.run_worker(look, thread=True, group="notices")
+
+    def _tell_notices(self, found: Sequence[Notice]) -> None:
+        for notice in found:
+            if notice.kind not in self._notify.events:
+                continue
+            screen = self.screen_stack[0]
+            if isinstance(screen, LobaScreen):
+                screen.tell(notice.text, "good" if notice.kind == "finished" else "bad")
+            sequence = terminal_bytes(self._notify, notice, self.context.environ)
+            if sequence and self._driver is not None:
+                self._driver.write(sequence)
 
     def has_entry(self, screen_id: str) -> bool:
         """Say whether there is a screen of that name."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any, Literal, TypeVar
 
+from loba_tui import watching
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError, ResourceError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.recipe import shipped
@@ -46,12 +47,14 @@ class Foreground:
         Raises:
             LobaError: It did not finish; carries its message and exit code.
         """
+        watching.ensure(self.environ)
         return self._stay(
             run_dir, lambda: launch.launch(run_dir, argv_extra=argv_extra, program=self.program)
         )
 
     def detach(self, run_dir: RunDir, argv_extra: Sequence[str] = ()) -> None:
         """Start the program on a run folder and leave it to itself."""
+        watching.ensure(self.environ)
         launch.launch(run_dir, argv_extra=argv_extra, program=self.program)
 
     def enqueue(self, run_dir: RunDir, argv_extra: Sequence[str] = ()) -> None:
@@ -62,6 +65,7 @@ class Foreground:
         if owner.is_held(run_dir.lock):
             raise owner.in_use(run_dir.lock)
         device = re.search(r"^ +device: (\S+)$", read_recipe_text(run_dir.recipe), re.MULTILINE)
+        watching.ensure(self.environ)
         queue = Queue.of_user(self.environ)
         queue.add(
             run_dir,

@@ -224,6 +224,32 @@ def runs_stop(name: Run) -> None:
     typer.echo(runs.stop(_find(name), Queue.of_user(os.environ)))
 
 
+@runs_app.command("watch")
+def runs_watch(
+    until_done: Annotated[
+        bool, typer.Option("--until-done", help="End when no run is alive any more.")
+    ] = False,
+) -> None:
+    """Tell when a run finishes, fails, meets a NaN or is dead: a line, the bell, your webhook.
+
+    What is told and how stands in ~/.config/loba/notify.yaml; where a webhook is set, a watcher is
+    started with every run, and this one only writes lines beside it.
+
+    Example: loba runs watch
+    """
+    from loba_tui import watching
+    from loba_tui.notifying import Settings
+
+    settings = Settings.load(watching.settings_path(os.environ))
+    watcher = watching.Watcher(os.environ, settings, sys.stdout)
+    if settings.webhook and not watcher.hold():
+        typer.echo("another watcher tells the webhook", err=True)
+    try:
+        watching.stay(watcher, patience=2 * watching.POLL_SECONDS if until_done else None)
+    finally:
+        watcher.close()
+
+
 @runs_app.command("rm")
 def runs_rm(
     name: Run,

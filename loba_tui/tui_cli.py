@@ -26,6 +26,10 @@ def tui(
         Path, typer.Option("--out-dir", metavar="DIR", help="Where runs started here are made.")
     ] = Path("output"),
     mouse: Annotated[bool, typer.Option("--mouse", help="Let clicks move the cursor.")] = False,
+    in_browser: Annotated[
+        bool, typer.Option("--web", help="Serve it to a browser on this machine, for ssh -L.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of --web, on loopback.")] = 8122,
 ) -> None:
     """Open the dashboard; q leaves it, and no run ever depends on it.
 
@@ -42,6 +46,13 @@ def tui(
         images=images,
     )
     run_dir = None if run is None else listing.find_run(run, context.ledger)
+    if in_browser:
+        from loba_tui import web
+
+        given = ["--out-dir", str(out_dir.absolute()), "--images", images]
+        given += ["--run", str(run_dir.path)] if run_dir is not None else []
+        web.serve(given, port=port, say=lambda text: typer.echo(text, err=True))
+        return
     if not _is_terminal():
         if run_dir is None:
             plain.list_runs(context, sys.stdout)
@@ -54,6 +65,10 @@ def tui(
 
 
 def _is_terminal() -> bool:
+    from loba_tui.web import WEB_DRIVER
+
+    if os.environ.get("TEXTUAL_DRIVER") == WEB_DRIVER:
+        return True
     if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
         return False
     return sys.stdin.isatty() and sys.stdout.isatty()
