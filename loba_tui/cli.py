@@ -154,6 +154,9 @@ def plan(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Compute it, whatever an earlier answer was.")
     ] = False,
+    data: Annotated[
+        bool, typer.Option("--data", help="Open every image and caption instead, and say what is.")
+    ] = False,
 ) -> None:
     """Show what would run, drawn: its schedules over steps, layers, timesteps and noise.
 
@@ -163,12 +166,21 @@ def plan(
     from loba_tui.charts import Canvas
     from loba_tui.core.plugin_sources import PluginSources
     from loba_tui.core.recipe.load import load_recipe
-    from loba_tui.plan_lines import plan_lines
+    from loba_tui.plan_lines import data_lines, plan_lines
 
     sources = PluginSources.of_user(os.environ)
     opened = hub_recipes.open_recipe(recipe)
+    wanted = load_recipe(opened.path, overrides or [], sources=sources, origin=opened.origin)
+    if data:
+        found = planning.check_data(wanted, foreground.Foreground(os.environ))
+        if as_json:
+            echo_json(found)
+        else:
+            for line in data_lines(found):
+                typer.echo(line)
+        return
     planned = planning.plan(
-        load_recipe(opened.path, overrides or [], sources=sources, origin=opened.origin),
+        wanted,
         foreground.Foreground(os.environ),
         cache=planning.PlanCache.of_user(os.environ),
         sources=sources,

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from loba_tui.charts import Canvas
+from loba_tui.core.text import clean
 from loba_tui.needs_lines import needs_lines
 
 _UNKNOWN_MODEL = "of shapes like SD-XL's, since the model is not here yet"
@@ -20,6 +21,17 @@ def plan_lines(sections: Mapping[str, Any], canvas: Canvas) -> list[str]:
         if name in sections:
             lines += [*([""] if lines else []), *draw(sections[name], canvas)]
     return lines
+
+
+def data_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the images of a recipe are, as the program found them."""
+    yield f"{found['images']} images, {found['captions']} captions, {found['bad']} left out"
+    named = {"images", "bad", "units", "buckets", "captions", "fingerprint"}
+    notes = [f"{count} {clean(note)}" for note, count in found.items() if note not in named]
+    if notes:
+        yield f"of them {', '.join(notes)}"
+    for size, count in found["buckets"].items():
+        yield f"{clean(size):>11}  {count}"
 
 
 def _needs(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from loba_tui import __version__
 from loba_tui.core import plugins
@@ -160,12 +160,23 @@ def _chosen(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 yield kind, choice.name
 
 
-def _ask(recipe: Recipe, here: Foreground) -> dict[str, Any]:
-    """Start the program and return the sections that it computes."""
+def check_data(recipe: Recipe, here: Foreground) -> dict[str, Any]:
+    """Open every image and caption of a recipe and return what there is.
+
+    Raises:
+        LobaError: Something of it cannot be used; the message lists all of that.
+    """
+    return _ask(recipe, here, "data")
+
+
+def _ask(
+    recipe: Recipe, here: Foreground, action: Literal["plan", "data"] = "plan"
+) -> dict[str, Any]:
+    """Start the program and return the table that it leaves."""
     folder = RunDir(Path(tempfile.mkdtemp(prefix="loba-plan-")))
     try:
         write_atomically(folder.recipe, dump_recipe(recipe).encode())
-        wanted = launch.Request("plan", "", run=str(folder.path), out_dir=str(folder.path))
+        wanted = launch.Request(action, "", run=str(folder.path), out_dir=str(folder.path))
         here.request(folder, wanted)
         sections = json.loads((folder.path / launch.PLAN).read_text("utf-8"))
     except LobaError as error:

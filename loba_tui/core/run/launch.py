@@ -31,9 +31,9 @@ class Request:
 
     Args:
         action: `sample` draws a strip, `eval` measures and writes report.json and report.png,
-            `plan` says what the run's recipe comes to and writes plan.json, `doctor` looks at
-            torch and the devices, `merge` makes one file of several adapters, `interfere` says how
-            they disturb each other.
+            `plan` says what the run's recipe comes to and writes plan.json, `data` opens its images
+            and leaves what it found there, `doctor` looks at torch and the devices, `merge` makes
+            one file of several adapters, `interfere` says how they disturb each other.
         adapter: The adapter file; not read for a plan.
         run: The run folder that it comes from; its recipe.yaml says model, prompts and measure.
             None: the recipe in the adapter's own metadata is used.
@@ -47,7 +47,7 @@ class Request:
         file_format: Key naming of that file.
     """
 
-    action: Literal["sample", "eval", "plan", "doctor", "merge", "interfere"]
+    action: Literal["sample", "eval", "plan", "data", "doctor", "merge", "interfere"]
     adapter: str
     run: str | None
     out_dir: str

@@ -260,3 +260,28 @@ def test_workers_leave_the_programs_signals_alone() -> None:
             return [signal.getsignal(number) == signal.SIG_IGN for number in numbers]
 
     assert list(in_order(Handlers(), range(2), num_workers=1)) == [[True, True]] * 2
+
+
+def loba(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "XDG_STATE_HOME": str(home), "XDG_CACHE_HOME": str(home)}
+    command = [sys.executable, "-P", "-c", "from loba_tui.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+
+
+@pytest.mark.slow
+def test_plan_with_data_opens_everything_and_trains_nothing(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in images.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "a.yaml").write_text(dump_recipe(recipe_on(Path("builtin:shapes-xl"), folder)))
+    fine = loba("plan", str(tmp_path / "a.yaml"), "--data", "--json", home=tmp_path)
+    assert fine.returncode == ExitCode.DONE, fine.stderr
+    found = json.loads(fine.stdout)
+    assert (found["images"], found["bad"]) == (5, 0)
+    assert sum(found["buckets"].values()) == 5
+    (folder / "1.txt").write_bytes(b"caf\xe9")
+    bad = loba("plan", str(tmp_path / "a.yaml"), "--data", home=tmp_path)
+    assert bad.returncode == ExitCode.DATA
+    assert "1.txt: byte 0xe9 at 3 is not UTF-8" in bad.stderr
+    assert "Traceback" not in bad.stderr
