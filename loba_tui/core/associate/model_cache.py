@@ -12,13 +12,19 @@ import logging
 import weakref
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
 from loba_tui.core.associate.caches.budget import Budget
+from loba_tui.core.associate.caches.components import (
+    Components,
+    LoadedAs,
+    find_shared,
+    is_hooked,
+    remove_components,
+)
 from loba_tui.core.associate.caches.memory import (
     MemoryCache,
     ResidentComponent,
@@ -35,56 +41,12 @@ from loba_tui.core.associate.containers.loading import (
 )
 from loba_tui.core.associate.containers.registry import make_container
 from loba_tui.core.associate.containers.sources import ModelSource, locate
-from loba_tui.core.associate.containers.weights import is_same_component, weights_bytes
+from loba_tui.core.associate.containers.weights import weights_bytes
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.errors import RecipeError, ResourceError
 from loba_tui.core.text import nearest
 
 logger = logging.getLogger(__name__)
-
-# What is trained: an adapter put on it for one model must not be there for another.
-_NEVER_SHARED = frozenset({"unet", "transformer"})
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """What a resident model was asked for as, and what came of it."""
-
-    asked: tuple[str | None, str | None]
-    source: ModelSource
-    to_device: bool
-    left_out: set[str] = field(default_factory=set)
-
-
-@dataclass(frozen=True)
-class _Components:
-    """What a container is given to have its components brought and dropped.
-
-    It keeps no other model alive, and does nothing to a pipeline that took the place of its own.
-    """
-
-    cache: weakref.ref[ModelCache]
-    model_id: str
-    pipeline: weakref.ref[DiffusionPipeline]
-
-    def bring(self, names: Sequence[str]) -> None:
-        cache = self._cache()
-        if cache is not None:
-            cache.onload(self.model_id, *names)
-
-    def drop(self, names: Sequence[str]) -> None:
-        cache = self._cache()
-        if cache is not None:
-            cache.unload(self.model_id, *names)
-        else:
-            pipeline = self.pipeline()
-            if pipeline is not None:
-                _remove_components(pipeline, names)
-
-    def _cache(self) -> ModelCache | None:
-        cache, pipeline = self.cache(), self.pipeline()
-        is_held = cache is not None and pipeline is not None and cache.holds(pipeline)
-        return cache if is_held else None
 
 
 class ModelCache:
@@ -122,7 +84,7 @@ class ModelCache:
         )
         self._on_fetch = on_fetch
         self._memory = MemoryCache()
-        self._loaded: dict[str, _Loaded] = {}
+        self._loaded: dict[str, LoadedAs] = {}
         self._located: dict[tuple[str, str | None, str | None], ModelSource] = {}
         self._budget = Budget(self._memory, self.device, max_bytes, self._forget)
 
@@ -173,7 +135,7 @@ class ModelCache:
         if to_device:
             pipeline.to(self.device)
         self._memory.put(model_id, pipeline)
-        self._loaded[model_id] = _Loaded(asked, source, to_device, set(given) - set(shared))
+        self._loaded[model_id] = LoadedAs(asked, source, to_device, set(given) - set(shared))
         try:
             self._budget.make_room(0, model_id)  # buffers that no file has count as well
         except ResourceError:
@@ -242,7 +204,7 @@ class ModelCache:
         alone = [module for module in going if self._memory.holders(module) == [model_id]]
         watched: list[weakref.ref[object]] = [weakref.ref(module) for module in alone]
         if components:
-            _remove_components(pipeline, names)
+            remove_components(pipeline, names)
             if model_id in self._loaded:
                 self._loaded[model_id].left_out.update(names)
         else:
@@ -329,7 +291,7 @@ class ModelCache:
         pipeline = self.load(model_id, revision, variant, to_device=to_device, leave_out=leave_out)
         source = self.source(model_id)
         container = make_container(pipeline, model_id, source.revision if source else None)
-        container.memory = _Components(weakref.ref(self), model_id, weakref.ref(pipeline))
+        container.memory = Components(weakref.ref(self), model_id, weakref.ref(pipeline))
         return container
 
     @property
@@ -373,23 +335,14 @@ class ModelCache:
         return list(components) or list(modules)
 
     def _shared(
-        self, source: ModelSource, variant: str | None, names: Sequence[str]
+        self, source: ModelSource, variant: str | None, names: Collection[str]
     ) -> dict[str, nn.Module]:
         """Return the components that a resident model has in the very same form."""
-        found: dict[str, nn.Module] = {}
-        for model_id, loaded in self._loaded.items():
-            variants = (loaded.asked[1], variant)
-            for name, module in self._modules(model_id).items():
-                if name in _NEVER_SHARED or name in found or name not in names:
-                    continue
-                # One that was cast or hooked since is not what would be loaded.
-                is_plain = _dtypes(module) <= {self.dtype} and not hasattr(module, "_hf_hook")
-                if is_plain and is_same_component(loaded.source, source, name, variants=variants):
-                    found[name] = module
-        return found
+        candidates = [(self._modules(each), loaded) for each, loaded in self._loaded.items()]
+        return find_shared(candidates, source, variant, names=names, dtype=self.dtype)
 
     def _bring_back(
-        self, pipeline: DiffusionPipeline, model_id: str, loaded: _Loaded, names: Sequence[str]
+        self, pipeline: DiffusionPipeline, model_id: str, loaded: LoadedAs, names: Sequence[str]
     ) -> None:
         variant = loaded.asked[1]
         shared = self._shared(loaded.source, variant, names)
@@ -400,15 +353,15 @@ class ModelCache:
         for component in made.values() if loaded.to_device else ():
             if isinstance(component, nn.Module):
                 component.to(self.device)
-        is_hooked = _is_hooked(pipeline)
+        was_hooked = is_hooked(pipeline)
         pipeline.register_modules(**made, **shared)
-        if is_hooked:  # the new ones have to take part in it
+        if was_hooked:  # the new ones have to take part in it
             pipeline.enable_model_cpu_offload(device=self.device)
         loaded.left_out.difference_update(names)
         self._memory.notice(pipeline)
 
     def _refuse_hooked(self, model_id: str) -> None:
-        if _is_hooked(self._resident(model_id)):
+        if is_hooked(self._resident(model_id)):
             raise RecipeError(
                 f"{model_id} is offloaded by itself already, as base_model.offload asks for",
                 "Set base_model.offload: none to move its components by hand.",
@@ -440,15 +393,3 @@ class ModelCache:
     def _empty(self) -> None:
         if self.device.type != "cpu":
             torch.accelerator.empty_cache()
-
-
-def _is_hooked(pipeline: DiffusionPipeline) -> bool:
-    return any(hasattr(module, "_hf_hook") for module in modules_of(pipeline).values())
-
-
-def _remove_components(pipeline: DiffusionPipeline, names: Sequence[str]) -> None:
-    pipeline.register_modules(**dict.fromkeys(names))
-
-
-def _dtypes(module: nn.Module) -> set[torch.dtype]:
-    return {each.dtype for each in module.parameters() if each.is_floating_point()}

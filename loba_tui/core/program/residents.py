@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from loba_tui.core.associate.caches.components import is_hooked
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError, ResourceError
@@ -111,8 +112,7 @@ class Residents:
             )
 
     def _refuse_hooked(self) -> None:
-        parts = self._container.pipeline.components.values()
-        if any(hasattr(part, "_hf_hook") for part in parts):
+        if is_hooked(self._container.pipeline):
             raise RecipeError(
                 "base_model.offload moves the components by itself in this run",
                 "Only runs with base_model.offload: none are told what to move.",
