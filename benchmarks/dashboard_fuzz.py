@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import math
+import os
 import random
 import sys
 import tempfile
@@ -135,8 +136,11 @@ def main() -> None:
     begin, pressed, seed = time.perf_counter(), 0, arguments.seed
     while pressed < arguments.keys:
         with tempfile.TemporaryDirectory() as folder:
+            # Nothing that is saved or started by chance may touch the checkout.
+            os.chdir(folder)
             num = min(1000, arguments.keys - pressed)
             pressed += asyncio.run(fuzz(Path(folder), num_keys=num, seed=seed))
+            os.chdir("/")
         print(f"seed {seed}: {pressed} keys without a traceback", flush=True)
         seed += 1
     print(f"{pressed} keys, {time.perf_counter() - begin:.0f} s")

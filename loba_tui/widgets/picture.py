@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from PIL import Image
+from typing import TYPE_CHECKING
+
 from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 from textual.widget import Widget
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _UPPER_HALF = "▀"
 
@@ -18,7 +22,9 @@ def half_blocks(image: Image.Image, columns: int, rows: int) -> list[Strip]:
     factor = min(columns / image.width, 2 * rows / image.height)
     width = max(1, min(columns, round(image.width * factor)))
     height = max(1, min(rows, round(image.height * factor / 2)))
-    method = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
+    from PIL.Image import Resampling
+
+    method = Resampling.NEAREST if factor >= 1 else Resampling.LANCZOS
     pixels = image.convert("RGB").resize((width, 2 * height), method).load()
     styles: dict[tuple[object, object], Style] = {}
     strips = []

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from PIL import Image
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -14,9 +13,11 @@ from textual.containers import Vertical
 from textual.strip import Strip
 
 from loba_tui.context import ImageMode
-from loba_tui.strip_cells import best_columns, one_scale, open_strip
 from loba_tui.widgets.line import Line
 from loba_tui.widgets.picture import Picture, half_blocks
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Pixels of a cell where a terminal draws true pictures; most fonts are about so.
 _CELL_PIXELS = (8, 16)
@@ -99,6 +100,9 @@ class SamplePane(Vertical, can_focus=True):
         path, scale, (columns, rows) = self.path, self._scale, self.room
         if path is None or self._mode == "off" or columns < 1 or rows < 1:
             return path, 0, "", None
+        # Pillow is loaded when there is a picture, not before the first paint.
+        from loba_tui.strip_cells import best_columns, one_scale, open_strip
+
         image, cells = open_strip(path)
         note = "all scales" if cells.scales else "scales not told apart"
         if cells.scales and scale >= 0:
