@@ -61,7 +61,7 @@ def detail_rows(field: Field, width: int) -> list[list[Piece]]:
     live = "; a running run can take it" if field.is_live else ""
     lines = [
         *textwrap.wrap(said, max(20, width)),
-        *textwrap.wrap(f"{takes}{default}{live}.", width),
+        *textwrap.wrap(f"{takes}{default}{live}.", max(1, width)),
     ]
     return [[(line, "dim")] for line in lines[:_DETAIL_ROWS]]
 

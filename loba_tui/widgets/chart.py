@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from rich.cells import cell_len, set_cell_size
 
-from loba_tui.widgets.line import SERIES_TONES, plain
+from loba_tui.widgets.line import plain
+from loba_tui.widgets.tones import SERIES_TONES
 
 LABEL_WIDTH = 8
 _GIVE_WAY = 6

@@ -12,10 +12,9 @@ from textual.binding import Binding, BindingType
 from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
-from textual.widget import Widget
 
 from loba_tui.widgets.chart import LABEL_WIDTH, ChartData, cut, draw
-from loba_tui.widgets.line import TONES
+from loba_tui.widgets.tones import Toned
 
 _LEAST_WIDTH, _LEAST_HEIGHT = 38, 8
 _GAP = 1
@@ -23,7 +22,7 @@ _GAP = 1
 Rows = list[list[tuple[str, str]]]
 
 
-class ChartsPane(Widget, can_focus=True):
+class ChartsPane(Toned, can_focus=True):
     """A grid of charts. It says which series it has room for; what they show comes from outside."""
 
     BINDING_GROUP_TITLE = "Charts"
@@ -34,7 +33,6 @@ class ChartsPane(Widget, can_focus=True):
         Binding("G,end", "select(1000)", "last chart", show=False, id="charts.last"),
         Binding("enter", "enlarge", "one chart", id="charts.enlarge"),
     ]
-    COMPONENT_CLASSES: ClassVar[set[str]] = {f"tone--{tone}" for tone in TONES}
 
     class Wanted(Message):
         """Other series are to be drawn, or in another size."""
@@ -171,7 +169,7 @@ class ChartsPane(Widget, can_focus=True):
             for text, tone in self._lines[y]:
                 style = ground
                 if tone:
-                    style = ground + self.get_component_rich_style(f"tone--{tone}", partial=True)
+                    style = ground + self.tone(tone)
                 segments.append(Segment(text, style))
         return Strip(segments).adjust_cell_length(self.size.width, ground)
 

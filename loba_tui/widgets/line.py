@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
 from textual.geometry import Region
 from textual.strip import Strip
-from textual.widget import Widget
 
 from loba_tui.core.text import clean
-
-SERIES_TONES = ("raw", "one", "two", "three", "four")
-"""Tones of the curves of a chart: the run itself, then those laid over it."""
-
-TONES = ("good", "bad", "warn", "dim", "key", "strong", "active", "smooth", *SERIES_TONES)
-"""What a piece of text can be besides ordinary; app.tcss gives each its colour and attribute."""
+from loba_tui.widgets.tones import Toned
 
 Piece = str | tuple[str, str]
-"""Text, or text and its tone."""
+"""Text, or text and its tone (see `tones.TONES`)."""
 
 
 def plain(text: object) -> str:
@@ -30,10 +23,8 @@ def plain(text: object) -> str:
     return clean(text)
 
 
-class Lines(Widget):
+class Lines(Toned):
     """Rows of pieces of text. Every piece is cleaned and nothing in it is markup."""
-
-    COMPONENT_CLASSES: ClassVar[set[str]] = {f"tone--{tone}" for tone in TONES}
 
     def __init__(
         self, *, name: str | None = None, id: str | None = None, classes: str | None = None
@@ -77,7 +68,7 @@ class Lines(Widget):
     def _style(self, tone: str, ground: Style) -> Style:
         if not tone:
             return ground
-        return ground + self.get_component_rich_style(f"tone--{tone}", partial=True)
+        return ground + self.tone(tone)
 
 
 class Line(Lines):

@@ -9,14 +9,14 @@ from rich.cells import set_cell_size
 from rich.segment import Segment
 from textual.binding import Binding, BindingType
 from textual.strip import Strip
-from textual.widget import Widget
 
-from loba_tui.widgets.line import TONES, plain
+from loba_tui.widgets.line import plain
+from loba_tui.widgets.tones import Toned
 
 _SIDEWAYS = 16
 
 
-class LogView(Widget, can_focus=True):
+class LogView(Toned, can_focus=True):
     """Shows lines that only grow at the end, cut at both sides rather than wrapped."""
 
     BINDING_GROUP_TITLE = "Log"
@@ -32,7 +32,6 @@ class LogView(Widget, can_focus=True):
         Binding("n", "find(1)", "next match", id="log.next"),
         Binding("N", "find(-1)", "previous match", show=False, id="log.previous"),
     ]
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"table--marked", *(f"tone--{t}" for t in TONES)}
 
     def __init__(self, title: str, *, id: str) -> None:
         """Be empty, under a title."""
@@ -129,7 +128,7 @@ class LogView(Widget, can_focus=True):
             return Strip.blank(width, ground)
         text = self._lines[number][self._left :]
         segments = []
-        hit = ground + self.get_component_rich_style("table--marked", partial=True)
+        hit = ground + self.tone("marked")
         for piece, is_hit in _parts(text, self.word):
             segments.append(Segment(piece, hit if is_hit else ground))
         if number == self._found:
@@ -138,7 +137,7 @@ class LogView(Widget, can_focus=True):
 
     def _heading(self, width: int) -> Strip:
         tone = "active" if self.has_focus else "strong"
-        style = self.rich_style + self.get_component_rich_style(f"tone--{tone}", partial=True)
+        style = self.rich_style + self.tone(tone)
         words = f" {self._title} "
         detail = f" {len(self._lines)} lines" if self._lines else " nothing yet"
         if not self._is_following:

@@ -21,7 +21,8 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from loba_tui.filtering import Filter
-from loba_tui.widgets.line import TONES, plain
+from loba_tui.widgets.line import plain
+from loba_tui.widgets.tones import Toned
 
 _MARK = "●"
 _GAP = 1
@@ -50,7 +51,7 @@ class Column:
 
 
 class Cell(NamedTuple):
-    """A cell's text and its tone (see `line.TONES`)."""
+    """A cell's text and its tone (see `tones.TONES`)."""
 
     text: str
     tone: str = ""
@@ -74,7 +75,7 @@ class Row:
     texts: tuple[str, ...] = field(default=(), compare=False)
 
 
-class MarkTable(ScrollView, can_focus=True, inherit_bindings=False):
+class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
     """Rows that can be moved over, marked, filtered and sorted."""
 
     BINDING_GROUP_TITLE = "Table"
@@ -92,12 +93,6 @@ class MarkTable(ScrollView, can_focus=True, inherit_bindings=False):
         Binding("O", "sort_reverse", "reverse the order", show=False, id="table.reverse"),
         Binding("enter", "choose", "open", id="table.open"),
     ]
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "table--header",
-        "table--cursor",
-        "table--marked",
-        *(f"tone--{tone}" for tone in TONES),
-    }
 
     @dataclass
     class Moved(Message):
@@ -430,11 +425,11 @@ class MarkTable(ScrollView, can_focus=True, inherit_bindings=False):
         row = self._rows[key]
         style = ground
         if row.tone:
-            style += self.get_component_rich_style(f"tone--{row.tone}", partial=True)
+            style += self.tone(row.tone)
         if key in self._marks:
-            style += self.get_component_rich_style("table--marked", partial=True)
+            style += self.tone("marked")
         is_cursor = index == self._cursor and (self.has_focus or self._is_list)
-        over = self.get_component_rich_style("table--cursor", partial=True) if is_cursor else None
+        over = self.tone("cursor") if is_cursor else None
         return self._row_strip(row, style, over, width, is_marked=key in self._marks)
 
     def _row_strip(
@@ -449,14 +444,14 @@ class MarkTable(ScrollView, can_focus=True, inherit_bindings=False):
             tone = cell.tone if isinstance(cell, Cell) else ""
             own = base
             if tone:
-                own = style + self.get_component_rich_style(f"tone--{tone}", partial=True)
+                own = style + self.tone(tone)
                 own = own + over if over else own
             segments.append(Segment(_fit(text, cells, self.columns[index]), own))
             segments.append(Segment(" " * _GAP, base))
         return Strip(segments).adjust_cell_length(width, base)
 
     def _header(self, width: int) -> Strip:
-        style = self.get_component_rich_style("table--header")
+        style = self.rich_style + self.tone("header")
         segments = [Segment("  " if self._can_mark else " ", style)]
         for index, _, cells in self._spans():
             column = self.columns[index]

@@ -19,7 +19,7 @@ def rows(count: int) -> list[Row]:
 
 
 class TableApp(App[None]):
-    CSS: ClassVar[str] = "MarkTable { height: 1fr; } .table--cursor { text-style: reverse; }"
+    CSS: ClassVar[str] = "MarkTable { height: 1fr; }"
 
     def compose(self) -> ComposeResult:
         yield MarkTable(COLUMNS)
