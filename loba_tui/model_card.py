@@ -75,7 +75,7 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
         data["license"] = facts.license
     if base is not None:
         data |= {"base_model": base, "base_model_relation": "adapter"}
-    trigger = clean(facts.metadata.get("modelspec.trigger_phrase", ""), limit=200)
+    trigger = clean(recipe.data.captions.trigger if recipe.data else "", limit=200)
     if trigger:
         data["instance_prompt"] = trigger
     architecture = facts.metadata.get("modelspec.architecture", "")
@@ -115,7 +115,7 @@ def _page(facts: CardFacts) -> str:
 def _what_it_is(recipe: Recipe) -> str:
     name, method = recipe.adapter.name, recipe.method.name
     sentence = f"A {name} adapter (rank {recipe.adapter.rank}) trained with the method `{method}`"
-    concepts = recipe.method.concepts
+    concepts = [one for each in recipe.method.concepts for one in each.expand()]
     if concepts and concepts[0].positive and concepts[0].negative:
         first = concepts[0]
         sentence += (
@@ -124,6 +124,8 @@ def _what_it_is(recipe: Recipe) -> str:
         )
     elif concepts:
         sentence += f" on *{_plain(concepts[0].target)}*"
+    if len(concepts) > 1:
+        sentence += f", and {len(concepts) - 1} more of the kind"
     return sentence + "."
 
 

@@ -32,7 +32,8 @@ from huggingface_hub.utils import validate_repo_id
 from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import CorruptError, InUseError, RecipeError, RefusedError, ResourceError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
-from loba_tui.core.recipe.load import load_recipe
+from loba_tui.core.recipe.data_paths import portable
+from loba_tui.core.recipe.load import dump_recipe, load_recipe
 from loba_tui.core.redact import Redactor
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
@@ -305,7 +306,7 @@ def _collect(
 ) -> tuple[Upload, ...]:
     recipe = load_recipe(run_dir.recipe, sources=sources)
     reader = RunReader(run_dir)
-    found: dict[str, Path] = {WEIGHTS: run_dir.adapter, RECIPE: run_dir.recipe}
+    found: dict[str, Path] = {WEIGHTS: run_dir.adapter}
     pictures = run_dir.samples.glob
     strips = sorted(pictures("step-*.png")) or sorted(pictures("*.png"))
     optional = {
@@ -321,6 +322,8 @@ def _collect(
             f"Continue the run first: loba run --resume {clean(run_dir.path)}",
         )
     uploads = [_upload(name, path) for name, path in found.items()]
+    # Where this user's images lie is nobody else's business.
+    uploads.append(_of_bytes(RECIPE, dump_recipe(portable(recipe)).encode()))
     header: dict[str, Any] = {}
     for name, path in found.items():
         if name.endswith(".safetensors"):

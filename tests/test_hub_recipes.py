@@ -111,6 +111,15 @@ def test_validate_and_plan_take_an_address_too(hub):
     assert f"hub://me/sliders/size.yaml@{commit}: valid" in done.stdout
 
 
+def test_paths_of_images_in_it_are_of_the_current_folder(hub, started, tmp_path):
+    text = "version: 1\nname: photos\nbase_model: {id: builtin:shapes-xl}\n"
+    text += "method: {name: lora_finetune}\ndata: {sources: [{path: my photos}]}\n"
+    hub.kept["me/sliders"].commit("main", {"size.yaml": text.encode()}, "photos")
+    done = loba("run", ADDRESS, "--yes")
+    assert done.exit_code == 0, done.stderr
+    assert f"path: {tmp_path / 'my photos'}\n" in started[0].recipe.read_text()
+
+
 def test_two_revisions_of_a_recipe_can_be_compared(hub):
     done = loba("recipe", "diff", ADDRESS, f"{ADDRESS}@v1")
     assert "newer-slider" in done.stdout

@@ -135,17 +135,22 @@ def test_a_run_is_pushed_whole_in_one_commit_and_private(hub, run_dir):
     }
     assert "base_model" not in data  # the embedded model has no page of its own
     assert 'pipe.set_adapters("slider", 2)' in card
+    assert "*a red circle on a black background* towards" in card
+    assert "and 47 more" in card
     assert r"It moves \<shape\_area\>." in card
     assert parse_text(files["recipe.yaml"].read_bytes().decode(), "pushed").name == "size-slider"
 
 
 def test_the_card_names_the_base_model_its_licence_and_its_commit(hub, run_dir):
     recipe = RECIPE.read_text().replace("builtin:shapes-xl", "stabilityai/sdxl")
+    data = "data: {sources: [{path: /home/me/photos}], captions: {trigger: sks style}}"
+    method = "method: {name: lora_finetune}\n\n"
+    before, _, after = recipe.partition("method:\n")
+    recipe = f"{before}{method}{data}\n\noptimizer:{after.partition('optimizer:')[2]}"
     run_dir.recipe.write_text(recipe)
     metadata = {
         "loba.base_model_revision": "f" * 40,
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-        "modelspec.trigger_phrase": "sks style",
     }
     run_dir.adapter.write_bytes(adapter_bytes(**metadata))
     hub.kept["stabilityai/sdxl"] = KeptRepo()
@@ -159,6 +164,9 @@ def test_the_card_names_the_base_model_its_licence_and_its_commit(hub, run_dir):
     assert data["instance_prompt"] == "sks style"
     assert "stable-diffusion-xl" in data["tags"]
     assert "f" * 40 in card
+    uploaded = hub.kept["me/size-slider"].at("main")[1]["recipe.yaml"].read_bytes().decode()
+    assert "path: photos" in uploaded
+    assert "/home/me" not in uploaded
 
 
 def test_a_dry_run_needs_no_login_and_changes_nothing(hub, run_dir):

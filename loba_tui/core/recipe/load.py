@@ -50,7 +50,9 @@ def load_recipe(
     named = origin or str(path)
     tree, problems = _tree_of(Path(path), overrides, named)
     recipe = _recipe_of(tree, problems, sources)
-    return with_absolute_paths(recipe, tree, Path(path), origin=named)
+    # Beside a file from elsewhere lies nothing of this user's: its paths are as if typed here.
+    file = Path(path) if origin is None else Path()
+    return with_absolute_paths(recipe, tree, file, origin=named)
 
 
 def parse_recipe(
