@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from loba_tui.core.associate.caches.tensor_store import TensorStore
+from loba_tui.core.associate.caches.tensor_store import TensorStore, alone
 from loba_tui.core.associate.containers.base import LatentMoments
 
 
@@ -77,7 +77,7 @@ class LatentCache:
             if self._encoder is None:
                 raise LookupError(f"the latents of {name or content} are not kept")
             made = self._encoder.encode_moments(load().unsqueeze(0))
-            moments = LatentMoments(made.mean.cpu(), made.std.cpu())
+            moments = LatentMoments(alone(made.mean), alone(made.std))
             if self._store is not None:
                 key = self._store.key({"image": content, "settings": settings})
                 tensors = {"mean": moments.mean, "std": moments.std}

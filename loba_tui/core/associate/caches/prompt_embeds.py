@@ -10,6 +10,8 @@ import torch
 from loba_tui.core.associate.caches.tensor_store import TensorStore
 from loba_tui.core.associate.containers.base import PromptEmbeds
 
+_CONTIGUOUS = torch.contiguous_format
+
 
 class EncodesPrompts(Protocol):
     """A container, as far as it is used here."""
@@ -76,7 +78,10 @@ class PromptEmbedCache(Mapping[str, PromptEmbeds]):
         return PromptEmbeds(found["embeds"], found.get("pooled")).to(self._container.device)
 
     def _made(self, prompt: str) -> PromptEmbeds:
-        row = self._container.encode_prompts([prompt])
+        made = self._container.encode_prompts([prompt])
+        # Laid out as what comes from the store: kernels may depend on it.
+        pooled = None if made.pooled is None else made.pooled.clone(memory_format=_CONTIGUOUS)
+        row = PromptEmbeds(made.embeds.clone(memory_format=_CONTIGUOUS), pooled)
         if self._store is not None:
             tensors = {"embeds": row.embeds}
             if row.pooled is not None:

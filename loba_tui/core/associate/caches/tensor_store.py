@@ -104,7 +104,9 @@ class TensorStore:
             return None
         try:
             tensor_layout.check(content, key)
-            tensors: dict[str, Tensor] = load(content)
+            # Copied: math libraries were built to give other last bits where memory is not aligned,
+            # as it is in the middle of a file, and a view would keep the whole file in memory.
+            tensors = {name: alone(tensor) for name, tensor in load(content).items()}
         except (ValueError, TypeError, SafetensorError) as error:
             self.damaged += 1
             self._on_problem(f"{clean(path)} is damaged: {clean(error)}; it is made again.")
@@ -125,7 +127,7 @@ class TensorStore:
         self._open()
         if not self._can_write:
             return
-        plain = save({name: _alone(tensor) for name, tensor in tensors.items()})
+        plain = save({name: alone(tensor) for name, tensor in tensors.items()})
         content = tensor_layout.pack(plain, key, describe)
         try:
             self._write(tensor_layout.entry_path(self.folder, key), content)
@@ -205,6 +207,9 @@ class TensorStore:
                 time.sleep(0.05)
 
 
-def _alone(tensor: Tensor) -> Tensor:
-    """Return a copy in a storage of its own: views of one storage are not written."""
+def alone(tensor: Tensor) -> Tensor:
+    """Return a copy on the CPU, contiguous and in a storage of its own.
+
+    Views of one storage are not written; and what was made has the layout of what was kept.
+    """
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -68,6 +68,14 @@ def test_a_family_without_a_pooled_state_is_kept_as_such(tmp_path):
     assert again["a"].pooled is None
 
 
+def test_a_row_is_laid_out_alike_whether_it_was_kept_or_made(tmp_path):
+    for _ in range(2):
+        cache = PromptEmbedCache(CountingContainer(), store_in(tmp_path))
+        cache.encode(["a"])
+        assert cache["a"].embeds.stride() == (6, 3, 1)
+        assert cache["a"].embeds.untyped_storage().nbytes() == 24
+
+
 def test_an_embedding_does_not_depend_on_what_was_kept_or_on_its_neighbours(
     tiny_sdxl_folder, tmp_path
 ):

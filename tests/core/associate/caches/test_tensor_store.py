@@ -65,6 +65,15 @@ def test_views_and_transposed_tensors_are_kept_as_what_they_show(tmp_path):
     assert bits(store.get("0" * 64)) == bits(parts)
 
 
+def test_what_comes_back_is_laid_out_as_what_torch_makes(tmp_path):
+    store, _ = open_store(tmp_path)
+    store.put("0" * 64, {"a": torch.zeros(3), "b": torch.randn(8, 5).T}, describe={})
+    for tensor in store.get("0" * 64).values():
+        assert tensor.data_ptr() % 64 == 0
+        assert tensor.is_contiguous()
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
 def test_another_model_machine_or_setting_is_another_entry(tmp_path):
     mine, _ = open_store(tmp_path)
     other, _ = open_store(tmp_path, shelf={**SHELF, "machine": {"device": "cuda"}})
