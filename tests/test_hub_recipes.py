@@ -114,6 +114,7 @@ def test_validate_and_plan_take_an_address_too(hub):
 def test_paths_of_images_in_it_are_of_the_current_folder(hub, started, tmp_path):
     text = "version: 1\nname: photos\nbase_model: {id: builtin:shapes-xl}\n"
     text += "method: {name: lora_finetune}\ndata: {sources: [{path: my photos}]}\n"
+    text += "sample: {prompts: [a cat]}\n"
     hub.kept["me/sliders"].commit("main", {"size.yaml": text.encode()}, "photos")
     done = loba("run", ADDRESS, "--yes")
     assert done.exit_code == 0, done.stderr
