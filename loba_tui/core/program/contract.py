@@ -196,6 +196,21 @@ def _check_measure(choice: Choice, sources: PluginSources) -> None:
         assert np.array_equal(image, kept), "it changes the image"
 
 
+_IMAGES: Mapping[str | None, Mapping[str, Any]] = MappingProxyType(
+    {
+        "images": {"data": {"sources": [{"path": "builtin:yellow-crosses"}]}},
+        "pairs": {
+            "data": {
+                "sources": [
+                    {"path": "builtin:sizes/small", "scale": -1},
+                    {"path": "builtin:sizes/large", "scale": 1},
+                ]
+            }
+        },
+    }
+)
+
+
 def _check_method(choice: Choice, sources: PluginSources) -> None:
     """Train two steps on the embedded model, or compute the adapter where there are none."""
     from loba_tui.core.program.training import train
@@ -210,7 +225,8 @@ def _check_method(choice: Choice, sources: PluginSources) -> None:
             "base_model": {"id": "builtin:shapes-xl", "device": "cpu"},
             "method": {**choice.model_dump(), "concepts": [prompts]},
             **({} if constants.get("SOLVES") else {"train": {"steps": 2, "batch_size": 1}}),
-            "sample": {"scales": [0, 1], "steps": 2},
+            **_IMAGES.get(constants.get("DATA"), {}),
+            "sample": {"prompts": ["a shape"], "scales": [0, 1], "steps": 2},
             "proof": {"enabled": False},
         },
         sources=sources,

@@ -34,6 +34,12 @@ def test_a_shipped_drop_in_keeps_its_contract(kind: str, name: str) -> None:
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lora_finetune", "addift"])
+def test_a_method_on_images_keeps_its_contract(name: str) -> None:
+    check_contract("methods", plugins.describe("methods", name).path)
+
+
 @pytest.mark.parametrize("kind", plugins.KINDS)
 def test_what_plugins_new_writes_keeps_its_contract(kind: str, tmp_path: Path) -> None:
     sources = PluginSources(tmp_path / "loba" / "plugins", tmp_path / "loba" / "trusted.json")
