@@ -19,7 +19,7 @@ SETTINGS = {
     "dora": ("adapter.alpha=4", "optimizer.lr=5.0e-4"),
     "loha": ("adapter.alpha=4", "optimizer.lr=4.0e-3"),
     "lokr": ("adapter.alpha=4", "optimizer.lr=2.0e-3"),
-    "oft": ("adapter.alpha=1", "optimizer.lr=2.0e-3"),
+    "oft": ("adapter.alpha=1", "adapter.rank=8", "optimizer.lr=1.0e-3"),
 }
 
 

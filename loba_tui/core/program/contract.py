@@ -22,6 +22,8 @@ from torch import nn
 from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugin_sources import PluginSources
+from loba_tui.core.program.adapter_kinds import kind_of, settle
+from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.choices import load_choice
 from loba_tui.core.program.optimizer_state import export_state, import_state
 from loba_tui.core.program.timed_loss import TimedLoss
@@ -80,9 +82,22 @@ def _check_adapter(choice: Choice, sources: PluginSources) -> None:
                 at.add_module(parent, nn.Module())
             at = at.get_submodule(parent)
         at.add_module(last, nn.Conv2d(4, 4, 3) if "conv" in last else nn.Linear(4, 4))
+    kind_of(config)  # one that could not be exported is an error
+    rows = {name: _row_for(network.get_submodule(name)) for name in _LAYERS}
+    before = {name: network.get_submodule(name)(row) for name, row in rows.items()}
     inject_adapter_in_model(config, network)
     trained = [name for name, p in network.named_parameters() if p.requires_grad]
     assert trained, "nothing of the model is trained"
+    settle(network, config)
+    with AdapterScale(network)(0.0):
+        for name, row in rows.items():
+            after = network.get_submodule(name)(row)
+            assert torch.equal(after, before[name]), f"at scale 0 it still changes {name}"
+
+
+def _row_for(layer: nn.Module) -> torch.Tensor:
+    shape = (1, 4, 3, 3) if isinstance(layer, nn.Conv2d) else (1, 4)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def _check_optimizer(choice: Choice, sources: PluginSources) -> None:

@@ -212,6 +212,7 @@ class Yardstick:
     ) -> None:
         """Predict with the base model; the arguments are those of `efficacy`."""
         self._scale = scale
+        self._num_rollout_rows = held_out.num_unet_rows
         self._meter = meter = Predictions(container, held_out, resolution, batch_size)
         self._target = target.select(held_out.rows)
         self._kept: PromptEmbeds | None = None
@@ -223,6 +224,11 @@ class Yardstick:
                 rows = [row % len(preserve) for row in range(len(held_out.rows))]
                 self._kept = preserve.select(rows)
                 self._base_kept = meter(self._kept)
+
+    @property
+    def num_unet_rows(self) -> int:
+        """UNet rows that it has cost so far, the rollout's among them."""
+        return self._num_rollout_rows + self._meter.num_unet_rows
 
     @torch.no_grad()
     def measure(self, multiplier: float = 1.0) -> Efficacy:

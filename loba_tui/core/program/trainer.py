@@ -17,6 +17,7 @@ from loba_tui.core.program.memory_meter import MemoryMeter
 from loba_tui.core.program.optimizer_state import averaged_weights
 from loba_tui.core.program.steering import Steering
 from loba_tui.core.program.trainer_state import TrainerParts, checkpoint_of, restore
+from loba_tui.core.program.watch import Watch
 from loba_tui.core.recipe.schema import TrainSection
 
 
@@ -217,6 +218,11 @@ class Trainer:
     def scale(self) -> AdapterScale:
         """Strength of the adapter."""
         return self._parts.scale
+
+    @property
+    def watch(self) -> Watch | None:
+        """The looks at what the adapter does, where the recipe asks for some."""
+        return self._parts.watch
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:

@@ -112,6 +112,11 @@ class Watch:
         self.looks.append(look)
         return look
 
+    @property
+    def num_unet_rows(self) -> int:
+        """UNet rows that the looks have cost so far, the making of the yardstick among them."""
+        return self._yardstick.num_unet_rows if self._yardstick is not None else 0
+
     def state(self) -> list[dict[str, Any]]:
         """Return the looks as JSON."""
         return [asdict(look) for look in self.looks]

@@ -1,0 +1,52 @@
+"""Where `train.stop_when` ends the slider recipe, and what the slider then is.
+
+Each seed has 200 steps to make and a look every 5 steps; the rule ends it earlier, or not. The
+looks' own UNet rows, which are not the training's, are counted beside it.
+
+    python benchmarks/auto_stop.py [--seeds 0 1 2] [--steps 200]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import bench
+
+RULES = ("strength: 0.25", "gain: 0.05")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--rules", nargs="+", default=list(RULES))
+    arguments = parser.parse_args()
+    print(bench.machine())
+    print("| stop_when | seed | steps | UNet rows | looks' rows | strength | effect |", end="")
+    print(" ρ mean / worst | least preserved within ±2 |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for rule in arguments.rules:
+        for seed in arguments.seeds:
+            row(rule, seed, arguments.steps)
+
+
+def row(rule: str, seed: int, steps: int) -> None:
+    overrides = (f"train.seed={seed}", f"train.steps={steps}", "train.efficacy_every=5")
+    subject = bench.ready([*overrides, f"train.stop_when={{{rule}}}"])
+    trainer = subject.built.trainer
+    trainer.run()
+    watch = trainer.watch
+    report = bench.prove_quietly(subject)
+    areas = dict(zip(report.scales, report.effect.mean, strict=True))
+    effect, rho = math.log(areas[2.0] / areas[-2.0]), report.effect.rho
+    print(
+        f"| {rule} | {seed} | {trainer.step} | {trainer.forwards:,} | {watch.num_unet_rows:,} |"
+        f" {watch.looks[-1].strength:.3f} | {effect:.3f} | {rho.mean:.3f} / {rho.worst:.3f} |"
+        f" {bench.least_preserved(report):.2f} |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
