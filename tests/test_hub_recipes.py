@@ -132,7 +132,8 @@ def test_a_mistake_is_told_with_the_address_and_before_any_question(hub, started
     commit = hub.kept["me/sliders"].refs["main"]
     done = loba("run", ADDRESS)
     assert done.exit_code == 2
-    assert f"hub://me/sliders/size.yaml@{commit}:37:3: optimizer.lrr" in done.stderr
+    line = 1 + RECIPE[: RECIPE.index(b"lr:")].count(b"\n")
+    assert f"hub://me/sliders/size.yaml@{commit}:{line}:3: optimizer.lrr" in done.stderr
     assert not started
 
 
