@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from loba_tui.recipe_files import RecipeFile
 
 _NOTICE_SECONDS = 2.0
+_PRELOAD_SECONDS = 0.5
 
 DARK = Theme(
     name="loba",
@@ -93,8 +94,17 @@ class LobaApp(App[None]):
         self.run_worker(lambda: watching.ensure(self.context.environ), thread=True)
         self.set_interval(max(_NOTICE_SECONDS, self.context.seconds), self._look_for_notices)
         self._look_for_notices()
+        # Once something is to be seen; the first key that shows another screen need not wait then.
+        self.set_timer(_PRELOAD_SECONDS, self._preload)
         first = "monitor" if self.run_to_watch is not None else self.entries[0].id
         self.switch_mode(first if self.has_entry(first) else self.entries[0].id)
+
+    def _preload(self) -> None:
+        def load() -> None:
+            for entry in self.entries:
+                entry.load()
+
+        self.run_worker(load, thread=True, group="preload")
 
     def _look_for_notices(self) -> None:
         """Find what has happened to runs, in a thread, unless that goes on already."""

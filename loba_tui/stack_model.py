@@ -19,10 +19,10 @@ from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.recipe.check import default_name
 from loba_tui.core.recipe.diff import differences, text_diff
 from loba_tui.core.recipe.edit import delete_key, set_key, spell
-from loba_tui.core.recipe.load import check_text, parse_text
+from loba_tui.core.recipe.load import parse_text
 from loba_tui.core.recipe.problems import Problem, ProblemsFound, dotted
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.recipe.tree import read_tree
+from loba_tui.core.recipe.tree import Node, read_tree
 from loba_tui.core.run.control import LIVE_KEYS
 from loba_tui.core.text import clean
 
@@ -127,6 +127,8 @@ class StackModel:
         self.text = text
         self.recipe = parse_text(text, origin, sources=sources)
         self._past: list[Step] = []
+        self._read: tuple[str, Node] | None = None
+        self._described: dict[tuple[str, str], plugins.Plugin] = {}
 
     @property
     def is_changed(self) -> bool:
@@ -151,7 +153,7 @@ class StackModel:
 
     def fields(self, slot: Slot) -> list[Field]:
         """Return a slot's form: the choice first, then the keys of its section, then options."""
-        given = _given(self.text, self.origin, slot.path)
+        given = self._given(slot.path)
         current = _at(self.recipe, slot.path)
         found: list[Field] = []
         if slot.kind:
@@ -180,7 +182,7 @@ class StackModel:
         if not slot.kind:
             return
         known = {field.path[-1] for field in declared}
-        plugin = plugins.describe(slot.kind, current.name, sources=self.sources)
+        plugin = self._describe(slot.kind, current.name)
         for option in plugin.options.values():
             if option.name in known or option.type is None:
                 continue
@@ -200,7 +202,7 @@ class StackModel:
     def summary(self, kind: str, name: str) -> str:
         """Return the first line of a drop-in's documentation, or what is wrong with it."""
         try:
-            plugin = plugins.describe(kind, name, sources=self.sources)
+            plugin = self._describe(kind, name)
         except LobaError as error:
             return clean(error.message)
         return clean(plugin.doc.partition("\n")[0], limit=160)
@@ -224,7 +226,7 @@ class StackModel:
     def check(self, field: Field, typed: str) -> str:
         """Return what is wrong with a value for a field, or ""; nothing is changed."""
         try:
-            self._with(field, typed)
+            self._checked(self._with(field, typed)[0], field.path)
         except LobaError as error:
             return str(error)
         return ""
@@ -239,7 +241,7 @@ class StackModel:
         if field.is_given and value == field.value:
             return []
         text, said = self._with(field, typed)
-        self._take(text, f"{field.key} to {written(value)}")
+        self._take(text, self._checked(text, field.path), f"{field.key} to {written(value)}")
         return said
 
     def unset(self, field: Field) -> None:
@@ -252,8 +254,8 @@ class StackModel:
             raise RecipeError(f"{field.key} has no default.")
         if field.is_given:
             text = delete_key(self.text, field.path, origin=self.origin)
-            self._check(text, field.path)
-            self._take(text, f"{field.key} to its default")
+            recipe = self._checked(text, field.path)
+            self._take(text, recipe, f"{field.key} to its default")
 
     def undo(self) -> str | None:
         """Go back by one change and say which it was; None where there is none."""
@@ -283,7 +285,6 @@ class StackModel:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         spelled = typed.strip() if is_number else None  # 5.0e-4 stays 5.0e-4
         text = set_key(text, field.path, value, origin=self.origin, spelled=spelled)
-        self._check(text, field.path)
         return text, said
 
     def _without_foreign_options(self, field: Field, name: str) -> tuple[str, list[str]]:
@@ -291,11 +292,11 @@ class StackModel:
         slot = next(slot for slot in SLOTS if slot.path == field.path[:-1])
         if name not in field.choices:
             return self.text, []  # the check says so, with the nearest name
-        plugin = plugins.describe(slot.kind, name, sources=self.sources)
+        plugin = self._describe(slot.kind, name)
         declared = {each.path[-1] for each in _declared(slot, _at(self.recipe, slot.path), ())}
         gone = [
             key
-            for key in _given(self.text, self.origin, slot.path)
+            for key in self._given(slot.path)
             if key not in plugin.options
             and key not in declared | {"name", "concepts"}
             and not plugin.takes_any_option
@@ -303,23 +304,38 @@ class StackModel:
         text = self.text
         for key in gone:
             # The section must not go with its last option: the name is about to stand there.
-            if "name" not in _given(text, self.origin, slot.path):
+            if "name" not in _keys_at(read_tree(text, self.origin)[0], slot.path):
                 text = set_key(text, (*slot.path, "name"), name, origin=self.origin)
             text = delete_key(text, (*slot.path, key), origin=self.origin)
         return text, [f"{name} has no {key}, so that was taken out" for key in gone]
 
-    def _check(self, text: str, path: Sequence[str]) -> None:
-        problems = check_text(text, self.origin, sources=self.sources)
-        if problems:
-            first = next((each for each in problems if _is_about(each, path)), problems[0])
-            meant = f"Did you mean {first.suggestion}?" if first.suggestion else ""
-            about = "" if first.key == dotted(path) else f"{first.key}: "
-            raise RecipeError(clean(f"{about}{first.message}"), clean(meant))
+    def _checked(self, text: str, path: Sequence[str]) -> Recipe:
+        """Return a text's recipe; where it has none, raise what is wrong with the key at `path`."""
+        try:
+            return parse_text(text, self.origin, sources=self.sources)
+        except ProblemsFound as error:
+            problems = error.problems
+        first = next((each for each in problems if _is_about(each, path)), problems[0])
+        meant = f"Did you mean {first.suggestion}?" if first.suggestion else ""
+        about = "" if first.key == dotted(path) else f"{first.key}: "
+        raise RecipeError(clean(f"{about}{first.message}"), clean(meant))
 
-    def _take(self, text: str, what: str) -> None:
+    def _take(self, text: str, recipe: Recipe, what: str) -> None:
         self._past.append(Step(self.text, what))
-        self.text = text
-        self.recipe = parse_text(text, self.origin, sources=self.sources)
+        self.text, self.recipe = text, recipe
+
+    def _given(self, path: Sequence[str]) -> tuple[str, ...]:
+        """Return the keys that a section has in the text as it is now, which is read once."""
+        if self._read is None or self._read[0] != self.text:
+            self._read = (self.text, read_tree(self.text, self.origin)[0])
+        return _keys_at(self._read[1], path)
+
+    def _describe(self, kind: str, name: str) -> plugins.Plugin:
+        """Return what a drop-in says of itself; its file is read once."""
+        if (kind, name) not in self._described:
+            found = plugins.describe(kind, name, sources=self.sources)
+            self._described[kind, name] = found
+        return self._described[kind, name]
 
 
 def written(value: Any) -> str:
@@ -343,9 +359,8 @@ def _value(typed: str) -> Any:
     return typed if problems else tree.plain()
 
 
-def _given(text: str, origin: str, path: Sequence[str]) -> tuple[str, ...]:
-    """Return the keys that a section has in the recipe's own text."""
-    node, _ = read_tree(text, origin)
+def _keys_at(node: Node, path: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys of a section; none where it is not there."""
     for step in path:
         found = node.child(step)
         if found is None:

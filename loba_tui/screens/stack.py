@@ -40,6 +40,7 @@ from loba_tui.widgets.line import Lines
 from loba_tui.widgets.plan_pane import PlanPane
 from loba_tui.widgets.table import MarkTable
 
+_BESIDE_COLUMNS = 112
 _IDLE_SECONDS = 300.0
 """After so long on other screens the planner, which holds some hundred MB, is ended."""
 
@@ -97,6 +98,10 @@ class StackScreen(LobaScreen):
             environ=self.context.environ,
         )
         self._show_wanted()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Put what it comes to below the form where there is no room beside it."""
+        self.set_class(event.size.width < _BESIDE_COLUMNS, "-stacked")
 
     def on_unmount(self) -> None:
         """End the planner."""
@@ -170,6 +175,8 @@ class StackScreen(LobaScreen):
         key = self.query_one("#form", MarkTable).cursor_key
         if self._model is None or key is None:
             return None
+        if self.query_one("#slots", MarkTable).cursor_key != self._slot.id:
+            return None  # keys came faster than the form of the part that was gone to
         return next((each for each in self._model.fields(self._slot) if each.key == key), None)
 
     def one_line(self) -> str:

@@ -42,12 +42,13 @@ def set_key(
     Raises:
         ProblemsFound: The text is not YAML, or the path leads through a value or past a list.
     """
-    yaml = _round_trip(text, origin)
+    _require_yaml(text, origin)
     line = spelled if spelled is not None else spell(value)
     if line is not None and not _HAS_ANCHOR.search(text):
-        spliced = _spliced(text, yaml.compose(text), path, line)
+        spliced = _spliced(text, YAML().compose(text), path, line)
         if spliced is not None:
             return spliced
+    yaml = _round_trip(text)
     document = yaml.load(text)
     _set(document, path, value, Place(origin))
     return _dumped(yaml, document)
@@ -142,8 +143,8 @@ def delete_key(text: str, path: Sequence[str], *, origin: str = "<text>") -> str
     Raises:
         ProblemsFound: The text is not YAML.
     """
-    yaml = _round_trip(text, origin)
-    found = _find(yaml.compose(text), path)
+    _require_yaml(text, origin)
+    found = _find(YAML().compose(text), path)
     if found is None:
         return text
     section, key, value = found
@@ -154,6 +155,7 @@ def delete_key(text: str, path: Sequence[str], *, origin: str = "<text>") -> str
         lines = text.splitlines(keepends=True)
         del lines[key.start_mark.line : _end_of(key, value) + 1]
         return "".join(lines)
+    yaml = _round_trip(text)
     document = yaml.load(text)
     inner = document
     for step in path[:-1]:
@@ -162,11 +164,14 @@ def delete_key(text: str, path: Sequence[str], *, origin: str = "<text>") -> str
     return _dumped(yaml, document)
 
 
-def _round_trip(text: str, origin: str) -> YAML:
-    """Return what reads and writes a text as it is laid out."""
+def _require_yaml(text: str, origin: str) -> None:
     _, problems = read_tree(text, origin)
     if problems:
         raise ProblemsFound(problems)
+
+
+def _round_trip(text: str) -> YAML:
+    """Return what reads and writes a text as it is laid out; to find that out takes a while."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 10_000
