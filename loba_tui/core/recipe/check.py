@@ -16,7 +16,7 @@ from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.plugins import Plugin, check_options, describe, existing_path
 from loba_tui.core.recipe.concepts import check_concepts, check_prompts
 from loba_tui.core.recipe.data_check import check_data
-from loba_tui.core.recipe.method_fit import check_layers, check_unused
+from loba_tui.core.recipe.method_fit import check_layers, check_looks, check_unused
 from loba_tui.core.recipe.migrate import V0_FLAGS, is_version_0
 from loba_tui.core.recipe.problems import Problem, dotted
 from loba_tui.core.recipe.schema import RECIPE_VERSION, AdapterSection, Choice, Recipe
@@ -71,6 +71,7 @@ def check_tree(tree: Node, sources: PluginSources = SHIPPED) -> tuple[Recipe | N
         problems += _check_choice(tree, path, kind, name, sources)
     problems += [*_check_device(tree), *_check_builtin(tree)]
     problems += check_unused(tree, _method(chosen, sources))
+    problems += check_looks(tree, _method(chosen, sources))
     adapter = _described(*chosen.get(("adapter",), ("adapters", AdapterSection().name)), sources)
     problems += check_layers(tree, _method(chosen, sources), adapter)
     return (None if problems else recipe), _without_repeats(problems)

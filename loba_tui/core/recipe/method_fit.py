@@ -53,6 +53,20 @@ def check_unused(tree: Node, method: Plugin | None) -> Iterator[Problem]:
                 yield Problem.at(tree.locate(path), dotted(path), message)
 
 
+def check_looks(tree: Node, method: Plugin | None) -> Iterator[Problem]:
+    """Yield a look during training that would have nothing to look at.
+
+    Args:
+        tree: The whole recipe.
+        method: None where the recipe names no known method.
+    """
+    path = ("train", "efficacy_every")
+    given = _node_at(tree, path)
+    if method is not None and method.constants.get("ERASES") and given is not None and given.data:
+        message = f"these are a slider's figures; those of {method.name} are in its proof"
+        yield Problem.at(tree.locate(path), dotted(path), message)
+
+
 def _at(defaults: Any, path: tuple[str | int, ...]) -> Any:
     for step in path:
         if not isinstance(defaults, dict):

@@ -14,6 +14,7 @@ from diffusers import StableDiffusionXLPipeline
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import Interrupted, RecipeError
 from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.build import adapter_section
 from loba_tui.core.program.estimate import Estimator
 from loba_tui.core.program.export import KOHYA_NAME, load_adapter, read_adapter
 from loba_tui.core.program.preview import preview
@@ -21,7 +22,7 @@ from loba_tui.core.program.sampling import sample_scales
 from loba_tui.core.program.solution import LayerUpdate, Solution
 from loba_tui.core.program.solving import attach_solution
 from loba_tui.core.program.training import train
-from loba_tui.core.recipe.load import check_text, parse_recipe
+from loba_tui.core.recipe.load import check_text, parse_recipe, parse_text
 from loba_tui.core.recipe.schema import Recipe, SampleSection
 from loba_tui.core.run import control
 from loba_tui.core.run.control import Command
@@ -200,3 +201,36 @@ def test_sdxl_is_planned_without_its_weights() -> None:
     # k and v of 70 cross-attentions, 640 or 1280 wide, at rank 1 over text of width 2048.
     widths = [640] * 10 + [1280] * 60
     assert estimate.adapter_parameters == 2 * sum(width + 2048 for width in widths)
+
+
+def test_a_variant_chooses_the_layers_and_a_recipe_that_says_others_is_told() -> None:
+    text = """\
+version: 1
+base_model: {id: "builtin:shapes-xl"}
+method: {name: esd, variant: u, concepts: [{target: a red circle}]}
+adapter: {name: locon}
+"""
+    assert check_text(text, "r.yaml") == []
+    wanted = adapter_section(parse_text(text, "r.yaml"))
+    assert wanted.options["layers"] == (
+        "self_attention", "feed_forward", "projection", "convolution",
+    )  # fmt: skip
+    # lora has no convolutions
+    plain = adapter_section(parse_text(text.replace("locon", "lora"), "r.yaml"))
+    assert plain.options["layers"] == ("self_attention", "feed_forward", "projection")
+    same = text.replace("locon", "locon, layers: [cross_attention]")
+    (problem,) = check_text(same, "r.yaml")
+    assert problem.key == "adapter.layers"
+    assert "variant: u has the layers self_attention" in problem.message
+    assert check_text(same.replace("variant: u", "variant: x"), "r.yaml") == []
+
+
+def test_a_sliders_figures_are_not_looked_at_for_an_eraser() -> None:
+    text = """\
+version: 1
+base_model: {id: "builtin:shapes-xl"}
+method: {name: leco, concepts: [{target: a red circle}]}
+train: {efficacy_every: 10}
+"""
+    (problem,) = check_text(text, "r.yaml")
+    assert (problem.key, problem.line) == ("train.efficacy_every", 4)
