@@ -18,6 +18,7 @@ its own W in front. Nothing here knows of models; states are rows (N, D) of a ma
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -118,28 +119,35 @@ def solve(
     return StateUpdate(left=q_left @ u[:, :kept] * s[:kept], right=vh[:kept] @ q_right.T)
 
 
-def revived(states: Tensor, weights: list[tuple[Tensor, Tensor]], *, weight: float) -> Tensor:
+def gram(weights: Iterable[Tensor]) -> Tensor:
+    """Return Σ Wᵀ W over layers (out, D), (D, D) float64 on the CPU."""
+    total = None
+    for weight in weights:
+        exact = weight.double()
+        product = exact.T @ exact
+        total = product if total is None else total + product
+    assert total is not None, "there are no layers"
+    return total.cpu()
+
+
+def revived(states: Tensor, update: StateUpdate, layers: Tensor, *, weight: float) -> Tensor:
     """Return the states that bring edited-away states back: what an edit has not closed yet.
 
     For each c it is the c' that minimises Σ |W' c' − W c|² + λ |c'|² over all layers
     (Reliable and Efficient Concept Erasure, Gong et al. 2024, https://arxiv.org/abs/2407.12383):
-    c' = (λI + Σ W'ᵀ W')⁻¹ (Σ W'ᵀ W) c.
+    c' = (λI + Σ W'ᵀ W')⁻¹ (Σ W'ᵀ W) c, where here W' = W A and therefore Σ W'ᵀ W' = Aᵀ (Σ Wᵀ W) A.
 
     Args:
         states: (N, D) states c that were edited.
-        weights: (W', W) of every layer.
+        update: The edit, A = I + left right.
+        layers: Σ Wᵀ W of the layers as they were, from `gram`.
         weight: λ, above 0.
     """
-    device = weights[0][0].device
-    width = states.shape[1]
-    gram = weight * torch.eye(width, dtype=torch.float64, device=device)
-    cross = torch.zeros_like(gram)
-    for edited, original in weights:
-        edited, original = edited.double(), original.double()
-        gram += edited.T @ edited
-        cross += edited.T @ original
-    wanted = cross @ states.to(gram).T
-    return torch.linalg.solve(gram, wanted).T.cpu()
+    identity = torch.eye(states.shape[1], dtype=torch.float64)
+    edited = identity + update.left @ update.right
+    crossed = edited.T @ layers
+    wanted = crossed @ states.double().cpu().T
+    return torch.linalg.solve(weight * identity + crossed @ edited, wanted).T
 
 
 def _solved(states: Tensor, rows: Tensor, identity_weight: float) -> Tensor:

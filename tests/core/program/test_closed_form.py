@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from loba_tui.core.program.closed_form import Edit, StateUpdate, revived, solve
+from loba_tui.core.program.closed_form import Edit, StateUpdate, gram, revived, solve
 
 WIDTH, OUT = 24, 16
 
@@ -88,35 +88,30 @@ def test_what_is_undone_is_counted() -> None:
 
 
 def test_a_revived_state_is_where_the_edited_layers_come_nearest_to_the_old_answer() -> None:
-    states = rows(0, 2).double()
-    weights = [(rows(4, OUT).double(), rows(5, OUT).double()), (rows(6, 8), rows(7, 8))]
-    found = revived(states, weights, weight=0.3).requires_grad_(True)
+    states, layers = rows(0, 2).double(), [rows(4, OUT).double(), rows(6, 8).double()]
+    update = solve(Edit(rows(7, 3), rows(8, 3)))
+    found = revived(states, update, gram(layers), weight=0.3).requires_grad_(True)
     loss = 0.3 * (found**2).sum()
-    for edited, original in weights:
-        loss = loss + ((found @ edited.double().T - states @ original.double().T) ** 2).sum()
+    for original in layers:
+        edited = original + (original @ update.left) @ update.right
+        loss = loss + ((found @ edited.T - states @ original.T) ** 2).sum()
     (gradient,) = torch.autograd.grad(loss, found)
     assert float(gradient.abs().max()) < 1e-9
 
 
 def test_hardening_closes_the_way_back() -> None:
-    edit, weight = Edit(rows(0, 2), rows(1, 2)), rows(3, WIDTH).double()
+    edit, weight = Edit(rows(0, 2).double(), rows(1, 2).double()), rows(3, WIDTH).double()
+    layers = gram([weight])
 
     def way_back(update: StateUpdate) -> float:
         """Return how much of the old answer a state can still get out of the edited layer."""
-        left, right = update.left, update.right
-        edited = weight + (weight @ left) @ right
-        found = revived(edit.states, [(edited, weight)], weight=0.1)
-        lacks = found @ edited.T - edit.states.double() @ weight.T
-        return 1 - float(lacks.norm() / (edit.states.double() @ weight.T).norm())
+        edited = weight + (weight @ update.left) @ update.right
+        found = revived(edit.states, update, layers, weight=0.1)
+        lacks = found @ edited.T - edit.states @ weight.T
+        return 1 - float(lacks.norm() / (edit.states @ weight.T).norm())
 
     first = solve(edit)
-    edited = weight + (weight @ first.left) @ first.right
-    found = revived(edit.states, [(edited, weight)], weight=0.1)
-    goals = (edit.states + edit.changes).double()
-    hardened = solve(
-        Edit(
-            torch.cat([edit.states.double(), found]),
-            torch.cat([edit.changes.double(), goals - found]),
-        )
-    )
-    assert way_back(hardened) < way_back(first)
+    found = revived(edit.states, first, layers, weight=0.1)
+    goals = edit.states + edit.changes
+    both = Edit(torch.cat([edit.states, found]), torch.cat([edit.changes, goals - found]))
+    assert way_back(solve(both)) < way_back(first)

@@ -20,7 +20,7 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from loba_tui.core.program.closed_form import Edit, StateUpdate, revived, solve
+from loba_tui.core.program.closed_form import Edit, StateUpdate, gram, revived, solve
 from loba_tui.core.program.prompt_states import Pair, PromptStates, text_projections
 from loba_tui.core.program.solution import (
     Solution,
@@ -114,9 +114,11 @@ class InstantLobotomy:
         kept = dict.fromkeys(prompt for c in self._parts.concepts for prompt in c.preserve)
         preserved = self._states.preserved(list(kept))
         edit, update = first, self._solved(first, preserved)
-        for _ in range(self._rece_rounds):
-            edit = self._with_revived(edit, first, update)
-            update = self._solved(edit, preserved)
+        if self._rece_rounds:
+            before = gram(module.weight.detach() for module in self._projections.values())
+            for _ in range(self._rece_rounds):
+                edit = self._with_revived(edit, first, update, before)
+                update = self._solved(edit, preserved)
         layers = layer_updates(update, self._projections, self._rank)
         figures = {"states": float(len(edit.states)), "unsolved": edit.unsolved(update)}
         if len(preserved):
@@ -134,13 +136,8 @@ class InstantLobotomy:
             identity_weight=self._identity_weight,
         )
 
-    def _with_revived(self, edit: Edit, first: Edit, update: StateUpdate) -> Edit:
+    def _with_revived(self, edit: Edit, first: Edit, update: StateUpdate, layers: Tensor) -> Edit:
         """Return the edit with one more state for each of the first ones: what revives it now."""
-        weights = []
-        for module in self._projections.values():
-            weight = module.weight.detach().double()
-            left, right = update.left.to(weight), update.right.to(weight)
-            weights.append((weight + (weight @ left) @ right, weight))
-        found = revived(first.states, weights, weight=self._rece_weight)
+        found = revived(first.states, update, layers, weight=self._rece_weight)
         goals = first.states + first.changes
         return Edit(torch.cat([edit.states, found]), torch.cat([edit.changes, goals - found]))
