@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,15 +10,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hub_client import talking_to
 from hub_layouts import git_sha1, listing, sha256
 from hub_server import COMMIT, Fault, Hub, KeptRepo, serve
+from huggingface_hub import constants
+from typer.testing import CliRunner, Result
 
+from loba_tui import cli
 from loba_tui.core.associate.caches.hub import HubCache, Prune
 
 # The client buffers 10 MB before it writes any; and waiting is not what is tested.
-LOBA = """
+IN_CHILD = """
 import time
 from huggingface_hub import constants
 constants.DOWNLOAD_CHUNK_SIZE = 1000
@@ -31,36 +37,40 @@ SHA256 = sha256(WEIGHTS)
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "weights.safetensors").write_bytes(WEIGHTS)
-    (model / "config.json").write_text("{}")
-    with serve({"org/model": model}) as served:
-        yield served
-
-
-@pytest.fixture
 def home(tmp_path: Path) -> Path:
     home = tmp_path / "home"
     home.mkdir()
     return home
 
 
-def start(
-    hub: Hub, home: Path, *arguments: str, first: str = "", **environ: str
-) -> subprocess.Popen[str]:
-    command = arguments or ("cache", "pull", "org/model")
+@pytest.fixture
+def hub(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights.safetensors").write_bytes(WEIGHTS)
+    (model / "config.json").write_text("{}")
+    with serve({"org/model": model}) as served, talking_to(served, home, monkeypatch):
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+        yield served
+
+
+def loba(*arguments: str) -> Result:
+    done = CliRunner().invoke(cli.app, ["cache", *arguments])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done
+
+
+def pull() -> tuple[int, str]:
+    """Pull the model; return the exit code and what was said."""
+    done = loba("pull", "org/model")
+    return done.exit_code, done.stderr
+
+
+def start(hub: Hub, home: Path, first: str = "") -> subprocess.Popen[str]:
+    """Start a pull as a process of its own, with code that is run first."""
     return subprocess.Popen(
-        [sys.executable, "-c", first + LOBA, *command],
-        env={
-            **os.environ,
-            "HF_ENDPOINT": hub.endpoint,
-            "HF_HOME": str(home),
-            "XDG_STATE_HOME": str(home / "state"),
-            "NO_PROXY": "*",
-            **environ,
-        },
+        [sys.executable, "-c", first + IN_CHILD, "cache", "pull", "org/model"],
+        env={**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home)},
         cwd=home,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -69,9 +79,8 @@ def start(
     )
 
 
-def pull(hub: Hub, home: Path, *, first: str = "", **environ: str) -> tuple[int, str]:
-    """Pull the model; return the exit code and what was said."""
-    child = start(hub, home, first=first, **environ)
+def pull_in_child(hub: Hub, home: Path, first: str) -> tuple[int, str]:
+    child = start(hub, home, first)
     _, errors = child.communicate(timeout=120)
     assert "Traceback" not in errors
     return child.returncode, errors
@@ -102,7 +111,7 @@ def looks_missing(home: Path) -> bool:
 @pytest.mark.parametrize("kind", ["cut", "reset"])
 def test_a_broken_connection_is_gone_on_with_where_it_broke(hub, home, kind):
     hub.faults = [Fault("weights", kind, 30_000), Fault("weights", kind, 20_000)]
-    code, errors = pull(hub, home)
+    code, errors = pull()
     assert code == 0, errors
     assert is_whole(home)
     first, *later = hub.downloads("weights")
@@ -115,7 +124,7 @@ def test_a_broken_connection_is_gone_on_with_where_it_broke(hub, home, kind):
 
 def test_a_connection_that_stays_down_leaves_what_came_and_is_gone_on_with(hub, home):
     hub.faults = [Fault("weights", "cut", 30_000), Fault("weights", "cut", 0, times=1000)]
-    code, errors = pull(hub, home)
+    code, errors = pull()
     assert code == 4
     assert "connection to the hub broke" in errors
     assert "what was fetched is kept" in errors
@@ -123,8 +132,7 @@ def test_a_connection_that_stays_down_leaves_what_came_and_is_gone_on_with(hub, 
     assert (blobs(home) / f"{SHA256}.incomplete").stat().st_size == 30_000
     hub.faults = []
     hub.requests.clear()
-    plan = start(hub, home, "cache", "pull", "org/model", "--dry-run", "--json")
-    planned = json.loads(plan.communicate(timeout=60)[0])
+    planned = json.loads(loba("pull", "org/model", "--dry-run", "--json").stdout)
     assert {each["path"]: each["partial"] for each in planned["files"]} == {
         "weights.safetensors": 30_000,
         "config.json": 0,
@@ -132,7 +140,7 @@ def test_a_connection_that_stays_down_leaves_what_came_and_is_gone_on_with(hub, 
     assert planned["to_fetch"] == sum(
         each["size"] for each in planned["files"] if not each["is_there"]
     ) - (30_000)
-    assert pull(hub, home)[0] == 0
+    assert pull()[0] == 0
     assert [each.range for each in hub.downloads("weights")] == ["bytes=30000-"]
     assert is_whole(home)
 
@@ -150,7 +158,7 @@ def test_a_killed_pull_is_gone_on_with(hub, home):
     hub.may_go_on.set()
     assert looks_missing(home)
     there = partial.stat().st_size
-    assert pull(hub, home)[0] == 0
+    assert pull()[0] == 0
     assert hub.downloads("weights")[-1].range == f"bytes={there}-"
     assert is_whole(home)
 
@@ -159,14 +167,14 @@ def test_a_killed_pull_is_gone_on_with(hub, home):
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_busy_hub_is_asked_again(hub, home, part, method):
     hub.faults = [Fault(part, "status", status, method=method) for status in (503, 500, 429)]
-    code, errors = pull(hub, home)
+    code, errors = pull()
     assert code == 0, errors
     assert is_whole(home)
 
 
 def test_a_hub_that_stays_down_is_named_with_its_answer(hub, home):
     hub.faults = [Fault("weights", "status", 503, times=1000)]
-    code, errors = pull(hub, home)
+    code, errors = pull()
     assert code == 4
     assert "answered 503" in errors
     assert looks_missing(home)
@@ -174,19 +182,19 @@ def test_a_hub_that_stays_down_is_named_with_its_answer(hub, home):
 
 def test_contents_that_are_altered_on_the_way_are_refused_and_not_kept(hub, home):
     hub.faults = [Fault("weights", "alter")]
-    code, errors = pull(hub, home)
+    code, errors = pull()
     assert code == 7
     assert "weights.safetensors" in errors
     assert "checksum" in errors
     assert looks_missing(home)
     assert not list(blobs(home).glob("*.incomplete"))
-    assert pull(hub, home)[0] == 0
+    assert pull()[0] == 0
     assert is_whole(home)
 
 
 def test_a_small_file_is_checked_too(hub, home):
     hub.faults = [Fault("config.json", "alter")]
-    code, errors = pull(hub, home)
+    code, errors = pull()
     assert code == 7
     assert "config.json" in errors
     assert not (blobs(home) / git_sha1(b"{}")).exists()
@@ -195,7 +203,7 @@ def test_a_small_file_is_checked_too(hub, home):
 def test_a_beginning_that_is_not_the_contents_is_fetched_anew(hub, home):
     blobs(home).mkdir(parents=True)
     (blobs(home) / f"{SHA256}.incomplete").write_bytes(b"from a disk that lost power" * 100)
-    code, errors = pull(hub, home)
+    code, errors = pull()
     assert code == 0, errors
     assert [each.range for each in hub.downloads("weights")] == ["bytes=2700-", ""]
     assert is_whole(home)
@@ -204,7 +212,7 @@ def test_a_beginning_that_is_not_the_contents_is_fetched_anew(hub, home):
 def test_a_beginning_longer_than_the_content_is_fetched_anew(hub, home):
     blobs(home).mkdir(parents=True)
     (blobs(home) / f"{SHA256}.incomplete").write_bytes(WEIGHTS + b"more")
-    assert pull(hub, home)[0] == 0
+    assert pull()[0] == 0
     assert is_whole(home)
 
 
@@ -213,11 +221,11 @@ def test_a_content_that_changed_between_attempts_is_not_mixed(hub, home):
     old = bytes(reversed(WEIGHTS))
     (model / "weights.safetensors").write_bytes(old)
     hub.faults = [Fault("weights", "cut", 30_000), Fault("weights", "cut", 0, times=1000)]
-    assert pull(hub, home)[0] == 4
+    assert pull()[0] == 4
     hub.faults = []
     hub.requests.clear()
     (model / "weights.safetensors").write_bytes(WEIGHTS)
-    assert pull(hub, home)[0] == 0
+    assert pull()[0] == 0
     assert [each.range for each in hub.downloads("weights")] == [""]
     assert not is_whole(home)  # the old one's beginning is left …
     cache = HubCache(home / "hub")
@@ -228,22 +236,23 @@ def test_a_content_that_changed_between_attempts_is_not_mixed(hub, home):
 def test_an_etag_that_is_no_checksum_does_not_hide_an_altered_content(hub, home):
     hub.etags = {"weights.safetensors": "mirror-17"}
     hub.faults = [Fault("weights", "alter")]
-    code, errors = pull(hub, home)
+    code, errors = pull()
     assert code == 7, errors
     assert not (blobs(home) / "mirror-17").exists()
-    assert pull(hub, home)[0] == 0
+    assert pull()[0] == 0
     assert (blobs(home) / "mirror-17").read_bytes() == WEIGHTS
 
 
-def test_where_there_are_no_links_a_content_lies_there_once(hub, home):
-    code, errors = pull(hub, home, HF_HUB_DISABLE_SYMLINKS="1")
+def test_where_there_are_no_links_a_content_lies_there_once(hub, home, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
+    code, errors = pull()
     assert code == 0, errors
     snapshot = home / "hub/models--org--model/snapshots" / COMMIT
     assert (snapshot / "weights.safetensors").read_bytes() == WEIGHTS
     assert not (snapshot / "weights.safetensors").is_symlink()
     assert not (blobs(home) / SHA256).exists()
     hub.requests.clear()
-    assert pull(hub, home, HF_HUB_DISABLE_SYMLINKS="1")[0] == 0
+    assert pull()[0] == 0
     assert not hub.downloads("weights")
 
 
@@ -251,7 +260,7 @@ def test_where_there_are_no_links_a_content_lies_there_once(hub, home):
 def test_an_etag_is_never_a_path_out_of_the_cache(hub, home, etag):
     hub.etags = {"weights.safetensors": etag}
     before = set(listing(home.parent))
-    pull(hub, home)
+    pull()
     new = {path for path in set(listing(home.parent)) - before if "escaped" in path}
     assert all(path.startswith("home/hub/") for path in new)
 
@@ -259,10 +268,7 @@ def test_an_etag_is_never_a_path_out_of_the_cache(hub, home, etag):
 def test_a_listed_path_out_of_the_repository_is_refused(hub, home):
     repo = hub.kept["org/evil"] = KeptRepo()
     repo.commit("main", {"../../escaped.safetensors": b"x"}, "evil")
-    child = start(hub, home, "cache", "pull", "org/evil")
-    _, errors = child.communicate(timeout=60)
-    assert child.returncode == 8
-    assert "Traceback" not in errors
+    assert loba("pull", "org/evil").exit_code == 8
     assert not list(home.parent.rglob("escaped*"))
 
 
@@ -274,14 +280,14 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
 
 def test_a_disk_that_fills_up_is_told_and_gone_on_with(hub, home):
-    code, errors = pull(hub, home, first=LIMITED)
+    code, errors = pull_in_child(hub, home, LIMITED)
     assert code == 4
     assert "disk became full" in errors
     assert looks_missing(home)
     there = (blobs(home) / f"{SHA256}.incomplete").stat().st_size
     assert 40_000 < there <= 50_000
     hub.requests.clear()
-    assert pull(hub, home)[0] == 0
+    assert pull()[0] == 0
     assert [each.range for each in hub.downloads("weights")] == [f"bytes={there}-"]
     assert is_whole(home)
 
@@ -297,33 +303,33 @@ def test_a_really_full_disk_leaves_nothing_that_looks_whole(hub, home):
         "shutil.disk_usage = lambda p: real(p)._replace(free=10**12)\n"
     )
     try:
-        code, errors = pull(hub, home, first=roomy)
+        code, errors = pull_in_child(hub, home, roomy)
         assert code == 4, errors
         assert "disk became full" in errors
         assert looks_missing(home)
         subprocess.run(["mount", "-o", "remount,size=1m", str(small)], check=True)
-        code, errors = pull(hub, home, first=roomy)
+        code, errors = pull_in_child(hub, home, roomy)
         assert code == 0, errors
         assert is_whole(home)
     finally:
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_a_cache_that_cannot_be_written_is_told(hub, home):
-    unwritable = (
-        "import os, errno; real = os.open\n"
-        "def refuse(path, flags, *args, **more):\n"
-        "    if str(path).endswith('.incomplete'):\n"
-        "        raise OSError(errno.EROFS, 'Read-only file system')\n"
-        "    return real(path, flags, *args, **more)\n"
-        "os.open = refuse\n"
-    )
-    code, errors = pull(hub, home, first=unwritable)
+def test_a_cache_that_cannot_be_written_is_told(hub, home, monkeypatch):
+    real = os.open
+
+    def refuse(path: str, *arguments: Any, **more: Any) -> int:
+        if str(path).endswith(".incomplete"):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    code, errors = pull()
     assert code == 4
     assert "could not be written" in errors
 
 
-def test_a_login_goes_to_the_hub_and_is_never_shown(hub, home):
+def test_a_login_goes_to_the_hub_and_is_never_shown(hub, home, monkeypatch):
     token = "hf_" + "a" * 34
     hub.faults = [
         Fault(
@@ -334,7 +340,8 @@ def test_a_login_goes_to_the_hub_and_is_never_shown(hub, home):
             method="HEAD",
         )
     ]
-    code, errors = pull(hub, home, HF_TOKEN=token)
+    monkeypatch.setenv("HF_TOKEN", token)
+    code, errors = pull()
     assert code == 4
     assert "hf auth login" in errors
     assert token not in errors
