@@ -104,7 +104,9 @@ def cache_push_to(
                 typer.echo(line, err=not dry_run)
         if not dry_run:
             screen = sys.stderr if sys.stderr.isatty() else None
-            kept = hub_send.send(plan, cache.root, there, screen)
+            kept = hub_send.send(
+                plan, cache.root, there, screen, say=lambda text: typer.echo(text, err=True)
+            )
     if as_json:
         echo_json(record if dry_run else record | {"kept_refs": kept})
     elif not dry_run:

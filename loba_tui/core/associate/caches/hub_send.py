@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +118,14 @@ def plan_send(cache: Cache, root: Path, targets: Sequence[Target], rig: Rig, pat
     return SendPlan(place, tuple(targets), contents, links, refs, to_send)
 
 
-def send(plan: SendPlan, root: Path, rig: Rig, screen: TextIO | None = None) -> list[str]:
+def send(
+    plan: SendPlan,
+    root: Path,
+    rig: Rig,
+    screen: TextIO | None = None,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[str]:
     """Send what a plan lists, and return branches and tags that stand elsewhere over there.
 
     Args:
@@ -126,6 +133,7 @@ def send(plan: SendPlan, root: Path, rig: Rig, screen: TextIO | None = None) -> 
         root: This cache's folder.
         rig: The other one.
         screen: A terminal to draw progress on.
+        say: Told what is being done.
 
     Raises:
         ResourceError: The connection broke, or the disk is full; what came is kept.
@@ -133,9 +141,11 @@ def send(plan: SendPlan, root: Path, rig: Rig, screen: TextIO | None = None) -> 
         InUseError: It is being deleted here.
     """
     rig.run(_MAKE, plan.place.root)
+    say(f"sending {show_size(plan.to_send)}")
     with _held(root, {target.folder for target in plan.targets}):
         rig.rsync(root, plan.place, list(plan.contents), ["--copy-links"], screen=screen)
         expected = {path: _sha256_of(root, path) for path in plan.contents}
+    say(f"reading {show_size(plan.size)} again on {rig.host}")
     found = _lines_for(rig, plan, _SUMS, list(plan.contents))
     _refuse_differences(rig, expected, {path: sum_.split()[0] for path, sum_ in found.items()})
     with tempfile.TemporaryDirectory(prefix="loba-") as folder:

@@ -92,6 +92,7 @@ def test_a_repository_arrives_whole_and_a_second_time_nothing_is_sent(rig, root)
     assert done.exit_code == 0, done.stderr
     assert str(rig.root) in done.stdout
     assert "5 files of it, each read again" in done.stdout
+    assert "sending 3.0 MB\nreading 3.0 MB again on rig\n" in done.stderr
     assert contents(rig.root, ONE) == ONE_FILES
     assert contents(rig.root, TWO) == TWO_FILES
     assert is_sound(rig.root)
