@@ -2,8 +2,9 @@
 
     python benchmarks/main_job.py [recipes/slider.yaml] [--out-dir DIR]
 
-Wall and CPU seconds are of the whole command, imports and proof included; training seconds are the
-sum over steps. The figures come from the run's own metrics.jsonl and report.json.
+A first run: nothing is kept of earlier ones. Wall and CPU seconds are of the whole command, imports
+and proof included; training seconds are the sum over steps. The figures come from the run's own
+metrics.jsonl and report.json.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def main() -> None:
     out_dir = Path(arguments.out_dir or tempfile.mkdtemp(prefix="loba-bench-"))
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     command = [sys.executable, "-m", "loba_tui.cli", "run", arguments.recipe, "--out-dir"]
-    subprocess.run([*command, str(out_dir)], check=True, env=os.environ)
+    with tempfile.TemporaryDirectory() as kept:
+        environ = {**os.environ, "LOBA_CACHE": kept}
+        subprocess.run([*command, str(out_dir)], check=True, env=environ)
     wall = time.monotonic() - begin
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

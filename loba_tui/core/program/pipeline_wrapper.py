@@ -107,7 +107,8 @@ class PipelineWrapper:
             dtype=self.cache.dtype,
             hashes=FileHashes(root),
         )
-        return TensorStore(root, kind, shelf, on_problem=on_problem)
+        # Hundreds of prompts take less to encode again than to wait for the disk with each.
+        return TensorStore(root, kind, shelf, on_problem=on_problem, sync=kind == "latents")
 
     def _check(self) -> None:
         """Say what cannot be had before anything is downloaded."""

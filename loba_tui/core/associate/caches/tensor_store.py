@@ -56,6 +56,7 @@ class TensorStore:
         *,
         on_problem: Callable[[str], None] = logger.warning,
         spare_bytes: int = _SPARE_BYTES,
+        sync: bool = True,
     ) -> None:
         """Name a place; nothing is read or written yet.
 
@@ -66,6 +67,8 @@ class TensorStore:
                 libraries, device. Another shelf never sees these entries.
             on_problem: Told what is wrong, as a sentence.
             spare_bytes: Nothing is written where less is free on the disk.
+            sync: Wait for the disk with each entry. Without, a power cut may damage some; the
+                checksum tells, and they are made again.
         """
         name = tensor_layout.shelf_name(shelf)
         self.folder = root / kind / name
@@ -73,6 +76,7 @@ class TensorStore:
         self._shelf = dict(shelf)
         self._on_problem = on_problem
         self._spare_bytes = spare_bytes
+        self._sync = sync
         self._lock: int | None = None
         self._is_open = False
         self._can_read = self._can_write = True
@@ -162,7 +166,7 @@ class TensorStore:
             return
         temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp")
         try:
-            durable.write_file(temporary, content)
+            durable.write_file(temporary, content, sync=self._sync)
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):

@@ -339,6 +339,15 @@ def num_operations(root: Path) -> int:
     return files.count
 
 
+def test_only_a_store_that_is_told_to_waits_for_the_disk(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(os, "fsync", waited.append)
+    for sync in (False, True):
+        store, _ = open_store(tmp_path / str(sync), sync=sync)
+        store.put("0" * 64, TENSORS, describe={})
+        assert bool(waited) == sync
+
+
 @pytest.mark.parametrize("fault", ["ENOSPC", "EIO", "ENOSPC for good"])
 def test_whichever_file_operation_fails_the_run_goes_on(tmp_path, fault):
     for at in range(1, num_operations(tmp_path / "count") + 1):
