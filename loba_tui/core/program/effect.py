@@ -88,7 +88,8 @@ class Effect:
     balance: float | None
     """Smaller over larger of the two sides' log-ratios (changes, where no ratio): 1 is even."""
     relative_change: float
-    """Largest |change| of a side, over the larger of |mean| and spread of the base's values."""
+    """Largest |change| of a side, over the larger of |mean| and spread of the base's values;
+    where both are 0, over the measure's whole range."""
 
 
 def spearman(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> float:
@@ -125,6 +126,10 @@ def measure_effect(scales: Sequence[float], measured: Measurement) -> Effect:
     above = _side(grid, values, measured.limits, side=+1, direction=direction)
     changes = [abs(side.change) for side in (below, above) if side and np.isfinite(side.change)]
     size = max(abs(mean[base]), float(np.nanstd(values[:, base])) if _any(values[:, base]) else 0.0)
+    if size == 0 and _any(mean):
+        # Where the base has nothing of it at all, any share of what there can be is a change.
+        limits = measured.limits or (0.0, float(np.nanmax(np.abs(mean))))
+        size = limits[1] - limits[0]
     low, median, high = (_column_quantiles(values, q) for q in (0.25, 0.5, 0.75))
     return Effect(
         measure=measured.name,

@@ -118,3 +118,12 @@ def test_values_around_zero_have_changes_but_no_ratios():
     assert effect.above.ratio is None
     assert effect.above.change == 2
     assert effect.balance == pytest.approx(1)
+
+
+def test_what_the_base_never_shows_is_a_change_of_the_whole_range():
+    share = measure_effect((0, 0.5, 1), Measurement("share", np.array([[0, 0, 1.0]] * 4)))
+    assert share.relative_change == pytest.approx(1.0)
+    limited = Measurement("share", np.array([[0, 0, 0.5]] * 4), limits=(0.0, 2.0))
+    assert measure_effect((0, 0.5, 1), limited).relative_change == pytest.approx(0.25)
+    nothing = measure_effect((0, 0.5, 1), Measurement("share", np.zeros((4, 3))))
+    assert nothing.relative_change == 0

@@ -190,6 +190,7 @@ class ImageData:
         self._plan, self._data, self._store = plan, data, store
         self._places, self._factor, self._device = places, factor, device
         self._decoder = Decoder(plan, data, places)
+        self._masks: dict[tuple[str, Cut], Tensor | None] = {}
         # Cached latents need no pixels, so that nothing is to be computed ahead.
         self._ahead = Ahead(self._decoder, num_workers=data.workers)
 
@@ -204,7 +205,7 @@ class ImageData:
                 for place, row in enumerate(rows)
             ]
             latents.append(torch.stack(one).to(self._device))
-        masks = [self._decoder.mask(row, self._factor) for row in rows]
+        masks = [self._mask(row) for row in rows]
         weights = [self._data.prior_weight if row.unit.is_prior else 1.0 for row in rows]
         return DataBatch(
             latents=tuple(latents),
@@ -226,6 +227,15 @@ class ImageData:
             return made.float() / 255
 
         return self._store.latent(image, cut_settings(self._data, row.unit, row.cut), make)
+
+    def _mask(self, row: Row) -> Tensor | None:
+        """Return a row's mask; those of cuts that come again are read once."""
+        if self._data.crop == "random":
+            return self._decoder.mask(row, self._factor)
+        key = (row.unit.images[0].item.name, row.cut)
+        if key not in self._masks:
+            self._masks[key] = self._decoder.mask(row, self._factor)
+        return self._masks[key]
 
     def _stack_masks(self, masks: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
         # Wherever there are masks at all, every process and every step has some.
