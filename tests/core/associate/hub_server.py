@@ -30,12 +30,12 @@ class Fault:
     Attributes:
         kind: `cut` ends the connection after `number` bytes of the content, `reset` does so as a
             lost network does, and `stall` sends nothing more; `status` answers `number`; `alter`
-            serves other bytes of the same length.
+            serves other bytes of the same length and `shorten` some fewer, as a proxy's own page.
         times: How many requests it hits.
     """
 
     part: str
-    kind: Literal["cut", "reset", "stall", "status", "alter"]
+    kind: Literal["cut", "reset", "stall", "status", "alter", "shorten"]
     number: int = 0
     times: int = 1
     method: str = "GET"
@@ -143,6 +143,8 @@ class Handler(BaseHTTPRequestHandler):
         etag = self.hub.etags.get(name, checksum(name, content))
         if fault is not None and fault.kind == "alter":
             content = bytes(255 - byte for byte in content)
+        if fault is not None and fault.kind == "shorten":
+            content = content[: fault.number]
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         status, whole = 200, len(content)
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))

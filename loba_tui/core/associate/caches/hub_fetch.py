@@ -46,6 +46,7 @@ from loba_tui.core.text import clean
 _WORKERS = 4
 # A disk that is filled to the last byte breaks more than this fetch.
 _RESERVE_BYTES = 256 * 2**20
+_MAX_ETAG = 200
 _WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)
 _TRY_AGAIN_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -221,7 +222,7 @@ class _Fetch:
 
     def _blob(self, etag: str | None) -> Path | None:
         """Return where a content belongs; None leaves it to the client, which has its own say."""
-        if not etag or "/" in etag or etag.startswith("."):
+        if not etag or "/" in etag or etag.startswith(".") or len(etag) > _MAX_ETAG:
             return None
         return self._root / folder_of(self._id) / "blobs" / etag
 
@@ -235,7 +236,12 @@ class _Fetch:
             partial = blob.with_name(f"{blob.name}.incomplete")
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             with open(os.open(partial, flags, 0o666), "r+b") as file:
-                was_resumed = self._fill(file, size)
+                try:
+                    was_resumed = self._fill(file, size)
+                except OSError as error:
+                    if error.errno is None and isinstance(self._explained(error), CorruptError):
+                        partial.unlink()
+                    raise
                 is_sound = self._is_sound(partial)
                 if not is_sound and was_resumed:
                     # The beginning may be from another server, or from before a power cut.
@@ -298,6 +304,11 @@ class _Fetch:
         )
 
     def _explained(self, error: OSError) -> Exception:
+        if isinstance(error, HTTPError | ConnectionError | TimeoutError | FileNotFoundError):
+            return error
+        if error.errno is None:
+            # The client says so of a content that ended well and has another size.
+            return self._altered()
         what = f"{clean(self._file.path)} was fetched: {error.strerror or error}."
         if error.errno in _DISK_FULL:
             hint = "Free some and start again; what was fetched is kept."
@@ -305,7 +316,7 @@ class _Fetch:
         if error.errno in _NOT_WRITABLE:
             hint = "Check who owns the cache, or set HF_HUB_CACHE to a folder that can be written."
             return ResourceError(f"The cache could not be written while {what}", hint)
-        return error
+        return ResourceError(f"The system refused something while {what}", "Start again.")
 
 
 def _is_passing(error: BaseException) -> bool:

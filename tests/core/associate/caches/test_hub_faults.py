@@ -192,6 +192,16 @@ def test_contents_that_are_altered_on_the_way_are_refused_and_not_kept(hub, home
     assert is_whole(home)
 
 
+def test_a_content_of_another_size_is_refused_and_not_kept(hub, home):
+    hub.faults = [Fault("weights", "shorten", 500)]
+    code, errors = pull()
+    assert code == 7, errors
+    assert looks_missing(home)
+    assert not list(blobs(home).glob("*.incomplete"))
+    assert pull()[0] == 0
+    assert is_whole(home)
+
+
 def test_a_small_file_is_checked_too(hub, home):
     hub.faults = [Fault("config.json", "alter")]
     code, errors = pull()
@@ -256,7 +266,7 @@ def test_where_there_are_no_links_a_content_lies_there_once(hub, home, monkeypat
     assert not hub.downloads("weights")
 
 
-@pytest.mark.parametrize("etag", ["../../escaped", ".hidden"])
+@pytest.mark.parametrize("etag", ["../../escaped", ".hidden", "x" * 500])
 def test_an_etag_is_never_a_path_out_of_the_cache(hub, home, etag):
     hub.etags = {"weights.safetensors": etag}
     before = set(listing(home.parent))
