@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
-from loba_tui import cache_listing, cache_pulling, runs
+from loba_tui import cache_listing, runs
 from loba_tui.cache_tree import SORTS, CacheState, Node, parse_filters
 from loba_tui.core.associate.caches import hub
-from loba_tui.core.associate.caches.hub_query import parse_size, show_size
+from loba_tui.core.associate.caches.hub_query import show_size
 from loba_tui.core.errors import LobaError
 from loba_tui.core.run.control import CommandKind
 from loba_tui.screens.base import FILTER, LobaScreen
+from loba_tui.screens.cache_removal import Removals
 from loba_tui.screens.cache_rows import (
     COLUMNS,
-    Ticker,
-    check_model_id,
     needed_rows,
     node_row,
-    removal_hint,
-    removal_rows,
     targets_of,
-    verified_rows,
 )
-from loba_tui.widgets.dialogs import Choice, ChoiceDialog, ConfirmDialog, LineDialog, TextDialog
+from loba_tui.screens.cache_work import LongWork
+from loba_tui.widgets.dialogs import TextDialog
 from loba_tui.widgets.line import Line, Lines, Piece
 from loba_tui.widgets.table import MarkTable, Row
 
-_DAY = 86400.0
 _MEMORY_SECONDS = 5.0
 
 
@@ -75,7 +69,8 @@ class CacheScreen(LobaScreen):
         self._opened: set[str] = set()
         self._filter = ""
         self._sort, self._is_reversed = 0, False
-        self._ticker: Ticker | None = None
+        self._long = LongWork(self, self._done)
+        self._removal = Removals(self, self._done)
 
     def compose_body(self) -> Iterable[Widget]:
         """Yield the tree and the line that says how far long work is."""
@@ -241,118 +236,37 @@ class CacheScreen(LobaScreen):
     def action_remove(self) -> None:
         """Plan what removing the chosen rows does, and do it after a yes."""
         targets = self._targets()
-        if targets:
-            self._plan(hub.Removal(tuple(targets)))
-
-    def _plan(self, wish: hub.Removal | hub.Prune) -> None:
-        state = self._state
-        if state is None:
-            return
-
-        def confirm(plan: hub.Plan) -> None:
-            # As wide as a dialog: see .dialog in app.tcss.
-            width = min(90, int(self.size.width * 0.9) - 6)
-            rows = removal_rows(state, plan, width)
-            if plan.is_refused or not plan.items:
-                title = "This cannot be removed" if plan.is_refused else "Nothing to remove"
-                self.app.push_screen(TextDialog(title, rows))
-                return
-
-            def answered(yes: bool | None) -> None:
-                if yes:
-                    self.query_one("#tree", MarkTable).unmark()
-                    self.work(lambda: state.cache.execute(plan), removed)
-
-            def removed(entry: hub.Entry | None) -> None:
-                self._done(f"moved {show_size(plan.frees)} to the trash; z brings it back")
-
-            title = f"Remove this and free {show_size(plan.frees)}?"
-            rows += removal_hint(state, plan, width)
-            self.app.push_screen(ConfirmDialog(title, rows, "remove"), answered)
-
-        self.work(lambda: state.cache.plan(wish), confirm)
+        if targets and self._state is not None:
+            self._removal.plan(self._state, hub.Removal(tuple(targets)))
 
     def action_prune(self) -> None:
         """Choose a rule of what is of no more use, and plan it."""
-        choices = [
-            Choice("leftovers", "what broken downloads and old revisions left"),
-            Choice("30", "what was neither used nor fetched for 30 days"),
-            Choice("90", "what was neither used nor fetched for 90 days"),
-            Choice("under", "the least recently used, until the cache is small enough"),
-        ]
-
-        def chosen(rule: str | None) -> None:
-            if rule == "under":
-                rows: list[list[Piece]] = [["Such as 200GB or 500GiB."]]
-                dialog = LineDialog("Keep the cache under", rows, check=_size_problem)
-                self.app.push_screen(dialog, sized)
-            elif rule == "leftovers":
-                wish = {"detached": True, "incomplete": True, "unreferenced": True}
-                self._plan(hub.Prune(time.time(), **wish))
-            elif rule is not None:
-                self._plan(hub.Prune(time.time(), unused_seconds=float(rule) * _DAY))
-
-        def sized(text: str | None) -> None:
-            if text is not None:
-                self._plan(hub.Prune(time.time(), keep_bytes=parse_size(text)))
-
-        self.app.push_screen(ChoiceDialog("Prune", choices), chosen)
+        if self._state is not None:
+            self._removal.prune(self._state)
 
     def action_undo(self) -> None:
         """Bring the newest deletion back."""
-        self._undo(None)
-
-    def _undo(self, entry_id: str | None) -> None:
         if self._state is not None:
-            cache = self._state.cache
-            self.work(
-                lambda: list(cache_listing.restored_lines(cache.undo(entry_id))),
-                lambda lines: self._done("; ".join(line.strip() for line in lines)),
-            )
+            self._removal.undo(self._state.cache)
 
     def action_trash(self) -> None:
         """Show what can be brought back, and what emptying the trash frees."""
-        if self._state is None:
-            return
-        cache = self._state.cache
+        if self._state is not None:
+            self._removal.trash(self._state.cache)
 
-        def show(found: tuple[list[tuple[str, str]], int]) -> None:
-            entries, size = found
-            if not entries:
-                self.tell("The trash is empty.")
-                return
-            choices = [Choice(key, line, "bring back") for key, line in reversed(entries)]
-            choices.append(Choice("", f"empty all of it and free {show_size(size)}"))
+    def action_pull(self) -> None:
+        """Ask what to fetch, show the plan, and fetch it after a yes."""
+        self._long.pull()
 
-            def chosen(key: str | None) -> None:
-                if key:
-                    self._undo(key)
-                elif key is not None:
-                    self._empty(cache, [line for _, line in entries], size)
+    def action_verify(self) -> None:
+        """Read every file of the chosen repositories again and compare it with its checksum."""
+        targets = self._targets()
+        if targets and self._state is not None:
+            self._long.verify(self._state, targets)
 
-            self.app.push_screen(ChoiceDialog("Trash", choices), chosen)
-
-        def look() -> tuple[list[tuple[str, str]], int]:
-            entries = cache.trash()
-            records = [cache_listing.entry_record(e, cache.trash_size([e])) for e in entries]
-            lines = [(r["id"], cache_listing.entry_line(r)) for r in records]
-            return lines, cache.trash_size(entries)
-
-        self.work(look, show)
-
-    def _empty(self, cache: hub.HubCache, lines: list[str], size: int) -> None:
-        rows: list[list[Piece]] = [[line] for line in lines]
-        rows += [[""], [("This cannot be undone.", "warn")]]
-
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self.work(
-                    lambda: cache.empty_trash(cache.trash()),
-                    lambda freed: self._done(f"freed {show_size(freed)}"),
-                )
-
-        title = f"Empty the trash and free {show_size(size)}?"
-        self.app.push_screen(ConfirmDialog(title, rows, "empty"), answered)
+    def action_cancel(self) -> None:
+        """End the pull or check that goes on."""
+        self._long.cancel()
 
     def action_pin(self) -> None:
         """Pin the chosen rows, or take their pins away where all have one."""
@@ -396,118 +310,3 @@ class CacheScreen(LobaScreen):
         if chosen:
             self.app.copy_to_clipboard(chosen[0].name)
             self.tell(f"copied {chosen[0].name}")
-
-    # Long work
-
-    def _begin(self) -> Ticker | None:
-        if self._ticker is not None:
-            self.tell("One pull or check at a time; X ends this one.", "warn")
-            return None
-        line = self.query_one("#progress", Line)
-        line.say(("working …", "dim"))
-        line.display = True
-        self._ticker = Ticker(lambda text: self._from_thread(lambda: line.say(text)))
-        return self._ticker
-
-    def _from_thread(self, act: Callable[[], object]) -> None:
-        if self.app.is_running:
-            self.app.call_from_thread(act)
-
-    def _end(self) -> None:
-        self._ticker = None
-        self.query_one("#progress", Line).display = False
-
-    def _long(self, ticker: Ticker, act: Callable[[], Callable[[], None]]) -> None:
-        """Do long work in a thread; what it returns is called in the UI at its end."""
-
-        def guarded() -> Callable[[], None]:
-            try:
-                return act()
-            except (LobaError, OSError) as error:
-                return partial(self.tell_error, error)
-
-        def done(then: Callable[[], None]) -> None:
-            self._end()
-            then()
-
-        self.work(guarded, done, group="long")
-
-    def action_cancel(self) -> None:
-        """End the pull or check that goes on."""
-        if self._ticker is not None:
-            self._ticker.cancel()
-
-    def action_pull(self) -> None:
-        """Ask what to fetch, show the plan, and fetch it after a yes."""
-        rows: list[list[Piece]] = [
-            ["owner/name, or owner/name@revision: only what a diffusers pipeline"],
-            ["needs is fetched, safetensors only. What came stays if it breaks."],
-        ]
-
-        def named(text: str | None) -> None:
-            ticker = self._begin() if text is not None else None
-            if ticker is not None and text is not None:
-                model_id, _, revision = text.removeprefix("hf://").partition("@")
-                self._long(ticker, lambda: self._planned_pull(ticker, model_id, revision or None))
-
-        self.app.push_screen(LineDialog("Pull", rows, check=check_model_id), named)
-
-    def _planned_pull(
-        self, ticker: Ticker, model_id: str, revision: str | None
-    ) -> Callable[[], None]:
-        # The hub's client takes half a second to import.
-        from loba_tui.core.associate.caches import hub_pull
-
-        plan = hub_pull.plan_pull(model_id, revision, variant=None, only=())
-        ticker.check()
-
-        def confirm() -> None:
-            def answered(yes: bool | None) -> None:
-                following = self._begin() if yes else None
-                if following is not None:
-                    self._long(following, lambda: pulled(following))
-
-            rows: list[list[Piece]] = [[line] for line in cache_pulling.plan_lines(plan)]
-            title = f"Fetch {show_size(plan.to_fetch)}?"
-            self.app.push_screen(ConfirmDialog(title, rows, "fetch"), answered)
-
-        def pulled(following: Ticker) -> Callable[[], None]:
-            missing = sum(not file.is_there for file in plan.files)
-            folder = hub_pull.pull(plan, following.report(plan.to_fetch, missing))
-            return lambda: self._done(f"fetched {plan.model_id} to {folder}")
-
-        return confirm
-
-    def action_verify(self) -> None:
-        """Read every file of the chosen repositories again and compare it with its checksum."""
-        targets, state = self._targets(), self._state
-        ticker = self._begin() if targets and state is not None else None
-        if ticker is None or state is None:
-            return
-        folders = dict.fromkeys(target.folder for target in targets)
-        chosen = [each for each in state.found.repositories if each.folder in folders]
-
-        def check() -> Callable[[], None]:
-            results: list[hub.Checked] = []
-            for repository in chosen:
-                for checked in state.cache.verify(repository):
-                    results.append(checked)
-                    ticker.tell(f"{len(results)} files: {checked.repository} {checked.path}")
-            title, rows = verified_rows(results)
-            return lambda: self._show_verdict(title, rows)
-
-        self._long(ticker, check)
-
-    def _show_verdict(self, title: str, rows: list[list[Piece]]) -> None:
-        if rows:
-            self._show_text(title, rows)
-        else:
-            self.tell(f"verified: {title}", "good")
-
-
-def _size_problem(text: str) -> str:
-    try:
-        parse_size(text)
-    except LobaError as error:
-        return str(error)
-    return ""

@@ -1,4 +1,4 @@
-"""Writing a recipe from a screen: the diff first, then the file; a copy where it is not ours."""
+"""Opening and writing a recipe from a screen: the diff first; a copy where it is not ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loba_tui import recipe_files
 from loba_tui.core.recipe.diff import text_diff
 from loba_tui.recipe_files import RecipeFile
 from loba_tui.screens.base import LobaScreen
-from loba_tui.widgets.dialogs import ConfirmDialog, LineDialog
+from loba_tui.widgets.dialogs import Choice, ChoiceDialog, ConfirmDialog, LineDialog
 from loba_tui.widgets.line import Piece
 
 _TONES = {"+": "good", "-": "bad", "@": "dim"}
@@ -19,6 +19,22 @@ _TONES = {"+": "good", "-": "bad", "@": "dim"}
 def diff_rows(lines: Sequence[str]) -> list[list[Piece]]:
     """Return the lines of a diff as rows; their first character says what the colour says."""
     return [[(line, _TONES.get(line[:1], ""))] for line in lines]
+
+
+def choose_recipe(screen: LobaScreen, then: Callable[[RecipeFile], None]) -> None:
+    """Let one of all recipes be chosen."""
+
+    def choose(files: list[RecipeFile]) -> None:
+        known = {str(file.path): file for file in files}
+        choices = [Choice(key, file.label, file.origin) for key, file in known.items()]
+
+        def chosen(key: str | None) -> None:
+            if key is not None:
+                then(known[key])
+
+        screen.app.push_screen(ChoiceDialog("Open which recipe?", choices), chosen)
+
+    screen.work(lambda: recipe_files.listing(Path.cwd(), screen.context.ledger), choose)
 
 
 def ask_to_save(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from textual import events
@@ -18,16 +17,15 @@ from loba_tui import recipe_files
 from loba_tui.core.errors import LobaError
 from loba_tui.core.plugin_sources import PluginSources
 from loba_tui.core.recipe.load import dump_recipe
-from loba_tui.core.run.directory import RunDir
 from loba_tui.plan_client import Answer, PlanClient
 from loba_tui.recipe_files import RecipeFile
 from loba_tui.screens.base import LobaScreen
-from loba_tui.screens.recipe_saving import ask_to_save
+from loba_tui.screens.recipe_saving import ask_to_save, choose_recipe, diff_rows
+from loba_tui.screens.recipe_starting import ask_to_start
+from loba_tui.screens.stack_applying import ask_to_apply
 from loba_tui.screens.stack_rows import (
     FORM_COLUMNS,
     SLOT_COLUMNS,
-    LivePlan,
-    alive_runs,
     detail_rows,
     field_row,
     field_rows,
@@ -299,8 +297,6 @@ class StackScreen(LobaScreen):
 
     def action_diff(self) -> None:
         """Show what writing would change."""
-        from loba_tui.screens.recipe_saving import diff_rows
-
         if self._model is not None:
             rows = diff_rows(self._model.diff) or [["Nothing has changed."]]
             self.app.push_screen(TextDialog("Not written yet", rows))
@@ -326,18 +322,7 @@ class StackScreen(LobaScreen):
 
     def action_open(self) -> None:
         """Choose another recipe."""
-
-        def choose(files: list[RecipeFile]) -> None:
-            choices = [Choice(str(f.path), f.label, f.origin) for f in files]
-            known = {str(f.path): f for f in files}
-
-            def chosen(key: str | None) -> None:
-                if key is not None:
-                    self._open(known[key])
-
-            self.app.push_screen(ChoiceDialog("Open which recipe?", choices), chosen)
-
-        self.work(lambda: recipe_files.listing(Path.cwd(), self.context.ledger), choose)
+        choose_recipe(self, self._open)
 
     def _open(self, file: RecipeFile) -> None:
         def answered(yes: bool | None) -> None:
@@ -354,8 +339,6 @@ class StackScreen(LobaScreen):
 
     def action_start(self) -> None:
         """Start the recipe as it is in the file, and watch it."""
-        from loba_tui.screens.recipe_starting import ask_to_start
-
         if self._file is None or self._model is None:
             return
         if self._model.is_changed:
@@ -365,40 +348,8 @@ class StackScreen(LobaScreen):
 
     def action_apply(self) -> None:
         """Bring a running run to this recipe, as far as it can be changed while it goes on."""
-        model = self._model
-        if model is None:
-            return
-
-        def choose(alive: list[RunDir]) -> None:
-            if not alive:
-                self.tell("No run is alive.", "warn")
-                return
-            choices = [Choice(str(run.path), run.name) for run in alive]
-
-            def chosen(key: str | None) -> None:
-                if key is not None:
-                    self._plan_apply(model, RunDir(Path(key)))
-
-            self.app.push_screen(ChoiceDialog("Apply to which run?", choices), chosen)
-
-        self.work(lambda: alive_runs(self.context.ledger), choose)
-
-    def _plan_apply(self, model: StackModel, run: RunDir) -> None:
-        def confirm(plan: LivePlan) -> None:
-            def answered(yes: bool | None) -> None:
-                if yes:
-                    self.work(lambda: plan.carry_out(self.context.sources), told)
-
-            if plan.able:
-                title = f"Change {run.name} while it goes on?"
-                self.app.push_screen(ConfirmDialog(title, plan.rows, "change"), answered)
-            else:
-                self.app.push_screen(TextDialog("Nothing can be changed", plan.rows))
-
-        def told(answers: list[str]) -> None:
-            self.tell("; ".join(answers), "good")
-
-        self.work(lambda: LivePlan.of(model, run, self.context.sources), confirm)
+        if self._model is not None:
+            ask_to_apply(self, self._model)
 
 
 def _opened(file: RecipeFile, sources: PluginSources) -> tuple[RecipeFile, StackModel | None, str]:

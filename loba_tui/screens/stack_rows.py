@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from loba_tui import recipe_files, runs
+from loba_tui import recipe_files
 from loba_tui.context import Context
-from loba_tui.core.plugin_sources import PluginSources
 from loba_tui.core.recipe import shipped
-from loba_tui.core.recipe.load import load_recipe
-from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.run.directory import Ledger, RunDir
-from loba_tui.core.run.reader import RunReader
-from loba_tui.core.run.steering import SteeringRecord
 from loba_tui.recipe_files import RecipeFile
 from loba_tui.stack_model import Field, Slot, StackModel, written
 from loba_tui.widgets.line import Piece
@@ -71,70 +63,3 @@ def field_rows(field: Field) -> list[list[Piece]]:
     rows: list[list[Piece]] = [[line] for line in textwrap.wrap(field.help, 88)]
     default = "none" if field.is_required else written(field.default)
     return [*rows, [("takes    ", "dim"), field.expected], [("default  ", "dim"), default]]
-
-
-def alive_runs(ledger: Ledger) -> list[RunDir]:
-    """Return the runs that can be steered, newest first."""
-    return [run for run in reversed(ledger.runs()) if RunReader(run).liveness().is_alive]
-
-
-@dataclass(frozen=True)
-class LivePlan:
-    """What changing a running run to an edited recipe comes to.
-
-    Attributes:
-        able: Keys with the value now and then.
-        unable: Keys that differ and cannot be changed while it goes on.
-    """
-
-    run: RunDir
-    able: tuple[tuple[str, Any, Any], ...]
-    unable: tuple[str, ...]
-
-    @classmethod
-    def of(cls, model: StackModel, run: RunDir, sources: PluginSources) -> LivePlan:
-        """Compare an edited recipe with what a run is doing now, steering included."""
-        record = SteeringRecord.read(run.steering) or SteeringRecord()
-        now = load_recipe(
-            run.recipe,
-            [f"{change.key}={written(change.new)}" for change in record.changes],
-            sources=sources,
-        )
-        able, unable = model.live_changes(now)
-        return cls(run, tuple((key, _at(now, key), new) for key, new in able), tuple(unable))
-
-    @property
-    def rows(self) -> list[list[Piece]]:
-        """Return it for reading."""
-        rows: list[list[Piece]] = [
-            ["  ", (key, "strong"), f"  {written(old)} → {written(new)}"]
-            for key, old, new in self.able
-        ]
-        if not rows:
-            rows = [["Nothing differs that a run takes while it goes on."]]
-        if self.unable:
-            keys = ", ".join(self.unable)
-            rows += [[""], [("Stays as it is until a new run:", "warn")]]
-            rows += [[f"  {line}"] for line in textwrap.wrap(keys, 84)]
-        if self.able:
-            key, _, new = self.able[0]
-            rows += [[""], [(f"the same as: loba runs set {self.run.name} {key}={new}", "dim")]]
-        return rows
-
-    def carry_out(self, sources: PluginSources) -> list[str]:
-        """Send the changes and return what the run answers.
-
-        Raises:
-            RecipeError: The run is not alive any more, or refuses one.
-        """
-        return [
-            runs.steer(self.run, runs.set_command(self.run, f"{key}={written(new)}", sources))
-            for key, _, new in self.able
-        ]
-
-
-def _at(recipe: Recipe, key: str) -> Any:
-    value: Any = recipe.model_dump(mode="json")
-    for step in key.split("."):
-        value = value.get(step) if isinstance(value, dict) else None
-    return value

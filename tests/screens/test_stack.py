@@ -14,7 +14,7 @@ from loba_tui.app import LobaApp
 from loba_tui.core.recipe.shipped import folder
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.writer import RunWriter
-from loba_tui.screens import stack_rows
+from loba_tui.screens import stack_applying
 from loba_tui.screens.stack import StackScreen
 from loba_tui.widgets.dialogs import ChoiceDialog, ConfirmDialog, LineDialog, TextDialog
 from loba_tui.widgets.line import Lines
@@ -233,7 +233,7 @@ def test_a_running_run_is_changed_as_far_as_it_can_be(
         sent.append((command.args["key"], command.args["value"]))
         return "taken"
 
-    monkeypatch.setattr(stack_rows.runs, "steer", steer)
+    monkeypatch.setattr(stack_applying.runs, "steer", steer)
 
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot)
