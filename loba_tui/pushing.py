@@ -321,7 +321,7 @@ def _collect(
             f"{clean(run_dir.path)} holds no finished adapter.",
             f"Continue the run first: loba run --resume {clean(run_dir.path)}",
         )
-    uploads = [_upload(name, path) for name, path in found.items()]
+    uploads = [_upload(run_dir, name, path) for name, path in found.items()]
     # Where this user's images lie is nobody else's business.
     uploads.append(_of_bytes(RECIPE, dump_recipe(portable(recipe)).encode()))
     header: dict[str, Any] = {}
@@ -345,8 +345,14 @@ def _collect(
     return (_of_bytes(CARD, model_card(facts).encode()), *uploads)
 
 
-def _upload(name: str, path: Path) -> Upload:
+def _upload(run_dir: RunDir, name: str, path: Path) -> Upload:
     """Return a file of the run for upload; a link could lead to anything of this user's."""
+    inside = os.path.join(os.path.realpath(run_dir.path), path.relative_to(run_dir.path))
+    if os.path.realpath(path) != inside:
+        raise RefusedError(
+            f"{clean(path)} leads out of its run's folder; it is not uploaded.",
+            "A run's files have to be plain files in its own folders.",
+        )
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             facts = os.fstat(file.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -259,14 +260,20 @@ def test_a_file_that_holds_a_token_is_not_uploaded(hub, run_dir, where, monkeypa
     assert hub.kept == {}
 
 
-def test_a_link_in_a_run_folder_from_elsewhere_is_not_followed(hub, run_dir, tmp_path):
-    private = tmp_path / "private.json"
-    private.write_text('{"outcome": "my diary"}')
-    run_dir.report.unlink()
-    run_dir.report.symlink_to(private)
+@pytest.mark.parametrize("which", ["file", "folder"])
+def test_a_link_in_a_run_folder_from_elsewhere_is_not_followed(hub, run_dir, tmp_path, which):
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "holiday.png").write_bytes(b"\x89PNG me")
+    if which == "file":
+        run_dir.report.unlink()
+        run_dir.report.symlink_to(private / "holiday.png")
+    else:
+        shutil.rmtree(run_dir.samples)
+        run_dir.samples.symlink_to(private)
     done = push(hub, run_dir)
     assert done.exit_code == 8
-    assert "report.json" in done.stderr
+    assert "out of its run's folder" in done.stderr
     assert hub.kept == {}
 
 
