@@ -11,6 +11,7 @@ The goal is that of benchmarks/optimizers.py: ρ per sample at least 0.95 in the
 from __future__ import annotations
 
 import argparse
+import contextlib
 
 import bench
 
@@ -18,6 +19,10 @@ from loba_tui.core.program.report import Report
 
 RHO, LARGER, SMALLER = 0.95, 1.5, 0.67
 SCALES = (-2.0, -1.0, 0.0, 1.0, 2.0)
+
+
+class Reached(Exception):
+    """The goal is reached; training need not go on."""
 
 
 def is_enough(report: Report) -> bool:
@@ -30,23 +35,22 @@ def train(start: str, arguments: argparse.Namespace, seed: int) -> None:
     """Print a line for every look until the goal is reached."""
     overrides = [f"train.steps={arguments.steps}", f"train.seed={seed}", *arguments.overrides]
     overrides += [f"sample.every={arguments.every}", f"method.warm_start={start}"]
-    reached = []
 
     def look(step: int) -> None:
-        if not reached:
-            report = bench.prove_quietly(subject, SCALES)
-            areas = " ".join(f"{area:4.0f}" for area in report.effect.mean)
-            rho = report.effect.rho
-            print(f"{start:8} {seed:4} {step:5}  {areas}  {rho.mean:.3f} / {rho.worst:.3f}", end="")
-            print("  goal" if is_enough(report) else "", flush=True)
-            if is_enough(report):
-                reached.append(step)
+        report = bench.prove_quietly(subject, SCALES)
+        areas = " ".join(f"{area:4.0f}" for area in report.effect.mean)
+        rho = report.effect.rho
+        print(f"{start:8} {seed:4} {step:5}  {areas}  {rho.mean:.3f} / {rho.worst:.3f}", end="")
+        print("  goal" if is_enough(report) else "", flush=True)
+        if is_enough(report):
+            raise Reached
 
     subject = bench.ready(overrides, sample=look)
-    if start != "null":  # the base model itself does nothing at any scale
-        look(0)
-    subject.built.trainer.run()
-    look(arguments.steps)
+    with contextlib.suppress(Reached):
+        if start != "null":  # the base model itself does nothing at any scale
+            look(0)
+        subject.built.trainer.run()
+        look(arguments.steps)
 
 
 def main() -> None:

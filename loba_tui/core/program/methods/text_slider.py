@@ -16,10 +16,10 @@ from torch import Tensor
 
 from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.option_types import NonZeroFloat, UnitFloat
-from loba_tui.core.program import randomness
 from loba_tui.core.program.bank_trajectories import BankSize
 from loba_tui.core.program.instant import start_from_instant
 from loba_tui.core.program.method import Method, MethodParts, StepOutput
+from loba_tui.core.program.preserve_rows import PreserveRows
 from loba_tui.core.program.trajectories import Draw
 
 REQUIRES = ("target", "positive", "negative")
@@ -105,8 +105,7 @@ class TextSlider:
         self._scales = scales
         self._rollout_guidance = rollout_guidance
         self._rollout_scale = rollout_scale
-        self._has_preserve = preserve_share > 0 and any(c.preserve for c in parts.concepts)
-        self._preserve_share = preserve_share
+        self._preserve = PreserveRows(parts.concepts, preserve_share, parts.seed)
         self.change_preserve_weight(preserve_weight)
         self._rescale_target = rescale_target
         self._warm_start = warm_start
@@ -127,7 +126,7 @@ class TextSlider:
 
     def change_preserve_weight(self, weight: float) -> None:
         """Take another weight; without preserve prompts there is nothing to weigh."""
-        self._preserve_weight = weight if self._has_preserve else 0.0
+        self._preserve_weight = weight if self._preserve.has_any else 0.0
 
     def state(self) -> dict[str, Tensor]:
         """Return the state of the trajectories."""
@@ -184,36 +183,19 @@ class TextSlider:
             )
             # Divided by the expected count, not by this process's: so that processes add up to
             # what one process with the whole batch computes.
-            expected = self._preserve_share * num_rows
+            expected = self._preserve.share * num_rows
             preserve_loss = (kept.mean(dim=(1, 2, 3)) * draw.weights[kept_rows]).sum() / expected
             metrics["preserve_loss"] = preserve_loss.detach()
             loss = loss + self._preserve_weight * preserve_loss
         return StepOutput(loss=loss, metrics=metrics)
 
     def _preserve_rows(self, draw: Draw, index: int) -> tuple[list[int], list[str]]:
-        """Return which local rows train a preserve prompt too, and which prompt each."""
-        if not self._keeps_preserve(draw):
-            return [], []
-        rows, prompts = [], []
-        for local, (row, concept) in enumerate(zip(draw.rows, draw.concepts, strict=True)):
-            choices = self._parts.concepts[concept].preserve
-            # Rows are spread over the global batch, and over the scales from step to step.
-            place, key = row + index, (index, row)
-            if draw.samples:  # the same prompt each time that a sample comes again
-                place, key = draw.samples[local], (-1, draw.samples[local])
-            is_kept = int((place + 1) * self._preserve_share) > int(place * self._preserve_share)
-            if choices and is_kept:
-                pick = randomness.integer(len(choices), self._parts.seed, "preserve", *key)
-                rows.append(local)
-                prompts.append(choices[pick])
-        return rows, prompts
+        """Return which local rows train a preserve prompt too, and which prompt each.
 
-    def _keeps_preserve(self, draw: Draw) -> bool:
-        """Say whether preserve prompts are predicted; for kept samples whatever the weight is now.
-
-        It can be changed later, and the samples are predicted once.
+        Samples that are kept have theirs predicted once, whatever the weight is now: it can change.
         """
-        return self._has_preserve and (bool(draw.samples) or self._preserve_weight > 0)
+        is_asked = self._preserve.has_any and (bool(draw.samples) or self._preserve_weight > 0)
+        return self._preserve.pick(draw, index) if is_asked else ([], [])
 
     @torch.no_grad()
     def _teacher(self, draw: Draw, index: int) -> dict[str, Tensor]:
