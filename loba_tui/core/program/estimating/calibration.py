@@ -43,8 +43,9 @@ def calibrate(recipe: Recipe, estimate: Estimate, sources: PluginSources = SHIPP
         else:
             attach_adapter(recipe, container, sources)
         timer = _Timer(container, AdapterScale(container.denoiser), recipe)
-        one_row = (Call(1, with_grad=False),)
-        step = next((s for s in estimate.calls.later if any(c.with_grad for c in s)), one_row)
+        # Without a step there are only pictures, drawn in batches.
+        pictures = (Call(2 * recipe.sample.batch_size, with_grad=False),)
+        step = next((s for s in estimate.calls.later if any(c.with_grad for c in s)), pictures)
         seconds = {call: timer.seconds(call) for call in dict.fromkeys(step)}
     finally:
         torch.set_num_threads(threads)
