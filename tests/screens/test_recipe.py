@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from dashboard import HOSTILE, STAND_IN, drive, environment, make_app, screen_te
 from textual.pilot import Pilot
 
 from loba_tui.app import LobaApp
+from loba_tui.core.recipe.edit import set_key
 from loba_tui.core.recipe.shipped import folder
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.screens.recipe import RecipeScreen
@@ -53,7 +55,7 @@ def test_list_text_and_verdict_are_all_there(home: Path, size: tuple[int, int]) 
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot)
         text = shown(pilot)
-        for word in ("mine.yaml", "local", "sdxl/slider", "shipped", "base_model:", "✓ valid"):
+        for word in ("mine.yaml", "local", "shipped", "base_model:", "✓ valid"):
             assert word in text
         assert len(text.splitlines()) == size[1]
 
@@ -119,18 +121,18 @@ def test_writing_shows_the_diff_and_takes_invalid_text_too(home: Path) -> None:
 def test_two_recipes_are_compared_by_what_they_come_to_and_how_they_are_written(
     home: Path,
 ) -> None:
-    run = RunDir.create(home / "output", "old", ledger=Ledger.of_user(environment(home)))
-    run.recipe.write_text(SLIDER.replace("steps: 70", "steps: 9"))
+    run = RunDir.create(home / "output", "ancient", ledger=Ledger.of_user(environment(home)))
+    run.recipe.write_text(set_key(SLIDER, ("train", "steps"), 9))
 
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot)
         await pilot.press("c")
         await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
-        await pilot.press(*"old", "enter")
+        await pilot.press(*"ancient", "enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, TextDialog))
         dialog = pilot.app.screen
         assert isinstance(dialog, TextDialog)
-        assert "train.steps: 70 -> 9" in dialog.text
+        assert re.search(r"train\.steps: \d+ -> 9", dialog.text)
         assert "+  steps: 9" in dialog.text
 
     drive(make_app(home), story)
