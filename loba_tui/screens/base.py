@@ -45,6 +45,7 @@ class LobaScreen(Screen[None], inherit_bindings=False):
         """Be a full screen until the terminal's size is known."""
         super().__init__()
         self._focus_before: Widget | None = None
+        self._at_work: dict[str, Callable[[], None] | None] = {}
 
     @property
     def loba(self) -> LobaApp:
@@ -113,17 +114,57 @@ class LobaScreen(Screen[None], inherit_bindings=False):
             try:
                 result = function()
             except (LobaError, OSError) as error:
-                if not worker.is_cancelled and self.app.is_running:
-                    self.app.call_from_thread(self.tell_error, error)
+                if not worker.is_cancelled:
+                    self._call_back(self.tell_error, error)
                 return
-            if done is not None and not worker.is_cancelled and self.app.is_running:
-                self.app.call_from_thread(self._bring_back, done, result)
+            if done is not None and not worker.is_cancelled:
+                self._call_back(done, result)
 
         self.run_worker(run, thread=True, group=group, exclusive=exclusive)
 
-    def _bring_back(self, done: Callable[[Result], None], result: Result) -> None:
-        if self.is_attached:
-            done(result)
+    def work_latest(
+        self,
+        group: str,
+        function: Callable[[], Result],
+        done: Callable[[Result], None],
+    ) -> None:
+        """Work off the UI thread on what is wanted last.
+
+        One of a group is at work at a time; of those that are wanted meanwhile only the last is
+        done. So what is wanted more often than it can be done is still done again and again.
+        """
+        if group in self._at_work:
+            self._at_work[group] = lambda: self.work_latest(group, function, done)
+            return
+        self._at_work[group] = None
+
+        def run() -> None:
+            is_done, result = False, None
+            try:
+                result, is_done = function(), True
+            except (LobaError, OSError) as error:
+                self._call_back(self.tell_error, error)
+            finally:
+                self._call_back(finish, is_done, result)
+
+        def finish(is_done: bool, result: Result) -> None:
+            following = self._at_work.pop(group, None)
+            if is_done:
+                done(result)
+            if following is not None:
+                following()
+
+        self.run_worker(run, thread=True, group=group)
+
+    def _call_back(self, function: Callable[..., None], *arguments: object) -> None:
+        """Have the UI call a function, unless the screen is gone by then."""
+
+        def call() -> None:
+            if self.is_attached:
+                function(*arguments)
+
+        if self.app.is_running:
+            self.app.call_from_thread(call)
 
     # The frame
 

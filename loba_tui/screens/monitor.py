@@ -153,7 +153,7 @@ class MonitorScreen(LobaScreen):
         if self._is_looking or self.app.screen_stack[0] is not self:
             return
         if model is None:
-            self.work(self._newest, self._watch_newest, group="newest", exclusive=True)
+            self.work_latest("newest", self._newest, self._watch_newest)
             return
         self._is_looking = True
 
@@ -211,13 +211,13 @@ class MonitorScreen(LobaScreen):
         def draw() -> list[Rows]:
             return pane.drawn(model.charts(names, view, num_cells))
 
-        self.work(draw, pane.show, group="charts", exclusive=True)
+        self.work_latest("charts", draw, pane.show)
 
     def _draw_sample(self) -> None:
         pane = self.query_one(SamplePane)
         if pane.is_stale and pane.display and pane.size.height > 1:
             pane.is_stale = False
-            self.work(pane.read, pane.show, group="sample", exclusive=True)
+            self.work_latest("sample", pane.read, pane.show)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what the run, as it stands, can do."""

@@ -43,6 +43,7 @@ class ChartsPane(Toned, can_focus=True):
         self._names: tuple[str, ...] = ()
         self._selected = 0
         self._is_one = False
+        self._is_chosen = False
         self._charts: list[Rows] = []
         self._lines: list[list[tuple[str, str]]] = []
 
@@ -50,7 +51,8 @@ class ChartsPane(Toned, can_focus=True):
         """Say which series there are; the selected one stays selected."""
         if tuple(names) == self._names:
             return
-        at = self.selected
+        # The first chart stays first until another is chosen, whatever series appear.
+        at = self.selected if self._is_chosen else None
         self._names = tuple(names)
         self._selected = self._names.index(at) if at in self._names else 0
         self.refresh_bindings()
@@ -138,6 +140,7 @@ class ChartsPane(Toned, can_focus=True):
     def action_select(self, by: int) -> None:
         """Select another chart."""
         before = self.wanted
+        self._is_chosen = True
         self._selected = max(0, min(self._selected + by, len(self._names) - 1))
         if self.wanted != before or self._is_one:
             self.post_message(self.Wanted())

@@ -115,7 +115,6 @@ class ChoiceDialog(ModalScreen[str | None]):
         Binding("up,ctrl+p", "move(-1)", "up", show=False, priority=True),
         Binding("pagedown", "move(8)", "page down", show=False, priority=True),
         Binding("pageup", "move(-8)", "page up", show=False, priority=True),
-        Binding("enter", "choose", "choose", priority=True),
     ]
 
     def __init__(self, title: str, choices: Sequence[Choice], *, at: str | None = None) -> None:
@@ -172,8 +171,11 @@ class ChoiceDialog(ModalScreen[str | None]):
         """Move over the list while the input keeps the focus."""
         self.query_one(MarkTable).action_move(by)
 
-    def action_choose(self) -> None:
-        """Return the choice under the cursor."""
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Return the choice under the cursor.
+
+        Enter is left to the input, which takes it after all that was typed before it.
+        """
         key = self.query_one(MarkTable).cursor_key
         if key is not None:
             self.dismiss(key)
@@ -188,7 +190,6 @@ class LineDialog(ModalScreen[str | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+g", "leave", "back"),
-        Binding("enter", "accept", "accept", priority=True),
     ]
 
     def __init__(
@@ -233,9 +234,9 @@ class LineDialog(ModalScreen[str | None]):
         line.focus()
         line.cursor_position = len(line.value)
 
-    def action_accept(self) -> None:
+    def on_input_submitted(self, event: Input.Submitted) -> None:
         """Close with the line, or say what is wrong with it."""
-        value = self.query_one(Input).value.strip()
+        value = event.value.strip()
         wrong = self._check(value) if value else "Type something, or leave with esc."
         if not wrong:
             self.dismiss(value)

@@ -388,7 +388,8 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
         wanted = max(0, min(wanted, len(self._shown) - height))
         if wanted == first:
             return False
-        self.scroll_to(y=wanted, animate=False, immediate=True)
+        # By force: whether there is a scrollbar is known only after the next layout.
+        self.scroll_to(y=wanted, animate=False, immediate=True, force=True)
         self.refresh()
         return True
 

@@ -261,3 +261,18 @@ def test_without_a_run_it_tells_where_to_find_one_and_takes_the_newest(tmp_path:
         await drawn(pilot)
 
     drive(make_app(tmp_path), story)
+
+
+def test_charts_of_the_run_come_first_however_late_it_begins(tmp_path: Path) -> None:
+    run = record_run(tmp_path, steps=0, phase=None)
+
+    async def story(pilot: Pilot[None]) -> None:
+        charts = monitor(pilot).query_one(ChartsPane)
+        await until(pilot, lambda: "host memory" in charts.text)
+        with run.metrics.open("a") as stream:
+            for step in range(1, 20):
+                stream.write(f'{{"step": {step}, "loss": 0.5, "a": 1, "b": 2, "c": 3}}\n')
+        await drawn(pilot)
+        assert charts.selected == "loss"
+
+    drive(make_app(tmp_path, run), story)
