@@ -8,9 +8,11 @@ that is valid is taken.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import BaseModel
 
 from loba_tui.core import plugins
 from loba_tui.core.errors import LobaError, RecipeError
@@ -344,6 +346,8 @@ def written(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(written, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {written(part)}" for key, part in value.items()) + "}"
     spelled = spell(value)
     return spelled if spelled is not None else json.dumps(value, ensure_ascii=False)
 
@@ -387,8 +391,8 @@ def _declared(slot: Slot, current: Any, given: Sequence[str]) -> list[Field]:
             Field(
                 path=(*slot.path, name),
                 label=name,
-                value=getattr(current, name),
-                default=None if field.is_required() else field.default,
+                value=_plain(getattr(current, name)),
+                default=None if field.is_required() else _plain(field.get_default()),
                 expected=describe_type(kind),
                 help=field.description or "",
                 is_given=name in given,
@@ -397,6 +401,11 @@ def _declared(slot: Slot, current: Any, given: Sequence[str]) -> list[Field]:
             )
         )
     return found
+
+
+def _plain(value: Any) -> Any:
+    """Return a section within a section as a table, as a recipe has it."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 def _listed(kind: Any) -> tuple[str, ...]:

@@ -156,6 +156,17 @@ def test_a_key_can_be_given_back_to_its_default(model: StackModel) -> None:
         model.unset(field(model, "method.name"))
 
 
+def test_a_section_within_a_section_is_one_line(model: StackModel) -> None:
+    assert field(model, "train.ema").written == "null"
+    model.set(field(model, "train.ema"), "{decay: 0.9}")
+    assert model.recipe.train.ema is not None
+    shown = field(model, "train.ema").written
+    assert shown.startswith("{decay: 0.9")
+    assert model.check(field(model, "train.ema"), shown) == ""
+    assert "decay" in model.check(field(model, "train.ema"), "{decay: 2}")
+    assert model.nudged(field(model, "train.ema"), 1) is None
+
+
 def test_what_a_running_run_can_take_is_told_from_what_it_cannot(model: StackModel) -> None:
     model.set(field(model, "optimizer.lr"), "1e-3")
     model.set(field(model, "train.steps"), "90")
