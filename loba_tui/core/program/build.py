@@ -293,6 +293,12 @@ def _watch(
     train = recipe.train
     if not train.efficacy_every:
         return None
+    if not any(c.positive and c.negative for c in recipe.method.expanded_concepts()):
+        raise RecipeError(
+            "train.efficacy_every: no concept says both positive and negative, so there is no"
+            " direction to look along",
+            "Leave it out; only sliders between two prompts are looked at while they train.",
+        )
     return Watch(
         lambda: make_yardstick(model.container, scale, recipe, model.embeds, most=MOST_CONCEPTS),
         every=train.efficacy_every,

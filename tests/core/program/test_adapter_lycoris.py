@@ -7,6 +7,8 @@ where there is no product; dora_scale is the length of each output's weights.
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +30,7 @@ from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.export import convert, load_adapter, read_adapter, write_adapter
 from loba_tui.core.program.kohya_keys import BlockLayout, from_kohya
 
-LINEAR = ("cross_attention", "self_attention", "feed_forward", "projection")
+LINEAR = ("cross_attention", "projection")
 KINDS: dict[str, dict[str, Any]] = {
     "loha": {"layers": (*LINEAR, "convolution"), "alpha": 2.0},
     "lokr": {"layers": (*LINEAR, "convolution"), "alpha": 2.0, "rank": 2},
@@ -38,8 +40,17 @@ KINDS: dict[str, dict[str, Any]] = {
 OTHERS = ["loha", "lokr", "oft"]
 
 
-def fresh(folder: Path) -> ModelContainer:
+@functools.cache
+def loaded(folder: Path) -> ModelContainer:
     return ModelCache("cpu", torch.float32).container(str(folder))
+
+
+def fresh(folder: Path) -> ModelContainer:
+    """Return a model with a denoiser of its own; loading it each time takes a second."""
+    container = copy.copy(loaded(folder))
+    container.pipeline = copy.copy(container.pipeline)
+    container.pipeline.unet = copy.deepcopy(container.pipeline.unet)
+    return container
 
 
 def trained(folder: Path, kind: str, **options: Any) -> ModelContainer:

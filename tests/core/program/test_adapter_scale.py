@@ -19,7 +19,7 @@ from loba_tui.core.program.adapter_kinds import (
 )
 from loba_tui.core.program.adapter_scale import AdapterScale
 
-ALL_LINEAR = ("cross_attention", "self_attention", "feed_forward", "projection")
+ALL_LINEAR = ("cross_attention", "projection")
 KINDS = {
     "lora": {"layers": ALL_LINEAR},
     "locon": {"layers": ("cross_attention", "convolution")},

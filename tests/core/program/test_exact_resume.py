@@ -278,6 +278,20 @@ def test_looks_leave_no_trace_in_the_training(
     assert states[0]["state"]["forwards"] == states[1]["state"]["forwards"]
 
 
+def test_looks_without_a_direction_are_refused_before_training(
+    model_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    recipe = recipe_with(model_folder, {"train": {"efficacy_every": 1}})
+    concept = recipe.method.concepts[0].model_copy(update={"negative": None})
+    method = recipe.method.model_copy(update={"concepts": (concept,)})
+    changed = recipe.model_copy(update={"method": method})
+    with (
+        pytest.raises(RecipeError, match="no direction to look along"),
+        trainer_of(changed, opened, accelerator, tmp_path),
+    ):
+        pass
+
+
 def test_a_run_that_ends_itself_is_over_and_stays_so(
     model_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
 ) -> None:

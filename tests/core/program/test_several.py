@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -43,8 +45,17 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def fresh(folder: Path) -> ModelContainer:
+@functools.cache
+def loaded(folder: Path) -> ModelContainer:
     return ModelCache("cpu", torch.float32).container(str(folder))
+
+
+def fresh(folder: Path) -> ModelContainer:
+    """Return a model with a denoiser of its own; loading it each time takes a second."""
+    container = copy.copy(loaded(folder))
+    container.pipeline = copy.copy(container.pipeline)
+    container.pipeline.unet = copy.deepcopy(container.pipeline.unet)
+    return container
 
 
 @pytest.fixture(scope="module")
