@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from loba_tui import foreground
 from loba_tui.cli import app
 from loba_tui.core.errors import LobaError, RecipeError
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.records import Event
 from loba_tui.several import request_of, split_strength
 
 
@@ -58,3 +61,15 @@ def test_what_is_missing_is_said(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_what_other_tools_make_of_a_kind_is_said_at_the_end_of_a_run(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path, "run")
+    run_dir.adapter_peft.mkdir(parents=True)
+    for notes in (["Only PEFT\x1b[2J reads it."], "not a list", None):
+        event = Event("exported", 0.0, {"notes": notes})
+        lines = foreground.result_lines(run_dir, [event])
+        assert any(line.startswith("for PEFT") for line in lines)
+        told = [line for line in lines if line.startswith("note")]
+        assert len(told) == isinstance(notes, list)
+        assert not any("\x1b" in line for line in told)
