@@ -1,0 +1,50 @@
+"""The dashboard's pictures in docs/, exported by the dashboard itself from the runs of this user.
+
+python benchmarks/dashboard_pictures.py RUN [--out docs]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from pathlib import Path
+
+from loba_tui import listing
+from loba_tui.app import LobaApp
+from loba_tui.context import Context
+from loba_tui.core.run.directory import RunDir
+
+# Name, columns, rows, seconds and keys of each picture; the first screen is the monitor.
+PICTURES: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
+    ("dashboard-monitor", 120, 40, ()),
+    ("dashboard-runs", 80, 24, ("1",)),
+)
+
+
+async def export(run: RunDir, context: Context, out: Path) -> None:
+    """Write every picture as SVG."""
+    for name, columns, rows, keys in PICTURES:
+        app = LobaApp(context, run=run)
+        async with app.run_test(size=(columns, rows)) as pilot:
+            await pilot.pause(2.5)
+            for key in keys:
+                await pilot.press(key)
+            await pilot.pause(1.0)
+            path = out / f"{name}.svg"
+            path.write_text(app.export_screenshot(title="loba tui"))
+            print(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run")
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    arguments = parser.parse_args()
+    context = Context(environ=os.environ)
+    run = listing.find_run(arguments.run, context.ledger)
+    asyncio.run(export(run, context, arguments.out))
+
+
+if __name__ == "__main__":
+    main()

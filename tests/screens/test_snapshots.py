@@ -1,0 +1,128 @@
+"""What the Runs and Monitor screens look like, cell by cell, in three sizes and two palettes.
+
+After a wanted change: LOBA_SNAPSHOTS=write pytest tests/screens/test_snapshots.py, then look at the
+difference in git.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from dashboard import drive, environment, make_app, until
+from textual.app import App
+from textual.pilot import Pilot
+
+from loba_tui.core.run.directory import Ledger, RunDir
+from loba_tui.machine import Machine, MachineState
+from loba_tui.screens import monitor, runs
+from loba_tui.widgets.charts_pane import ChartsPane
+from loba_tui.widgets.table import MarkTable
+
+FOLDER = Path(__file__).with_name("snapshots")
+NOON = 1_795_000_000.0
+SIZES = [(80, 24), (120, 40), (200, 60)]
+
+
+def picture(app: App[None]) -> str:
+    """Return every row as text, and below each how its cells are drawn."""
+    found = []
+    for strip in app.screen._compositor.render_strips():
+        found.append(f"|{strip.text}|")
+        styles, at = [], 0
+        for segment in strip:
+            style = str(segment.style or "").strip()
+            if segment.text.strip() or "reverse" in style:
+                styles.append(f"{at}:{style}")
+            at += segment.cell_length
+        found.append("    " + "; ".join(styles))
+    return "\n".join(line.rstrip() for line in found) + "\n"
+
+
+def compare(name: str, shown: str) -> None:
+    path = FOLDER / f"{name}.txt"
+    if os.environ.get("LOBA_SNAPSHOTS") == "write":
+        FOLDER.mkdir(exist_ok=True)
+        path.write_text(shown)
+    assert shown == path.read_text()
+
+
+def fixed_run(home: Path, name: str, phase: str, num_steps: int) -> RunDir:
+    """Record a run in which nothing depends on the clock or on chance."""
+    run = RunDir(home / "output" / name)
+    run.samples.mkdir(parents=True)
+    run.recipe.write_text("method:\n  name: text_slider\n")
+    status = {"phase": phase, "step": num_steps, "total": 300, "heartbeat": NOON}
+    run.status.write_text(json.dumps({"version": 1, **status}))
+    with run.metrics.open("w") as stream:
+        for step in range(1, num_steps + 1):
+            loss = '"NaN"' if step == 50 else 1 / step + (3.0 if step == 90 else 0.0)
+            stream.write(
+                f'{{"step": {step}, "time": {NOON + step}, "loss": {loss}, "lr": 0.0001,'
+                f' "grad_norm": {1 + step % 7}, "seconds": 0.5, "memory_mib": 700.0}}\n'
+            )
+    events = [
+        {"event": "built", "time": NOON, "device": "cpu"},
+        {"event": "saved", "time": NOON + 60, "step": 60},
+        {"event": "warning", "time": NOON + 100.5, "message": "a warning [/bold]"},
+    ]
+    run.events.write_text("".join(json.dumps({"version": 1, **each}) + "\n" for each in events))
+    run.log.write_text("one line\nand another\n")
+    Ledger.of_user(environment(home)).register(run)
+    return run
+
+
+@pytest.fixture(autouse=True)
+def fixed_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop the clock, and let the machine be the same everywhere."""
+    state = MachineState(NOON, 8.0, 32.0, 25.0, gpu_error="no NVIDIA driver here: NVML is missing")
+    monkeypatch.setattr(Machine, "look", lambda machine, process: state)
+    monkeypatch.setattr(runs.time, "time", lambda: NOON + 7200)
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def colors(home: Path, palette: str) -> dict[str, object]:
+    poor = {"COLORTERM": "", "TERM": "xterm"} if palette == "16" else {}
+    return {"environ": {**environment(home), **poor}}
+
+
+@pytest.mark.parametrize("palette", ["true", "16"])
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_runs(tmp_path: Path, size: tuple[int, int], palette: str) -> None:
+    fixed_run(tmp_path, "size-slider-20261118-100000-aaaa", "finished", 300)
+    fixed_run(tmp_path, "age-slider-20261118-110000-bbbb", "failed", 120)
+    fixed_run(tmp_path, "a-name-of-very-many-words-20261118-120000-cccc", "stopped", 70)
+
+    async def story(pilot: Pilot[None]) -> None:
+        table = pilot.app.screen.query_one(MarkTable)
+        await until(pilot, lambda: table.num_rows == 3)
+        await pilot.press("space")
+        await pilot.pause(0.2)
+        compare(f"runs-{size[0]}x{size[1]}-{palette}", picture(pilot.app))
+
+    drive(make_app(tmp_path, **colors(tmp_path, palette)), story, size=size)
+
+
+@pytest.mark.parametrize("palette", ["true", "16"])
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_monitor(tmp_path: Path, size: tuple[int, int], palette: str) -> None:
+    run = fixed_run(tmp_path, "size-slider-20261118-100000-aaaa", "stopped", 200)
+
+    async def story(pilot: Pilot[None]) -> None:
+        screen = pilot.app.screen
+        assert isinstance(screen, monitor.MonitorScreen)
+        charts = screen.query_one(ChartsPane)
+        await until(pilot, lambda: "1 not finite" in charts.text and "!" in charts.text)
+        await pilot.press("l")
+        await until(pilot, lambda: "log" in charts.text)
+        await pilot.pause(0.3)
+        compare(f"monitor-{size[0]}x{size[1]}-{palette}", picture(pilot.app))
+
+    drive(make_app(tmp_path, run, **colors(tmp_path, palette)), story, size=size)
