@@ -33,7 +33,7 @@ class CardFacts:
         report: What was measured, None where nothing was.
         base_revision: The commit of the base model, None where it has none.
         license: A licence's identifier, None where none is known.
-        weights: Name of the adapter in diffusers' keys.
+        peft: Name of the folder that PEFT loads, for kinds that diffusers' loader does not take.
         kohya: Name of the other one, None where there is none.
         pictures: Names of a strip over the scales and of the report's picture, where there are.
     """
@@ -44,7 +44,7 @@ class CardFacts:
     report: Mapping[str, Any] | None
     base_revision: str | None
     license: str | None
-    weights: str
+    peft: str | None
     kohya: str | None
     strip: str | None
     picture: str | None
@@ -81,9 +81,8 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
     architecture = facts.metadata.get("modelspec.architecture", "")
     family = ["stable-diffusion-xl"] if architecture.startswith("stable-diffusion-xl") else []
     kind = recipe.method.name.replace("_", "-")
-    data["tags"] = [
-        "text-to-image", "diffusers", "lora", "template:sd-lora", *family, "loba-trainer", kind,
-    ]  # fmt: skip
+    form = ["lora", "template:sd-lora"] if facts.peft is None else ["peft", recipe.adapter.name]
+    data["tags"] = ["text-to-image", "diffusers", *form, *family, "loba-trainer", kind]
     prompts = _prompts(facts)
     if facts.strip is not None and prompts:
         data["widget"] = [
@@ -147,16 +146,23 @@ def _usage(facts: CardFacts) -> list[str]:
     shown_base = base if hub_base(base) else "PATH_OF_THE_BASE_MODEL"
     low, high = _clean_range(facts.report)
     scale = high if high else low or 1.0
+    load = [
+        f'pipe.load_lora_weights("{facts.repo_id}", adapter_name="slider")',
+        f'pipe.set_adapters("slider", {scale:g})',
+    ]
+    if facts.peft is not None:
+        where = f'"{facts.repo_id}", subfolder="{facts.peft}"'
+        load = [f"pipe.unet = PeftModel.from_pretrained(pipe.unet, {where})"]
     lines = [
         "## Use",
         "",
         "```python",
         "from diffusers import AutoPipelineForText2Image",
+        *(["from peft import PeftModel"] if facts.peft is not None else []),
         "",
         f'pipe = AutoPipelineForText2Image.from_pretrained("{shown_base}")',
-        f'pipe.load_lora_weights("{facts.repo_id}", adapter_name="slider")',
-        f'pipe.set_adapters("slider", {scale:g})',
-        f"image = pipe({_prompts(facts)[0]!r}).images[0]" if _prompts(facts) else "",
+        *load,
+        *([f"image = pipe({_prompts(facts)[0]!r}).images[0]"] if _prompts(facts) else []),
         "```",
         "",
     ]

@@ -83,8 +83,7 @@ def push(
         return
     typer.echo(f"{'page':11}{plan.url}")
     typer.echo(f"{'commit':11}{commit}")
-    at = f', revision="{plan.revision}"' if plan.revision != "main" else ""
-    typer.echo(f'{"load with":11}pipe.load_lora_weights("{plan.repo_id}"{at})')
+    typer.echo(f"{'load with':11}{plan.load_line}")
 
 
 def _ask(plan: PushPlan, yes: bool) -> None:

@@ -42,6 +42,10 @@ from loba_tui.model_card import BUILTIN, CardFacts, hub_base, model_card
 
 # The one that `load_lora_weights` takes of several.
 WEIGHTS = "pytorch_lora_weights.safetensors"
+# Of a kind that it does not take; PEFT loads the folder.
+OTHER_WEIGHTS = "adapter.safetensors"
+PEFT = "peft"
+_PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 KOHYA = "adapter.kohya.safetensors"
 CARD, RECIPE, REPORT, STRIP, PICTURE = (
     "README.md", "recipe.yaml", "report.json", "strip.png", "report.png",
@@ -109,6 +113,14 @@ class PushPlan:
         """Return what is not there already."""
         paths = {*self.new, *self.replaced}
         return tuple(each for each in self.uploads if each.path in paths)
+
+    @property
+    def load_line(self) -> str:
+        """Return the line of Python that loads it."""
+        at = "" if self.revision == "main" else f', revision="{self.revision}"'
+        if any(each.path.startswith(f"{PEFT}/") for each in self.uploads):
+            return f'PeftModel.from_pretrained(pipe.unet, "{self.repo_id}", subfolder="{PEFT}"{at})'
+        return f'pipe.load_lora_weights("{self.repo_id}"{at})'
 
     @property
     def url(self) -> str:
@@ -306,7 +318,11 @@ def _collect(
 ) -> tuple[Upload, ...]:
     recipe = load_recipe(run_dir.recipe, sources=sources)
     reader = RunReader(run_dir)
-    found: dict[str, Path] = {WEIGHTS: run_dir.adapter}
+    is_peft = os.path.lexists(run_dir.adapter_peft)
+    weights = OTHER_WEIGHTS if is_peft else WEIGHTS
+    found: dict[str, Path] = {weights: run_dir.adapter}
+    if is_peft:
+        found |= {f"{PEFT}/{name}": run_dir.adapter_peft / name for name in _PEFT_FILES}
     pictures = run_dir.samples.glob
     strips = sorted(pictures("step-*.png")) or sorted(pictures("*.png"))
     optional = {
@@ -337,7 +353,7 @@ def _collect(
         report=reader.report() if REPORT in found else None,
         base_revision=metadata.get("loba.base_model_revision") or recipe.base_model.revision,
         license=license_id,
-        weights=WEIGHTS,
+        peft=PEFT if is_peft else None,
         kohya=KOHYA if KOHYA in found else None,
         strip=STRIP if STRIP in found else None,
         picture=PICTURE if PICTURE in found else None,

@@ -170,6 +170,27 @@ def test_the_card_names_the_base_model_its_licence_and_its_commit(hub, run_dir):
     assert "/home/me" not in uploaded
 
 
+def test_a_kind_that_peft_alone_loads_is_pushed_as_its_folder(hub, run_dir):
+    peft = run_dir.adapter_dir / "peft"
+    peft.mkdir()
+    (peft / "adapter_config.json").write_text('{"peft_type": "OFT"}')
+    (peft / "adapter_model.safetensors").write_bytes(adapter_bytes())
+    run_dir.adapter_kohya.unlink()
+    done = push(hub, run_dir)
+    assert done.exit_code == 0, done.stderr
+    line = 'PeftModel.from_pretrained(pipe.unet, "me/size-slider", subfolder="peft")'
+    assert line in done.stdout
+    files = hub.kept["me/size-slider"].at("main")[1]
+    assert {"peft/adapter_config.json", "peft/adapter_model.safetensors"} <= set(files)
+    # What `load_lora_weights` would take by its name, and could not read, is not there.
+    assert "pytorch_lora_weights.safetensors" not in files
+    card = files["README.md"].read_bytes().decode()
+    assert line in card
+    assert "load_lora_weights" not in card
+    assert "peft" in front_matter(card)["tags"]
+    assert "template:sd-lora" not in front_matter(card)["tags"]
+
+
 def test_a_dry_run_needs_no_login_and_changes_nothing(hub, run_dir):
     done = push(hub, run_dir, "--dry-run", token=None)
     assert done.exit_code == 0, done.stderr
