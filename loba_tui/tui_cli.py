@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from loba_tui.core.errors import RecipeError
+
 Run = Annotated[
     str | None,
     typer.Option(metavar="RUN", help="Show this run at once: a folder, a name, or last."),
@@ -59,9 +61,22 @@ def tui(
         else:
             plain.follow_run(run_dir, sys.stdout, seconds=context.seconds)
         return
+    if images in ("kitty", "sixel"):
+        _load_true_pictures(images)
     from loba_tui.app import LobaApp
 
     LobaApp(context, run=run_dir).run(mouse=mouse)
+
+
+def _load_true_pictures(mode: str) -> None:
+    """Load textual-image while the terminal still answers: it asks it for the size of a cell."""
+    try:
+        import textual_image.widget  # noqa: F401
+    except ImportError as error:
+        raise RecipeError(
+            f"--images {mode} needs textual-image, which is not installed.",
+            "pip install 'loba-trainer[images]', or leave it at --images half.",
+        ) from error
 
 
 def _is_terminal() -> bool:

@@ -276,3 +276,20 @@ def test_charts_of_the_run_come_first_however_late_it_begins(tmp_path: Path) -> 
         assert charts.selected == "loss"
 
     drive(make_app(tmp_path, run), story)
+
+
+@pytest.mark.parametrize("mode", ["kitty", "sixel", "off"])
+def test_samples_in_a_terminals_own_pictures_or_none(mode: str, tmp_path: Path) -> None:
+    run = record_run(tmp_path)
+    make_strip(run, 10, [(255, 0, 0), (0, 255, 0)])
+
+    async def story(pilot: Pilot[None]) -> None:
+        await drawn(pilot)
+        await pilot.press("right_square_bracket")
+        words = "pictures are off" if mode == "off" else "1/1  all scales"
+        await until(pilot, lambda: words in screen_text(pilot.app))
+        await pilot.press("full_stop")
+        await pilot.pause(0.2)
+        assert "▀" not in screen_text(pilot.app)
+
+    drive(make_app(tmp_path, run, images=mode), story)
