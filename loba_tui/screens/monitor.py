@@ -10,19 +10,17 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widget import Widget
 
-from loba_tui import runs
-from loba_tui.core.errors import LobaError
-from loba_tui.core.run.control import LIVE_KEYS, Command, CommandKind
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.machine import Machine
 from loba_tui.monitor_model import SMOOTHINGS, Frame, MonitorModel, View
-from loba_tui.screens.base import FILTER, LobaScreen
+from loba_tui.screens.base import FILTER
 from loba_tui.screens.monitor_heading import heading_rows, short_line
+from loba_tui.screens.monitor_steering import Steering
 from loba_tui.series_index import discard_orphans
 from loba_tui.widgets.chart import legend, shortened
 from loba_tui.widgets.charts_pane import ChartsPane, Rows
-from loba_tui.widgets.dialogs import Choice, ChoiceDialog, ConfirmDialog, LineDialog
+from loba_tui.widgets.dialogs import Choice, ChoiceDialog
 from loba_tui.widgets.line import Line, Lines, Piece, plain
 from loba_tui.widgets.log_view import LogView
 from loba_tui.widgets.machine_pane import MachinePane
@@ -33,7 +31,7 @@ PANES = ("charts", "machine", "samples", "log", "events")
 _WIDE = (110, 32)
 
 
-class MonitorScreen(LobaScreen):
+class MonitorScreen(Steering):
     """The run at hand."""
 
     BINDING_GROUP_TITLE = "Monitor"
@@ -42,12 +40,6 @@ class MonitorScreen(LobaScreen):
         Binding("tab", "pane(1)", "next part", id="monitor.next"),
         Binding("shift+tab", "pane(-1)", "previous part", show=False, id="monitor.previous"),
         Binding("f", "full", "this part alone", show=False, id="monitor.full"),
-        Binding("P", "steer('pause')", "pause", id="monitor.pause"),
-        Binding("R", "go_on", "resume", id="monitor.resume"),
-        Binding("S", "steer('save')", "save", id="monitor.save"),
-        Binding("I", "steer('sample')", "sample", id="monitor.sample"),
-        Binding("X", "stop", "stop", id="monitor.stop"),
-        Binding("equals_sign", "set", "set a value", id="monitor.set"),
         Binding("plus", "zoom(0.5)", "zoom in", show=False, id="monitor.zoom_in"),
         Binding("minus", "zoom(2)", "zoom out", show=False, id="monitor.zoom_out"),
         Binding("0", "zoom_all", "show the whole run", show=False, id="monitor.zoom_all"),
@@ -145,6 +137,10 @@ class MonitorScreen(LobaScreen):
         self._arrange()
         self.look()
 
+    def watched(self) -> RunDir | None:
+        """Return the run that is steered."""
+        return self._model.run if self._model is not None else None
+
     # Looking
 
     def look(self) -> None:
@@ -221,7 +217,7 @@ class MonitorScreen(LobaScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what the run, as it stands, can do."""
-        if f"action_{action}" not in vars(MonitorScreen):
+        if not any(f"action_{action}" in vars(each) for each in (MonitorScreen, Steering)):
             return True
         if self._frame is None:
             return False
@@ -418,72 +414,3 @@ class MonitorScreen(LobaScreen):
         if self._model is not None:
             self.app.copy_to_clipboard(str(self._model.run.path))
             self.tell(f"copied {self._model.run.path}")
-
-    # Steering
-
-    def _command(self, what: str, act: Callable[[RunDir], str]) -> None:
-        """Do something with the run off the UI thread, and show how it answers."""
-        if self._model is None:
-            return
-        run = self._model.run
-        self.tell(f"{what} …")
-
-        def done(answer: str) -> None:
-            self.tell(f"{what}: {answer}", "good")
-            self.look()
-
-        self.work(lambda: act(run), done, group="steer")
-
-    def action_steer(self, kind: CommandKind) -> None:
-        """Send a command and show the run's answer."""
-        self._command(kind, lambda run: runs.steer(run, Command(kind)))
-
-    def action_go_on(self) -> None:
-        """Let a paused run go on, or start one that has ended from its checkpoint."""
-        self._command("resume", lambda run: runs.resume(run, self.context.program))
-
-    def action_stop(self) -> None:
-        """Have the run save and end, after a yes."""
-        if self._model is None:
-            return
-        run = self._model.run
-        rows: list[list[Piece]] = [
-            ["It finishes its step, saves and ends; ", ("R", "key"), " goes on with it later."],
-            [""],
-            [(f"the same as: loba runs stop {run.name}", "dim")],
-        ]
-
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self._command("stop", lambda run: runs.stop(run, self.context.queue))
-
-        self.app.push_screen(ConfirmDialog(f"Stop {run.name} and save?", rows, "stop"), answered)
-
-    def action_set(self) -> None:
-        """Change a setting while the run goes on."""
-        if self._model is None:
-            return
-        run, sources = self._model.run, self.context.sources
-        rows: list[list[Piece]] = [
-            ["KEY=VALUE, where KEY is one of"],
-            [("  " + ", ".join(LIVE_KEYS[:3]), "key")],
-            [("  " + ", ".join(LIVE_KEYS[3:]), "key")],
-            [""],
-            [(f"the same as: loba runs set {run.name} KEY=VALUE", "dim")],
-        ]
-
-        def check(text: str) -> str:
-            try:
-                runs.set_command(run, text, sources)
-            except LobaError as error:
-                return str(error)
-            return ""
-
-        def accepted(text: str | None) -> None:
-            if text is not None:
-                self._command(
-                    "set", lambda run: runs.steer(run, runs.set_command(run, text, sources))
-                )
-
-        dialog = LineDialog("Set a value", rows, value="optimizer.lr=", check=check)
-        self.app.push_screen(dialog, accepted)

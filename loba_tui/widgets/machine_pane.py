@@ -57,9 +57,9 @@ class MachinePane(VerticalScroll, can_focus=True):
             rows.append(
                 [f"it reports   {memory_mib:,.0f} MiB" + (" of torch" if state.gpus else "")]
             )
-        residents = status.extra.get("residents") if status is not None else None
-        if isinstance(residents, list) and residents:
-            rows.append([f"in memory    {', '.join(map(_resident, residents))}"])
+        held = status.extra.get("resident") if status is not None else None
+        if isinstance(held, list):
+            rows += [[f"  {_resident(each)}"] for each in held if isinstance(each, Mapping)]
         for gpu in state.gpus:
             rows += _gpu_rows(gpu, status.owner.pid if status and status.owner else None)
         if state.gpu_error:
@@ -72,10 +72,11 @@ class MachinePane(VerticalScroll, can_focus=True):
         return self.query_one(Lines).text
 
 
-def _resident(record: object) -> str:
-    if isinstance(record, Mapping):
-        return str(record.get("name") or record.get("key") or "?")
-    return str(record)
+def _resident(record: Mapping[str, Any]) -> str:
+    """Return a component that the run holds in memory, with its size and where it is."""
+    size = record.get("bytes")
+    mib = f"{size / 2**20:8,.1f} MiB" if isinstance(size, int) else f"{'':12}"
+    return f"{mib}  {record.get('component')} on {record.get('device')}"
 
 
 def _gpu_rows(gpu: Mapping[str, Any], trainer: int | None) -> list[list[Piece]]:

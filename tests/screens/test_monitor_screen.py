@@ -128,6 +128,19 @@ def test_tab_goes_through_the_parts(tmp_path: Path) -> None:
     drive(make_app(tmp_path, run), story)
 
 
+def test_the_machine_tells_what_the_run_holds_in_memory(tmp_path: Path) -> None:
+    held = [{"component": "unet", "bytes": 3 * 2**20, "device": "cpu"}, "odd", {"bytes": "x"}]
+    run = record_run(tmp_path, extra={"resident": held})
+
+    async def story(pilot: Pilot[None]) -> None:
+        await drawn(pilot)
+        await pilot.press("tab")
+        await until(pilot, lambda: "3.0 MiB  unet on cpu" in screen_text(pilot.app))
+        assert "512 MiB" in screen_text(pilot.app)
+
+    drive(make_app(tmp_path, run), story)
+
+
 def test_a_large_terminal_shows_all_parts_at_once(tmp_path: Path) -> None:
     run = record_run(tmp_path)
 
