@@ -47,7 +47,7 @@ SUBJECTS = (
     Subject("slider"),
     Subject("slider_brightness"),
     Subject("instant_slider"),
-    Subject("instant_slider", ("method.rank=4",)),
+    Subject("instant_slider", ("method.rank=null",)),
     Subject("leco"),
     Subject("leco", ("method.preserve_weight=0", "method.anchor_weight=10")),
     Subject("esd"),
