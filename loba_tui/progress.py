@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _RATE_WINDOW = 50
 _PHASES_WITHOUT_STEPS = frozenset({"starting", "loading", "encoding", "solving", "measuring"})
+_PHASES_OF_IMAGES = frozenset({"checking data", "encoding images"})
 _CALM_SECONDS = 10.0
 
 
@@ -28,6 +29,7 @@ class Progress:
         self.step = 0
         self.total = 0
         self._measured: tuple[int, int] | None = None
+        self._images: tuple[int, int] | None = None
         self._fetched: tuple[int, int] | None = None
         self._last: Metric | None = None
         self._seconds: deque[float] = deque(maxlen=_RATE_WINDOW)
@@ -37,6 +39,7 @@ class Progress:
         if status is not None:
             self.phase, self.step, self.total = status.phase, status.step, status.total
             self._measured = _pair(status.extra.get("measured"), status.extra.get("to_measure"))
+            self._images = _pair(status.extra.get("images"), status.extra.get("of_images"))
             self._fetched = _pair(status.extra.get("fetched"), status.extra.get("to_fetch"))
         for metric in metrics:
             self._last = metric
@@ -62,6 +65,8 @@ class Progress:
         parts = [clean(self.phase, limit=20)]
         if self.phase == "measuring" and self._measured is not None:
             parts.append("{}/{} images".format(*self._measured))
+        elif self.phase in _PHASES_OF_IMAGES:
+            parts += ["{}/{} images".format(*self._images)] if self._images is not None else []
         elif self.phase == "loading" and self._is_fetching:
             parts.append("fetched {} of {}".format(*map(show_size, self._fetched or ())))
         elif self.total > 0 and self.phase not in _PHASES_WITHOUT_STEPS:

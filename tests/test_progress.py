@@ -36,6 +36,10 @@ def test_steps_are_not_told_where_none_are_made() -> None:
     assert progress.text() == "loading"
     progress.update(Status("measuring", 80, 80, 0.0, None, {"measured": 8, "to_measure": 16}), [])
     assert progress.text() == "measuring  8/16 images"
+    progress.update(Status("checking data", 0, 80, 0.0), [])
+    assert progress.text() == "checking data"
+    progress.update(Status("checking data", 0, 80, 0.0, None, {"images": 3, "of_images": 9}), [])
+    assert progress.text() == "checking data  3/9 images"
 
 
 def test_a_model_that_is_fetched_is_told_with_its_size():
