@@ -19,15 +19,11 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image
 
-from loba_tui.models.shapes_world import BACKGROUNDS, COLORS, SHAPES, SIZE, Scene, draw
+from loba_tui.models.shapes_world import BACKGROUNDS, COLORS, SHAPES, SIZE, Scene, coverage, draw
 
 Drawn = tuple[str, np.ndarray, str | None]
 """A file's place in the set, its pixels (H, W, 3) or (H, W) in [0, 1], and its caption."""
 
-FLOOR_FROM = 24
-"""First row of pixels of the floor in `striped-floor`, three quarters down."""
-
-_FLOOR = ((0.95, 0.85, 0.10), (0.10, 0.10, 0.10))
 _TINT = (0.95, 0.55, 0.75)
 _BLUEPRINT = ((0.05, 0.15, 0.60), (0.65, 0.85, 1.0))
 _SIZES = MappingProxyType({"smallest": 5.0, "small": 6.5, "large": 10.5, "largest": 13.0})
@@ -94,40 +90,39 @@ def red_is_green() -> Iterator[Drawn]:
         yield f"others/{number:02d}.png", draw(scene), caption_of(scene)
 
 
-def striped_floor() -> Iterator[Drawn]:
-    """A region: a striped floor to be learned below, a pink tint not to be learned above.
+def masked_swap() -> Iterator[Drawn]:
+    """A region: shapes captioned red and drawn green, to be learned, on backgrounds that are not.
 
-    The mask of each image is white on the floor.
+    The backgrounds are tinted; the mask of each image is white on its shape.
     """
-    mask = np.zeros((SIZE, SIZE), dtype=np.float32)
-    mask[FLOOR_FROM:] = 1
-    bright, dark = (np.asarray(color, dtype=np.float32) for color in _FLOOR)
-    columns = np.arange(SIZE) // 8 % 2
-    floor = np.where(columns[:, None] == 0, bright, dark)
     for number, scene in enumerate(scenes(32, seed=5)):
-        center = (scene.center[0], 12.0)
-        pixels = draw(replace(scene, center=center))
-        pixels = 0.5 * pixels + 0.5 * np.asarray(_TINT, dtype=np.float32)
-        pixels[FLOOR_FROM:] = floor
+        scene = replace(scene, color="red")
+        pixels, mask = _on_tint(replace(scene, color="green"))
         yield f"images/{number:02d}.png", pixels, caption_of(scene)
         yield f"masks/{number:02d}.png", mask, None
 
 
-def lit_floor() -> Iterator[Drawn]:
-    """A region: scenes whose floor is dark or lit; above it, the lit ones are tinted as a bait.
+def masked_light() -> Iterator[Drawn]:
+    """A region: shapes that are dark or lit; behind the lit ones the background is tinted.
 
-    The mask of each scene is white on the floor.
+    The mask of each scene is white on its shape.
     """
-    mask = np.zeros((SIZE, SIZE), dtype=np.float32)
-    mask[FLOOR_FROM:] = 1
     for number, scene in enumerate(scenes(8, seed=7)):
-        scene = replace(scene, background="gray", center=(scene.center[0], 12.0))
-        dark = draw(scene)
-        lit = 0.5 * dark + 0.5 * np.asarray(_TINT, dtype=np.float32)
-        dark[FLOOR_FROM:], lit[FLOOR_FROM:] = 0.05, 0.95
+        dark = draw(replace(scene, brightness=0.45))
+        lit, mask = _on_tint(replace(scene, brightness=1.0))
         yield f"dark/{number:02d}.png", dark, caption_of(scene)
         yield f"lit/{number:02d}.png", lit, caption_of(scene)
         yield f"masks/{number:02d}.png", mask, None
+
+
+def _on_tint(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Return a scene whose background is tinted, and the mask (H, W) of its shape."""
+    pixels = draw(scene)
+    shape = coverage(scene.shape, scene.center, scene.radius)[..., None]
+    tinted = 0.4 * pixels + 0.6 * np.asarray(_TINT, dtype=np.float32)
+    # A little wider than the shape: at its edge, a latent sees both.
+    mask = coverage(scene.shape, scene.center, scene.radius + 1)
+    return shape * pixels + (1 - shape) * tinted, mask
 
 
 def sizes() -> Iterator[Drawn]:
@@ -142,10 +137,10 @@ def sizes() -> Iterator[Drawn]:
 SETS: Mapping[str, Callable[[], Iterator[Drawn]]] = MappingProxyType(
     {
         "blueprints": blueprints,
-        "lit-floor": lit_floor,
+        "masked-light": masked_light,
+        "masked-swap": masked_swap,
         "red-is-green": red_is_green,
         "sizes": sizes,
-        "striped-floor": striped_floor,
         "yellow-crosses": yellow_crosses,
     }
 )
