@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 from textual import events
 from textual.screen import Screen
 
-from loba_tui.widgets.line import Line, Piece, plain
+from loba_tui.widgets.line import Line, Piece, plain, wrapped
 
 if TYPE_CHECKING:
     from loba_tui.app import LobaApp
 
+_MOST_ROWS = 3
 _MESSAGE_SECONDS = {"good": 5.0, "": 5.0, "warn": 9.0, "bad": 12.0}
 
 
@@ -101,7 +103,8 @@ class KeyBar(Line):
         if self._message is not None:
             text, tone = self._message
             sign = {"bad": "! ", "warn": "! ", "good": "✓ "}.get(tone, "")
-            self.say((f" {sign}{text}", tone))
+            rows = wrapped([[(f"{sign}{text}", tone)]], self.size.width - 2)[:_MOST_ROWS]
+            self._show_rows([[" ", *row] for row in rows])
             return
         pieces: list[Piece] = [" "]
         special, everywhere = self._hints()
@@ -115,7 +118,13 @@ class KeyBar(Line):
             shown.append(hint)
         for key, description in [*shown, *everywhere]:
             pieces += [(key, "key"), f" {description}  "]
-        self.say(*pieces)
+        self._show_rows([pieces])
+
+    def _show_rows(self, rows: Sequence[Sequence[Piece]]) -> None:
+        """Show rows, and take as many of the screen as there are."""
+        self.show(rows)
+        if self.styles.height is None or self.styles.height.value != len(rows):
+            self.styles.height = len(rows)
 
     def _hints(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         """Return key and description of what the screen offers, and of what every screen does."""

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
-from loba_tui.widgets.line import Line, Lines, Piece
+from loba_tui.widgets.line import Line, Lines, Piece, plain, wrapped
 from loba_tui.widgets.table import Column, MarkTable, Row
 
 _SCROLL: list[BindingType] = [
@@ -48,12 +49,24 @@ class TextDialog(ModalScreen[bool]):
             heading.say((self._heading, "strong"))
             yield heading
             with VerticalScroll(can_focus=False):
-                content = Lines()
+                content = Lines(id="content")
                 content.show(self._content)
                 yield content
             answers = Line(classes="answers")
             answers.say(*self.answers())
             yield answers
+
+    def on_mount(self) -> None:
+        """Show the text once the width is known."""
+        self.call_after_refresh(self._wrap)
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Break the text anew."""
+        self.call_after_refresh(self._wrap)
+
+    def _wrap(self) -> None:
+        width = self.query_one(VerticalScroll).scrollable_content_region.width
+        self.query_one("#content", Lines).show(wrapped(self._content, max(20, width - 1)))
 
     def answers(self) -> list[Piece]:
         """Return the keys that answer, as pieces of text."""
@@ -61,8 +74,9 @@ class TextDialog(ModalScreen[bool]):
 
     @property
     def text(self) -> str:
-        """Return what is shown."""
-        return "\n".join(lines.text for lines in self.query(Lines))
+        """Return heading and text as they are before lines are broken."""
+        rows = ["".join(p if isinstance(p, str) else p[0] for p in row) for row in self._content]
+        return "\n".join(map(plain, [self._heading, *rows]))
 
     def action_scroll(self, by: int) -> None:
         """Scroll the text."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual.geometry import Region
@@ -71,6 +73,9 @@ class Lines(Toned):
         return ground + self.tone(tone)
 
 
+_WORDS = re.compile(r"\s*\S+|\s+$")
+
+
 class Line(Lines):
     """One row of text."""
 
@@ -82,3 +87,26 @@ class Line(Lines):
 def _piece(piece: Piece) -> tuple[str, str]:
     text, tone = (piece, "") if isinstance(piece, str) else piece
     return plain(text), tone
+
+
+def wrapped(rows: Sequence[Sequence[Piece]], width: int) -> list[list[tuple[str, str]]]:
+    """Return rows broken between words where they are wider than `width`, tones kept."""
+    found: list[list[tuple[str, str]]] = []
+    for row in rows:
+        line: list[tuple[str, str]] = []
+        room = max(1, width)
+        for text, tone in map(_piece, row):
+            for word in _WORDS.findall(text):
+                if cell_len(word) > room and line:
+                    found.append(line)
+                    line, room, word = [], max(1, width), word.lstrip()
+                while cell_len(word) > room and len(word) > 1:
+                    num = max(1, room)
+                    while num > 1 and cell_len(word[:num]) > room:
+                        num -= 1
+                    found.append([*line, (word[:num], tone)])
+                    line, word, room = [], word[num:], max(1, width)
+                line.append((word, tone))
+                room -= cell_len(word)
+        found.append(line)
+    return found
