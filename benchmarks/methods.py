@@ -1,4 +1,4 @@
-"""What every shipped recipe of the embedded model comes to: one row a recipe, read off pixels.
+"""What the recipes of the embedded model come to: one row a recipe, read off pixels.
 
 Each recipe is trained or solved as `loba run` would do it and proven on its own held-out prompts. A
 slider's row says Spearman's ρ of the measured attribute and the scale, sample by sample; an
