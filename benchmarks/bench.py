@@ -6,7 +6,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from loba_tui.core.program.build import (
     open_model,
     prompts_of,
 )
+from loba_tui.core.program.data.opening import open_data
 from loba_tui.core.program.proof import measure, read_values
 from loba_tui.core.program.report import Report, make_report
 from loba_tui.core.program.sampling import sample_scales
@@ -48,7 +49,12 @@ def ready(
 ) -> Ready:
     """Return a recipe with `key.path=value` overrides, ready to train in a throw-away folder."""
     resolved = load_recipe(recipe, overrides)
-    model = open_model(resolved, prompts=prompts_of(resolved))
+    data = open_data(resolved, None, lambda phase: None)
+    captions = data.prompts() if data is not None else []
+    model = open_model(resolved, prompts=[*prompts_of(resolved), *captions])
+    if data is not None:
+        data.encode(model.container, model.open_latents)
+        model = replace(model, data=data)
     folder = Path(tempfile.mkdtemp(prefix="loba-bench-"))
     built = build(
         resolved,

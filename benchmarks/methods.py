@@ -54,6 +54,10 @@ SUBJECTS = (
     Subject("esd", ("method.variant=u",)),
     Subject("uce"),
     Subject("uce", ("method.rece_rounds=2",)),
+    Subject("image_slider"),
+    Subject("addift"),
+    Subject("region_slider"),
+    Subject("lora_content"),
 )
 HEAD = (
     "| recipe | method | steps | CPU s | effect | others within ±2, or at +1 | outcome | bytes |",

@@ -224,6 +224,9 @@ def build(
             "base_model.offload: sequential is for sampling; it cannot train an adapter",
             "Use base_model.offload: model, or gradient_checkpointing: true.",
         )
+    if recipe.data is not None and model.data is None:
+        # Stand-ins are for finding out what a method computes; nothing may be trained on them.
+        raise ValueError("the recipe's images are not open; see data.opening.open_data")
     for choice in (recipe.scheduler.noise, recipe.sample.noise):
         # Made once, so that one that does not fit the model is found before training.
         load_choice("noise", choice, sources)(model.container.scheduler_config)
