@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,12 @@ def test_what_does_not_fit_is_refused_with_changes_that_do(estimate: Estimate):
     assert hint.count("(then ") == 3
     changed = with_changes(recipe, {"base_model.gradient_checkpointing": True})
     assert estimator.estimate(changed).memory.needed <= limit
+    assert "loba cache pull" not in hint
+
+    guessed = replace(needed, origin="assumed")
+    with pytest.raises(ResourceError, match="this run needs about") as caught:
+        require_room(estimator, recipe, guessed, Room(CPU, limit, None, None))
+    assert f"after `loba cache pull {recipe.base_model.id}` the" in caught.value.hint
 
 
 def test_a_disk_that_is_too_small_is_refused(estimate: Estimate):

@@ -44,7 +44,8 @@ def require_room(estimator: Estimator, recipe: Recipe, estimate: Estimate, room:
         raise ResourceError(
             f"this run needs about {gibibytes(memory.needed)} on {estimate.device}, most of it"
             f" while {memory.worst_phase}, and {gibibytes(free)} are free",
-            advice(memory_remedies(estimator, recipe, estimate, limit=free)) + f" {_FORCE}",
+            advice(memory_remedies(estimator, recipe, estimate, limit=free))
+            + f" {_FORCE}{_assumption(recipe, estimate)}",
         )
     disk = room.disk_bytes
     if disk is not None and estimate.disk.needed > disk:
@@ -61,6 +62,17 @@ def require_room(estimator: Estimator, recipe: Recipe, estimate: Estimate, room:
             (f"Cheapest first: {named}." if named else "Free some space, or take --out-dir.")
             + f" {_FORCE}",
         )
+
+
+def _assumption(recipe: Recipe, estimate: Estimate) -> str:
+    """Return what to do first where the figures are another model's."""
+    if estimate.origin != "assumed":
+        return ""
+    model_id = recipe.base_model.id
+    return (
+        f" But {model_id} is not on this machine, so that it was taken for an SD-XL 1.0: after"
+        f" `loba cache pull {model_id}` the figures are its own."
+    )
 
 
 def memory_remedies(
