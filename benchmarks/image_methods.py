@@ -24,10 +24,8 @@ from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.writer import RunWriter
 
 RECIPES = (
-    "lora_style",
     "lora_content",
     "lora_color_swap",
-    "lora_masked",
     "region_slider",
     "image_slider",
     "addift",
