@@ -26,6 +26,7 @@ from loba_tui.core.run.writer import RunWriter
 RECIPES = (
     "lora_content",
     "lora_color_swap",
+    "lora_masked",
     "region_slider",
     "image_slider",
     "addift",

@@ -58,6 +58,8 @@ SUBJECTS = (
     Subject("addift"),
     Subject("region_slider"),
     Subject("lora_content"),
+    Subject("lora_color_swap"),
+    Subject("lora_masked"),
 )
 HEAD = (
     "| recipe | method | steps | CPU s | effect | others within ±2, or at +1 | outcome | bytes |",
