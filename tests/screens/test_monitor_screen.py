@@ -302,7 +302,7 @@ def test_samples_in_a_terminals_own_pictures_or_none(mode: str, tmp_path: Path) 
         words = "pictures are off" if mode == "off" else "1/1  all scales"
         await until(pilot, lambda: words in screen_text(pilot.app))
         await pilot.press("full_stop")
-        await pilot.pause(0.2)
+        await until(pilot, lambda: "1/1  all scales" not in screen_text(pilot.app))
         assert "▀" not in screen_text(pilot.app)
 
     drive(make_app(tmp_path, run, images=mode), story)

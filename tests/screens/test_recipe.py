@@ -71,12 +71,13 @@ def test_a_mistake_is_marked_on_its_line_as_it_is_typed(home: Path) -> None:
         area.move_cursor((line, 3))
         await pilot.press(*"rr")
         await until(pilot, lambda: area.problem_lines == [line + 1])
-        assert f"{line + 1}:3 optimizer.lrrr: not an option" in problems(screen)
-        assert "mine.yaml *" in shown(pilot)
+        told = f"{line + 1}:3 optimizer.lrrr: not an option"
+        await until(pilot, lambda: told in problems(screen))
+        await until(pilot, lambda: "mine.yaml *" in shown(pilot))
         drawn = area.get_line(line)
         assert any(span.end == len(drawn) and "bold" in str(span.style) for span in drawn.spans)
         await pilot.press("ctrl+home", "ctrl+n")
-        assert area.cursor_location[0] == line
+        await until(pilot, lambda: area.cursor_location[0] == line)
         await pilot.press("ctrl+z")
         await until(pilot, lambda: not area.problem_lines)
         await until(pilot, lambda: "valid" in problems(screen))
@@ -157,9 +158,8 @@ def test_the_users_own_editor_edits_the_file(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         screen = await opened(pilot)
         screen._run_editor(Path("mine.yaml").absolute())
-        await pilot.pause(0.1)
         # A test's terminal cannot be lent to another program; that is told, not raised.
-        assert "cannot be shown here" in shown(pilot)
+        await until(pilot, lambda: "cannot be shown here" in shown(pilot))
 
     environ = {**environment(home), "EDITOR": f"{sys.executable} {editor}"}
     drive(make_app(home, environ=environ), story)
@@ -211,12 +211,11 @@ def test_hostile_text_is_drawn_as_text_and_kept_as_it_is(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         screen = await opened(pilot)
         await pilot.press("enter", *"x")
-        await pilot.pause(0.3)
+        await until(pilot, lambda: "[@click=app.quit]" in shown(pilot))
         drawn = shown(pilot)
-        assert "[@click=app.quit]" in drawn
         assert not set(drawn) & set("\x1b\x07\u202e\x9b")
         area = screen.query_one(YamlArea)
-        assert area.text == f"x{text}"
+        await until(pilot, lambda: area.text == f"x{text}")
         for size in ((1, 1), (20, 5), (60, 15), (300, 100)):
             await pilot.resize_terminal(*size)
 
@@ -228,7 +227,8 @@ def test_the_list_is_filtered(home: Path) -> None:
         screen = await opened(pilot)
         await pilot.press("slash", *"from:local", "enter")
         table = screen.query_one("#files", MarkTable)
-        assert table.shown_keys == [str(Path("mine.yaml").absolute())]
+        wanted = [str(Path("mine.yaml").absolute())]
+        await until(pilot, lambda: table.shown_keys == wanted)
 
     drive(make_app(home), story)
 

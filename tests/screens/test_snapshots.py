@@ -7,13 +7,12 @@ difference in git.
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 
 import pytest
 from dashboard import drive, environment, make_app, until
-from textual.app import App
+from snapshots import compare
 from textual.pilot import Pilot
 
 from loba_tui.core.run.directory import Ledger, RunDir
@@ -22,32 +21,8 @@ from loba_tui.screens import monitor, runs
 from loba_tui.widgets.charts_pane import ChartsPane
 from loba_tui.widgets.table import MarkTable
 
-FOLDER = Path(__file__).with_name("snapshots")
 NOON = 1_795_000_000.0
 SIZES = [(80, 24), (120, 40), (200, 60)]
-
-
-def picture(app: App[None]) -> str:
-    """Return every row as text, and below each how its cells are drawn."""
-    found = []
-    for strip in app.screen._compositor.render_strips():
-        found.append(f"|{strip.text}|")
-        styles, at = [], 0
-        for segment in strip:
-            style = str(segment.style or "").strip()
-            if segment.text.strip() or "reverse" in style:
-                styles.append(f"{at}:{style}")
-            at += segment.cell_length
-        found.append("    " + "; ".join(styles))
-    return "\n".join(line.rstrip() for line in found) + "\n"
-
-
-def compare(name: str, shown: str) -> None:
-    path = FOLDER / f"{name}.txt"
-    if os.environ.get("LOBA_SNAPSHOTS") == "write":
-        FOLDER.mkdir(exist_ok=True)
-        path.write_text(shown)
-    assert shown == path.read_text()
 
 
 def fixed_run(home: Path, name: str, phase: str, num_steps: int) -> RunDir:
@@ -104,8 +79,7 @@ def test_runs(tmp_path: Path, size: tuple[int, int], palette: str) -> None:
         table = pilot.app.screen.query_one(MarkTable)
         await until(pilot, lambda: table.num_rows == 3)
         await pilot.press("space")
-        await pilot.pause(0.2)
-        compare(f"runs-{size[0]}x{size[1]}-{palette}", picture(pilot.app))
+        await compare(pilot, f"runs-{size[0]}x{size[1]}-{palette}")
 
     drive(make_app(tmp_path, **colors(tmp_path, palette)), story, size=size)
 
@@ -122,7 +96,6 @@ def test_monitor(tmp_path: Path, size: tuple[int, int], palette: str) -> None:
         await until(pilot, lambda: "1 not finite" in charts.text and "!" in charts.text)
         await pilot.press("l")
         await until(pilot, lambda: "log" in charts.text)
-        await pilot.pause(0.3)
-        compare(f"monitor-{size[0]}x{size[1]}-{palette}", picture(pilot.app))
+        await compare(pilot, f"monitor-{size[0]}x{size[1]}-{palette}")
 
     drive(make_app(tmp_path, run, **colors(tmp_path, palette)), story, size=size)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from dashboard import drive, environment, make_app, until
-from snapshots import compare, picture
+from snapshots import compare
 from textual.pilot import Pilot
 
 from loba_tui.app import LobaApp
@@ -106,8 +106,7 @@ def test_cache(home: Path, size: tuple[int, int], palette: str) -> None:
         table = pilot.app.screen.query_one("#tree", MarkTable)
         await until(pilot, lambda: table.num_rows == 3)
         await pilot.press("enter", "j", "enter", "j", "space")
-        await pilot.pause(0.2)
-        compare(name_of("cache", size, palette), picture(pilot.app))
+        await compare(pilot, name_of("cache", size, palette))
 
     drive(app_at(home, palette), story, size=size)
 
@@ -124,8 +123,7 @@ def test_stack(home: Path, size: tuple[int, int], palette: str) -> None:
         await until(pilot, lambda: not pane.is_waiting)
         await pilot.press("l", "j", "plus")
         await until(pilot, lambda: "0.00063" in pane.text and not pane.is_waiting)
-        await pilot.pause(0.2)
-        compare(name_of("stack", size, palette), picture(pilot.app))
+        await compare(pilot, name_of("stack", size, palette))
 
     drive(app_at(home, palette), story, size=size)
 
@@ -141,7 +139,6 @@ def test_recipe(home: Path, size: tuple[int, int], palette: str) -> None:
         await pilot.press("enter", "ctrl+n")
         problems = pilot.app.screen.query_one("#problems", Lines)
         await until(pilot, lambda: "train.steps" in problems.text)
-        await pilot.pause(0.2)
-        compare(name_of("recipe", size, palette), picture(pilot.app))
+        await compare(pilot, name_of("recipe", size, palette))
 
     drive(app_at(home, palette), story, size=size)

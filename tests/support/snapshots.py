@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from textual.app import App
+from textual.pilot import Pilot
 
 FOLDER = Path(__file__).parents[1] / "screens" / "snapshots"
+SECONDS = 20.0
 
 
 def picture(app: App[None]) -> str:
@@ -25,10 +28,18 @@ def picture(app: App[None]) -> str:
     return "\n".join(line.rstrip() for line in found) + "\n"
 
 
-def compare(name: str, shown: str) -> None:
-    """Compare a picture with the one of that name; LOBA_SNAPSHOTS=write keeps it instead."""
+async def compare(pilot: Pilot[None], name: str) -> None:
+    """Compare what is shown with the picture of that name; LOBA_SNAPSHOTS=write keeps it instead.
+
+    The last of it may still be drawn, on a busy machine for seconds: it has time to become equal.
+    """
     path = FOLDER / f"{name}.txt"
     if os.environ.get("LOBA_SNAPSHOTS") == "write":
+        await pilot.pause(1.0)
         FOLDER.mkdir(exist_ok=True)
-        path.write_text(shown)
-    assert shown == path.read_text()
+        path.write_text(picture(pilot.app))
+    wanted = path.read_text()
+    deadline = time.monotonic() + SECONDS
+    while picture(pilot.app) != wanted and time.monotonic() < deadline:
+        await pilot.pause(0.05)
+    assert picture(pilot.app) == wanted
