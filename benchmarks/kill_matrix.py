@@ -313,8 +313,9 @@ def _new_run(recipe: Recipe, folder: Path) -> RunDir:
 
 
 def _sums(run_dir: RunDir) -> tuple[str, ...]:
-    files = (run_dir.adapter, run_dir.adapter_kohya)
-    return tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+    # Not every kind of adapter has a kohya form; one that lacks it must lack it in both runs.
+    files = [path for path in (run_dir.adapter, run_dir.adapter_kohya) if path.exists()]
+    return tuple(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
 
 
 def _events(run_dir: RunDir) -> Iterator[Mapping[str, Any]]:
