@@ -79,7 +79,8 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
     if trigger:
         data["instance_prompt"] = trigger
     architecture = facts.metadata.get("modelspec.architecture", "")
-    family = ["stable-diffusion-xl"] if architecture.startswith("stable-diffusion-xl") else []
+    families = ("stable-diffusion-xl", "stable-diffusion")
+    family = [name for name in families if architecture.startswith(name)][:1]
     kind = recipe.method.name.replace("_", "-")
     form = ["lora", "template:sd-lora"] if facts.peft is None else ["peft", recipe.adapter.name]
     data["tags"] = ["text-to-image", "diffusers", *form, *family, "loba-trainer", kind]

@@ -18,6 +18,26 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["LOBA_CACHE"] = "off"
 
 
+@pytest.fixture(scope="session", params=["sdxl", "sd"])
+def tiny_folder(request: pytest.FixtureRequest) -> Path:
+    """The folders of both architectures, one after the other."""
+    folder: Path = request.getfixturevalue(f"tiny_{request.param}_folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder of SD 1.x architecture with random weights, safety checker and all."""
+    import torch
+    from tiny_sd import save_tiny_sd
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-sd"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_tiny_sd(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers folder of SD-XL architecture with random weights, the same in every session."""

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program import kohya_keys
-from loba_tui.core.program.kohya_keys import BlockLayout
+from loba_tui.core.program.adapter_families import ARCHITECTURE_KEY, AdapterFamily
 
 CONFIG_KEY = "lora_adapter_metadata"
 UNET_PREFIX = "unet."
-_ARCHITECTURE = "stable-diffusion-xl-v1-base/lora"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,10 @@ class LoraLayer:
 
 
 def diffusers_file(
-    layers: Mapping[str, LoraLayer], config: Mapping[str, Any], metadata: Mapping[str, str]
+    layers: Mapping[str, LoraLayer],
+    config: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    family: AdapterFamily,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return tensors and metadata of diffusers' format."""
     # PEFT shortens the list of targets to suffixes, by way of a set, and takes patterns that match
@@ -63,14 +65,14 @@ def diffusers_file(
     return diffusers_tensors(layers), {
         "format": "pt",
         "modelspec.implementation": "diffusers",
-        **model_spec(metadata),
+        **model_spec(metadata, family),
         **metadata,
         CONFIG_KEY: json.dumps(packed, sort_keys=True),
     }
 
 
 def kohya_file(
-    layers: Mapping[str, LoraLayer], metadata: Mapping[str, str], layout: BlockLayout
+    layers: Mapping[str, LoraLayer], metadata: Mapping[str, str], family: AdapterFamily
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return tensors and metadata of kohya's format.
 
@@ -78,7 +80,7 @@ def kohya_file(
     """
     tensors = {}
     for module, layer in layers.items():
-        name = kohya_keys.to_kohya(module, layout)
+        name = kohya_keys.to_kohya(module, family.layout)
         tensors[f"{name}.lora_down.weight"] = layer.down
         tensors[f"{name}.lora_up.weight"] = layer.up
         tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
@@ -86,19 +88,19 @@ def kohya_file(
             tensors[f"{name}.dora_scale"] = layer.magnitude.reshape(-1, *[1] * (layer.up.ndim - 1))
     return tensors, {
         "format": "pt",
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        **model_spec(metadata),
+        "modelspec.implementation": family.implementation,
+        **model_spec(metadata, family),
         **_network_metadata(layers),
-        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_base_model_version": family.base_version,
         **{name: value for name, value in metadata.items() if name != CONFIG_KEY},
     }
 
 
-def model_spec(metadata: Mapping[str, str]) -> dict[str, str]:
+def model_spec(metadata: Mapping[str, str], family: AdapterFamily) -> dict[str, str]:
     """Return what every file says by the model metadata standard (Stability-AI/ModelSpec)."""
     return {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": _ARCHITECTURE,
+        ARCHITECTURE_KEY: f"{family.architecture}/lora",
         "modelspec.title": metadata.get("ss_output_name", "adapter"),
     }
 
@@ -106,8 +108,10 @@ def model_spec(metadata: Mapping[str, str]) -> dict[str, str]:
 def _network_metadata(layers: Mapping[str, LoraLayer]) -> dict[str, str]:
     """Return the ss_network_* entries that kohya's tools show and resize by."""
     linear = [layer for layer in layers.values() if layer.down.ndim == 2]
-    conv = [layer for layer in layers.values() if layer.down.ndim == 4]
-    main = (linear or conv)[0]
+    # A 1x1 convolution has the rank of linear layers; SD 1.x's projections are such.
+    pointwise = [layer for layer in layers.values() if layer.down.shape[2:] == (1, 1)]
+    conv = [layer for layer in layers.values() if max(layer.down.shape[2:], default=1) > 1]
+    main = (linear or pointwise or conv)[0]
     arguments = {}
     if conv:
         arguments = {"conv_dim": str(conv[0].rank), "conv_alpha": f"{conv[0].alpha:g}"}

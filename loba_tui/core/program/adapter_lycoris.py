@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.program import kohya_keys
+from loba_tui.core.program.adapter_families import family_of
 from loba_tui.core.program.adapter_file import WrittenFile, write_file
 from loba_tui.core.program.adapter_formats import UNET_PREFIX, jsonable, model_spec, not_an_adapter
 from loba_tui.core.program.adapter_kinds import adapted_module, kind_of, settle, tuner_layers
@@ -88,23 +89,24 @@ def write_files(
     }
     packed = json.dumps(_exact(config, sorted(layers)), sort_keys=True)
     tensors = {f"{UNET_PREFIX}{name}": weight for name, weight in weights.items()}
-    own = {"format": "pt", **model_spec(metadata), PEFT_CONFIG_KEY: packed, **metadata}
+    family = family_of(unet.config)
+    own = {"format": "pt", **model_spec(metadata, family), PEFT_CONFIG_KEY: packed, **metadata}
     written = {"diffusers": write_file(folder / names[0], tensors, own)}
     peft = folder / PEFT_FOLDER
     plain = {f"{_PEFT_PREFIX}{name}": weight for name, weight in weights.items()}
     written["peft"] = write_file(peft / "adapter_model.safetensors", plain, {"format": "pt"})
     durable.replace_file(peft / "adapter_config.json", packed.encode() + b"\n", mode=0o666)
     if kind != "OFT":
-        lycoris = _lycoris_tensors(weights, layers, adapter_name, BlockLayout.of(unet.config))
+        lycoris = _lycoris_tensors(weights, layers, adapter_name, family.layout)
         described = {"algo": kind.lower()}
         extra = {
             "ss_network_module": "lycoris.kohya",
             "ss_network_dim": str(config.r),
             "ss_network_alpha": f"{config.alpha:g}",
             "ss_network_args": json.dumps(described, sort_keys=True),
-            "ss_base_model_version": "sdxl_base_v1-0",
+            "ss_base_model_version": family.base_version,
         }
-        own = {"format": "pt", **model_spec(metadata), **extra, **metadata}
+        own = {"format": "pt", **model_spec(metadata, family), **extra, **metadata}
         written["kohya"] = write_file(folder / names[1], lycoris, own)
     return written
 
@@ -118,7 +120,7 @@ def _lycoris_tensors(
     weights: Mapping[str, Tensor],
     layers: Mapping[str, Any],
     adapter_name: str,
-    layout: BlockLayout,
+    layout: BlockLayout | None,
 ) -> dict[str, Tensor]:
     """Return weights under LyCORIS' names, which are PEFT's with another module's name before."""
     tensors = {}

@@ -150,6 +150,9 @@ def open_model(
     on_phase("encoding")
     embeds = PromptEmbedCache(container, kept)
     embeds.encode(prompts)
+    unconditional = container.unconditional_prompt
+    if unconditional is not None:
+        container.adopt_empty(embeds.batch([unconditional]))
     container.release_text_encoders()
 
     def open_latents() -> LatentCache:

@@ -140,7 +140,7 @@ def roll_out(
                 break
             label = timestep.to(latents.device).repeat(2 * num_prompts)
             empty, conditional = container.predict(
-                torch.cat([model_input, model_input]), label, both, resolution=resolution
+                torch.cat([model_input, model_input]), label, both
             ).chunk(2)
             num_unet_rows += 2 * num_prompts
             noise_pred = empty + ROLLOUT_GUIDANCE * (conditional - empty)
@@ -163,7 +163,6 @@ def efficacy(
     negative: PromptEmbeds,
     preserve: PromptEmbeds | None = None,
     multiplier: float = 1.0,
-    resolution: int | None = None,
     batch_size: int = 16,
 ) -> Efficacy:
     """Compare the adapter's change of the prediction with the wanted one.
@@ -177,7 +176,6 @@ def efficacy(
         negative: Where it comes from.
         preserve: Prompts that must not move, any number of rows.
         multiplier: Both signs of it are looked at.
-        resolution: Pixels; None takes the model's own.
         batch_size: UNet rows at once.
     """
     return Yardstick(
@@ -188,7 +186,6 @@ def efficacy(
         positive=positive,
         negative=negative,
         preserve=preserve,
-        resolution=resolution,
         batch_size=batch_size,
     ).measure(multiplier)
 
@@ -207,13 +204,12 @@ class Yardstick:
         positive: PromptEmbeds,
         negative: PromptEmbeds,
         preserve: PromptEmbeds | None = None,
-        resolution: int | None = None,
         batch_size: int = 16,
     ) -> None:
         """Predict with the base model; the arguments are those of `efficacy`."""
         self._scale = scale
         self._num_rollout_rows = held_out.num_unet_rows
-        self._meter = meter = Predictions(container, held_out, resolution, batch_size)
+        self._meter = meter = Predictions(container, held_out, batch_size)
         self._target = target.select(held_out.rows)
         self._kept: PromptEmbeds | None = None
         with scale.base():
@@ -296,12 +292,10 @@ class Predictions:
         self,
         container: ModelContainer,
         held_out: HeldOut,
-        resolution: int | None,
         batch_size: int,
     ) -> None:
         self._container = container
         self._held_out = held_out
-        self._resolution = resolution
         self._batch_size = batch_size
         self.num_unet_rows = 0
 
@@ -312,7 +306,7 @@ class Predictions:
             rows = slice(start, start + self._batch_size)
             inputs = self._held_out.inputs[rows]
             predicted = self._container.predict(
-                inputs, self._held_out.timesteps[rows], embeds[rows], resolution=self._resolution
+                inputs, self._held_out.timesteps[rows], embeds[rows]
             )
             parts.append(predicted.double().cpu())
             self.num_unet_rows += len(inputs)

@@ -135,7 +135,6 @@ class Eraser:
                     *anchors,
                 ]
             ),
-            resolution=parts.resolution,
             denoiser=parts.student,
         ).float()
         parts.counter.rows += 2 * len(rows)
@@ -203,7 +202,6 @@ class Eraser:
                 draw.inputs[rows],
                 draw.timesteps[rows],
                 PromptEmbeds.cat(embeds),
-                resolution=parts.resolution,
             ).float()
         parts.counter.rows += len(rows)
         teacher = {role: predicted[at] for role, at in places.items()}

@@ -70,7 +70,6 @@ def erasure_efficacy(
     target: PromptEmbeds,
     goal: PromptEmbeds,
     preserve: PromptEmbeds | None = None,
-    resolution: int | None = None,
     batch_size: int = 16,
 ) -> ErasureEfficacy:
     """Compare the adapter's change of the prediction with the wanted one.
@@ -82,10 +81,9 @@ def erasure_efficacy(
         target: One row for each prompt of the rollout: the concepts.
         goal: What takes the place of each.
         preserve: Prompts that must not move, any number of rows.
-        resolution: Pixels; None takes the model's own.
         batch_size: UNet rows at once.
     """
-    predict = Predictions(container, held_out, resolution, batch_size)
+    predict = Predictions(container, held_out, batch_size)
     with scale.base():
         base = predict(target.select(held_out.rows))
         wanted = predict(goal.select(held_out.rows)) - base

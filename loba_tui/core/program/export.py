@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.program import adapter_lycoris, kohya_keys
+from loba_tui.core.program.adapter_families import family_of, family_of_file
 from loba_tui.core.program.adapter_file import (
     WrittenFile,
     check_weights,
@@ -42,7 +43,6 @@ from loba_tui.core.program.adapter_formats import (
     not_an_adapter,
 )
 from loba_tui.core.program.adapter_kinds import kind_of
-from loba_tui.core.program.kohya_keys import SDXL_LAYOUT, BlockLayout
 
 DIFFUSERS_NAME = "adapter.safetensors"
 KOHYA_NAME = "adapter.kohya.safetensors"
@@ -89,10 +89,10 @@ def write_adapter(
         )
     config = unet.peft_config[adapter_name].to_dict()
     layers = _lora_layers(unet, adapter_name, config)
-    layout = BlockLayout.of(unet.config)
+    family = family_of(unet.config)
     files = {
-        "diffusers": (DIFFUSERS_NAME, diffusers_file(layers, config, metadata or {})),
-        "kohya": (KOHYA_NAME, kohya_file(layers, metadata or {}, layout)),
+        "diffusers": (DIFFUSERS_NAME, diffusers_file(layers, config, metadata or {}, family)),
+        "kohya": (KOHYA_NAME, kohya_file(layers, metadata or {}, family)),
     }
     return {kind: write_file(folder / name, *content) for kind, (name, content) in files.items()}
 
@@ -146,14 +146,15 @@ def convert(path: Path, to: AdapterFormat, destination: Path | None = None) -> P
     tensors, config, metadata = read_adapter(path)
     adapter_lycoris.refuse_conversion(path, {"peft_type": "LORA", **config})
     layers = layers_from_diffusers(tensors, config)
+    family = family_of_file(metadata, layers)
     if to == "kohya":
         _check_kohya_can_name(path, layers)
     # What says which format a file is in is written anew; everything else is carried over.
     carried = {k: v for k, v in metadata.items() if not k.startswith(("modelspec.", "ss_network_"))}
     content = (
-        diffusers_file(layers, config, carried)
+        diffusers_file(layers, config, carried, family)
         if to == "diffusers"
-        else kohya_file(layers, carried, SDXL_LAYOUT)
+        else kohya_file(layers, carried, family)
     )
     if destination is None:
         stem = path.name.removesuffix(".safetensors").removesuffix(".kohya")

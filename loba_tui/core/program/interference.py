@@ -122,7 +122,6 @@ def measure_overlap(
     held_out: HeldOut,
     prompts: PromptEmbeds,
     *,
-    resolution: int | None = None,
     batch_size: int = 16,
 ) -> Interference:
     """Compare the changes that attached adapters make to the denoiser's predictions.
@@ -134,7 +133,6 @@ def measure_overlap(
         labels: What to call them.
         held_out: From `efficacy.roll_out`.
         prompts: One row for each prompt of that rollout.
-        resolution: Pixels; None takes the model's own.
         batch_size: UNet rows at once.
     """
     denoiser = container.denoiser
@@ -164,7 +162,6 @@ def measure_overlap(
                         held_out.inputs[part],
                         held_out.timesteps[part],
                         embeds[part],
-                        resolution=resolution,
                     ).double()
                 )
         return torch.cat(rows).flatten(1).cpu() - base

@@ -1,9 +1,10 @@
-"""Names of SD-XL's UNet layers: from diffusers' blocks to those that kohya's files use, and back.
+"""Names of UNet layers: from diffusers' blocks to those that kohya's files use, and back.
 
-sd-scripts trains on the UNet of Stability's `generative-models`, whose blocks are three flat lists.
-An adapter's keys are that UNet's module names with underscores for dots, after `lora_unet_`;
-A1111, ComfyUI and diffusers all read them. A block of that list is a column of parts: the resnet
-is part 0, the attention part 1, and an upsampler comes after what is there.
+An adapter's keys are module names with underscores for dots, after `lora_unet_`; A1111, ComfyUI and
+diffusers all read them. Which modules depends on the UNet that sd-scripts trains on. For SD 1.x and
+2.x that is diffusers' own. For SD-XL it is the one of Stability's `generative-models`, whose blocks
+are three flat lists; a block of such a list is a column of parts: the resnet is part 0, the
+attention part 1, and an upsampler comes after what is there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _RESNET_PARTS = MappingProxyType(
         "conv_shortcut": "skip_connection",
     }
 )
-_OUTER_LAYERS = MappingProxyType(
+_SGM_OUTER_LAYERS = MappingProxyType(
     {
         "conv_in": "input_blocks.0.0",
         "conv_out": "out.2",
@@ -34,6 +35,9 @@ _OUTER_LAYERS = MappingProxyType(
         "add_embedding.linear_2": "label_emb.0.2",
     }
 )
+_UNDERSCORED_OUTER_LAYERS = MappingProxyType(
+    {name.replace(".", "_"): name for name in _SGM_OUTER_LAYERS}
+)
 # Inside a transformer block both name layers alike; these are the dots that underscores replace.
 _TRANSFORMER_TAIL = re.compile(
     r"transformer_blocks_(?P<block>\d+)_(?:"
@@ -41,6 +45,11 @@ _TRANSFORMER_TAIL = re.compile(
 )
 _BLOCK = re.compile(r"(?P<side>down|up)_blocks\.(?P<block>\d+)\.(?P<rest>.+)")
 _PART = re.compile(r"(?P<kind>resnets|attentions)\.(?P<layer>\d+)\.(?P<inner>.+)")
+# Diffusers' names, underscores for dots.
+_UNDERSCORED = re.compile(
+    r"(?P<block>mid_block|(?:down|up)_blocks_\d+)_"
+    r"(?:(?P<sampler>(?:down|up)samplers_0)_conv|(?P<kind>resnets|attentions)_(?P<layer>\d+)_(?P<inner>.+))"
+)
 
 
 @dataclass(frozen=True)
@@ -70,23 +79,32 @@ class BlockLayout:
 SDXL_LAYOUT = BlockLayout()
 
 
-def to_kohya(module: str, layout: BlockLayout = SDXL_LAYOUT) -> str:
+def to_kohya(module: str, layout: BlockLayout | None = SDXL_LAYOUT) -> str:
     """Return kohya's name of a UNet module, such as lora_unet_input_blocks_4_1_proj_in.
+
+    Args:
+        module: Its name in diffusers.
+        layout: The columns of an SD-XL; None is for the UNets that sd-scripts takes from diffusers.
 
     Raises:
         KeyError: The module has no counterpart.
     """
-    return PREFIX + _to_sgm(module, layout).replace(".", "_")
+    sgm = _to_sgm(module, layout or SDXL_LAYOUT)  # what has no name there has none here
+    return PREFIX + (module if layout is None else sgm).replace(".", "_")
 
 
 def from_kohya(name: str, layout: BlockLayout = SDXL_LAYOUT) -> str:
-    """Return diffusers' name of a module that `to_kohya` named.
+    """Return diffusers' name of a module that `to_kohya` named, by either naming.
 
     Raises:
         KeyError: It is not such a name.
     """
     bare = name.removeprefix(PREFIX)
-    for diffusers_name, outer in _OUTER_LAYERS.items():
+    if bare in _UNDERSCORED_OUTER_LAYERS:
+        return _UNDERSCORED_OUTER_LAYERS[bare]
+    if match := _UNDERSCORED.fullmatch(bare):
+        return _from_underscored(match)
+    for diffusers_name, outer in _SGM_OUTER_LAYERS.items():
         if bare == outer.replace(".", "_"):
             return diffusers_name
     match = re.fullmatch(r"(input_blocks|output_blocks)_(\d+)_(\d)_(.+)", bare)
@@ -103,9 +121,21 @@ def from_kohya(name: str, layout: BlockLayout = SDXL_LAYOUT) -> str:
     raise KeyError(name)
 
 
+def _from_underscored(match: re.Match[str]) -> str:
+    block = re.sub(r"_(\d+)$", r".\1", match["block"])
+    if match["sampler"]:
+        return f"{block}.{match['sampler'].replace('_', '.')}.conv"
+    inner = match["inner"]
+    if match["kind"] == "attentions":
+        inner = _attention_inner(inner)
+    elif inner not in _RESNET_PARTS:
+        raise KeyError(match[0])
+    return f"{block}.{match['kind']}.{match['layer']}.{inner}"
+
+
 def _to_sgm(module: str, layout: BlockLayout) -> str:
-    if module in _OUTER_LAYERS:
-        return _OUTER_LAYERS[module]
+    if module in _SGM_OUTER_LAYERS:
+        return _SGM_OUTER_LAYERS[module]
     if module.startswith("mid_block."):
         kind, layer, inner = _part(module.removeprefix("mid_block."))
         return f"middle_block.{1 if kind == 'attentions' else 2 * layer}.{inner}"

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from loba_tui import __version__
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.adapter_families import family_of_file
 from loba_tui.core.program.adapter_file import WrittenFile, write_file
 from loba_tui.core.program.adapter_formats import (
     UNET_PREFIX,
@@ -33,7 +34,6 @@ from loba_tui.core.program.adapter_formats import (
 )
 from loba_tui.core.program.adapter_kinds import kind_of
 from loba_tui.core.program.export import read_adapter
-from loba_tui.core.program.kohya_keys import SDXL_LAYOUT
 from loba_tui.core.program.several import Part
 
 MERGED_KEY = "loba.merged"
@@ -209,11 +209,12 @@ def write_merged(
         "loba.version": __version__,
         MERGED_KEY: json.dumps(origins, sort_keys=True),
     }
+    family = family_of_file(first, merged.layers)
     if file_format == "kohya":
-        content = kohya_file(merged.layers, metadata, SDXL_LAYOUT)
+        content = kohya_file(merged.layers, metadata, family)
     else:
         config: dict[str, Any] = {**config_of(merged.layers), "use_rslora": False}
-        content = diffusers_file(merged.layers, {"peft_type": "LORA", **config}, metadata)
+        content = diffusers_file(merged.layers, {"peft_type": "LORA", **config}, metadata, family)
     return write_file(path, *content)
 
 

@@ -184,7 +184,6 @@ class MethodParts:
             density=self.density,
             rollout_adapter=adapter_on or self.scale.base,
             counter=self.counter,
-            resolution=self.resolution,
             gather=self.gather,
         )
         if name == "restart":

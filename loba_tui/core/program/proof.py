@@ -262,7 +262,6 @@ def make_yardstick(
         positive=_rows(embeds, [concept.positive or "" for concept in concepts]),
         negative=_rows(embeds, [concept.negative or "" for concept in concepts]),
         preserve=_rows(embeds, preserve) if preserve else None,
-        resolution=recipe.train.resolution,
     )
 
 
@@ -302,7 +301,6 @@ def _measure_erasure_efficacy(
         target=target,
         goal=PromptEmbeds.cat(goals),
         preserve=_rows(embeds, preserve) if preserve else None,
-        resolution=recipe.train.resolution,
     )
 
 

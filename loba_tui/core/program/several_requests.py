@@ -110,9 +110,7 @@ def serve_interference(
     )
     for scale in scales:
         scale.remove()
-    found = measure_overlap(
-        container, names, strengths, labels, held_out, few, resolution=recipe.train.resolution
-    )
+    found = measure_overlap(container, names, strengths, labels, held_out, few)
     scales = [AdapterScale(container.denoiser, name) for name in names]
     shown = prompts[:_MOST_PROMPTS]
     images = _draw(recipe, model, scales, strengths, model.batch(shown), writer, sources)

@@ -111,7 +111,6 @@ class RolloutPlan:
         density: Which timesteps to prefer.
         rollout_adapter: Context of rollouts: the adapter off, or at some strength.
         counter: Counts UNet rows.
-        resolution: Pixels of the training resolution; None means the model's own.
         gather: Collects a (B, …) tensor from all processes in rank order.
     """
 
@@ -129,7 +128,6 @@ class RolloutPlan:
     density: TimestepDensity
     rollout_adapter: Callable[[], AbstractContextManager[None]]
     counter: ForwardCounter
-    resolution: int | None = None
     gather: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
     @property
@@ -183,7 +181,6 @@ class RolloutPlan:
             torch.cat([inputs, inputs]),
             torch.cat([timesteps, timesteps]),
             embeds,
-            resolution=self.resolution,
         ).chunk(2)
         return empty + self.guidance_scale * (conditional - empty)
 

@@ -8,10 +8,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.utils import convert_unet_state_dict_to_peft
 
 from loba_tui.core.associate.containers.sdxl import SDXLContainer
+from loba_tui.core.program.estimating.model_shapes import open_shapes
 from loba_tui.core.program.kohya_keys import SDXL_LAYOUT, BlockLayout, from_kohya, to_kohya
 from loba_tui.models.shapes_xl_parts import make_unet
 
@@ -194,7 +195,9 @@ def test_what_has_no_counterpart_is_a_key_error(name):
     "name",
     [
         "lora_te1_text_model_encoder_layers_0_mlp_fc1",
-        "lora_unet_down_blocks_0_attentions_0_proj_in",
+        "lora_unet_down_blocks_0_attentions_0_norm",
+        "lora_unet_down_blocks_0_resnets_0_norm1",
+        "lora_unet_side_blocks_0_attentions_0_proj_in",
         "lora_unet_input_blocks_4_1_norm",
         "lora_unet_middle_block_3_proj_in",
     ],
@@ -202,6 +205,47 @@ def test_what_has_no_counterpart_is_a_key_error(name):
 def test_foreign_keys_are_key_errors(name):
     with pytest.raises(KeyError):
         from_kohya(name)
+
+
+@pytest.mark.parametrize(
+    ("module", "key"),
+    [
+        (
+            "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_k",
+            "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn2_to_k",
+        ),
+        (
+            "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0",
+            "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_out_0",
+        ),
+        (
+            "up_blocks.3.attentions.2.transformer_blocks.0.ff.net.0.proj",
+            "lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_ff_net_0_proj",
+        ),
+        ("up_blocks.1.resnets.0.conv_shortcut", "lora_unet_up_blocks_1_resnets_0_conv_shortcut"),
+        ("down_blocks.2.downsamplers.0.conv", "lora_unet_down_blocks_2_downsamplers_0_conv"),
+    ],
+)
+def test_sd_1_has_the_names_that_diffusers_has(module, key):
+    assert to_kohya(module, None) == key
+    assert from_kohya(key) == module
+
+
+def test_every_layer_of_sd_1_comes_back_and_diffusers_reads_its_name():
+    unet = open_shapes("stable-diffusion-v1-5/stable-diffusion-v1-5", None, torch.float32)
+    names = [*targets(unet.container.denoiser), "conv_in", "conv_out", "time_embedding.linear_1"]
+    keys = [to_kohya(name, None) for name in names]
+    assert len(set(keys)) == len(keys)
+    assert [from_kohya(key) for key in keys] == names
+
+    kohya = {f"{key}.lora_down.weight": torch.zeros(1, 1) for key in keys}
+    kohya |= {f"{key}.lora_up.weight": torch.zeros(1, 1) for key in keys}
+    read, _ = StableDiffusionPipeline.lora_state_dict(kohya)
+    plain = {key.removeprefix("unet.") for key in convert_unet_state_dict_to_peft(read)}
+    wanted = {
+        f"{name}.lora_{side}.weight" for name in targets(unet.container.denoiser) for side in "AB"
+    }
+    assert wanted <= plain
 
 
 def test_columns_of_neighbouring_blocks_do_not_overlap():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from tiny_sd import open_plain
 
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import Interrupted, RecipeError
@@ -93,10 +93,10 @@ def test_a_run_computes_the_same_adapter_every_time_and_keeps_no_checkpoint(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_its_files_load_in_a_plain_pipeline_and_draw_what_we_draw(
-    method: str, tiny_sdxl_folder: Path, tmp_path: Path
+    method: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    run_dir = run(recipe_of(tiny_sdxl_folder, method), tmp_path / "run")
-    container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
+    run_dir = run(recipe_of(tiny_folder, method), tmp_path / "run")
+    container = ModelCache("cpu", torch.float32).container(str(tiny_folder))
     load_adapter(container, run_dir.adapter)
     embeds = container.encode_prompts(["a red circle"])
     settings = SampleSection(steps=3, guidance_scale=4.0)
@@ -106,13 +106,12 @@ def test_its_files_load_in_a_plain_pipeline_and_draw_what_we_draw(
     )[0, 0]  # fmt: skip
     assert np.abs(ours[1] - ours[0]).max() > 1e-3
     for name in (run_dir.adapter.name, KOHYA_NAME):
-        plain = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl_folder)
+        plain = open_plain(tiny_folder)
         plain.scheduler = _euler(plain.scheduler.config)
-        plain.set_progress_bar_config(disable=True)
         plain.load_lora_weights(str(run_dir.adapter_dir), weight_name=name)
         theirs = plain(
             "a red circle", num_inference_steps=3, guidance_scale=4.0, output_type="np",
-            generator=torch.Generator().manual_seed(7), height=32, width=32,
+            generator=torch.Generator().manual_seed(7),
         ).images[0]  # fmt: skip
         assert np.abs(theirs - ours[1]).max() < 1e-3, name
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from tiny_sd import open_plain
 
 from loba_tui.core import plugins
 from loba_tui.core.associate.model_cache import ModelCache
@@ -78,22 +78,21 @@ def run(recipe: Recipe, parent: Path) -> RunDir:
 
 def theirs(folder: Path, file: Path) -> np.ndarray:
     """Draw with diffusers alone."""
-    plain = StableDiffusionXLPipeline.from_pretrained(folder)
+    plain = open_plain(folder)
     plain.scheduler = plugins.load("noise", "euler")(plain.scheduler.config)
-    plain.set_progress_bar_config(disable=True)
     plain.load_lora_weights(str(file.parent), weight_name=file.name)
     image: np.ndarray = plain(
         PROMPT, num_inference_steps=3, guidance_scale=4.0, output_type="np",
-        generator=torch.Generator().manual_seed(7), height=32, width=32,
+        generator=torch.Generator().manual_seed(7),
     ).images[0]  # fmt: skip
     return image
 
 
 @pytest.mark.parametrize("method", list(methods()))
 def test_a_method_trains_the_same_file_twice_and_diffusers_draws_with_it_what_we_draw(
-    method: str, tiny_sdxl_folder: Path, tmp_path: Path
+    method: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    recipe = recipe_of(tiny_sdxl_folder, method)
+    recipe = recipe_of(tiny_folder, method)
     torch.manual_seed(5)
     one = run(recipe, tmp_path / "one")
     torch.manual_seed(6)
@@ -101,7 +100,7 @@ def test_a_method_trains_the_same_file_twice_and_diffusers_draws_with_it_what_we
     assert one.adapter.read_bytes() == other.adapter.read_bytes()
     assert one.adapter_kohya.read_bytes() == other.adapter_kohya.read_bytes()
 
-    container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
+    container = ModelCache("cpu", torch.float32).container(str(tiny_folder))
     load_adapter(container, one.adapter)
     base, ours = sample_scales(
         container, AdapterScale(container.denoiser), container.encode_prompts([PROMPT]),
@@ -110,4 +109,4 @@ def test_a_method_trains_the_same_file_twice_and_diffusers_draws_with_it_what_we
     effect = np.abs(ours - base).max()
     assert effect > 1e-4
     for file in (one.adapter, one.adapter_kohya):
-        assert np.abs(theirs(tiny_sdxl_folder, file) - ours).max() < 0.05 * effect, file.name
+        assert np.abs(theirs(tiny_folder, file) - ours).max() < 0.05 * effect, file.name

@@ -77,6 +77,26 @@ class LatentMoments:
         return self.mean + self.std * noise
 
 
+@dataclass(frozen=True)
+class Framing:
+    """How each row's image was cut out of its file, for models that are told so (SD-XL).
+
+    Such a model has learned what upscaled and cut images look like, and can be asked for neither
+    (micro-conditioning, https://arxiv.org/abs/2307.01952, section 2.2).
+
+    Attributes:
+        original_size: Height and width of the image as it came, in pixels, (B, 2).
+        crop_top_left: Top and left of the cut, in pixels of the image as it was scaled, (B, 2).
+    """
+
+    original_size: Tensor
+    crop_top_left: Tensor
+
+    def repeat(self, times: int) -> Framing:
+        """Return all rows again and again."""
+        return Framing(self.original_size.repeat(times, 1), self.crop_top_left.repeat(times, 1))
+
+
 class ComponentMemory(Protocol):
     """Whoever can bring a pipeline's components into memory, and drop them."""
 
@@ -139,6 +159,16 @@ class ModelContainer(Protocol):
         """What the sides of an image have to be multiples of, in pixels."""
         ...
 
+    @property
+    def decodes_in_float32(self) -> bool:
+        """Whether the VAE, as it is held now, is brought to float32 while it is used."""
+        ...
+
+    @property
+    def unconditional_prompt(self) -> str | None:
+        """The prompt that stands where none is given; None where that is zeros."""
+        ...
+
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """Return (C, H, W) of one latent; None takes the model's own resolution in pixels."""
         ...
@@ -158,13 +188,21 @@ class ModelContainer(Protocol):
         """Return the one row that the pipeline uses when no negative prompt is given."""
         ...
 
+    def zero_embeds(self) -> PromptEmbeds:
+        """Return one row of zeros of the shape that a prompt's embeddings have."""
+        ...
+
+    def adopt_empty(self, row: PromptEmbeds) -> None:
+        """Take the embeddings of `unconditional_prompt`, so that no encoder is needed for it."""
+        ...
+
     def predict(
         self,
         latents: Tensor,
         timesteps: Tensor,
         embeds: PromptEmbeds,
         *,
-        resolution: int | None = None,
+        framing: Framing | None = None,
         denoiser: nn.Module | None = None,
     ) -> Tensor:
         """Return the denoiser's raw output.
@@ -173,7 +211,8 @@ class ModelContainer(Protocol):
             latents: (B, C, H, W), scaled as the denoiser takes them.
             timesteps: (B,) or a scalar for all rows.
             embeds: B rows, or one row for all.
-            resolution: Pixels that the model is told the image has; None derives it from `latents`.
+            framing: Where the rows' images were cut from; None says that they are whole images of
+                the size of `latents`. Models that are not told pass it over.
             denoiser: A wrapped denoiser (data-parallel, compiled) to be called instead.
 
         Returns:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from loba_tui.core.associate.containers.registry import check_supported
-from loba_tui.core.associate.containers.sources import ModelSource, read_index
+from loba_tui.core.associate.containers.sources import ModelSource, read_index, without_unused
 from loba_tui.core.associate.safe_files import (
     PICKLE_SUFFIXES,
     check_safetensors,
@@ -58,6 +58,7 @@ def load_pipeline(
                 variant=_variant_there(source, components, variant),
                 use_safetensors=True,
                 local_files_only=True,
+                **without_unused(index),
                 **given,
             )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

@@ -7,10 +7,14 @@ from types import MappingProxyType
 from diffusers import DiffusionPipeline
 
 from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.containers.sd import SDContainer
 from loba_tui.core.associate.containers.sdxl import SDXLContainer
+from loba_tui.core.associate.containers.unet import UNetContainer
 from loba_tui.core.errors import RecipeError
 
-CONTAINERS = MappingProxyType({"StableDiffusionXLPipeline": SDXLContainer})
+CONTAINERS: MappingProxyType[str, type[UNetContainer]] = MappingProxyType(
+    {"StableDiffusionPipeline": SDContainer, "StableDiffusionXLPipeline": SDXLContainer}
+)
 """Container by the pipeline's class name, as model_index.json gives it."""
 
 

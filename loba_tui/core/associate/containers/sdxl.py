@@ -2,261 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from diffusers import StableDiffusionXLPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
-from loba_tui.core.associate.containers.base import ComponentMemory, LatentMoments, PromptEmbeds
-from loba_tui.core.errors import RecipeError
-
-_PROMPTS_AT_ONCE = 32
-_TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
-_HALF_DTYPES = (torch.float16, torch.bfloat16)
-
-_GROUP_MARKS = (
-    (".attn1.", "self_attention"),
-    (".attn2.", "cross_attention"),
-    (".ff.", "feed_forward"),
-    (".proj_in", "projection"),
-    (".proj_out", "projection"),
-    (".time_emb_proj", "time_embedding"),
-    (".resnets.", "convolution"),
-    (".downsamplers.", "convolution"),
-    (".upsamplers.", "convolution"),
-)
-ADAPTER_GROUPS = tuple(dict.fromkeys(group for _, group in _GROUP_MARKS))
+from loba_tui.core.associate.containers.base import Framing, PromptEmbeds
+from loba_tui.core.associate.containers.unet import UNetContainer
 
 
-class SDXLContainer:
+class SDXLContainer(UNetContainer):
     """The container of `StableDiffusionXLPipeline` (https://arxiv.org/abs/2307.01952)."""
 
     family = "sdxl"
+    text_encoders = ("text_encoder", "text_encoder_2")
 
     def __init__(self, pipeline: StableDiffusionXLPipeline, revision: str | None = None) -> None:
         """Speak for a loaded pipeline; `revision` is its commit on the hub."""
-        self.pipeline = pipeline
-        self.revision = revision
-        self.memory: ComponentMemory | None = None
-        # Kept as numbers, because the encoders that know them are released before training.
-        self._num_tokens = pipeline.tokenizer_2.model_max_length
-        self._empty: PromptEmbeds | None = None
+        super().__init__(pipeline, revision)
+        # The refiner has the second tokenizer only; both split alike, and pad differently.
+        self._tokenizer = pipeline.tokenizer or pipeline.tokenizer_2
 
     @property
-    def denoiser(self) -> nn.Module:
-        """The UNet."""
-        return self.pipeline.unet
+    def unconditional_prompt(self) -> str | None:
+        """The empty prompt, for models that were not trained with zeros for it."""
+        return None if self.pipeline.config.force_zeros_for_empty_prompt else ""
 
-    @property
-    def device(self) -> torch.device:
-        """Where the pipeline computes, also while it is offloaded."""
-        return self.pipeline._execution_device
+    def zero_embeds(self) -> PromptEmbeds:
+        """Return one row of zeros: embeds (1, T, D) of both encoders, pooled (1, P) of one."""
+        time_width = 6 * self._unet_config.addition_time_embed_dim
+        pooled_width = self._unet_config.projection_class_embeddings_input_dim - time_width
+        pooled = torch.zeros((1, pooled_width), device=self.device, dtype=self.dtype)
+        return PromptEmbeds(super().zero_embeds().embeds, pooled)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the UNet's base weights, whatever an adapter on it is held in."""
-        return self.pipeline.unet.conv_in.weight.dtype
-
-    @property
-    def scheduler_config(self) -> Mapping[str, Any]:
-        """The noise schedule the UNet was trained with."""
-        return self.pipeline.scheduler.config
-
-    @property
-    def prediction_type(self) -> str:
-        """What the UNet predicts: "epsilon", or "v_prediction" for some fine-tunes."""
-        return self.pipeline.scheduler.config.prediction_type
-
-    @property
-    def resolution(self) -> int:
-        """Side of the images the UNet was trained on, in pixels."""
-        return self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
-
-    @property
-    def pixel_multiple(self) -> int:
-        """What sides have to be multiples of.
-
-        Below it the UNet's own down- and upsampling do not meet at the same size again.
-        """
-        num_halvings = len(self._unet_config.down_block_types) - 1
-        return self.pipeline.vae_scale_factor * 2**num_halvings
-
-    def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
-        """Return (C, H, W) of one latent; `resolution` in pixels, None takes the model's own."""
-        pixels = self.resolution if resolution is None else resolution
-        multiple = self.pixel_multiple
-        if pixels % multiple:
-            raise RecipeError(
-                f"train.resolution: {pixels} pixels do not fit this model.",
-                f"Use a multiple of {multiple}; its own resolution is {self.resolution}.",
-            )
-        side = pixels // self.pipeline.vae_scale_factor
-        return (self._unet_config.in_channels, side, side)
-
-    @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
-        """Return one row a prompt: embeds (B, T, D) of both encoders, pooled (B, P) of one."""
-        self.require(*_TEXT_ENCODERS)
-        parts = []
-        for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
-            embeds, _, pooled, _ = self.pipeline.encode_prompt(
-                list(prompts[start : start + _PROMPTS_AT_ONCE]),
-                device=self.device,
-                do_classifier_free_guidance=False,
-            )
-            parts.append(PromptEmbeds(embeds, pooled))
-        return PromptEmbeds.cat(parts)
-
-    def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each prompt; both tokenizers split alike, they pad differently.
-
-        The refiner has the second one only.
-        """
-        tokenizer = self.pipeline.tokenizer or self.pipeline.tokenizer_2
-        ids: list[list[int]] = tokenizer(
-            list(prompts), truncation=True, max_length=self._num_tokens
-        ).input_ids
-        return ids
-
-    def empty_embeds(self) -> PromptEmbeds:
-        """Return the one row the pipeline puts where no negative prompt was given."""
-        if self._empty is None:
-            if self.pipeline.config.force_zeros_for_empty_prompt:
-                time_width = 6 * self._unet_config.addition_time_embed_dim
-                pooled_width = self._unet_config.projection_class_embeddings_input_dim - time_width
-                shape = (1, self._num_tokens, self._unet_config.cross_attention_dim)
-                kind = {"device": self.device, "dtype": self.dtype}
-                self._empty = PromptEmbeds(
-                    torch.zeros(shape, **kind), torch.zeros((1, pooled_width), **kind)
-                )
-            else:
-                self._empty = self.encode_prompts([""])
-        return self._empty
-
-    def predict(
-        self,
-        latents: Tensor,
-        timesteps: Tensor,
-        embeds: PromptEmbeds,
-        *,
-        resolution: int | None = None,
-        denoiser: nn.Module | None = None,
-    ) -> Tensor:
-        """Return the UNet's raw output (B, C, H, W) in the dtype of `latents`; see the protocol."""
-        batch_size, _, height, width = latents.shape
-        scale = self.pipeline.vae_scale_factor
-        pixels = (height * scale, width * scale) if resolution is None else (resolution, resolution)
-        # Original size, crop, target size: an uncropped image of the size that is trained on.
-        time_ids = latents.new_tensor([[*pixels, 0, 0, *pixels]], dtype=self.dtype)
-        embeds = embeds.to(latents.device, self.dtype)
-        if len(embeds) == 1:
-            embeds = embeds.expand(batch_size)
-        unet = self.pipeline.unet if denoiser is None else denoiser
-        output = unet(
-            latents.to(self.dtype),
-            timesteps,
-            encoder_hidden_states=embeds.embeds,
-            added_cond_kwargs={
-                "text_embeds": embeds.pooled,
-                "time_ids": time_ids.expand(batch_size, -1),
-            },
-            return_dict=False,
-        )[0]
-        return output.to(latents.dtype)
-
-    def adapter_targets(self) -> dict[str, list[str]]:
-        """Return exact module names by group, in the UNet's own order."""
-        groups: dict[str, list[str]] = {group: [] for group in ADAPTER_GROUPS}
-        for name, module in self.pipeline.unet.named_modules():
-            # An adapter that is already there holds the layer it wraps as `base_layer`.
-            if not isinstance(module, nn.Linear | nn.Conv2d) or ".lora_" in name:
-                continue
-            name = name.removesuffix(".base_layer")
-            group = next((group for mark, group in _GROUP_MARKS if mark in f".{name}"), None)
-            if group is not None:
-                groups[group].append(name)
-        return groups
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Turn latents (B, 4, h, w) into images (B, 3, H, W) in [0, 1], float32."""
-        self.require("vae")
-        mean, std = self._latent_statistics(latents)
-        with self._vae_without_overflow() as vae:
-            scaled = latents.float() * std / vae.config.scaling_factor + mean
-            images = vae.decode(scaled.to(vae.device, vae.dtype), return_dict=False)[0]
-        return (images.float() / 2 + 0.5).clamp(0, 1)
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Turn images (B, 3, H, W) in [0, 1] into latent means (B, 4, h, w), float32."""
-        return self.encode_moments(images).mean
-
-    @torch.no_grad()
-    def encode_moments(self, images: Tensor) -> LatentMoments:
-        """Turn images (B, 3, H, W) in [0, 1] into the moments of their latents, float32."""
-        self.require("vae")
-        with self._vae_without_overflow() as vae:
-            pixels = (images * 2 - 1).to(vae.device, vae.dtype)
-            found = vae.encode(pixels).latent_dist
-            mean, std = self._latent_statistics(found.mean)
-            scaled = (found.mean.float() - mean) * vae.config.scaling_factor / std
-            return LatentMoments(scaled, found.std.float() * vae.config.scaling_factor / std)
-
-    def release_text_encoders(self) -> None:
-        """Drop both text encoders; `empty_embeds` and sampling from embeddings go on working."""
-        self.empty_embeds()
-        here = [name for name in _TEXT_ENCODERS if getattr(self.pipeline, name) is not None]
-        if self.memory is not None and here:
-            self.memory.drop(here)
-        else:
-            self.pipeline.register_modules(**dict.fromkeys(_TEXT_ENCODERS))
-
-    def require(self, *components: str) -> None:
-        """Have components of the pipeline in memory and on the device before they are used."""
-        wanted = [name for name in components if self._is_away(getattr(self.pipeline, name))]
-        if wanted and self.memory is not None:
-            self.memory.bring(wanted)
-        gone = [name for name in components if getattr(self.pipeline, name) is None]
-        if gone:
-            raise RuntimeError(f"{' and '.join(gone)} was released, and nobody can load it again")
-
-    def _is_away(self, module: nn.Module | None) -> bool:
-        if module is None:
-            return True
-        # Where accelerate's hooks move components, they do so when these are called.
-        return not hasattr(module, "_hf_hook") and module.device != self.device
-
-    @property
-    def _unet_config(self) -> Any:
-        return self.pipeline.unet.config
-
-    def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean and std of latents that some fine-tunes (Playground 2.5) give."""
-        config = self.pipeline.vae.config
-        mean = getattr(config, "latents_mean", None) or (0.0,)
-        std = getattr(config, "latents_std", None) or (1.0,)
-        return (
-            torch.tensor(mean, device=latents.device).view(1, -1, 1, 1),
-            torch.tensor(std, device=latents.device).view(1, -1, 1, 1),
+    def _encode(self, prompts: list[str]) -> PromptEmbeds:
+        embeds, _, pooled, _ = self.pipeline.encode_prompt(
+            prompts, device=self.device, do_classifier_free_guidance=False
         )
+        return PromptEmbeds(embeds, pooled)
 
-    @contextmanager
-    def _vae_without_overflow(self) -> Iterator[Any]:
-        """Hold the VAE in float32 while it is used, where its config says that half overflows.
+    def _added_conditions(
+        self, latents: Tensor, embeds: PromptEmbeds, framing: Framing | None
+    ) -> dict[str, Tensor]:
+        """Return the pooled state, and (B, 6): original size, top left of the cut, target size."""
+        scale = self.pipeline.vae_scale_factor
+        # In float32, where diffusers has the model's dtype: bfloat16 has no 1,023.
+        target = torch.tensor([side * scale for side in latents.shape[2:]], dtype=torch.float32)
+        target = target.to(latents.device).expand(len(latents), 2)
+        original, corner = target, torch.zeros_like(target)
+        if framing is not None:
+            original, corner = framing.original_size, framing.crop_top_left
+        told = [each.to(target.device, target.dtype) for each in (original, corner, target)]
+        return {"text_embeds": embeds.pooled, "time_ids": torch.cat(told, dim=1)}
 
-        The pipeline does the same when it is called. Kept in float32 all the time, the VAE would
-        meet half-precision latents there and raise.
-        """
-        vae = self.pipeline.vae
-        held = vae.dtype
-        upcast = held in _HALF_DTYPES and vae.config.force_upcast
-        if upcast:
-            vae.to(dtype=torch.float32)
-        try:
-            yield vae
-        finally:
-            if upcast:
-                vae.to(dtype=held)
+    @property
+    def _vae_overflows(self) -> bool:
+        """Whether the VAE's own configuration says so; repaired ones say that they do not."""
+        return bool(self.pipeline.vae.config.force_upcast)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from loba_tui.core.associate.containers.hub_source import OnFetch, fetch_snapshot
+from loba_tui.core.associate.containers.hub_source import (
+    UNUSED_COMPONENTS,
+    OnFetch,
+    fetch_snapshot,
+)
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
 from loba_tui.models import BUILTIN_PREFIX, builtin_names
@@ -95,15 +100,19 @@ def locate(
 
 
 def read_index(source: ModelSource) -> dict[str, Any]:
-    """Return a model's model_index.json, checked to name installed classes only."""
+    """Return a model's model_index.json, checked to name installed classes only.
+
+    Components that nothing uses stand in it as those that a model does not have.
+    """
     path = source.folder / INDEX_NAME
     try:
         index = json.loads(path.read_text("utf-8"))
+        index |= {name: [None, None] for name in UNUSED_COMPONENTS if name in index}
         components = {
             k: v for k, v in index.items() if isinstance(v, list) and not k.startswith("_")
         }
         class_name = index["_class_name"]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CorruptError(
             f"{source.id}: its {INDEX_NAME} cannot be read ({type(error).__name__}: {error}).",
             "Fetch or save the model again.",
@@ -121,6 +130,13 @@ def read_index(source: ModelSource) -> dict[str, Any]:
             "Only pipelines of diffusers are loaded.",
         )
     return index
+
+
+def without_unused(index: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that tell a pipeline's class to do without what nothing uses."""
+    absent: dict[str, Any] = {name: None for name in UNUSED_COMPONENTS if name in index}
+    # Otherwise diffusers warns at every start.
+    return absent | ({"requires_safety_checker": False} if "safety_checker" in absent else {})
 
 
 def _builtin(model_id: str) -> ModelSource:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from loba_tui.core.associate.caches.latents import LatentCache
 from loba_tui.core.associate.containers.base import (
+    Framing,
     LatentMoments,
     ModelContainer,
     PromptEmbeds,
@@ -164,7 +165,7 @@ class Recorder:
         timesteps: Tensor,
         embeds: PromptEmbeds,
         *,
-        resolution: int | None = None,
+        framing: Framing | None = None,
         denoiser: Any = None,
     ) -> Tensor:
         """Note the call and return numbers of the right shape and size."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, Literal
 from zlib import crc32
 
@@ -20,12 +20,28 @@ from torch import nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.registry import check_supported, make_container
-from loba_tui.core.associate.containers.sources import INDEX_NAME, ModelSource, locate, read_index
+from loba_tui.core.associate.containers.sources import (
+    INDEX_NAME,
+    ModelSource,
+    locate,
+    read_index,
+    without_unused,
+)
 from loba_tui.core.errors import CorruptError
 from loba_tui.models import BUILTIN_PREFIX
 
-SHIPPED = ("stabilityai/stable-diffusion-xl-base-1.0",)
-"""Hub ids whose configurations the package carries; the first one stands in for unknown models."""
+_ASSUMED = "stabilityai/stable-diffusion-xl-base-1.0"
+"""Stands in for models that are not known."""
+KNOWN = MappingProxyType(
+    {
+        _ASSUMED: "stable-diffusion-xl-base-1.0",
+        # One architecture, under its present and its former addresses.
+        "stable-diffusion-v1-5/stable-diffusion-v1-5": "stable-diffusion-v1-5",
+        "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5",
+        "CompVis/stable-diffusion-v1-4": "stable-diffusion-v1-5",
+    }
+)
+"""Hub ids whose configurations the package carries, each with its folder."""
 
 Origin = Literal["local", "cached", "shipped", "assumed"]
 
@@ -55,6 +71,7 @@ class ModelShapes:
             module.to_empty(device="cpu")
             for tensor in [*module.parameters(), *module.buffers()]:
                 tensor.detach().zero_()
+        _encode_nothing(self.container)
 
 
 def open_shapes(model_id: str, revision: str | None, dtype: torch.dtype) -> ModelShapes:
@@ -75,7 +92,15 @@ def open_shapes(model_id: str, revision: str | None, dtype: torch.dtype) -> Mode
             f"{model_id}: its configuration cannot be read ({type(error).__name__}: {error}).",
             "Fetch or save the model again.",
         ) from error
-    return ModelShapes(make_container(pipeline, model_id), origin, folder)
+    container = make_container(pipeline, model_id)
+    _encode_nothing(container)
+    return ModelShapes(container, origin, folder)
+
+
+def _encode_nothing(container: ModelContainer) -> None:
+    """Have zeros for the unconditional prompt: encoders of shapes encode nothing."""
+    if container.unconditional_prompt is not None:
+        container.adopt_empty(container.zero_embeds())
 
 
 def find_configuration(model_id: str, revision: str | None) -> tuple[Path, Origin]:
@@ -88,9 +113,9 @@ def find_configuration(model_id: str, revision: str | None) -> tuple[Path, Origi
         return locate(model_id, revision).folder, "local"
     if isinstance(cached, str) and (Path(cached).parent / "unet" / "config.json").is_file():
         return Path(cached).parent, "cached"
-    known = model_id if model_id in SHIPPED else SHIPPED[0]
-    root = resources.files("loba_tui.models") / "configs" / known.rsplit("/", 1)[-1]
-    return Path(str(root)), "shipped" if known == model_id else "assumed"
+    folder = KNOWN.get(model_id, KNOWN[_ASSUMED])
+    root = resources.files("loba_tui.models") / "configs" / folder
+    return Path(str(root)), "shipped" if model_id in KNOWN else "assumed"
 
 
 def _pipeline(folder: Path, index: dict[str, Any], dtype: torch.dtype) -> Any:
@@ -102,6 +127,7 @@ def _pipeline(folder: Path, index: dict[str, Any], dtype: torch.dtype) -> Any:
             parts[name] = _component(folder / name, library, class_name, dtype)
         elif not name.startswith("_"):
             parts[name] = value
+    parts |= without_unused(index)
     class_name = index["_class_name"]
     # Tokenizers have no shapes, only a length, and their files may not be here.
     for name in [name for name in parts if name.startswith("tokenizer")]:

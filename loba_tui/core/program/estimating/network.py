@@ -77,7 +77,7 @@ class Networks:
             container = self.shapes.container
             vae = container.pipeline.vae
             # As the pipeline does: float16 overflows in SD-XL's VAE, so it is upcast for the while.
-            upcast = vae.dtype == torch.float16 and vae.config.get("force_upcast", False)
+            upcast = vae.dtype == torch.float16 and container.decodes_in_float32
             dtype = torch.float32 if upcast else vae.dtype
             module = vae.to(dtype) if upcast else vae
 

@@ -157,7 +157,6 @@ class TextSlider:
             draw.inputs[rows],
             draw.timesteps[rows],
             prompts,
-            resolution=parts.resolution,
             denoiser=parts.student,
         )
         parts.counter.rows += 2 * len(rows)
@@ -229,7 +228,6 @@ class TextSlider:
                 draw.inputs[rows],
                 draw.timesteps[rows],
                 PromptEmbeds.cat(batches),
-                resolution=parts.resolution,
             )
         parts.counter.rows += len(rows)
         teacher = dict(zip(names, predictions.float().split(sizes), strict=True))
@@ -252,7 +250,6 @@ class TextSlider:
                 draw.inputs.repeat(2, 1, 1, 1),
                 draw.timesteps.repeat(2),
                 embeds,
-                resolution=parts.resolution,
             ).chunk(2)
         parts.counter.rows += 2 * num_rows
         return empty + self._rollout_guidance * (conditional - empty)

@@ -1,53 +1,18 @@
-import copy
+"""What SD-XL has beside what all Stable Diffusion models have."""
+
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
-from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
 
-from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.associate.containers.base import Framing
 from loba_tui.core.associate.containers.loading import load_pipeline
-from loba_tui.core.associate.containers.registry import make_container
 from loba_tui.core.associate.containers.sdxl import SDXLContainer
 from loba_tui.core.associate.containers.sources import locate
-from loba_tui.core.errors import RecipeError
-
-PROMPTS = ["a red circle", "a small blue square on a white background", ""]
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> SDXLContainer:
     return SDXLContainer(load_pipeline(locate(str(folder)), dtype=dtype))
-
-
-@pytest.fixture(scope="module")
-def container(tiny_sdxl_folder: Path) -> SDXLContainer:
-    return load(tiny_sdxl_folder)
-
-
-@pytest.fixture
-def latents(container: SDXLContainer) -> torch.Tensor:
-    return torch.randn(3, *container.latent_shape(), generator=torch.Generator().manual_seed(0))
-
-
-def test_prompts_are_encoded_as_the_pipeline_encodes_them(container):
-    expected, _, pooled, _ = container.pipeline.encode_prompt(
-        PROMPTS, do_classifier_free_guidance=False
-    )
-    embeds = container.encode_prompts(PROMPTS)
-    assert torch.equal(embeds.embeds, expected)
-    assert torch.equal(embeds.pooled, pooled)
-
-
-def test_more_prompts_than_one_batch_come_back_in_order(container):
-    prompts = [
-        f"{size} {color} circle" for size in ("small", "large") for color in "abcdefghij"
-    ] * 4
-    embeds = container.encode_prompts(prompts)
-    assert len(embeds) == len(prompts)
-    last = container.encode_prompts(prompts[-1:])
-    torch.testing.assert_close(embeds.embeds[-1:], last.embeds)
 
 
 @pytest.mark.parametrize("zeros", [True, False])
@@ -58,134 +23,6 @@ def test_empty_embeds_are_the_pipelines_negative(tiny_sdxl_folder, zeros):
     container.release_text_encoders()
     assert torch.equal(container.empty_embeds().embeds, expected)
     assert torch.equal(container.empty_embeds().pooled, pooled)
-
-
-@torch.no_grad()
-def test_mixed_timesteps_in_one_batch_equal_row_by_row(container, latents):
-    timesteps = torch.tensor([1, 480, 999])
-    embeds = container.encode_prompts(PROMPTS)
-    together = container.predict(latents, timesteps, embeds)
-    rows = [
-        container.predict(latents[i : i + 1], timesteps[i], embeds[i]) for i in range(len(latents))
-    ]
-    torch.testing.assert_close(together, torch.cat(rows), atol=2e-6, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_one_row_of_embeds_stands_for_all(container, latents):
-    one = container.encode_prompts(PROMPTS[:1])
-    shared = container.predict(latents, torch.tensor(10), one)
-    each = container.predict(latents, torch.tensor([10] * 3), one.select([0, 0, 0]))
-    torch.testing.assert_close(shared, each)
-
-
-@torch.no_grad()
-def test_a_denoising_loop_of_predictions_equals_the_pipeline(container):
-    """The oracle for time_ids, pooled embeds and guidance: the pipeline's own sampling."""
-    embeds = container.encode_prompts(PROMPTS[:2])
-    noise = torch.randn(2, *container.latent_shape(), generator=torch.Generator().manual_seed(1))
-    expected = container.pipeline(
-        prompt=PROMPTS[:2],
-        latents=noise.clone(),
-        num_inference_steps=3,
-        guidance_scale=4.0,
-        output_type="latent",
-    ).images
-    scheduler = copy.deepcopy(container.pipeline.scheduler)
-    scheduler.set_timesteps(3)
-    latents = noise * scheduler.init_noise_sigma
-    both = PromptEmbeds.cat([container.empty_embeds().expand(2), embeds])
-    for timestep in scheduler.timesteps:
-        inputs = scheduler.scale_model_input(torch.cat([latents] * 2), timestep)
-        empty, conditional = container.predict(inputs, timestep, both).chunk(2)
-        guided = empty + 4.0 * (conditional - empty)
-        latents = scheduler.step(guided, timestep, latents).prev_sample
-    torch.testing.assert_close(latents, expected, atol=1e-4, rtol=1e-4)
-
-
-def test_the_pipeline_samples_from_embeds_after_the_encoders_are_gone(tiny_sdxl_folder):
-    container = load(tiny_sdxl_folder)
-    embeds = container.encode_prompts(PROMPTS[:2])
-    empty = container.empty_embeds().expand(2)
-
-    def sample(**prompts: object):
-        generator = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
-        return container.pipeline(
-            **prompts, generator=generator, num_inference_steps=2, output_type="pt"
-        ).images
-
-    before = sample(prompt=PROMPTS[:2])
-    container.release_text_encoders()
-    assert container.pipeline.text_encoder is None
-    after = sample(
-        prompt_embeds=embeds.embeds,
-        pooled_prompt_embeds=embeds.pooled,
-        negative_prompt_embeds=empty.embeds,
-        negative_pooled_prompt_embeds=empty.pooled,
-    )
-    torch.testing.assert_close(after, before)
-    with pytest.raises(RuntimeError, match="released"):
-        container.encode_prompts(["late"])
-
-
-def test_a_wrapped_denoiser_is_called_instead(container, latents):
-    class Wrapped(torch.nn.Module):
-        def forward(self, sample, timestep, **_: object):
-            return (sample * 2,)
-
-    embeds = container.encode_prompts(PROMPTS)
-    output = container.predict(latents, torch.tensor(1), embeds, denoiser=Wrapped())
-    assert torch.equal(output, latents * 2)
-
-
-def test_targets_cover_every_layer_of_the_blocks_once(container):
-    groups = container.adapter_targets()
-    names = [name for group in groups.values() for name in group]
-    inside = [
-        name
-        for name, module in container.denoiser.named_modules()
-        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
-        and name.startswith(("down_blocks", "mid_block", "up_blocks"))
-    ]
-    assert sorted(names) == sorted(inside)
-    assert all(".attn2." in name for name in groups["cross_attention"])
-    assert all(groups.values())
-
-
-def test_targets_are_the_same_with_an_adapter_on_them(tiny_sdxl_folder):
-    container = load(tiny_sdxl_folder)
-    before = container.adapter_targets()
-    wanted = before["cross_attention"] + before["convolution"]
-    container.denoiser.add_adapter(LoraConfig(r=2, target_modules=wanted))
-    assert container.adapter_targets() == before
-    wrapped = [n for n, m in container.denoiser.named_modules() if isinstance(m, BaseTunerLayer)]
-    assert sorted(wrapped) == sorted(wanted)
-
-
-def test_latent_shapes_follow_the_resolution_in_pixels(container):
-    assert container.latent_shape() == (4, 8, 8)
-    assert container.latent_shape(64) == (4, 16, 16)
-    with pytest.raises(RecipeError, match="multiple of 16"):
-        container.latent_shape(40)
-
-
-@torch.no_grad()
-def test_decode_and_encode_equal_the_vae(container):
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    latents = container.encode(images)
-    vae = container.pipeline.vae
-    expected = vae.encode(images * 2 - 1).latent_dist.mode() * vae.config.scaling_factor
-    torch.testing.assert_close(latents, expected)
-    decoded = container.decode(latents)
-    reference = vae.decode(latents / vae.config.scaling_factor).sample
-    torch.testing.assert_close(decoded, (reference / 2 + 0.5).clamp(0, 1))
-
-
-def test_every_component_takes_the_dtype(tiny_sdxl_folder):
-    pipeline = load(tiny_sdxl_folder, torch.bfloat16).pipeline
-    for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        component = getattr(pipeline, name)
-        assert {p.dtype for p in component.parameters()} == {torch.bfloat16}, name
 
 
 def test_half_precision_predicts_and_the_vae_decodes_in_float32_where_it_would_overflow(
@@ -206,19 +43,49 @@ def test_half_precision_predicts_and_the_vae_decodes_in_float32_where_it_would_o
     assert container.pipeline.vae.dtype is torch.bfloat16
 
 
-def test_another_family_is_named_as_not_supported():
-    class OtherPipeline:
-        pass
+def told(container: SDXLContainer, framing: Framing | None, rows: int = 2) -> torch.Tensor:
+    """Return the time_ids that the UNet is called with."""
+    seen = {}
 
-    with pytest.raises(RecipeError, match="OtherPipeline") as caught:
-        make_container(OtherPipeline(), "me/other")
-    assert StableDiffusionXLPipeline.__name__ in caught.value.hint
+    def unet(sample: torch.Tensor, *_: object, added_cond_kwargs: dict, **__: object) -> tuple:
+        seen.update(added_cond_kwargs)
+        return (sample,)
+
+    latents = torch.zeros(rows, 4, 8, 16)
+    embeds = container.empty_embeds()
+    container.predict(latents, torch.tensor(5), embeds, framing=framing, denoiser=unet)
+    return seen["time_ids"]
 
 
-def test_embeds_select_repeat_and_join():
-    embeds = PromptEmbeds(torch.arange(6.0).view(3, 2, 1), torch.arange(3.0).view(3, 1))
-    joined = PromptEmbeds.cat([embeds[2], embeds.select([0, 0])])
-    assert joined.pooled.flatten().tolist() == [2, 0, 0]
-    assert joined.embeds[:, 0, 0].tolist() == [4, 0, 0]
-    assert embeds.to(dtype=torch.float16).embeds.dtype is torch.float16
-    assert len(embeds[1:]) == 2
+def test_the_unet_is_told_what_the_pipeline_would_tell_it(tiny_sdxl_folder):
+    container = load(tiny_sdxl_folder)
+    whole = container.pipeline._get_add_time_ids(
+        (32, 64), (0, 0), (32, 64), torch.float32, text_encoder_projection_dim=64
+    )
+    assert told(container, None).tolist() == whole.tolist() * 2
+    cut = Framing(torch.tensor([[1023, 771], [40, 80]]), torch.tensor([[0, 7], [3, 0]]))
+    rows = [
+        container.pipeline._get_add_time_ids(
+            size, corner, (32, 64), torch.float32, text_encoder_projection_dim=64
+        )
+        for size, corner in (((1023, 771), (0, 7)), ((40, 80), (3, 0)))
+    ]
+    assert torch.equal(told(container, cut), torch.cat(rows))
+    assert told(container, cut.repeat(2), rows=4)[2].tolist() == rows[0][0].tolist()
+
+
+def test_sizes_are_not_rounded_to_what_half_precision_has(tiny_sdxl_folder):
+    container = load(tiny_sdxl_folder, torch.bfloat16)
+    framing = Framing(torch.tensor([[1023, 771]]), torch.tensor([[0, 0]]))
+    assert told(container, framing, rows=1)[0, :2].tolist() == [1023, 771]
+
+
+@torch.no_grad()
+def test_another_size_is_another_prediction(tiny_sdxl_folder):
+    container = load(tiny_sdxl_folder)
+    latents, embeds = torch.randn(1, 4, 8, 8), container.encode_prompts(["a circle"])
+    small = Framing(torch.tensor([[8, 8]]), torch.tensor([[0, 0]]))
+    whole = container.predict(latents, torch.tensor(500), embeds)
+    assert not torch.equal(
+        container.predict(latents, torch.tensor(500), embeds, framing=small), whole
+    )

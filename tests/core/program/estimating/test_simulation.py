@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -171,6 +172,24 @@ def test_sdxl_is_known_without_weights_or_hub(monkeypatch: pytest.MonkeyPatch):
     }
     assert all(p.is_meta for module in shapes.modules().values() for p in module.parameters())
     assert shapes.container.resolution == 1024
+
+
+def test_sd_1_5_is_known_too():
+    shapes = open_shapes("stable-diffusion-v1-5/stable-diffusion-v1-5", None, torch.float16)
+
+    counted = {name: parameters_of(module) for name, module in shapes.modules().items()}
+
+    assert counted == {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
+    assert (shapes.origin, shapes.container.resolution) == ("shipped", 512)
+
+
+@pytest.mark.parametrize("with_grad", [False, True])
+def test_shapes_of_sd_cost_what_its_real_tensors_cost(with_grad: bool, tiny_sd_folder: Path):
+    asked = {"with_grad": with_grad, "checkpointing": False}
+    shapes = open_shapes(str(tiny_sd_folder), None, torch.float32).container
+    real = ModelCache("cpu", "float32").container(str(tiny_sd_folder))
+
+    assert cost_of(shapes, **asked, rules=RealDeviceRules()) == cost_of(real, **asked, rules=None)
 
 
 def test_an_unknown_hub_model_is_said_to_be_assumed():

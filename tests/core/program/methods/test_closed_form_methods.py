@@ -41,8 +41,8 @@ SIZE = [
 
 
 @pytest.fixture(scope="module")
-def container(tiny_sdxl_folder: Path) -> ModelContainer:
-    container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
+def container(tiny_folder: Path) -> ModelContainer:
+    container = ModelCache("cpu", torch.float32).container(str(tiny_folder))
     container.denoiser.requires_grad_(False)
     return container
 
