@@ -26,12 +26,17 @@ def plan_lines(sections: Mapping[str, Any], canvas: Canvas) -> list[str]:
 def data_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the images of a recipe are, as the program found them."""
     yield f"{found['images']} images, {found['captions']} captions, {found['bad']} left out"
-    named = {"images", "bad", "units", "buckets", "captions", "fingerprint"}
+    named = {"images", "bad", "units", "buckets", "captions", "fingerprint", "cut_captions"}
     notes = [f"{count} {clean(note)}" for note, count in found.items() if note not in named]
     if notes:
         yield f"of them {', '.join(notes)}"
     for size, count in found["buckets"].items():
         yield f"{clean(size):>11}  {count}"
+    cut = found["cut_captions"]
+    if cut is None:
+        yield "whether captions are too long is not known before the model's tokenizer is here"
+    for caption, end in (cut or {}).items():
+        yield f"too long, without effect is {clean(end)!r} of {clean(caption)!r}"
 
 
 def _needs(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:

@@ -18,6 +18,7 @@ from loba_tui.core import plugins
 from loba_tui.core.associate.caches.latents import LatentCache
 from loba_tui.core.associate.caches.prompt_embeds import PromptEmbedCache, has_all
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.associate.containers.prompt_ends import tell_of_ends
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
@@ -139,7 +140,8 @@ def open_model(
         on_phase: Told what is being done.
         on_fetch: Told how many bytes of a model came, and how many are to come.
         tensors: Where embeddings and latents are kept between runs; None keeps none.
-        on_problem: Told what is wrong there; it costs time and nothing else.
+        on_problem: Told what is wrong with what is kept, which costs time and nothing else; and of
+            prompts that the model does not read to their ends.
     """
     settings = recipe.base_model
     on_phase("loading")
@@ -147,6 +149,8 @@ def open_model(
     wrapper = PipelineWrapper(settings, cache)
     kept = wrapper.store(tensors, "embeds", on_problem=on_problem)
     container = wrapper.load(with_text_encoders=not has_all(kept, prompts))
+    if ends := container.cut_ends(prompts):
+        on_problem(tell_of_ends(ends, container.most_tokens))
     on_phase("encoding")
     embeds = PromptEmbedCache(container, kept)
     embeds.encode(prompts)

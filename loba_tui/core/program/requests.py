@@ -12,7 +12,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale, RowScale
 from loba_tui.core.program.build import OpenModel, open_model, prompts_of
-from loba_tui.core.program.data.opening import open_data
+from loba_tui.core.program.data.opening import cut_captions, open_data
 from loba_tui.core.program.doctor import device_findings
 from loba_tui.core.program.export import load_adapter, read_adapter
 from loba_tui.core.program.preview import preview
@@ -70,7 +70,8 @@ def serve(
         data = open_data(recipe, writer, lambda phase: writer.status(phase=phase), sources)
         if data is None:
             raise RecipeError("data: missing; this recipe has no images to check")
-        write_atomically(writer.run_dir.path / PLAN, json.dumps(data.summary()).encode())
+        found = {**data.summary(), "cut_captions": cut_captions(recipe, data)}
+        write_atomically(writer.run_dir.path / PLAN, json.dumps(found).encode())
         return
     model = open_model(
         recipe,

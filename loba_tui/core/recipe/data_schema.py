@@ -98,6 +98,11 @@ class DataSection(_Section):
         "white", description="what transparent images are laid on"
     )
     crop: Literal["center", "random"] = "center"
+    size_conditioning: Literal["original", "bucket"] = Field(
+        "original",
+        description="SD-XL is told an image's size and crop: as its file has them, or as if the"
+        " whole of it were as large as its bucket",
+    )
     flip: bool = Field(False, description="mirror every other sample, at random")
     max_megapixels: PositiveFloat = Field(64.0, description="a larger image is an error")
     skip_bad: bool = Field(False, description="leave bad files out, and record which")

@@ -184,6 +184,15 @@ class ModelContainer(Protocol):
         """
         ...
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of a prompt that are read, start and end included."""
+        ...
+
+    def cut_ends(self, prompts: Sequence[str]) -> dict[str, str]:
+        """Return of each prompt that is longer than what is read the end that has no effect."""
+        ...
+
     def empty_embeds(self) -> PromptEmbeds:
         """Return the one row that the pipeline uses when no negative prompt is given."""
         ...

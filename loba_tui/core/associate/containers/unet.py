@@ -17,6 +17,7 @@ from loba_tui.core.associate.containers.base import (
     LatentMoments,
     PromptEmbeds,
 )
+from loba_tui.core.associate.containers.prompt_ends import ends_cut_off
 from loba_tui.core.errors import RecipeError
 
 _PROMPTS_AT_ONCE = 32
@@ -146,6 +147,16 @@ class UNetContainer(ABC):
             list(prompts), truncation=True, max_length=self._tokenizer.model_max_length
         ).input_ids
         return ids
+
+    def cut_ends(self, prompts: Sequence[str]) -> dict[str, str]:
+        """Return of each prompt that is longer than what is read the end that has no effect."""
+        return ends_cut_off(self._tokenizer, prompts)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of a prompt that are read, start and end included."""
+        most: int = self._tokenizer.model_max_length
+        return most
 
     def empty_embeds(self) -> PromptEmbeds:
         """Return the one row the pipeline puts where no negative prompt was given."""

@@ -209,3 +209,12 @@ def crop_box(
     width, height = want[0] * factor, want[1] * factor
     left, top = (have[0] - width) * place[0], (have[1] - height) * place[1]
     return left, top, left + width, top + height
+
+
+def crop_corner(
+    have: tuple[int, int], want: tuple[int, int], place: tuple[float, float], *, mirrored: bool
+) -> tuple[int, int]:
+    """Return left and top of the cut in the image as `fit` scales and mirrors it, in its pixels."""
+    factor = min(have[0] / want[0], have[1] / want[1])
+    room = (have[0] / factor - want[0], have[1] / factor - want[1])
+    return round(room[0] * (1 - place[0] if mirrored else place[0])), round(room[1] * place[1])

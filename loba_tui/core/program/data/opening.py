@@ -9,11 +9,12 @@ import torch
 from loba_tui.core import plugins
 from loba_tui.core.associate.caches.latents import LatentCache
 from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.containers.prompt_ends import ends_cut_off, tokenizer_of
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.data.buckets import Geometry
 from loba_tui.core.program.data.prepare import PreparedData, Progress, prepare
 from loba_tui.core.program.data.sources import BadFile
-from loba_tui.core.program.estimating.model_shapes import open_shapes
+from loba_tui.core.program.estimating.model_shapes import find_configuration, open_shapes
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.writer import RunWriter, write_atomically
 from loba_tui.core.text import clean
@@ -94,6 +95,17 @@ def geometry_of(recipe: Recipe) -> Geometry:
     container = open_shapes(settings.id, settings.revision, torch.float32).container
     container.latent_shape(recipe.train.resolution)
     return Geometry(recipe.train.resolution or container.resolution, container.pixel_multiple)
+
+
+def cut_captions(recipe: Recipe, data: PreparedData) -> dict[str, str] | None:
+    """Return of each caption that is longer than what the model reads the end that has no effect.
+
+    None where the model's tokenizer is not on this machine yet.
+    """
+    settings = recipe.base_model
+    folder, origin = find_configuration(settings.id, settings.revision)
+    tokenizer = None if origin == "assumed" else tokenizer_of(folder)
+    return None if tokenizer is None else ends_cut_off(tokenizer, data.prompts())
 
 
 def _progress(phase: str, writer: RunWriter | None, on_phase: Callable[[str], None]) -> Progress:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loba_tui.core.associate.containers.base import Framing
 from loba_tui.core.program import randomness
 from loba_tui.core.program.data.arrange import Arrangement, SampleOrder, Unit
 from loba_tui.core.program.data.captions import num_variants, variant
-from loba_tui.core.program.data.images import decode, decode_mask, fit
+from loba_tui.core.program.data.images import crop_corner, decode, decode_mask, fit
 from loba_tui.core.program.data.latents import Latents
 from loba_tui.core.program.data.loader import Ahead
 from loba_tui.core.program.data.scan import Image
@@ -32,6 +33,8 @@ class DataBatch:
         masks: (B, 1, h, w), 1 where it is trained; None where no row has a mask.
         weights: (B,) weight of each row's loss.
         rows: Place of each row in the global batch.
+        framing: How each row's images were cut out of their files; None where models are to be told
+            of whole images of the bucket's size.
     """
 
     latents: tuple[Tensor, ...]
@@ -40,6 +43,7 @@ class DataBatch:
     masks: Tensor | None
     weights: Tensor
     rows: tuple[int, ...]
+    framing: Framing | None = None
 
 
 class TrainingData(Protocol):
@@ -217,6 +221,21 @@ class ImageData:
             masks=self._stack_masks(masks, latents[0]),
             weights=torch.tensor(weights, device=self._device),
             rows=tuple(row.place for row in rows),
+            framing=self._framing(rows),
+        )
+
+    def _framing(self, rows: Sequence[Row]) -> Framing | None:
+        if self._data.size_conditioning == "bucket":
+            return None
+        sizes, corners = [], []
+        for row in rows:  # images of one scene are of one size
+            width, height = row.unit.images[0].size
+            sizes.append((height, width))
+            place, mirrored = row.cut.place, row.cut.mirrored
+            left, top = crop_corner((width, height), row.unit.bucket, place, mirrored=mirrored)
+            corners.append((top, left))
+        return Framing(
+            torch.tensor(sizes, device=self._device), torch.tensor(corners, device=self._device)
         )
 
     def _latent(self, row: Row, which: int, pixels: Tensor | None) -> Tensor:

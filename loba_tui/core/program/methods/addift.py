@@ -9,12 +9,10 @@ its style; `scheduler.timestep` chooses them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from pydantic import PositiveFloat
-from torch import Tensor
 
+from loba_tui.core.program.image_method import ImageMethod
 from loba_tui.core.program.method import Method, MethodParts, StepOutput
 
 DATA = "pairs"
@@ -32,7 +30,7 @@ def get_method(parts: MethodParts, *, strength: PositiveFloat = 0.25) -> Method:
     return Addift(parts, strength)
 
 
-class Addift:
+class Addift(ImageMethod):
     """Trains ‖f_b(x_t^B, c) − sg f₀(x_t^A, c)‖² and ‖f_a(x_t^A, c) − sg f₀(x_t^B, c)‖² by turns.
 
     A and B are images of strengths a < b, with the same noise and timestep. f_s is what the model
@@ -41,17 +39,8 @@ class Addift:
     """
 
     def __init__(self, parts: MethodParts, strength: float) -> None:
-        self._parts = parts
+        super().__init__(parts)
         self._strength = strength
-        self._images = parts.images()
-        self._diffusion = parts.diffusion()
-
-    def state(self) -> dict[str, Tensor]:
-        """Return nothing: every draw is a function of the seed and the step."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take nothing back."""
 
     def step(self, index: int, progress: float) -> StepOutput:
         """Return the loss of one micro-step."""
@@ -69,15 +58,11 @@ class Addift:
         is_up = upward.to(applied.device).view(-1, 1, 1, 1)
         mine, other = torch.where(is_up, high, low), torch.where(is_up, low, high)
         keeps_outside = batch.masks is not None and parts.keep_outside > 0
-        with torch.no_grad(), parts.scale.base():
-            target = parts.container.predict(other, timesteps, prompts).float()
-            own = (
-                parts.container.predict(mine, timesteps, prompts).float() if keeps_outside else None
-            )
+        target = self._base(other, timesteps, prompts, batch.framing)
+        own = self._base(mine, timesteps, prompts, batch.framing) if keeps_outside else None
         scales = torch.where(upward, torch.tensor(batch.scales[1]), torch.tensor(batch.scales[0]))
-        parts.scale.set(self._strength * scales)
-        student = parts.container.predict(mine, timesteps, prompts, denoiser=parts.student).float()
-        parts.counter.rows += (4 if keeps_outside else 3) * len(batch.rows)
+        strengths = self._strength * scales
+        student = self._student(strengths, mine, timesteps, prompts, batch.framing)
 
         losses = parts.loss_at(student, target, t)
         if batch.masks is not None:

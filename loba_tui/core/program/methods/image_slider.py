@@ -7,13 +7,11 @@ may be any number of strengths, and images keep their own sizes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.program.image_method import ImageMethod
 from loba_tui.core.program.method import Method, MethodParts, StepOutput
 
 DATA = "pairs"
@@ -32,7 +30,7 @@ def get_method(parts: MethodParts, *, direction_weight: NonNegativeFloat = 0.0) 
     return ImageSlider(parts, direction_weight)
 
 
-class ImageSlider:
+class ImageSlider(ImageMethod):
     """Trains ‖f_a(x_t^a, c) − y_a‖² + ‖f_b(x_t^b, c) − y_b‖² for images of strengths a < b.
 
     f_s is what the model predicts with the adapter at strength s, y what it should. Where images
@@ -40,17 +38,8 @@ class ImageSlider:
     """
 
     def __init__(self, parts: MethodParts, direction_weight: float) -> None:
-        self._parts = parts
+        super().__init__(parts)
         self._direction_weight = direction_weight
-        self._images = parts.images()
-        self._diffusion = parts.diffusion()
-
-    def state(self) -> dict[str, Tensor]:
-        """Return nothing: every draw is a function of the seed and the step."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take nothing back."""
 
     def step(self, index: int, progress: float) -> StepOutput:
         """Return the loss of one micro-step."""
@@ -67,17 +56,14 @@ class ImageSlider:
         weights = batch.weights.repeat(2) * diffusion.weights(timesteps).to(clean.device)
         t = diffusion.normalised(timesteps)
         masks = None if batch.masks is None else batch.masks.repeat(2, 1, 1, 1)
+        framing = None if batch.framing is None else batch.framing.repeat(2)
 
         keeps_outside = masks is not None and parts.keep_outside > 0
         base = None
         if keeps_outside or self._direction_weight:
-            base = self._base(noised, timesteps, prompts)
-        # The multipliers stay set: gradient checkpointing runs this forward again in backward.
-        parts.scale.set(torch.tensor([*batch.scales[0], *batch.scales[1]]))
-        student = parts.container.predict(
-            noised, timesteps, prompts, denoiser=parts.student
-        ).float()
-        parts.counter.rows += 2 * len(clean)
+            base = self._base(noised, timesteps, prompts, framing)
+        strengths = torch.tensor([*batch.scales[0], *batch.scales[1]])
+        student = self._student(strengths, noised, timesteps, prompts, framing)
 
         def mean(losses: Tensor) -> Tensor:
             return (losses.mean(dim=(1, 2, 3)) * weights[: len(losses)]).mean()
@@ -97,12 +83,3 @@ class ImageSlider:
             metrics["common_loss"] = common_loss.detach()
             loss = loss + self._direction_weight * common_loss
         return StepOutput(loss=loss, metrics=metrics)
-
-    @torch.no_grad()
-    def _base(self, noised: Tensor, timesteps: Tensor, prompts: PromptEmbeds) -> Tensor:
-        """Return what the model predicts without the adapter."""
-        parts = self._parts
-        with parts.scale.base():
-            base = parts.container.predict(noised, timesteps, prompts)
-        parts.counter.rows += noised.shape[0]
-        return base.float()

@@ -7,12 +7,7 @@ is held where the base model has it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
-from torch import Tensor
-
-from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.program.image_method import ImageMethod
 from loba_tui.core.program.method import Method, MethodParts, StepOutput
 
 DATA = "images"
@@ -28,24 +23,12 @@ def get_method(parts: MethodParts) -> Method:
     return LoraFinetune(parts)
 
 
-class LoraFinetune:
+class LoraFinetune(ImageMethod):
     """Trains ‖M ∘ (f₁(x_t, c) − y)‖² + k ‖(1 − M) ∘ (f₁(x_t, c) − sg f₀(x_t, c))‖².
 
     f is what the model predicts, y what it should (ε, v or x₀), M the mask, and k
     `data.mask.keep_outside`. Without masks M is 1.
     """
-
-    def __init__(self, parts: MethodParts) -> None:
-        self._parts = parts
-        self._images = parts.images()
-        self._diffusion = parts.diffusion()
-
-    def state(self) -> dict[str, Tensor]:
-        """Return nothing: every draw is a function of the seed and the step."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take nothing back."""
 
     def step(self, index: int, progress: float) -> StepOutput:
         """Return the loss of one micro-step."""
@@ -61,12 +44,8 @@ class LoraFinetune:
 
         kept = None
         if batch.masks is not None and parts.keep_outside:
-            kept = self._base(noised, timesteps, prompts)
-        parts.scale.set(1.0)
-        student = parts.container.predict(
-            noised, timesteps, prompts, denoiser=parts.student
-        ).float()
-        parts.counter.rows += 2 * len(batch.rows)
+            kept = self._base(noised, timesteps, prompts, batch.framing)
+        student = self._student(1.0, noised, timesteps, prompts, batch.framing)
         losses = parts.loss_at(student, diffusion.target(latents, wanted, timesteps), t)
         if batch.masks is not None:
             losses = batch.masks * losses
@@ -80,12 +59,3 @@ class LoraFinetune:
             metrics["outside_loss"] = outside_loss.detach()
             loss = loss + parts.keep_outside * outside_loss
         return StepOutput(loss=loss, metrics=metrics)
-
-    @torch.no_grad()
-    def _base(self, noised: Tensor, timesteps: Tensor, prompts: PromptEmbeds) -> Tensor:
-        """Return what the model predicts without the adapter."""
-        parts = self._parts
-        with parts.scale.base():
-            base = parts.container.predict(noised, timesteps, prompts)
-        parts.counter.rows += noised.shape[0]
-        return base.float()

@@ -275,3 +275,45 @@ def test_workers_that_are_asked_out_of_order_begin_anew() -> None:
     assert list(in_order(Squares(), range(5), num_workers=2)) == [0, 1, 4, 9, 16]
     ahead = Ahead(Squares(), num_workers=2)
     assert [ahead[index] for index in (3, 4, 5, 1, 2, 9)] == [9, 16, 25, 1, 4, 81]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("crop", ["center", "random"])
+def test_a_batch_says_how_large_files_were_and_where_they_were_cut(
+    tmp_path: Path, crop: str, flip: bool
+) -> None:
+    ramp = np.arange(96, dtype=np.uint8)[None, :, None] * 2
+    wide = np.ascontiguousarray(np.broadcast_to(ramp, (32, 96, 3)))
+    for i in range(3):
+        Image.fromarray(wide).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text("x")
+    data = {"sources": [{"path": str(tmp_path)}], "crop": crop, "flip": flip, "cache": "none"}
+    made = prepared({**data, "buckets": {"enabled": False}})
+    seen = set()
+    for index in range(6):
+        batch = made.batches(MODEL, rank=0, num_processes=1).batch(index)
+        assert batch.framing is not None
+        assert batch.framing.original_size.tolist() == [[32, 96]] * 4
+        for latent, (top, left) in zip(
+            batch.latents[0], batch.framing.crop_top_left.tolist(), strict=True
+        ):
+            # Where the ramp falls, the image lies mirrored: its left side is at the right.
+            mirrored = bool(latent[0, 0, 0] > latent[0, 0, -1])
+            first = round(float(latent[0, 0, 0]) * 255 / 2)  # two pixels from the cut's side
+            assert abs((95 - first if mirrored else first) - 2 - left) <= 1
+            assert top == 0
+            seen.add((mirrored, left))
+    assert len({mirrored for mirrored, _ in seen}) == (2 if flip else 1)
+    assert len({left for _, left in seen}) == 1 if crop == "center" else len(seen) > 4
+
+
+def test_corners_are_in_pixels_of_the_image_as_it_was_scaled(tmp_path: Path) -> None:
+    put(tmp_path / "a.png", 0, size=(200, 100))
+    data = {"sources": [{"path": str(tmp_path)}], "buckets": {"enabled": False}}
+    framing = prepared(data, batch_size=1).batches(MODEL, rank=0, num_processes=1).batch(0).framing
+    assert framing is not None
+    assert framing.original_size.tolist() == [[100, 200]]
+    assert framing.crop_top_left.tolist() == [[0, 16]]  # 64x32, of which 32x32 are left
+    whole = {**data, "size_conditioning": "bucket"}
+    told = prepared(whole, batch_size=1).batches(MODEL, rank=0, num_processes=1).batch(0)
+    assert told.framing is None

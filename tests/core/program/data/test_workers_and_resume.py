@@ -280,6 +280,11 @@ def test_plan_with_data_opens_everything_and_trains_nothing(images: Path, tmp_pa
     found = json.loads(fine.stdout)
     assert (found["images"], found["bad"]) == (5, 0)
     assert sum(found["buckets"].values()) == 5
+    assert found["cut_captions"] == {}
+    long = f"{'a red circle ' * 10}with an end"
+    (folder / "0.txt").write_text(long)
+    told = loba("plan", str(tmp_path / "a.yaml"), "--data", home=tmp_path)
+    assert f"with an end' of '{long}'" in told.stdout
     (folder / "1.txt").write_bytes(b"caf\xe9")
     bad = loba("plan", str(tmp_path / "a.yaml"), "--data", home=tmp_path)
     assert bad.returncode == ExitCode.DATA

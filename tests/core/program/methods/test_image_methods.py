@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from loba_tui.core import plugins
-from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.containers.base import Framing, ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.data.training_data import DataBatch
@@ -39,6 +39,11 @@ class Fixed:
             masks=mask if masked else None,
             weights=torch.tensor([1.0, 0.5, 1.0]),
             rows=(0, 1, 2),
+            # Each row was cut out of another file, which is part of what the model says of it.
+            framing=Framing(
+                torch.tensor([[64, 96], [20, 40], [300, 32]]),
+                torch.tensor([[0, 16], [3, 0], [100, 0]]),
+            ),
         )
 
     def batch(self, index: int) -> DataBatch:
@@ -105,10 +110,13 @@ def noise_of(parts: MethodParts, index: int) -> tuple[Tensor, Tensor]:
 
 def said(parts: MethodParts, noised: Tensor, t: Tensor, row: int, scale: float | None) -> Tensor:
     """Return what the model says of one row; None is the model without the adapter."""
-    prompts = parts.condition(parts.images().batch(0).prompts)[row]
+    batch = parts.images().batch(0)
+    assert batch.framing is not None
+    prompts, one = parts.condition(batch.prompts)[row], slice(row, row + 1)
+    framing = Framing(batch.framing.original_size[one], batch.framing.crop_top_left[one])
     context = parts.scale.base() if scale is None else parts.scale(scale)
     with torch.no_grad(), context:
-        return parts.container.predict(noised[None], t[None], prompts)[0]
+        return parts.container.predict(noised[None], t[None], prompts, framing=framing)[0]
 
 
 def square(difference: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -1,0 +1,59 @@
+"""Prompts that are longer than what a text encoder reads: what is at their ends has no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from loba_tui.core.text import clean
+
+_MOST_NAMED, _MOST_CHARACTERS = 3, 60
+_TOKENIZERS = ("tokenizer", "tokenizer_2")
+
+
+def ends_cut_off(tokenizer: Any, prompts: Iterable[str]) -> dict[str, str]:
+    """Return of each prompt that does not fit the end that is not read.
+
+    Args:
+        tokenizer: The model's; it knows how many tokens the encoder reads.
+        prompts: Any number.
+    """
+    wanted = list(dict.fromkeys(prompts))
+    if not wanted:
+        return {}
+    most = tokenizer.model_max_length
+    # Not verbose: that would warn of sequences that are too long in words for programmers.
+    rows = tokenizer(wanted, truncation=False, verbose=False).input_ids
+    # The last token that is read is the end token.
+    return {
+        prompt: tokenizer.decode(ids[most - 1 : -1]).strip()
+        for prompt, ids in zip(wanted, rows, strict=True)
+        if len(ids) > most
+    }
+
+
+def tell_of_ends(ends: Mapping[str, str], most: int) -> str:
+    """Say which prompts do not fit; `most` is the number of tokens that are read."""
+    named = [f"{_shown(p)} loses {_shown(end)}" for p, end in list(ends.items())[:_MOST_NAMED]]
+    more = len(ends) - len(named)
+    are = "1 prompt is" if len(ends) == 1 else f"{len(ends)} prompts are"
+    return (
+        f"{are} longer than the {most - 2} tokens that this model reads, and what is at the end"
+        f" has no effect: {'; '.join(named)}{f'; and {more} more' if more else ''}"
+    )
+
+
+def tokenizer_of(folder: Path) -> Any | None:
+    """Return the tokenizer in a diffusers folder, without its model; None where it has none."""
+    for name in _TOKENIZERS:
+        if (folder / name / "tokenizer_config.json").is_file():
+            return AutoTokenizer.from_pretrained(folder / name, local_files_only=True)
+    return None
+
+
+def _shown(text: str) -> str:
+    plain = clean(text)
+    return repr(plain if len(plain) <= _MOST_CHARACTERS else f"{plain[:_MOST_CHARACTERS]}…")
