@@ -1,12 +1,14 @@
-"""What the recipes of the embedded model come to: one row a recipe, read off pixels.
+"""What each method comes to on the embedded model: one row a recipe, read off pixels.
 
-Each recipe is trained or solved as `loba run` would do it and proven on its own held-out prompts. A
-slider's row says Spearman's ρ of the measured attribute and the scale, sample by sample; an
-eraser's, in which share of the samples that ask for the concept it shows at scale 0 and at 1, and
-what becomes of the accuracy of other prompts. CPU seconds are those of training or solving alone,
-loading and drawing left out; bytes are those of adapter.safetensors.
+Each recipe is trained or solved as `loba run` would do it, proven on its own held-out prompts, and
+held against a target: a slider's ρ (Spearman's, of the measured attribute and the scale, sample by
+sample), the share of an eraser's samples that still show the concept, how far a fine-tuned attribute
+went, how much more changes inside a region than outside. CPU seconds are those of training or
+solving alone, loading and drawing left out; rows are the UNet's, one with a backward pass counted
+twice; bytes are those of adapter.safetensors.
 
-Another recipe is one line in SUBJECTS; what is shown of it follows from its report.
+Another recipe is one line in SUBJECTS; what is shown of it follows from its report. Without names,
+the comparison of trajectories (slider_trajectories.py) follows for seed 0.
 
     python benchmarks/methods.py [NAME …] [--seed 0] [--set train.steps=40 …]
 """
@@ -16,13 +18,16 @@ from __future__ import annotations
 import argparse
 import io
 import tempfile
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import bench
+import slider_trajectories
 
 from loba_tui.core.errors import LobaError
+from loba_tui.core.program.effect import Effect
 from loba_tui.core.program.erasure import Erasure
 from loba_tui.core.program.export import write_adapter
 from loba_tui.core.program.finish import provenance
@@ -31,10 +36,57 @@ from loba_tui.core.program.report import Report
 
 
 @dataclass(frozen=True)
+class Target:
+    """What a row has to reach: in words, and as a condition on its report and CPU seconds."""
+
+    words: str
+    is_reached: Callable[[Report, float], bool]
+
+    def within(self, most_seconds: float) -> Target:
+        """Return the same target, to be reached in so many CPU seconds."""
+        return Target(
+            f"{self.words}, ≤ {most_seconds:g} s",
+            lambda report, seconds: seconds <= most_seconds and self.is_reached(report, seconds),
+        )
+
+
+def follows(least: float) -> Target:
+    """The attribute follows the scale."""
+    return Target(f"ρ ≥ {least:g}", lambda report, _: _effect(report).rho.mean >= least)
+
+
+def reaches(value: float) -> Target:
+    """The measure is at least this at the highest scale."""
+    return Target(f"≥ {value:g} at +1", lambda report, _: _effect(report).mean[-1] >= value)
+
+
+def _is_erased(report: Report, _: float) -> bool:
+    found = report.erasure
+    assert found is not None
+    is_gone = found.share_before >= 0.9 and found.share_after <= 0.05
+    return is_gone and found.accuracy_lost <= 0.05
+
+
+def _is_confined(report: Report, _: float) -> bool:
+    region = report.region
+    return region is not None and (region.ratio is None or region.ratio >= 5)
+
+
+def _effect(report: Report) -> Effect:
+    assert report.effect is not None
+    return report.effect
+
+
+ERASES = Target("≥ 90% → ≤ 5%, others −5 points at most", _is_erased)
+CONFINED = Target("inside ≥ 5 × outside", _is_confined)
+
+
+@dataclass(frozen=True)
 class Subject:
-    """A recipe of recipes/, and what is changed in it for this row."""
+    """A recipe of recipes/, what it has to reach, and what is changed in it for this row."""
 
     recipe: str
+    target: Target
     overrides: tuple[str, ...] = ()
 
     @property
@@ -44,26 +96,27 @@ class Subject:
 
 
 SUBJECTS = (
-    Subject("slider"),
-    Subject("slider_brightness"),
-    Subject("instant_slider"),
-    Subject("instant_slider", ("method.rank=null",)),
-    Subject("leco"),
-    Subject("leco", ("method.preserve_weight=0", "method.anchor_weight=10")),
-    Subject("esd"),
-    Subject("esd", ("method.variant=u",)),
-    Subject("uce"),
-    Subject("uce", ("method.rece_rounds=2",)),
-    Subject("image_slider"),
-    Subject("addift"),
-    Subject("region_slider"),
-    Subject("lora_content"),
-    Subject("lora_color_swap"),
-    Subject("lora_masked"),
+    Subject("slider", follows(0.95)),
+    Subject("slider_brightness", follows(0.95)),
+    Subject("instant_slider", follows(0.9).within(2)),
+    Subject("instant_slider", follows(0.9).within(2), ("method.rank=null",)),
+    Subject("leco", ERASES),
+    Subject("leco", ERASES, ("method.preserve_weight=0", "method.anchor_weight=10")),
+    Subject("esd", ERASES),
+    Subject("esd", ERASES, ("method.variant=u",)),
+    Subject("uce", ERASES.within(2)),
+    Subject("uce", ERASES.within(2), ("method.rece_rounds=2",)),
+    Subject("image_slider", follows(0.95)),
+    Subject("addift", follows(0.95)),
+    Subject("region_slider", CONFINED),
+    Subject("lora_content", reaches(0.8)),
+    Subject("lora_color_swap", reaches(0.8)),
+    Subject("lora_masked", CONFINED),
 )
 HEAD = (
-    "| recipe | method | steps | CPU s | effect | others within ±2, or at +1 | outcome | bytes |",
-    "|---|---|---|---|---|---|---|---|",
+    "| recipe | method | steps | UNet rows | CPU s | measured | what stayed within ±2, or at +1"
+    " | target | outcome | bytes |",
+    "|---|---|---|---|---|---|---|---|---|---|",
 )
 
 
@@ -86,9 +139,11 @@ def line(subject: Subject, extra: list[str]) -> str:
         subject.name,
         recipe.method.name,
         "computed" if trainer.forwards == 0 else str(trainer.step),
+        f"{trainer.forwards:,}",
         f"{seconds:.2f}" if seconds < 10 else f"{seconds:.1f}",
         effect(report),
         others(report),
+        f"{subject.target.words}: {'yes' if subject.target.is_reached(report, seconds) else 'NO'}",
         report.outcome,
         f"{written['diffusers'].num_bytes:,}",
     ]
@@ -103,7 +158,13 @@ def effect(report: Report) -> str:
     if report.effect is None:
         return "not measured"
     rho, means = report.effect.rho, " ".join(f"{mean:.3g}" for mean in report.effect.mean)
-    return f"ρ {rho.mean:.3f} mean, {rho.worst:.3f} worst; {report.effect.measure} {means}"
+    found = f"{report.effect.measure} {means}"
+    if min(report.scales) < 0:
+        found = f"ρ {rho.mean:.3f} mean, {rho.worst:.3f} worst; {found}"
+    if report.region is not None:
+        ratio = report.region.ratio
+        found += f"; inside {'∞' if ratio is None else f'{ratio:.1f}'} × outside"
+    return found
 
 
 def others(report: Report) -> str:
@@ -139,6 +200,9 @@ def main() -> None:
         except LobaError as error:
             row = f"| {subject.name} | {error.message} |"
         print(row, flush=True)
+    if not arguments.names:
+        print()
+        slider_trajectories.compare([arguments.seed])
 
 
 if __name__ == "__main__":
