@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from method_parts import container_with_adapter, parts_for
 
 from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
-from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.anchors import random_anchor
 from loba_tui.core.program.erasing import Eraser
 from loba_tui.core.program.method import MethodParts
-from loba_tui.core.program.trajectories import Draw, ForwardCounter
+from loba_tui.core.program.trajectories import Draw
 from loba_tui.core.recipe.schema import Concept
 
 PROMPTS = ["red", "red circle", "circle", "blue", "green", "square"]
@@ -27,47 +27,19 @@ PLAIN = [Concept(target="red circle")]
 
 @pytest.fixture(scope="module")
 def container(tiny_sdxl_folder: Path) -> ModelContainer:
-    container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
-    container.denoiser.requires_grad_(False)
-    torch.manual_seed(1)
-    config = plugins.load("adapters", "lora")(container.adapter_targets())
-    config.init_lora_weights = False
-    container.denoiser.add_adapter(config)
-    return container
+    return container_with_adapter(tiny_sdxl_folder)
 
 
 @pytest.fixture
 def make(container: ModelContainer) -> Iterator[Any]:
-    scales = []
+    with ExitStack() as lent:
 
-    def build(name: str, concepts: list[Concept], **options: Any) -> tuple[Eraser, MethodParts]:
-        scale = AdapterScale(container.denoiser)
-        scales.append(scale)
-        rows = container.encode_prompts(PROMPTS)
-        parts = MethodParts(
-            container=container,
-            student=container.denoiser,
-            scale=scale,
-            concepts=concepts,
-            embeds={prompt: rows[index] for index, prompt in enumerate(PROMPTS)},
-            empty=container.empty_embeds(),
-            make_noise_scheduler=lambda: plugins.load("noise", "ddim")(container.scheduler_config),
-            density=plugins.load("timestep", "uniform")(),
-            loss=plugins.load("losses", "mse")(),
-            batch_size=4,
-            num_processes=1,
-            rank=0,
-            seed=0,
-            resolution=None,
-            gather=lambda tensor: tensor,
-            counter=ForwardCounter(),
-        )
-        options = {"rollout_steps": 4, "preserve_weight": 0.0, **options}
-        return plugins.load("methods", name)(parts, **options), parts
+        def build(name: str, concepts: list[Concept], **options: Any) -> tuple[Eraser, MethodParts]:
+            parts = lent.enter_context(parts_for(container, PROMPTS, concepts=concepts))
+            options = {"rollout_steps": 4, "preserve_weight": 0.0, **options}
+            return plugins.load("methods", name)(parts, **options), parts
 
-    yield build
-    for scale in scales:
-        scale.remove()
+        yield build
 
 
 def next_draw(method: Eraser) -> Draw:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from method_parts import container_with_adapter, parts_for
 from torch import Tensor
 
 from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import Framing, ModelContainer
-from loba_tui.core.associate.model_cache import ModelCache
-from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.data.training_data import DataBatch
 from loba_tui.core.program.method import MethodParts
-from loba_tui.core.program.trajectories import ForwardCounter
 
 PROMPTS = ("a dot", "a cross")
 NUM_ROWS = 3
@@ -52,13 +50,7 @@ class Fixed:
 
 @pytest.fixture(scope="module")
 def container(tiny_sdxl_folder: Path) -> ModelContainer:
-    container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
-    container.denoiser.requires_grad_(False)
-    torch.manual_seed(1)
-    config = plugins.load("adapters", "lora")(container.adapter_targets())
-    config.init_lora_weights = False
-    container.denoiser.add_adapter(config)
-    return container
+    return container_with_adapter(tiny_sdxl_folder)
 
 
 Make = Callable[..., tuple[Any, MethodParts]]
@@ -66,38 +58,15 @@ Make = Callable[..., tuple[Any, MethodParts]]
 
 @pytest.fixture
 def make(container: ModelContainer) -> Iterator[Make]:
-    scales = []
+    with ExitStack() as lent:
 
-    def build(name: str, images: Fixed, **changes: Any) -> tuple[Any, MethodParts]:
-        options = changes.pop("options", {})
-        scale = AdapterScale(container.denoiser)
-        scales.append(scale)
-        rows = container.encode_prompts(PROMPTS)
-        parts = MethodParts(
-            container=container,
-            student=container.denoiser,
-            scale=scale,
-            concepts=(),
-            embeds={prompt: rows[index] for index, prompt in enumerate(PROMPTS)},
-            empty=container.empty_embeds(),
-            make_noise_scheduler=lambda: plugins.load("noise", "ddim")(container.scheduler_config),
-            density=plugins.load("timestep", "uniform")(),
-            loss=plugins.load("losses", "mse")(),
-            batch_size=NUM_ROWS,
-            num_processes=1,
-            rank=0,
-            seed=0,
-            resolution=None,
-            gather=lambda tensor: tensor,
-            counter=ForwardCounter(),
-            data=images,
-        )
-        parts = replace(parts, **changes)
-        return plugins.load("methods", name)(parts, **options), parts
+        def build(name: str, images: Fixed, **changes: Any) -> tuple[Any, MethodParts]:
+            options = changes.pop("options", {})
+            changes = {"batch_size": NUM_ROWS, "data": images, **changes}
+            parts = lent.enter_context(parts_for(container, PROMPTS, **changes))
+            return plugins.load("methods", name)(parts, **options), parts
 
-    yield build
-    for scale in scales:
-        scale.remove()
+        yield build
 
 
 def noise_of(parts: MethodParts, index: int) -> tuple[Tensor, Tensor]:

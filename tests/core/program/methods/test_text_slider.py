@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from method_parts import container_with_adapter, parts_for
 
 from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program import randomness
-from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.instant import slider_update, start_from_instant
 from loba_tui.core.program.method import MethodParts
 from loba_tui.core.program.methods.text_slider import TextSlider, get_method
 from loba_tui.core.program.prompt_states import text_projections
-from loba_tui.core.program.trajectories import Draw, ForwardCounter
+from loba_tui.core.program.trajectories import Draw
 from loba_tui.core.recipe.schema import Concept
 
 CONCEPTS = [
@@ -38,46 +39,18 @@ PROMPTS += ["shape", "red", "blue"]
 
 @pytest.fixture(scope="module")
 def container(tiny_sdxl_folder: Path) -> ModelContainer:
-    container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
-    container.denoiser.requires_grad_(False)
-    torch.manual_seed(1)
-    config = plugins.load("adapters", "lora")(container.adapter_targets())
-    config.init_lora_weights = False
-    container.denoiser.add_adapter(config)
-    return container
+    return container_with_adapter(tiny_sdxl_folder)
 
 
 @pytest.fixture
 def make(container: ModelContainer) -> Any:
-    scales = []
+    with ExitStack() as lent:
 
-    def build(concepts: list[Concept] = CONCEPTS, **options: Any) -> tuple[Any, MethodParts]:
-        scale = AdapterScale(container.denoiser)
-        scales.append(scale)
-        rows = container.encode_prompts(PROMPTS)
-        parts = MethodParts(
-            container=container,
-            student=container.denoiser,
-            scale=scale,
-            concepts=concepts,
-            embeds={prompt: rows[index] for index, prompt in enumerate(PROMPTS)},
-            empty=container.empty_embeds(),
-            make_noise_scheduler=lambda: plugins.load("noise", "ddim")(container.scheduler_config),
-            density=plugins.load("timestep", "uniform")(),
-            loss=plugins.load("losses", "mse")(),
-            batch_size=4,
-            num_processes=1,
-            rank=0,
-            seed=0,
-            resolution=None,
-            gather=lambda tensor: tensor,
-            counter=ForwardCounter(),
-        )
-        return get_method(parts, rollout_steps=5, **options), parts
+        def build(concepts: list[Concept] = CONCEPTS, **options: Any) -> tuple[Any, MethodParts]:
+            parts = lent.enter_context(parts_for(container, PROMPTS, concepts=concepts))
+            return get_method(parts, rollout_steps=5, **options), parts
 
-    yield build
-    for scale in scales:
-        scale.remove()
+        yield build
 
 
 def remember_draws(method: TextSlider) -> list[Draw]:
