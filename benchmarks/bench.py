@@ -12,15 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from loba_tui.core.program.build import (
-    Built,
-    OpenModel,
-    build,
-    build_accelerator,
-    open_model,
-    prompts_of,
-)
+from loba_tui.core.program.build import Built, build, build_accelerator
 from loba_tui.core.program.data.opening import open_data
+from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
 from loba_tui.core.program.proof import measure, read_values
 from loba_tui.core.program.report import Report, make_report
 from loba_tui.core.program.sampling import sample_scales

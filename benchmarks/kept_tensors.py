@@ -23,7 +23,7 @@ ROUNDS = 3
 OPEN = """
 import sys
 from pathlib import Path
-from loba_tui.core.program.build import open_model, prompts_of
+from loba_tui.core.program.open_model import open_model, prompts_of
 from loba_tui.core.recipe import shipped
 from loba_tui.core.recipe.load import load_recipe
 recipe = load_recipe(shipped.folder() / "slider.yaml")

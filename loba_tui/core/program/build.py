@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,25 +13,21 @@ from diffusers.training_utils import cast_training_params
 from torch import Tensor, nn
 
 from loba_tui.core import plugins
-from loba_tui.core.associate.caches.latents import LatentCache
-from loba_tui.core.associate.caches.prompt_embeds import PromptEmbedCache, has_all
-from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
-from loba_tui.core.associate.containers.prompt_ends import tell_of_ends
+from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
-from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program import randomness
-from loba_tui.core.program.adapter_kinds import adapted_module, kind_of, settle
+from loba_tui.core.program.adapter_kinds import kind_of, settle
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.checkpoint import CheckpointStore
 from loba_tui.core.program.choices import load_choice, plugin_hashes
-from loba_tui.core.program.data.prepare import PreparedData
 from loba_tui.core.program.data.training_data import TrainingData, stand_in
 from loba_tui.core.program.ema import make_average
 from loba_tui.core.program.method import Method, MethodParts, StartsWarm
+from loba_tui.core.program.open_model import OpenModel
 from loba_tui.core.program.optimizer_state import LearningRates
-from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
+from loba_tui.core.program.parameter_groups import build_optimizer, parameter_groups
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.proof import make_yardstick
 from loba_tui.core.program.sameness import Settings
@@ -53,29 +47,6 @@ from loba_tui.core.run.writer import RunWriter
 logger = logging.getLogger(__name__)
 
 _MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
-
-
-@dataclass(frozen=True)
-class OpenModel:
-    """A loaded base model, and the text embeddings of every prompt that will be needed.
-
-    Attributes:
-        wrapper: Loads and unloads the pipeline.
-        container: Speaks to the pipeline in the field's words.
-        embeds: Embeddings by prompt, one row each.
-        open_latents: Returns what encodes images, each once; it reads the VAE's files to know it.
-        data: Images to train on; None where there are none, or where only shapes are of interest.
-    """
-
-    wrapper: PipelineWrapper
-    container: ModelContainer
-    embeds: Mapping[str, PromptEmbeds]
-    open_latents: Callable[[], LatentCache]
-    data: PreparedData | None = None
-
-    def batch(self, prompts: Sequence[str]) -> PromptEmbeds:
-        """Return the embeddings of these prompts as one batch."""
-        return PromptEmbeds.cat([self.embeds[prompt] for prompt in prompts])
 
 
 @dataclass(frozen=True)
@@ -109,60 +80,6 @@ def build_accelerator(recipe: Recipe, *, local_rank: int = 0) -> Accelerator:
         mixed_precision=_MIXED_PRECISION[resolve_dtype(recipe.base_model.dtype, device)],
         gradient_accumulation_steps=recipe.train.gradient_accumulation,
     )
-
-
-def prompts_of(recipe: Recipe) -> list[str]:
-    """Return every prompt that training, sampling and proof can ask for, each once."""
-    prompts: list[str | None] = [recipe.sample.negative_prompt]
-    for concept in recipe.method.expanded_concepts():
-        prompts += [concept.target, concept.positive, concept.negative, concept.neutral]
-        prompts += concept.preserve
-    prompts += [*recipe.sample_prompts, *recipe.proof_prompts, *recipe.other_prompts]
-    return list(dict.fromkeys(prompt for prompt in prompts if prompt is not None))
-
-
-def open_model(
-    recipe: Recipe,
-    *,
-    prompts: Sequence[str],
-    local_rank: int = 0,
-    on_phase: Callable[[str], None] = lambda phase: None,
-    on_fetch: Callable[[int, int], None] = lambda done, total: None,
-    tensors: Path | None = None,
-    on_problem: Callable[[str], None] = logger.warning,
-) -> OpenModel:
-    """Load the base model, encode all prompts, and drop the text encoders again.
-
-    Args:
-        recipe: Names the model.
-        prompts: Everything that will be asked for.
-        local_rank: This process among those of its host.
-        on_phase: Told what is being done.
-        on_fetch: Told how many bytes of a model came, and how many are to come.
-        tensors: Where embeddings and latents are kept between runs; None keeps none.
-        on_problem: Told what is wrong with what is kept, which costs time and nothing else; and of
-            prompts that the model does not read to their ends.
-    """
-    settings = recipe.base_model
-    on_phase("loading")
-    cache = ModelCache(settings.device, settings.dtype, local_rank=local_rank, on_fetch=on_fetch)
-    wrapper = PipelineWrapper(settings, cache)
-    kept = wrapper.store(tensors, "embeds", on_problem=on_problem)
-    container = wrapper.load(with_text_encoders=not has_all(kept, prompts))
-    if ends := container.cut_ends(prompts):
-        on_problem(tell_of_ends(ends, container.most_tokens))
-    on_phase("encoding")
-    embeds = PromptEmbedCache(container, kept)
-    embeds.encode(prompts)
-    unconditional = container.unconditional_prompt
-    if unconditional is not None:
-        container.adopt_empty(embeds.batch([unconditional]))
-    container.release_text_encoders()
-
-    def open_latents() -> LatentCache:
-        return LatentCache(container, wrapper.store(tensors, "latents", on_problem=on_problem))
-
-    return OpenModel(wrapper, container, embeds, open_latents)
 
 
 def adapter_section(recipe: Recipe, sources: PluginSources = SHIPPED) -> AdapterSection:
@@ -317,30 +234,6 @@ def _watch(
     )
 
 
-def build_optimizer(
-    recipe: Recipe, groups: list[dict[str, Any]], sources: PluginSources
-) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer over these groups.
-
-    Raises:
-        RecipeError: It refuses its options, or one learning rate is all that it can have.
-    """
-    section = recipe.optimizer
-    constants = plugins.describe("optimizers", section.name, sources=sources).constants
-    if constants.get("ONE_LEARNING_RATE") and len(groups) > 1:
-        raise RecipeError(
-            f"scheduler.layer: {section.name} has one learning rate for all layers, and"
-            f" {recipe.scheduler.layer.name} asks for {len(groups)} of them",
-            "Take scheduler.layer uniform, or another optimizer.",
-        )
-    try:
-        make = load_choice("optimizers", section, sources)
-        optimizer: torch.optim.Optimizer = make(groups, section.lr)
-    except ValueError as error:  # each library checks the ranges of its own options
-        raise RecipeError(f"optimizer: {section.name} refuses its options: {error}") from error
-    return optimizer
-
-
 def build_method(
     recipe: Recipe,
     model: OpenModel,
@@ -416,45 +309,3 @@ def _gather(accelerator: Accelerator) -> Callable[[Tensor], Tensor]:
     if accelerator.num_processes == 1:
         return lambda tensor: tensor
     return lambda tensor: accelerator.gather(tensor.contiguous())
-
-
-def layer_factors(
-    recipe: Recipe, trainable: Mapping[str, nn.Parameter], sources: PluginSources = SHIPPED
-) -> list[float]:
-    """Return the learning-rate factor of each parameter; the layer scheduler sees a group for each.
-
-    Groups are named by the module that is adapted.
-    """
-    probe = SimpleNamespace(
-        param_groups=[
-            {"name": adapted_module(name), "params": [parameter]}
-            for name, parameter in trainable.items()
-        ]
-    )
-    factors: list[float] = load_choice("layer", recipe.scheduler.layer, sources)(probe)
-    return factors
-
-
-def parameter_groups(
-    recipe: Recipe, trainable: Mapping[str, nn.Parameter], sources: PluginSources
-) -> tuple[list[dict[str, Any]], list[float], dict[str, nn.Parameter]]:
-    """Return optimizer groups, their layer factors, and the parameters that train.
-
-    Parameters of the same factor share a group, because optimizers run one kernel launch per group;
-    factor 0 means that the parameter is left out.
-    """
-    factors = layer_factors(recipe, trainable, sources)
-    by_factor: dict[float, dict[str, nn.Parameter]] = {}
-    for (name, parameter), factor in zip(trainable.items(), factors, strict=True):
-        if factor == 0:
-            parameter.requires_grad_(False)
-        else:
-            by_factor.setdefault(float(factor), {})[name] = parameter
-    if not by_factor:
-        raise RecipeError(
-            f"scheduler.layer: {recipe.scheduler.layer.name} leaves nothing of it to train",
-            "Choose other adapter.layers or another layer scheduler.",
-        )
-    groups = [{"params": list(members.values())} for members in by_factor.values()]
-    trained = {name: p for members in by_factor.values() for name, p in members.items()}
-    return groups, list(by_factor), trained

@@ -20,7 +20,7 @@ from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale
-from loba_tui.core.program.build import attach_adapter, parameter_groups, prompts_of, solves
+from loba_tui.core.program.build import attach_adapter, solves
 from loba_tui.core.program.efficacy import efficacy
 from loba_tui.core.program.estimating.method_calls import (
     NO_CALLS,
@@ -36,6 +36,8 @@ from loba_tui.core.program.estimating.model_shapes import (
 )
 from loba_tui.core.program.estimating.network import Networks
 from loba_tui.core.program.estimating.state_sizes import optimizer_state_bytes
+from loba_tui.core.program.open_model import prompts_of
+from loba_tui.core.program.parameter_groups import parameter_groups
 from loba_tui.core.recipe.schema import Recipe
 
 MARGIN = 0.08

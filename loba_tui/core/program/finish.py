@@ -15,9 +15,10 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import Interrupted, LobaError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_lycoris import notes_of
-from loba_tui.core.program.build import Built, OpenModel
+from loba_tui.core.program.build import Built
 from loba_tui.core.program.choices import plugin_hashes
 from loba_tui.core.program.export import write_adapter
+from loba_tui.core.program.open_model import OpenModel
 from loba_tui.core.program.proof import draw_strip, prove
 from loba_tui.core.program.steering import Steering
 from loba_tui.core.recipe.data_paths import portable

@@ -19,10 +19,11 @@ import torch
 from loba_tui.core import plugins
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_kinds import adapted_module, block_of
-from loba_tui.core.program.build import attach_adapter, layer_factors, solves
+from loba_tui.core.program.build import attach_adapter, solves
 from loba_tui.core.program.choices import load_choice
 from loba_tui.core.program.estimating.model_shapes import ModelShapes, open_shapes
 from loba_tui.core.program.needs import needs
+from loba_tui.core.program.parameter_groups import layer_factors
 from loba_tui.core.program.recorded_rates import stand_in_optimizer
 from loba_tui.core.recipe.schema import Choice, Recipe
 

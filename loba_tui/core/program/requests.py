@@ -11,10 +11,10 @@ from PIL import Image
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale, RowScale
-from loba_tui.core.program.build import OpenModel, open_model, prompts_of
 from loba_tui.core.program.data.opening import cut_captions, open_data
 from loba_tui.core.program.doctor import device_findings
 from loba_tui.core.program.export import load_adapter, read_adapter
+from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
 from loba_tui.core.program.preview import preview
 from loba_tui.core.program.proof import prove
 from loba_tui.core.program.residents import Residents

@@ -14,7 +14,6 @@ from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale, RowScale
-from loba_tui.core.program.build import OpenModel
 from loba_tui.core.program.efficacy import roll_out
 from loba_tui.core.program.export import read_adapter
 from loba_tui.core.program.interference import (
@@ -25,6 +24,7 @@ from loba_tui.core.program.interference import (
 )
 from loba_tui.core.program.interference_plot import draw_interference
 from loba_tui.core.program.merging import merge, write_merged
+from loba_tui.core.program.open_model import OpenModel
 from loba_tui.core.program.proof import read_values
 from loba_tui.core.program.sampling import sample_scales
 from loba_tui.core.program.several import Part, SeveralScales, attach

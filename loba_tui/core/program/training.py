@@ -12,16 +12,10 @@ from accelerate import Accelerator
 
 from loba_tui.core.errors import CorruptError, Interrupted
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
-from loba_tui.core.program.build import (
-    Built,
-    OpenModel,
-    build,
-    build_accelerator,
-    open_model,
-    prompts_of,
-)
+from loba_tui.core.program.build import Built, build, build_accelerator
 from loba_tui.core.program.data.opening import encode_data, open_data
 from loba_tui.core.program.finish import draw_sample, finish
+from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
 from loba_tui.core.program.preflight import Preflight
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.proof import check_measures

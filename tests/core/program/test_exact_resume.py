@@ -22,15 +22,10 @@ from diffusers import UNet2DConditionModel
 
 from loba_tui.core import plugins
 from loba_tui.core.errors import CorruptError, RecipeError
-from loba_tui.core.program.build import (
-    OpenModel,
-    build,
-    build_accelerator,
-    open_model,
-    prompts_of,
-)
+from loba_tui.core.program.build import build, build_accelerator
 from loba_tui.core.program.checkpoint import Checkpoint
 from loba_tui.core.program.data.opening import open_data
+from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
 from loba_tui.core.program.steering import Steering
 from loba_tui.core.program.trainer import Trainer
 from loba_tui.core.recipe.load import parse_recipe

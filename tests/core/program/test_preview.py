@@ -16,7 +16,8 @@ from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program import preview as module
-from loba_tui.core.program.build import attach_adapter, open_model
+from loba_tui.core.program.build import attach_adapter
+from loba_tui.core.program.open_model import open_model
 from loba_tui.core.program.preview import MOST_POINTS
 from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import Recipe

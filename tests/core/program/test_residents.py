@@ -271,7 +271,7 @@ def test_a_warm_and_a_cold_cache_on_disk_give_the_same_bytes(plain, tmp_path) ->
 
 def test_no_text_encoder_is_loaded_where_every_prompt_is_kept(tmp_path, monkeypatch) -> None:
     from loba_tui.core.associate import model_cache
-    from loba_tui.core.program.build import open_model
+    from loba_tui.core.program.open_model import open_model
 
     loaded: list[set[str]] = []
     load = model_cache.load_pipeline

@@ -24,7 +24,8 @@ from loba_tui.core.associate.containers.base import (
 )
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale
-from loba_tui.core.program.build import OpenModel, build_method, build_solver, prompts_of
+from loba_tui.core.program.build import build_method, build_solver
+from loba_tui.core.program.open_model import OpenModel, prompts_of
 from loba_tui.core.program.solving import config_of_ranks
 from loba_tui.core.program.trajectories import ForwardCounter
 from loba_tui.core.recipe.schema import Recipe

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from loba_tui.core.errors import LobaError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
-from loba_tui.core.program.build import build_optimizer
+from loba_tui.core.program.parameter_groups import build_optimizer
 from loba_tui.core.recipe.schema import Recipe
 
 _ADAM_BYTES = 8

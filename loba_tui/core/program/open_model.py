@@ -1,0 +1,96 @@
+"""From a recipe's base model to a loaded one that knows every prompt it will be asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loba_tui.core.associate.caches.latents import LatentCache
+from loba_tui.core.associate.caches.prompt_embeds import PromptEmbedCache, has_all
+from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.associate.containers.prompt_ends import tell_of_ends
+from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.program.data.prepare import PreparedData
+from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
+from loba_tui.core.recipe.schema import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A loaded base model, and the text embeddings of every prompt that will be needed.
+
+    Attributes:
+        wrapper: Loads and unloads the pipeline.
+        container: Speaks to the pipeline in the field's words.
+        embeds: Embeddings by prompt, one row each.
+        open_latents: Returns what encodes images, each once; it reads the VAE's files to know it.
+        data: Images to train on; None where there are none, or where only shapes are of interest.
+    """
+
+    wrapper: PipelineWrapper
+    container: ModelContainer
+    embeds: Mapping[str, PromptEmbeds]
+    open_latents: Callable[[], LatentCache]
+    data: PreparedData | None = None
+
+    def batch(self, prompts: Sequence[str]) -> PromptEmbeds:
+        """Return the embeddings of these prompts as one batch."""
+        return PromptEmbeds.cat([self.embeds[prompt] for prompt in prompts])
+
+
+def prompts_of(recipe: Recipe) -> list[str]:
+    """Return every prompt that training, sampling and proof can ask for, each once."""
+    prompts: list[str | None] = [recipe.sample.negative_prompt]
+    for concept in recipe.method.expanded_concepts():
+        prompts += [concept.target, concept.positive, concept.negative, concept.neutral]
+        prompts += concept.preserve
+    prompts += [*recipe.sample_prompts, *recipe.proof_prompts, *recipe.other_prompts]
+    return list(dict.fromkeys(prompt for prompt in prompts if prompt is not None))
+
+
+def open_model(
+    recipe: Recipe,
+    *,
+    prompts: Sequence[str],
+    local_rank: int = 0,
+    on_phase: Callable[[str], None] = lambda phase: None,
+    on_fetch: Callable[[int, int], None] = lambda done, total: None,
+    tensors: Path | None = None,
+    on_problem: Callable[[str], None] = logger.warning,
+) -> OpenModel:
+    """Load the base model, encode all prompts, and drop the text encoders again.
+
+    Args:
+        recipe: Names the model.
+        prompts: Everything that will be asked for.
+        local_rank: This process among those of its host.
+        on_phase: Told what is being done.
+        on_fetch: Told how many bytes of a model came, and how many are to come.
+        tensors: Where embeddings and latents are kept between runs; None keeps none.
+        on_problem: Told what is wrong with what is kept, which costs time and nothing else; and of
+            prompts that the model does not read to their ends.
+    """
+    settings = recipe.base_model
+    on_phase("loading")
+    cache = ModelCache(settings.device, settings.dtype, local_rank=local_rank, on_fetch=on_fetch)
+    wrapper = PipelineWrapper(settings, cache)
+    kept = wrapper.store(tensors, "embeds", on_problem=on_problem)
+    container = wrapper.load(with_text_encoders=not has_all(kept, prompts))
+    if ends := container.cut_ends(prompts):
+        on_problem(tell_of_ends(ends, container.most_tokens))
+    on_phase("encoding")
+    embeds = PromptEmbedCache(container, kept)
+    embeds.encode(prompts)
+    unconditional = container.unconditional_prompt
+    if unconditional is not None:
+        container.adopt_empty(embeds.batch([unconditional]))
+    container.release_text_encoders()
+
+    def open_latents() -> LatentCache:
+        return LatentCache(container, wrapper.store(tensors, "latents", on_problem=on_problem))
+
+    return OpenModel(wrapper, container, embeds, open_latents)
