@@ -208,6 +208,7 @@ def jsonable(config: Mapping[str, Any]) -> dict[str, Any]:
 def not_an_adapter(path: Path, key: str) -> RecipeError:
     """Return the error for a file whose `key` belongs to neither format."""
     return RecipeError(
-        f"{path} is not a UNet's LoRA or LoCon in diffusers' or kohya's keys ({key[:100]!r}).",
+        f"{path} is not a UNet's LoRA, LoCon, LoHa or LoKr in diffusers' or kohya's keys"
+        f" ({key[:100]!r}).",
         "Name an adapter.safetensors or adapter.kohya.safetensors of a run.",
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -20,12 +21,11 @@ from peft import LoHaConfig, LoKrConfig, OFTConfig, PeftConfig, get_peft_model_s
 from torch import Tensor, nn
 
 from loba_tui.core.errors import CorruptError, RecipeError
-from loba_tui.core.program import kohya_keys
 from loba_tui.core.program.adapter_families import family_of
 from loba_tui.core.program.adapter_file import WrittenFile, write_file
 from loba_tui.core.program.adapter_formats import UNET_PREFIX, jsonable, model_spec, not_an_adapter
 from loba_tui.core.program.adapter_kinds import adapted_module, kind_of, settle, tuner_layers
-from loba_tui.core.program.kohya_keys import BlockLayout
+from loba_tui.core.program.lycoris_keys import from_lycoris, is_lycoris, to_lycoris
 from loba_tui.core.run import durable
 
 PEFT_CONFIG_KEY = "peft_config"
@@ -44,6 +44,7 @@ _LOADED: Mapping[str, tuple[type[PeftConfig], tuple[str, ...]]] = MappingProxyTy
         "OFT": (OFTConfig, ("r", "oft_block_size", "block_share", "use_cayley_neumann")),
     }
 )
+_PATTERNS = ("rank_pattern", "alpha_pattern")
 KINDS = frozenset(_LOADED)
 """The kinds that this module reads and writes."""
 
@@ -97,7 +98,11 @@ def write_files(
     written["peft"] = write_file(peft / "adapter_model.safetensors", plain, {"format": "pt"})
     durable.replace_file(peft / "adapter_config.json", packed.encode() + b"\n", mode=0o666)
     if kind != "OFT":
-        lycoris = _lycoris_tensors(weights, layers, adapter_name, family.layout)
+        strengths = {
+            name: (float(layer.alpha[adapter_name]), layer.r[adapter_name])
+            for name, layer in layers.items()
+        }
+        lycoris = to_lycoris(weights, strengths, family.layout)
         described = {"algo": kind.lower()}
         extra = {
             "ss_network_module": "lycoris.kohya",
@@ -116,38 +121,34 @@ def _exact(config: PeftConfig, modules: list[str]) -> dict[str, Any]:
     return {**jsonable(config.to_dict()), "target_modules": modules}
 
 
-def _lycoris_tensors(
-    weights: Mapping[str, Tensor],
-    layers: Mapping[str, Any],
-    adapter_name: str,
-    layout: BlockLayout | None,
-) -> dict[str, Tensor]:
-    """Return weights under LyCORIS' names, which are PEFT's with another module's name before."""
-    tensors = {}
-    for name, weight in weights.items():
-        module, _, part = name.rpartition(".")
-        tensors[f"{kohya_keys.to_kohya(module, layout)}.{part}"] = weight
-    for module, layer in layers.items():
-        name = kohya_keys.to_kohya(module, layout)
-        alpha, rank = float(layer.alpha[adapter_name]), layer.r[adapter_name]
-        full = tensors.get(f"{name}.lokr_w1")
-        if full is not None and f"{name}.lokr_w2" in tensors:
-            # Readers find the rank in a factor of a product; without one they take 1 for the scale.
-            tensors[f"{name}.lokr_w1"] = full * (alpha / rank)
-            alpha = float(rank)
-        tensors[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
-    return tensors
+def read_layers(
+    path: Path, metadata: dict[str, str], tensors: Mapping[str, Tensor]
+) -> tuple[Mapping[str, Tensor], dict[str, Any]] | None:
+    """Return weights by PEFT's names and their configuration; None where it is another kind's file.
 
-
-def read_config(path: Path, metadata: dict[str, str], tensors: Mapping[str, Tensor]) -> Any:
-    """Take PEFT's configuration out of a file's metadata; None where the file is not of this form.
+    Args:
+        path: The file's.
+        metadata: Its metadata; a configuration is taken out of it.
+        tensors: Its content: with PEFT's or with LyCORIS' keys.
 
     Raises:
         CorruptError: It is damaged.
         RecipeError: It is of another kind of adapter.
     """
+    if is_lycoris(tensors):
+        return from_lycoris(path, tensors)
     if PEFT_CONFIG_KEY not in metadata:
         return None
+    return tensors, _config_in(path, metadata, tensors)
+
+
+def _config_in(
+    path: Path, metadata: dict[str, str], tensors: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Take PEFT's configuration out of a file's metadata: checked, and only what is loaded of it.
+
+    Patterns are not: a file could name layers by regular expressions that never end.
+    """
     try:
         config = json.loads(metadata.pop(PEFT_CONFIG_KEY))
         kind = kind_of(config)
@@ -164,13 +165,13 @@ def read_config(path: Path, metadata: dict[str, str], tensors: Mapping[str, Tens
     for name in tensors:
         if adapted_module(name.removeprefix(UNET_PREFIX)) not in known:
             raise not_an_adapter(path, name)
-    return config
+    return {key: config[key] for key in ("peft_type", "target_modules", *keys) if key in config}
 
 
 def attach(
     unet: nn.Module, tensors: Mapping[str, Tensor], config: Mapping[str, Any], adapter_name: str
 ) -> None:
-    """Put weights that `read_config` vouched for on a UNet, in their own precision.
+    """Put weights that `read_layers` vouched for on a UNet, in their own precision.
 
     Raises:
         ValueError: They are not those of this UNet.
@@ -178,6 +179,9 @@ def attach(
     """
     make, keys = _LOADED[kind_of(dict(config))]
     chosen = {key: config[key] for key in keys if config.get(key) is not None}
+    for key in _PATTERNS:  # PEFT takes the names in them for regular expressions
+        if config.get(key):
+            chosen[key] = {re.escape(name): value for name, value in config[key].items()}
     peft_config = make(target_modules=list(config["target_modules"]), **chosen)
     with torch.random.fork_rng():
         # PEFT draws initial weights, which are overwritten, from the global generator.

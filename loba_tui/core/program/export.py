@@ -109,13 +109,13 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[st
         CorruptError: It is damaged.
     """
     tensors, metadata = read_file(path)
+    other = adapter_lycoris.read_layers(path, metadata, tensors)
+    if other is not None:
+        return dict(other[0]), other[1], metadata
     if any(name.startswith(kohya_keys.PREFIX) for name in tensors):
         layers = layers_from_kohya(path, tensors)
         config = {**config_of(layers), "use_rslora": False}
         return diffusers_tensors(layers), config, metadata
-    other = adapter_lycoris.read_config(path, metadata, tensors)
-    if other is not None:
-        return tensors, other, metadata
     for name in tensors or ["nothing"]:
         partner = name.replace(".lora_A.", ".lora_B.") if ".lora_A." in name else name
         is_weight = name.endswith((".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"))
@@ -195,10 +195,10 @@ def load_adapter(container: ModelContainer, path: Path, adapter_name: str = "def
     """
     tensors, metadata = read_file(path)
     check_weights(tensors)
-    other = adapter_lycoris.read_config(path, metadata, tensors)
+    other = adapter_lycoris.read_layers(path, metadata, tensors)
     try:
         if other is not None:
-            adapter_lycoris.attach(container.denoiser, tensors, other, adapter_name)
+            adapter_lycoris.attach(container.denoiser, *other, adapter_name)
             return
         state_dict, alphas, config = _read_for_loading(container, path)
         container.pipeline.load_lora_into_unet(

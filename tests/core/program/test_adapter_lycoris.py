@@ -28,7 +28,7 @@ from loba_tui.core.program.adapter_file import read_file
 from loba_tui.core.program.adapter_kinds import is_adapter_parameter, settle
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.export import convert, load_adapter, read_adapter, write_adapter
-from loba_tui.core.program.kohya_keys import BlockLayout, from_kohya
+from loba_tui.core.program.kohya_keys import BlockLayout, from_kohya, to_kohya
 
 LINEAR = ("cross_attention", "projection")
 KINDS: dict[str, dict[str, Any]] = {
@@ -172,6 +172,80 @@ def test_lycoris_keys_mean_the_same_to_other_tools(
         weight = plain.denoiser.get_submodule(from_kohya(name, layout)).weight
         weight += delta_of(part, weight.shape)
     torch.testing.assert_close(prediction(plain), prediction(container), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("loha", {}),
+        ("lokr", {}),
+        pytest.param("lokr", {"rank": 64}, id="lokr, all full"),
+        pytest.param("lokr", {"decompose_both": True, "rank": 1}, id="lokr, all products"),
+        pytest.param("lokr", {"factor": 8}, id="lokr, another factor"),
+    ],
+)
+@torch.no_grad()
+def test_files_with_lycoris_keys_are_read_too(
+    kind: str, options: dict[str, Any], tiny_folder: Path, tmp_path: Path
+) -> None:
+    container = trained(tiny_folder, kind, **options)
+    write_adapter(container.denoiser, tmp_path)
+    other = fresh(tiny_folder)
+    load_adapter(other, tmp_path / "adapter.kohya.safetensors")
+    ours, theirs = AdapterScale(container.denoiser), AdapterScale(other.denoiser)
+    for strength in (1.0, -2.0):
+        with ours(strength), theirs(strength):
+            torch.testing.assert_close(
+                prediction(other), prediction(container), rtol=1e-4, atol=1e-5
+            )
+    ours.remove()
+    _, config, _ = read_adapter(tmp_path / "adapter.kohya.safetensors")
+    assert config["peft_type"] == kind.upper()
+
+
+@torch.no_grad()
+def test_layers_of_a_lycoris_file_keep_ranks_and_alphas_of_their_own(
+    tiny_sdxl_folder: Path, tmp_path: Path
+) -> None:
+    plain = fresh(tiny_sdxl_folder)
+    names = plain.adapter_targets()["cross_attention"][:3]
+    layout, file = BlockLayout.of(plain.denoiser.config), {}
+    for rank, name in zip((2, 3, 3), names, strict=True):
+        weight = plain.denoiser.get_submodule(name).weight
+        part = {
+            **{f"hada_w{n}_a": torch.randn(weight.shape[0], rank) for n in "12"},
+            **{f"hada_w{n}_b": torch.randn(rank, weight.shape[1]) for n in "12"},
+            "alpha": torch.tensor(0.5 * rank**2),
+        }
+        file |= {f"{to_kohya(name, layout)}.{key}": value for key, value in part.items()}
+        weight += delta_of(part, weight.shape)
+    save_file(file, tmp_path / "other.safetensors")
+    container = fresh(tiny_sdxl_folder)
+    load_adapter(container, tmp_path / "other.safetensors")
+    torch.testing.assert_close(prediction(container), prediction(plain), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: file.update({"lora_unet_x.hada_w1_a": torch.zeros(2, 2)}),
+        lambda file: file.pop(next(key for key in file if key.endswith("hada_w2_b"))),
+        lambda file: file.update(
+            {f"{next(iter(file)).partition('.')[0]}.dora_scale": torch.ones(1)}
+        ),
+    ],
+    ids=["another layer", "a factor too few", "a part too many"],
+)
+def test_a_lycoris_file_that_is_not_whole_is_refused(
+    change: Any, tiny_sdxl_folder: Path, tmp_path: Path
+) -> None:
+    write_adapter(trained(tiny_sdxl_folder, "loha").denoiser, tmp_path)
+    path = tmp_path / "adapter.kohya.safetensors"
+    file = load_file(path)
+    change(file)
+    save_file(file, path)
+    with pytest.raises(RecipeError, match="is not a UNet"):
+        load_adapter(fresh(tiny_sdxl_folder), path)
 
 
 @torch.no_grad()
