@@ -64,6 +64,20 @@ def test_color_axis_refuses_a_line_that_is_none(options):
         measure("color_axis", BLANK, **options)
 
 
+def test_palette_share_counts_pixels_near_any_of_its_colours():
+    image = np.array([[(0.9, 0.1, 0.0), (0.0, 0.0, 1.0)], [(0.5, 0.5, 0.5), (0.2, 0.9, 0.2)]])
+    colors = [(1.0, 0.0, 0.0), (0.0, 0.0, 1.0)]
+    assert measure("palette_share", image, colors=colors) == 0.5
+    assert measure("palette_share", image, colors=colors, tolerance=0.1) == 0.25
+    assert measure("palette_share", image, colors=colors, tolerance=0) == 0.25
+
+
+@pytest.mark.parametrize("colors", [[], [(1, 0)], [(1, 0, 0), (1, 0, 0, 1)]])
+def test_palette_share_refuses_what_is_no_colour(colors):
+    with pytest.raises(ValueError, match="palette_share"):
+        measure("palette_share", BLANK, colors=colors)
+
+
 def test_blurring_lowers_sharpness():
     image = draw(SCENE)
     blurred = (image + np.roll(image, 1, 0) + np.roll(image, 1, 1)) / 3
