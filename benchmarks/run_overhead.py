@@ -35,7 +35,10 @@ class _Subject:
 
 def overhead(num_steps: int, step_seconds: float) -> None:
     """Print the share of a step that its records take, in CPU time and on the clock."""
-    recipe = load_recipe(bench.RECIPES / "slider.yaml", [f"train.steps={num_steps + 1}"])
+    recipe = load_recipe(
+        bench.RECIPES / "slider.yaml",
+        ["train.efficacy_every=0", f"train.steps={num_steps + 1}"],
+    )
     subject, process = _Subject(), psutil.Process()
     inside: list[float] = []
     with tempfile.TemporaryDirectory() as folder, RunWriter.open(RunDir(Path(folder))) as writer:
