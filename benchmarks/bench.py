@@ -14,8 +14,8 @@ import torch
 
 from loba_tui.core.program.build import Built, build, build_accelerator
 from loba_tui.core.program.data.opening import open_data
+from loba_tui.core.program.measuring import measure, read_values
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
-from loba_tui.core.program.proof import measure, read_values
 from loba_tui.core.program.report import Report, make_report
 from loba_tui.core.program.sampling import sample_scales
 from loba_tui.core.program.steering import Steering

@@ -29,7 +29,7 @@ from loba_tui.core.program.open_model import OpenModel
 from loba_tui.core.program.optimizer_state import LearningRates
 from loba_tui.core.program.parameter_groups import build_optimizer, parameter_groups
 from loba_tui.core.program.processes import Processes
-from loba_tui.core.program.proof import make_yardstick
+from loba_tui.core.program.proof_efficacy import make_yardstick
 from loba_tui.core.program.sameness import Settings
 from loba_tui.core.program.solution import Solver, SolverParts
 from loba_tui.core.program.solving import SolvedRun

@@ -18,6 +18,9 @@ from loba_tui.core.recipe.schema import Recipe
 
 logger = logging.getLogger(__name__)
 
+Embeddings = Mapping[str, PromptEmbeds]
+"""One row for each prompt, by the prompt's text."""
+
 
 @dataclass(frozen=True)
 class OpenModel:
@@ -33,13 +36,18 @@ class OpenModel:
 
     wrapper: PipelineWrapper
     container: ModelContainer
-    embeds: Mapping[str, PromptEmbeds]
+    embeds: Embeddings
     open_latents: Callable[[], LatentCache]
     data: PreparedData | None = None
 
     def batch(self, prompts: Sequence[str]) -> PromptEmbeds:
         """Return the embeddings of these prompts as one batch."""
-        return PromptEmbeds.cat([self.embeds[prompt] for prompt in prompts])
+        return batch_of(self.embeds, prompts)
+
+
+def batch_of(embeds: Embeddings, prompts: Sequence[str]) -> PromptEmbeds:
+    """Return the embeddings of these prompts as one batch."""
+    return PromptEmbeds.cat([embeds[prompt] for prompt in prompts])
 
 
 def prompts_of(recipe: Recipe) -> list[str]:

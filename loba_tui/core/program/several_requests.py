@@ -23,9 +23,9 @@ from loba_tui.core.program.interference import (
     measured_attribute,
 )
 from loba_tui.core.program.interference_plot import draw_interference
+from loba_tui.core.program.measuring import read_values
 from loba_tui.core.program.merging import merge, write_merged
 from loba_tui.core.program.open_model import OpenModel
-from loba_tui.core.program.proof import read_values
 from loba_tui.core.program.sampling import sample_scales
 from loba_tui.core.program.several import Part, SeveralScales, attach
 from loba_tui.core.recipe.load import parse_text

@@ -15,10 +15,10 @@ from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.build import Built, build, build_accelerator
 from loba_tui.core.program.data.opening import encode_data, open_data
 from loba_tui.core.program.finish import draw_sample, finish
+from loba_tui.core.program.measuring import check_measures
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
 from loba_tui.core.program.preflight import Preflight
 from loba_tui.core.program.processes import Processes
-from loba_tui.core.program.proof import check_measures
 from loba_tui.core.program.residents import Residents
 from loba_tui.core.program.steering import Steering
 from loba_tui.core.recipe.schema import Recipe

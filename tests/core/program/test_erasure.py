@@ -15,7 +15,8 @@ from loba_tui.core.program.closed_form import StateUpdate
 from loba_tui.core.program.erasure import measure_erasure
 from loba_tui.core.program.erasure_efficacy import ErasureEfficacy, judge
 from loba_tui.core.program.prompt_states import text_projections
-from loba_tui.core.program.proof import measure_efficacy, prove
+from loba_tui.core.program.proof import prove
+from loba_tui.core.program.proof_efficacy import measure_efficacy
 from loba_tui.core.program.report import Report, make_report
 from loba_tui.core.program.report_plot import draw_report
 from loba_tui.core.program.solution import Solution, layer_updates

@@ -10,7 +10,8 @@ from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_scale import AdapterScale
 from loba_tui.core.program.adapters.lora import get_adapter
-from loba_tui.core.program.proof import check_measures, draw_strip, measure, prove, read_values
+from loba_tui.core.program.measuring import check_measures, measure, read_values
+from loba_tui.core.program.proof import draw_strip, prove
 from loba_tui.core.recipe.schema import Choice, Recipe
 from loba_tui.models.shapes_world import Scene, draw
 
