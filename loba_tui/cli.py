@@ -311,9 +311,28 @@ Scales = Annotated[
     str, typer.Option(metavar="A,B,…", help="Slider scales; the recipe's if left out.")
 ]
 Seeds = Annotated[str, typer.Option(metavar="A,B,…", help="Seeds; the recipe's if left out.")]
+By = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe", metavar="RECIPE", help="Its model, prompts and measure; for any tool's adapter."
+    ),
+]
 Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where the results go; a new folder if left out.")
 ]
+
+
+def _checked(recipe: Path | None) -> Path | None:
+    """Return the file of a recipe, once it is known to be right."""
+    if recipe is None:
+        return None
+    from loba_tui import hub_recipes
+    from loba_tui.core.plugin_sources import PluginSources
+    from loba_tui.core.recipe.load import load_recipe
+
+    opened = hub_recipes.open_recipe(recipe)
+    load_recipe(opened.path, sources=PluginSources.of_user(os.environ), origin=opened.origin)
+    return opened.path
 
 
 @app.command()
@@ -329,6 +348,7 @@ def sample(
     prompts: Prompts = None,
     scales: Scales = "",
     seeds: Seeds = "",
+    by: By = None,
     out: Out = None,
 ) -> None:
     """Draw a strip of pictures over the scales of an adapter, or of several at once.
@@ -346,7 +366,10 @@ def sample(
             "As in: loba sample --adapter size-slider-…@1.5 --adapter brightness-slider-…@-1",
         )
     here = foreground.Foreground(os.environ)
-    for line in here.ask("sample", adapter, prompts or [], scales, seeds, out, adapters or ()):
+    recipe = _checked(by)
+    for line in here.ask(
+        "sample", adapter, prompts or [], scales, seeds, out, adapters or (), recipe
+    ):
         typer.echo(line)
 
 
@@ -356,16 +379,22 @@ def evaluate(
     prompts: Prompts = None,
     scales: Scales = "",
     seeds: Seeds = "",
+    by: By = None,
     out: Out = None,
 ) -> None:
     """Measure what an adapter does and write report.json and report.png.
 
+    An adapter that was made here says how; any other is measured by a recipe.
+
     Example: loba eval output/size-slider-… --seeds 7,8
+
+    Example: loba eval downloaded.safetensors --recipe sdxl/slider
     """
     from loba_tui import foreground
 
     here = foreground.Foreground(os.environ)
-    for line in here.ask("eval", adapter, prompts or [], scales, seeds, out):
+    recipe = _checked(by)
+    for line in here.ask("eval", adapter, prompts or [], scales, seeds, out, recipe=recipe):
         typer.echo(line)
 
 

@@ -84,6 +84,7 @@ class Foreground:
         seeds: str,
         out: Path | None,
         several: Sequence[str] = (),
+        recipe: Path | None = None,
     ) -> list[str]:
         """Have an adapter drawn or measured and return the lines that tell the result.
 
@@ -95,6 +96,7 @@ class Foreground:
             seeds: A list; empty takes the recipe's.
             out: Where the results go.
             several: ADAPTER@SCALE each.
+            recipe: A recipe file that says model, prompts and measure; None takes the adapter's.
 
         Raises:
             LobaError: The request cannot be made, or the program did not finish.
@@ -119,6 +121,7 @@ class Foreground:
             adapter=str(file),
             run=run,
             out_dir="",
+            recipe=None if recipe is None else str(recipe.absolute()),
             several=tuple(parts),
             prompts=tuple(prompts),
             scales=given_scales,

@@ -271,6 +271,8 @@ def test_detached_runs_outlive_the_command(loba: Loba) -> None:
         (["eval", "a.safetensors", "--scales", "0"], 2, "at least one other scale"),
         (["sample", "a.safetensors", "--seeds", "-1"], 2, "--seeds: '-1'"),
         (["sample", "a.safetensors", "--out", "recipe.yaml/x"], 4, "--out"),
+        (["sample", "a.safetensors", "--recipe", "slidr"], 2, "Did you mean slider?"),
+        (["eval", "a.safetensors", "--recipe", "wrong.yaml"], 2, "wrong.yaml:1:2: version"),
         (["plugins", "ls", "optimisers"], 2, "Did you mean optimizers?"),
         (["plugins", "show", "adamv"], 2, "Did you mean adamw?"),
         (["export", "nowhere"], 2, "no run called nowhere"),
@@ -280,6 +282,7 @@ def test_bad_input_is_one_screen_with_its_exit_code(
     loba: Loba, arguments: list[str], code: int, message: str
 ) -> None:
     (loba.place / "a.safetensors").write_bytes(b"")
+    (loba.place / "wrong.yaml").write_text("{'version': 3}")
     failed = loba(*arguments)
     assert failed.returncode == code, failed.stderr
     assert message in failed.stderr
@@ -310,6 +313,11 @@ def test_a_request_reaches_the_program_and_reports_in_its_own_folder(loba: Loba)
     done = loba("eval", str(run_dir.adapter))
     assert done.returncode == 0, done.stderr
     assert len(list((run_dir.path / "requests").iterdir())) == 1
+    assert request["recipe"] is None
+    done = loba("eval", str(run_dir.adapter), "--recipe", "recipe.yaml", "--out", "measured")
+    assert done.returncode == 0, done.stderr
+    request = json.loads((loba.place / "measured" / "request.json").read_text())
+    assert request["recipe"] == str(loba.place / "recipe.yaml")
 
 
 def test_export_copies_and_never_overwrites_unasked(loba: Loba) -> None:

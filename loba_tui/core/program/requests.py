@@ -111,19 +111,22 @@ def serve(
 
 
 def wanted_recipe(request: Request, sources: PluginSources = SHIPPED) -> Recipe:
-    """Return the recipe that an adapter was trained by, with the request's wishes put in.
+    """Return the recipe that says how an adapter is used, with the request's wishes put in.
 
     Raises:
-        RecipeError: Neither the run folder nor the file itself carries a recipe.
+        RecipeError: None is named, and neither the run folder nor the file itself carries one.
     """
-    if request.run is not None:
+    if request.recipe is not None:
+        recipe = load_recipe(Path(request.recipe), sources=sources)
+    elif request.run is not None:
         recipe = load_recipe(RunDir.open(request.run).recipe, sources=sources)
     else:
         _, _, metadata = read_adapter(Path(request.adapter))
         if RECIPE_KEY not in metadata:
             raise RecipeError(
                 f"{request.adapter} does not say which model and prompts it was trained on.",
-                "Only adapters that LOBA-Trainer wrote carry their recipe; name a run instead.",
+                "Only adapters that LOBA-Trainer wrote carry their recipe; name one that says it,"
+                " as in --recipe sdxl/slider.",
             )
         recipe = parse_text(metadata[RECIPE_KEY], origin=request.adapter, sources=sources)
     sample: dict[str, object] = {}

@@ -37,6 +37,7 @@ class Request:
         adapter: The adapter file; not read for a plan.
         run: The run folder that it comes from; its recipe.yaml says model, prompts and measure.
             None: the recipe in the adapter's own metadata is used.
+        recipe: A recipe file that says these things instead; for adapters of other tools.
         out_dir: The folder that results, status, events and log are written to.
         prompts: Prompts to draw; empty takes the recipe's.
         scales: Slider scales; empty takes the recipe's.
@@ -51,6 +52,7 @@ class Request:
     adapter: str
     run: str | None
     out_dir: str
+    recipe: str | None = None
     prompts: tuple[str, ...] = ()
     scales: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()
