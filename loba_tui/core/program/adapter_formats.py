@@ -207,6 +207,11 @@ def jsonable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def not_an_adapter(path: Path, key: str) -> RecipeError:
     """Return the error for a file whose `key` belongs to neither format."""
+    if key.startswith(("lora_te", "text_encoder")):
+        return RecipeError(
+            f"{path} also adapts text encoders ({key[:100]!r}), which are not adapted here.",
+            "Only what changes the UNet alone can be drawn, measured and merged.",
+        )
     return RecipeError(
         f"{path} is not a UNet's LoRA, LoCon, LoHa or LoKr in diffusers' or kohya's keys"
         f" ({key[:100]!r}).",

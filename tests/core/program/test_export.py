@@ -267,9 +267,18 @@ def test_files_that_are_no_adapters_are_said_so(locon, tiny_sdxl_folder, tmp_pat
     with pytest.raises(RecipeError, match="not a UNet's LoRA"):
         read_adapter(other)
     encoder = tmp_path / "encoder.safetensors"
-    save_file({"text_encoder.q.lora_A.weight": torch.ones(2, 2)}, encoder)
-    with pytest.raises(RecipeError):
-        read_adapter(encoder)
+    layer = "text_model.encoder.layers.0.self_attn.q_proj"
+    keys = {
+        DIFFUSERS_NAME: [f"text_encoder.{layer}.lora_{side}.weight" for side in "AB"],
+        KOHYA_NAME: [
+            f"lora_te1_{layer.replace('.', '_')}.lora_{way}.weight" for way in ("down", "up")
+        ],
+    }
+    for name, added in keys.items():
+        more = {key: torch.ones(2, 2) for key in added}
+        save_file({**load_file(locon.folder / name), **more}, encoder)
+        with pytest.raises(RecipeError, match="also adapts text encoders"):
+            load_adapter(container, encoder)
 
 
 def test_files_of_other_tools_are_read_by_diffusers(locon, tiny_sdxl_folder, tmp_path):
