@@ -212,9 +212,16 @@ def load_adapter(container: ModelContainer, path: Path, adapter_name: str = "def
         _restore_precision(container.denoiser, state_dict, adapter_name)
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise RecipeError(
-            f"{path} is not an adapter for this model: {str(error).strip().splitlines()[0][:300]}",
+            f"{path} is not an adapter for this model: {_reason(error)}",
             "Name an adapter trained on the same architecture.",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line that says something; torch's is a heading."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in lines if not line.endswith(":")), type(error).__name__)
+    return told[:300]
 
 
 def _read_for_loading(

@@ -21,6 +21,8 @@ from loba_tui.core.associate.safe_files import (
 )
 from loba_tui.core.errors import CorruptError, RecipeError
 
+_MOST_TOKENS = 1_000_000
+
 
 def load_pipeline(
     source: ModelSource,
@@ -70,6 +72,12 @@ def load_pipeline(
     for name, component in pipeline.components.items():
         if isinstance(component, nn.Module) and name not in given:
             component.eval().requires_grad_(False)
+        if getattr(component, "model_max_length", 0) > _MOST_TOKENS:
+            # What transformers makes of an empty folder, or of a configuration without a limit.
+            raise CorruptError(
+                f"{source.id}: its {name} does not say how many tokens a prompt may have.",
+                "Fetch or save the model again; model_max_length is in tokenizer_config.json.",
+            )
     return pipeline
 
 
@@ -113,9 +121,14 @@ def quiet_progress() -> Iterator[None]:
 
 
 def _check_weights(source: ModelSource, components: list[str]) -> None:
-    """Check every weight file's header, and that no component has pickles only."""
+    """Check that components are there, their weights' headers, and that none has pickles only."""
     for component in components:
         folder = source.folder / component
+        if not folder.is_dir():
+            # diffusers would make a tokenizer of nothing, which takes prompts of any length.
+            raise CorruptError(
+                f"{source.id}: its {component} is missing.", "Fetch or save the model again."
+            )
         weights = sorted(folder.glob("*.safetensors"))
         for path in weights:
             check_safetensors(path)

@@ -53,6 +53,20 @@ def test_a_missing_weight_file_is_corrupt(copied):
         load(copied)
 
 
+@pytest.mark.parametrize("component", ["tokenizer", "tokenizer_2", "scheduler", "vae"])
+def test_a_missing_component_is_corrupt_and_named(copied, component):
+    shutil.rmtree(copied / component)
+    with pytest.raises(CorruptError, match=f"its {component} is missing"):
+        load(copied)
+
+
+def test_a_tokenizer_of_nothing_is_corrupt(copied):
+    for path in (copied / "tokenizer_2").iterdir():
+        path.unlink()
+    with pytest.raises(CorruptError, match="its tokenizer_2 does not say how many tokens"):
+        load(copied)
+
+
 def test_weights_of_another_shape_are_corrupt(copied):
     path = copied / "unet" / "config.json"
     path.write_text(path.read_text().replace('"norm_num_groups": 8', '"norm_num_groups": 7'))
