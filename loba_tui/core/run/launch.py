@@ -37,7 +37,6 @@ class Request:
         adapter: The adapter file; not read for a plan.
         run: The run folder that it comes from; its recipe.yaml says model, prompts and measure.
             None: the recipe in the adapter's own metadata is used.
-        recipe: A recipe file that says these things instead; for adapters of other tools.
         out_dir: The folder that results, status, events and log are written to.
         prompts: Prompts to draw; empty takes the recipe's.
         scales: Slider scales; empty takes the recipe's.
@@ -46,13 +45,14 @@ class Request:
         rank: Most that a merged layer may have; None keeps all of it.
         file: Where a merged adapter goes.
         file_format: Key naming of that file.
+        recipe: A recipe file that says model, prompts and measure instead of the run or the adapter
+            itself; those of other tools say nothing.
     """
 
     action: Literal["sample", "eval", "plan", "data", "doctor", "merge", "interfere"]
     adapter: str
     run: str | None
     out_dir: str
-    recipe: str | None = None
     prompts: tuple[str, ...] = ()
     scales: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()
@@ -60,6 +60,7 @@ class Request:
     rank: int | None = None
     file: str = ""
     file_format: Literal["diffusers", "kohya"] = "diffusers"
+    recipe: str | None = None
     version: int = field(default=RECORD_VERSION, kw_only=True)
 
     def as_json(self) -> dict[str, Any]:
