@@ -45,7 +45,7 @@ def make_yardstick(
     return Yardstick(
         container,
         scale,
-        _held_out(container, scale, recipe, target),
+        roll_out_held(container, scale, recipe, target),
         target=target,
         positive=batch_of(embeds, [concept.positive or "" for concept in concepts]),
         negative=batch_of(embeds, [concept.negative or "" for concept in concepts]),
@@ -85,17 +85,24 @@ def _measure_erasure_efficacy(
     return erasure_efficacy(
         container,
         scale,
-        _held_out(container, scale, recipe, target),
+        roll_out_held(container, scale, recipe, target),
         target=target,
         goal=PromptEmbeds.cat(goals),
         preserve=batch_of(embeds, preserve) if preserve else None,
     )
 
 
-def _held_out(
+def roll_out_held(
     container: ModelContainer, scale: RowScale, recipe: Recipe, target: PromptEmbeds
 ) -> HeldOut:
-    """Return noisy latents of the base's own rollouts, of a seed that is not trained with."""
+    """Return noisy latents of the base's own rollouts, of a seed that is not trained with.
+
+    Args:
+        container: The model.
+        scale: Of whatever is attached to it; off here.
+        recipe: Names seed and resolution.
+        target: One row a prompt.
+    """
     ddim = plugins.load("noise", "ddim")
     return roll_out(
         container,

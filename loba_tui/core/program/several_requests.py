@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_scale import AdapterScale, RowScale
-from loba_tui.core.program.efficacy import roll_out
 from loba_tui.core.program.export import read_adapter
 from loba_tui.core.program.interference import (
     Attribute,
@@ -26,6 +24,7 @@ from loba_tui.core.program.interference_plot import draw_interference
 from loba_tui.core.program.measuring import read_values
 from loba_tui.core.program.merging import merge, write_merged
 from loba_tui.core.program.open_model import OpenModel
+from loba_tui.core.program.proof_efficacy import roll_out_held
 from loba_tui.core.program.sampling import sample_scales
 from loba_tui.core.program.several import Part, SeveralScales, attach
 from loba_tui.core.recipe.load import parse_text
@@ -98,16 +97,8 @@ def serve_interference(
     scales = [AdapterScale(container.denoiser, name) for name in names]
     several = SeveralScales(scales, strengths)
     prompts = list(recipe.proof_prompts)
-    ddim = plugins.load("noise", "ddim")
     few = model.batch(prompts[:_MOST_HELD_OUT])
-    held_out = roll_out(
-        container,
-        several,
-        few,
-        make_scheduler=lambda: ddim(container.scheduler_config),
-        seed=recipe.proof.seeds[0],
-        resolution=recipe.train.resolution,
-    )
+    held_out = roll_out_held(container, several, recipe, few)
     for scale in scales:
         scale.remove()
     found = measure_overlap(container, names, strengths, labels, held_out, few)
