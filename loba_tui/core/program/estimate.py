@@ -306,7 +306,8 @@ class Estimator:
         resident = adapter + state
         training = weights + resident + max(student.peak_bytes, teacher.peak_bytes)
         num_guided = 2 if settings.guidance_scale > 1 else 1
-        rows = max(settings.batch_size * num_guided, _EFFICACY_ROWS * recipe.proof.enabled)
+        looks = recipe.proof.enabled or recipe.train.efficacy_every > 0
+        rows = max(settings.batch_size * num_guided, _EFFICACY_ROWS * looks)
         drawing = networks.denoiser_cost(Call(rows, with_grad=False)).peak_bytes
         drawing = max(drawing, networks.decode_cost(settings.batch_size).peak_bytes)
         sampling = sample_weights + resident + drawing

@@ -177,3 +177,13 @@ def test_sdxl_needs_less_with_checkpointing_and_lower_resolution():
 def test_a_resolution_that_does_not_fit_the_model_is_an_error_before_loading():
     with pytest.raises(LobaError, match=r"train\.resolution"):
         Estimator(CPU).estimate(recipe_of(train={"resolution": 33}))
+
+
+def test_looks_while_it_trains_take_what_those_of_the_proof_take():
+    def sampling(**sections: object) -> int:
+        made = recipe_of(sample={"batch_size": 1, "prompts": ["a circle"]}, **sections)
+        return Estimator(CPU).estimate(made).memory.sampling
+
+    proven = sampling(proof={"enabled": True})
+    looked_at = sampling(train={"steps": 2, "batch_size": 2, "efficacy_every": 1})
+    assert sampling() < looked_at == proven
