@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +12,7 @@ from loba_tui.charts import Canvas
 from loba_tui.core.text import clean
 from loba_tui.needs_lines import needs_lines
 
+_MOST_CAPTIONS = 20
 _UNKNOWN_MODEL = "of shapes like SD-XL's, since the model is not here yet"
 
 
@@ -35,8 +37,11 @@ def data_lines(found: Mapping[str, Any]) -> Iterator[str]:
     cut = found["cut_captions"]
     if cut is None:
         yield "whether captions are too long is not known before the model's tokenizer is here"
-    for caption, end in (cut or {}).items():
+    cut = cut or {}
+    for caption, end in islice(cut.items(), _MOST_CAPTIONS):
         yield f"too long, without effect is {clean(end)!r} of {clean(caption)!r}"
+    if len(cut) > _MOST_CAPTIONS:
+        yield f"and {len(cut) - _MOST_CAPTIONS:,} more captions are too long; --json has all"
 
 
 def _needs(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:

@@ -19,6 +19,7 @@ from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.launch import PLAN, Request
+from loba_tui.plan_lines import data_lines
 from loba_tui.planning import PlanCache, fingerprint, plan
 
 RECIPE: dict[str, Any] = {
@@ -197,3 +198,13 @@ def test_a_mistake_is_told_without_starting_anything(
     assert wrong.returncode == 2
     assert "Did you mean steps?" in wrong.stderr
     assert wrong.stdout == ""
+
+
+def test_of_many_captions_that_are_too_long_some_are_shown_and_all_are_counted() -> None:
+    found = {"images": 1, "captions": 30, "bad": 0, "buckets": {"32x32": 1}}
+    cut = {f"caption {number}": "end" for number in range(30)}
+    lines = list(data_lines({**found, "cut_captions": cut}))
+    assert sum("caption " in line for line in lines) == 20
+    assert lines[-1].startswith("and 10 more captions")
+    assert list(data_lines({**found, "cut_captions": {}})) == lines[:2]
+    assert "not known" in list(data_lines({**found, "cut_captions": None}))[-1]
