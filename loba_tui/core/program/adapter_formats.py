@@ -166,7 +166,11 @@ def layers_from_kohya(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Lo
         try:
             module = kohya_keys.from_kohya(name)
             if kind == "lora_down.weight":
+                if down.ndim < 2 or not down.numel():
+                    raise KeyError(key)
                 alpha = tensors.get(f"{name}.alpha", torch.tensor(float(down.shape[0])))
+                if alpha.numel() != 1:
+                    raise KeyError(key)
                 # The shortest decimal of a float32: 0.7 comes back as 0.7.
                 exact = float(f"{alpha.item():.7g}")
                 up, magnitude = tensors[f"{name}.lora_up.weight"], tensors.get(f"{name}.dora_scale")

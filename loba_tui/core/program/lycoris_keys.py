@@ -81,7 +81,7 @@ def from_lycoris(
     kind = "LOHA" if any(".hada_" in key for key in tensors) else "LOKR"
     for module, parts in modules.items():
         alpha = parts.pop("alpha", None)
-        if not _is_whole(kind, parts):
+        if not _is_whole(kind, parts) or (alpha is not None and alpha.numel() != 1):
             raise not_an_adapter(path, f"{module}: {', '.join(sorted(parts))}")
         rank = _inner_size(parts)
         if rank is not None and alpha is not None:
@@ -108,8 +108,10 @@ def from_lycoris(
 
 
 def _is_whole(kind: str, parts: Mapping[str, Tensor]) -> bool:
-    """Say whether a layer has all factors of its kind, and nothing else."""
+    """Say whether a layer has all factors of its kind, as matrices or more, and nothing else."""
     names = set(parts)
+    if any(part.ndim < 2 or not part.numel() for part in parts.values()):
+        return False
     if kind == "LOHA":
         return _LOHA <= names <= _LOHA_ALL
     factors = [({f"lokr_w{n}"}, {f"lokr_w{n}_a", f"lokr_w{n}_b"}) for n in "12"]

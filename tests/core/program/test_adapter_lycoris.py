@@ -38,6 +38,16 @@ KINDS: dict[str, dict[str, Any]] = {
     "oft": {"layers": LINEAR},
 }
 OTHERS = ["loha", "lokr", "oft"]
+forms = pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("loha", {}),
+        ("lokr", {}),
+        pytest.param("lokr", {"rank": 64}, id="lokr, all full"),
+        pytest.param("lokr", {"decompose_both": True, "rank": 1}, id="lokr, all products"),
+        pytest.param("lokr", {"factor": 8}, id="lokr, another factor"),
+    ],
+)
 
 
 @functools.cache
@@ -122,6 +132,11 @@ def test_peft_loads_the_folder_by_itself(kind: str, tiny_sdxl_folder: Path, tmp_
     torch.testing.assert_close(prediction(plain, model), prediction(container))
 
 
+def one_of(file: Mapping[str, Tensor], part: str) -> str:
+    """Return the first key of this part of a layer."""
+    return next(key for key in file if key.endswith(f".{part}"))
+
+
 def delta_of(part: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
     """Return the change of a weight as other tools read it off LyCORIS' keys."""
 
@@ -147,15 +162,7 @@ def delta_of(part: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
     return (float(part["alpha"]) / dim if dim else 1.0) * delta.reshape(shape)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        ("loha", {}),
-        ("lokr", {}),
-        pytest.param("lokr", {"rank": 64}, id="lokr, all full"),
-        pytest.param("lokr", {"decompose_both": True, "rank": 1}, id="lokr, all products"),
-    ],
-)
+@forms
 @torch.no_grad()
 def test_lycoris_keys_mean_the_same_to_other_tools(
     kind: str, options: dict[str, Any], tiny_sdxl_folder: Path, tmp_path: Path
@@ -174,16 +181,7 @@ def test_lycoris_keys_mean_the_same_to_other_tools(
     torch.testing.assert_close(prediction(plain), prediction(container), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        ("loha", {}),
-        ("lokr", {}),
-        pytest.param("lokr", {"rank": 64}, id="lokr, all full"),
-        pytest.param("lokr", {"decompose_both": True, "rank": 1}, id="lokr, all products"),
-        pytest.param("lokr", {"factor": 8}, id="lokr, another factor"),
-    ],
-)
+@forms
 @torch.no_grad()
 def test_files_with_lycoris_keys_are_read_too(
     kind: str, options: dict[str, Any], tiny_folder: Path, tmp_path: Path
@@ -229,12 +227,14 @@ def test_layers_of_a_lycoris_file_keep_ranks_and_alphas_of_their_own(
     "change",
     [
         lambda file: file.update({"lora_unet_x.hada_w1_a": torch.zeros(2, 2)}),
-        lambda file: file.pop(next(key for key in file if key.endswith("hada_w2_b"))),
+        lambda file: file.pop(one_of(file, "hada_w2_b")),
         lambda file: file.update(
             {f"{next(iter(file)).partition('.')[0]}.dora_scale": torch.ones(1)}
         ),
+        lambda file: file.update(dict.fromkeys([one_of(file, "hada_w1_b")], torch.tensor(1.0))),
+        lambda file: file.update(dict.fromkeys([one_of(file, "alpha")], torch.ones(2))),
     ],
-    ids=["another layer", "a factor too few", "a part too many"],
+    ids=["another layer", "a factor too few", "a part too many", "no matrix", "two alphas"],
 )
 def test_a_lycoris_file_that_is_not_whole_is_refused(
     change: Any, tiny_sdxl_folder: Path, tmp_path: Path

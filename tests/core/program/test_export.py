@@ -281,6 +281,20 @@ def test_files_that_are_no_adapters_are_said_so(locon, tiny_sdxl_folder, tmp_pat
             load_adapter(container, encoder)
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("alpha", torch.ones(2)), ("lora_down.weight", torch.tensor(1.0))],
+    ids=["two alphas", "no matrix"],
+)
+def test_a_kohya_file_with_a_part_of_another_shape_is_said_so(locon, tmp_path, part, value):
+    file = load_file(locon.folder / KOHYA_NAME)
+    file[next(key for key in file if key.endswith(f".{part}"))] = value
+    path = tmp_path / "odd.safetensors"
+    save_file(file, path)
+    with pytest.raises(RecipeError, match="not a UNet's LoRA"):
+        read_adapter(path)
+
+
 def test_files_of_other_tools_are_read_by_diffusers(locon, tiny_sdxl_folder, tmp_path):
     """kohya's keys over diffusers' block names, as sd-scripts writes them for SD 1.x."""
     tensors, peft, _ = read_adapter(locon.folder / DIFFUSERS_NAME)
