@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from loba_tui.core.program.build import Built, build, build_accelerator
-from loba_tui.core.program.data.opening import open_data
-from loba_tui.core.program.measuring import measure, read_values
+from loba_tui.core.program.data.open import open_data
+from loba_tui.core.program.evaluation.measure import measure, read_values
+from loba_tui.core.program.evaluation.report import Report, make_report
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
-from loba_tui.core.program.report import Report, make_report
-from loba_tui.core.program.sampling import sample_scales
-from loba_tui.core.program.steering import Steering
+from loba_tui.core.program.sampling.images import sample_scales
+from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir

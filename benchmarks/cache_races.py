@@ -13,8 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests/core/associate"))
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests/core/associate/caches"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests/support"))
 
 from cache_racers import check, make_sources, race
 from hub_server import serve

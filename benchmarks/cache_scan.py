@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from loba_tui.core.associate.caches.hub import HubCache
+from loba_tui.core.associate.caches.hub.cache import HubCache
 
 FILES = 10
 ROUNDS = 5

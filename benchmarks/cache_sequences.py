@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests/core/associate/caches"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests/support"))
 
 from cache_model import Pair, random_step
 

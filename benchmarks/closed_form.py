@@ -16,8 +16,8 @@ import bench
 import torch
 from torch import nn
 
-from loba_tui.core.program.closed_form import Edit, gram, revived, solve
-from loba_tui.core.program.solution import layer_updates
+from loba_tui.core.program.closed_form.linear_edit import Edit, gram, revived, solve
+from loba_tui.core.program.closed_form.solution import layer_updates
 
 NUM_EDITED, NUM_PRESERVED, WIDTH = 60, 640, 2048
 

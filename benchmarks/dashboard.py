@@ -229,8 +229,8 @@ def opening(home: Path, name: str, num_rows: int) -> None:
 import time
 from pathlib import Path
 from loba_tui.core.run.directory import RunDir
-from loba_tui.series_index import SeriesIndex
-from loba_tui.series_window import window
+from loba_tui.client.metrics.index import SeriesIndex
+from loba_tui.client.metrics.window import window
 run = RunDir(Path({str(home / "output")!r}) / {name!r})
 begin = time.process_time()
 index = SeriesIndex(run, Path({str(home / "cache" / "loba")!r}))

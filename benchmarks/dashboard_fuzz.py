@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from loba_tui.app import LobaApp
-from loba_tui.context import Context
+from loba_tui.client.context import Context
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.writer import RunWriter
 

@@ -10,9 +10,9 @@ import asyncio
 import os
 from pathlib import Path
 
-from loba_tui import listing
 from loba_tui.app import LobaApp
-from loba_tui.context import Context
+from loba_tui.client.context import Context
+from loba_tui.client.runs import describe as listing
 from loba_tui.core.run.directory import RunDir
 
 # Name, columns, rows, seconds and keys of each picture; the first screen is the monitor.

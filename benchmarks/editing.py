@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from loba_tui.cache_tree import CacheState
+from loba_tui.client.plans.client import Answer, PlanClient
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.shipped import folder
-from loba_tui.plan_client import Answer, PlanClient
-from loba_tui.screens.cache_rows import node_row
-from loba_tui.screens.stack_rows import slot_row
-from loba_tui.stack_model import SLOTS, StackModel
+from loba_tui.screens.cache.rows import node_row
+from loba_tui.screens.cache.tree import CacheState
+from loba_tui.screens.stack.model import SLOTS, StackModel
+from loba_tui.screens.stack.rows import slot_row
 
 CHANGES = 10
 PATIENCE = 300.0

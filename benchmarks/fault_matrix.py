@@ -26,14 +26,14 @@ from typing import Literal
 import torch
 from file_faults import FAULTS, Fault, FaultyFiles
 
+from loba_tui.core import files as durable
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.program.adapter_file import serialize, write_file
-from loba_tui.core.program.checkpoint import Checkpoint, CheckpointStore
-from loba_tui.core.program.steering import Steering
+from loba_tui.core.program.adapter_files.file import serialize, write_file
+from loba_tui.core.program.steering.boundary import Steering
+from loba_tui.core.program.training.checkpoint import Checkpoint, CheckpointStore
 from loba_tui.core.recipe.load import parse_recipe
-from loba_tui.core.run import durable
+from loba_tui.core.run.changes import Change, SteeringRecord
 from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.steering import Change, SteeringRecord
 from loba_tui.core.run.writer import RunWriter
 
 Outcome = Literal["done", "refused", "killed", "untouched"]

@@ -53,8 +53,8 @@ def time_opening(folder: Path) -> None:
 def time_entries(root: Path, num_entries: int) -> None:
     import torch
 
-    from loba_tui.core.associate.caches import tensor_layout
-    from loba_tui.core.associate.caches.tensor_store import TensorStore
+    from loba_tui.core.associate.caches.tensors import layout as tensor_layout
+    from loba_tui.core.associate.caches.tensors.store import TensorStore
 
     shelf = {"model": {"id": "org/model"}, "machine": {"device": "cpu"}}
     store = TensorStore(root, "latents", shelf)

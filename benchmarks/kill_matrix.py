@@ -40,9 +40,10 @@ import torch
 from file_faults import FaultyFiles
 
 from loba_tui.core import plugins
-from loba_tui.core.program import build, finish, main, training
-from loba_tui.core.program.checkpoint import CheckpointStore
+from loba_tui.core.program import build, finish, main
+from loba_tui.core.program import train as training
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
+from loba_tui.core.program.training.checkpoint import CheckpointStore
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir

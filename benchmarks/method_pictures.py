@@ -18,7 +18,7 @@ import bench
 import matplotlib.pyplot as plt
 import numpy as np
 
-from loba_tui.core.program.sampling import sample_scales
+from loba_tui.core.program.sampling.images import sample_scales
 
 COLUMNS = (
     (

@@ -27,12 +27,12 @@ import bench
 import slider_trajectories
 
 from loba_tui.core.errors import LobaError
-from loba_tui.core.program.effect import Effect
-from loba_tui.core.program.erasure import Erasure
-from loba_tui.core.program.export import write_adapter
+from loba_tui.core.program.adapter_files.adapter import write_adapter
+from loba_tui.core.program.evaluation.effect import Effect
+from loba_tui.core.program.evaluation.erasure import Erasure
+from loba_tui.core.program.evaluation.proof import prove
+from loba_tui.core.program.evaluation.report import Report
 from loba_tui.core.program.finish import provenance
-from loba_tui.core.program.proof import prove
-from loba_tui.core.program.report import Report
 
 
 @dataclass(frozen=True)

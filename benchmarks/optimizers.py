@@ -24,8 +24,8 @@ from torch import Tensor
 
 from loba_tui.core import plugins
 from loba_tui.core.errors import LobaError
-from loba_tui.core.program.optimizer_state import export_state
-from loba_tui.core.program.report import Report
+from loba_tui.core.program.evaluation.report import Report
+from loba_tui.core.program.training.optimizer_state import export_state
 
 RHO, LARGER, SMALLER = 0.95, 1.5, 0.67
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import bench
 import psutil
 
-from loba_tui.core.program.checkpoint import CheckpointStore
-from loba_tui.core.program.steering import Steering
+from loba_tui.core.program.steering.boundary import Steering
+from loba_tui.core.program.training.checkpoint import CheckpointStore
 from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.writer import RunWriter

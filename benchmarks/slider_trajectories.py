@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import bench
 
-from loba_tui.core.program.report import Report
+from loba_tui.core.program.evaluation.report import Report
 
 RESTART = (
     "method.trajectories=restart",

@@ -15,7 +15,7 @@ import contextlib
 
 import bench
 
-from loba_tui.core.program.report import Report
+from loba_tui.core.program.evaluation.report import Report
 
 RHO, LARGER, SMALLER = 0.95, 1.5, 0.67
 SCALES = (-2.0, -1.0, 0.0, 1.0, 2.0)

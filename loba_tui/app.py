@@ -10,18 +10,19 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.theme import Theme
 
-from loba_tui import keymap, watching
-from loba_tui.context import Context
+from loba_tui.client.context import Context
+from loba_tui.client.notify import watcher as watching
+from loba_tui.client.notify.delivery import FILE, Settings, terminal_bytes
+from loba_tui.client.notify.notices import Notice, NoticeWatch
 from loba_tui.core.run.directory import RunDir
-from loba_tui.notices import Notice, NoticeWatch
-from loba_tui.notifying import FILE, Settings, terminal_bytes
 from loba_tui.screens import help as helping
+from loba_tui.screens import keymap
 from loba_tui.screens.base import LobaScreen
 from loba_tui.screens.registry import SCREENS, ScreenEntry
 from loba_tui.widgets.dialogs import ChoiceDialog, TextDialog
 
 if TYPE_CHECKING:
-    from loba_tui.recipe_files import RecipeFile
+    from loba_tui.client.recipes.files import RecipeFile
 
 _NOTICE_SECONDS = 2.0
 _PRELOAD_SECONDS = 0.5

@@ -13,15 +13,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from loba_tui import __version__, several_cli
-from loba_tui.cache_cli import cache_app
-from loba_tui.console import echo_json
+from loba_tui import __version__
+from loba_tui.commands import adapters as several_cli
+from loba_tui.commands.cache import cache_app
+from loba_tui.commands.console import echo_json
+from loba_tui.commands.plugins import plugins_app
+from loba_tui.commands.push import push
+from loba_tui.commands.recipe import recipe_app
+from loba_tui.commands.runs import queue_app, runs_app
+from loba_tui.commands.tui import tui
 from loba_tui.core.errors import ExitCode, LobaError, RecipeError
-from loba_tui.plugins_cli import plugins_app
-from loba_tui.push_cli import push
-from loba_tui.recipe_cli import recipe_app
-from loba_tui.runs_cli import queue_app, runs_app
-from loba_tui.tui_cli import tui
 
 
 class LobaGroup(typer.core.TyperGroup):
@@ -100,8 +101,8 @@ def validate(
 
     Example: loba validate recipes/slider.yaml --set train.steps=100
     """
-    from loba_tui import hub_recipes
-    from loba_tui.core.plugin_sources import PluginSources
+    from loba_tui.client.recipes import open as hub_recipes
+    from loba_tui.core.plugins.sources import PluginSources
     from loba_tui.core.recipe import shipped
     from loba_tui.core.recipe.load import check_recipe
     from loba_tui.core.recipe.problems import exit_code
@@ -162,11 +163,13 @@ def plan(
 
     Example: loba plan recipes/slider.yaml --set train.steps=1000
     """
-    from loba_tui import foreground, hub_recipes, planning
-    from loba_tui.charts import Canvas
-    from loba_tui.core.plugin_sources import PluginSources
+    from loba_tui.client.plans import request as planning
+    from loba_tui.client.plans.ascii_charts import Canvas
+    from loba_tui.client.plans.text import data_lines, plan_lines
+    from loba_tui.client.recipes import open as hub_recipes
+    from loba_tui.client.runs import foreground
+    from loba_tui.core.plugins.sources import PluginSources
     from loba_tui.core.recipe.load import load_recipe
-    from loba_tui.plan_lines import data_lines, plan_lines
 
     sources = PluginSources.of_user(os.environ)
     opened = hub_recipes.open_recipe(recipe)
@@ -232,11 +235,13 @@ def run(
 
     Example: loba run recipes/slider.yaml --set train.steps=100
     """
-    from loba_tui import foreground, hub_recipes, listing
-    from loba_tui.core.plugin_sources import PluginSources
+    from loba_tui.client.recipes import open as hub_recipes
+    from loba_tui.client.runs import describe as listing
+    from loba_tui.client.runs import foreground
+    from loba_tui.client.runs.follow import shorten
+    from loba_tui.core.plugins.sources import PluginSources
     from loba_tui.core.recipe.load import load_recipe
     from loba_tui.core.run.directory import Ledger
-    from loba_tui.follow import shorten
 
     sources = PluginSources.of_user(os.environ)
     ledger = Ledger.of_user(os.environ)
@@ -281,11 +286,12 @@ def replay(
 
     Example: loba replay last
     """
-    from loba_tui import foreground, listing
-    from loba_tui import replay as replaying
-    from loba_tui.core.plugin_sources import PluginSources
+    from loba_tui.client.runs import describe as listing
+    from loba_tui.client.runs import foreground
+    from loba_tui.client.runs import replay as replaying
+    from loba_tui.client.runs.follow import shorten
+    from loba_tui.core.plugins.sources import PluginSources
     from loba_tui.core.run.directory import Ledger
-    from loba_tui.follow import shorten
 
     ledger, sources = Ledger.of_user(os.environ), PluginSources.of_user(os.environ)
     path = Path(wanted)
@@ -326,8 +332,8 @@ def _checked(recipe: Path | None) -> Path | None:
     """Return the file of a recipe, once it is known to be right."""
     if recipe is None:
         return None
-    from loba_tui import hub_recipes
-    from loba_tui.core.plugin_sources import PluginSources
+    from loba_tui.client.recipes import open as hub_recipes
+    from loba_tui.core.plugins.sources import PluginSources
     from loba_tui.core.recipe.load import load_recipe
 
     opened = hub_recipes.open_recipe(recipe)
@@ -358,7 +364,7 @@ def sample(
 
     Example: loba sample output/size-slider-… --prompt "a red circle" --scales -2,0,2 --seeds 0,1
     """
-    from loba_tui import foreground
+    from loba_tui.client.runs import foreground
 
     if (adapter is None) == (not adapters):
         raise RecipeError(
@@ -390,7 +396,7 @@ def evaluate(
 
     Example: loba eval downloaded.safetensors --recipe sdxl/slider
     """
-    from loba_tui import foreground
+    from loba_tui.client.runs import foreground
 
     here = foreground.Foreground(os.environ)
     recipe = _checked(by)
@@ -411,7 +417,7 @@ def export(
 
     Example: loba export output/size-slider-… --format kohya --out size.safetensors
     """
-    from loba_tui import listing
+    from loba_tui.client.runs import describe as listing
     from loba_tui.core.run.directory import Ledger
 
     run_dir = listing.find_run(run_name, Ledger.of_user(os.environ))
@@ -429,8 +435,9 @@ def doctor(
 
     Example: loba doctor output/size-slider-…
     """
-    from loba_tui import doctor as examination
-    from loba_tui import foreground, listing
+    from loba_tui.client.machine import doctor as examination
+    from loba_tui.client.runs import describe as listing
+    from loba_tui.client.runs import foreground
     from loba_tui.core.findings import worst_code
     from loba_tui.core.run.directory import Ledger
     from loba_tui.core.text import clean

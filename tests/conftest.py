@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
-
-# Helpers beside tests are importable under --import-mode=importlib too.
-_ASSOCIATE = Path(__file__).parent / "core/associate"
-sys.path[:0] = [str(_ASSOCIATE), str(_ASSOCIATE / "caches")]
 
 # Two threads on a busy machine were seen to be twenty times slower, and the bits differ.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from dashboard import STAND_IN, environment
 
-from loba_tui import foreground
+from loba_tui.client.runs import foreground
 from loba_tui.core.run import launch
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader

@@ -13,7 +13,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.worker import get_current_worker
 
-from loba_tui.context import Context
+from loba_tui.client.context import Context
 from loba_tui.core.errors import LobaError
 from loba_tui.widgets.bars import KeyBar, TopBar
 from loba_tui.widgets.filter_bar import FilterBar

@@ -33,9 +33,9 @@ class ScreenEntry:
 
 
 SCREENS: tuple[ScreenEntry, ...] = (
-    ScreenEntry("runs", "1", "Runs", "loba_tui.screens.runs:RunsScreen"),
-    ScreenEntry("monitor", "2", "Monitor", "loba_tui.screens.monitor:MonitorScreen"),
-    ScreenEntry("cache", "3", "Cache", "loba_tui.screens.cache:CacheScreen"),
-    ScreenEntry("stack", "4", "Stack", "loba_tui.screens.stack:StackScreen"),
-    ScreenEntry("recipe", "5", "Recipe", "loba_tui.screens.recipe:RecipeScreen"),
+    ScreenEntry("runs", "1", "Runs", "loba_tui.screens.runs.screen:RunsScreen"),
+    ScreenEntry("monitor", "2", "Monitor", "loba_tui.screens.monitor.screen:MonitorScreen"),
+    ScreenEntry("cache", "3", "Cache", "loba_tui.screens.cache.screen:CacheScreen"),
+    ScreenEntry("stack", "4", "Stack", "loba_tui.screens.stack.screen:StackScreen"),
+    ScreenEntry("recipe", "5", "Recipe", "loba_tui.screens.recipe.screen:RecipeScreen"),
 )

@@ -20,7 +20,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from loba_tui.filtering import Filter
+from loba_tui.widgets.filter import Filter
 from loba_tui.widgets.line import plain
 from loba_tui.widgets.tones import Toned
 

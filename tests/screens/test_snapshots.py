@@ -15,10 +15,11 @@ from dashboard import drive, environment, make_app, until
 from snapshots import compare
 from textual.pilot import Pilot
 
+from loba_tui.client.machine.state import Machine, MachineState
 from loba_tui.core.run.directory import Ledger, RunDir
-from loba_tui.machine import Machine, MachineState
-from loba_tui.screens import monitor, runs
-from loba_tui.widgets.charts_pane import ChartsPane
+from loba_tui.screens.monitor import screen as monitor
+from loba_tui.screens.monitor.charts_pane import ChartsPane
+from loba_tui.screens.runs import screen as runs
 from loba_tui.widgets.table import MarkTable
 
 NOON = 1_795_000_000.0

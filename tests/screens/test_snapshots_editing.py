@@ -6,12 +6,12 @@ look at the difference in git.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import hub_layouts as layouts
 import pytest
 from dashboard import drive, environment, make_app, until
 from snapshots import compare
@@ -19,18 +19,11 @@ from textual.pilot import Pilot
 
 from loba_tui.app import LobaApp
 from loba_tui.core.recipe import shipped
-from loba_tui.screens import recipe_rows
+from loba_tui.screens.recipe import rows as recipe_rows
+from loba_tui.screens.recipe.yaml_area import YamlArea
+from loba_tui.screens.stack.plan_pane import PlanPane
 from loba_tui.widgets.line import Lines
-from loba_tui.widgets.plan_pane import PlanPane
 from loba_tui.widgets.table import MarkTable
-from loba_tui.widgets.yaml_area import YamlArea
-
-_HELPER = Path(__file__).parents[1] / "core/associate/caches/hub_layouts.py"
-_spec = importlib.util.spec_from_file_location("hub_layouts", _HELPER)
-assert _spec is not None
-assert _spec.loader is not None
-layouts: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(layouts)
 
 PLANNER = (sys.executable, str(Path(__file__).parents[1] / "support" / "planner.py"))
 NOON = 1_795_000_000.0

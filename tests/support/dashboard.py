@@ -12,12 +12,12 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from loba_tui.app import LobaApp
-from loba_tui.context import Context
+from loba_tui.client.context import Context
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.writer import RunWriter
 
 HOSTILE = "\x1b]0;owned\x07\x1b[31mred[/bold][@click=app.quit]x\u202e\u0007"
-STAND_IN = (sys.executable, str(Path(__file__).parents[1] / "stand_in_program.py"))
+STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_program.py")))
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -12,9 +12,9 @@ import torch
 from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
-from loba_tui.core.program.adapter_scale import AdapterScale
+from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.method import MethodParts
-from loba_tui.core.program.trajectories import ForwardCounter
+from loba_tui.core.program.trajectories.base import ForwardCounter
 
 
 def container_with_adapter(folder: Path) -> ModelContainer:

@@ -11,7 +11,7 @@ import runpy
 import sys
 from pathlib import Path
 
-STAND_IN = Path(__file__).parents[1] / "stand_in_program.py"
+STAND_IN = Path(__file__).with_name("stand_in_program.py")
 
 
 def answers(recipe: str) -> dict[str, dict[str, object]]:

@@ -17,15 +17,15 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from loba_tui.core.associate.caches.budget import Budget
-from loba_tui.core.associate.caches.components import (
+from loba_tui.core.associate.caches.memory.budget import Budget
+from loba_tui.core.associate.caches.memory.components import (
     Components,
     LoadedAs,
     find_shared,
     is_hooked,
     remove_components,
 )
-from loba_tui.core.associate.caches.memory import (
+from loba_tui.core.associate.caches.memory.resident import (
     MemoryCache,
     ResidentComponent,
     bytes_by_place,
@@ -33,16 +33,16 @@ from loba_tui.core.associate.caches.memory import (
     modules_of,
 )
 from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.associate.containers.hub_source import OnFetch
 from loba_tui.core.associate.containers.loading import (
     component_names,
     load_components,
     load_pipeline,
 )
 from loba_tui.core.associate.containers.registry import make_container
-from loba_tui.core.associate.containers.sources import ModelSource, locate
-from loba_tui.core.associate.containers.weights import weights_bytes
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
+from loba_tui.core.associate.sources.hub_snapshot import OnFetch
+from loba_tui.core.associate.sources.locate import ModelSource, locate
+from loba_tui.core.associate.sources.weights import weights_bytes
 from loba_tui.core.errors import RecipeError, ResourceError
 from loba_tui.core.text import nearest
 

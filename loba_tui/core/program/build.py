@@ -16,30 +16,30 @@ from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.plugin_sources import SHIPPED, PluginSources
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
 from loba_tui.core.program import randomness
-from loba_tui.core.program.adapter_kinds import kind_of, settle
-from loba_tui.core.program.adapter_scale import AdapterScale
-from loba_tui.core.program.checkpoint import CheckpointStore
-from loba_tui.core.program.choices import load_choice, plugin_hashes
+from loba_tui.core.program.adapter_layers.kinds import kind_of, settle
+from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.closed_form.solution import Solver, SolverParts
+from loba_tui.core.program.closed_form.solved_run import SolvedRun
 from loba_tui.core.program.data.training_data import TrainingData, stand_in
-from loba_tui.core.program.ema import make_average
+from loba_tui.core.program.drop_ins import load_choice, plugin_hashes
+from loba_tui.core.program.evaluation.recipe_efficacy import make_yardstick
 from loba_tui.core.program.method import Method, MethodParts, StartsWarm
+from loba_tui.core.program.objectives.timed_loss import TimedLoss
 from loba_tui.core.program.open_model import OpenModel
-from loba_tui.core.program.optimizer_state import LearningRates
-from loba_tui.core.program.parameter_groups import build_optimizer, parameter_groups
 from loba_tui.core.program.processes import Processes
-from loba_tui.core.program.proof_efficacy import make_yardstick
-from loba_tui.core.program.sameness import Settings
-from loba_tui.core.program.solution import Solver, SolverParts
-from loba_tui.core.program.solving import SolvedRun
-from loba_tui.core.program.steering import KeepsPreserve, Steering
-from loba_tui.core.program.timed_loss import TimedLoss
-from loba_tui.core.program.trainer import Trainer
-from loba_tui.core.program.trainer_state import TrainerParts
-from loba_tui.core.program.trajectories import ForwardCounter
-from loba_tui.core.program.watch import MOST_CONCEPTS, Watch
-from loba_tui.core.recipe.method_fit import layers_of
+from loba_tui.core.program.steering.boundary import KeepsPreserve, Steering
+from loba_tui.core.program.training.checkpoint import CheckpointStore
+from loba_tui.core.program.training.early_stop import MOST_CONCEPTS, Watch
+from loba_tui.core.program.training.ema import make_average
+from loba_tui.core.program.training.optimizer_state import LearningRates
+from loba_tui.core.program.training.parameter_groups import build_optimizer, parameter_groups
+from loba_tui.core.program.training.run_fingerprint import Settings
+from loba_tui.core.program.training.state import TrainerParts
+from loba_tui.core.program.training.trainer import Trainer
+from loba_tui.core.program.trajectories.base import ForwardCounter
+from loba_tui.core.recipe.checks.method import layers_of
 from loba_tui.core.recipe.schema import AdapterSection, Recipe
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.writer import RunWriter

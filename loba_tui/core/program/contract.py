@@ -21,12 +21,12 @@ from torch import nn
 
 from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.plugin_sources import PluginSources
-from loba_tui.core.program.adapter_kinds import kind_of, settle
-from loba_tui.core.program.adapter_scale import AdapterScale
-from loba_tui.core.program.choices import load_choice
-from loba_tui.core.program.optimizer_state import export_state, import_state
-from loba_tui.core.program.timed_loss import TimedLoss
+from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.program.adapter_layers.kinds import kind_of, settle
+from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.drop_ins import load_choice
+from loba_tui.core.program.objectives.timed_loss import TimedLoss
+from loba_tui.core.program.training.optimizer_state import export_state, import_state
 from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import Choice
 from loba_tui.core.run.directory import RunDir
@@ -228,7 +228,7 @@ _IMAGES: Mapping[str | None, Mapping[str, Any]] = MappingProxyType(
 
 def _check_method(choice: Choice, sources: PluginSources) -> None:
     """Train two steps on the embedded model, or compute the adapter where there are none."""
-    from loba_tui.core.program.training import train
+    from loba_tui.core.program.train import train
 
     constants = plugins.describe("methods", choice.name, sources=sources).constants
     prompts = {"target": "a shape", "positive": "a large shape", "negative": "a small shape"}

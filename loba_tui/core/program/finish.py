@@ -13,18 +13,18 @@ from collections.abc import Mapping
 from loba_tui import __version__
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import Interrupted, LobaError
-from loba_tui.core.plugin_sources import SHIPPED, PluginSources
-from loba_tui.core.program.adapter_lycoris import notes_of
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.program.adapter_files.adapter import write_adapter
+from loba_tui.core.program.adapter_files.lycoris import notes_of
 from loba_tui.core.program.build import Built
-from loba_tui.core.program.choices import plugin_hashes
-from loba_tui.core.program.export import write_adapter
+from loba_tui.core.program.drop_ins import plugin_hashes
+from loba_tui.core.program.evaluation.proof import draw_strip, prove
 from loba_tui.core.program.open_model import OpenModel
-from loba_tui.core.program.proof import draw_strip, prove
-from loba_tui.core.program.steering import Steering
+from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.recipe.data_paths import portable
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.run.steering import STEERING_KEY, SteeringRecord
+from loba_tui.core.run.changes import STEERING_KEY, SteeringRecord
 from loba_tui.core.run.writer import RunWriter
 
 logger = logging.getLogger(__name__)

@@ -29,12 +29,12 @@ from typing import Any, TextIO, cast
 
 import psutil
 
-from loba_tui.core.associate.caches.tensor_layout import user_root
+from loba_tui.core.associate.caches.tensors.layout import user_root
 from loba_tui.core.errors import ExitCode, Interrupted, LobaError, RecipeError, ResourceError
-from loba_tui.core.plugin_code import as_plugin_error
-from loba_tui.core.plugin_sources import SHIPPED, PluginSources
+from loba_tui.core.plugins.loading import as_plugin_error
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
-from loba_tui.core.recipe.migrate import V0_FLAGS, Flag, migrate_flags
+from loba_tui.core.recipe.migrate.flags import V0_FLAGS, Flag, migrate_flags
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.redact import RedactingStream, Redactor
 from loba_tui.core.run import control, disk
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.request is not None:
             return _serve(Request.read(arguments.request), sources)
         if arguments.plans:
-            from loba_tui.core.program.plan_server import serve_plans
+            from loba_tui.core.program.serving.plan_server import serve_plans
 
             return serve_plans(sources)
         deadline = None if arguments.deadline is None else Deadline.parse(arguments.deadline)
@@ -201,7 +201,7 @@ def _run(
     how: dict[str, Any] = {"local_rank": ranks.local_rank, "resume": resume, "deadline": deadline}
     how |= {"force": force, "allow_inexact": allow_inexact, "tensors": user_root(os.environ)}
     if ranks.rank != 0 or run_dir is None:
-        from loba_tui.core.program.training import train
+        from loba_tui.core.program.train import train
 
         train(recipe, run_dir, None, flag, **how, sources=sources)
         return ExitCode.DONE
@@ -210,7 +210,7 @@ def _run(
         control.discard(run_dir, before=psutil.Process().create_time())
         writer.event("started", resume=resume, name=recipe.name)
         # The torch stack takes seconds to import; the run is visible before that.
-        from loba_tui.core.program.training import train
+        from loba_tui.core.program.train import train
 
         train(recipe, run_dir, writer, flag, **how, sources=sources)
         writer.event("finished")
@@ -223,7 +223,7 @@ def _serve(request: Request, sources: PluginSources) -> int:
     folder, redactor = RunDir(Path(request.out_dir)), Redactor.of(os.environ)
     with RunWriter.open(folder, redactor) as writer, Reporting(writer, sources):
         writer.event("started", action=request.action)
-        from loba_tui.core.program.requests import serve
+        from loba_tui.core.program.serving.requests import serve
 
         serve(request, writer, sources, tensors=user_root(os.environ))
         writer.event("finished")

@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.adapter_scale import AdapterScale
-from loba_tui.core.program.bank_trajectories import BankSize, BankTrajectories
+from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.data.training_data import TrainingData
-from loba_tui.core.program.diffusion import Diffusion, NoiseChange, Weighting
-from loba_tui.core.program.rolling_trajectories import RollingTrajectories
-from loba_tui.core.program.timed_loss import TimedLoss
-from loba_tui.core.program.trajectories import (
+from loba_tui.core.program.objectives.timed_loss import TimedLoss
+from loba_tui.core.program.trajectories.bank import BankSize, BankTrajectories
+from loba_tui.core.program.trajectories.base import (
     ForwardCounter,
     RestartTrajectories,
     RolloutPlan,
     TimestepDensity,
     Trajectories,
 )
+from loba_tui.core.program.trajectories.forward_process import Diffusion, NoiseChange, Weighting
+from loba_tui.core.program.trajectories.rolling import RollingTrajectories
 from loba_tui.core.recipe.schema import Concept
 
 ElementwiseLoss = Callable[..., Tensor]

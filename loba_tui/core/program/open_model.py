@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loba_tui.core.associate.caches.latents import LatentCache
-from loba_tui.core.associate.caches.prompt_embeds import PromptEmbedCache, has_all
+from loba_tui.core.associate.caches.tensors.latents import LatentCache
+from loba_tui.core.associate.caches.tensors.prompt_embeds import PromptEmbedCache, has_all
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
-from loba_tui.core.associate.containers.prompt_ends import tell_of_ends
+from loba_tui.core.associate.containers.prompt_truncation import tell_of_ends
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.program.data.prepare import PreparedData
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper

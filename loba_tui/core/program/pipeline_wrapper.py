@@ -19,14 +19,14 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from loba_tui.core.associate.caches.file_hashes import FileHashes
-from loba_tui.core.associate.caches.makers import maker
-from loba_tui.core.associate.caches.tensor_layout import TensorKind
-from loba_tui.core.associate.caches.tensor_store import TensorStore
+from loba_tui.core.associate.caches.tensors.file_hashes import FileHashes
+from loba_tui.core.associate.caches.tensors.fingerprint import maker
+from loba_tui.core.associate.caches.tensors.layout import TensorKind
+from loba_tui.core.associate.caches.tensors.store import TensorStore
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.loading import component_names
-from loba_tui.core.associate.containers.sources import ModelSource
 from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.associate.sources.locate import ModelSource
 from loba_tui.core.errors import RecipeError, ResourceError
 from loba_tui.core.recipe.schema import BaseModelSection
 

@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from loba_tui.core.errors import LobaError
-from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.plugins import Option, Plugin, describe, names
-from loba_tui.core.recipe.check import CHOICES, default_name
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.recipe.checks.recipe import CHOICES, default_name
 from loba_tui.core.recipe.schema import Recipe
 
 

@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from loba_tui.core.errors import RefusedError
-from loba_tui.core.plugin_sources import SHIPPED, PluginSources
-from loba_tui.core.recipe.check import check_tree
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.recipe.checks.recipe import check_tree
 from loba_tui.core.recipe.data_paths import with_absolute_paths
 from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound
 from loba_tui.core.recipe.schema import Recipe

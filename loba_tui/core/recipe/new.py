@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.plugin_sources import SHIPPED, PluginSources
 from loba_tui.core.plugins import Option, describe
-from loba_tui.core.recipe.check import check_tree
-from loba_tui.core.recipe.migrate import DEFAULT_CONCEPT, DEFAULT_METHOD
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.recipe.checks.recipe import check_tree
+from loba_tui.core.recipe.migrate.flags import DEFAULT_CONCEPT, DEFAULT_METHOD
 from loba_tui.core.recipe.tree import read_tree
 
 _HEAD = """\

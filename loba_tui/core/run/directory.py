@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loba_tui.core.errors import RecipeError, ResourceError
+from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE
 
 logger = logging.getLogger(__name__)
-
-PRIVATE_DIR_MODE = 0o700
-PRIVATE_FILE_MODE = 0o600
 
 
 @dataclass(frozen=True)

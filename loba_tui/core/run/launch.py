@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loba_tui.core.errors import ResourceError
+from loba_tui.core.files import PRIVATE_FILE_MODE
 from loba_tui.core.run import owner
-from loba_tui.core.run.directory import PRIVATE_FILE_MODE, RunDir
+from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.records import RECORD_VERSION, Status, encode
 from loba_tui.core.run.writer import write_atomically
 

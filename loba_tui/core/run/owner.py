@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from loba_tui.core.errors import InUseError, ResourceError
-from loba_tui.core.run.directory import PRIVATE_FILE_MODE
+from loba_tui.core.files import PRIVATE_FILE_MODE
 from loba_tui.core.run.records import Owner
 
 # Counts the processes that the kernel killed for want of memory since boot.

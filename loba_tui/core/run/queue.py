@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from loba_tui.core.errors import ResourceError
+from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE
 from loba_tui.core.run import owner
-from loba_tui.core.run.directory import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE, Ledger, RunDir
+from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.launch import PROGRAM
 from loba_tui.core.run.reader import Liveness, RunReader
 from loba_tui.core.run.records import RECORD_VERSION, Status, decode, encode

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loba_tui.core.errors import LobaError
+from loba_tui.core.files import PRIVATE_FILE_MODE
 from loba_tui.core.run import launch
-from loba_tui.core.run.directory import PRIVATE_FILE_MODE, Ledger
+from loba_tui.core.run.directory import Ledger
 from loba_tui.core.run.queue import Entry, Queue
 from loba_tui.core.run.reader import RunReader
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from loba_tui.core import files as durable
 from loba_tui.core.errors import ResourceError
+from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE
 from loba_tui.core.redact import Redactor
-from loba_tui.core.run import disk, durable, owner
-from loba_tui.core.run.directory import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE, RunDir
+from loba_tui.core.run import disk, owner
+from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.records import RECORD_VERSION, Status, encode
 
 STATUS_INTERVAL_SECONDS = 0.2

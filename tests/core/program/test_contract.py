@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from loba_tui.client.plugins.scaffold import create
 from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError, ResourceError
-from loba_tui.core.plugin_sources import PluginSources
+from loba_tui.core.plugins.sources import PluginSources
 from loba_tui.core.program.contract import check_contract
-from loba_tui.plugin_scaffold import create
 
 # Options without which a drop-in cannot be made.
 NEEDED = {"custom": {"factors": {"*": 1.0}}}

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from loba_tui.core.errors import ExitCode, Interrupted, RecipeError
 from loba_tui.core.program import main as program
-from loba_tui.core.program.training import train
+from loba_tui.core.program.train import train
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
 from loba_tui.core.recipe.schema import (
     Choice,

@@ -15,9 +15,9 @@ import torch
 from safetensors import safe_open
 
 from loba_tui.core.errors import ExitCode, RecipeError
-from loba_tui.core.plugin_sources import PluginSources
+from loba_tui.core.plugins.sources import PluginSources
 from loba_tui.core.program import main as program
-from loba_tui.core.program.choices import load_choice
+from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.recipe.schema import Choice
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)

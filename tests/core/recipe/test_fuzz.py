@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loba_tui.core.recipe.load import check_recipe, dump_recipe, load_recipe
-from loba_tui.core.recipe.migrate_text import migrate_text
+from loba_tui.core.recipe.migrate.text import migrate_text
 from loba_tui.core.recipe.problems import ProblemsFound
 from loba_tui.core.recipe.shipped import folder
 

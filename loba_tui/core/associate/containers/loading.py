@@ -13,12 +13,12 @@ from safetensors import SafetensorError
 from torch import nn
 
 from loba_tui.core.associate.containers.registry import check_supported
-from loba_tui.core.associate.containers.sources import ModelSource, read_index, without_unused
 from loba_tui.core.associate.safe_files import (
     PICKLE_SUFFIXES,
     check_safetensors,
     refuse_pickle,
 )
+from loba_tui.core.associate.sources.locate import ModelSource, read_index, without_unused
 from loba_tui.core.errors import CorruptError, RecipeError
 
 _MOST_TOKENS = 1_000_000

@@ -17,7 +17,7 @@ from loba_tui.core.associate.containers.base import (
     LatentMoments,
     PromptEmbeds,
 )
-from loba_tui.core.associate.containers.prompt_ends import ends_cut_off
+from loba_tui.core.associate.containers.prompt_truncation import ends_cut_off
 from loba_tui.core.errors import RecipeError
 
 _PROMPTS_AT_ONCE = 32

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from loba_tui.core.associate.caches.latents import LatentCache
-from loba_tui.core.program.data.scan import Image
+from loba_tui.core.associate.caches.tensors.latents import LatentCache
+from loba_tui.core.program.data.validate import Image
 
 
 class Latents:

@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 
-from loba_tui.core.associate.caches.latents import LatentCache
+from loba_tui.core.associate.caches.tensors.latents import LatentCache
 from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.program.data.arrange import Arrangement, arrange
+from loba_tui.core.program.data.batches import Arrangement, arrange
 from loba_tui.core.program.data.buckets import Geometry
+from loba_tui.core.program.data.items import BadFile
 from loba_tui.core.program.data.latents import Latents
 from loba_tui.core.program.data.loader import in_order
-from loba_tui.core.program.data.scan import Image, Scan, data_error, scan
-from loba_tui.core.program.data.sources import BadFile
 from loba_tui.core.program.data.training_data import (
     Cut,
     Decoder,
@@ -25,6 +24,7 @@ from loba_tui.core.program.data.training_data import (
     cut_settings,
     fixed_cuts,
 )
+from loba_tui.core.program.data.validate import Image, Scan, data_error, scan
 from loba_tui.core.recipe.data_schema import DataSection
 from loba_tui.core.recipe.schema import Recipe
 

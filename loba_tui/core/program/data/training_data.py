@@ -12,13 +12,13 @@ from torch import Tensor
 
 from loba_tui.core.associate.containers.base import Framing
 from loba_tui.core.program import randomness
-from loba_tui.core.program.data.arrange import Arrangement, SampleOrder, Unit
+from loba_tui.core.program.data.batches import Arrangement, SampleOrder, Unit
 from loba_tui.core.program.data.captions import num_variants, variant
 from loba_tui.core.program.data.images import crop_corner, decode, decode_mask, fit
+from loba_tui.core.program.data.items import read_file
 from loba_tui.core.program.data.latents import Latents
 from loba_tui.core.program.data.loader import Ahead
-from loba_tui.core.program.data.scan import Image
-from loba_tui.core.program.data.sources import read_file
+from loba_tui.core.program.data.validate import Image
 from loba_tui.core.recipe.data_schema import DataSection
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from loba_tui.core.option_types import UnitFloat
-from loba_tui.core.program.region import inside_of
+from loba_tui.core.program.evaluation.region import inside_of
 
 UNIT = "0 to 1"
 LIMITS = (0.0, 1.0)

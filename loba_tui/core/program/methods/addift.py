@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from pydantic import PositiveFloat
 
-from loba_tui.core.program.image_method import ImageMethod
 from loba_tui.core.program.method import Method, MethodParts, StepOutput
+from loba_tui.core.program.objectives.images import ImageMethod
 
 DATA = "pairs"
 USES = ("noise", "weighting")

@@ -11,8 +11,8 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from loba_tui.core.program.image_method import ImageMethod
 from loba_tui.core.program.method import Method, MethodParts, StepOutput
+from loba_tui.core.program.objectives.images import ImageMethod
 
 DATA = "pairs"
 USES = ("noise", "weighting")

@@ -14,9 +14,9 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from loba_tui.core.program.instant import slider_pairs, slider_update
-from loba_tui.core.program.prompt_states import PromptStates, text_projections
-from loba_tui.core.program.solution import (
+from loba_tui.core.program.closed_form.prompt_states import PromptStates, text_projections
+from loba_tui.core.program.closed_form.slider import slider_pairs, slider_update
+from loba_tui.core.program.closed_form.solution import (
     Solution,
     Solver,
     SolverParts,

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.option_types import UnitFloat
-from loba_tui.core.program.erasing import Eraser, EraserOptions, Lesson, Roles
 from loba_tui.core.program.method import Method, MethodParts
+from loba_tui.core.program.objectives.concepts import Eraser, EraserOptions, Lesson, Roles
 from loba_tui.core.recipe.schema import Concept
 
 REQUIRES = ("target",)

@@ -7,8 +7,8 @@ is held where the base model has it.
 
 from __future__ import annotations
 
-from loba_tui.core.program.image_method import ImageMethod
 from loba_tui.core.program.method import Method, MethodParts, StepOutput
+from loba_tui.core.program.objectives.images import ImageMethod
 
 DATA = "images"
 USES = ("noise", "weighting")

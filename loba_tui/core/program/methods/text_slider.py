@@ -16,11 +16,11 @@ from torch import Tensor
 
 from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.option_types import NonZeroFloat, UnitFloat
-from loba_tui.core.program.bank_trajectories import BankSize
-from loba_tui.core.program.instant import start_from_instant
+from loba_tui.core.program.closed_form.slider import start_from_instant
 from loba_tui.core.program.method import Method, MethodParts, StepOutput
-from loba_tui.core.program.preserve_rows import PreserveRows
-from loba_tui.core.program.trajectories import Draw
+from loba_tui.core.program.objectives.preserve import PreserveRows
+from loba_tui.core.program.trajectories.bank import BankSize
+from loba_tui.core.program.trajectories.base import Draw
 
 REQUIRES = ("target", "positive", "negative")
 

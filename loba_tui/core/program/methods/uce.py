@@ -20,9 +20,9 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from loba_tui.core.program.closed_form import Edit, StateUpdate, gram, revived, solve
-from loba_tui.core.program.prompt_states import Pair, PromptStates, text_projections
-from loba_tui.core.program.solution import (
+from loba_tui.core.program.closed_form.linear_edit import Edit, StateUpdate, gram, revived, solve
+from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
+from loba_tui.core.program.closed_form.solution import (
     Solution,
     Solver,
     SolverParts,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from loba_tui.core.program.timestep_density import shifted
+from loba_tui.core.program.trajectories.timestep_density import shifted
 
 # Below 1 the density is infinite at the ends; half a train timestep keeps off them.
 _EDGE = 5e-4

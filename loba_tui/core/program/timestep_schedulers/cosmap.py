@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from loba_tui.core.program.timestep_density import shifted
+from loba_tui.core.program.trajectories.timestep_density import shifted
 
 
 def get_timestep_scheduler(*, shift: PositiveFloat = 1.0) -> Callable[[Tensor, float], Tensor]:

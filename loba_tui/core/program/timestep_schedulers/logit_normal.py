@@ -14,7 +14,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from loba_tui.core.program.timestep_density import shifted
+from loba_tui.core.program.trajectories.timestep_density import shifted
 
 
 def get_timestep_scheduler(

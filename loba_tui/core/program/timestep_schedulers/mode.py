@@ -14,7 +14,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.timestep_density import shifted
+from loba_tui.core.program.trajectories.timestep_density import shifted
 
 _LARGEST = 2 / (math.pi - 2)
 

@@ -9,7 +9,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from loba_tui.core.option_types import UnitFloat
-from loba_tui.core.program.timestep_density import shifted
+from loba_tui.core.program.trajectories.timestep_density import shifted
 
 
 def get_timestep_scheduler(

@@ -8,7 +8,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from loba_tui.core.associate.containers.loading import load_pipeline, quiet_progress
-from loba_tui.core.associate.containers.sources import locate
+from loba_tui.core.associate.sources.locate import locate
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
 
 

@@ -8,7 +8,7 @@ import torch
 from loba_tui.core.associate.containers.base import Framing
 from loba_tui.core.associate.containers.loading import load_pipeline
 from loba_tui.core.associate.containers.sdxl import SDXLContainer
-from loba_tui.core.associate.containers.sources import locate
+from loba_tui.core.associate.sources.locate import locate
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> SDXLContainer:

@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.associate.containers.loading import load_pipeline
 from loba_tui.core.associate.containers.registry import make_container
-from loba_tui.core.associate.containers.sources import locate
+from loba_tui.core.associate.sources.locate import locate
 from loba_tui.core.errors import RecipeError
 
 PROMPTS = ["a red circle", "a small blue square on a white background", ""]

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from loba_tui.core.associate.caches.latents import LatentCache
+from loba_tui.core.associate.caches.tensors.latents import LatentCache
 from loba_tui.core.associate.containers.base import LatentMoments
-from loba_tui.core.program.data.arrange import SampleOrder, arrange
+from loba_tui.core.program.data.batches import SampleOrder, arrange
 from loba_tui.core.program.data.buckets import Geometry
 from loba_tui.core.program.data.loader import Ahead, in_order
 from loba_tui.core.program.data.prepare import PreparedData, prepare
-from loba_tui.core.program.data.scan import scan
 from loba_tui.core.program.data.training_data import DataBatch
+from loba_tui.core.program.data.validate import scan
 from loba_tui.core.recipe.data_schema import DataSection
 from loba_tui.core.recipe.load import parse_recipe
 

@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from loba_tui.core.errors import DataError, ExitCode, RecipeError
-from loba_tui.core.program.data.opening import BAD_DATA
-from loba_tui.core.program.export import read_adapter
-from loba_tui.core.program.training import train
+from loba_tui.core.program.adapter_files.adapter import read_adapter
+from loba_tui.core.program.data.open import BAD_DATA
+from loba_tui.core.program.train import train
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir

@@ -13,9 +13,9 @@ from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.instant import slider_pairs
-from loba_tui.core.program.prompt_states import Pair, PromptStates, text_projections
-from loba_tui.core.program.solution import Solver, SolverParts
+from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
+from loba_tui.core.program.closed_form.slider import slider_pairs
+from loba_tui.core.program.closed_form.solution import Solver, SolverParts
 from loba_tui.core.recipe.schema import Concept
 
 RED = [

@@ -14,10 +14,10 @@ from method_parts import container_with_adapter, parts_for
 from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.anchors import random_anchor
-from loba_tui.core.program.erasing import Eraser
 from loba_tui.core.program.method import MethodParts
-from loba_tui.core.program.trajectories import Draw
+from loba_tui.core.program.objectives.concepts import Eraser
+from loba_tui.core.program.objectives.spm_anchors import random_anchor
+from loba_tui.core.program.trajectories.base import Draw
 from loba_tui.core.recipe.schema import Concept
 
 PROMPTS = ["red", "red circle", "circle", "blue", "green", "square"]

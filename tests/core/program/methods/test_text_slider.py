@@ -16,11 +16,11 @@ from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program import randomness
-from loba_tui.core.program.instant import slider_update, start_from_instant
+from loba_tui.core.program.closed_form.prompt_states import text_projections
+from loba_tui.core.program.closed_form.slider import slider_update, start_from_instant
 from loba_tui.core.program.method import MethodParts
 from loba_tui.core.program.methods.text_slider import TextSlider, get_method
-from loba_tui.core.program.prompt_states import text_projections
-from loba_tui.core.program.trajectories import Draw
+from loba_tui.core.program.trajectories.base import Draw
 from loba_tui.core.recipe.schema import Concept
 
 CONCEPTS = [

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.trajectories import model_input, step_latents
+from loba_tui.core.program.trajectories.base import model_input, step_latents
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 # As a U-Net's pipeline has it; the model's own sampler is not the one that is asked for.

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from diffusers import DDPMScheduler
 
-from loba_tui.core.program.noise_config import diffusion_scheduler
+from loba_tui.core.program.trajectories.noise_schedulers import diffusion_scheduler
 
 
 def step_noise(

@@ -9,7 +9,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from pydantic import PositiveFloat
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.noise_config import is_flow_matching
+from loba_tui.core.program.trajectories.noise_schedulers import is_flow_matching
 
 
 def step_noise(

@@ -11,7 +11,7 @@ from typing import Any
 from diffusers import LCMScheduler
 from pydantic import PositiveInt
 
-from loba_tui.core.program.noise_config import diffusion_scheduler
+from loba_tui.core.program.trajectories.noise_schedulers import diffusion_scheduler
 
 
 def step_noise(

@@ -1,0 +1,323 @@
+"""What `loba cache` says: records for JSON and lines for reading, without the command line."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loba_tui.core.associate.caches.hub import cache as hub
+from loba_tui.core.associate.caches.hub.query import (
+    Filter,
+    Row,
+    parse_filter,
+    parse_sort,
+    show_age,
+    show_size,
+)
+from loba_tui.core.text import clean
+
+HEADER = f"{'SIZE':>9}  {'USED':7}{'FETCHED':9}{'REVS':>4}  {'REFS':16}{'MARKS':22}ID"
+_MAX_SHOWN = 12
+
+
+def cache_root(environ: Mapping[str, str]) -> Path:
+    """Return the cache's folder as the hub's client finds it."""
+
+    def folder(value: str) -> Path:
+        for name in sorted(environ, key=len, reverse=True):
+            value = value.replace(f"${{{name}}}", environ[name]).replace(f"${name}", environ[name])
+        return Path(value).expanduser()
+
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if environ.get(name):
+            return folder(environ[name])
+    base = environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return folder(environ.get("HF_HOME") or f"{base}/huggingface") / "hub"
+
+
+class Lister:
+    """Turns repositories into rows, with what is known of pins and runs."""
+
+    def __init__(self, cache: hub.HubCache, *, revisions: bool, now: float | None = None) -> None:
+        self._usage = cache.usage
+        self._pins = cache.pins()
+        self._root = cache.root
+        self._revisions = revisions
+        self._now = time.time() if now is None else now
+
+    def records(
+        self,
+        found: Iterable[hub.Repository],
+        filters: Sequence[str],
+        sort: str,
+        limit: int | None,
+        others: Iterable[tuple[Row, dict[str, Any]]] = (),
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the records that pass all filters; without a sort, as the repositories come.
+
+        Args:
+            found: Repositories.
+            filters: Conditions, as they were typed.
+            sort: Key and order; "" leaves the order.
+            limit: Most records; None is all.
+            others: Rows of what is kept beside the hub's cache; they come after.
+        """
+        tests = [parse_filter(each) for each in filters]
+        beside = (pair for pair in others if all(test(pair[0], self._now) for test in tests))
+        pairs: Iterator[tuple[Row, dict[str, Any]]]
+        pairs = itertools.chain(self._chosen(found, tests), beside)
+        if sort:
+            key, is_reversed = parse_sort(sort)
+            pairs = iter(sorted(pairs, key=lambda pair: key(pair[0]), reverse=is_reversed))
+        for number, (_, record) in enumerate(pairs):
+            if limit is not None and number >= limit:
+                return
+            yield record
+
+    def _chosen(
+        self, found: Iterable[hub.Repository], tests: Sequence[Filter]
+    ) -> Iterator[tuple[Row, dict[str, Any]]]:
+        for repository in found:
+            revisions = repository.revisions if self._revisions else (None,)
+            for revision in revisions:
+                record = self.record(repository, revision)
+                row = Row(
+                    name=repository.name,
+                    kind=repository.kind,
+                    size=record["size"],
+                    used=hub.last_wanted(repository, revision, self._usage),
+                    modified=record["last_fetched"],
+                    refs=record["refs"],
+                    marks=record["marks"],
+                )
+                if all(test(row, self._now) for test in tests):
+                    yield row, record
+
+    def record(self, repository: hub.Repository, revision: hub.Revision | None) -> dict[str, Any]:
+        """Return a repository, or one revision of it, as JSON holds it."""
+        commit = revision.commit if revision is not None else None
+        used = self._usage.last_used(repository, commit)
+        runs = self._usage.runs_of(repository, commit)
+        record = {
+            "id": repository.name,
+            "kind": repository.kind,
+            "size": revision.size if revision else repository.size,
+            "refs": sorted(revision.refs if revision else repository.refs),
+            "last_used": used,
+            "last_fetched": revision.modified if revision else repository.modified,
+            "runs": len(runs),
+            "marks": self._marks(repository, revision),
+        }
+        if revision is not None:
+            path = f"{repository.folder}/snapshots/{revision.commit}"
+            return record | {
+                "revision": revision.commit,
+                "files": len(revision.files),
+                "path": str(self._root / path),
+            }
+        return record | {
+            "logical_size": repository.logical_size,
+            "leftover_size": sum(
+                blob.size for blob in (*repository.incomplete, *repository.unreferenced)
+            ),
+            "revisions": len(repository.revisions),
+            "path": str(self._root / repository.folder),
+            "problems": [each._asdict() for each in repository.problems],
+        }
+
+    def _marks(self, repository: hub.Repository, revision: hub.Revision | None) -> list[str]:
+        commit = revision.commit if revision is not None else None
+        marks = []
+        targets = {hub.Target(repository.folder), hub.Target(repository.folder, commit)}
+        if commit is None:
+            targets |= {hub.Target(repository.folder, each.commit) for each in repository.revisions}
+        if targets & self._pins:
+            marks.append("pinned")
+        if any(run.state == "live" for run in self._usage.runs_of(repository, commit)):
+            marks.append("in-use")
+        if revision is not None:
+            marks += ["broken"] if any(file.problem for file in revision.files) else []
+            marks += [] if revision.refs else ["detached"]
+            return marks
+        marks += ["broken"] if repository.problems else []
+        marks += ["incomplete"] if repository.incomplete else []
+        marks += ["detached"] if any(not each.refs for each in repository.revisions) else []
+        return marks
+
+    def line(self, record: Mapping[str, Any]) -> str:
+        """Return a record as one line under `HEADER`."""
+        name = record["id"]
+        if "revision" in record:
+            name = f"{name}@{record['revision'][:12]}"
+        count = record.get("entries", record.get("revisions", 1))
+        return (
+            f"{show_size(record['size']):>9}  {self._age(record['last_used'], 'never'):7}"
+            f"{self._age(record['last_fetched'], '-'):9}{count:>4}  "
+            f"{clean(' '.join(record['refs']), limit=15):16}"
+            f"{clean(' '.join(record['marks']), limit=21):22}{clean(name)}"
+        )
+
+    def _age(self, when: float | None, otherwise: str) -> str:
+        return show_age(max(0.0, self._now - when)) if when else otherwise
+
+
+def total_line(cache: hub.Cache) -> str:
+    """Return what a cache holds and takes in all."""
+    revisions = sum(len(repository.revisions) for repository in cache.repositories)
+    line = (
+        f"{len(cache.repositories)} repositories, {revisions} revisions, "
+        f"{show_size(cache.size)} on disk"
+    )
+    if cache.logical_size > cache.size:
+        line += f" ({show_size(cache.logical_size)} if nothing were shared)"
+    return line
+
+
+def repository_record(cache: hub.HubCache, found: hub.Cache, target: hub.Target) -> dict[str, Any]:
+    """Return everything known of a repository, or of one of its revisions."""
+    repository = found.repository(target.folder)
+    assert repository is not None
+    lister = Lister(cache, revisions=True)
+    chosen = [each for each in repository.revisions if target.commit in (None, each.commit)]
+    usage = cache.usage
+    return lister.record(repository, None) | {
+        "incomplete": [
+            {"name": clean(each.name), "size": each.size} for each in repository.incomplete
+        ],
+        "revisions": [
+            lister.record(repository, revision)
+            | {
+                "files": [
+                    {"path": file.path, "size": file.size, "problem": file.problem}
+                    for file in revision.files
+                ]
+            }
+            for revision in chosen
+        ],
+        "runs": [
+            {"name": run.name, "path": str(run.path), "state": run.state, "last_used": run.when}
+            for run in usage.runs_of(repository, target.commit)
+        ],
+        "recipes": [str(each.path) for each in usage.recipes_of(repository, target.commit)],
+    }
+
+
+def repository_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a repository's record for reading."""
+    yield f"{clean(record['id'])}  {show_size(record['size'])}"
+    yield f"  {clean(record['path'])}"
+    marks = [mark for mark in record["marks"] if mark in ("pinned", "in-use")]
+    if marks:
+        yield f"  {', '.join(marks)}"
+    for revision in record["revisions"]:
+        marks = [*revision["refs"], *revision["marks"]]
+        yield f"  {revision['revision']}  {clean(' '.join(marks))}"
+        for file in revision["files"]:
+            problem = f"  {file['problem']}" if file["problem"] else ""
+            yield f"    {show_size(file['size']):>9}  {clean(file['path'])}{clean(problem)}"
+    for each in record["incomplete"]:
+        yield f"  incomplete download {each['name']}  {show_size(each['size'])}"
+    for each in record["problems"]:
+        yield f"  ! {clean(each['path'])}: {clean(each['what'])}"
+    for run in record["runs"]:
+        yield f"  run {clean(run['name'])}: {run['state']}"
+    for path in record["recipes"]:
+        yield f"  recipe {clean(path)}"
+
+
+def plan_record(found: hub.Cache, plan: hub.Plan) -> dict[str, Any]:
+    """Return a plan as JSON holds it."""
+    return {
+        "removes": [hub.target_name(found, target) for target in plan.targets],
+        "leftovers": plan.leftovers,
+        "frees": plan.frees,
+        "paths": [item.path for item in plan.items],
+        "breaks": {
+            "recipes": [str(each.path) for each in plan.breaks_recipes],
+            "runs": [run.name for run in plan.breaks_runs],
+        },
+        "refused": [
+            {"id": hub.target_name(found, each.target), "reason": each.reason, "why": each.why}
+            for each in plan.refusals
+        ],
+    }
+
+
+def plan_lines(found: hub.Cache, plan: hub.Plan) -> Iterator[str]:
+    """Yield a plan for reading: what goes, what that frees, and what it breaks."""
+    sizes = {item.path: item.size for item in plan.items}
+    yield from _some([_target_line(found, target, sizes) for target in plan.targets])
+    if plan.leftovers:
+        yield f"  {plan.leftovers} contents that broken downloads and old revisions left"
+    yield f"frees {show_size(plan.frees)}"
+    recipes = [f"recipe {clean(each.path)} would fetch it again" for each in plan.breaks_recipes]
+    runs = [
+        f"run {clean(run.name)} can no longer resume without fetching it again"
+        for run in plan.breaks_runs
+    ]
+    if recipes or runs:
+        counts = [_count(len(recipes), "recipe"), _count(len(runs), "run")]
+        yield f"breaks {' and '.join(each for each in counts if each)}:"
+        yield from _some([f"  {line}" for line in (*recipes, *runs)])
+    yield from _some(
+        [
+            f"  stays: {hub.target_name(found, each.target)}: {clean(each.why)}"
+            for each in plan.refusals
+        ]
+    )
+
+
+def _target_line(found: hub.Cache, target: hub.Target, sizes: Mapping[str, int]) -> str:
+    repository = found.repository(target.folder)
+    name = hub.target_name(found, target)
+    if repository is None:
+        return f"  {name}"
+    if target.commit is None:
+        return f"  {name}: all of it, {show_size(sizes.get(target.folder, 0))}"
+    revision = repository.revision(target.commit)
+    if target.path is not None:
+        blobs = {file.path: file.size for file in revision.files} if revision else {}
+        return f"  {name}: {show_size(blobs.get(target.path, 0))}"
+    refs = " ".join(revision.refs) if revision else ""
+    return f"  {name}: {clean(refs) or 'detached'}, {show_size(revision.size if revision else 0)}"
+
+
+def _some(lines: Sequence[str]) -> Iterator[str]:
+    yield from lines[:_MAX_SHOWN]
+    if len(lines) > _MAX_SHOWN:
+        yield f"  … and {len(lines) - _MAX_SHOWN} more"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}" if number else ""
+
+
+def entry_record(entry: hub.Entry, size: int) -> dict[str, Any]:
+    """Return a deletion in the trash as JSON holds it."""
+    return {
+        "id": entry.id,
+        "time": entry.time,
+        "removed": list(entry.what),
+        "size": size,
+        "interrupted": entry.is_interrupted,
+    }
+
+
+def entry_line(record: Mapping[str, Any]) -> str:
+    """Return a deletion as one line."""
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(record["time"]))
+    note = "  interrupted; undo puts it back" if record["interrupted"] else ""
+    removed = clean(", ".join(record["removed"]), limit=80)
+    return f"{record['id']:22}{when}  {show_size(record['size']):>9}  {removed}{note}"
+
+
+def restored_lines(restored: hub.Restored) -> Iterator[str]:
+    """Yield what an undo did."""
+    yield f"brought back {clean(', '.join(restored.entry.what), limit=200)}"
+    if restored.kept:
+        yield f"  {len(restored.kept)} files were there again already and were left as they are"
+    for path in restored.missing[:_MAX_SHOWN]:
+        yield f"  ! {clean(path)}: its content in the shared store is gone"

@@ -1,0 +1,131 @@
+"""What `loba cache` says of kept latents and embeddings, in the words of the hub's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loba_tui.core.associate.caches.hub.query import Row, show_size
+from loba_tui.core.associate.caches.tensors import scan as tensor_shelves
+from loba_tui.core.associate.caches.tensors.prune import Item, Plan
+from loba_tui.core.associate.caches.tensors.scan import Entry, Shelf
+from loba_tui.core.text import clean, quote
+
+_MAX_SHOWN = 12
+_AGAIN = "what needs them makes them again"
+
+
+def rows(root: Path | None) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """Yield what is kept, a row for each model and machine that computed it."""
+    for shelf in tensor_shelves.scan(root) if root is not None else ():
+        record = shelf_record(root, shelf)
+        row = Row(
+            name=shelf.id,
+            kind=shelf.kind,
+            size=shelf.size,
+            used=shelf.used,
+            modified=shelf.used,
+            refs=(),
+            marks=record["marks"],
+        )
+        yield row, record
+
+
+def shelf_record(root: Path | None, shelf: Shelf) -> dict[str, Any]:
+    """Return a shelf as JSON holds it, with the keys that a repository's record has too."""
+    return {
+        "id": shelf.id,
+        "kind": shelf.kind,
+        "size": shelf.size,
+        "refs": [],
+        "last_used": shelf.used or None,
+        "last_fetched": None,
+        "entries": len(shelf.entries),
+        "marks": _marks(shelf),
+        "made_by": dict(shelf.facts),
+        "path": str(root / shelf.kind / shelf.name) if root is not None else "",
+    }
+
+
+def _marks(shelf: Shelf) -> list[str]:
+    marks = ["in-use"] if shelf.is_in_use else []
+    marks += [] if shelf.facts else ["broken"]
+    return marks + (["incomplete"] if shelf.leftovers else [])
+
+
+def total_line(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return what is kept in all; "" where nothing is."""
+    if not records:
+        return ""
+    entries = sum(each["entries"] for each in records)
+    size = show_size(sum(each["size"] for each in records))
+    return f"{entries} latents and embeddings, {size}; {_AGAIN}"
+
+
+def show_record(root: Path, shelf: Shelf) -> dict[str, Any]:
+    """Return everything known of a shelf and its entries."""
+    return shelf_record(root, shelf) | {
+        "entries": [
+            {
+                "key": entry.key,
+                "size": entry.size,
+                "last_used": entry.used,
+                "about": tensor_shelves.describe(root, shelf, entry),
+            }
+            for entry in shelf.entries
+        ],
+        "leftovers": [{"path": each.path, "size": each.size} for each in shelf.leftovers],
+    }
+
+
+def show_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a shelf's record for reading."""
+    marks = " ".join(record["marks"])
+    yield f"{clean(record['id'])}  {show_size(record['size'])}  {marks}".rstrip()
+    yield f"  {clean(record['path'])}"
+    for part, facts in record["made_by"].items():
+        told = facts.items() if isinstance(facts, Mapping) else ()
+        listed = ", ".join(f"{key} {_plain(value)}" for key, value in told if value is not None)
+        yield f"  {clean(part)}: {clean(listed, limit=400)}"
+    for entry in record["entries"][:_MAX_SHOWN]:
+        told = entry["about"]
+        about = quote(told["prompt"]) if "prompt" in told else told.get("image") or entry["key"]
+        yield f"    {show_size(entry['size']):>9}  {clean(about, limit=100)}"
+    if len(record["entries"]) > _MAX_SHOWN:
+        yield f"    … and {len(record['entries']) - _MAX_SHOWN} more; --json lists all"
+    for each in record["leftovers"]:
+        yield f"  ! {clean(each['path'])}: left by a broken write, {show_size(each['size'])}"
+
+
+def _plain(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def plan_record(plan: Plan, freed: int | None = None) -> dict[str, Any]:
+    """Return a plan as JSON holds it; `freed` is what was really freed."""
+    return {
+        "removes": [
+            {"id": item.shelf.id, "entries": _count(item), "size": item.size} for item in plan.items
+        ],
+        "frees": plan.frees,
+        "refused": [
+            {"id": each.id, "reason": "in-use", "why": "a run uses it"} for each in plan.in_use
+        ],
+        "freed": freed,
+    }
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """Yield a plan for reading."""
+    for item in plan.items:
+        part = "all of it" if item.entries is None else f"{_count(item)} entries"
+        yield f"  {clean(item.shelf.id)}: {part}, {show_size(item.size)}"
+    yield f"frees {show_size(plan.frees)}; {_AGAIN}"
+    for each in plan.in_use:
+        yield f"  stays: {clean(each.id)}: a run uses it"
+
+
+def _count(item: Item) -> int:
+    entries: Iterable[Entry] = item.shelf.entries if item.entries is None else item.entries
+    return sum(1 for entry in entries if entry.key)

@@ -1,0 +1,68 @@
+"""What the dashboard takes from its surroundings; tests put stand-ins here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.run import launch
+from loba_tui.core.run.directory import Ledger
+from loba_tui.core.run.queue import Queue
+
+ImageMode = Literal["half", "kitty", "sixel", "off"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """The user's environment, and where the dashboard finds and leaves things.
+
+    Attributes:
+        environ: The environment of this process.
+        out_dir: Where runs that are started from the dashboard get their folders.
+        program: The command that is started for a run.
+        images: How pictures are shown.
+        seconds: Time between two looks at files that change.
+    """
+
+    environ: Mapping[str, str]
+    out_dir: Path = Path("output")
+    program: Sequence[str] = launch.PROGRAM
+    sources: PluginSources = field(default=SHIPPED)
+    images: ImageMode = "half"
+    seconds: float = 1.0
+
+    @property
+    def ledger(self) -> Ledger:
+        """Return the list of this user's runs."""
+        return Ledger.of_user(self.environ)
+
+    @property
+    def queue(self) -> Queue:
+        """Return this user's queue."""
+        return Queue.of_user(self.environ)
+
+    @property
+    def config(self) -> Path:
+        """Return the folder of this user's settings."""
+        return self._folder("XDG_CONFIG_HOME", ".config")
+
+    @property
+    def cache(self) -> Path:
+        """Return the folder of what can be made again at any time."""
+        return self._folder("XDG_CACHE_HOME", ".cache")
+
+    def _folder(self, variable: str, default: str) -> Path:
+        given = Path(self.environ.get(variable, ""))
+        # The XDG base directory specification tells to ignore relative paths.
+        return (given if given.is_absolute() else Path.home() / default) / "loba"
+
+    @property
+    def has_many_colors(self) -> bool:
+        """Say whether the terminal has more than the 16 colours of the user's own palette."""
+        if self.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit"):
+            return True
+        name = self.environ.get("TERM", "")
+        return "256" in name or "direct" in name or name in ("xterm-kitty", "xterm-ghostty")

@@ -1,0 +1,498 @@
+"""A persistent index of metrics.jsonl: every number as a column, with extremes of its blocks.
+
+The columns lie in the user's cache folder, so a run of a million steps opens at once the second
+time and is drawn as quickly as one of a thousand, and a viewer holds none of it in memory. The
+files can be deleted at any time; they are made again from the run.
+
+A block of 64 rows, and one of 64 blocks, keeps least, greatest, sum and number of its finite values
+and the number of those that are not finite. So no spike and no NaN is lost however far one zooms
+out. Rows are in the order of their steps: where a resumed run records a step again, the later
+record counts, as everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from loba_tui.core.files import PRIVATE_DIR_MODE, replace_file
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.owner import boot_id
+from loba_tui.core.run.records import NON_FINITE, decode
+
+Array = np.ndarray[Any, Any]
+
+BLOCK = 64
+STEP, TIME, RATE = "step", "time", "steps/s"
+CHUNK_BYTES = 1024 * 1024
+_VERSION = 1
+_FIELDS = 5
+_MAX_SERIES = 200
+_FINGERPRINT_BYTES = 512
+_NOT_A_SERIES = ("version", STEP)
+# Says that a row has no such value: a NaN that no computation makes, told by its bits.
+_MISSING = np.array([0x7FF8_10BA_0000_0001], np.uint64).view(np.float64)[0]
+
+
+@dataclass
+class _Meta:
+    """What is known of the columns; replaced as a whole after each growth.
+
+    Attributes:
+        offset: Bytes of the metrics file that the columns hold.
+        names: Series in the order of their files.
+        starts: The row at which each series begins, a multiple of 64 × 64.
+        num_superseded: Records that a later one of the same step has replaced.
+    """
+
+    source: str
+    inode: int
+    boot: str | None
+    head: str = ""
+    offset: int = 0
+    num_rows: int = 0
+    num_foreign: int = 0
+    num_superseded: int = 0
+    last_step: float = -1.0
+    names: list[str] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    version: int = _VERSION
+
+
+class SeriesIndex:
+    """The columns of one run; `update` takes in what was appended."""
+
+    def __init__(self, run: RunDir, cache: Path) -> None:
+        """Open or begin the index of a run below the folder `cache`.
+
+        Where `cache` cannot be written the index is a temporary one.
+        """
+        self._metrics = run.metrics
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        digest = hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:24]
+        self._folder = cache / "series" / digest
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIR_MODE)
+            (self._folder / "lock").touch(0o600)
+        except OSError:
+            self._temporary = tempfile.TemporaryDirectory(prefix="loba-series-")
+            self._folder = Path(self._temporary.name)
+        self._meta = self._read_meta() or self._new_meta()
+
+    def close(self) -> None:
+        """Remove the columns if they are temporary."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    @property
+    def num_rows(self) -> int:
+        """Return how many steps are recorded."""
+        return self._meta.num_rows
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the series, in the order in which they first appeared."""
+        return [name for name in self._meta.names if name != TIME]
+
+    @property
+    def num_superseded(self) -> int:
+        """Return how many records were replaced by a later one of the same step."""
+        return self._meta.num_superseded
+
+    @property
+    def num_unread(self) -> int:
+        """Return how many bytes of the metrics file are not in the columns yet."""
+        try:
+            return max(0, self._metrics.stat().st_size - self._meta.offset)
+        except OSError:
+            return 0
+
+    @property
+    def share_read(self) -> float:
+        """Return how much of the metrics file is in the columns, 1.0 where all is."""
+        unread = self.num_unread
+        return self._meta.offset / (self._meta.offset + unread) if unread else 1.0
+
+    def steps(self) -> tuple[float, float]:
+        """Return the first and the last step; (0, 0) where there is none."""
+        if not self.num_rows:
+            return 0.0, 0.0
+        return float(self._read(STEP, 0, 0, 1)[0]), self._meta.last_step
+
+    # Growing
+
+    def update(self, *, most_bytes: int = 8 * CHUNK_BYTES) -> bool:
+        """Take in what was appended, at most so many bytes; say whether anything was.
+
+        Another viewer may do the same at the same time: whoever holds the lock goes on from where
+        the columns end, and the others find the result the next time.
+        """
+        with self._locked() as is_mine:
+            fresh = self._read_meta()
+            grown = fresh is not None and fresh != self._meta
+            if fresh is not None:
+                self._meta = fresh
+            if not is_mine:
+                return grown
+            return self._grow(most_bytes) or grown
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[bool]:
+        try:
+            descriptor = os.open(
+                self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+        except OSError:
+            yield False
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+        finally:
+            os.close(descriptor)
+
+    def _grow(self, most_bytes: int) -> bool:
+        try:
+            stream = self._metrics.open("rb")
+        except OSError:
+            return False
+        with stream:
+            if not self._is_of(stream):
+                self._meta = self._new_meta()
+            before = self._meta.offset
+            stream.seek(before)
+            while self._meta.offset - before < most_bytes and (chunk := stream.read(CHUNK_BYTES)):
+                end = chunk.rfind(b"\n") + 1
+                if end == 0:
+                    if len(chunk) < CHUNK_BYTES:
+                        break
+                    # No record is this long; it is counted as foreign, piece by piece.
+                    end = len(chunk)
+                self._take_in(chunk[:end])
+                self._meta.offset += end
+                stream.seek(self._meta.offset)
+            if self._meta.offset == before:
+                return False
+            self._meta.head = self._fingerprint(stream)
+        self._write_meta()
+        return True
+
+    def _is_of(self, stream: IO[bytes]) -> bool:
+        """Say whether the columns were made from this very file."""
+        facts = os.fstat(stream.fileno())
+        if facts.st_ino != self._meta.inode or facts.st_size < self._meta.offset:
+            return False
+        return self._meta.offset == 0 or self._meta.head == self._fingerprint(stream)
+
+    def _fingerprint(self, stream: IO[bytes]) -> str:
+        """Return a hash of the beginning and of the end of what the columns hold."""
+        offset = self._meta.offset
+        head = os.pread(stream.fileno(), min(_FINGERPRINT_BYTES, offset), 0)
+        start = max(0, offset - _FINGERPRINT_BYTES)
+        tail = os.pread(stream.fileno(), offset - start, start)
+        return hashlib.sha256(head + tail).hexdigest()
+
+    def _take_in(self, content: bytes) -> None:
+        steps: list[float] = []
+        rows: list[dict[str, float]] = []
+        last = self._meta.last_step
+        for line in content.split(b"\n"):
+            if not line.strip():
+                continue
+            row = _numbers(line)
+            if row is None:
+                self._meta.num_foreign += 1
+                continue
+            step = row.pop(STEP)
+            if step <= last:
+                self._append(steps, rows)
+                steps, rows = [], []
+                self._go_back(step)
+            steps.append(step)
+            rows.append(row)
+            last = step
+        self._append(steps, rows)
+
+    def _go_back(self, step: float) -> None:
+        """Drop the rows from `step` on: they are recorded anew."""
+        keep = int(self.rows_of(np.array([step]))[0])
+        self._meta.num_superseded += self._meta.num_rows - keep
+        self._meta.num_rows = keep
+        self._meta.last_step = float(self._read(STEP, 0, keep - 1, keep)[0]) if keep else -1.0
+
+    def _append(self, steps: list[float], rows: list[dict[str, float]]) -> None:
+        if not rows:
+            return
+        meta = self._meta
+        known = set(meta.names)
+        for row in rows:
+            if row.keys() <= known:
+                continue
+            for name in row:
+                if name not in known and len(meta.names) < _MAX_SERIES:
+                    known.add(name)
+                    meta.names.append(name)
+                    meta.starts.append(meta.num_rows // BLOCK**2 * BLOCK**2)
+        self._write(STEP, 0, np.array(steps))
+        for name, start in zip(meta.names, meta.starts, strict=True):
+            self._write(name, start, np.array([row.get(name, _MISSING) for row in rows]))
+        meta.num_rows += len(rows)
+        meta.last_step = steps[-1]
+
+    def _write(self, name: str, start: int, values: Array) -> None:
+        """Write values from the present end on, and all blocks that become whole by them."""
+        at = self._meta.num_rows - start
+        with _opened(self._path(name, 0)) as stream:
+            size = stream.seek(0, os.SEEK_END) // 8
+            if size < at:
+                # A series that appears late, or one whose file was cut short by a crash.
+                stream.write(np.full(at - size, _MISSING).tobytes())
+            stream.seek(at * 8)
+            stream.write(values.tobytes())
+        if name == STEP:
+            return
+        whole = (at + len(values)) // BLOCK
+        first = at // BLOCK
+        if whole > first:
+            raw = self._read(name, 0, first * BLOCK, whole * BLOCK)
+            self._write_blocks(name, 1, first, summed(raw, np.arange(0, len(raw), BLOCK)))
+            upper, begin = whole // BLOCK, first // BLOCK
+            if upper > begin:
+                blocks = self._read(name, 1, begin * BLOCK, upper * BLOCK)
+                edges = np.arange(0, len(blocks), BLOCK)
+                self._write_blocks(name, 2, begin, merged(blocks, edges))
+
+    def _write_blocks(self, name: str, level: int, first: int, blocks: Array) -> None:
+        with _opened(self._path(name, level)) as stream:
+            stream.seek(first * 8 * _FIELDS)
+            stream.write(blocks.tobytes())
+
+    # Reading
+
+    def blocks(self, name: str, first_row: int, last_row: int, most: int) -> tuple[Array, Array]:
+        """Return a range of rows as about `most` blocks, fewer where there are not so many rows.
+
+        Returns:
+            Row edges (n + 1,) and blocks (n, 5): least, greatest, sum and number of the finite
+            values, and number of those that are not finite. A block without finite values has
+            least +inf, greatest -inf. Rows at the ends that fill no block are blocks by themselves.
+        """
+        start = self._meta.starts[self._meta.names.index(name)]
+        first, last = max(0, first_row - start), max(0, min(last_row, self._meta.num_rows) - start)
+        if last <= first:
+            return np.array([first_row]), np.empty((0, _FIELDS))
+        level, size = 0, 1
+        while level < 2 and (last - first) / size > most * BLOCK:
+            level, size = level + 1, size * BLOCK
+        edges, blocks = self._whole_blocks(name, first, last, level)
+        several = len(blocks) // most
+        if several > 1:
+            starts = np.arange(0, len(blocks), several)
+            edges, blocks = np.append(edges[starts], edges[-1]), merged(blocks, starts)
+        return edges + start, blocks
+
+    def _whole_blocks(self, name: str, first: int, last: int, level: int) -> tuple[Array, Array]:
+        """Return the blocks of a level, with what is left of rows at both ends as blocks too."""
+        size = BLOCK**level
+        if level == 0:
+            raw = self._read(name, 0, first, last)
+            return np.arange(first, last + 1), summed(raw, np.arange(len(raw)))
+        inner_first, inner_last = -(-first // size), last // size
+        if inner_last <= inner_first:
+            raw = self._read(name, 0, first, last)
+            return np.array([first, last]), summed(raw, np.array([0]))
+        parts = [self._read(name, level, inner_first, inner_last)]
+        edges = [np.arange(inner_first, inner_last + 1) * size]
+        if first < inner_first * size:
+            raw = self._read(name, 0, first, inner_first * size)
+            parts.insert(0, summed(raw, np.array([0])))
+            edges.insert(0, np.array([first]))
+        if inner_last * size < last:
+            raw = self._read(name, 0, inner_last * size, last)
+            parts.append(summed(raw, np.array([0])))
+            edges.append(np.array([last]))
+        return np.concatenate(edges), np.concatenate(parts)
+
+    def rows_of(self, steps: Array) -> Array:
+        """Return for each step the first row that is not before it."""
+        with self._mapped(STEP) as column:
+            return np.searchsorted(column, steps)
+
+    def steps_at(self, times: Array) -> Array:
+        """Return the last step that was recorded before each wall time."""
+        if TIME not in self._meta.names or not self.num_rows:
+            return np.zeros(len(times))
+        with self._mapped(TIME) as column:
+            rows = np.searchsorted(column, times)
+        return self.steps_of(np.maximum(rows - 1, 0))
+
+    def steps_of(self, rows: Array) -> Array:
+        """Return the steps of rows; the row after the last one is one step further."""
+        if not self.num_rows:
+            return np.zeros(len(rows))
+        with self._mapped(STEP) as column:
+            found = np.array(column[np.minimum(rows, self.num_rows - 1)])
+        return found + (rows >= self.num_rows)
+
+    def recent_mean(self, name: str) -> float | None:
+        """Return the mean of the last values of a series, None where there are none."""
+        tail = self._tail(name)
+        finite = tail[np.isfinite(tail)]
+        return float(finite.mean()) if len(finite) else None
+
+    def last_value(self, name: str) -> float | None:
+        """Return the newest value of a series, None where the last rows have none."""
+        tail = self._tail(name)
+        known = tail[~is_missing(tail)]
+        return float(known[-1]) if len(known) else None
+
+    def _tail(self, name: str) -> Array:
+        """Return the last values of a series."""
+        if name not in self._meta.names:
+            return np.empty(0)
+        end = self._meta.num_rows - self._meta.starts[self._meta.names.index(name)]
+        return self._read(name, 0, max(0, end - BLOCK), max(0, end))
+
+    def _read(self, name: str, level: int, first: int, last: int) -> Array:
+        """Return values, or blocks of a level, from the file."""
+        fields = 1 if level == 0 else _FIELDS
+        with self._path(name, level).open("rb") as stream:
+            stream.seek(first * 8 * fields)
+            found = np.frombuffer(stream.read((last - first) * 8 * fields))
+        return found if level == 0 else found.reshape(-1, _FIELDS)
+
+    @contextlib.contextmanager
+    def _mapped(self, name: str) -> Iterator[Array]:
+        """Map a column for a few look-ups; it is given back at once, so that nothing piles up."""
+        if not self.num_rows:
+            yield np.empty(0)
+            return
+        column = np.memmap(self._path(name, 0), np.float64, "r", shape=(self.num_rows,))
+        try:
+            yield column
+        finally:
+            del column
+
+    def _path(self, name: str, level: int) -> Path:
+        number = "step" if name == STEP else str(self._meta.names.index(name))
+        return self._folder / f"{number}.{level}"
+
+    def _new_meta(self) -> _Meta:
+        try:
+            inode = self._metrics.stat().st_ino
+        except OSError:
+            inode = 0
+        return _Meta(str(self._metrics), inode, boot_id())
+
+    def _read_meta(self) -> _Meta | None:
+        try:
+            record = json.loads((self._folder / "meta.json").read_bytes())
+            meta = _Meta(**record)
+        except (OSError, ValueError, TypeError):
+            return None
+        # Columns are not synced to the disk, so a restart of the machine may have lost a part.
+        is_ours = meta.version == _VERSION and meta.source == str(self._metrics)
+        if not is_ours or meta.boot != boot_id():
+            return None
+        return meta if self._is_whole(meta) else None
+
+    def _is_whole(self, meta: _Meta) -> bool:
+        """Say whether no column was deleted or cut short."""
+        numbers = enumerate(meta.starts)
+        wanted = {f"{i}.0": meta.num_rows - start for i, start in numbers} if meta.num_rows else {}
+        try:
+            sizes = [(self._folder / name).stat().st_size >= 8 * n for name, n in wanted.items()]
+        except OSError:
+            return False
+        return all(sizes)
+
+    def _write_meta(self) -> None:
+        content = json.dumps(vars(self._meta)).encode()
+        # A full disk only means that the next viewer reads the run again.
+        with contextlib.suppress(OSError):
+            replace_file(self._folder / "meta.json", content, sync=False)
+
+
+def discard_orphans(cache: Path) -> None:
+    """Remove the indexes of runs that are no more."""
+    with contextlib.suppress(OSError):
+        for folder in (cache / "series").iterdir():
+            try:
+                source = Path(json.loads((folder / "meta.json").read_bytes())["source"])
+            except (OSError, ValueError, TypeError, KeyError):
+                continue
+            if not source.parent.is_dir():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_missing(values: Array) -> Array:
+    """Say which values are none: their row has no such series."""
+    return values.view(np.uint64) == _MISSING.view(np.uint64)
+
+
+def summed(values: Array, edges: Array) -> Array:
+    """Return blocks (n, 5) of values that begin at `edges`; see `SeriesIndex.blocks`."""
+    finite = np.isfinite(values)
+    bad = ~finite & ~is_missing(values)
+    zeroed = np.where(finite, values, 0.0)
+    return np.stack(
+        [
+            np.minimum.reduceat(np.where(finite, values, np.inf), edges),
+            np.maximum.reduceat(np.where(finite, values, -np.inf), edges),
+            np.add.reduceat(zeroed, edges),
+            np.add.reduceat(finite.astype(np.float64), edges),
+            np.add.reduceat(bad.astype(np.float64), edges),
+        ],
+        axis=1,
+    )
+
+
+def merged(blocks: Array, edges: Array) -> Array:
+    """Return fewer blocks, each of those that begin at `edges`."""
+    least = np.minimum.reduceat(blocks[:, 0], edges)
+    greatest = np.maximum.reduceat(blocks[:, 1], edges)
+    return np.stack(
+        [least, greatest, *(np.add.reduceat(blocks[:, i], edges) for i in (2, 3, 4))], axis=1
+    )
+
+
+def _numbers(line: bytes) -> dict[str, float] | None:
+    """Return a record's numbers by name, None where it is no metric."""
+    try:
+        record: Mapping[str, Any] = decode(line)
+        step = float(record[STEP])
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return None
+    found = {}
+    for name, value in record.items():
+        if name in _NOT_A_SERIES:
+            continue
+        if isinstance(value, str):
+            value = NON_FINITE.get(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            with contextlib.suppress(OverflowError):
+                found[name] = float(value)
+    found[STEP] = step
+    seconds = found.get("seconds")
+    if seconds and seconds > 0:
+        found[RATE] = 1.0 / seconds
+    return found if 0 <= step < float("inf") else None
+
+
+def _opened(path: Path) -> IO[bytes]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return os.fdopen(descriptor, "r+b")

@@ -1,0 +1,150 @@
+"""`loba runs watch`: tells what happens to runs, also where no dashboard is open.
+
+    python -m loba_tui.client.notify.watcher
+
+One of these is started by itself where a webhook is set and a run is started; it ends when no run
+is alive any more. A lock sees to it that a webhook is told of everything once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TextIO
+
+from loba_tui.client.notify.delivery import FILE, Settings, payload, send, terminal_bytes
+from loba_tui.client.notify.notices import Notice, NoticeWatch
+from loba_tui.core.errors import LobaError, ResourceError
+from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE
+from loba_tui.core.redact import Redactor
+from loba_tui.core.run.directory import Ledger
+
+POLL_SECONDS = 2.0
+_PATIENCE_SECONDS = 60.0
+"""How long a watcher that was started by itself waits for a first or another run."""
+
+
+def settings_path(environ: Mapping[str, str]) -> Path:
+    """Return where the user's settings lie."""
+    given = Path(environ.get("XDG_CONFIG_HOME", ""))
+    # The XDG base directory specification tells to ignore relative paths.
+    return (given if given.is_absolute() else Path.home() / ".config") / "loba" / FILE
+
+
+class Watcher:
+    """Looks at runs and tells.
+
+    Args:
+        environ: Where things lie, and which secrets no webhook may get.
+        out: Gets a line for each notice, and the terminal's bell where it is one.
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        settings: Settings,
+        out: TextIO,
+        *,
+        post: Callable[..., str] = send,
+    ) -> None:
+        self._environ, self._settings, self._out, self._post = environ, settings, out, post
+        self._ledger = Ledger.of_user(environ)
+        self._redactor = Redactor.of(environ)
+        self.watch = NoticeWatch(self._ledger)
+        self._lock: int | None = None
+
+    def hold(self) -> bool:
+        """Take the lock that makes this the watcher that tells the webhook; say whether it is."""
+        path = self._ledger.path.with_name("watch.lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIR_MODE)
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE_MODE)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            return False
+        except OSError as error:
+            raise ResourceError(f"{path} cannot be written: {error.strerror}.") from error
+        return True
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def look(self) -> list[Notice]:
+        """Tell what has happened since the last look, and return it."""
+        found = [n for n in self.watch.look() if n.kind in self._settings.events]
+        for notice in found:
+            self._tell(notice)
+        return found
+
+    def _tell(self, notice: Notice) -> None:
+        stamp = time.strftime("%H:%M:%S")
+        self._out.write(f"{stamp}  {notice.kind:12}{notice.text}\n")
+        if self._out.isatty():
+            self._out.write(terminal_bytes(self._settings, notice, self._environ))
+        self._out.flush()
+        if self._settings.webhook and self._lock is not None:
+            problem = self._post(self._settings.webhook, payload(notice, self._redactor))
+            if problem:
+                self._out.write(f"{stamp}  {problem}\n")
+                self._out.flush()
+
+
+def ensure(environ: Mapping[str, str]) -> bool:
+    """Start a watcher of its own where a webhook is set; say whether one was started.
+
+    It must never keep a run from starting, so nothing is raised; a second one ends by itself.
+    """
+    try:
+        if not Settings.load(settings_path(environ)).webhook:
+            return False
+        subprocess.Popen(
+            [sys.executable, "-P", "-m", "loba_tui.client.notify.watcher"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # A session of its own: it outlives the terminal, as the runs do.
+            start_new_session=True,
+            env=dict(environ),
+        )
+    except (LobaError, OSError):
+        return False
+    return True
+
+
+def stay(watcher: Watcher, *, patience: float | None, poll: float = POLL_SECONDS) -> None:
+    """Watch until nothing is alive for `patience` seconds; None watches for ever."""
+    idle_since = time.monotonic()
+    while True:
+        watcher.look()
+        if watcher.watch.num_alive:
+            idle_since = time.monotonic()
+        elif patience is not None and time.monotonic() - idle_since > patience:
+            return
+        time.sleep(poll)
+
+
+def main() -> int:
+    """Watch in the background, and tell the webhook; end at once where another one does."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    watcher = Watcher(os.environ, Settings.load(settings_path(os.environ)), sys.stdout)
+    if not watcher.hold():
+        return 0
+    try:
+        stay(watcher, patience=_PATIENCE_SECONDS)
+    finally:
+        watcher.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

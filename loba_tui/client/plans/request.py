@@ -1,0 +1,192 @@
+"""`loba plan`: ask the program what a recipe comes to, or take the answer from the cache.
+
+The answer depends on the recipe, on the drop-ins that it chooses and on the model's configuration;
+all of these make the name that it is cached under.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from loba_tui import __version__
+from loba_tui.client.runs.foreground import Foreground
+from loba_tui.core import plugins
+from loba_tui.core.errors import CorruptError, ExitCode, LobaError
+from loba_tui.core.files import PRIVATE_DIR_MODE
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.recipe.checks.recipe import CHOICES
+from loba_tui.core.recipe.load import dump_recipe
+from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.run import launch
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.writer import write_atomically
+from loba_tui.models import BUILTIN_PREFIX
+
+PLAN_VERSION = 1
+MOST_KEPT = 200
+MOST_SECONDS = 300.0
+"""For how long it is taken for granted that as much memory is free as was."""
+
+_PACKAGE = Path(__file__).parents[2]
+_CONFIGURATIONS = (
+    "model_index.json",
+    "unet/config.json",
+    "transformer/config.json",
+    "scheduler/scheduler_config.json",
+)
+
+
+@dataclass(frozen=True)
+class PlanCache:
+    """Plans by the hash of what they depend on; losing it costs only time.
+
+    Attributes:
+        folder: Where they lie; None keeps nothing.
+    """
+
+    folder: Path | None
+
+    @classmethod
+    def of_user(cls, environ: Mapping[str, str]) -> PlanCache:
+        """Return the cache under `XDG_CACHE_HOME` or its default."""
+        cache = Path(environ.get("XDG_CACHE_HOME", ""))
+        # The XDG base directory specification tells to ignore relative paths.
+        if not cache.is_absolute():
+            try:
+                cache = Path.home() / ".cache"
+            except RuntimeError:  # a user without a home, as some containers have
+                return cls(None)
+        return cls(cache / "loba" / "plans")
+
+    def get(self, key: str, most_seconds: float = math.inf) -> dict[str, Any] | None:
+        """Return a plan of at most this age, or None where there is none that can be read."""
+        if self.folder is None:
+            return None
+        try:
+            plan = json.loads((self.folder / f"{key}.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        if not (isinstance(plan, dict) and plan.get("version") == PLAN_VERSION):
+            return None
+        made = plan.get("time")
+        is_young = isinstance(made, float | int) and 0 <= time.time() - made <= most_seconds
+        return plan if is_young and isinstance(plan.get("sections"), dict) else None
+
+    def put(self, key: str, plan: Mapping[str, Any]) -> None:
+        """Keep a plan, and drop the oldest beyond the most that are kept."""
+        if self.folder is None:
+            return
+        with suppress(OSError, LobaError):
+            self.folder.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
+            write_atomically(self.folder / f"{key}.json", json.dumps(plan).encode())
+            kept = sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+            for path in kept[:-MOST_KEPT]:
+                path.unlink(missing_ok=True)
+
+
+def plan(
+    recipe: Recipe,
+    here: Foreground,
+    *,
+    cache: PlanCache,
+    sources: PluginSources = SHIPPED,
+    most_seconds: float = math.inf,
+) -> dict[str, Any]:
+    """Return what a recipe comes to: version, name, time and sections.
+
+    Args:
+        recipe: What would run.
+        here: Starts the program.
+        cache: Where earlier answers lie.
+        sources: Where the user's own drop-ins lie.
+        most_seconds: How old an earlier answer may be. Schedules do not age; what is free on this
+            machine does.
+
+    Raises:
+        LobaError: The program could not tell; carries its message and exit code.
+    """
+    key = fingerprint(recipe, sources)
+    known = cache.get(key, most_seconds)
+    if known is not None:
+        return known
+    found = {
+        "version": PLAN_VERSION,
+        "name": recipe.name,
+        "key": key,
+        "time": time.time(),
+        "sections": _ask(recipe, here),
+    }
+    cache.put(key, found)
+    return found
+
+
+def fingerprint(recipe: Recipe, sources: PluginSources = SHIPPED) -> str:
+    """Return the hash of everything that a plan depends on."""
+    parts = [str(PLAN_VERSION), __version__, dump_recipe(recipe)]
+    for kind, name in _chosen(recipe):
+        content = (
+            plugins.describe(kind, name).path.read_bytes()
+            if plugins.is_shipped(kind, name)
+            else sources.read(kind, name).content
+        )
+        parts.append(f"{kind}/{name} {hashlib.sha256(content).hexdigest()}")
+    model = recipe.base_model.id
+    folder = Path(model).expanduser()
+    if model.startswith(BUILTIN_PREFIX):
+        folder = _PACKAGE / "models" / model.removeprefix(BUILTIN_PREFIX)
+    for name in _CONFIGURATIONS:
+        with suppress(OSError):
+            parts.append(f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}")
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _chosen(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Yield kind and name of every drop-in that the recipe chooses."""
+    for path, kind in CHOICES:
+        value: Any = recipe
+        for step in path:
+            value = getattr(value, str(step))
+        for choice in value if isinstance(value, tuple) else (value,):
+            if isinstance(choice, Choice):
+                yield kind, choice.name
+
+
+def check_data(recipe: Recipe, here: Foreground) -> dict[str, Any]:
+    """Open every image and caption of a recipe and return what there is.
+
+    Raises:
+        LobaError: Something of it cannot be used; the message lists all of that.
+    """
+    return _ask(recipe, here, "data")
+
+
+def _ask(
+    recipe: Recipe, here: Foreground, action: Literal["plan", "data"] = "plan"
+) -> dict[str, Any]:
+    """Start the program and return the table that it leaves."""
+    folder = RunDir(Path(tempfile.mkdtemp(prefix="loba-plan-")))
+    try:
+        write_atomically(folder.recipe, dump_recipe(recipe).encode())
+        wanted = launch.Request(action, "", run=str(folder.path), out_dir=str(folder.path))
+        here.request(folder, wanted)
+        sections = json.loads((folder.path / launch.PLAN).read_text("utf-8"))
+    except LobaError as error:
+        if error.exit_code != ExitCode.BUG:  # otherwise the log is needed to find it
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+    except (OSError, ValueError) as error:
+        raise CorruptError(f"The program left no plan in {folder.path}: {error}.") from error
+    shutil.rmtree(folder.path, ignore_errors=True)
+    if not isinstance(sections, dict):
+        raise CorruptError("The program's plan is not a table of sections.")
+    return sections

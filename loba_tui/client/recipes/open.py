@@ -1,0 +1,167 @@
+"""Recipes on the hub: `hub://user/repo/recipe.yaml@revision`, fetched at one commit.
+
+Such a recipe is a stranger's: it meets every check that a local one does, and is shown and asked
+about before it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from loba_tui.client.runs.foreground import find_recipe
+from loba_tui.core.errors import RecipeError, RefusedError
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.writer import write_atomically
+from loba_tui.core.text import clean, nearest
+
+if TYPE_CHECKING:
+    from loba_tui.core.associate.caches.transfer.fetch import WantedFile
+
+# What typer makes a path of has lost one of the two slashes.
+_ADDRESS = re.compile(r"hub:/{1,2}([^/@]+/[^/@]+)/([^@]+)(?:@(.+))?")
+_FORM = "Such recipes are written hub://user/repo/recipe.yaml or hub://user/repo/recipe.yaml@v1"
+
+
+@dataclass(frozen=True)
+class OpenedRecipe:
+    """A recipe file, and where it is from.
+
+    Attributes:
+        origin: `hub://user/repo/recipe.yaml@commit`; None for a local one.
+        page: Where it can be read on the hub.
+        asked: The revision that was asked for.
+    """
+
+    path: Path
+    origin: str | None = None
+    page: str = ""
+    asked: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return what it is called in messages."""
+        return self.origin or str(self.path)
+
+    def lines(self) -> Iterator[str]:
+        """Yield where it is from, and its text, for reading."""
+        from loba_tui.core.recipe.load import read_recipe_text
+
+        yield f"{clean(self.origin)} ({clean(self.asked)})"
+        yield clean(self.page)
+        for line in read_recipe_text(self.path, self.name).splitlines():
+            yield f"  {clean(line)}"
+
+    def ask(self, *, yes: bool) -> None:
+        """Show a stranger's recipe and ask whether to run it; a local one just runs.
+
+        Raises:
+            RefusedError: There is no terminal to ask on and no --yes.
+        """
+        if self.origin is None:
+            return
+        for line in self.lines():
+            typer.echo(line, err=True)
+        if yes:
+            return
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise RefusedError(
+                "The recipe above is from the hub, and there is no terminal to ask on.",
+                "Read it, then repeat the command with --yes.",
+            )
+        if not typer.confirm("Run it?", err=True):
+            typer.echo("nothing was run", err=True)
+            raise typer.Exit(0)
+
+    def record(self, run_dir: RunDir) -> None:
+        """Write into a run's folder where its recipe is from."""
+        if self.origin is not None:
+            facts = {"version": 1, "recipe": self.origin, "page": self.page, "time": time.time()}
+            write_atomically(run_dir.origin, json.dumps(facts, indent=1).encode(), sync=True)
+
+
+def is_address(wanted: Path | None) -> bool:
+    """Say whether a recipe is named by an address on the hub."""
+    return wanted is not None and str(wanted).startswith("hub:/")
+
+
+def open_recipe(wanted: Path | None) -> OpenedRecipe:
+    """Return the recipe that a command names: a file, a shipped one, or one on the hub.
+
+    Raises:
+        RecipeError: There is no such recipe.
+        LobaError: The hub cannot be asked, or does not show it.
+    """
+    if wanted is not None and is_address(wanted):
+        return _fetch(str(wanted))
+    found, is_shipped = find_recipe(wanted)
+    if is_shipped:
+        typer.echo(f"{clean(wanted)} is not here; taking the shipped {clean(found)}", err=True)
+    return OpenedRecipe(found)
+
+
+def _fetch(address: str) -> OpenedRecipe:
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    from loba_tui.core.associate.caches.hub.cache import hold_repository
+    from loba_tui.core.associate.caches.hub.layout import folder_of
+    from loba_tui.core.associate.caches.transfer import fetch as hub_fetch
+    from loba_tui.core.associate.caches.transfer.hub_errors import explained
+
+    matched = _ADDRESS.fullmatch(address)
+    if matched is None or {"", ".", ".."} & set(matched.group(2).split("/")):
+        raise RecipeError(f"{clean(address, limit=200)} is not a recipe on the hub.", _FORM)
+    repo_id, path, revision = matched.groups()
+    root = Path(constants.HF_HUB_CACHE)
+    api = HfApi()
+    with (
+        explained(repo_id, revision, _FORM + ".", section=""),
+        hold_repository(root, folder_of(repo_id)),
+    ):
+        commit = hub_fetch.asked(lambda: api.resolve_revision(repo_id, revision=revision).resolved)
+        there = try_to_load_from_cache(repo_id, path, revision=commit)
+        if not isinstance(there, str):
+            files = hub_fetch.list_files(api, repo_id, commit)
+            file = _chosen(files, path, f"{repo_id}@{revision or 'main'}")
+            hub_fetch.fetch_files(root, repo_id, commit, [file], lambda *_: None)
+            there = str(try_to_load_from_cache(repo_id, path, revision=commit))
+    return OpenedRecipe(
+        Path(there),
+        f"hub://{repo_id}/{path}@{commit}",
+        f"{constants.ENDPOINT}/{repo_id}/blob/{commit}/{path}",
+        revision or "main",
+    )
+
+
+def _chosen(files: dict[str, WantedFile], path: str, where: str) -> WantedFile:
+    """Return the recipe among a repository's files, if it can be one."""
+    from loba_tui.core.recipe.load import MAX_BYTES
+
+    recipes = [name for name in files if name.endswith((".yaml", ".yml"))]
+    if path not in files:
+        meant = nearest(path, recipes)
+        raise RecipeError(
+            f"{clean(where)} has no {clean(path, limit=120)}.",
+            f"Did you mean {clean(meant)}?" if meant else _has(recipes),
+        )
+    if path not in recipes:
+        raise RecipeError(f"{clean(path, limit=120)} is not a recipe.", _has(recipes))
+    if files[path].size > MAX_BYTES:
+        raise RecipeError(
+            f"{clean(path)} has {files[path].size} bytes; a recipe has at most {MAX_BYTES}."
+        )
+    return files[path]
+
+
+def _has(recipes: Sequence[str]) -> str:
+    if not recipes:
+        return "It has no recipes."
+    return f"It has {', '.join(clean(name, limit=60) for name in recipes[:8])}."

@@ -1,0 +1,173 @@
+"""What `loba runs` and `loba export` say and do, without the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from loba_tui.core.errors import CorruptError, RecipeError, RefusedError, ResourceError
+from loba_tui.core.run.changes import SteeringRecord
+from loba_tui.core.run.directory import Ledger, RunDir
+from loba_tui.core.run.reader import RunReader
+from loba_tui.core.run.records import Status
+from loba_tui.core.text import clean, nearest, quote
+
+
+def run_record(run_dir: RunDir) -> dict[str, Any]:
+    """Return what is known of a run, as JSON holds it."""
+    reader = RunReader(run_dir)
+    status, liveness, report = reader.status(), reader.liveness(), reader.report()
+    return {
+        "name": run_dir.name,
+        "path": str(run_dir.path),
+        "state": liveness.state,
+        "reason": liveness.reason,
+        "phase": status.phase if status else None,
+        "step": status.step if status else None,
+        "total": status.total if status else None,
+        "heard_seconds_ago": round(time.time() - status.heartbeat, 1) if status else None,
+        "adapter": str(run_dir.adapter) if run_dir.adapter.is_file() else None,
+        "outcome": report.get("outcome") if report else None,
+        "resident": _components(status) if liveness.is_alive else [],
+        "unloaded": _names(status, "unloaded") if liveness.is_alive else [],
+        "origin": _origin(run_dir),
+        "steering": _steering(run_dir),
+    }
+
+
+def _components(status: Status | None) -> list[dict[str, Any]]:
+    """Return what a program says it holds; a status from elsewhere may hold anything."""
+    found = status.extra.get("resident") if status is not None else None
+    return [
+        {
+            "component": str(each.get("component")),
+            "bytes": each["bytes"] if isinstance(each.get("bytes"), int) else 0,
+            "device": str(each.get("device")),
+            "dtype": str(each.get("dtype")),
+        }
+        for each in (found if isinstance(found, list) else ())
+        if isinstance(each, dict)
+    ]
+
+
+def _names(status: Status | None, key: str) -> list[str]:
+    found = status.extra.get(key) if status is not None else None
+    return [str(each) for each in found] if isinstance(found, list) else []
+
+
+def _origin(run_dir: RunDir) -> str | None:
+    """Return where a recipe from elsewhere was fetched from."""
+    try:
+        found = json.loads(run_dir.origin.read_text("utf-8"))["recipe"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(found)
+
+
+def _steering(run_dir: RunDir) -> list[dict[str, Any]]:
+    try:
+        record = SteeringRecord.read(run_dir.steering)
+    except CorruptError:
+        return []
+    return [vars(change) for change in record.changes] if record else []
+
+
+def record_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return all that a run's record says, for reading."""
+    lines = [
+        f"{key.replace('_', ' '):20}{clean(value)}"
+        for key, value in record.items()
+        if value is not None and key not in ("steering", "resident", "unloaded")
+    ]
+    lines += _memory_lines(record)
+    lines += [
+        f"{'set at step ' + str(change['step']):20}{change['key']}  "
+        f"{quote(change['old'])} → {quote(change['new'])}"
+        for change in record["steering"]
+    ]
+    return lines
+
+
+def _memory_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return what a living run holds in memory, a line a component."""
+    lines = []
+    for each in record["resident"]:
+        place = f"{clean(each['device'], limit=12):8}{clean(each['dtype'], limit=16)}"
+        size = f"{each['bytes'] / 2**20:>10,.1f} MiB"
+        lines.append(f"{'in memory':20}{clean(each['component'], limit=24):16}{size}  {place}")
+    if record["unloaded"]:
+        lines.append(f"{'unloaded':20}{clean(', '.join(record['unloaded']), limit=200)}")
+    return lines
+
+
+def run_line(record: Mapping[str, Any]) -> str:
+    """Return a run's record as one line."""
+    step = f"{record['step']}/{record['total']}" if record["total"] else ""
+    outcome = clean(record["outcome"] or "", limit=12)
+    return f"{record['state']:10}{step:14}{outcome:13}{clean(record['path'])}"
+
+
+def find_run(wanted: str, ledger: Ledger) -> RunDir:
+    """Return the run meant by a folder, the start of a known run's name, or `last`.
+
+    Raises:
+        RecipeError: There is no such run.
+    """
+    if Path(wanted).exists():
+        return RunDir.open(wanted)
+    known = {run_dir.name: run_dir for run_dir in ledger.runs()}
+    if wanted in known:
+        return known[wanted]
+    if wanted == "last" and known:
+        return list(known.values())[-1]
+    begun = [name for name in known if name.startswith(wanted)] if wanted else []
+    if len(begun) == 1:
+        return known[begun[0]]
+    if begun:
+        shown = ", ".join(map(clean, begun[-4:]))
+        raise RecipeError(f"{clean(wanted)} is the start of several runs: {shown}.", "Say more.")
+    meant = nearest(wanted, known)
+    raise RecipeError(
+        f"There is no run called {clean(wanted)}.",
+        f"Did you mean {meant}?" if meant else "`loba runs ls` lists the known runs.",
+    )
+
+
+def export_adapter(run_dir: RunDir, file_format: str, out: Path | None, *, replace: bool) -> Path:
+    """Copy a run's adapter in one format out of its folder and return the new file.
+
+    Raises:
+        LobaError: The run is not finished, the file exists, or it cannot be written.
+    """
+    source = run_dir.adapter_kohya if file_format == "kohya" else run_dir.adapter
+    if not source.is_file() and run_dir.adapter.is_file():
+        raise RefusedError(
+            f"The adapter of {run_dir.path} has no form for {file_format}.",
+            "Its kind is read by PEFT alone: see the folder adapter/peft of the run.",
+        )
+    if not source.is_file():
+        raise CorruptError(
+            f"{run_dir.path} holds no finished adapter.",
+            f"Continue the run first: loba run --resume {run_dir.path}",
+        )
+    target = out if out is not None else Path(f"{run_dir.name}.{file_format}.safetensors")
+    if target.is_dir():
+        target = target / f"{run_dir.name}.{file_format}.safetensors"
+    if target.exists() and not replace:
+        raise RefusedError(f"{target} exists already.", "Add --yes to replace it.")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ResourceError(
+            f"{target} cannot be written: {error.strerror or error}.",
+            "Choose another place with --out.",
+        ) from error
+    return target

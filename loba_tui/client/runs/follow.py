@@ -1,0 +1,214 @@
+"""Stay with a program in the foreground: show its progress, hand on signals, tell how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from loba_tui.client.plans.requirements_text import measured_line, short_line
+from loba_tui.client.runs.progress import Progress, Screen
+from loba_tui.core.errors import (
+    CorruptError,
+    DataError,
+    ExitCode,
+    InUseError,
+    LobaError,
+    NumericsError,
+    RecipeError,
+    RefusedError,
+    ResourceError,
+)
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.reader import RunReader
+from loba_tui.core.run.records import Event
+from loba_tui.core.text import clean, quote
+
+POLL_SECONDS = 0.1
+_LOG_TAIL_BYTES = 4096
+_LOG_TAIL_LINES = 6
+
+_ERRORS: tuple[type[LobaError], ...] = (
+    RecipeError,
+    DataError,
+    ResourceError,
+    NumericsError,
+    InUseError,
+    CorruptError,
+    RefusedError,
+)
+
+
+class Follower:
+    """Follow one program until it ends."""
+
+    def __init__(self, reader: RunReader, process: subprocess.Popen[bytes], screen: Screen) -> None:
+        """Follow `process`, which works on the reader's run, on `screen`."""
+        self.run_dir = reader.run_dir
+        self.events: list[Event] = []
+        self._process = process
+        self._screen = screen
+        self._reader = reader
+        self._progress = Progress()
+        self._signals: list[int] = []
+        self._num_interrupts = 0
+
+    def wait(self) -> int:
+        """Show progress until the program has ended and return its exit status.
+
+        SIGINT asks it to finish the step, save and end; a second one kills it. SIGTERM and
+        SIGUSR1 are handed on. A hang-up ends only the viewer.
+        """
+        with _signals_into(self._signals):
+            try:
+                while (status := self._process.poll()) is None:
+                    self._hand_on_signals()
+                    self._look()
+                    time.sleep(POLL_SECONDS)
+                self._look()
+            finally:
+                self._screen.close()
+        return status
+
+    def _look(self) -> None:
+        self._progress.update(self._reader.status(), self._reader.new_metrics())
+        for event in self._reader.new_events():
+            self.events.append(event)
+            text = describe_event(event)
+            if text:
+                self._screen.message(text)
+        self._screen.show(self._progress)
+
+    def _hand_on_signals(self) -> None:
+        while self._signals:
+            number = self._signals.pop(0)
+            with suppress(ProcessLookupError):
+                if number != signal.SIGINT:
+                    self._process.send_signal(number)
+                    continue
+                self._num_interrupts += 1
+                if self._num_interrupts == 1:
+                    self._screen.message(
+                        "Interrupted: finishing the step and saving. Press Ctrl-C again to kill."
+                    )
+                    self._process.send_signal(signal.SIGINT)
+                else:
+                    # The program leads a session, hence a process group, of its own.
+                    os.killpg(self._process.pid, signal.SIGKILL)
+
+    def failure(self, status: int) -> LobaError | None:
+        """Return what to tell the user about an exit status; None if the program is done."""
+        if status == 0:
+            return None
+        if self._num_interrupts > 1:
+            return Stopped(f"Killed. What was saved is in {self.run_dir.path}.")
+        if status == ExitCode.RESUMABLE:
+            error = Stopped(
+                f"Stopped at step {self._progress.step} of {self._progress.total}; all is saved.",
+                f"Continue with: loba run --resume {self.run_dir.path}",
+            )
+            error.exit_code = ExitCode.RESUMABLE
+            return error
+        failed = next((e for e in reversed(self.events) if e.kind == "failed"), None)
+        if failed is not None:
+            return self._reported(failed, status)
+        if self._num_interrupts == 1:
+            return Stopped("Interrupted before the first step; there is nothing to resume.")
+        return self._unreported(status)
+
+    def _reported(self, failed: Event, status: int) -> LobaError:
+        message = clean(failed.data.get("message", "The program failed."), keep_newlines=True)
+        hint = clean(failed.data.get("hint") or "", keep_newlines=True)
+        for kind in _ERRORS:
+            if kind.exit_code == status:
+                return kind(message, hint)
+        where = f"The traceback is in {self.run_dir.log}"
+        return LobaError(message, f"{hint}\n{where}" if hint else where)
+
+    def _unreported(self, status: int) -> LobaError:
+        if status == -signal.SIGKILL:
+            return ResourceError(
+                "The program was killed; most often the machine has run out of memory.",
+                f"Its last words are in {self.run_dir.log}",
+            )
+        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        return LobaError(
+            f"The program ended with {how} and did not say why. Its log ends:\n"
+            + "\n".join(f"  {line}" for line in log_tail(self.run_dir)),
+            f"The whole log is {self.run_dir.log}",
+        )
+
+
+class Stopped(LobaError):
+    """The user stopped the program."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+@contextmanager
+def _signals_into(received: list[int]) -> Iterator[None]:
+    """Collect SIGINT, SIGTERM and SIGUSR1 instead of dying of them."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def describe_event(event: Event) -> str:
+    """Return an event as a line for the foreground, empty for those that need no line."""
+    data = event.data
+    if event.kind == "ended_early":
+        return clean(data.get("message", ""))
+    if event.kind in ("warning", "sample_failed"):
+        return f"warning: {clean(data.get('message', ''))}"
+    if event.kind in ("estimated", "measured_memory"):
+        line = short_line if event.kind == "estimated" else measured_line
+        with suppress(KeyError, TypeError, ValueError):  # of another version of the program
+            return line(data)
+        return ""
+    if event.kind == "built":
+        facts = [clean(data[key]) for key in ("device", "dtype") if data.get(key)]
+        return f"running on {', '.join(facts)}" if facts else ""
+    if event.kind in ("saved", "sampled") and data.get("path"):
+        return f"{event.kind} {shorten(Path(str(data['path'])))}"
+    if event.kind in ("resumed", "paused", "continued"):
+        return f"{event.kind} at step {clean(data.get('step', 0))}"
+    if event.kind == "steered":
+        change = f"{quote(data.get('old'))} → {quote(data.get('new'))}"
+        return f"{clean(data.get('key', ''))}  {change}  at step {clean(data.get('step', 0))}"
+    if event.kind == "paused_disk":
+        return f"waiting for the disk: {clean(data.get('message', ''))}"
+    if event.kind == "skipped":
+        return f"skipped a step: {clean(data.get('message', ''))}"
+    return ""
+
+
+def shorten(path: Path) -> str:
+    """Return a path as seen from the working directory where it lies inside it."""
+    here = Path.cwd()
+    return clean(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def log_tail(run_dir: RunDir) -> Sequence[str]:
+    """Return the last lines of the program's own output, made safe to show."""
+    try:
+        with run_dir.log.open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - _LOG_TAIL_BYTES))
+            text = stream.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    lines = [clean(line) for line in text.splitlines()]
+    return [line for line in lines if line.strip()][-_LOG_TAIL_LINES:]

@@ -1,0 +1,190 @@
+"""The foreground's progress line: what it says, and how a terminal or a log file shows it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from loba_tui.core.associate.caches.hub.query import show_size
+from loba_tui.core.run.records import Metric, Status
+from loba_tui.core.text import clean
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+_RATE_WINDOW = 50
+_PHASES_WITHOUT_STEPS = frozenset({"starting", "loading", "encoding", "solving", "measuring"})
+_PHASES_OF_IMAGES = frozenset({"checking data", "encoding images"})
+_CALM_SECONDS = 10.0
+
+
+class Progress:
+    """What is known of a run so far, as one line of text."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self.phase = "starting"
+        self.step = 0
+        self.total = 0
+        self._measured: tuple[int, int] | None = None
+        self._images: tuple[int, int] | None = None
+        self._fetched: tuple[int, int] | None = None
+        self._last: Metric | None = None
+        self._seconds: deque[float] = deque(maxlen=_RATE_WINDOW)
+
+    def update(self, status: Status | None, metrics: Sequence[Metric]) -> None:
+        """Take in what a reader found since the last time."""
+        if status is not None:
+            self.phase, self.step, self.total = status.phase, status.step, status.total
+            self._measured = _pair(status.extra.get("measured"), status.extra.get("to_measure"))
+            self._images = _pair(status.extra.get("images"), status.extra.get("of_images"))
+            self._fetched = _pair(status.extra.get("fetched"), status.extra.get("to_fetch"))
+        for metric in metrics:
+            self._last = metric
+            if metric.seconds is not None and metric.seconds > 0:
+                self._seconds.append(metric.seconds)
+        # The status is written less often than the metrics.
+        if metrics and self.phase == "training":
+            self.step = max(self.step, metrics[-1].step)
+
+    @property
+    def _is_fetching(self) -> bool:
+        return self._fetched is not None and self._fetched[0] < self._fetched[1]
+
+    @property
+    def num_tenths(self) -> int:
+        """Return how many whole tenths are done."""
+        if self.phase == "loading" and self._fetched is not None and self._fetched[1] > 0:
+            return 10 * self._fetched[0] // self._fetched[1]
+        return 10 * self.step // self.total if self.total > 0 else 0
+
+    def text(self) -> str:
+        """Return phase, step, loss, rate, time to go and memory, as far as they are known."""
+        parts = [clean(self.phase, limit=20)]
+        if self.phase == "measuring" and self._measured is not None:
+            parts.append("{}/{} images".format(*self._measured))
+        elif self.phase in _PHASES_OF_IMAGES:
+            parts += ["{}/{} images".format(*self._images)] if self._images is not None else []
+        elif self.phase == "loading" and self._is_fetching:
+            parts.append("fetched {} of {}".format(*map(show_size, self._fetched or ())))
+        elif self.total > 0 and self.phase not in _PHASES_WITHOUT_STEPS:
+            parts.append(f"{self.step}/{self.total}")
+        if self.phase == "training" and self._last is not None:
+            if self._last.loss is not None:
+                parts.append(f"loss {self._last.loss:.4g}")
+            rate = self.steps_per_second()
+            if rate is not None:
+                parts.append(f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step")
+                if self.total > 0:
+                    parts.append(f"ETA {duration((self.total - self.step) / rate)}")
+        if self._last is not None and self._last.memory_mib is not None:
+            parts.append(f"{self._last.memory_mib:,.0f} MiB")
+        return "  ".join(parts)
+
+    def steps_per_second(self) -> float | None:
+        """Return the mean rate of the last steps, pauses and sampling left out."""
+        return len(self._seconds) / sum(self._seconds) if self._seconds else None
+
+
+def _pair(done: object, total: object) -> tuple[int, int] | None:
+    return (done, total) if isinstance(done, int) and isinstance(total, int) else None
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as m:ss or h:mm:ss."""
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    tail = f"{whole % 60:02d}"
+    return f"{hours}:{minutes:02d}:{tail}" if hours else f"{minutes}:{tail}"
+
+
+class Screen(Protocol):
+    """Where progress is shown."""
+
+    def show(self, progress: Progress) -> None:
+        """Show the present state; called several times a second."""
+
+    def message(self, text: str) -> None:
+        """Say something that stays on the screen."""
+
+    def close(self) -> None:
+        """Leave the last state standing."""
+
+
+class PlainScreen:
+    """Whole lines without any escape sequence, at a rate that suits a log file."""
+
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Write to `stream`; `clock` is seconds."""
+        self._stream = stream
+        self._clock = clock
+        self._phase = ""
+        self._num_tenths = 0
+        self._time = clock()
+
+    def show(self, progress: Progress) -> None:
+        """Write a line where the phase has changed, a tenth is done, or ten seconds have passed."""
+        now = self._clock()
+        due = (
+            progress.phase != self._phase
+            or progress.num_tenths > self._num_tenths
+            or now >= self._time + _CALM_SECONDS
+        )
+        if due:
+            self._phase, self._num_tenths, self._time = progress.phase, progress.num_tenths, now
+            self.message(progress.text())
+
+    def message(self, text: str) -> None:
+        """Write the lines of a message."""
+        self._stream.write(clean(text, keep_newlines=True) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Do nothing: every line stands already."""
+
+
+class LiveScreen:
+    """One line that rewrites itself, cut to the terminal's width; messages scroll above it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to the terminal behind `stream`."""
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self._live: Live = Live(console=self._console, auto_refresh=False)
+        self._live.start()
+        self._shown = ""
+
+    def show(self, progress: Progress) -> None:
+        """Rewrite the line where it has changed."""
+        from rich.text import Text
+
+        text = progress.text()
+        if text != self._shown:
+            self._shown = text
+            line = Text(text, no_wrap=True, overflow="ellipsis", end="")
+            self._live.update(line, refresh=True)
+
+    def message(self, text: str) -> None:
+        """Print a message above the line."""
+        from rich.text import Text
+
+        self._console.print(Text(clean(text, keep_newlines=True)), soft_wrap=True)
+
+    def close(self) -> None:
+        """Leave the line as it is and give the terminal back."""
+        self._live.stop()
+
+
+def open_screen(stream: TextIO, *, terminal_name: str) -> Screen:
+    """Return a rewriting line for a capable terminal, plain lines for everything else.
+
+    Args:
+        terminal_name: The value of TERM.
+    """
+    if stream.isatty() and terminal_name not in ("", "dumb", "unknown"):
+        return LiveScreen(stream)
+    return PlainScreen(stream)

@@ -1,0 +1,108 @@
+"""`loba replay`: make an adapter again from what it says of itself, and compare."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loba_tui.core.associate.safe_files import check_safetensors
+from loba_tui.core.errors import CorruptError, RecipeError
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.run.changes import STEERING_KEY, SteeringRecord
+from loba_tui.core.run.directory import Ledger, RunDir
+from loba_tui.core.run.writer import write_atomically
+
+_RECIPE_KEY = "loba.recipe"
+_MERGED_KEY = "loba.merged"
+_KOHYA_PREFIX = "lora_unet_"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter file: what it says of itself, and its sums.
+
+    Attributes:
+        metadata: Its text metadata.
+        is_kohya: Whether its keys are kohya's.
+        sha256: Of the whole file.
+        weights_sha256: Of the tensors alone.
+    """
+
+    path: Path
+    metadata: Mapping[str, str]
+    is_kohya: bool
+    sha256: str
+    weights_sha256: str
+
+    @classmethod
+    def read(cls, path: Path) -> Adapter:
+        """Read a file.
+
+        Raises:
+            RecipeError: There is no such file.
+            CorruptError: It is no safetensors file.
+        """
+        if not path.is_file():
+            raise RecipeError(f"There is no adapter {path}.", "Name a .safetensors file or a run.")
+        header = check_safetensors(path)
+        content = path.read_bytes()
+        (header_bytes,) = struct.unpack("<Q", content[:8])
+        return cls(
+            path=path,
+            metadata=dict(header.get("__metadata__", {})),
+            is_kohya=any(name.startswith(_KOHYA_PREFIX) for name in header),
+            sha256=hashlib.sha256(content).hexdigest(),
+            weights_sha256=hashlib.sha256(content[8 + header_bytes :]).hexdigest(),
+        )
+
+
+def prepare(
+    original: Adapter, parent: Path, ledger: Ledger, sources: PluginSources = SHIPPED
+) -> RunDir:
+    """Make a run folder with the recipe and the steering that an adapter was made by.
+
+    Raises:
+        RecipeError: The file does not say how it was made.
+    """
+    from loba_tui.core.recipe.load import dump_recipe, parse_text
+
+    if _MERGED_KEY in original.metadata:
+        raise RecipeError(
+            f"{original.path} was merged from several adapters.",
+            "Replay each of those, and merge them again.",
+        )
+    if _RECIPE_KEY not in original.metadata:
+        raise RecipeError(
+            f"{original.path} does not say how it was made.",
+            "Only adapters that LOBA-Trainer wrote carry their recipe.",
+        )
+    origin = str(original.path)
+    recipe = parse_text(original.metadata[_RECIPE_KEY], origin, sources=sources)
+    record = SteeringRecord.from_text(original.metadata.get(STEERING_KEY, ""), origin)
+    run_dir = RunDir.create(parent, recipe.name, ledger=ledger)
+    write_atomically(run_dir.recipe, dump_recipe(recipe).encode())
+    if record != SteeringRecord():
+        write_atomically(run_dir.steering, record.text().encode() + b"\n")
+    return run_dir
+
+
+def compare(original: Adapter, run_dir: RunDir) -> tuple[bool, list[str]]:
+    """Return whether a replay gave the very same file, and the lines that tell."""
+    path = run_dir.adapter_kohya if original.is_kohya else run_dir.adapter
+    try:
+        replayed = Adapter.read(path)
+    except RecipeError as error:
+        raise CorruptError(f"{run_dir.path} holds no finished adapter.") from error
+    if replayed.sha256 == original.sha256:
+        return True, [f"identical  sha256 {original.sha256}"]
+    lines = [f"original   sha256 {original.sha256}", f"replayed   sha256 {replayed.sha256}"]
+    has_same_weights = replayed.weights_sha256 == original.weights_sha256
+    lines.append("weights    " + ("identical" if has_same_weights else "different"))
+    keys = original.metadata.keys() | replayed.metadata.keys()
+    differing = sorted(k for k in keys if original.metadata.get(k) != replayed.metadata.get(k))
+    if differing:
+        lines.append(f"metadata   differs in {', '.join(differing)}")
+    return False, lines

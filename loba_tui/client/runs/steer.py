@@ -1,0 +1,307 @@
+"""What `loba runs` does with a run: steer it, follow its records, resume it, remove it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loba_tui.client.runs.follow import log_tail
+from loba_tui.core.errors import InUseError, RecipeError, ResourceError
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.run import launch, owner
+from loba_tui.core.run.control import LIVE_KEYS, MEMORY_KINDS, Command, CommandKind, send
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.queue import Queue
+from loba_tui.core.run.reader import RunReader
+from loba_tui.core.run.records import Event, Status, encode
+from loba_tui.core.run.writer import write_atomically
+from loba_tui.core.text import clean, nearest, quote
+
+POLL_SECONDS = 0.1
+ANSWER_SECONDS = 10.0
+_SIGNAL_AFTER_SECONDS = 2.0
+_STOP_SECONDS = 60.0
+
+
+def steer(run_dir: RunDir, command: Command, *, seconds: float = ANSWER_SECONDS) -> str:
+    """Send a command to a living run, wait for its answer, and return it as a sentence.
+
+    Raises:
+        RecipeError: The run is not alive, or refuses.
+    """
+    require_alive(run_dir, command.kind)
+    reader = RunReader(run_dir)
+    reader.skip_to_end()
+    name = send(run_dir, command)
+    answer = _answer(reader, name, seconds)
+    if answer is None:
+        return f"{command.kind} is sent; the run takes it at its next step boundary"
+    if not answer.data.get("accepted"):
+        raise RecipeError(
+            clean(answer.data.get("message", "the run refuses")), clean(answer.data.get("hint", ""))
+        )
+    return _told(answer)
+
+
+def require_alive(run_dir: RunDir, what: str) -> None:
+    """Raise RecipeError where no program works on the run."""
+    liveness = RunReader(run_dir).liveness()
+    if not liveness.is_alive:
+        raise RecipeError(
+            f"{run_dir.name} cannot {what}: it is {liveness.state} ({clean(liveness.reason)}).",
+            f"Go on with: loba runs resume {run_dir.name}" if is_resumable(run_dir) else "",
+        )
+
+
+def is_resumable(run_dir: RunDir) -> bool:
+    """Say whether `loba runs resume` starts the run anew."""
+    return RunReader(run_dir).liveness().state in ("stopped", "failed", "dead", "unknown")
+
+
+def _answer(reader: RunReader, name: str, seconds: float) -> Event | None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for event in reader.new_events():
+            if event.kind == "command" and event.data.get("id") == name:
+                return event
+        if not reader.liveness().is_alive:
+            return None
+        time.sleep(POLL_SECONDS)
+    return None
+
+
+def _told(answer: Event) -> str:
+    data = answer.data
+    where = f"at step {clean(data.get('step'))}"
+    if data.get("command") == "set":
+        change = f"{quote(data.get('old'))} → {quote(data.get('new'))}"
+        return f"{clean(data.get('key'))}  {change}  {where}"
+    if data.get("command") in MEMORY_KINDS:
+        num_bytes = data.get("bytes")
+        size = f"{num_bytes / 2**20:,.1f} MiB  " if isinstance(num_bytes, int) else ""
+        return f"{clean(data.get('command'))}ed {clean(data.get('component'))}  {size}{where}"
+    words = {"pause": "paused", "resume": "goes on", "save": "saved", "sample": "sampled"}
+    return f"{words.get(str(data.get('command')), 'done')} {where}"
+
+
+def set_command(run_dir: RunDir, assignment: str, sources: PluginSources = SHIPPED) -> Command:
+    """Return the command for `KEY=VALUE`, checked by the run's own recipe.
+
+    Raises:
+        RecipeError: The key cannot be changed while a run goes on, or the value does not fit.
+    """
+    from loba_tui.core.recipe.load import load_recipe
+
+    key = assignment.partition("=")[0].strip()
+    if key not in LIVE_KEYS:
+        meant = nearest(key, LIVE_KEYS)
+        listed = f"What can be: {', '.join(LIVE_KEYS)}."
+        raise RecipeError(
+            f"{clean(key)} cannot be changed while a run goes on.",
+            f"Did you mean {meant}?" if meant else listed,
+        )
+    value: Any = load_recipe(run_dir.recipe, [assignment], sources=sources).model_dump(mode="json")
+    for part in key.split("."):
+        value = value[part]
+    return Command("set", {"key": key, "value": value})
+
+
+def memory_command(run_dir: RunDir, kind: CommandKind, component: str) -> Command:
+    """Return the command that moves a component, checked by what the run says it has.
+
+    Raises:
+        RecipeError: It has no such component.
+    """
+    status = RunReader(run_dir).status()
+    extra = status.extra if status is not None else {}
+    resident, unloaded = extra.get("resident"), extra.get("unloaded")
+    if isinstance(resident, list) and isinstance(unloaded, list):
+        known = [str(each.get("component")) for each in resident if isinstance(each, dict)]
+        known += [str(each) for each in unloaded]
+        if component not in known:
+            meant = nearest(component, known)
+            raise RecipeError(
+                f"The model of {run_dir.name} has no component {clean(component)}.",
+                f"Did you mean {clean(meant)}?"
+                if meant
+                else f"It has {clean(', '.join(known), limit=200)}.",
+            )
+    return Command(kind, {"component": component})
+
+
+def stop(run_dir: RunDir, queue: Queue, *, seconds: float = _STOP_SECONDS) -> str:
+    """Have a run save and end, wait until it has, and say how far it came.
+
+    A program that is not at its steps, but loads or measures, is sent a signal.
+
+    Raises:
+        RecipeError: It is not alive.
+        ResourceError: It does not end in time.
+    """
+    if queue.find(run_dir) is not None and not RunReader(run_dir).liveness().is_alive:
+        return take_out(run_dir, queue)
+    require_alive(run_dir, "stop")
+    reader = RunReader(run_dir)
+    send(run_dir, Command("stop"))
+    begin, was_signalled = time.monotonic(), False
+    while reader.liveness().is_alive:
+        waited = time.monotonic() - begin
+        if waited > seconds:
+            raise ResourceError(
+                f"{run_dir.name} has not stopped within {seconds:.0f} s.",
+                "It may be in a long step; `loba runs show` tells what it does.",
+            )
+        if waited > _SIGNAL_AFTER_SECONDS and not was_signalled:
+            was_signalled = _signal(run_dir)
+        time.sleep(POLL_SECONDS)
+    status = reader.status()
+    return f"stopped at step {status.step} of {status.total}" if status else "stopped"
+
+
+def _signal(run_dir: RunDir) -> bool:
+    """Ask the program to stop by SIGTERM, if it is certainly the one that holds the run."""
+    status = RunReader(run_dir).status()
+    if status is None or status.owner is None or status.owner.host != owner.this_process().host:
+        return False
+    if not owner.has_ended(status.owner):
+        os.kill(status.owner.pid, signal.SIGTERM)
+    return True
+
+
+def take_out(run_dir: RunDir, queue: Queue) -> str:
+    """Take a run that waits out of the queue, and say so.
+
+    Raises:
+        InUseError: It has been started.
+    """
+    entry, reader = queue.find(run_dir), RunReader(run_dir)
+    if reader.liveness().is_alive:
+        raise InUseError(
+            f"{run_dir.name} is started already.", f"End it with: loba runs stop {run_dir.name}"
+        )
+    if entry is not None:
+        queue.remove(entry)
+    if reader.liveness().state == "queued":
+        stopped = Status("stopped", 0, 0, time.time())
+        write_atomically(run_dir.status, encode(stopped.as_json()))
+    return f"{run_dir.name} is taken out of the queue"
+
+
+def resume(run_dir: RunDir, program: Sequence[str]) -> str:
+    """Let a paused run go on, or start one that has ended before its last step again.
+
+    Raises:
+        RecipeError: There is nothing to resume.
+    """
+    reader = RunReader(run_dir)
+    liveness, status = reader.liveness(), reader.status()
+    if liveness.is_alive and status is not None and status.phase == "paused":
+        return steer(run_dir, Command("resume"))
+    if not is_resumable(run_dir):
+        raise RecipeError(
+            f"{run_dir.name} is {liveness.state} ({clean(liveness.reason)}): nothing to resume."
+        )
+    launch.launch(run_dir, argv_extra=["--resume"], program=program)
+    return "started again; follow it with: loba runs logs -f " + run_dir.name
+
+
+def size_of(run_dir: RunDir) -> int:
+    """Return the bytes that a run folder takes, links not followed."""
+    total = 0
+    for folder, _, files in os.walk(run_dir.path):
+        for name in files:
+            try:
+                total += (Path(folder) / name).lstat().st_blocks * 512
+            except OSError:
+                continue
+    return total
+
+
+def refuse_removal(run_dir: RunDir) -> None:
+    """Raise InUseError where a run is alive or waits for its turn, RecipeError for a link."""
+    liveness = RunReader(run_dir).liveness()
+    if run_dir.path.is_symlink():
+        raise RecipeError(f"{run_dir.path} is a link, not a run folder.", "Name the folder itself.")
+    if liveness.is_alive or liveness.state == "queued":
+        raise InUseError(
+            f"{run_dir.name} is {liveness.state}: {clean(liveness.reason)}.",
+            f"End it first: loba runs stop {run_dir.name}",
+        )
+
+
+def remove(run_dir: RunDir) -> None:
+    """Delete a run folder that nobody uses.
+
+    Raises:
+        InUseError: A program has taken the run.
+        ResourceError: It cannot be deleted.
+    """
+    refuse_removal(run_dir)
+    lock = owner.acquire(run_dir.lock)  # held, so that no program takes the run meanwhile
+    try:
+        shutil.rmtree(run_dir.path)
+    except OSError as error:
+        raise ResourceError(
+            f"{run_dir.path} cannot be removed: {error.strerror or error}."
+        ) from error
+    finally:
+        os.close(lock)
+
+
+def follow(
+    run_dir: RunDir, *, keep_on: bool, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[Event | str]:
+    """Yield a run's events and then its log, and what is added to both while it is alive."""
+    reader, log = RunReader(run_dir), _LogFollower(run_dir)
+    yield from reader.new_events()
+    if not keep_on:
+        yield from log_tail(run_dir)
+        return
+    is_alive = True
+    while is_alive:
+        # Asked before the last look, so that its last words are not missed.
+        is_alive = reader.liveness().is_alive or reader.liveness().state == "queued"
+        yield from reader.new_events()
+        yield from log.new_lines()
+        if is_alive:
+            sleep(POLL_SECONDS)
+
+
+class _LogFollower:
+    """Whole lines that are appended to log.txt from now on."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self._path = run_dir.log
+        self._offset = self._path.stat().st_size if self._path.exists() else 0
+        self._rest = b""
+
+    def new_lines(self) -> list[str]:
+        try:
+            with self._path.open("rb") as stream:
+                if os.fstat(stream.fileno()).st_size < self._offset:
+                    self._offset, self._rest = 0, b""
+                stream.seek(self._offset)
+                content = stream.read()
+                self._offset = stream.tell()
+        except OSError:
+            return []
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        return [line.decode("utf-8", "replace") for line in lines]
+
+
+def event_line(event: Event) -> str:
+    """Return an event as one line that is safe to show."""
+    stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
+    data = {key: value for key, value in event.data.items() if key not in ("traceback", "id")}
+    shown = "  ".join(f"{clean(key)}={clean(value, limit=160)}" for key, value in data.items())
+    return f"{stamp}  {clean(event.kind):14}{shown}".rstrip()
+
+
+def event_record(event: Event) -> Mapping[str, Any]:
+    """Return an event as JSON holds it."""
+    return {"event": event.kind, "time": event.time, **event.data}

@@ -1,0 +1,149 @@
+"""`loba push`: the plan first, then the question, then the upload."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from loba_tui.commands.console import echo_json
+from loba_tui.core.errors import RefusedError
+
+if TYPE_CHECKING:
+    from loba_tui.client.hub.push import PushPlan
+
+
+def push(
+    run_name: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run folder, its name, or last.")
+    ],
+    repo: Annotated[
+        str | None,
+        typer.Option(metavar="USER/NAME", help="Yours and the recipe's name, if left out."),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody see it; else only you do.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option(metavar="BRANCH", help="main if left out; made if missing.")
+    ] = None,
+    message: Annotated[str | None, typer.Option(help="What the commit is called.")] = None,
+    license_id: Annotated[
+        str | None,
+        typer.Option("--license", metavar="ID", help="The base model's, if left out."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be uploaded and do nothing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Upload a finished run to the hub: adapter in both forms, recipe, report, strip and a card.
+
+    The repository is private unless --public is given; your login is that of `hf auth login`.
+
+    Example: loba push last --repo me/size-slider --dry-run
+    """
+    from loba_tui.client.hub import push as pushing
+    from loba_tui.client.runs import describe as listing
+    from loba_tui.core.plugins.sources import PluginSources
+    from loba_tui.core.run.directory import Ledger
+    from loba_tui.core.text import clean
+
+    run_dir = listing.find_run(run_name, Ledger.of_user(os.environ))
+    plan = pushing.plan_push(
+        run_dir,
+        pushing.Choices(repo, public, revision, license_id),
+        os.environ,
+        sources=PluginSources.of_user(os.environ),
+        needs_login=not dry_run,
+    )
+    record = _record(plan)
+    if not as_json:
+        for line in _lines(plan):
+            typer.echo(line, err=not dry_run)
+    if dry_run:
+        if as_json:
+            echo_json(record)
+        return
+    commit = plan.parent
+    if plan.changed:
+        _ask(plan, yes)
+        if not sys.stderr.isatty():
+            from huggingface_hub.utils import disable_progress_bars
+
+            disable_progress_bars()
+        said = clean(message, limit=500) if message else pushing.default_message(run_dir)
+        commit = pushing.push(plan, said)
+    else:
+        typer.echo("nothing changed; it is all there already", err=True)
+    if as_json:
+        echo_json(record | {"commit": commit})
+        return
+    typer.echo(f"{'page':11}{plan.url}")
+    typer.echo(f"{'commit':11}{commit}")
+    typer.echo(f"{'load with':11}{plan.load_line}")
+
+
+def _ask(plan: PushPlan, yes: bool) -> None:
+    """Ask before something becomes public or is replaced.
+
+    Raises:
+        RefusedError: There is no terminal to ask on and no --yes.
+    """
+    what = []
+    if plan.is_public and not plan.exists:
+        what.append("everybody will be able to see it")
+    if plan.replaced:
+        what.append(
+            f"{', '.join(plan.replaced)} will be replaced; the old ones stay in its history"
+        )
+    if yes or not what:
+        return
+    said = " and ".join(what)
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise RefusedError(
+            f"Nothing was uploaded: {said}, and there is no terminal to ask on.",
+            "Add --yes to go ahead.",
+        )
+    if not typer.confirm(f"{plan.repo_id}: {said}. Go on?", err=True):
+        typer.echo("nothing was uploaded", err=True)
+        raise typer.Exit(0)
+
+
+def _record(plan: PushPlan) -> dict[str, Any]:
+    return {
+        "repo": plan.repo_id,
+        "url": plan.url,
+        "public": plan.is_public,
+        "exists": plan.exists,
+        "revision": plan.revision,
+        "files": [
+            {"path": each.path, "size": each.size, "change": _change(plan, each.path)}
+            for each in plan.uploads
+        ],
+        "notes": list(plan.notes),
+    }
+
+
+def _change(plan: PushPlan, path: str) -> str:
+    if path in plan.new:
+        return "new"
+    return "replaced" if path in plan.replaced else "same"
+
+
+def _lines(plan: PushPlan) -> list[str]:
+    from loba_tui.core.associate.caches.hub.query import show_size
+
+    seen = "public" if plan.is_public else "private"
+    state = "" if plan.exists else ", new"
+    lines = [f"{plan.repo_id}@{plan.revision} ({seen}{state})"]
+    lines += [
+        f"{show_size(each.size):>9}  {_change(plan, each.path):9}{each.path}"
+        for each in plan.uploads
+    ]
+    size = sum(each.size for each in plan.changed)
+    lines.append(f"{show_size(size)} to upload")
+    return [*lines, *(f"note: {note}" for note in plan.notes)]

@@ -1,0 +1,118 @@
+"""`loba recipe`: write, describe and update recipes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loba_tui.commands.console import echo_json
+from loba_tui.core.errors import ExitCode, RecipeError, ResourceError
+
+recipe_app = typer.Typer(
+    help="Write, describe and update recipes.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@recipe_app.command("new")
+def recipe_new(
+    name: Annotated[str, typer.Argument(help="Name of the run.", show_default=False)],
+    method: Annotated[str, typer.Option(help="What is done to the model.")] = "text_slider",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; NAME.yaml if absent.", show_default=False)
+    ] = None,
+) -> None:
+    """Write a small commented recipe that runs on the embedded model.
+
+    Example: loba recipe new my-slider --out my-slider.yaml
+    """
+    from loba_tui.core.plugins.sources import PluginSources
+    from loba_tui.core.recipe.new import new_recipe
+
+    path = out or Path(f"{name}.yaml")
+    sources = PluginSources.of_user(os.environ)
+    text = new_recipe(name, method=method, file=str(path), sources=sources)
+    _write_new(path, text)
+    typer.echo(str(path))
+
+
+@recipe_app.command("schema")
+def recipe_schema() -> None:
+    """Print the JSON Schema of recipes, with the options of every drop-in.
+
+    Example: loba recipe schema > loba.schema.json
+    """
+    from loba_tui.core.plugins.sources import PluginSources
+    from loba_tui.core.recipe.json_schema import recipe_schema
+
+    echo_json(recipe_schema(PluginSources.of_user(os.environ)))
+
+
+@recipe_app.command("migrate")
+def recipe_migrate(
+    recipe: Annotated[Path, typer.Argument(help="A version 0 recipe.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; stdout if absent.", show_default=False)
+    ] = None,
+) -> None:
+    """Turn a version 0 recipe, the flat flags, into version 1; comments are kept.
+
+    Example: loba recipe migrate old.yaml --out recipes/new.yaml
+    """
+    from loba_tui.core.plugins.sources import PluginSources
+    from loba_tui.core.recipe.load import check_text, read_recipe_text
+    from loba_tui.core.recipe.migrate.text import migrate_text
+
+    text = migrate_text(read_recipe_text(recipe), str(recipe))
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        _write_new(out, text)
+        typer.echo(str(out))
+    # The old file's mistakes are the new file's: they are told, but the text is still of use.
+    sources = PluginSources.of_user(os.environ)
+    problems = check_text(text, str(out or "<migrated>"), sources=sources)
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+    if problems:
+        raise typer.Exit(int(ExitCode.RECIPE))
+
+
+@recipe_app.command("diff")
+def recipe_diff(
+    left: Annotated[str, typer.Argument(metavar="RECIPE|RUN", show_default=False)],
+    right: Annotated[str, typer.Argument(metavar="RECIPE|RUN", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Compare what two recipes, or the recipes of two runs, come to; defaults count as written.
+
+    Example: loba recipe diff recipes/slider.yaml last
+    """
+    from loba_tui.client.recipes import files as recipe_files
+    from loba_tui.core.plugins.sources import PluginSources
+    from loba_tui.core.recipe.diff import differences
+    from loba_tui.core.run.directory import Ledger
+
+    sources, ledger = PluginSources.of_user(os.environ), Ledger.of_user(os.environ)
+    recipes = [recipe_files.resolve(each, ledger, sources) for each in (left, right)]
+    found = differences(*recipes)
+    if as_json:
+        echo_json([each.record() for each in found])
+        return
+    for each in found:
+        typer.echo(each.line)
+    if not found:
+        typer.echo("the same", err=True)
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file that must not exist yet."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise RecipeError(f"{path}: exists already", "Choose another --out.") from error
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,147 @@
+"""The shared store of a cache: its contents, and which blobs link to each.
+
+A content without a readable manifest may be in use by anybody, and is never removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from loba_tui.core.associate.caches.hub.layout import (
+    PAYLOAD,
+    STORE,
+    STORE_LAYOUT,
+    STORE_MARKER,
+    Payload,
+    Repository,
+    parse_folder,
+)
+
+_MAX_MANIFEST_BYTES = 16 * 2**20
+
+
+def is_store(root: Path) -> bool:
+    """Say whether the cache has a shared store of the layout that is known here."""
+    marker = f"{os.fspath(root)}/{STORE}/{STORE_MARKER}"
+    try:
+        if not stat.S_ISDIR(os.lstat(f"{os.fspath(root)}/{STORE}").st_mode):
+            return False
+        with open(os.open(marker, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8") as file:
+            return file.read(len(STORE_LAYOUT) + 1) == STORE_LAYOUT
+    except (OSError, ValueError):
+        return False
+
+
+def scan_store(root: Path, repositories: tuple[Repository, ...]) -> Mapping[str, Payload]:
+    """Return the entries of the shared store with the blobs that link to each."""
+    if not is_store(root):
+        return {}
+    linked: dict[str, set[str]] = {}
+    for repository in repositories:
+        for blob in repository.blobs.values():
+            if blob.payload is not None:
+                path = f"{repository.folder}/blobs/{blob.name}"
+                linked.setdefault(blob.payload, set()).add(path)
+    found = {}
+    base = f"{os.fspath(root)}/{STORE}"
+    for prefix, entry in sorted(_folder(base).items()):
+        if len(prefix) != 2 or not entry.is_dir(follow_symlinks=False):
+            continue
+        for name, payload in _folder(f"{base}/{prefix}").items():
+            if not (PAYLOAD.fullmatch(name) and name.startswith(prefix)):
+                continue
+            try:
+                facts = payload.stat(follow_symlinks=False)
+            except OSError:  # gone since it was listed
+                continue
+            if stat.S_ISREG(facts.st_mode):
+                references = read_references(root, name)
+                if references is not None:
+                    references |= linked.get(name, set())
+                found[name] = Payload(name, facts.st_size, references, facts.st_mtime)
+    return found
+
+
+def read_references(root: Path, payload: str) -> frozenset[str] | None:
+    """Return the blobs that the store's manifest of a payload names and that do link to it.
+
+    None means that it cannot be told, so the payload may be in use.
+    """
+    try:
+        manifest = os.open(
+            f"{os.fspath(root)}/{STORE}/{payload[:2]}/{payload}.refs", os.O_RDONLY | os.O_NOFOLLOW
+        )
+        with open(manifest, encoding="utf-8") as file:
+            text = file.read(_MAX_MANIFEST_BYTES + 1)
+    except (OSError, ValueError):
+        return None
+    if len(text) > _MAX_MANIFEST_BYTES:
+        return None
+    valid = set()
+    for line in text.splitlines():
+        parts = line.split("/")
+        is_blob = len(parts) == 3 and parts[1] == "blobs" and parse_folder(parts[0]) is not None
+        if not is_blob or parts[2] in ("", ".", ".."):
+            continue
+        try:
+            target = os.readlink(f"{os.fspath(root)}/{line}")
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # a file of its own, not a link
+                continue
+            return None
+        if payload_of_link(root, line, target) == payload:
+            valid.add(line)
+    return frozenset(valid)
+
+
+def payload_of_link(root: Path, path: str, target: str) -> str | None:
+    """Return the payload that a blob's link means, None where it leads elsewhere.
+
+    Args:
+        root: The cache.
+        path: Relative path of the link.
+        target: Its text.
+    """
+    target_path = inside(root, path, target)
+    parts = target_path.split("/") if target_path else []
+    if len(parts) == 3 and parts[0] == STORE and PAYLOAD.fullmatch(parts[2]):
+        return parts[2] if parts[1] == parts[2][:2] else None
+    return None
+
+
+def payload_at(path: str) -> str | None:
+    """Return the payload that lies at a path, None where the path is not one's."""
+    parts = path.split("/")
+    is_payload = len(parts) == 3 and parts[0] == STORE and PAYLOAD.fullmatch(parts[2])
+    return parts[2] if is_payload else None
+
+
+def is_used(root: Path, payload: str) -> bool:
+    """Say whether some blob links to a payload, or may; asked with the payload's lock held."""
+    references = read_references(root, payload)
+    return references is None or bool(references)
+
+
+def inside(root: Path, path: str, target: str) -> str | None:
+    """Return where a link leads, relative to the cache, by its text alone; None is outside."""
+    if target.startswith("/"):
+        base = os.fspath(root).rstrip("/") + "/"
+        resolved = posixpath.normpath(target)
+        return resolved.removeprefix(base) if resolved.startswith(base) else None
+    resolved = posixpath.normpath(f"{posixpath.dirname(path)}/{target}")
+    return None if resolved.startswith("..") else resolved
+
+
+def _folder(path: str) -> dict[str, os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as found:
+            return {entry.name: entry for entry in found}
+    except OSError:
+        return {}

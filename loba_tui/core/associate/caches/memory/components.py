@@ -1,0 +1,120 @@
+"""The parts of a loaded pipeline: which ones two models can share, and how a container has them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from loba_tui.core.associate.caches.memory.resident import modules_of
+from loba_tui.core.associate.sources.locate import ModelSource
+from loba_tui.core.associate.sources.weights import is_same_component
+
+# What is trained: an adapter put on it for one model must not be there for another.
+_NEVER_SHARED = frozenset({"unet", "transformer"})
+
+
+@dataclass(frozen=True)
+class LoadedAs:
+    """What a resident model was asked for as, and what came of it.
+
+    Attributes:
+        asked: Revision and variant.
+        source: Its files.
+        to_device: Whether it was moved to the device, or is offloaded by hooks.
+        left_out: Components that are not in memory.
+    """
+
+    asked: tuple[str | None, str | None]
+    source: ModelSource
+    to_device: bool
+    left_out: set[str] = field(default_factory=set)
+
+
+class _Cache(Protocol):
+    """A ModelCache, as far as containers have to do with it."""
+
+    def holds(self, pipeline: DiffusionPipeline) -> bool: ...
+    def onload(self, model_id: str, *components: str) -> None: ...
+    def unload(self, model_id: str, *components: str) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Components:
+    """What a container is given to have its components brought and dropped.
+
+    It keeps no other model alive, and does nothing to a pipeline that took the place of its own.
+    """
+
+    cache: weakref.ref[_Cache]
+    model_id: str
+    pipeline: weakref.ref[DiffusionPipeline]
+
+    def bring(self, names: Sequence[str]) -> None:
+        """Load what is not there, and move what is elsewhere to the device."""
+        cache = self._cache()
+        if cache is not None:
+            cache.onload(self.model_id, *names)
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Free the memory of components."""
+        cache, pipeline = self._cache(), self.pipeline()
+        if cache is not None:
+            del pipeline
+            cache.unload(self.model_id, *names)
+        elif pipeline is not None:
+            remove_components(pipeline, names)
+
+    def _cache(self) -> _Cache | None:
+        cache, pipeline = self.cache(), self.pipeline()
+        is_held = cache is not None and pipeline is not None and cache.holds(pipeline)
+        return cache if is_held else None
+
+
+def find_shared(
+    candidates: Iterable[tuple[Mapping[str, nn.Module], LoadedAs]],
+    source: ModelSource,
+    variant: str | None,
+    *,
+    names: Collection[str],
+    dtype: torch.dtype,
+) -> dict[str, nn.Module]:
+    """Return the components that a resident model has in the very same form.
+
+    Args:
+        candidates: Networks of resident models, and how each was loaded.
+        source: The model that is to be loaded.
+        variant: Its variant.
+        names: The components that it needs.
+        dtype: What they are to be held in.
+    """
+    found: dict[str, nn.Module] = {}
+    for modules, loaded in candidates:
+        variants = (loaded.asked[1], variant)
+        for name, module in modules.items():
+            if name in _NEVER_SHARED or name in found or name not in names:
+                continue
+            # One that was cast or hooked since is not what would be loaded.
+            is_plain = _dtypes(module) <= {dtype} and not hasattr(module, "_hf_hook")
+            if is_plain and is_same_component(loaded.source, source, name, variants=variants):
+                found[name] = module
+    return found
+
+
+def is_hooked(pipeline: DiffusionPipeline) -> bool:
+    """Say whether accelerate's hooks move a pipeline's components about."""
+    return any(hasattr(module, "_hf_hook") for module in modules_of(pipeline).values())
+
+
+def remove_components(pipeline: DiffusionPipeline, names: Sequence[str]) -> None:
+    """Take components out of a pipeline."""
+    pipeline.register_modules(**dict.fromkeys(names))
+
+
+def _dtypes(module: nn.Module) -> set[torch.dtype]:
+    return {each.dtype for each in module.parameters() if each.is_floating_point()}

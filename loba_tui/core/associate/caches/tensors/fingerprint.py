@@ -1,0 +1,75 @@
+"""What the bits of a computed tensor depend on beside its input: the model and the machine."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from loba_tui.core.associate.caches.tensors.file_hashes import FileHashes
+from loba_tui.core.associate.sources.locate import INDEX_NAME, ModelSource
+
+_LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers")
+
+
+def maker(
+    source: ModelSource,
+    components: Sequence[str],
+    *,
+    variant: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    hashes: FileHashes | None = None,
+) -> dict[str, Any]:
+    """Return the facts of a shelf: all that decides what these components compute, bit for bit.
+
+    A hub model is known by its commit; any other by the content of its files, which are read.
+
+    Args:
+        source: Where the model lies.
+        components: The parts that compute, by their folders' names.
+        variant: Which weights were taken.
+        device: Where they compute.
+        dtype: What they are held in.
+        hashes: Remembers the checksums of files.
+    """
+    known: dict[str, Any] = {"id": source.id, "variant": variant, "components": sorted(components)}
+    if source.revision is not None:
+        known["revision"] = source.revision
+    else:
+        # Not the path: a model that was moved is the same, and one that was retrained is not.
+        known["id"] = source.id if source.kind == "builtin" else source.folder.name
+        known["files"] = (hashes or FileHashes()).of_parts(source.folder, [INDEX_NAME, *components])
+    return {"model": known, "machine": _machine(device, dtype)}
+
+
+def _machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    on_cuda = device.type == "cuda"
+    facts: dict[str, Any] = {
+        "device": device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "matmul": torch.get_float32_matmul_precision(),
+        **{library: _version_of(library) for library in _LIBRARIES},
+    }
+    if on_cuda:
+        return facts | {
+            "name": torch.cuda.get_device_name(device),
+            "cuda": torch.version.cuda,
+            "cudnn": [torch.backends.cudnn.version(), torch.backends.cudnn.allow_tf32],
+        }
+    # The instructions that are there choose the kernels; the threads, the order of additions.
+    return facts | {
+        "name": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _version_of(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None

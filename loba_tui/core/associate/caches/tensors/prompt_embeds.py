@@ -1,0 +1,99 @@
+"""Encode every prompt of a run once, so that the text encoders can go before training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
+
+import torch
+
+from loba_tui.core.associate.caches.tensors.store import TensorStore
+from loba_tui.core.associate.containers.base import PromptEmbeds
+
+_CONTIGUOUS = torch.contiguous_format
+
+
+class EncodesPrompts(Protocol):
+    """A container, as far as it is used here."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its rows are."""
+        ...
+
+    def encode_prompts(self, prompts: list[str]) -> PromptEmbeds:
+        """Return one row a prompt."""
+        ...
+
+
+class PromptEmbedCache(Mapping[str, PromptEmbeds]):
+    """Embeddings by prompt, one row each, on the container's device.
+
+    Each prompt is encoded alone: in a batch its bits would depend on how many others there are, and
+    so on what a store happens to have.
+    """
+
+    def __init__(self, container: EncodesPrompts, store: TensorStore | None = None) -> None:
+        """Start empty; nothing is encoded or read yet.
+
+        Args:
+            container: The model whose encoders are used.
+            store: Where rows are kept between runs, of the kind "embeds", its shelf made by `maker`
+                of tokenizers and text encoders; None keeps them in memory only.
+        """
+        self._container = container
+        self._store = store
+        self._rows: dict[str, PromptEmbeds] = {}
+
+    def encode(self, prompts: Iterable[str]) -> None:
+        """Take those prompts that are not there yet from the store, or encode them."""
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._rows:
+                self._rows[prompt] = self._kept(prompt) or self._made(prompt)
+
+    def batch(self, prompts: Iterable[str]) -> PromptEmbeds:
+        """Return the rows of these prompts, encoding what is missing."""
+        wanted = list(prompts)
+        self.encode(wanted)
+        return PromptEmbeds.cat([self._rows[prompt] for prompt in wanted])
+
+    def __getitem__(self, prompt: str) -> PromptEmbeds:
+        """Return the one row of a prompt that was encoded."""
+        return self._rows[prompt]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield prompts in the order they were encoded."""
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        """Return the number of prompts."""
+        return len(self._rows)
+
+    def _kept(self, prompt: str) -> PromptEmbeds | None:
+        if self._store is None:
+            return None
+        found = self._store.get(_key(self._store, prompt))
+        if found is None or "embeds" not in found:
+            return None
+        return PromptEmbeds(found["embeds"], found.get("pooled")).to(self._container.device)
+
+    def _made(self, prompt: str) -> PromptEmbeds:
+        made = self._container.encode_prompts([prompt])
+        # Laid out as what comes from the store: kernels may depend on it.
+        pooled = None if made.pooled is None else made.pooled.clone(memory_format=_CONTIGUOUS)
+        row = PromptEmbeds(made.embeds.clone(memory_format=_CONTIGUOUS), pooled)
+        if self._store is not None:
+            tensors = {"embeds": row.embeds}
+            if row.pooled is not None:
+                tensors["pooled"] = row.pooled
+            self._store.put(_key(self._store, prompt), tensors, describe={"prompt": prompt})
+        return row
+
+
+def has_all(store: TensorStore | None, prompts: Iterable[str]) -> bool:
+    """Say whether a store seems to have every prompt, so that no encoder has to be loaded."""
+    return store is not None and all(store.has(_key(store, prompt)) for prompt in prompts)
+
+
+def _key(store: TensorStore, prompt: str) -> str:
+    return store.key({"prompt": prompt})

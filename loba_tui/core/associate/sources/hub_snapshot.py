@@ -1,0 +1,127 @@
+"""Fetch one revision of a hub model: only what a diffusers pipeline needs, safetensors only."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+)
+
+from loba_tui.core.associate.caches.hub.cache import hold_repository
+from loba_tui.core.associate.caches.hub.layout import folder_of
+from loba_tui.core.associate.caches.hub.query import show_size
+from loba_tui.core.associate.caches.transfer import fetch as hub_fetch
+from loba_tui.core.associate.caches.transfer.fetch import NoBar, WantedFile
+from loba_tui.core.associate.caches.transfer.hub_errors import UNREACHABLE, explained, unreachable
+from loba_tui.core.associate.pipeline_files import INDEX_NAME, component_names, select_files
+from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
+from loba_tui.core.errors import RecipeError
+
+logger = logging.getLogger(__name__)
+
+OnFetch = Callable[[int, int], None]
+"""Told bytes that came, and all that are to come."""
+
+_LOG_SECONDS = 15.0
+
+
+def fetch_snapshot(
+    model_id: str,
+    revision: str | None,
+    variant: str | None,
+    *,
+    hint: str,
+    on_fetch: OnFetch = lambda done, total: None,
+) -> tuple[Path, str]:
+    """Download what is missing of a model and return its folder and commit.
+
+    A branch or tag is resolved to its commit first, and everything after is fetched by that. Where
+    the hub cannot be reached, the newest complete copy in the cache is taken, and that is logged.
+
+    Args:
+        model_id: owner/name.
+        revision: Branch, tag or commit; None is main.
+        variant: Weight variant such as fp16; components without it fall back to the plain files.
+        hint: What to say beside "there is no such model".
+        on_fetch: Told how far it is; from several threads. What it raises ends the fetching, and
+            what came is kept.
+    """
+    root = Path(constants.HF_HUB_CACHE)
+    with explained(model_id, revision, hint), hold_repository(root, folder_of(model_id)):
+        api = HfApi()
+        commit = hub_fetch.asked(lambda: api.resolve_revision(model_id, revision=revision).resolved)
+        try:
+            files = hub_fetch.list_files(api, model_id, commit)
+        except UNREACHABLE as error:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+                raise  # the hub was reached, and says no
+            return _cached_snapshot(model_id, commit, error), commit
+        if INDEX_NAME not in files:
+            raise _not_a_pipeline(model_id, list(files))
+        index = hub_fetch.with_state(root, model_id, commit, files[INDEX_NAME])
+        hub_fetch.fetch_files(root, model_id, commit, [index], lambda *_: None)
+        index_path = hf_hub_download(model_id, INDEX_NAME, revision=commit, tqdm_class=NoBar)
+        names = select_files(model_id, list(files), component_names(index_path), variant)
+        wanted = [hub_fetch.with_state(root, model_id, commit, files[name]) for name in names]
+        log = _FetchLog(model_id, commit, hub_fetch.total(wanted), on_fetch)
+        hub_fetch.fetch_files(root, model_id, commit, wanted, log.report)
+        return Path(index_path).parent, commit
+
+
+def _cached_snapshot(model_id: str, commit: str, cause: Exception) -> Path:
+    """Return the folder of an earlier download, for when the hub cannot be asked."""
+    try:
+        index_path = hf_hub_download(model_id, INDEX_NAME, revision=commit, local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        raise unreachable(model_id, cause) from error
+    folder = Path(index_path).parent
+    if not all((folder / name).is_dir() for name in component_names(index_path)):
+        raise unreachable(model_id, cause) from cause
+    logger.warning("the hub cannot be reached; %s is taken from the cache", model_id)
+    return folder
+
+
+class _FetchLog:
+    """Tells how far the fetching of a model is, and writes it down a few times a minute."""
+
+    def __init__(self, model_id: str, commit: str, size: int, on_fetch: OnFetch) -> None:
+        self._what = f"{model_id}@{commit[:12]}"
+        self._size = size
+        self._on_fetch = on_fetch
+        self._came = 0
+        self._written = time.monotonic()
+        self._lock = threading.Lock()
+        if size:
+            logger.info("fetching %s of %s", show_size(size), self._what)
+
+    def report(self, _file: WantedFile | None, num_bytes: int) -> None:
+        """Take in bytes that came."""
+        with self._lock:
+            self._came += num_bytes
+            came, is_due = self._came, time.monotonic() - self._written > _LOG_SECONDS
+            if is_due:
+                self._written = time.monotonic()
+        if is_due:
+            logger.info("%s: %s of %s", self._what, show_size(came), show_size(self._size))
+        self._on_fetch(came, self._size)
+
+
+def _not_a_pipeline(model_id: str, files: Sequence[str]) -> Exception:
+    """Say what a repository without model_index.json is instead."""
+    pickles = [name for name in files if name.endswith(PICKLE_SUFFIXES)]
+    if pickles and not any(name.endswith(".safetensors") for name in files):
+        try:
+            refuse_pickle(Path(pickles[0]))
+        except Exception as error:  # noqa: BLE001  the refusal itself is what is returned
+            return error
+    return RecipeError(
+        f"base_model.id: {model_id} is not a diffusers pipeline: it has no {INDEX_NAME}.",
+        "Name a repository in diffusers' layout; adapters and single files are not base models.",
+    )

@@ -1,0 +1,185 @@
+"""Where a model's files lie: built into the package, in a local folder, or on the hub."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from loba_tui.core.associate.pipeline_files import UNUSED_COMPONENTS
+from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
+from loba_tui.core.associate.sources.hub_snapshot import OnFetch, fetch_snapshot
+from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
+from loba_tui.models import BUILTIN_PREFIX, builtin_names
+
+logger = logging.getLogger(__name__)
+
+INDEX_NAME = "model_index.json"
+_SETTINGS_NAME = "loba.json"
+# Classes of these two libraries are code that is installed; anything else would be fetched code.
+_TRUSTED_LIBRARIES = ("diffusers", "transformers")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model's files on this machine.
+
+    Attributes:
+        id: As the recipe names it.
+        kind: Where it came from.
+        folder: A diffusers folder, complete.
+        revision: Commit hash on the hub; None for the other kinds.
+    """
+
+    id: str
+    kind: Literal["builtin", "local", "hub"]
+    folder: Path
+    revision: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the model's own loba.json asks for, such as {"cpu_threads": 1}."""
+        path = self.folder / _SETTINGS_NAME
+        try:
+            settings = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            raise CorruptError(
+                f"{self.id}: its {_SETTINGS_NAME} cannot be read: {error}."
+            ) from error
+        if not isinstance(settings, dict):
+            raise CorruptError(f"{self.id}: its {_SETTINGS_NAME} is not a table.")
+        return settings
+
+
+def locate(
+    model_id: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    *,
+    on_fetch: OnFetch = lambda done, total: None,
+) -> ModelSource:
+    """Find a model's files, fetching them from the hub if that is where they are.
+
+    Args:
+        model_id: builtin:NAME, a diffusers folder, or a hub id.
+        revision: Branch, tag or commit of a hub model; an error for the other kinds.
+        variant: Weight variant to fetch, such as fp16.
+        on_fetch: Told how far the fetching is; from several threads.
+
+    Raises:
+        RecipeError: No such model, or it is not a diffusers pipeline.
+        RefusedError: It holds pickles or code of its own.
+        ResourceError: The hub cannot be reached and the model is not in the cache.
+    """
+    path = Path(model_id).expanduser()
+    if model_id.startswith(BUILTIN_PREFIX):
+        source = _builtin(model_id)
+    elif path.exists():
+        source = _local(model_id, path)
+    elif _looks_like_a_path(model_id):
+        refuse_pickle(path)
+        raise RecipeError(f"base_model.id: there is no folder {model_id}.", _known_models(model_id))
+    else:
+        folder, commit = fetch_snapshot(
+            model_id, revision, variant, hint=_known_models(model_id), on_fetch=on_fetch
+        )
+        source = ModelSource(model_id, "hub", folder, commit)
+    if revision is not None and source.kind != "hub":
+        raise RecipeError(
+            f"base_model.revision: {model_id} is not a hub model and has no revisions.",
+            "Leave revision out.",
+        )
+    return source
+
+
+def read_index(source: ModelSource) -> dict[str, Any]:
+    """Return a model's model_index.json, checked to name installed classes only.
+
+    Components that nothing uses stand in it as those that a model does not have.
+    """
+    path = source.folder / INDEX_NAME
+    try:
+        index = json.loads(path.read_text("utf-8"))
+        index |= {name: [None, None] for name in UNUSED_COMPONENTS if name in index}
+        components = {
+            k: v for k, v in index.items() if isinstance(v, list) and not k.startswith("_")
+        }
+        class_name = index["_class_name"]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CorruptError(
+            f"{source.id}: its {INDEX_NAME} cannot be read ({type(error).__name__}: {error}).",
+            "Fetch or save the model again.",
+        ) from error
+    for name, value in components.items():
+        library = value[0] if value else None
+        if library is not None and library not in _TRUSTED_LIBRARIES:
+            raise RefusedError(
+                f"{source.id}: component {name} is of {library!r}, code that comes with the model.",
+                "Only classes of diffusers and transformers are loaded.",
+            )
+    if not isinstance(class_name, str):
+        raise RefusedError(
+            f"{source.id}: its pipeline class is code that comes with the model.",
+            "Only pipelines of diffusers are loaded.",
+        )
+    return index
+
+
+def without_unused(index: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that tell a pipeline's class to do without what nothing uses."""
+    absent: dict[str, Any] = {name: None for name in UNUSED_COMPONENTS if name in index}
+    # Otherwise diffusers warns at every start.
+    return absent | ({"requires_safety_checker": False} if "safety_checker" in absent else {})
+
+
+def _builtin(model_id: str) -> ModelSource:
+    name = model_id.removeprefix(BUILTIN_PREFIX)
+    names = builtin_names()
+    if name not in names:
+        raise RecipeError(f"base_model.id: there is no {model_id}.", _known_models(model_id))
+    return ModelSource(model_id, "builtin", Path(str(resources.files("loba_tui.models") / name)))
+
+
+def _local(model_id: str, path: Path) -> ModelSource:
+    if path.is_file():
+        refuse_pickle(path)
+        raise RecipeError(
+            f"base_model.id: {model_id} is a single file; only diffusers folders load so far.",
+            "Load it once with StableDiffusionXLPipeline.from_single_file, save it with "
+            "save_pretrained, and name that folder.",
+        )
+    if not (path / INDEX_NAME).is_file():
+        pickles = sorted(p.name for p in path.iterdir() if p.suffix.lower() in PICKLE_SUFFIXES)
+        if pickles:
+            refuse_pickle(path / pickles[0])
+        raise RecipeError(
+            f"base_model.id: {model_id} is not a diffusers folder: it has no {INDEX_NAME}.",
+            "Name a folder written by save_pretrained.",
+        )
+    return ModelSource(model_id, "local", path.resolve())
+
+
+def _looks_like_a_path(model_id: str) -> bool:
+    """Tell a mistyped path from a hub id, which is `name` or `owner/name`."""
+    suffix = Path(model_id).suffix.lower()
+    return (
+        model_id.startswith((".", "/", "~"))
+        or "\\" in model_id
+        or model_id.count("/") > 1
+        or suffix in (".safetensors", *PICKLE_SUFFIXES)
+    )
+
+
+def _known_models(model_id: str) -> str:
+    """Say what comes nearest to a name that was not found."""
+    builtin = [f"{BUILTIN_PREFIX}{name}" for name in builtin_names()]
+    bare = model_id.removeprefix(BUILTIN_PREFIX).rsplit("/", 1)[-1]
+    near = difflib.get_close_matches(bare, [n.removeprefix(BUILTIN_PREFIX) for n in builtin], n=1)
+    if near:
+        return f"Did you mean {BUILTIN_PREFIX}{near[0]}?"
+    listed = ", ".join(builtin) or "none in this installation"
+    return f"Name a diffusers folder, a hub id (owner/name), or a built-in model ({listed})."

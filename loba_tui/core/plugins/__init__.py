@@ -1,0 +1,190 @@
+"""Drop-in files: list and describe them by their syntax alone, check options, load one by name.
+
+A drop-in is one Python file with one factory. The factory's keyword-only parameters are the options
+that a recipe can give; positional parameters are what the program supplies.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from loba_tui.core.errors import ExitCode, LobaError, RecipeError
+from loba_tui.core.option_types import choices, describe_type, type_at
+from loba_tui.core.plugins.loading import load_factory
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources, is_plugin_name
+from loba_tui.core.plugins.syntax import KINDS, Option, Plugin, parse
+from loba_tui.core.text import nearest, quote
+
+__all__ = [
+    "KINDS",
+    "Option",
+    "OptionProblem",
+    "Plugin",
+    "check_options",
+    "describe",
+    "existing_path",
+    "is_shipped",
+    "load",
+    "names",
+    "parse",
+]
+
+
+_PROGRAM = Path(__file__).parents[1] / "program"
+_PROGRAM_PACKAGE = "loba_tui.core.program"
+
+
+@dataclass(frozen=True)
+class OptionProblem:
+    """Something wrong with a choice of drop-in; `key_path` is relative to the choice's section.
+
+    Attributes:
+        refused: It is a matter of safety: a plugin that is not enabled.
+    """
+
+    key_path: tuple[str | int, ...]
+    message: str
+    suggestion: str | None = None
+    refused: bool = False
+
+
+def names(kind: str, *, sources: PluginSources = SHIPPED) -> list[str]:
+    """Return the drop-ins of a kind by name, sorted.
+
+    Args:
+        kind: A key of `KINDS`.
+        sources: Where the user's own lie; a shipped name cannot be replaced from there.
+    """
+    return sorted(_files(kind, sources))
+
+
+def is_shipped(kind: str, name: str) -> bool:
+    """Say whether a drop-in comes with the package."""
+    return name in _files(kind, SHIPPED)
+
+
+def describe(kind: str, name: str, *, sources: PluginSources = SHIPPED) -> Plugin:
+    """Read a drop-in's docstring, options and literal constants from its syntax tree.
+
+    Raises:
+        RecipeError: There is no such drop-in, or the file does not define its factory.
+    """
+    path = _find(kind, name, sources)
+    if is_shipped(kind, name):
+        return parse(kind, name, path, path.read_bytes())
+    return parse(kind, name, path, sources.read(kind, name).content, origin="user")
+
+
+def load(kind: str, name: str, *, sources: PluginSources = SHIPPED) -> Callable[..., Any]:
+    """Import a drop-in and return its factory. This is where torch may be loaded.
+
+    Raises:
+        RecipeError: There is no such drop-in, or a plugin does not run.
+        RefusedError: A plugin is not trusted as it is now.
+    """
+    path = _find(kind, name, sources)
+    if not is_shipped(kind, name):
+        file = sources.read(kind, name)
+        sources.require_trust(file)
+        return load_factory(file, KINDS[kind].factory)
+    package = ".".join([_PROGRAM_PACKAGE, *KINDS[kind].folder.split("/")])
+    module = importlib.import_module(f"{package}.{name}")
+    factory: Callable[..., Any] | None = getattr(module, KINDS[kind].factory, None)
+    if factory is None:
+        raise RecipeError(f"{path}: a file of {kind} must define {KINDS[kind].factory}()")
+    return factory
+
+
+def check_options(
+    kind: str, name: str, given: Mapping[str, Any], *, sources: PluginSources = SHIPPED
+) -> list[OptionProblem]:
+    """Return everything wrong with choosing `name` and giving it these options."""
+    known = names(kind, sources=sources)
+    if name not in known:
+        near = nearest(name, known)
+        listed = "" if near else f"; there is {', '.join(known)}"
+        message = f"there is no {KINDS[kind].noun} called {quote(name)}{listed}"
+        return [OptionProblem(("name",), message, near)]
+    try:
+        plugin = describe(kind, name, sources=sources)
+        refusal = "" if plugin.origin == "shipped" else sources.refusal(sources.read(kind, name))
+    except LobaError as error:
+        is_refused = error.exit_code == ExitCode.REFUSED
+        return [OptionProblem(("name",), error.message, refused=is_refused)]
+    problems = [OptionProblem(("name",), refusal, refused=True)] if refusal else []
+    problems += [
+        OptionProblem((option.name,), f"{name} needs this option: {option.expected}")
+        for option in plugin.options.values()
+        if option.required and option.name not in given
+    ]
+    for key, value in given.items():
+        if key in plugin.options:
+            problems += _check_value(plugin.options[key], value)
+        elif not plugin.takes_any_option:
+            listed = f"it has {', '.join(plugin.options)}" if plugin.options else "it has none"
+            suggestion = nearest(key, plugin.options)
+            message = f"not an option of {name}" + ("" if suggestion else f" ({listed})")
+            problems.append(OptionProblem((key,), message, suggestion))
+    return problems
+
+
+def _check_value(option: Option, value: Any) -> list[OptionProblem]:
+    if option.type is None:
+        message = f"cannot be set from a recipe: its type is {option.annotation or 'not given'}"
+        return [OptionProblem((option.name,), message)]
+    try:
+        TypeAdapter(option.type).validate_python(value)
+    except ValidationError as error:
+        found: dict[tuple[str | int, ...], OptionProblem] = {}
+        for detail in error.errors(include_url=False, include_context=False):
+            path, part = existing_path(detail["loc"], value)
+            part_type = type_at(option.type, path)
+            message = f"expected {describe_type(part_type)}, got {quote(part)}"
+            key_path = (option.name, *path)
+            suggestion = nearest(part, choices(part_type)) if isinstance(part, str) else None
+            found.setdefault(key_path, OptionProblem(key_path, message, suggestion))
+        return list(found.values())
+    # Where the default lists something, an empty list is an oversight: layers: [] trains nothing.
+    if isinstance(value, list | tuple) and not value and option.default:
+        return [OptionProblem((option.name,), f"expected {option.expected}, got an empty list")]
+    return []
+
+
+def existing_path(location: Sequence[str | int], value: Any) -> tuple[tuple[str | int, ...], Any]:
+    """Return the part of a pydantic location that names keys and items, and the value there.
+
+    Locations also name the members of a union, which mean nothing to the recipe's author.
+    """
+    path: list[str | int] = []
+    for step in location:
+        is_key = isinstance(value, dict) and step in value
+        is_item = isinstance(value, list | tuple) and isinstance(step, int) and step < len(value)
+        if is_key or is_item:
+            value = value[step]
+            path.append(step)
+    return tuple(path), value
+
+
+def _files(kind: str, sources: PluginSources) -> dict[str, Path]:
+    shipped = (_PROGRAM / KINDS[kind].folder).glob("*.py")
+    return {
+        **sources.files(kind),
+        **{path.stem: path for path in shipped if is_plugin_name(path.stem)},
+    }
+
+
+def _find(kind: str, name: str, sources: PluginSources) -> Path:
+    files = _files(kind, sources)
+    if name not in files:
+        near = nearest(name, files)
+        raise RecipeError(
+            f"there is no {KINDS[kind].noun} called {quote(name)}",
+            f"Did you mean {near}?" if near else f"There is {', '.join(sorted(files))}.",
+        )
+    return files[name]

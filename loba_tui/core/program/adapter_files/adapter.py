@@ -1,0 +1,288 @@
+"""A trained adapter as the two files that other tools load, back again, and between the two.
+
+`adapter.safetensors` has diffusers' keys and the PEFT configuration in its metadata, without which
+diffusers takes alpha for the rank. `adapter.kohya.safetensors` has kohya's keys, and the true alpha
+of every layer: diffusers' own converter writes the rank there, which makes a rank-4 alpha-1 slider
+four times too strong.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from diffusers.utils import convert_unet_state_dict_to_peft
+from peft import get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.errors import CorruptError, RecipeError
+from loba_tui.core.program.adapter_files import kohya_keys
+from loba_tui.core.program.adapter_files import lycoris as adapter_lycoris
+from loba_tui.core.program.adapter_files.families import family_of, family_of_file
+from loba_tui.core.program.adapter_files.file import (
+    WrittenFile,
+    check_weights,
+    read_file,
+    serialize,
+    write_file,
+)
+from loba_tui.core.program.adapter_files.formats import (
+    CONFIG_KEY,
+    UNET_PREFIX,
+    LoraLayer,
+    config_of,
+    diffusers_file,
+    diffusers_tensors,
+    kohya_file,
+    layers_from_diffusers,
+    layers_from_kohya,
+    not_an_adapter,
+)
+from loba_tui.core.program.adapter_layers.kinds import kind_of
+
+DIFFUSERS_NAME = "adapter.safetensors"
+KOHYA_NAME = "adapter.kohya.safetensors"
+AdapterFormat = Literal["diffusers", "kohya"]
+
+_LOADED_CONFIG = (
+    "r",
+    "lora_alpha",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "use_rslora",
+    "use_dora",
+)
+
+
+def write_adapter(
+    unet: nn.Module,
+    folder: Path,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    adapter_name: str = "default",
+) -> dict[str, WrittenFile]:
+    """Write a UNet's adapter in both formats and read both back.
+
+    The same weights and metadata give the same bytes.
+
+    Args:
+        unet: A diffusers UNet with a PEFT adapter on it.
+        folder: Where to; made if it is not there.
+        metadata: What both files carry beside their own: recipe, base model, provenance.
+        adapter_name: Which of the UNet's adapters.
+
+    Returns:
+        The written files by format: "diffusers", and "kohya" and "peft" where there is such a form.
+
+    Raises:
+        NumericsError: A weight is not finite, or all are zero.
+        RecipeError: The adapter is of a kind these formats cannot hold.
+    """
+    if kind_of(unet.peft_config[adapter_name]) in adapter_lycoris.KINDS:
+        return adapter_lycoris.write_files(
+            unet, folder, metadata or {}, adapter_name, [DIFFUSERS_NAME, KOHYA_NAME]
+        )
+    config = unet.peft_config[adapter_name].to_dict()
+    layers = _lora_layers(unet, adapter_name, config)
+    family = family_of(unet.config)
+    files = {
+        "diffusers": (DIFFUSERS_NAME, diffusers_file(layers, config, metadata or {}, family)),
+        "kohya": (KOHYA_NAME, kohya_file(layers, metadata or {}, family)),
+    }
+    return {kind: write_file(folder / name, *content) for kind, (name, content) in files.items()}
+
+
+def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+    """Read an adapter file of either format.
+
+    Returns:
+        The weights under diffusers' keys (`unet.<module>.lora_A.weight`), the PEFT configuration
+        they belong to, and the file's other metadata.
+
+    Raises:
+        RecipeError: No such file, or not an adapter of a UNet alone.
+        CorruptError: It is damaged.
+    """
+    tensors, metadata = read_file(path)
+    other = adapter_lycoris.read_layers(path, metadata, tensors)
+    if other is not None:
+        return dict(other[0]), other[1], metadata
+    if any(name.startswith(kohya_keys.PREFIX) for name in tensors):
+        layers = layers_from_kohya(path, tensors)
+        config = {**config_of(layers), "use_rslora": False}
+        return diffusers_tensors(layers), config, metadata
+    for name in tensors or ["nothing"]:
+        partner = name.replace(".lora_A.", ".lora_B.") if ".lora_A." in name else name
+        is_weight = name.endswith((".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"))
+        if not (name.startswith(UNET_PREFIX) and is_weight and partner in tensors):
+            raise not_an_adapter(path, name)
+    try:
+        packed = json.loads(metadata.pop(CONFIG_KEY, "{}"))
+        config = {name.removeprefix(UNET_PREFIX): value for name, value in packed.items()}
+    except (ValueError, AttributeError) as error:
+        raise CorruptError(f"{path}: its {CONFIG_KEY} is not a JSON table.") from error
+    if not config:
+        # A file without a configuration means alpha = rank by diffusers' convention.
+        config = {**config_of(layers_from_diffusers(tensors, {})), "use_rslora": False}
+    return tensors, config, metadata
+
+
+def convert(path: Path, to: AdapterFormat, destination: Path | None = None) -> Path:
+    """Write an adapter file in the other format.
+
+    Args:
+        path: An adapter file of either format.
+        to: The format to write.
+        destination: Where to; None puts it beside `path`, `.kohya` in its name or not.
+
+    Returns:
+        The file that was written, or found there with the same content.
+    """
+    tensors, config, metadata = read_adapter(path)
+    adapter_lycoris.refuse_conversion(path, {"peft_type": "LORA", **config})
+    layers = layers_from_diffusers(tensors, config)
+    family = family_of_file(metadata, layers)
+    if to == "kohya":
+        _check_kohya_can_name(path, layers)
+    # What says which format a file is in is written anew; everything else is carried over.
+    carried = {k: v for k, v in metadata.items() if not k.startswith(("modelspec.", "ss_network_"))}
+    content = (
+        diffusers_file(layers, config, carried, family)
+        if to == "diffusers"
+        else kohya_file(layers, carried, family)
+    )
+    if destination is None:
+        stem = path.name.removesuffix(".safetensors").removesuffix(".kohya")
+        suffix = ".kohya.safetensors" if to == "kohya" else ".safetensors"
+        destination = path.with_name(stem + suffix)
+    if destination.exists():
+        check_weights(content[0])
+        if destination.read_bytes() == serialize(*content):
+            return destination
+        raise RecipeError(
+            f"{destination} is there already, with other content.", "Name another file."
+        )
+    return write_file(destination, *content).path
+
+
+def _check_kohya_can_name(path: Path, layers: Mapping[str, LoraLayer]) -> None:
+    for module in layers:
+        try:
+            kohya_keys.to_kohya(module)
+        except KeyError as error:
+            raise not_an_adapter(path, module) from error
+
+
+def load_adapter(container: ModelContainer, path: Path, adapter_name: str = "default") -> None:
+    """Put an adapter file on a container's denoiser through diffusers.
+
+    Its weights keep the file's precision over a base of any dtype, as they were trained.
+
+    Args:
+        container: A model without an adapter of that name.
+        path: A .safetensors file, ours or of any tool that diffusers reads.
+        adapter_name: What PEFT calls it from then on.
+
+    Raises:
+        RecipeError: There is no such file, or it is no adapter for this model.
+        CorruptError: It is damaged.
+        NumericsError: A weight is not finite, or all are zero.
+    """
+    tensors, metadata = read_file(path)
+    check_weights(tensors)
+    other = adapter_lycoris.read_layers(path, metadata, tensors)
+    try:
+        if other is not None:
+            adapter_lycoris.attach(container.denoiser, *other, adapter_name)
+            return
+        state_dict, alphas, config = _read_for_loading(container, path)
+        container.pipeline.load_lora_into_unet(
+            state_dict,
+            network_alphas=alphas,
+            unet=container.denoiser,
+            adapter_name=adapter_name,
+            metadata=config,
+            _pipeline=container.pipeline,
+        )
+        _restore_precision(container.denoiser, state_dict, adapter_name)
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise RecipeError(
+            f"{path} is not an adapter for this model: {_reason(error)}",
+            "Name an adapter trained on the same architecture.",
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line that says something; torch's is a heading."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in lines if not line.endswith(":")), type(error).__name__)
+    return told[:300]
+
+
+def _read_for_loading(
+    container: ModelContainer, path: Path
+) -> tuple[dict[str, Tensor], dict[str, float] | None, dict[str, Any] | None]:
+    """Return weights, alphas and configuration as `load_lora_into_unet` takes them.
+
+    Our own files are read here: diffusers loses the alphas of attention layers of a kohya file
+    where they are not those of most layers. Other tools' key styles are left to diffusers.
+    """
+    try:
+        tensors, config, _ = read_adapter(path)
+    except RecipeError as error:
+        # Given as folder and name: diffusers asks the hub about a path that it does not find.
+        state_dict, alphas, config = container.pipeline.lora_state_dict(
+            str(path.parent.resolve()),
+            weight_name=path.name,
+            local_files_only=True,
+            unet_config=container.denoiser.config,
+            return_lora_metadata=True,
+        )
+        if not state_dict or not all(name.startswith(UNET_PREFIX) for name in state_dict):
+            raise error
+        return state_dict, alphas, config
+    # The rest of a configuration says how training started; from a foreign file it is not taken.
+    chosen = {f"{UNET_PREFIX}{name}": config[name] for name in _LOADED_CONFIG if name in config}
+    return tensors, None, chosen
+
+
+def _restore_precision(
+    unet: nn.Module, state_dict: Mapping[str, Tensor], adapter_name: str
+) -> None:
+    """Undo PEFT's rounding of an adapter to the dtype of its base layer."""
+    weights = {key.removeprefix(UNET_PREFIX): value for key, value in state_dict.items()}
+    if not any(".lora_A." in key for key in weights):
+        weights = convert_unet_state_dict_to_peft(weights)
+    for key, weight in weights.items():
+        # A magnitude has no .weight in the file.
+        parameter = unet.get_parameter(f"{key.removesuffix('.weight')}.{adapter_name}.weight")
+        if parameter.dtype != weight.dtype and not parameter.is_meta:
+            parameter.data = weight.to(parameter.device)
+
+
+def _lora_layers(
+    unet: nn.Module, adapter_name: str, config: Mapping[str, Any]
+) -> dict[str, LoraLayer]:
+    """Return the adapter's layers by module name, in the UNet's order."""
+    weights = get_peft_model_state_dict(unet, adapter_name=adapter_name)
+    parts = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
+    if extra := [name for name in weights if not name.endswith(parts)]:
+        raise RecipeError(f"{extra[0]} of this adapter has no place in a LoRA file.")
+    layers = {}
+    for name, module in unet.named_modules():
+        if isinstance(module, BaseTunerLayer) and adapter_name in module.r:
+            alpha, rank = module.lora_alpha[adapter_name], module.r[adapter_name]
+            layers[name] = LoraLayer(
+                down=weights[f"{name}.lora_A.weight"].detach(),
+                up=weights[f"{name}.lora_B.weight"].detach(),
+                # These formats scale by alpha / rank; rank-stabilised LoRA by alpha / sqrt(rank).
+                alpha=float(alpha) * (math.sqrt(rank) if config["use_rslora"] else 1.0),
+                magnitude=weights.get(f"{name}.lora_magnitude_vector"),
+            )
+    return layers

@@ -1,0 +1,128 @@
+"""Adapter files on disk: the same bytes for the same adapter, written whole, and read back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from loba_tui.core import files as durable
+from loba_tui.core.associate.safe_files import check_safetensors, refuse_pickle
+from loba_tui.core.errors import CorruptError, NumericsError, RecipeError, ResourceError
+
+_ALIGNMENT = 8
+_STARTS_AT_ZERO = re.compile(
+    r"\.lora_B\.|\.lora_up\.|\.hada_w2_b$|\.lokr_w1$|\.lokr_w1_a$|\.oft_R\.weight$"
+)
+# As other programs make theirs: an adapter is for others to load, if the umask lets them.
+_MODE = 0o666
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file that was written and read back."""
+
+    path: Path
+    sha256: str
+    num_bytes: int
+
+
+def serialize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file whose bytes depend on nothing but its content.
+
+    The library writes metadata in the order of a randomly seeded hash map, so that the same call
+    gives other bytes each time; here it is put in sorted.
+    """
+    plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    content = safetensors.torch.save(plain)
+    (header_bytes,) = struct.unpack("<Q", content[:8])
+    header = {
+        "__metadata__": {name: metadata[name] for name in sorted(metadata)},
+        **json.loads(content[8 : 8 + header_bytes]),
+    }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    # Spaces are the format's own padding; tensors then start aligned for memory mapping.
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text + content[8 + header_bytes :]
+
+
+def write_file(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> WrittenFile:
+    """Write an adapter in one piece, then read it back.
+
+    Raises:
+        NumericsError: A weight is not finite, or the adapter changes nothing.
+        ResourceError: The disk does not take it, or gives back something else.
+    """
+    check_weights(tensors)
+    content = serialize(tensors, metadata)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.replace_file(path, content, mode=_MODE)
+        _read_back(path, tensors, metadata)
+    except OSError as error:
+        raise ResourceError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            "Free space, or choose another folder.",
+        ) from error
+    return WrittenFile(path, hashlib.sha256(content).hexdigest(), len(content))
+
+
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors on the CPU, and metadata.
+
+    Raises:
+        RecipeError: There is no such file.
+        RefusedError: It is a pickle.
+        CorruptError: It is damaged.
+    """
+    refuse_pickle(path)
+    if not path.is_file():
+        raise RecipeError(f"There is no adapter {path}.", "Name a .safetensors file.")
+    header = check_safetensors(path)
+    metadata = header.get("__metadata__", {})
+    try:
+        return safetensors.torch.load_file(path), dict(metadata)
+    except safetensors.SafetensorError as error:
+        raise CorruptError(f"{path} cannot be read: {error}.", "Export it again.") from error
+
+
+def check_weights(tensors: Mapping[str, Tensor]) -> None:
+    """Raise `NumericsError` for weights that would poison or do nothing."""
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise NumericsError(
+                f"The adapter's {name} is not finite; it is not exported.",
+                "Lower optimizer.lr, or take an earlier checkpoint.",
+            )
+    # What starts at zero: as long as all of it is, the adapter is the base model.
+    ups = [t for name, t in tensors.items() if _STARTS_AT_ZERO.search(name)]
+    if not any(bool(tensor.any()) for tensor in ups):
+        raise NumericsError(
+            "The adapter changes nothing: all its weights are zero; it is not exported.",
+            "Train at least one step with a learning rate above 0.",
+        )
+
+
+def _read_back(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Check that the disk gives back what it was given."""
+    try:
+        read, read_metadata = read_file(path)
+        same = read.keys() == tensors.keys() and all(
+            torch.equal(read[name], tensor.detach().cpu()) for name, tensor in tensors.items()
+        )
+    except CorruptError:
+        same, read_metadata = False, {}
+    if not same or read_metadata != dict(metadata):
+        raise ResourceError(
+            f"{path} does not read back as it was written.", "Check the disk, and export again."
+        )

@@ -1,0 +1,223 @@
+"""The two formats of an adapter file, diffusers' and kohya's: from layers to tensors, and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.utils.other import get_pattern_key
+from torch import Tensor
+
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.adapter_files import kohya_keys
+from loba_tui.core.program.adapter_files.families import ARCHITECTURE_KEY, AdapterFamily
+
+CONFIG_KEY = "lora_adapter_metadata"
+UNET_PREFIX = "unet."
+
+
+@dataclass(frozen=True)
+class LoraLayer:
+    """The update of one module, W + (alpha / rank) up down.
+
+    With a magnitude it is DoRA's: the rows of that sum, brought to these lengths.
+    """
+
+    down: Tensor
+    up: Tensor
+    alpha: float
+    magnitude: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """Columns of `up`."""
+        return self.down.shape[0]
+
+
+def diffusers_file(
+    layers: Mapping[str, LoraLayer],
+    config: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    family: AdapterFamily,
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata of diffusers' format."""
+    # PEFT shortens the list of targets to suffixes, by way of a set, and takes patterns that match
+    # several layers; the exact names are the same in every process and to every reader.
+    factors = {n: math.sqrt(la.rank) if config["use_rslora"] else 1.0 for n, la in layers.items()}
+    alphas = {name: layer.alpha / factors[name] for name, layer in layers.items()}
+    exact = {
+        **jsonable(config),
+        "target_modules": sorted(layers),
+        "rank_pattern": {n: la.rank for n, la in layers.items() if la.rank != config["r"]},
+        "alpha_pattern": {
+            name: alpha
+            for name, alpha in alphas.items()
+            if not math.isclose(alpha, config["lora_alpha"])
+        },
+    }
+    packed = {f"{UNET_PREFIX}{name}": value for name, value in exact.items()}
+    return diffusers_tensors(layers), {
+        "format": "pt",
+        "modelspec.implementation": "diffusers",
+        **model_spec(metadata, family),
+        **metadata,
+        CONFIG_KEY: json.dumps(packed, sort_keys=True),
+    }
+
+
+def kohya_file(
+    layers: Mapping[str, LoraLayer], metadata: Mapping[str, str], family: AdapterFamily
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata of kohya's format.
+
+    The PEFT configuration is left out: diffusers refuses a file that has both it and alphas.
+    """
+    tensors = {}
+    for module, layer in layers.items():
+        name = kohya_keys.to_kohya(module, family.layout)
+        tensors[f"{name}.lora_down.weight"] = layer.down
+        tensors[f"{name}.lora_up.weight"] = layer.up
+        tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
+        if layer.magnitude is not None:
+            tensors[f"{name}.dora_scale"] = layer.magnitude.reshape(-1, *[1] * (layer.up.ndim - 1))
+    return tensors, {
+        "format": "pt",
+        "modelspec.implementation": family.implementation,
+        **model_spec(metadata, family),
+        **_network_metadata(layers),
+        "ss_base_model_version": family.base_version,
+        **{name: value for name, value in metadata.items() if name != CONFIG_KEY},
+    }
+
+
+def model_spec(metadata: Mapping[str, str], family: AdapterFamily) -> dict[str, str]:
+    """Return what every file says by the model metadata standard (Stability-AI/ModelSpec)."""
+    return {
+        "modelspec.sai_model_spec": "1.0.0",
+        ARCHITECTURE_KEY: f"{family.architecture}/lora",
+        "modelspec.title": metadata.get("ss_output_name", "adapter"),
+    }
+
+
+def _network_metadata(layers: Mapping[str, LoraLayer]) -> dict[str, str]:
+    """Return the ss_network_* entries that kohya's tools show and resize by."""
+    linear = [layer for layer in layers.values() if layer.down.ndim == 2]
+    # A 1x1 convolution has the rank of linear layers; SD 1.x's projections are such.
+    pointwise = [layer for layer in layers.values() if layer.down.shape[2:] == (1, 1)]
+    conv = [layer for layer in layers.values() if max(layer.down.shape[2:], default=1) > 1]
+    main = (linear or pointwise or conv)[0]
+    arguments = {}
+    if conv:
+        arguments = {"conv_dim": str(conv[0].rank), "conv_alpha": f"{conv[0].alpha:g}"}
+    is_dora = main.magnitude is not None
+    if is_dora:
+        arguments |= {"algo": "lora", "dora_wd": "True"}
+    return {
+        "ss_network_module": "lycoris.kohya" if is_dora else "networks.lora",
+        "ss_network_dim": str(main.rank),
+        "ss_network_alpha": f"{main.alpha:g}",
+        "ss_network_args": json.dumps(arguments, sort_keys=True),
+    }
+
+
+def diffusers_tensors(layers: Mapping[str, LoraLayer]) -> dict[str, Tensor]:
+    """Return weights under diffusers' keys."""
+    tensors = {}
+    for module, layer in layers.items():
+        tensors[f"{UNET_PREFIX}{module}.lora_A.weight"] = layer.down
+        tensors[f"{UNET_PREFIX}{module}.lora_B.weight"] = layer.up
+        if layer.magnitude is not None:
+            tensors[f"{UNET_PREFIX}{module}.lora_magnitude_vector"] = layer.magnitude
+    return tensors
+
+
+def layers_from_diffusers(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> dict[str, LoraLayer]:
+    """Return layers by module; without a configuration alpha is the rank."""
+    layers = {}
+    for key, down in tensors.items():
+        if not key.endswith(".lora_A.weight"):
+            continue
+        module = key.removesuffix(".lora_A.weight").removeprefix(UNET_PREFIX)
+        patterns = config.get("alpha_pattern") or {}
+        alpha = patterns.get(
+            get_pattern_key(patterns, module), config.get("lora_alpha", down.shape[0])
+        )
+        if config.get("use_rslora"):
+            alpha *= math.sqrt(down.shape[0])
+        up = tensors[key.replace(".lora_A.", ".lora_B.")]
+        magnitude = tensors.get(key.replace(".lora_A.weight", ".lora_magnitude_vector"))
+        layers[module] = LoraLayer(down, up, float(alpha), magnitude)
+    return layers
+
+
+def layers_from_kohya(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
+    """Return layers by diffusers' module name; a file without alphas means alpha = rank."""
+    layers = {}
+    for key, down in tensors.items():
+        name, _, kind = key.partition(".")
+        try:
+            module = kohya_keys.from_kohya(name)
+            if kind == "lora_down.weight":
+                if down.ndim < 2 or not down.numel():
+                    raise KeyError(key)
+                alpha = tensors.get(f"{name}.alpha", torch.tensor(float(down.shape[0])))
+                if alpha.numel() != 1:
+                    raise KeyError(key)
+                # The shortest decimal of a float32: 0.7 comes back as 0.7.
+                exact = float(f"{alpha.item():.7g}")
+                up, magnitude = tensors[f"{name}.lora_up.weight"], tensors.get(f"{name}.dora_scale")
+                if magnitude is not None:  # PEFT has the outputs second for a convolution
+                    shape = (-1,) if up.ndim == 2 else (1, -1, 1, 1)
+                    magnitude = magnitude.reshape(shape)
+                layers[module] = LoraLayer(down, up, exact, magnitude)
+            elif kind not in ("lora_up.weight", "alpha", "dora_scale"):
+                raise KeyError(key)
+        except KeyError as error:
+            raise not_an_adapter(path, key) from error
+    return layers
+
+
+def config_of(layers: Mapping[str, LoraLayer]) -> dict[str, Any]:
+    """Return the PEFT configuration that gives these layers these ranks and alphas."""
+    (rank, _), *_ = Counter(layer.rank for layer in layers.values()).most_common(1)
+    (alpha, _), *_ = Counter(layer.alpha for layer in layers.values()).most_common(1)
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {n: la.rank for n, la in layers.items() if la.rank != rank},
+        "alpha_pattern": {n: la.alpha for n, la in layers.items() if la.alpha != alpha},
+        "target_modules": sorted(layers),
+        "use_dora": any(layer.magnitude is not None for layer in layers.values()),
+    }
+
+
+def jsonable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a PEFT configuration as JSON holds it: sets sorted, enumerations by value."""
+    plain = {}
+    for name, value in config.items():
+        if isinstance(value, set | frozenset):
+            value = sorted(value)
+        plain[name] = getattr(value, "value", value)
+    return plain
+
+
+def not_an_adapter(path: Path, key: str) -> RecipeError:
+    """Return the error for a file whose `key` belongs to neither format."""
+    if key.startswith(("lora_te", "text_encoder")):
+        return RecipeError(
+            f"{path} also adapts text encoders ({key[:100]!r}), which are not adapted here.",
+            "Only what changes the UNet alone can be drawn, measured and merged.",
+        )
+    return RecipeError(
+        f"{path} is not a UNet's LoRA, LoCon, LoHa or LoKr in diffusers' or kohya's keys"
+        f" ({key[:100]!r}).",
+        "Name an adapter.safetensors or adapter.kohya.safetensors of a run.",
+    )

@@ -1,0 +1,221 @@
+"""Files of the kinds that diffusers' LoRA loader does not take: LoHa, LoKr and OFT.
+
+`adapter.safetensors` has PEFT's keys under the UNet's module names and PEFT's configuration in its
+metadata. Beside it lies the folder `peft`, which `PeftModel.from_pretrained(pipe.unet, folder)`
+takes as it is. LoHa and LoKr also have LyCORIS' keys, which A1111 and ComfyUI read; OFT has none:
+there a layer's outputs are rotated, and PEFT rotates its inputs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from peft import LoHaConfig, LoKrConfig, OFTConfig, PeftConfig, get_peft_model_state_dict
+from torch import Tensor, nn
+
+from loba_tui.core import files as durable
+from loba_tui.core.errors import CorruptError, RecipeError
+from loba_tui.core.program.adapter_files.families import family_of
+from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
+from loba_tui.core.program.adapter_files.formats import (
+    UNET_PREFIX,
+    jsonable,
+    model_spec,
+    not_an_adapter,
+)
+from loba_tui.core.program.adapter_files.lycoris_keys import from_lycoris, is_lycoris, to_lycoris
+from loba_tui.core.program.adapter_layers.kinds import adapted_module, kind_of, settle, tuner_layers
+
+PEFT_CONFIG_KEY = "peft_config"
+PEFT_FOLDER = "peft"
+_PEFT_PREFIX = "base_model.model."
+
+# What decides shapes and meaning of the weights. The rest of a configuration says how training
+# started; from a foreign file it is not taken.
+_LOADED: Mapping[str, tuple[type[PeftConfig], tuple[str, ...]]] = MappingProxyType(
+    {
+        "LoHa": (LoHaConfig, ("r", "alpha", "use_effective_conv2d")),
+        "LoKr": (
+            LoKrConfig,
+            ("r", "alpha", "use_effective_conv2d", "decompose_both", "decompose_factor"),
+        ),
+        "OFT": (OFTConfig, ("r", "oft_block_size", "block_share", "use_cayley_neumann")),
+    }
+)
+_PATTERNS = ("rank_pattern", "alpha_pattern")
+KINDS = frozenset(_LOADED)
+"""The kinds that this module reads and writes."""
+
+_NOTES = MappingProxyType(
+    {
+        "LoHa": "diffusers' load_lora_weights does not take LoHa: give adapter/peft to "
+        "PeftModel.from_pretrained(pipe.unet, FOLDER), or the kohya file to A1111 or ComfyUI.",
+        "LoKr": "diffusers' load_lora_weights does not take LoKr: give adapter/peft to "
+        "PeftModel.from_pretrained(pipe.unet, FOLDER), or the kohya file to A1111 or ComfyUI.",
+        "OFT": "Only PEFT reads this OFT: give adapter/peft to "
+        "PeftModel.from_pretrained(pipe.unet, FOLDER). It has no form for kohya's tools, which "
+        "rotate a layer's outputs where PEFT rotates its inputs.",
+        "DoRA": "At scales other than 1 tools differ on DoRA: diffusers scales its low-rank part "
+        "only, A1111 and ComfyUI the whole change, as here; ComfyUI divides by the base's norm.",
+    }
+)
+
+
+def notes_of(config: PeftConfig) -> list[str]:
+    """Return what a user of a kind's files has to know, nothing for LoRA."""
+    note = _NOTES.get(kind_of(config))
+    return [note] if note else []
+
+
+def write_files(
+    unet: nn.Module, folder: Path, metadata: Mapping[str, str], adapter_name: str, names: list[str]
+) -> dict[str, WrittenFile]:
+    """Write a LoHa, LoKr or OFT adapter in all forms that it has, and read each back.
+
+    Args:
+        unet: A diffusers UNet that carries it.
+        folder: Where to.
+        metadata: What every file carries beside its own.
+        adapter_name: Which of the UNet's adapters.
+        names: Of the files with PEFT's and with LyCORIS' keys.
+    """
+    config = unet.peft_config[adapter_name]
+    kind = kind_of(config)
+    layers = {name: layer for name, layer in tuner_layers(unet, adapter_name)}
+    weights = {
+        name: weight.detach()
+        for name, weight in get_peft_model_state_dict(unet, adapter_name=adapter_name).items()
+    }
+    packed = json.dumps(_exact(config, sorted(layers)), sort_keys=True)
+    tensors = {f"{UNET_PREFIX}{name}": weight for name, weight in weights.items()}
+    family = family_of(unet.config)
+    own = {"format": "pt", **model_spec(metadata, family), PEFT_CONFIG_KEY: packed, **metadata}
+    written = {"diffusers": write_file(folder / names[0], tensors, own)}
+    peft = folder / PEFT_FOLDER
+    plain = {f"{_PEFT_PREFIX}{name}": weight for name, weight in weights.items()}
+    written["peft"] = write_file(peft / "adapter_model.safetensors", plain, {"format": "pt"})
+    durable.replace_file(peft / "adapter_config.json", packed.encode() + b"\n", mode=0o666)
+    if kind != "OFT":
+        strengths = {
+            name: (float(layer.alpha[adapter_name]), layer.r[adapter_name])
+            for name, layer in layers.items()
+        }
+        lycoris = to_lycoris(weights, strengths, family.layout)
+        described = {"algo": kind.lower()}
+        extra = {
+            "ss_network_module": "lycoris.kohya",
+            "ss_network_dim": str(config.r),
+            "ss_network_alpha": f"{config.alpha:g}",
+            "ss_network_args": json.dumps(described, sort_keys=True),
+            "ss_base_model_version": family.base_version,
+        }
+        own = {"format": "pt", **model_spec(metadata, family), **extra, **metadata}
+        written["kohya"] = write_file(folder / names[1], lycoris, own)
+    return written
+
+
+def _exact(config: PeftConfig, modules: list[str]) -> dict[str, Any]:
+    # PEFT shortens the list of targets to suffixes; the exact names are the same to every reader.
+    return {**jsonable(config.to_dict()), "target_modules": modules}
+
+
+def read_layers(
+    path: Path, metadata: dict[str, str], tensors: Mapping[str, Tensor]
+) -> tuple[Mapping[str, Tensor], dict[str, Any]] | None:
+    """Return weights by PEFT's names and their configuration; None where it is another kind's file.
+
+    Args:
+        path: The file's.
+        metadata: Its metadata; a configuration is taken out of it.
+        tensors: Its content: with PEFT's or with LyCORIS' keys.
+
+    Raises:
+        CorruptError: It is damaged.
+        RecipeError: It is of another kind of adapter.
+    """
+    if is_lycoris(tensors):
+        return from_lycoris(path, tensors)
+    if PEFT_CONFIG_KEY not in metadata:
+        return None
+    return tensors, _config_in(path, metadata, tensors)
+
+
+def _config_in(
+    path: Path, metadata: dict[str, str], tensors: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Take PEFT's configuration out of a file's metadata: checked, and only what is loaded of it.
+
+    Patterns are not: a file could name layers by regular expressions that never end.
+    """
+    try:
+        config = json.loads(metadata.pop(PEFT_CONFIG_KEY))
+        kind = kind_of(config)
+        _, keys = _LOADED[kind]
+        modules = config["target_modules"]
+        is_sound = isinstance(modules, list) and all(isinstance(name, str) for name in modules)
+        numbers = [config[key] for key in keys if config.get(key) is not None]
+        is_sound &= all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptError(f"{path}: its {PEFT_CONFIG_KEY} cannot be read.") from error
+    if not is_sound:
+        raise CorruptError(f"{path}: its {PEFT_CONFIG_KEY} cannot be read.")
+    known = set(modules)
+    for name in tensors:
+        if adapted_module(name.removeprefix(UNET_PREFIX)) not in known:
+            raise not_an_adapter(path, name)
+    return {key: config[key] for key in ("peft_type", "target_modules", *keys) if key in config}
+
+
+def attach(
+    unet: nn.Module, tensors: Mapping[str, Tensor], config: Mapping[str, Any], adapter_name: str
+) -> None:
+    """Put weights that `read_layers` vouched for on a UNet, in their own precision.
+
+    Raises:
+        ValueError: They are not those of this UNet.
+        RecipeError: They are not those of such a configuration.
+    """
+    make, keys = _LOADED[kind_of(dict(config))]
+    chosen = {key: config[key] for key in keys if config.get(key) is not None}
+    for key in _PATTERNS:  # PEFT takes the names in them for regular expressions
+        if config.get(key):
+            chosen[key] = {re.escape(name): value for name, value in config[key].items()}
+    peft_config = make(target_modules=list(config["target_modules"]), **chosen)
+    with torch.random.fork_rng():
+        # PEFT draws initial weights, which are overwritten, from the global generator.
+        unet.add_adapter(peft_config, adapter_name)
+    settle(unet, peft_config, adapter_name)
+    wanted = get_peft_model_state_dict(unet, adapter_name=adapter_name)
+    given = {name.removeprefix(UNET_PREFIX): weight for name, weight in tensors.items()}
+    if odd := wanted.keys() ^ given.keys():
+        raise ValueError(f"{min(odd)} is in one of the two only")
+    for name, weight in given.items():
+        parameter = unet.get_parameter(_parameter_name(name, adapter_name))
+        if parameter.shape != weight.shape:
+            raise ValueError(f"{name} is {list(weight.shape)}, not {list(parameter.shape)}")
+        if not parameter.is_meta:
+            parameter.data = weight.to(parameter.device)
+
+
+def _parameter_name(name: str, adapter_name: str) -> str:
+    """Return the name of a parameter that PEFT's state dictionary calls `name`."""
+    if name.endswith(".weight"):  # oft_R.weight is oft_R.default.weight
+        return f"{name.removesuffix('.weight')}.{adapter_name}.weight"
+    return f"{name}.{adapter_name}"
+
+
+def refuse_conversion(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise `RecipeError` for a kind whose other forms are written by its run alone."""
+    kind = kind_of(dict(config))
+    if kind in KINDS:
+        raise RecipeError(
+            f"{path} holds a {kind} adapter, which is not converted.",
+            "Its run has written all forms that there are beside it.",
+        )

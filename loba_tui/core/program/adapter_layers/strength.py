@@ -1,0 +1,151 @@
+"""The adapter's strength, row by row of a batch.
+
+PEFT scales an adapter by one number for a whole forward pass, and some kinds not at all. A slider
+is trained and sampled at several strengths at once, so what the adapter adds to each layer is
+multiplied row by row: W x + m·(W' − W) x. For LoRA that is W x + m · α/r · B A x; the factor α/r
+stays PEFT's own. `adapter_kinds` says why it means the same for all kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import torch
+from peft.tuners.lycoris_utils import LycorisLayer
+from peft.tuners.oft.layer import OFTLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.adapter_layers.kinds import tuner_layers
+
+
+class RowScale(Protocol):
+    """Sets the strength of one adapter, or of several together."""
+
+    def __call__(self, multipliers: Tensor | float) -> AbstractContextManager[None]:
+        """Use strengths (B,), or one for all rows, inside a `with` block."""
+        ...
+
+    def base(self) -> AbstractContextManager[None]:
+        """Run the model without any adapter inside a `with` block."""
+        ...
+
+
+class AdapterScale:
+    """Set the strength of the adapter that is attached to `denoiser`.
+
+    Args:
+        denoiser: A UNet or transformer that carries a PEFT adapter.
+        adapter_name: PEFT's name of the adapter.
+        within: Only its layers in this module of the denoiser; empty means all of them.
+
+    Raises:
+        RecipeError: If no adapter of that name is attached, of a kind that is known.
+    """
+
+    def __init__(
+        self, denoiser: nn.Module, adapter_name: str = "default", *, within: str = ""
+    ) -> None:
+        self._layers = [
+            layer
+            for name, layer in tuner_layers(denoiser, adapter_name)
+            if f"{name}.".startswith(f"{within}." if within else "")
+        ]
+        if not self._layers:
+            raise RecipeError(f"no adapter named {adapter_name!r} is attached to the model")
+        self._multipliers: Tensor | None = None
+        self._undo: list[Callable[[], None]] = []
+        for layer in self._layers:
+            self._hook(layer, adapter_name)
+
+    def _hook(self, layer: BaseTunerLayer, adapter_name: str) -> None:
+        """Multiply what the adapter adds to a layer's output, or to its input for OFT."""
+        if isinstance(layer, LycorisLayer):
+            self._wrap_delta(layer, adapter_name)
+            return
+        if isinstance(layer, OFTLayer):
+            handle = layer.oft_R[adapter_name].register_forward_hook(self._scale_rotation)
+        elif adapter_name in layer.lora_magnitude_vector:
+            # It returns (W' − W)x. The up-projection inside is also used to find ‖W + BA‖.
+            handle = layer.lora_magnitude_vector[adapter_name].register_forward_hook(
+                self._scale_rows
+            )
+        else:
+            handle = layer.lora_B[adapter_name].register_forward_hook(self._scale_rows)
+        self._undo.append(handle.remove)
+
+    def _wrap_delta(self, layer: LycorisLayer, adapter_name: str) -> None:
+        """LoHa and LoKr compute their part in a method, where no module could be hooked."""
+        delta = layer._get_delta_activations
+        is_wrapped = "_get_delta_activations" in vars(layer)
+
+        def scaled(name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            added: Tensor = delta(name, x, *args, **kwargs)
+            return self._scaled(added) if name == adapter_name else added
+
+        layer._get_delta_activations = scaled
+
+        def restore() -> None:
+            if is_wrapped:
+                layer._get_delta_activations = delta
+            else:
+                del layer._get_delta_activations
+
+        self._undo.append(restore)
+
+    def _scale_rows(self, _module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return self._scaled(output)
+
+    def _scale_rotation(self, _module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+        if self._multipliers is None:
+            return output
+        return args[0] + self._scaled(output - args[0])
+
+    def _scaled(self, output: Tensor) -> Tensor:
+        if self._multipliers is None:
+            return output
+        rows = self._multipliers
+        if rows.device != output.device or rows.dtype != output.dtype:
+            # Kept, because hundreds of layers would each copy it to the accelerator again.
+            rows = self._multipliers = rows.to(output.device, output.dtype)
+        if rows.numel() > 1:
+            # Classifier-free guidance stacks the batch: [unconditional rows, conditional rows].
+            rows = rows.repeat(output.shape[0] // rows.numel())
+        return output * rows.view(-1, *[1] * (output.ndim - 1))
+
+    def set(self, multipliers: Tensor | float) -> None:
+        """Use these strengths, (B,) or one for all rows, until they are set anew.
+
+        They must stay until after the backward pass: gradient checkpointing runs the forward again.
+        """
+        self._multipliers = torch.as_tensor(multipliers, dtype=torch.float32).reshape(-1)
+
+    @contextmanager
+    def __call__(self, multipliers: Tensor | float) -> Iterator[None]:
+        """Use strengths (B,), or one for all rows, inside a `with` block."""
+        before = self._multipliers
+        self.set(multipliers)
+        try:
+            yield
+        finally:
+            self._multipliers = before
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """Run the model without the adapter inside a `with` block (bit-equal to the base)."""
+        for layer in self._layers:
+            layer.enable_adapters(enabled=False)
+        try:
+            yield
+        finally:
+            for layer in self._layers:
+                layer.enable_adapters(enabled=True)
+
+    def remove(self) -> None:
+        """Take the hooks off again."""
+        for undo in reversed(self._undo):
+            undo()
+        self._undo.clear()

@@ -1,0 +1,135 @@
+"""Hidden states of prompts, token by token, as the closed forms edit and preserve them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.closed_form.linear_edit import Edit
+from loba_tui.core.program.closed_form.token_positions import Match, match_tokens, padding
+
+Positions = Literal["concept", "prompt", "all"]
+"""Which tokens of a prompt are edited: those of the words that differ; all of its words and the end
+token, which have read those words; or the padding too, which cross-attention reads as well."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt whose states are edited by strength · (states of `towards` − states of `away`).
+
+    `away` is None where it is the prompt itself.
+    """
+
+    prompt: str
+    towards: str
+    away: str | None = None
+    strength: float = 1.0
+
+
+class PromptStates:
+    """Lays prompts side by side and picks their hidden states."""
+
+    def __init__(
+        self,
+        container: ModelContainer,
+        embeds: Mapping[str, PromptEmbeds],
+        positions: Positions,
+    ) -> None:
+        """Take the prompts' embeddings, one row each, and which tokens count."""
+        self._container = container
+        self._embeds = embeds
+        self._positions = positions
+        self._tokens: dict[str, list[int]] = {}
+
+    def edit(self, pairs: Sequence[Pair]) -> Edit:
+        """Return states and changes of all pairs, one row a token.
+
+        Raises:
+            RecipeError: No token is to be edited at all.
+        """
+        states, changes = [], []
+        for pair in pairs:
+            own, towards = self._states(pair.prompt), self._states(pair.towards)
+            away = own if pair.away is None else self._states(pair.away)
+            for position, to, back in self._rows(pair):
+                states.append(own[position])
+                changes.append(pair.strength * (towards[to] - away[back]))
+        if not states:
+            raise RecipeError(
+                "method.concepts: none of the prompts' tokens is to be edited",
+                "The prompts need words that differ in the same place, or take tokens: prompt.",
+            )
+        return Edit(torch.stack(states), torch.stack(changes))
+
+    def preserved(self, prompts: Sequence[str]) -> Tensor:
+        """Return the states (M, D) of all tokens of prompts that are to stay.
+
+        The start token is among them, once: it is the same in every prompt, and most of a
+        cross-attention's weight rests on it.
+        """
+        rows: list[Tensor] = []
+        for prompt in prompts:
+            states = self._states(prompt)
+            end = len(states) if self._positions == "all" else len(self._ids(prompt))
+            rows.append(states[(0 if not rows else 1) : end])
+        return torch.cat(rows) if rows else torch.zeros(0, 0)
+
+    def num_distinct(self, pairs: Sequence[Pair]) -> int:
+        """Return how many different states the pairs can edit at most.
+
+        In a causal encoder a state depends on the tokens up to it alone.
+        """
+        seen = set()
+        for pair in pairs:
+            prompts = (pair.prompt, pair.towards, pair.away or pair.prompt)
+            for positions in self._rows(pair):
+                read = zip(prompts, positions, strict=True)
+                seen.add(tuple((at, *self._ids(prompt)[: at + 1]) for prompt, at in read))
+        return len(seen)
+
+    def _rows(self, pair: Pair) -> Iterator[tuple[int, int, int]]:
+        """Yield the position of each edited token, and of its counterparts."""
+        away = pair.prompt if pair.away is None else pair.away
+        to = self._matches(pair.prompt, pair.towards)
+        back = {match.source: match for match in self._matches(pair.prompt, away)}
+        for match in to:
+            if match.source not in back:
+                continue
+            other = back[match.source]
+            if self._positions == "concept" and match.same_word and other.same_word:
+                continue
+            yield match.source, match.target, other.target
+
+    def _matches(self, prompt: str, other: str) -> list[Match]:
+        tokens, others = self._ids(prompt), self._ids(other)
+        matches = match_tokens(tokens, others)
+        if self._positions == "all":
+            length = self._states(prompt).shape[0]
+            matches += padding(tokens, others, length)
+        return matches
+
+    def _ids(self, prompt: str) -> list[int]:
+        if prompt not in self._tokens:
+            (self._tokens[prompt],) = self._container.tokenize([prompt])
+        return self._tokens[prompt]
+
+    def _states(self, prompt: str) -> Tensor:
+        """Return (T, D) in float64 on the CPU."""
+        return self._embeds[prompt].embeds[0].double().cpu()
+
+
+def text_projections(container: ModelContainer) -> dict[str, nn.Linear]:
+    """Return the layers that read the prompt's hidden states: to_k and to_v of cross-attention."""
+    modules = {}
+    for name in container.adapter_targets().get("cross_attention", ()):
+        if name.endswith((".to_k", ".to_v")):
+            module = container.denoiser.get_submodule(name)
+            # With an adapter on it, the layer itself is inside.
+            modules[name] = getattr(module, "base_layer", module)
+    return modules

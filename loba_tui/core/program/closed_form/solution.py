@@ -1,0 +1,96 @@
+"""What a method that computes its adapter, instead of training it, is to the program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.program.closed_form.linear_edit import StateUpdate
+from loba_tui.core.recipe.schema import Concept
+
+
+@dataclass(frozen=True)
+class SolverParts:
+    """Finished objects that a solver works with.
+
+    Attributes:
+        container: The base model.
+        concepts: The recipe's concepts, placeholders filled in.
+        embeds: Text embeddings, one row each, of every prompt that the concepts name.
+        seed: The run's seed.
+    """
+
+    container: ModelContainer
+    concepts: Sequence[Concept]
+    embeds: Mapping[str, PromptEmbeds]
+    seed: int
+
+
+@dataclass(frozen=True)
+class LayerUpdate:
+    """A low-rank update W + up down of one linear layer; up is (out, r), down (r, in)."""
+
+    up: Tensor
+    down: Tensor
+
+    @property
+    def rank(self) -> int:
+        """Columns of `up`."""
+        return self.up.shape[1]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A computed adapter.
+
+    Attributes:
+        layers: Updates by the denoiser's module name, float32.
+        figures: How well it does what it was computed for, for the metrics file.
+    """
+
+    layers: Mapping[str, LayerUpdate]
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """A method without steps. Its file says so by `SOLVES = True`."""
+
+    def solve(self) -> Solution:
+        """Compute the adapter; the same parts give the same bits."""
+        ...
+
+    def most_ranks(self) -> Mapping[str, int]:
+        """Return the most rank that each layer's update can have, without any weight's values."""
+        ...
+
+
+def layer_updates(
+    update: StateUpdate, projections: Mapping[str, nn.Linear], rank: int | None = None
+) -> dict[str, LayerUpdate]:
+    """Return the update of every layer that reads the edited states.
+
+    Args:
+        update: What all of them share.
+        projections: The layers by module name.
+        rank: Keep this much of each at most; None is exact.
+    """
+    layers = {}
+    for name, module in projections.items():
+        up, down = update.of_layer(module.weight.detach(), rank)
+        layers[name] = LayerUpdate(up, down)
+    return layers
+
+
+def most_ranks(
+    projections: Mapping[str, nn.Linear], num_states: int, rank: int | None = None
+) -> dict[str, int]:
+    """Return the most rank that an edit of this many states can have in each layer."""
+    return {
+        name: min(num_states, module.in_features, module.out_features, rank or num_states)
+        for name, module in projections.items()
+    }

@@ -1,0 +1,174 @@
+"""A run of a method that computes its adapter: one step, no optimizer, and nothing to check-point.
+
+To the rest of the program it is what a trainer is: it can be asked to stop before it begins, says
+what it did in the run's records, and leaves an adapter on the model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.closed_form.solution import LayerUpdate, Solution, Solver
+from loba_tui.core.program.steering.boundary import Steering
+from loba_tui.core.program.training.checkpoint import Checkpoint
+from loba_tui.core.program.training.memory_meter import MemoryMeter
+from loba_tui.core.run.writer import RunWriter
+
+
+class SolvedRun:
+    """Solves once and attaches the result.
+
+    A run that is resumed solves again: that takes less than a checkpoint would, and gives the same
+    bits.
+    """
+
+    def __init__(
+        self,
+        solver: Solver,
+        container: ModelContainer,
+        *,
+        writer: RunWriter | None,
+        steering: Steering,
+        sample: Callable[[int], None] | None = None,
+    ) -> None:
+        self._solver = solver
+        self._container = container
+        self._writer = writer
+        self._sample = sample
+        self._scale: AdapterScale | None = None
+        self.steering = steering
+        self.step = 0
+        self.forwards = 0
+        self.inexact: list[str] = []
+        self.ended_early: str | None = None
+
+    @property
+    def scale(self) -> AdapterScale:
+        """Strength of the adapter, once it is there."""
+        assert self._scale is not None, "nothing is solved yet"
+        return self._scale
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """The adapter's weights by name."""
+        named = self._container.denoiser.named_parameters()
+        return {name: parameter for name, parameter in named if ".lora_" in name}
+
+    def run(self, until: int | None = None) -> None:
+        """Solve, unless that is done or nothing is to be done yet.
+
+        Raises:
+            Interrupted: If the run was asked to stop before it began.
+        """
+        if self.step or until == 0:
+            return
+        if self._writer is not None:
+            self._writer.status(phase="solving", step=0, total=1)
+        self.steering.boundary(self)
+        begin = time.perf_counter()
+        with torch.no_grad():
+            solution = self._solver.solve()
+            attach_solution(solution, self._container)
+        self._scale = AdapterScale(self._container.denoiser)
+        self.step = 1
+        if self._writer is not None:
+            self._writer.metric(
+                step=1,
+                seconds=round(time.perf_counter() - begin, 6),
+                memory_mib=MemoryMeter(self._container.device).mib(),
+                forwards=self.forwards,
+                **solution.figures,
+            )
+            self._writer.status(phase="solving", step=1, total=1)
+
+    def save(self) -> None:
+        """Do nothing: there is no state between before and after."""
+
+    def sample(self) -> None:
+        """Draw a strip, if there is an adapter yet."""
+        if self._sample is not None and self._writer is not None and self.step:
+            self._sample(self.step)
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Lend the weights to draw, measure and export: those that are there."""
+        return nullcontext()
+
+    def load_newest(
+        self, *, allow_inexact: bool | None = None
+    ) -> tuple[Checkpoint | None, list[str]]:
+        """Return that there is no checkpoint to go on from."""
+        return None, []
+
+
+def attach_solution(solution: Solution, container: ModelContainer) -> LoraConfig:
+    """Put a computed adapter on the model; return its PEFT configuration.
+
+    Raises:
+        RecipeError: It changes nothing at all.
+    """
+    layers = {name: layer for name, layer in solution.layers.items() if layer.rank}
+    if not layers:
+        raise RecipeError(
+            "method.concepts: nothing is to change: the prompts mean the same to this model",
+            "Compare the concepts' prompts; they have to differ where the tokens are edited.",
+        )
+    denoiser = container.denoiser
+    denoiser.requires_grad_(False)
+    config = config_of_ranks({name: layer.rank for name, layer in layers.items()})
+    with torch.random.fork_rng():
+        # PEFT draws initial weights, which are overwritten, from the global generator.
+        denoiser.add_adapter(config)
+    put_weights(denoiser, layers)
+    return config
+
+
+def config_of_ranks(ranks: Mapping[str, int]) -> LoraConfig:
+    """Return the PEFT configuration of layers with these ranks, and one alpha for all.
+
+    Alpha is the commonest rank: other programs lose the alphas of single layers more easily than
+    their ranks, which the weights themselves show.
+    """
+    ((rank, _),) = Counter(ranks.values()).most_common(1)
+    return LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        target_modules=list(ranks),
+        rank_pattern={name: own for name, own in ranks.items() if own != rank},
+        init_lora_weights=False,
+    )
+
+
+def put_weights(
+    denoiser: nn.Module, layers: Mapping[str, LayerUpdate], adapter_name: str = "default"
+) -> None:
+    """Copy updates into the layers of an attached LoRA adapter, float32 whatever the base is.
+
+    PEFT multiplies by alpha / rank, which is taken out here. Where a layer has more rank than its
+    update, the rest does nothing yet: it keeps its A, and its B is zero.
+
+    Raises:
+        RecipeError: A layer has no LoRA, or one of less rank.
+    """
+    for name, layer in layers.items():
+        module: nn.Module = denoiser.get_submodule(name)
+        if not isinstance(module, LoraLayer) or adapter_name not in module.lora_A:
+            raise RecipeError(f"{name} has no LoRA that a computed update could be put into")
+        down, up = module.lora_A[adapter_name].weight, module.lora_B[adapter_name].weight
+        spare = down.shape[0] - layer.rank
+        if spare < 0:
+            raise RecipeError(f"{name} has rank {down.shape[0]}, and the update {layer.rank}")
+        kind = {"device": down.device, "dtype": torch.float32}
+        rest = down.detach()[layer.rank :].to(**kind)
+        down.data = torch.cat([(layer.down / module.scaling[adapter_name]).to(**kind), rest])
+        up.data = torch.nn.functional.pad(layer.up.to(**kind), (0, spare))

@@ -1,0 +1,227 @@
+"""Several adapters as one file: exactly, or at a lower rank with the error that this makes.
+
+A sum of low-rank updates, Σ sᵢ·Bᵢ Aᵢ, is the product of their factors side by side: [s₁B₁ s₂B₂ …]
+times [A₁; A₂; …]. So merging is exact at the sum of the ranks. A lower rank keeps the largest
+singular values, which no other matrix of that rank does better (Eckart and Young 1936,
+https://doi.org/10.1007/BF02288367).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loba_tui import __version__
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.adapter_files.adapter import read_adapter
+from loba_tui.core.program.adapter_files.families import family_of_file
+from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
+from loba_tui.core.program.adapter_files.formats import (
+    UNET_PREFIX,
+    LoraLayer,
+    config_of,
+    diffusers_file,
+    kohya_file,
+    layers_from_diffusers,
+)
+from loba_tui.core.program.adapter_layers.kinds import kind_of
+from loba_tui.core.program.combine.attach import Part
+
+MERGED_KEY = "loba.merged"
+"""Where a merged file's metadata says what it was made of."""
+
+_CARRIED = ("loba.recipe", "loba.base_model", "loba.base_model_revision")
+_NUMERICAL_RANK = 1e-6
+_CONVOLUTION = re.compile(r"\.conv(?:1|2|_shortcut)?$|^conv_(?:in|out)$")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The layers of a merged adapter, and what was lost.
+
+    Attributes:
+        layers: By module name, each with alpha = rank.
+        error: Length of what is missing over the length of the whole change, all layers together.
+        worst_error: The same of the layer that lost most.
+        worst_layer: Which that is; empty where nothing was lost.
+    """
+
+    layers: Mapping[str, LoraLayer]
+    error: float
+    worst_error: float
+    worst_layer: str
+
+
+def merge(parts: Sequence[Part], *, rank: int | None = None) -> Merged:
+    """Add adapters up, each times its strength.
+
+    Args:
+        parts: Files and strengths.
+        rank: Most that a layer may have; None keeps all of it.
+
+    Raises:
+        RecipeError: One cannot be a sum of low-rank updates, or they fit no common model.
+    """
+    together: dict[str, list[LoraLayer]] = {}
+    for part in parts:
+        for module, layer in low_rank_layers(part.path).items():
+            factor = part.strength * layer.alpha / layer.rank
+            moved = LoraLayer(layer.down.float(), layer.up.float() * factor, float(layer.rank))
+            together.setdefault(module, []).append(moved)
+    layers, lost, whole = {}, 0.0, 0.0
+    worst, worst_layer = 0.0, ""
+    for module, members in sorted(together.items()):
+        layer = _side_by_side(module, members)
+        if rank is not None and layer.rank > rank:
+            layer, dropped, total = reduce_rank(layer, rank)
+            share = math.sqrt(dropped / total) if total > 0 else 0.0
+            if share > worst:
+                worst, worst_layer = share, module
+        else:
+            dropped, total = 0.0, _square(layer)
+        layers[module] = layer
+        lost, whole = lost + dropped, whole + total
+    return Merged(layers, math.sqrt(lost / whole) if whole > 0 else 0.0, worst, worst_layer)
+
+
+def low_rank_layers(path: Path) -> dict[str, LoraLayer]:
+    """Return the layers of a LoRA, LoCon, LoHa or LoKr file as products of two factors.
+
+    Raises:
+        RecipeError: It is a DoRA or OFT, whose change is not of low rank.
+    """
+    tensors, config, _ = read_adapter(path)
+    kind = kind_of({"peft_type": "LORA", **config})
+    if kind == "LoRA":
+        return layers_from_diffusers(tensors, config)
+    if kind in ("DoRA", "OFT"):
+        raise RecipeError(
+            f"{path}: the change that {kind} makes depends on the base model's weights and is not"
+            " of low rank",
+            "LoRA, LoCon, LoHa and LoKr can be merged.",
+        )
+    modules: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        module, _, own = name.removeprefix(UNET_PREFIX).rpartition(".")
+        if _CONVOLUTION.search(module):
+            raise RecipeError(
+                f"{path}: {kind} on convolutions, as {module}, does not say how large kernels are",
+                "LoRA, LoCon, and LoHa and LoKr of linear layers can be merged.",
+            )
+        modules.setdefault(module, {})[own] = tensor.double()
+    scaling = float(config["alpha"]) / float(config["r"])
+    return {
+        module: _factored(scaling * (_loha(own) if kind == "LoHa" else _lokr(own)))
+        for module, own in modules.items()
+    }
+
+
+def _loha(own: Mapping[str, Tensor]) -> Tensor:
+    if "hada_t1" in own:
+        raise RecipeError("a LoHa with Tucker factors cannot be merged")
+    return (own["hada_w1_a"] @ own["hada_w1_b"]) * (own["hada_w2_a"] @ own["hada_w2_b"])
+
+
+def _lokr(own: Mapping[str, Tensor]) -> Tensor:
+    """Return a linear layer's W₁ ⊗ W₂."""
+    if "lokr_t2" in own:
+        raise RecipeError("a LoKr with Tucker factors cannot be merged")
+    one = own["lokr_w1"] if "lokr_w1" in own else own["lokr_w1_a"] @ own["lokr_w1_b"]
+    two = own["lokr_w2"] if "lokr_w2" in own else own["lokr_w2_a"] @ own["lokr_w2_b"]
+    return torch.kron(one, two)
+
+
+def _factored(delta: Tensor) -> LoraLayer:
+    """Return a dense change as two factors of its numerical rank."""
+    left, values, right = torch.linalg.svd(delta, full_matrices=False)
+    rank = max(1, int((values > _NUMERICAL_RANK * values[0]).sum()))
+    root = values[:rank].sqrt()
+    return LoraLayer(
+        (root[:, None] * right[:rank]).float(), (left[:, :rank] * root).float(), float(rank)
+    )
+
+
+def _side_by_side(module: str, members: Sequence[LoraLayer]) -> LoraLayer:
+    if len({(m.down.shape[1:], m.up.shape[0]) for m in members}) > 1:
+        raise RecipeError(
+            f"the adapters do not fit one model: their {module} are of different shapes",
+            "Merge adapters that were trained on the same architecture.",
+        )
+    down = torch.cat([member.down for member in members])
+    up = torch.cat([member.up for member in members], dim=1)
+    return LoraLayer(down, up, float(down.shape[0]))
+
+
+def reduce_rank(layer: LoraLayer, rank: int) -> tuple[LoraLayer, float, float]:
+    """Return the nearest layer of a rank, the squared length it lacks, and that of the whole.
+
+    The singular values of U D are those of the small matrix R₁ R₂ᵀ, U = Q₁R₁ and Dᵀ = Q₂R₂.
+    """
+    factor = layer.alpha / layer.rank
+    left, left_small = torch.linalg.qr(layer.up.double().flatten(1) * factor)
+    right, right_small = torch.linalg.qr(layer.down.double().flatten(1).T)
+    inner_left, values, inner_right = torch.linalg.svd(left_small @ right_small.T)
+    rank = min(rank, len(values))
+    root = values[:rank].sqrt()
+    up = (left @ inner_left[:, :rank]) * root
+    down = root[:, None] * (inner_right[:rank] @ right.T)
+    reduced = LoraLayer(
+        down.reshape(rank, *layer.down.shape[1:]).float().contiguous(),
+        up.reshape(layer.up.shape[0], rank, *layer.up.shape[2:]).float().contiguous(),
+        float(rank),
+    )
+    squares = values.square()
+    return reduced, float(squares[rank:].sum()), float(squares.sum())
+
+
+def inner_product(one: LoraLayer, other: LoraLayer) -> float:
+    """Return Σ ΔW₁·ΔW₂ over all entries, without making either of them."""
+    ups = one.up.double().flatten(1).T @ other.up.double().flatten(1)
+    downs = one.down.double().flatten(1) @ other.down.double().flatten(1).T
+    factor = one.alpha / one.rank * other.alpha / other.rank
+    return float((ups * downs).sum()) * factor
+
+
+def _square(layer: LoraLayer) -> float:
+    return inner_product(layer, layer)
+
+
+def write_merged(
+    merged: Merged, parts: Sequence[Part], path: Path, *, file_format: str
+) -> WrittenFile:
+    """Write a merged adapter, with what it was made of in its metadata.
+
+    The recipe that it carries is the first one's, so that it can be sampled as that one can.
+    """
+    origins = [_origin(part) for part in parts]
+    _, _, first = read_adapter(parts[0].path)
+    metadata = {
+        **{key: first[key] for key in _CARRIED if key in first},
+        "loba.version": __version__,
+        MERGED_KEY: json.dumps(origins, sort_keys=True),
+    }
+    family = family_of_file(first, merged.layers)
+    if file_format == "kohya":
+        content = kohya_file(merged.layers, metadata, family)
+    else:
+        config: dict[str, Any] = {**config_of(merged.layers), "use_rslora": False}
+        content = diffusers_file(merged.layers, {"peft_type": "LORA", **config}, metadata, family)
+    return write_file(path, *content)
+
+
+def _origin(part: Part) -> dict[str, Any]:
+    content = part.path.read_bytes()
+    return {
+        "name": part.label,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "strength": part.strength,
+    }

@@ -1,0 +1,119 @@
+"""The part of a run's start that concerns its images: what it tells, and how it is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from loba_tui.core import plugins
+from loba_tui.core.associate.caches.tensors.latents import LatentCache
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.containers.prompt_truncation import ends_cut_off, tokenizer_of
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.program.data.buckets import Geometry
+from loba_tui.core.program.data.items import BadFile
+from loba_tui.core.program.data.prepare import PreparedData, Progress, prepare
+from loba_tui.core.program.planning.model_shapes import find_configuration, open_shapes
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.writer import RunWriter, write_atomically
+from loba_tui.core.text import clean
+
+BAD_DATA = "bad-data.txt"
+"""The file in a run's folder that names everything that cannot be used."""
+_MOST_IN_EVENT = 20
+
+
+def open_data(
+    recipe: Recipe,
+    writer: RunWriter | None,
+    on_phase: Callable[[str], None],
+    sources: PluginSources = SHIPPED,
+) -> PreparedData | None:
+    """Open and check every image of a recipe, before its model is loaded.
+
+    Args:
+        recipe: What is run.
+        writer: The run's records; None on processes other than the first.
+        on_phase: Told the phase again and again; raises where the run is to stop.
+        sources: Where the user's own drop-ins lie.
+
+    Returns:
+        None for a recipe without images.
+
+    Raises:
+        DataError: Something cannot be used; the message lists all of it.
+    """
+    if recipe.data is None:
+        return None
+    described = plugins.describe("methods", recipe.method.name, sources=sources)
+
+    def on_bad(bad: Sequence[BadFile]) -> None:
+        if writer is None:
+            return
+        lines = [f"{clean(each.name)}: {clean(each.problem)}" for each in bad]
+        path = writer.run_dir.path / BAD_DATA
+        write_atomically(path, ("\n".join(lines) + "\n").encode())
+        writer.event("bad_data", count=len(bad), first=lines[:_MOST_IN_EVENT], path=str(path))
+
+    data = prepare(
+        recipe,
+        geometry_of(recipe),
+        paired=described.constants.get("DATA") == "pairs",
+        progress=_progress("checking data", writer, on_phase),
+        on_bad=on_bad,
+    )
+    if writer is not None:
+        writer.event("data", **data.summary())
+    return data
+
+
+def encode_data(
+    data: PreparedData,
+    container: ModelContainer,
+    open_latents: Callable[[], LatentCache],
+    writer: RunWriter | None,
+    on_phase: Callable[[str], None],
+) -> None:
+    """Encode the images of a run; other arguments as in `open_data`.
+
+    Args:
+        data: The images.
+        container: The model.
+        open_latents: Returns the cache on the disk.
+    """
+    data.encode(container, open_latents, _progress("encoding images", writer, on_phase))
+
+
+def geometry_of(recipe: Recipe) -> Geometry:
+    """Return what the recipe's model says about sizes, from its configuration alone.
+
+    Raises:
+        RecipeError: There is no such model, or `train.resolution` does not fit it.
+    """
+    settings = recipe.base_model
+    container = open_shapes(settings.id, settings.revision, torch.float32).container
+    container.latent_shape(recipe.train.resolution)
+    return Geometry(recipe.train.resolution or container.resolution, container.pixel_multiple)
+
+
+def cut_captions(recipe: Recipe, data: PreparedData) -> dict[str, str] | None:
+    """Return of each caption that is longer than what the model reads the end that has no effect.
+
+    None where the model's tokenizer is not on this machine yet.
+    """
+    settings = recipe.base_model
+    folder, origin = find_configuration(settings.id, settings.revision)
+    tokenizer = None if origin == "assumed" else tokenizer_of(folder)
+    return None if tokenizer is None else ends_cut_off(tokenizer, data.prompts())
+
+
+def _progress(phase: str, writer: RunWriter | None, on_phase: Callable[[str], None]) -> Progress:
+    on_phase(phase)
+
+    def progress(done: int, total: int) -> None:
+        on_phase(phase)
+        if writer is not None:
+            writer.status(images=done, of_images=total)
+
+    return progress

@@ -1,0 +1,127 @@
+"""From a recipe's choice of a drop-in to what its factory makes, shipped or the user's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from peft import PeftConfig
+
+from loba_tui.core import plugins
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.program.learning_rates import RecordedRates, stand_in_optimizer
+from loba_tui.core.recipe.checks.recipe import CHOICES
+from loba_tui.core.recipe.schema import Choice, Recipe
+
+
+def load_choice(kind: str, choice: Choice, sources: PluginSources = SHIPPED) -> Callable[..., Any]:
+    """Return the factory of a drop-in with the recipe's options already bound to it.
+
+    Args:
+        kind: A key of `plugins.KINDS`.
+        choice: Name and options.
+        sources: Where the user's own drop-ins lie. What these make is checked, because their
+            mistakes would otherwise show up far from them.
+    """
+    factory = plugins.load(kind, choice.name, sources=sources)
+    options = choice.options
+    if plugins.is_shipped(kind, choice.name):
+        return lambda *args, **kwargs: factory(*args, **kwargs, **options)
+    plugin = plugins.describe(kind, choice.name, sources=sources)
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        if kind == "model":
+            # A torch scheduler changes the optimizer that it is made for: not the real one.
+            args = (stand_in_optimizer(_learning_rate(args[0])), *args[1:])
+        made = factory(*args[: plugin.num_supplied], **kwargs, **options)
+        if kind == "model" and isinstance(made, torch.optim.lr_scheduler.LRScheduler):
+            rates = RecordedRates(made, where=str(plugin.path))
+            rates(args[1] - 1)  # what is wrong with the last step is found before the first
+            return rates
+        problem = result_problem(kind, made, args)
+        if problem:
+            raise RecipeError(f"{plugin.path}: {plugin.factory}() has to return {problem}")
+        return made
+
+    return make
+
+
+def plugin_hashes(recipe: Recipe, sources: PluginSources = SHIPPED) -> dict[str, str]:
+    """Return the sha256 of each of the user's own drop-ins that a recipe uses, by kind/name."""
+    hashes = {}
+    for path, kind in CHOICES:
+        for choice in _choices_at(recipe, path):
+            if not plugins.is_shipped(kind, choice.name):
+                file = sources.read(kind, choice.name)
+                hashes[file.key] = file.sha256
+    return hashes
+
+
+def _choices_at(recipe: Recipe, path: tuple[str | int, ...]) -> Iterator[Choice]:
+    node: Any = recipe
+    for step in path:
+        node = getattr(node, str(step))
+    for choice in node if isinstance(node, tuple) else (node,):
+        if choice is not None:
+            yield choice
+
+
+def result_problem(kind: str, made: Any, args: tuple[Any, ...] = ()) -> str:
+    """Return what a factory should have returned and did not; empty if it did.
+
+    Args:
+        kind: A key of `plugins.KINDS`.
+        made: What it returned.
+        args: What the program supplied.
+    """
+    got = f", not {type(made).__name__}"
+    match kind:
+        case "adapters" if not isinstance(made, PeftConfig):
+            return f"a PEFT configuration{got}"
+        case "optimizers" if not isinstance(made, torch.optim.Optimizer):
+            return f"a torch optimizer{got}"
+        case "noise" if not _has(made, "set_timesteps", "step", "config"):
+            return f"a diffusers scheduler{got}"
+        case "methods" if not (
+            _has(made, "step", "state", "load_state") or _has(made, "solve", "most_ranks")
+        ):
+            return f"an object with step, state and load_state, or with solve and most_ranks{got}"
+        case "model" if not callable(made):
+            return f"a function of the step, or a torch LRScheduler{got}"
+        case "timestep" if not callable(made):
+            return f"a function of timesteps and progress{got}"
+        case "losses" if not callable(made):
+            return f"a function of prediction and target{got}"
+        case "weightings" if not callable(made):
+            return f"a function of the signal-to-noise ratio{got}"
+        case "noising" if not callable(made):
+            return f"a function of two noises and a source of more{got}"
+        case "measures" if not callable(made):
+            return f"a function of an image{got}"
+        case "layer":
+            return _factors_problem(made, len(args[0].param_groups) if args else None)
+    return ""
+
+
+def _factors_problem(made: Any, num_groups: int | None) -> str:
+    wanted = "one factor of at least 0 per parameter group"
+    try:
+        factors = [float(factor) for factor in made]
+    except (TypeError, ValueError):
+        return f"{wanted}, not {type(made).__name__}"
+    if num_groups is not None and len(factors) != num_groups:
+        return f"{wanted}; there are {num_groups} groups and {len(factors)} factors"
+    if not all(math.isfinite(factor) and factor >= 0 for factor in factors):
+        return wanted
+    return ""
+
+
+def _learning_rate(optimizer: torch.optim.Optimizer) -> float:
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def _has(made: Any, *names: str) -> bool:
+    return all(hasattr(made, name) for name in names)

@@ -1,0 +1,205 @@
+"""Proves a finished adapter: draws it at all scales, measures the images, writes the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loba_tui.core import files as durable
+from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.program.adapter_layers.strength import RowScale
+from loba_tui.core.program.evaluation.erasure import JUDGED_SCALE, Erasure, measure_erasure
+from loba_tui.core.program.evaluation.measure import measure, read_values
+from loba_tui.core.program.evaluation.recipe_efficacy import measure_efficacy, spread
+from loba_tui.core.program.evaluation.region import Region, measure_region
+from loba_tui.core.program.evaluation.report import Report, make_report
+from loba_tui.core.program.evaluation.report_plot import draw_report
+from loba_tui.core.program.open_model import Embeddings, batch_of
+from loba_tui.core.program.sampling.images import Progress, sample_scales
+from loba_tui.core.program.sampling.strip import save_strip, strip
+from loba_tui.core.recipe.schema import Choice, Recipe
+
+PROOF_STRIP = "samples/proof.png"
+REPORT_JSON = "adapter/report.json"
+REPORT_PNG = "adapter/report.png"
+
+MAX_STRIP_PROMPTS = 12
+
+
+def prove(
+    container: ModelContainer,
+    scale: RowScale,
+    recipe: Recipe,
+    embeds: Embeddings,
+    out_dir: Path,
+    progress: Progress | None = None,
+    sources: PluginSources = SHIPPED,
+    ended_early: str | None = None,
+) -> Report:
+    """Measure what the attached adapter does, and write strip, report.json and report.png.
+
+    Args:
+        container: The model, with the adapter attached.
+        scale: Strength of that adapter.
+        recipe: Says which prompts, seeds and scales, what to measure and what to preserve. Scale 0
+            is always drawn too, since everything is compared with it.
+        embeds: Of the proof's prompts, the negative prompt, and all prompts of the concepts.
+        out_dir: The run directory, or any folder.
+        progress: Told how many images are drawn, of how many.
+        sources: Where the user's own drop-ins lie.
+        ended_early: Why training ended itself, to be said in the report.
+    """
+    prompts, seeds = (*recipe.proof_prompts, *recipe.other_prompts), recipe.proof.seeds
+    scales = proof_scales(recipe)
+    images = sample_scales(
+        container,
+        scale,
+        batch_of(embeds, prompts),
+        scales=scales,
+        seeds=seeds,
+        settings=recipe.sample,
+        negative=_negative(recipe, embeds),
+        resolution=recipe.train.resolution,
+        progress=progress,
+        sources=sources,
+    )
+    figures = measure_efficacy(container, scale, recipe, embeds, sources)
+    samples = images.reshape(-1, *images.shape[2:])
+    erasure = _erasure(recipe, scales, samples, sources)
+    measured = None
+    if recipe.proof.measure is not None and erasure is None:
+        measured = measure(recipe.proof.measure, samples, sources)
+    # What an eraser makes of its own concept may look like anything; the others may not.
+    judged = samples[-erasure.num_others :] if erasure and erasure.num_others else samples
+    report = make_report(
+        recipe.name,
+        scales,
+        judged,
+        measured=measured,
+        labels={
+            _label(choice): read_values(choice, judged, sources) for choice in recipe.proof.preserve
+        },
+        efficacy=figures,
+        region=_region(recipe, scales, samples),
+        erasure=erasure,
+        details=_details(container, recipe, num_images=images[..., 0, 0, 0].size),
+    )
+    if ended_early:
+        report = replace(report, verdict=(*report.verdict, ended_early))
+    for name in (PROOF_STRIP, REPORT_JSON, REPORT_PNG):
+        (out_dir / name).parent.mkdir(parents=True, exist_ok=True)
+    shown = spread(range(len(prompts)), MAX_STRIP_PROMPTS)
+    sheet = strip(images[shown], scales=scales, prompts=[prompts[i] for i in shown], seeds=seeds)
+    with durable.staged(out_dir / PROOF_STRIP) as path:
+        save_strip(sheet, path)
+    with durable.staged(out_dir / REPORT_PNG) as path:
+        draw_report(report, samples, path, measured=measured)
+    durable.replace_file(out_dir / REPORT_JSON, report.to_json().encode())
+    return report
+
+
+def _region(recipe: Recipe, scales: Sequence[float], samples: np.ndarray) -> Region | None:
+    if recipe.proof.region is None:
+        return None
+    try:
+        return measure_region(recipe.proof.region, scales, samples)
+    except ValueError as error:
+        raise RecipeError(f"proof.region: {error}") from error
+
+
+def proof_scales(recipe: Recipe) -> tuple[float, ...]:
+    """Return the scales of the proof: 0 is compared with, and an eraser is for use at 1."""
+    needed = {0.0} if recipe.proof.erased is None else {0.0, JUDGED_SCALE}
+    return tuple(sorted({float(scale) for scale in recipe.sample.scales} | needed))
+
+
+def _erasure(
+    recipe: Recipe, scales: Sequence[float], samples: np.ndarray, sources: PluginSources
+) -> Erasure | None:
+    """Count the labels of an eraser's proof; None for every other method.
+
+    Args:
+        recipe: Says which label is to be gone, and which prompts ask for others.
+        scales: (num_scales).
+        samples: (num_samples, num_scales, H, W, 3), those of `other_prompts` last.
+        sources: Where the user's own drop-ins lie.
+    """
+    proof = recipe.proof
+    if proof.erased is None or proof.measure is None:
+        return None
+    labels = read_values(proof.measure, samples, sources)
+    start = len(recipe.proof_prompts) * len(proof.seeds)
+    asking, others = labels[:start], {}
+    for label, prompts in proof.others.items():
+        end = start + len(prompts) * len(proof.seeds)
+        others[label] = labels[start:end]
+        start = end
+    return measure_erasure(scales, asking, others, measure=proof.measure.name, label=proof.erased)
+
+
+def draw_strip(
+    container: ModelContainer,
+    scale: RowScale,
+    recipe: Recipe,
+    embeds: Embeddings,
+    *,
+    path: Path,
+    progress: Progress | None = None,
+    sources: PluginSources = SHIPPED,
+) -> Path:
+    """Draw the recipe's sample prompts and seeds at its scales as one picture; return its path."""
+    prompts, settings = recipe.sample_prompts, recipe.sample
+    images = sample_scales(
+        container,
+        scale,
+        batch_of(embeds, prompts),
+        scales=settings.scales,
+        seeds=settings.seeds,
+        settings=settings,
+        negative=_negative(recipe, embeds),
+        resolution=recipe.train.resolution,
+        progress=progress,
+        sources=sources,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet = strip(images, scales=settings.scales, prompts=prompts, seeds=settings.seeds)
+    with durable.staged(path) as temporary:
+        save_strip(sheet, temporary)
+    return path
+
+
+def _label(choice: Choice) -> str:
+    """Return a preserved label's name, with its options: one measure may be used twice."""
+    options = ", ".join(f"{name}={value}" for name, value in choice.options.items())
+    return f"{choice.name} ({options})" if options else choice.name
+
+
+def _negative(recipe: Recipe, embeds: Embeddings) -> PromptEmbeds | None:
+    """Return the negative prompt's row; "" means the model's own unconditional embeddings."""
+    prompt = recipe.sample.negative_prompt
+    return embeds[prompt] if prompt else None
+
+
+def _details(container: ModelContainer, recipe: Recipe, *, num_images: int) -> dict[str, Any]:
+    """Return how it was measured, enough to do it again."""
+    settings = recipe.sample
+    halves = 2 if settings.guidance_scale > 1 else 1
+    return {
+        "base_model": recipe.base_model.id,
+        "base_model_revision": container.revision,
+        "prompts": [*recipe.proof_prompts, *recipe.other_prompts],
+        "negative_prompt": settings.negative_prompt,
+        "seeds": list(recipe.proof.seeds),
+        "sampler": settings.noise.name,
+        "sampling_steps": settings.steps,
+        "guidance_scale": settings.guidance_scale,
+        "resolution_pixels": recipe.train.resolution or container.resolution,
+        "num_images": num_images,
+        "num_unet_rows_of_images": num_images * settings.steps * halves,
+    }

@@ -1,0 +1,105 @@
+"""How long a run takes, from a few of its own calls: only where the model is here and small."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.build import attach_adapter, solves
+from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
+from loba_tui.core.program.planning.estimate import Estimate, Work
+from loba_tui.core.program.planning.method_calls import Call, attach_bound
+from loba_tui.core.recipe.schema import Recipe
+
+MAX_PARAMETERS = 100_000_000
+"""Of a denoiser that is worth loading for it; a larger one takes longer to load than it tells."""
+_REPEATS = 5
+
+TIME_UNKNOWN = "The time is unknown without a calibration, which only small local models get."
+
+
+def can_calibrate(estimate: Estimate, recipe: Recipe, *, is_here: bool) -> bool:
+    """Return whether the recipe's model is small, with its weights and its device at hand."""
+    is_local = estimate.origin == "local" or Path(recipe.base_model.id).exists()
+    return is_here and is_local and max(estimate.parameters.values()) <= MAX_PARAMETERS
+
+
+def calibrate(recipe: Recipe, estimate: Estimate, sources: PluginSources = SHIPPED) -> Work:
+    """Load the model, time the calls of one step, and return the work with seconds."""
+    settings = recipe.base_model
+    threads = torch.get_num_threads()
+    container = PipelineWrapper(settings, ModelCache(settings.device, settings.dtype)).load()
+    try:
+        if solves(recipe, sources):
+            attach_bound(recipe, container, sources)
+        else:
+            attach_adapter(recipe, container, sources)
+        timer = _Timer(container, AdapterScale(container.denoiser), recipe)
+        # Without a step there are only pictures, drawn in batches.
+        pictures = (Call(2 * recipe.sample.batch_size, with_grad=False),)
+        step = next((s for s in estimate.calls.later if any(c.with_grad for c in s)), pictures)
+        seconds = {call: timer.seconds(call) for call in dict.fromkeys(step)}
+    finally:
+        torch.set_num_threads(threads)
+    work, calls = estimate.work, estimate.calls
+
+    def per_row(*, with_grad: bool) -> float:
+        taken = [(call, value) for call, value in seconds.items() if call.with_grad == with_grad]
+        rows = sum(call.rows for call, _ in taken)
+        return sum(value for _, value in taken) / rows if rows else 0.0
+
+    micro_step = sum(
+        calls.rows_per_step(with_grad=with_grad) * per_row(with_grad=with_grad)
+        for with_grad in (True, False)
+    )
+    seconds_per_step = micro_step * recipe.train.gradient_accumulation
+    drawn = (work.warm_up_rows + work.sample_rows) * (per_row(with_grad=False))
+    return replace(
+        work,
+        seconds_per_step=seconds_per_step,
+        seconds=(recipe.train.steps * seconds_per_step if micro_step else 0.0) + drawn,
+    )
+
+
+class _Timer:
+    """Times predictions of a real model."""
+
+    def __init__(self, container: ModelContainer, scale: AdapterScale, recipe: Recipe) -> None:
+        self._container = container
+        self._scale = scale
+        self._shape = container.latent_shape(recipe.train.resolution)
+
+    def seconds(self, call: Call) -> float:
+        """Return the median time of a call, the first one left out."""
+        taken = []
+        for _ in range(1 + _REPEATS):
+            begin = time.perf_counter()
+            self._run(call)
+            taken.append(time.perf_counter() - begin)
+        return statistics.median(taken[1:])
+
+    def _run(self, call: Call) -> None:
+        container = self._container
+        device, dtype = container.device, container.dtype
+        self._scale.set(torch.ones(call.rows, device=device))
+        with (
+            torch.set_grad_enabled(call.with_grad),
+            torch.autocast(device.type, dtype, enabled=dtype != torch.float32),
+        ):
+            output = container.predict(
+                torch.zeros((call.rows, *self._shape), device=device),
+                torch.full((call.rows,), 500, device=device),
+                container.empty_embeds().select([0] * call.rows),
+            )
+        if call.with_grad:
+            output.float().square().mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)

@@ -1,0 +1,408 @@
+"""What a run will need, said before it starts: parameters, memory, disk and work.
+
+Nothing is loaded: the recipe's own adapter, optimizer, method and samplers run on a model of shapes
+(estimating/), and what they take is counted. Only two things are assumed rather than counted: a
+margin for the allocator and for workspaces inside kernels, and the size of compressed pictures.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.devices import resolve_device, resolve_dtype
+from loba_tui.core.errors import ResourceError
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.build import attach_adapter, solves
+from loba_tui.core.program.evaluation.efficacy import efficacy
+from loba_tui.core.program.open_model import prompts_of
+from loba_tui.core.program.planning.method_calls import (
+    NO_CALLS,
+    Call,
+    MethodCalls,
+    attach_bound,
+    record_calls,
+)
+from loba_tui.core.program.planning.model_shapes import (
+    bytes_of,
+    open_shapes,
+    parameters_of,
+)
+from loba_tui.core.program.planning.network_costs import Networks
+from loba_tui.core.program.planning.state_sizes import optimizer_state_bytes
+from loba_tui.core.program.training.parameter_groups import parameter_groups
+from loba_tui.core.recipe.schema import Recipe
+
+MARGIN = 0.08
+"""Share added for fragmentation: an allocator cannot use every hole it has."""
+_WORKSPACE_BYTES = {"cuda": 512 * 2**20}
+"""What cuBLAS, cuDNN and attention kernels take beside tensors, by device type."""
+_PICTURE_BYTES_PER_PIXEL = 2.0
+"""A PNG of a photograph; a flat drawing is smaller."""
+_HEADER_BYTES, _PLAIN_STATE_BYTES = 160, 64 * 1024
+"""Of one tensor in a safetensors header, and of a checkpoint's state.json."""
+_SMALL_MODEL, _SMALL_BATCH = 20_000_000, 64 * 64**2
+"""Parameters and pixels up to which real operators are faster than shapes."""
+_EFFICACY_ROWS = inspect.signature(efficacy).parameters["batch_size"].default
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device.
+
+    Attributes:
+        weights: Base weights that stay during training: denoiser and VAE.
+        loading: Base weights while prompts are encoded, text encoders included.
+        adapter: Trained and frozen adapter weights, float32.
+        gradients: One float32 number per trained parameter.
+        optimizer: The optimizer's state.
+        activations: Held between a micro-step's forward and backward pass.
+        training: Peak of a step.
+        sampling: Peak while pictures are drawn and measured.
+        peak: Largest of all phases, without a margin.
+        needed: The peak with margin and workspaces.
+    """
+
+    weights: int
+    loading: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+    training: int
+    sampling: int
+    peak: int
+    needed: int
+
+    @property
+    def worst_phase(self) -> str:
+        """The phase that the peak is reached in."""
+        phases = {
+            "training": self.training,
+            "sampling": self.sampling,
+            "loading": self.loading,
+        }
+        return max(phases, key=lambda name: phases[name])
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes in the run folder.
+
+    Attributes:
+        checkpoint: One checkpoint: adapter, optimizer and method state.
+        checkpoints: All that are kept at once, the one being written included.
+        samples: Strips of the whole run, taken for photographs.
+        adapter: The exported adapter in both formats.
+        needed: All of it.
+    """
+
+    checkpoint: int
+    checkpoints: int
+    samples: int
+    adapter: int
+    needed: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much is to be computed; seconds only where it was timed.
+
+    Attributes:
+        rows_per_step: UNet rows of a step; one with a backward pass counts as two.
+        warm_up_rows: Rows before the first step, to fill a pool of trajectories.
+        sample_rows: Rows of all pictures.
+        flops_per_step: Floating-point operations of a step.
+        flops: Of the whole run.
+        seconds_per_step: Timed, or None.
+        seconds: Of the whole run, loading left out, or None.
+    """
+
+    rows_per_step: float
+    warm_up_rows: float
+    sample_rows: int
+    flops_per_step: float
+    flops: float
+    seconds_per_step: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will need.
+
+    Attributes:
+        device: As the run would name it.
+        dtype: Of the base weights.
+        origin: Where the model's shapes are from: local, cached, shipped or assumed.
+        resolution: Pixels that are trained and drawn at.
+        parameters: Base parameters by component.
+        adapter_parameters: Of the adapter.
+        trained_parameters: Those of them that the layer scheduler lets train.
+        calls: What the method asks of the network.
+        notes: What is not exact about this, as sentences.
+    """
+
+    device: str
+    dtype: str
+    origin: str
+    resolution: int
+    parameters: Mapping[str, int]
+    adapter_parameters: int
+    trained_parameters: int
+    memory: Memory
+    disk: Disk
+    work: Work
+    calls: MethodCalls
+    notes: tuple[str, ...] = field(default=())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a plain object for events and for `--json`."""
+        plain = asdict(self)
+        del plain["calls"]
+        plain["memory"]["worst_phase"] = self.memory.worst_phase
+        plain["student_rows"] = self.calls.student_rows
+        plain["teacher_rows"] = self.calls.teacher_rows
+        return plain
+
+
+@dataclass
+class Estimator:
+    """Estimates recipes for one device; what they have in common is computed once.
+
+    Attributes:
+        device: Where the runs would be.
+        sources: Where the user's own drop-ins lie.
+        shapes_only: Never make real tensors, not even of a small model, where it is faster.
+    """
+
+    device: torch.device
+    sources: PluginSources = SHIPPED
+    shapes_only: bool = False
+    _networks: dict[Any, Networks] = field(default_factory=dict)
+
+    def estimate(self, recipe: Recipe) -> Estimate:
+        """Return what a recipe will need.
+
+        Raises:
+            RecipeError: The recipe does not fit its model.
+        """
+        dtype = dtype_on(self.device, recipe)
+        networks = self._open(recipe, dtype)
+        shapes, container, calls = networks.shapes, networks.shapes.container, networks.calls
+        adapter = sum(parameter.numel() for parameter in networks.adapter)
+        trained = sum(parameter.numel() for parameter in networks.trained)
+        state, is_measured = optimizer_state_bytes(
+            recipe, [parameter.shape for parameter in networks.trained], self.sources
+        )
+        if recipe.train.ema is not None:
+            state += 4 * trained  # the average is as large as what it averages
+        memory = self._memory(recipe, networks, adapter=4 * adapter, trained=trained, state=state)
+        disk = _disk(
+            recipe,
+            container,
+            adapter=adapter,
+            trained=trained,
+            num_tensors=len(networks.trained),
+            state=state,
+            calls=calls,
+        )
+        notes = []
+        if calls == NO_CALLS:
+            notes.append("The adapter is computed, not trained; this is the most it can have.")
+        if shapes.origin == "assumed":
+            notes.append(
+                f"The configuration of {recipe.base_model.id} is not on this machine; it is taken"
+                " for an SD-XL 1.0."
+            )
+        if not is_measured:
+            notes.append(f"{recipe.optimizer.name} does not run here; it is taken for Adam.")
+        if recipe.base_model.offload != "none":
+            notes.append("With offload, only the network in use counts as on the device.")
+        return Estimate(
+            device=str(self.device),
+            dtype=str(dtype).removeprefix("torch."),
+            origin=shapes.origin,
+            resolution=recipe.train.resolution or container.resolution,
+            parameters={
+                name: parameters_of(module) - (adapter if name == networks.denoiser_name else 0)
+                for name, module in shapes.modules().items()
+            },
+            adapter_parameters=adapter,
+            trained_parameters=trained,
+            memory=memory,
+            disk=disk,
+            work=_work(recipe, networks),
+            calls=calls,
+            notes=tuple(notes),
+        )
+
+    def _open(self, recipe: Recipe, dtype: torch.dtype) -> Networks:
+        """Return the model with the adapter attached, and what the method asks of it."""
+        # What of a recipe does not change the networks and their calls.
+        key = recipe.model_dump_json(
+            exclude={
+                "name": True,
+                "optimizer": True,
+                "save": True,
+                "sample": True,
+                "proof": True,
+                "base_model": {"offload"},
+                "train": {"gradient_accumulation"},
+                "scheduler": {"model"},
+            }
+        )
+        if key not in self._networks:
+            settings = recipe.base_model
+            shapes = open_shapes(settings.id, settings.revision, dtype)
+            if not self.shapes_only and _is_small(recipe, shapes.container):
+                shapes.materialise()
+            if solves(recipe, self.sources):
+                attach_bound(recipe, shapes.container, self.sources)
+            else:
+                attach_adapter(recipe, shapes.container, self.sources)
+            denoiser = shapes.container.denoiser
+            adapter = {n: p for n, p in denoiser.named_parameters() if p.requires_grad}
+            scale = AdapterScale(denoiser)
+            trained: dict[str, nn.Parameter] = {}
+            calls = NO_CALLS
+            if not solves(recipe, self.sources):
+                _, _, trained = parameter_groups(recipe, adapter, self.sources)
+                calls = record_calls(recipe, shapes.container, scale, self.sources)
+            self._networks[key] = Networks(
+                shapes=shapes,
+                scale=scale,
+                adapter=tuple(adapter.values()),
+                trained=tuple(trained.values()),
+                calls=calls,
+                resolution=recipe.train.resolution,
+                device_type=self.device.type,
+                autocast=None if dtype == torch.float32 else dtype,
+                fused=settings.attention != "math",
+                checkpointing=settings.gradient_checkpointing,
+            )
+        return self._networks[key]
+
+    def _memory(
+        self, recipe: Recipe, networks: Networks, *, adapter: int, trained: int, state: int
+    ) -> Memory:
+        sizes = {name: bytes_of(m) for name, m in networks.shapes.modules().items()}
+        sizes[networks.denoiser_name] -= adapter
+        encoders = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
+        denoiser, total = sizes[networks.denoiser_name], sum(sizes.values())
+        offloaded = recipe.base_model.offload != "none"
+        weights = denoiser if offloaded else total - encoders
+        sample_weights = weights + (0 if not offloaded else sizes.get("vae", 0))
+        calls, settings = networks.calls, recipe.sample
+        student = networks.denoiser_cost(Call(calls.student_rows, with_grad=True))
+        teacher = networks.denoiser_cost(Call(calls.teacher_rows, with_grad=False))
+        resident = adapter + state
+        training = weights + resident + max(student.peak_bytes, teacher.peak_bytes)
+        num_guided = 2 if settings.guidance_scale > 1 else 1
+        looks = recipe.proof.enabled or recipe.train.efficacy_every > 0
+        rows = max(settings.batch_size * num_guided, _EFFICACY_ROWS * looks)
+        drawing = networks.denoiser_cost(Call(rows, with_grad=False)).peak_bytes
+        drawing = max(drawing, networks.decode_cost(settings.batch_size).peak_bytes)
+        sampling = sample_weights + resident + drawing
+        embeds = networks.embeds_bytes * len(prompts_of(recipe))
+        loading = (max(sizes.values()) if offloaded else total) + embeds
+        peak = max(training, sampling, loading)
+        workspace = _WORKSPACE_BYTES.get(self.device.type, 0)
+        return Memory(
+            weights=weights,
+            loading=loading,
+            adapter=adapter,
+            gradients=4 * trained,
+            optimizer=state,
+            activations=student.kept_bytes,
+            training=training,
+            sampling=sampling,
+            peak=peak,
+            needed=int(peak * (1 + MARGIN)) + workspace,
+        )
+
+
+def _is_small(recipe: Recipe, container: ModelContainer) -> bool:
+    side = recipe.train.resolution or container.resolution
+    pixels = side**2 * recipe.train.batch_size
+    return parameters_of(container.denoiser) <= _SMALL_MODEL and pixels <= _SMALL_BATCH
+
+
+def dtype_on(device: torch.device, recipe: Recipe) -> torch.dtype:
+    """Return the dtype of base weights, also for a device that is not here."""
+    name = recipe.base_model.dtype
+    if name == "auto" and device.type == "cuda" and not torch.cuda.is_available():
+        return torch.bfloat16  # as on every card of the last years
+    return resolve_dtype(name, device)
+
+
+def device_of(recipe: Recipe) -> tuple[torch.device, bool]:
+    """Return the device that a recipe names, and whether it is here."""
+    try:
+        return resolve_device(recipe.base_model.device), True
+    except ResourceError:
+        return torch.device(recipe.base_model.device.partition(":")[0]), False
+
+
+def _disk(
+    recipe: Recipe,
+    container: ModelContainer,
+    *,
+    adapter: int,
+    trained: int,
+    num_tensors: int,
+    state: int,
+    calls: MethodCalls,
+) -> Disk:
+    train, save, sample = recipe.train, recipe.save, recipe.sample
+    checkpoint = 4 * trained + state + calls.state_bytes
+    # Names, shapes and offsets in headers: of the weights, and about three times in the optimizer.
+    checkpoint += _HEADER_BYTES * 4 * num_tensors + _PLAIN_STATE_BYTES
+    num_saved = train.steps // save.every if save.every else 1
+    # The newest is verified before the oldest goes. What is computed has no checkpoint.
+    checkpoints = checkpoint * min(save.keep + 1, max(1, num_saved)) if trained else 0
+    side = train.resolution or container.resolution
+    per_strip = len(recipe.sample_prompts) * len(sample.seeds) * len(sample.scales)
+    num_strips = 1 + (train.steps // sample.every if sample.every and trained else 0)
+    proof = len(recipe.proof_prompts) * len(recipe.proof.seeds) * len(sample.scales)
+    pictures = num_strips * per_strip + (proof if recipe.proof.enabled else 0)
+    samples = int(pictures * side**2 * _PICTURE_BYTES_PER_PIXEL)
+    files = 2 * 4 * adapter
+    return Disk(
+        checkpoint=checkpoint,
+        checkpoints=checkpoints,
+        samples=samples,
+        adapter=files,
+        needed=checkpoints + samples + files,
+    )
+
+
+def _work(recipe: Recipe, networks: Networks) -> Work:
+    calls, train, sample = networks.calls, recipe.train, recipe.sample
+    num_steps = train.steps if calls.student_rows else 0
+    with_grad = calls.rows_per_step(with_grad=True) * train.gradient_accumulation
+    without = calls.rows_per_step(with_grad=False) * train.gradient_accumulation
+    one = Call(calls.student_rows, with_grad=True)
+    flops_with_grad = networks.denoiser_cost(one).flops / max(1, one.rows)
+    flops_without = networks.denoiser_cost(Call(1, with_grad=False)).flops
+    per_step = with_grad * flops_with_grad + without * flops_without
+    scales = len(sample.scales)
+    pictures = len(recipe.sample_prompts) * len(sample.seeds) * scales
+    pictures *= 1 + (num_steps // sample.every if sample.every else 0)
+    if recipe.proof.enabled:
+        pictures += len(recipe.proof_prompts) * len(recipe.proof.seeds) * (scales + 1)
+    rows = pictures * sample.steps * (2 if sample.guidance_scale > 1 else 1)
+    return Work(
+        rows_per_step=2 * with_grad + without,
+        warm_up_rows=calls.warm_up_rows,
+        sample_rows=rows,
+        flops_per_step=per_step,
+        flops=num_steps * per_step + (calls.warm_up_rows + rows) * flops_without,
+    )

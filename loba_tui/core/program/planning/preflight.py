@@ -1,0 +1,159 @@
+"""Before the first step: say what the run will need, and refuse what cannot fit.
+
+After it: set the estimate beside what was measured. When memory runs out all the same, the
+estimator says which change of the recipe would fit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psutil
+import torch
+
+from loba_tui.core.errors import LobaError, ResourceError
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.program.planning.estimate import Estimate, Estimator
+from loba_tui.core.program.planning.free_resources import free_memory, room_for
+from loba_tui.core.program.planning.remedies import (
+    advice,
+    gibibytes,
+    memory_remedies,
+    require_room,
+)
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.writer import RunWriter
+
+logger = logging.getLogger(__name__)
+
+_COMPARABLE_BYTES = 512 * 2**20
+"""On a CPU, less than this is lost among what libraries take for themselves."""
+_SAFETY = 0.9
+"""What ran out was estimated too low, so a remedy has to stay this far below it."""
+
+
+@dataclass
+class Preflight:
+    """The estimate of a run that is about to start.
+
+    Attributes:
+        recipe: The run.
+        device: Where it is.
+        sources: Where the user's own drop-ins lie.
+    """
+
+    recipe: Recipe
+    device: torch.device
+    sources: PluginSources = SHIPPED
+    _estimate: Estimate | None = None
+    _resident_before: int = field(default_factory=lambda: psutil.Process().memory_info().rss)
+
+    def announce(self, writer: RunWriter, *, force: bool = False) -> None:
+        """Write what the run will need as an event; nothing is loaded yet.
+
+        Args:
+            writer: The run's records.
+            force: Go on although it does not fit.
+
+        Raises:
+            ResourceError: It cannot fit in the memory or on the disk that is free.
+        """
+        folder = writer.run_dir.path
+        estimator = Estimator(self.device, self.sources)
+        try:
+            self._estimate = estimator.estimate(self.recipe)
+        except LobaError:
+            raise
+        except Exception as error:
+            # A method that cannot be watched can still train.
+            logger.warning("no estimate", exc_info=True)
+            writer.event("warning", message=f"what this run will need is not known: {error}")
+            return
+        room = room_for(self.device, folder)
+        writer.event(
+            "estimated",
+            **self._estimate.as_json(),
+            free_memory=room.memory_bytes,
+            free_disk=room.disk_bytes,
+        )
+        try:
+            require_room(estimator, self.recipe, self._estimate, room)
+        except ResourceError as error:
+            if not force:
+                raise
+            writer.event("warning", message=f"{error.message}; --force starts it all the same")
+        self._resident_before = psutil.Process().memory_info().rss
+
+    def compare(self, writer: RunWriter) -> None:
+        """Write the estimated and the measured memory of the first step as an event."""
+        if self._estimate is None:
+            return
+        if self.device.type == "cuda":
+            measured = torch.cuda.max_memory_allocated(self.device)
+        else:
+            measured = psutil.Process().memory_info().rss - self._resident_before
+        memory = self._estimate.memory
+        # Loading is behind it and the peak counts it; drawing is still to come.
+        estimated = max(memory.training, memory.loading)
+        writer.event(
+            "measured_memory",
+            estimated=estimated,
+            measured=measured,
+            ratio=round(measured / estimated, 3),
+            is_comparable=self.device.type == "cuda" or estimated >= _COMPARABLE_BYTES,
+        )
+
+    @contextmanager
+    def explains_out_of_memory(self) -> Iterator[None]:
+        """Turn an out-of-memory error inside a `with` block into one that says what would fit."""
+        try:
+            yield
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self.out_of_memory(error) from error
+
+    def out_of_memory(self, error: BaseException) -> ResourceError:
+        """Return what to tell the user when memory ran out, with changes that would fit."""
+        facts, capacity = self._state_of_memory()
+        hint = "Take base_model.gradient_checkpointing: true, or a smaller train.batch_size."
+        try:
+            estimator = Estimator(self.device, self.sources)
+            estimate = self._estimate or estimator.estimate(self.recipe)
+            limit = min(capacity or estimate.memory.needed, int(_SAFETY * estimate.memory.needed))
+            hint = advice(memory_remedies(estimator, self.recipe, estimate, limit=limit))
+        except Exception:
+            # The first error is the one to report.
+            logger.warning("no advice", exc_info=True)
+        first_line = str(error).split("\n", maxsplit=1)[0]
+        return ResourceError(f"out of memory on {self.device}{facts}: {first_line}", hint)
+
+    def _state_of_memory(self) -> tuple[str, int | None]:
+        """Return peak, reserved and free as text, and what the run could have at all."""
+        free = free_memory(self.device)
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+            reserved = torch.cuda.memory_reserved(self.device)
+            capacity = torch.cuda.mem_get_info(self.device)[0] + reserved
+            text = (
+                f" (peak {gibibytes(peak)}, reserved {gibibytes(reserved)},"
+                f" free {gibibytes(capacity - reserved)})"
+            )
+            return text, capacity
+        resident = psutil.Process().memory_info().rss
+        if free is None:
+            return f" (resident {gibibytes(resident)})", None
+        return f" (resident {gibibytes(resident)}, free {gibibytes(free)})", free + resident
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "not enough memory" in text
+    )

@@ -1,0 +1,218 @@
+"""What a recipe's schedules look like, as numbers to draw; no weights are loaded.
+
+The factories that a run will call are called here, shipped or of the user, on a model that has
+shapes only. A section is a plain dictionary that JSON can hold, null where a number is not finite.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+
+from loba_tui.core import plugins
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.program.adapter_layers.kinds import adapted_module, block_of
+from loba_tui.core.program.build import attach_adapter, solves
+from loba_tui.core.program.drop_ins import load_choice
+from loba_tui.core.program.learning_rates import stand_in_optimizer
+from loba_tui.core.program.planning.model_shapes import ModelShapes, open_shapes
+from loba_tui.core.program.planning.requirements import needs
+from loba_tui.core.program.training.parameter_groups import layer_factors
+from loba_tui.core.recipe.schema import Choice, Recipe
+
+MOST_POINTS = 200
+_DENSITY_POINTS = 101
+_PROGRESS = (0.0, 0.5, 1.0)
+
+
+def learning_rate(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> dict[str, Any]:
+    """Return the learning rate of an unscaled layer at up to 200 steps of the run."""
+    base, num_steps = recipe.optimizer.lr, recipe.train.steps
+    make = load_choice("model", recipe.scheduler.model, sources)
+    factor = make(stand_in_optimizer(base), num_steps)
+    steps = np.linspace(0, num_steps - 1, min(num_steps, MOST_POINTS)).round().astype(int).tolist()
+    return {
+        "scheduler": recipe.scheduler.model.name,
+        "base": base,
+        "num_steps": num_steps,
+        "step": steps,
+        "lr": _finite(base * factor(step) for step in steps),
+    }
+
+
+@dataclass(frozen=True)
+class AdaptedShapes:
+    """A model of shapes with an adapter on it: what layer factors are worked out for.
+
+    Attributes:
+        origin: Where the model's shapes are from.
+        blocks: Names of the denoiser's blocks.
+        num_parameters: Of the denoiser alone.
+        trainable: The adapter's parameters by name.
+    """
+
+    origin: str
+    blocks: tuple[str, ...]
+    num_parameters: int
+    trainable: Mapping[str, torch.nn.Parameter]
+
+
+def adapt(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> AdaptedShapes:
+    """Put the recipe's adapter on a model of shapes, which has none yet."""
+    denoiser = shapes.container.denoiser
+    blocks = tuple(name for name, _ in denoiser.named_modules() if _is_block(name))
+    num_parameters = sum(parameter.numel() for parameter in denoiser.parameters())
+    attach_adapter(recipe, shapes.container, sources)
+    trainable = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
+    return AdaptedShapes(shapes.origin, blocks, num_parameters, trainable)
+
+
+def layers(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> dict[str, Any]:
+    """Return the learning-rate factors of the adapter's modules, by block of the denoiser."""
+    return layers_of(recipe, adapt(recipe, shapes, sources), sources)
+
+
+def layers_of(recipe: Recipe, adapted: AdaptedShapes, sources: PluginSources) -> dict[str, Any]:
+    """Return the learning-rate factors of an adapter that is there already."""
+    blocks: dict[str, dict[str, float]] = {name: {} for name in adapted.blocks}
+    factors = layer_factors(recipe, adapted.trainable, sources)
+    num_trained = 0
+    for (name, parameter), factor in zip(adapted.trainable.items(), factors, strict=True):
+        module = adapted_module(name)
+        blocks.setdefault(block_of(module), {})[module] = float(factor)
+        num_trained += parameter.numel() if factor else 0
+    return {
+        "scheduler": recipe.scheduler.layer.name,
+        "adapter": recipe.adapter.name,
+        "denoiser_parameters": adapted.num_parameters,
+        "trained_parameters": num_trained,
+        "model": adapted.origin,
+        "blocks": [
+            {
+                "name": name,
+                "part": name.partition("_block")[0],
+                "num_modules": len(values),
+                "least": min(values.values(), default=None),
+                "mean": sum(values.values()) / len(values) if values else None,
+                "most": max(values.values(), default=None),
+            }
+            for name, values in sorted(blocks.items(), key=lambda item: _place_of(item[0]))
+        ],
+    }
+
+
+def timesteps(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> dict[str, Any]:
+    """Return the density of timesteps, of mean 1, at the run's beginning, middle and end.
+
+    Only the first is given where it does not depend on the run's progress.
+    """
+    density = load_choice("timestep", recipe.scheduler.timestep, sources)()
+    t = torch.linspace(0, 1, _DENSITY_POINTS, dtype=torch.float64)
+    curves: list[dict[str, Any]] = []
+    for progress in _PROGRESS:
+        weights = torch.as_tensor(density(t.clone(), progress)).double()
+        mean = float(weights.mean())
+        values = _finite((weights / mean if mean > 0 else weights).tolist())
+        if not curves or values != curves[0]["density"]:
+            curves.append({"progress": progress, "density": values})
+    return {
+        "scheduler": recipe.scheduler.timestep.name,
+        "t": [round(value, 4) for value in t.tolist()],
+        "curves": curves,
+    }
+
+
+def noise(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> dict[str, Any]:
+    """Return timesteps and noise levels σ of the training rollouts' and the samples' grids."""
+    options = recipe.method.options
+    described = plugins.describe("methods", recipe.method.name, sources=sources).options
+    rollout = options.get("rollout_steps")
+    if rollout is None and "rollout_steps" in described:
+        rollout = described["rollout_steps"].default
+    num_steps = rollout if isinstance(rollout, int) else recipe.sample.steps
+    config = shapes.container.scheduler_config
+    return {
+        "num_train_timesteps": config.get("num_train_timesteps", 1000),
+        "prediction_type": shapes.container.prediction_type,
+        "training": _noise_levels(recipe.scheduler.noise, num_steps, config, sources),
+        "sampling": _noise_levels(recipe.sample.noise, recipe.sample.steps, config, sources),
+    }
+
+
+Section = Callable[[Recipe, ModelShapes, PluginSources], dict[str, Any]]
+
+SECTIONS: Mapping[str, Section] = MappingProxyType(
+    {
+        "learning_rate": learning_rate,
+        # Before `layers`, which puts the adapter on the model.
+        "timesteps": timesteps,
+        "noise": noise,
+        "needs": needs,
+        "layers": layers,
+    }
+)
+"""What a plan holds, in the order that it is computed; another section is one line here."""
+
+SOLVED_SECTIONS = frozenset({"needs"})
+"""Those of them that a method has which computes its adapter."""
+
+
+def preview(
+    recipe: Recipe,
+    sources: PluginSources = SHIPPED,
+    *,
+    sections: Mapping[str, Section] = SECTIONS,
+) -> dict[str, dict[str, Any]]:
+    """Return the sections of a recipe's plan, all of them unless said otherwise.
+
+    Raises:
+        LobaError: A choice of the recipe cannot be used, or there is no such model.
+    """
+    if solves(recipe, sources):  # nothing is trained, so there is nothing to schedule
+        sections = {name: section for name, section in sections.items() if name in SOLVED_SECTIONS}
+    shapes = open_shapes(recipe.base_model.id, recipe.base_model.revision, torch.float32)
+    return {name: section(recipe, shapes, sources) for name, section in sections.items()}
+
+
+def _noise_levels(
+    choice: Choice, num_steps: int, config: Mapping[str, Any], sources: PluginSources
+) -> dict[str, Any]:
+    scheduler = load_choice("noise", choice, sources)(config)
+    scheduler.set_timesteps(num_steps)
+    grid = torch.as_tensor(scheduler.timesteps).double().cpu()
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is not None and len(sigmas) >= len(grid):
+        sigmas = torch.as_tensor(sigmas).double().cpu()[: len(grid)]
+    else:
+        kept = scheduler.alphas_cumprod.double().cpu()[grid.round().long().clamp(min=0)]
+        sigmas = ((1 - kept) / kept).sqrt()
+    return {
+        "scheduler": choice.name,
+        "num_steps": num_steps,
+        "timestep": _finite(grid.tolist()),
+        "sigma": _finite(sigmas.tolist()),
+    }
+
+
+def _is_block(name: str) -> bool:
+    return name == "mid_block" or re.fullmatch(r"(down|up)_blocks\.\d+", name) is not None
+
+
+def _place_of(block: str) -> tuple[int, str, int]:
+    """Return a block's place in the order that latents pass through."""
+    name, _, number = block.partition(".")
+    order = ("conv_in", "time_embedding", "add_embedding", "down_blocks", "mid_block", "up_blocks")
+    place = order.index(name) if name in order else len(order)
+    return place, name, int(number or 0)
+
+
+def _finite(values: Iterable[float]) -> list[float | None]:
+    """Return numbers as JSON can hold them, at more digits than a screen can show."""
+    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]

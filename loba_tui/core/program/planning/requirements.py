@@ -1,0 +1,46 @@
+"""The part of a plan that says what the run will need, and whether that is here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from loba_tui.core.errors import ResourceError
+from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.program.planning.calibration import TIME_UNKNOWN, calibrate, can_calibrate
+from loba_tui.core.program.planning.estimate import Estimator, device_of
+from loba_tui.core.program.planning.free_resources import room_for
+from loba_tui.core.program.planning.model_shapes import ModelShapes
+from loba_tui.core.program.planning.remedies import require_room
+from loba_tui.core.recipe.schema import Recipe
+
+
+def needs(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> dict[str, Any]:
+    """Return parameters, memory, disk, work and time, and whether they fit here and now.
+
+    The estimator has shapes of its own, in the dtype and with the adapter of the run.
+    """
+    device, is_here = device_of(recipe)
+    estimator = Estimator(device, sources)
+    estimate = estimator.estimate(recipe)
+    notes = list(estimate.notes)
+    if can_calibrate(estimate, recipe, is_here=is_here):
+        estimate = replace(estimate, work=calibrate(recipe, estimate, sources))
+    else:
+        notes.append(TIME_UNKNOWN)
+    if not is_here:
+        notes.append(f"There is no {device} here, so its free memory is not known.")
+    room = room_for(device, Path.cwd(), is_here=is_here)
+    problem = None
+    try:
+        require_room(estimator, recipe, estimate, room)
+    except ResourceError as error:
+        problem = str(error)
+    return {
+        **estimate.as_json(),
+        "notes": notes,
+        "free_memory": room.memory_bytes,
+        "free_disk": room.disk_bytes,
+        "problem": problem,
+    }

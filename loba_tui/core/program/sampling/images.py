@@ -1,0 +1,129 @@
+"""Draws images at several adapter strengths through the diffusers pipeline call itself."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.program.adapter_layers.strength import RowScale
+from loba_tui.core.program.drop_ins import load_choice
+from loba_tui.core.recipe.schema import SampleSection
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images done and to do."""
+
+
+@torch.no_grad()
+def sample_scales(
+    container: ModelContainer,
+    scale: RowScale,
+    embeds: PromptEmbeds,
+    *,
+    scales: Sequence[float],
+    seeds: Sequence[int],
+    settings: SampleSection,
+    negative: PromptEmbeds | None = None,
+    resolution: int | None = None,
+    progress: Progress | None = None,
+    sources: PluginSources = SHIPPED,
+) -> np.ndarray:
+    """Draw every prompt with every seed at every scale.
+
+    A seed gives the same initial noise at every scale and for every prompt, the one that
+    `pipe(prompt, generator=torch.Generator().manual_seed(seed))` starts from.
+
+    Args:
+        container: The model, with the adapter attached.
+        scale: Strength of that adapter.
+        embeds: One row a prompt.
+        scales: Strengths.
+        seeds: Of the initial noise.
+        settings: Sampling steps, guidance, sampler and images at once; its prompts are not read.
+        negative: One row for all prompts; None takes the model's unconditional embeddings.
+        resolution: Pixels; None takes the model's own.
+        progress: Told after each batch.
+        sources: Where the user's own samplers lie.
+
+    Returns:
+        (num_prompts, num_seeds, num_scales, H, W, 3) float32 in [0, 1].
+    """
+    grid = (len(embeds), len(seeds), len(scales))
+    jobs = list(itertools.product(*map(range, grid)))
+    negative = container.empty_embeds() if negative is None else negative
+    images = []
+    make_scheduler = load_choice("noise", settings.noise, sources)
+    container.require("vae")
+    with _prepared(container.pipeline, make_scheduler) as pipeline:
+        for start in range(0, len(jobs), settings.batch_size):
+            batch = jobs[start : start + settings.batch_size]
+            multipliers = torch.tensor([float(scales[k]) for _, _, k in batch])
+            with scale(multipliers):
+                drawn = _call(
+                    pipeline,
+                    embeds.select([p for p, _, _ in batch]),
+                    negative.expand(len(batch)),
+                    [seeds[s] for _, s, _ in batch],
+                    settings,
+                    resolution or container.resolution,
+                )
+            images.append(drawn)
+            if progress is not None:
+                progress(start + len(batch), len(jobs))
+    stacked = np.concatenate(images)
+    return stacked.reshape(*grid, *stacked.shape[1:])
+
+
+def _call(
+    pipeline: DiffusionPipeline,
+    embeds: PromptEmbeds,
+    negative: PromptEmbeds,
+    seeds: Sequence[int],
+    settings: SampleSection,
+    resolution: int,
+) -> np.ndarray:
+    """Return (B, H, W, 3) images of one call of the pipeline."""
+    pooled = {}
+    if embeds.pooled is not None:
+        pooled = {
+            "pooled_prompt_embeds": embeds.pooled,
+            "negative_pooled_prompt_embeds": negative.pooled,
+        }
+    images: np.ndarray = pipeline(
+        prompt_embeds=embeds.embeds,
+        negative_prompt_embeds=negative.embeds,
+        **pooled,
+        num_inference_steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        height=resolution,
+        width=resolution,
+        output_type="np",
+    ).images
+    return images.astype(np.float32)
+
+
+@contextmanager
+def _prepared(
+    pipeline: DiffusionPipeline, make_scheduler: Callable[[Any], Any]
+) -> Iterator[DiffusionPipeline]:
+    """Lend the pipeline with the wanted sampler, quiet and in evaluation mode, then restore it."""
+    scheduler, denoiser = pipeline.scheduler, pipeline.unet
+    bar = getattr(pipeline, "_progress_bar_config", None)
+    was_training = denoiser.training
+    pipeline.scheduler = make_scheduler(scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    denoiser.eval()  # an adapter's dropout is for training
+    try:
+        yield pipeline
+    finally:
+        denoiser.train(was_training)
+        pipeline.scheduler = scheduler
+        pipeline.set_progress_bar_config(**(bar or {}))

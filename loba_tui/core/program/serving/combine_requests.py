@@ -1,0 +1,193 @@
+"""What a program is asked to do with several adapters: draw, merge, or compare them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from loba_tui.core import files as durable
+from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.program.adapter_files.adapter import read_adapter
+from loba_tui.core.program.adapter_layers.strength import AdapterScale, RowScale
+from loba_tui.core.program.combine.attach import Part, SeveralScales, attach
+from loba_tui.core.program.combine.interference import (
+    Attribute,
+    Interference,
+    measure_overlap,
+    measured_attribute,
+)
+from loba_tui.core.program.combine.interference_plot import draw_interference
+from loba_tui.core.program.combine.merge import merge, write_merged
+from loba_tui.core.program.evaluation.measure import read_values
+from loba_tui.core.program.evaluation.recipe_efficacy import roll_out_held
+from loba_tui.core.program.open_model import OpenModel
+from loba_tui.core.program.sampling.images import sample_scales
+from loba_tui.core.recipe.load import parse_text
+from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.run.launch import Request
+from loba_tui.core.run.writer import RunWriter
+
+INTERFERENCE_JSON = "interference.json"
+INTERFERENCE_PNG = "interference.png"
+_RECIPE_KEY = "loba.recipe"
+_MOST_PROMPTS = 8
+_MOST_HELD_OUT = 4
+
+
+def parts_of(request: Request) -> list[Part]:
+    """Return the adapters that a request names."""
+    return [Part(Path(path), strength) for path, strength in request.several]
+
+
+def attach_several(request: Request, model: OpenModel) -> RowScale:
+    """Put a request's adapters on a model; their own strengths are at scale 1."""
+    parts = parts_of(request)
+    names = attach(model.container, parts)
+    scales = [AdapterScale(model.container.denoiser, name) for name in names]
+    return SeveralScales(scales, [part.strength for part in parts])
+
+
+def serve_merge(request: Request, writer: RunWriter) -> None:
+    """Write one file that does what several do together, and say what was lost."""
+    parts = parts_of(request)
+    writer.status(phase="merging")
+    merged = merge(parts, rank=request.rank)
+    written = write_merged(merged, parts, Path(request.file), file_format=request.file_format)
+    ranks = [layer.rank for layer in merged.layers.values()]
+    models = _base_models(parts)
+    if len(models) > 1:
+        writer.warn(f"they were trained on different base models: {', '.join(sorted(models))}")
+    writer.event(
+        "merged",
+        path=str(written.path),
+        sha256=written.sha256,
+        num_bytes=written.num_bytes,
+        num_layers=len(ranks),
+        largest_rank=max(ranks),
+        error=merged.error,
+        worst_error=merged.worst_error,
+        worst_layer=merged.worst_layer,
+    )
+
+
+def _base_models(parts: Sequence[Part]) -> set[str]:
+    found = {read_adapter(part.path)[2].get("loba.base_model", "") for part in parts}
+    return found - {""}
+
+
+def serve_interference(
+    request: Request,
+    recipe: Recipe,
+    model: OpenModel,
+    writer: RunWriter,
+    sources: PluginSources = SHIPPED,
+) -> Interference:
+    """Write interference.json and interference.png to the request's folder."""
+    parts = parts_of(request)
+    container, labels = model.container, _labels(parts)
+    strengths = [part.strength for part in parts]
+    names = attach(container, parts)
+    writer.status(phase="measuring")
+    scales = [AdapterScale(container.denoiser, name) for name in names]
+    several = SeveralScales(scales, strengths)
+    prompts = list(recipe.proof_prompts)
+    few = model.batch(prompts[:_MOST_HELD_OUT])
+    held_out = roll_out_held(container, several, recipe, few)
+    for scale in scales:
+        scale.remove()
+    found = measure_overlap(container, names, strengths, labels, held_out, few)
+    scales = [AdapterScale(container.denoiser, name) for name in names]
+    shown = prompts[:_MOST_PROMPTS]
+    images = _draw(recipe, model, scales, strengths, model.batch(shown), writer, sources)
+    found = replace(
+        found,
+        attributes=tuple(_attributes(parts, labels, images, sources)),
+        details={"prompts": shown, "seed": recipe.proof.seeds[0]},
+    )
+    folder = writer.run_dir.path
+    content = json.dumps(found.as_json(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    durable.replace_file(folder / INTERFERENCE_JSON, content.encode())
+    with durable.staged(folder / INTERFERENCE_PNG) as path:
+        draw_interference(found, images, shown, path)
+    writer.event(
+        "interfered",
+        path=str(folder / INTERFERENCE_JSON),
+        picture=str(folder / INTERFERENCE_PNG),
+        sentences=found.sentences(),
+    )
+    return found
+
+
+def _labels(parts: Sequence[Part]) -> list[str]:
+    """Return a name for each, told apart by a number where two are the same."""
+    names = [part.label for part in parts]
+    return [
+        name if names.count(name) == 1 else f"{name} ({number})"
+        for number, name in enumerate(names, start=1)
+    ]
+
+
+def _draw(
+    recipe: Recipe,
+    model: OpenModel,
+    scales: Sequence[AdapterScale],
+    strengths: Sequence[float],
+    embeds: PromptEmbeds,
+    writer: RunWriter,
+    sources: PluginSources,
+) -> np.ndarray:
+    """Return images (num_prompts, 2 + num_adapters, H, W, 3): none, each alone, all."""
+    num = len(strengths)
+    alone = [[s if i == j else 0.0 for j, s in enumerate(strengths)] for i in range(num)]
+    columns = []
+    negative = recipe.sample.negative_prompt
+    for done, combination in enumerate([[0.0] * num, *alone, list(strengths)]):
+        writer.status(measured=done, to_measure=num + 2)
+        images = sample_scales(
+            model.container,
+            SeveralScales(scales, combination),
+            embeds,
+            scales=(1.0,),
+            seeds=recipe.proof.seeds[:1],
+            settings=recipe.sample,
+            negative=model.batch([negative]) if negative else None,
+            resolution=recipe.train.resolution,
+            sources=sources,
+        )
+        columns.append(images[:, 0, 0])
+    return np.stack(columns, axis=1)
+
+
+def _attributes(
+    parts: Sequence[Part], labels: Sequence[str], images: np.ndarray, sources: PluginSources
+) -> list[Attribute]:
+    """Return what each adapter's own measure says of all the images."""
+    found = []
+    for number, part in enumerate(parts):
+        choice = _measure_of(part, sources)
+        if choice is None:
+            continue
+        values = read_values(choice, images, sources).astype(float)
+        # Only samples that the measure can read everywhere compare like with like.
+        whole = values[np.isfinite(values).all(axis=1)]
+        if len(whole):
+            means = whole.mean(axis=0).tolist()
+            found.append(measured_attribute(choice.name, number, labels, means))
+    return found
+
+
+def _measure_of(part: Part, sources: PluginSources) -> Choice | None:
+    metadata: Mapping[str, str] = read_adapter(part.path)[2]
+    if _RECIPE_KEY not in metadata:
+        return None
+    try:
+        recipe = parse_text(metadata[_RECIPE_KEY], origin=str(part.path), sources=sources)
+    except RecipeError:
+        return None
+    return recipe.proof.measure

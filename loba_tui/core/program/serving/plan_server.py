@@ -1,0 +1,238 @@
+"""Answers an editor: recipes come in on stdin, what they come to goes out on stdout, as JSON lines.
+
+    -> {"ready": true}
+    <- {"id": 3, "recipe": "version: 1…"}
+    -> {"id": 3, "section": "learning_rate", "data": {…}}
+    -> {"id": 3, "section": "layers", "error": "…"}
+    -> {"id": 4, "error": "<editor>:1:1: …"}
+
+Importing torch takes seconds, a curve milliseconds: so the process stays, keeps the models of
+shapes that it opened, and gives each section as soon as it is there. A newer recipe takes the place
+of an older one that waits. What the run needs is worked out in a thread of its own, since for a
+large model with a new adapter that takes seconds, and no curve shall wait for it. The process ends
+with its stdin, however the other side went.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from loba_tui.core.errors import LobaError
+from loba_tui.core.plugins.loading import as_plugin_error
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.program.planning.calibration import TIME_UNKNOWN
+from loba_tui.core.program.planning.estimate import Estimator, device_of
+from loba_tui.core.program.planning.free_resources import room_for
+from loba_tui.core.program.planning.model_shapes import ModelShapes, open_shapes
+from loba_tui.core.program.planning.preview import (
+    AdaptedShapes,
+    Section,
+    adapt,
+    layers_of,
+    learning_rate,
+    noise,
+    timesteps,
+)
+from loba_tui.core.program.planning.remedies import gibibytes
+from loba_tui.core.recipe.load import parse_text
+from loba_tui.core.recipe.schema import Recipe
+
+logger = logging.getLogger(__name__)
+
+READY = {"ready": True}
+CURVES = {"learning_rate": learning_rate, "timesteps": timesteps, "noise": noise}
+MOST_KEPT = 4
+"""Models of shapes that are kept; an SD-XL takes some 50 MB of Python objects."""
+
+Value = TypeVar("Value")
+Sections = Iterator[tuple[str, Callable[[], dict[str, Any]]]]
+
+
+class Newest(OrderedDict[str, Value]):
+    """Keeps the values that were last asked for."""
+
+    def get_or_make(self, key: str, make: Callable[[], Value]) -> Value:
+        """Return the value of a key, made where it is not there."""
+        if key not in self:
+            self[key] = make()
+            while len(self) > MOST_KEPT:
+                self.popitem(last=False)
+        self.move_to_end(key)
+        return self[key]
+
+
+@dataclass
+class Planner:
+    """Works out the sections of recipes that differ little from one to the next.
+
+    Attributes:
+        sources: Where the user's own drop-ins lie.
+    """
+
+    sources: PluginSources = SHIPPED
+    _shapes: Newest[ModelShapes] = field(default_factory=Newest)
+    _adapted: Newest[AdaptedShapes] = field(default_factory=Newest)
+    _estimators: Newest[Estimator] = field(default_factory=Newest)
+
+    def curves(self, recipe: Recipe) -> Sections:
+        """Yield the names of the sections to draw, and how each is computed."""
+        for name, section in CURVES.items():
+            yield name, partial(self._curve, section, recipe)
+        yield "layers", lambda: layers_of(recipe, self._adapt(recipe), self.sources)
+
+    def needs(self, recipe: Recipe) -> Sections:
+        """Yield what the run will need, and how it is computed."""
+        yield "needs", lambda: self._needs(recipe)
+
+    def _curve(self, section: Section, recipe: Recipe) -> dict[str, Any]:
+        return section(recipe, self._open(recipe), self.sources)
+
+    def _open(self, recipe: Recipe) -> ModelShapes:
+        model = recipe.base_model
+        key = json.dumps([model.id, model.revision])
+        return self._shapes.get_or_make(key, lambda: _shapes_of(recipe))
+
+    def _adapt(self, recipe: Recipe) -> AdaptedShapes:
+        model, adapter = recipe.base_model, recipe.adapter.model_dump_json()
+        key = json.dumps([model.id, model.revision, adapter])
+        # The adapter stays on the model, so this needs one of its own.
+        return self._adapted.get_or_make(
+            key, lambda: adapt(recipe, _shapes_of(recipe), self.sources)
+        )
+
+    def _needs(self, recipe: Recipe) -> dict[str, Any]:
+        """Return what the run needs; nothing is timed, and no cheaper recipe is looked for."""
+        device, is_here = device_of(recipe)
+        # It keeps a network for every adapter that it met: a few recipes later it begins anew.
+        key = f"{device} {recipe.base_model.model_dump_json()} {recipe.adapter.model_dump_json()}"
+        estimator = self._estimators.get_or_make(key, lambda: Estimator(device, self.sources))
+        estimate = estimator.estimate(recipe)
+        # To ask CUDA for its free memory takes some hundred MB of it, which a run may need.
+        room = room_for(device, Path.cwd(), is_here=is_here and device.type != "cuda")
+        problem = None
+        if room.memory_bytes is not None and estimate.memory.needed > room.memory_bytes:
+            needed, free = map(gibibytes, (estimate.memory.needed, room.memory_bytes))
+            problem = f"it needs about {needed} on {device}, and {free} are free"
+        elif room.disk_bytes is not None and estimate.disk.needed > room.disk_bytes:
+            needed, free = map(gibibytes, (estimate.disk.needed, room.disk_bytes))
+            problem = f"it writes about {needed}, and {free} are free on this disk"
+        return {
+            **estimate.as_json(),
+            "notes": [*estimate.notes, TIME_UNKNOWN],
+            "free_memory": room.memory_bytes,
+            "free_disk": room.disk_bytes,
+            "problem": problem,
+        }
+
+
+def _shapes_of(recipe: Recipe) -> ModelShapes:
+    return open_shapes(recipe.base_model.id, recipe.base_model.revision, torch.float32)
+
+
+class Inbox:
+    """The newest wish that was not taken yet; older ones are of no more interest."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._wish: Mapping[str, Any] | None = None
+
+    @property
+    def has_newer(self) -> bool:
+        """Whether a wish waits."""
+        return self._wish is not None
+
+    def put(self, wish: Mapping[str, Any]) -> None:
+        """Leave a wish in the place of one that waits."""
+        with self._condition:
+            self._wish = wish
+            self._condition.notify()
+
+    def take(self) -> Mapping[str, Any]:
+        """Wait for a wish and return it."""
+        with self._condition:
+            while self._wish is None:
+                self._condition.wait()
+            wish, self._wish = self._wish, None
+            return wish
+
+
+def answer(
+    wish: Mapping[str, Any],
+    sections_of: Callable[[Recipe], Sections],
+    write: Callable[[dict[str, Any]], None],
+    *,
+    sources: PluginSources = SHIPPED,
+    is_stale: Callable[[], bool] = lambda: False,
+) -> None:
+    """Write what a recipe comes to, a record a section, until it is done or a newer one waits."""
+    number = wish.get("id")
+    try:
+        recipe = parse_text(str(wish.get("recipe", "")), "<editor>", sources=sources)
+    except LobaError as error:
+        write({"id": number, "error": str(error)})
+        return
+    for name, compute in sections_of(recipe):
+        if is_stale():
+            return
+        try:
+            record: dict[str, Any] = {"data": compute()}
+        except Exception as error:
+            # The next change may mend it, and the other sections are of use without this one.
+            ours = error if isinstance(error, LobaError) else None
+            ours = ours or as_plugin_error(error, sources.folder)
+            if ours is None:
+                logger.warning("no %s", name, exc_info=True)
+            record = {"error": str(ours or f"{type(error).__name__}: {error}")}
+        write({"id": number, "section": name, **record})
+
+
+def serve_plans(sources: PluginSources = SHIPPED) -> int:
+    """Answer until stdin ends, which ends the process."""
+    # Libraries print; what they say must not get between the records.
+    records = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    lock, planner = threading.Lock(), Planner(sources)
+
+    def write(record: dict[str, Any]) -> None:
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with lock:
+            records.write(line)
+            records.flush()
+
+    curves, needs = Inbox(), Inbox()
+
+    def draw() -> None:
+        while True:
+            wish = curves.take()
+            answer(wish, planner.curves, write, sources=sources, is_stale=lambda: curves.has_newer)
+            if not curves.has_newer:
+                needs.put(wish)
+
+    def estimate() -> None:
+        while True:
+            answer(needs.take(), planner.needs, write, sources=sources)
+
+    for work in (draw, estimate):
+        threading.Thread(target=work, daemon=True).start()
+    write(READY)
+    for line in sys.stdin:
+        try:
+            wish = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(wish, dict):
+            curves.put(wish)
+    # The other side is gone, and whatever is being computed is for nobody.
+    os._exit(0)

@@ -1,0 +1,178 @@
+"""What a program without training does: draw an adapter, measure it, or plan a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.program.adapter_files.adapter import load_adapter, read_adapter
+from loba_tui.core.program.adapter_layers.strength import AdapterScale, RowScale
+from loba_tui.core.program.data.open import cut_captions, open_data
+from loba_tui.core.program.evaluation.proof import prove
+from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
+from loba_tui.core.program.planning.preview import preview
+from loba_tui.core.program.sampling.images import sample_scales
+from loba_tui.core.program.sampling.strip import save_strip, strip
+from loba_tui.core.program.serving.combine_requests import (
+    attach_several,
+    serve_interference,
+    serve_merge,
+)
+from loba_tui.core.program.serving.device_check import device_findings
+from loba_tui.core.program.steering.components import Residents
+from loba_tui.core.recipe.load import load_recipe, parse_text
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.launch import PLAN, Request
+from loba_tui.core.run.writer import RunWriter, write_atomically
+
+RECIPE_KEY = "loba.recipe"
+
+
+def serve(
+    request: Request,
+    writer: RunWriter,
+    sources: PluginSources = SHIPPED,
+    *,
+    tensors: Path | None = None,
+) -> None:
+    """Carry out a request; results, events and status go to the writer's folder.
+
+    Args:
+        request: What to do.
+        writer: Where it is reported.
+        sources: Where the user's own drop-ins lie.
+        tensors: Where embeddings are kept between runs; None keeps none.
+
+    Raises:
+        LobaError: The adapter, its recipe or its base model cannot be used.
+    """
+    if request.action == "doctor":
+        findings = [finding.as_json() for finding in device_findings()]
+        writer.event("examined", findings=findings)
+        return
+    if request.action == "merge":
+        serve_merge(request, writer)
+        return
+    recipe = wanted_recipe(request, sources)
+    if request.action == "plan":
+        sections = preview(recipe, sources)
+        path = writer.run_dir.path / PLAN
+        write_atomically(path, json.dumps(sections, allow_nan=False).encode())
+        writer.event("planned", path=str(path))
+        return
+    if request.action == "data":
+        data = open_data(recipe, writer, lambda phase: writer.status(phase=phase), sources)
+        if data is None:
+            raise RecipeError("data: missing; this recipe has no images to check")
+        found = {**data.summary(), "cut_captions": cut_captions(recipe, data)}
+        write_atomically(writer.run_dir.path / PLAN, json.dumps(found).encode())
+        return
+    model = open_model(
+        recipe,
+        prompts=prompts_of(recipe),
+        on_phase=lambda phase: writer.status(phase=phase),
+        on_fetch=lambda done, total: writer.status(fetched=done, to_fetch=total),
+        tensors=tensors,
+        on_problem=writer.warn,
+    )
+    if request.action == "interfere":
+        serve_interference(request, recipe, model, writer, sources)
+        return
+    scale: RowScale
+    if request.several:
+        scale = attach_several(request, model)
+    else:
+        load_adapter(model.container, Path(request.adapter))
+        model.container.denoiser.requires_grad_(False)
+        scale = AdapterScale(model.container.denoiser)
+    Residents(model.wrapper.cache, recipe.base_model.id, model.container, writer).publish()
+    if request.action == "eval":
+        writer.status(phase="measuring")
+        report = prove(
+            model.container,
+            scale,
+            recipe,
+            model.embeds,
+            writer.run_dir.path,
+            progress=lambda done, total: writer.status(measured=done, to_measure=total),
+            sources=sources,
+        )
+        writer.event("measured", outcome=report.outcome, verdict=list(report.verdict))
+    else:
+        writer.status(phase="sampling")
+        path = _draw(recipe, model, scale, writer, sources)
+        writer.event("sampled", path=str(path))
+
+
+def wanted_recipe(request: Request, sources: PluginSources = SHIPPED) -> Recipe:
+    """Return the recipe that says how an adapter is used, with the request's wishes put in.
+
+    Raises:
+        RecipeError: None is named, and neither the run folder nor the file itself carries one.
+    """
+    if request.recipe is not None:
+        recipe = load_recipe(Path(request.recipe), sources=sources)
+    elif request.run is not None:
+        recipe = load_recipe(RunDir.open(request.run).recipe, sources=sources)
+    else:
+        _, _, metadata = read_adapter(Path(request.adapter))
+        if RECIPE_KEY not in metadata:
+            raise RecipeError(
+                f"{request.adapter} does not say which model and prompts it was trained on.",
+                "Only adapters that LOBA-Trainer wrote carry their recipe; name one that says it,"
+                " as in --recipe sdxl/slider.",
+            )
+        recipe = parse_text(metadata[RECIPE_KEY], origin=request.adapter, sources=sources)
+    sample: dict[str, object] = {}
+    proof: dict[str, object] = {}
+    if request.scales:
+        sample["scales"] = request.scales
+    if request.prompts:
+        sample["prompts"] = proof["prompts"] = request.prompts
+    if request.seeds:
+        sample["seeds"] = proof["seeds"] = request.seeds
+    return recipe.model_copy(
+        update={
+            "sample": recipe.sample.model_copy(update=sample),
+            "proof": recipe.proof.model_copy(update=proof),
+        }
+    )
+
+
+def _draw(
+    recipe: Recipe,
+    model: OpenModel,
+    scale: RowScale,
+    writer: RunWriter,
+    sources: PluginSources,
+) -> Path:
+    """Draw every prompt, seed and scale, as a file each and together as one strip."""
+    settings, prompts = recipe.sample, recipe.sample_prompts
+    images = sample_scales(
+        model.container,
+        scale,
+        model.batch(prompts),
+        scales=settings.scales,
+        seeds=settings.seeds,
+        settings=settings,
+        negative=model.batch([settings.negative_prompt]) if settings.negative_prompt else None,
+        resolution=recipe.train.resolution,
+        progress=lambda done, total: writer.status(measured=done, to_measure=total),
+        sources=sources,
+    )
+    folder = writer.run_dir.samples
+    for place in np.ndindex(*images.shape[:3]):
+        prompt, seed, at = place
+        name = f"{prompt:03d}-seed{settings.seeds[seed]}-scale{settings.scales[at]:+g}.png"
+        pixels = (images[place] * 255).round().astype(np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    path = folder / "strip.png"
+    sheet = strip(images, scales=settings.scales, prompts=prompts, seeds=settings.seeds)
+    save_strip(sheet, path)
+    return path

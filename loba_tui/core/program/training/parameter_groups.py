@@ -1,0 +1,83 @@
+"""Which of an adapter's parameters train, at which learning rates, by which optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from loba_tui.core import plugins
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.program.adapter_layers.kinds import adapted_module
+from loba_tui.core.program.drop_ins import load_choice
+from loba_tui.core.recipe.schema import Recipe
+
+
+def build_optimizer(
+    recipe: Recipe, groups: list[dict[str, Any]], sources: PluginSources
+) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer over these groups.
+
+    Raises:
+        RecipeError: It refuses its options, or one learning rate is all that it can have.
+    """
+    section = recipe.optimizer
+    constants = plugins.describe("optimizers", section.name, sources=sources).constants
+    if constants.get("ONE_LEARNING_RATE") and len(groups) > 1:
+        raise RecipeError(
+            f"scheduler.layer: {section.name} has one learning rate for all layers, and"
+            f" {recipe.scheduler.layer.name} asks for {len(groups)} of them",
+            "Take scheduler.layer uniform, or another optimizer.",
+        )
+    try:
+        make = load_choice("optimizers", section, sources)
+        optimizer: torch.optim.Optimizer = make(groups, section.lr)
+    except ValueError as error:  # each library checks the ranges of its own options
+        raise RecipeError(f"optimizer: {section.name} refuses its options: {error}") from error
+    return optimizer
+
+
+def layer_factors(
+    recipe: Recipe, trainable: Mapping[str, nn.Parameter], sources: PluginSources = SHIPPED
+) -> list[float]:
+    """Return the learning-rate factor of each parameter; the layer scheduler sees a group for each.
+
+    Groups are named by the module that is adapted.
+    """
+    probe = SimpleNamespace(
+        param_groups=[
+            {"name": adapted_module(name), "params": [parameter]}
+            for name, parameter in trainable.items()
+        ]
+    )
+    factors: list[float] = load_choice("layer", recipe.scheduler.layer, sources)(probe)
+    return factors
+
+
+def parameter_groups(
+    recipe: Recipe, trainable: Mapping[str, nn.Parameter], sources: PluginSources
+) -> tuple[list[dict[str, Any]], list[float], dict[str, nn.Parameter]]:
+    """Return optimizer groups, their layer factors, and the parameters that train.
+
+    Parameters of the same factor share a group, because optimizers run one kernel launch per group;
+    factor 0 means that the parameter is left out.
+    """
+    factors = layer_factors(recipe, trainable, sources)
+    by_factor: dict[float, dict[str, nn.Parameter]] = {}
+    for (name, parameter), factor in zip(trainable.items(), factors, strict=True):
+        if factor == 0:
+            parameter.requires_grad_(False)
+        else:
+            by_factor.setdefault(float(factor), {})[name] = parameter
+    if not by_factor:
+        raise RecipeError(
+            f"scheduler.layer: {recipe.scheduler.layer.name} leaves nothing of it to train",
+            "Choose other adapter.layers or another layer scheduler.",
+        )
+    groups = [{"params": list(members.values())} for members in by_factor.values()]
+    trained = {name: p for members in by_factor.values() for name, p in members.items()}
+    return groups, list(by_factor), trained

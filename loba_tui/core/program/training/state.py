@@ -1,0 +1,149 @@
+"""What a trainer works with, and the part of it that a run needs to go on exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.method import Method
+from loba_tui.core.program.steering.boundary import Steering
+from loba_tui.core.program.training.checkpoint import Checkpoint, CheckpointStore
+from loba_tui.core.program.training.early_stop import Watch
+from loba_tui.core.program.training.ema import MovingAverage
+from loba_tui.core.program.training.optimizer_state import LearningRates, export_state, import_state
+from loba_tui.core.program.training.run_fingerprint import Settings
+from loba_tui.core.program.trajectories.base import ForwardCounter
+from loba_tui.core.run.changes import SteeringRecord
+from loba_tui.core.run.writer import RunWriter
+
+
+@dataclass(frozen=True)
+class TrainerParts:
+    """Finished objects that a trainer works with.
+
+    Attributes:
+        accelerator: Carries precision, accumulation and processes.
+        student: The denoiser as the accelerator prepared it.
+        scale: Strength of the adapter.
+        method: What a step predicts, and its loss.
+        optimizer: As the accelerator prepared it.
+        learning_rates: Rates by step and group.
+        parameters: The trainable parameters by name, float32.
+        counter: UNet rows computed so far.
+        store: Where checkpoints go.
+        writer: The run directory; None on processes other than the first.
+        sample: Draws a strip after the given number of steps; None draws nothing during the run.
+        steering: Asked at each step boundary what is wanted before the next step.
+        settings: What a checkpoint's bits depend on.
+        average: Of the weights; None where those of the last step are the result.
+        watch: Looks at what the adapter does; None looks at nothing.
+    """
+
+    accelerator: Accelerator
+    student: nn.Module
+    scale: AdapterScale
+    method: Method
+    optimizer: torch.optim.Optimizer
+    learning_rates: LearningRates
+    parameters: Mapping[str, nn.Parameter]
+    counter: ForwardCounter
+    store: CheckpointStore
+    writer: RunWriter | None
+    sample: Callable[[int], None] | None
+    steering: Steering
+    settings: Settings
+    average: MovingAverage | None = None
+    watch: Watch | None = None
+
+
+def checkpoint_of(
+    parts: TrainerParts,
+    step: int,
+    method_state: Mapping[str, Tensor],
+    *,
+    num_skips: int,
+    inexact: Sequence[str],
+) -> Checkpoint:
+    """Return everything that decides the steps after `step`.
+
+    Args:
+        parts: The trainer's.
+        step: How many are done.
+        method_state: The method's own, which every process has had to gather.
+        num_skips: Bad steps that were put up with so far.
+        inexact: In what the run differs from one that was never resumed.
+    """
+    tensors, plain = export_state(parts.optimizer, _names_of(parts))
+    weights = {name: parameter.detach().cpu() for name, parameter in parts.parameters.items()}
+    scaler, average = parts.accelerator.scaler, parts.average
+    parted = {"adapter": weights, "optimizer": tensors, "method": method_state}
+    if average is not None:
+        parted["ema"] = average.tensors()
+    return Checkpoint(
+        step=step,
+        tensors=parted,
+        state={
+            **({} if average is None else {"ema": average.num_steps}),
+            **({} if parts.watch is None else {"looks": parts.watch.state()}),
+            "optimizer": plain,
+            "forwards": parts.counter.rows,
+            "steering": parts.steering.record.as_json(),
+            "num_skips": num_skips,
+            "settings": parts.settings.as_json(),
+            "inexact": list(inexact),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        },
+    )
+
+
+def restore(parts: TrainerParts, checkpoint: Checkpoint, *, allow_inexact: bool) -> list[str]:
+    """Put a checkpoint's state into the parts in place.
+
+    Returns:
+        In what the run differs, from now on and for good, from one that was never resumed.
+
+    Raises:
+        RecipeError: It is of another recipe, or of another machine and that is not allowed.
+        LookupError, TypeError, ValueError, AttributeError, RuntimeError: It is not of this run.
+    """
+    state = checkpoint.state
+    found = parts.settings.inexact_after(state["settings"], allow_inexact=allow_inexact)
+    inexact = list(dict.fromkeys([*state["inexact"], *found]))
+    _restore_weights(parts, checkpoint.tensors["adapter"])
+    parts.optimizer.state.clear()
+    import_state(
+        parts.optimizer, _names_of(parts), checkpoint.tensors["optimizer"], state["optimizer"]
+    )
+    if parts.average is not None:
+        parts.average.load(checkpoint.tensors["ema"], state["ema"])
+    if parts.watch is not None:
+        parts.watch.load_state(state["looks"])
+    parts.method.load_state(checkpoint.tensors["method"])
+    parts.counter.rows = state["forwards"]
+    if parts.accelerator.scaler is not None and state.get("scaler"):
+        parts.accelerator.scaler.load_state_dict(state["scaler"])
+    # What was steered after the checkpoint is newer than what it knows.
+    kept = parts.steering.record
+    record = kept if kept != SteeringRecord() else SteeringRecord.from_json(state["steering"])
+    parts.steering.load(record, checkpoint.step)
+    return inexact
+
+
+def _restore_weights(parts: TrainerParts, weights: Mapping[str, Tensor]) -> None:
+    if weights.keys() != parts.parameters.keys():
+        odd = sorted(weights.keys() ^ parts.parameters.keys())[0]
+        raise ValueError(f"only one of the two trains {odd}")
+    with torch.no_grad():
+        for name, parameter in parts.parameters.items():
+            if parameter.shape != weights[name].shape:  # it would be broadcast
+                raise ValueError(f"{name} is {list(weights[name].shape)} there")
+            parameter.copy_(weights[name])
+
+
+def _names_of(parts: TrainerParts) -> dict[Tensor, str]:
+    return {parameter: name for name, parameter in parts.parameters.items()}

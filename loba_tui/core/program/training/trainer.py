@@ -1,0 +1,297 @@
+"""The training loop and one step of it; everything it works with arrives finished."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from loba_tui.core.errors import CorruptError, Interrupted, NumericsError
+from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.steering.boundary import Steering
+from loba_tui.core.program.training.checkpoint import Checkpoint
+from loba_tui.core.program.training.early_stop import Watch
+from loba_tui.core.program.training.memory_meter import MemoryMeter
+from loba_tui.core.program.training.optimizer_state import averaged_weights
+from loba_tui.core.program.training.state import TrainerParts, checkpoint_of, restore
+from loba_tui.core.recipe.schema import TrainSection
+
+
+class Trainer:
+    """Runs a method's steps, and keeps the run's files true while it does."""
+
+    def __init__(self, parts: TrainerParts, *, train: TrainSection) -> None:
+        self._parts = parts
+        self._train = train
+        self._memory = MemoryMeter(parts.accelerator.device)
+        self._num_skips = 0
+        self._saved_step: int | None = None
+        self._allow_inexact = False
+        self.step = 0
+        self.inexact: list[str] = []
+
+    @property
+    def forwards(self) -> int:
+        """UNet rows computed so far on this process; a backward counts as one more."""
+        return self._parts.counter.rows
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last step is made, or a look has found that no more are needed."""
+        return self.step >= self._parts.steering.steps or self.ended_early is not None
+
+    @property
+    def ended_early(self) -> str | None:
+        """Why training ended itself before its last step; None where it did not."""
+        watch = self._parts.watch
+        if watch is None or self.step >= self._parts.steering.steps:
+            return None
+        ending = watch.ending
+        return ending.message if ending is not None else None
+
+    def run(self, until: int | None = None) -> None:
+        """Train from the current step to the last one.
+
+        Args:
+            until: Return after this many steps of the run; None means all.
+
+        Raises:
+            Interrupted: If the run was asked to stop; its checkpoint is saved.
+            NumericsError: At a loss or gradient that is not finite, as `train.on_nan` has it.
+        """
+        parts, steering = self._parts, self._parts.steering
+        self._report_status("training")
+        if self._train.on_nan == "rollback" and not parts.store.has_any():
+            self.save()
+        while not self.is_done and self.step != until:
+            steering.boundary(self)
+            if steering.is_passed_over(self.step):
+                self.step += 1
+            else:
+                self._measured_step()
+            self._report_status("training")
+            is_last = self.is_done
+            if is_last or _is_due(self.step, steering.save_every):
+                self.save()
+            if _is_due(self.step, steering.sample_every) and not is_last:
+                self.sample()
+
+    def _measured_step(self) -> None:
+        """Run one step and record its figures, or do with a bad one what the recipe says."""
+        begin = time.perf_counter()
+        try:
+            figures = self._one_step()
+        except NumericsError as error:
+            self._give_up_step(error)
+            return
+        self.step += 1
+        seconds = round(time.perf_counter() - begin, 6)
+        figures |= self._look()
+        if self._parts.writer is not None:
+            self._parts.writer.metric(
+                step=self.step, seconds=seconds, memory_mib=self._memory.mib(), **figures
+            )
+
+    def _look(self) -> dict[str, float]:
+        """Look at what the adapter does where that is due; note it where the run ends by it."""
+        watch, writer = self._parts.watch, self._parts.writer
+        if watch is None or not watch.is_due(self.step):
+            return {}
+        with self.averaged_weights():
+            look = watch.look(self.step)
+        ending = watch.ending
+        if writer is not None and ending is not None and self.ended_early:
+            writer.event(
+                "ended_early", step=self.step, outcome=ending.outcome, message=ending.message
+            )
+        return look.metrics() if look is not None else {}
+
+    def _one_step(self) -> dict[str, float]:
+        """Run one optimizer step, and return its figures; the weights stay where it is bad."""
+        parts, train = self._parts, self._train
+        rate = parts.learning_rates.set(self.step)
+        totals: dict[str, float] = {}
+        for micro in range(train.gradient_accumulation):
+            with parts.accelerator.accumulate(parts.student):
+                index = self.step * train.gradient_accumulation + micro
+                output = parts.method.step(index, self.step / parts.steering.steps)
+                parts.accelerator.backward(output.loss)
+                figures = {"loss": output.loss.detach(), **output.metrics}
+                for name, value in figures.items():
+                    share = float(value) / train.gradient_accumulation
+                    totals[name] = totals.get(name, 0.0) + share
+        totals["grad_norm"] = float(
+            parts.accelerator.clip_grad_norm_(
+                parts.parameters.values(), train.max_grad_norm or math.inf
+            )
+        )
+        # The mean over all processes is bad where one of them is, so that all decide alike.
+        figures = self._over_processes(totals)
+        self._require_finite("loss", figures["loss"])
+        if parts.accelerator.scaler is None:
+            self._require_finite("gradient norm", figures["grad_norm"])
+        # A loss scaler looks for the overflow that it provokes itself, and leaves such a step out.
+        parts.optimizer.step()
+        parts.optimizer.zero_grad()
+        if parts.average is not None and not parts.accelerator.optimizer_step_was_skipped:
+            parts.average.step()
+        return {**figures, "lr": rate}
+
+    def _over_processes(self, totals: Mapping[str, float]) -> dict[str, float]:
+        """Return the mean of the figures over all processes, and the sum of their UNet rows."""
+        accelerator, rows = self._parts.accelerator, self._parts.counter.rows
+        if accelerator.num_processes == 1:
+            return {**totals, "forwards": rows}
+        local = torch.tensor([*totals.values(), rows], device=accelerator.device)
+        *means, mean_rows = accelerator.reduce(local, reduction="mean").tolist()
+        forwards = round(mean_rows * accelerator.num_processes)
+        return {**dict(zip(totals, means, strict=True)), "forwards": forwards}
+
+    def _require_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise NumericsError(
+                f"the {what} of step {self.step + 1} is {value}; it did not touch the weights",
+                "Lower optimizer.lr or the concept's guidance, or use base_model.dtype: float32.",
+            )
+
+    def _give_up_step(self, error: NumericsError) -> None:
+        """Skip or roll back a step that gave no finite figures, or raise."""
+        parts, train = self._parts, self._train
+        if train.on_nan == "stop":
+            raise error
+        if self._num_skips >= train.max_skips:
+            raise NumericsError(
+                f"{error.message}; train.max_skips: {train.max_skips} were skipped already",
+                error.hint,
+            ) from error
+        self._num_skips += 1
+        parts.optimizer.zero_grad()
+        bad_step = self.step
+        if train.on_nan == "rollback":
+            parts.steering.pass_over(bad_step)
+            self.load_newest()
+        else:
+            self.step += 1
+        if parts.writer is not None:
+            parts.writer.event(
+                "skipped",
+                step=bad_step,
+                back_to=self.step if train.on_nan == "rollback" else None,
+                num_skips=self._num_skips,
+                message=error.message,
+            )
+
+    def save(self) -> None:
+        """Save a checkpoint of the current step; wait where the disk has no room for it."""
+        parts = self._parts
+        if self._saved_step == self.step:
+            return
+        method_state = parts.method.state()  # every process, as it may gather
+        if parts.writer is None:
+            parts.steering.persist(lambda: None, num_bytes=0, step=self.step)
+            return
+        begin = time.perf_counter()
+        checkpoint = self._checkpoint(method_state)
+        path = parts.store.path(self.step)
+        parts.steering.persist(
+            lambda: parts.store.save(checkpoint), num_bytes=checkpoint.num_bytes, step=self.step
+        )
+        self._saved_step = self.step
+        seconds = round(time.perf_counter() - begin, 4)
+        parts.writer.event("saved", step=self.step, path=path.name, seconds=seconds)
+
+    def _checkpoint(self, method_state: Mapping[str, Tensor]) -> Checkpoint:
+        return checkpoint_of(
+            self._parts, self.step, method_state, num_skips=self._num_skips, inexact=self.inexact
+        )
+
+    @property
+    def steering(self) -> Steering:
+        """Who is asked at the boundaries."""
+        return self._parts.steering
+
+    @property
+    def scale(self) -> AdapterScale:
+        """Strength of the adapter."""
+        return self._parts.scale
+
+    @property
+    def watch(self) -> Watch | None:
+        """The looks at what the adapter does, where the recipe asks for some."""
+        return self._parts.watch
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """The trained parameters by name."""
+        return self._parts.parameters
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Lend the weights to draw, measure and export, where other ones are trained at."""
+        if self._parts.average is not None:
+            return self._parts.average.lent()
+        return averaged_weights(self._parts.optimizer, self._parts.parameters.values())
+
+    def load_newest(
+        self, *, allow_inexact: bool | None = None
+    ) -> tuple[Checkpoint | None, list[str]]:
+        """Go on from the newest checkpoint that verifies.
+
+        Args:
+            allow_inexact: Put up with one that another machine made; None as before. `inexact` then
+                says for good what was different.
+
+        Returns:
+            The checkpoint, None where none was saved yet, and why newer ones were skipped.
+
+        Raises:
+            RecipeError: If it is of another recipe, or of another machine.
+            CorruptError: If there are checkpoints, but none verifies, or not one of this run.
+        """
+        if allow_inexact is not None:
+            self._allow_inexact = allow_inexact
+        if self._parts.writer is not None:
+            self._parts.store.tidy()
+        checkpoint, skipped = self._parts.store.load_newest()
+        if checkpoint is not None:
+            try:
+                self._restore(checkpoint)
+            except torch.OutOfMemoryError:
+                raise
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                raise CorruptError(
+                    f"the checkpoint of step {checkpoint.step} is not one of this run: {error}",
+                    "Start the run anew; its checkpoints are kept.",
+                ) from error
+        return checkpoint, skipped
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.inexact = restore(self._parts, checkpoint, allow_inexact=self._allow_inexact)
+        # A rollback must not forget the skips that led to it.
+        self._num_skips = max(self._num_skips, checkpoint.state.get("num_skips", 0))
+        self.step = self._saved_step = checkpoint.step
+
+    def sample(self) -> None:
+        """Draw a strip of what the adapter does now."""
+        parts = self._parts
+        if parts.sample is None or parts.writer is None:
+            return
+        self._report_status("sampling")
+        try:
+            with self.averaged_weights():
+                parts.sample(self.step)
+        except Interrupted:  # the boundary that comes next stops the run
+            parts.writer.event("sample_failed", step=self.step, message="cut short by the stop")
+        self._report_status("training")
+
+    def _report_status(self, phase: str) -> None:
+        if self._parts.writer is not None:
+            total = self._parts.steering.steps
+            self._parts.writer.status(phase=phase, step=self.step, total=total)
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,313 @@
+"""The Cache screen: what models take on disk and in memory, and every command of the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.widget import Widget
+
+from loba_tui.client.cache import hub_text as cache_listing
+from loba_tui.client.runs import steer as runs
+from loba_tui.core.associate.caches.hub import cache as hub
+from loba_tui.core.associate.caches.hub.query import show_size
+from loba_tui.core.errors import LobaError
+from loba_tui.core.run.control import CommandKind
+from loba_tui.screens.base import FILTER, LobaScreen
+from loba_tui.screens.cache.removal import Removals
+from loba_tui.screens.cache.rows import (
+    COLUMNS,
+    needed_rows,
+    node_row,
+    targets_of,
+)
+from loba_tui.screens.cache.transfers import LongWork
+from loba_tui.screens.cache.tree import SORTS, CacheState, Node, parse_filters
+from loba_tui.widgets.dialogs import TextDialog
+from loba_tui.widgets.line import Line, Lines, Piece
+from loba_tui.widgets.table import MarkTable, Row
+
+_MEMORY_SECONDS = 5.0
+
+
+class CacheScreen(LobaScreen):
+    """A tree of repositories, revisions and files, and of what living runs hold in memory."""
+
+    BINDING_GROUP_TITLE = "Cache"
+    FILTER_HINT = "words, size>1GB, used>30d, refs=main, is=pinned, type=dataset, owner/*"
+    HELP_TEXT = "What is removed lies in a trash beside the cache until T empties it."
+    AUTO_FOCUS = "#tree"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("d", "remove", "delete", id="cache.remove"),
+        Binding("z", "undo", "undo", id="cache.undo"),
+        Binding("p", "pin", "pin", id="cache.pin"),
+        Binding("n", "pull", "pull", id="cache.pull"),
+        Binding("w", "needs", "what needs it", id="cache.needs"),
+        Binding("V", "verify", "verify", id="cache.verify"),
+        Binding("x", "prune", "prune", id="cache.prune"),
+        Binding("T", "trash", "trash", show=False, id="cache.trash"),
+        Binding("o", "sort", "next order", show=False, id="cache.sort"),
+        Binding("O", "reverse", "reverse the order", show=False, id="cache.reverse"),
+        Binding("l,right", "open(True)", "open", show=False, id="cache.open"),
+        Binding("h,left", "open(False)", "close", show=False, id="cache.close"),
+        Binding("u", "memory('unload')", "unload from memory", show=False, id="cache.unload"),
+        Binding("m", "memory('offload')", "move to the CPU", show=False, id="cache.offload"),
+        Binding("M", "memory('onload')", "move to the device", show=False, id="cache.onload"),
+        Binding("X", "cancel", "end pull or check", show=False, id="cache.cancel"),
+        Binding("y", "copy", "copy the id", show=False, id="cache.copy"),
+        Binding("r", "read", "read again", show=False, id="cache.read"),
+        FILTER,
+    ]
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        super().__init__()
+        self._state: CacheState | None = None
+        self._by_key: dict[str, Node] = {}
+        self._rows: dict[str, tuple[Node, bool, Row]] = {}
+        self._opened: set[str] = set()
+        self._filter = ""
+        self._sort, self._is_reversed = 0, False
+        self._long = LongWork(self, self._done)
+        self._removal = Removals(self, self._done)
+
+    def compose_body(self) -> Iterable[Widget]:
+        """Yield the tree and the line that says how far long work is."""
+        yield MarkTable(COLUMNS, id="tree", can_sort=False)
+        yield Lines(id="uncached")
+        progress = Line(id="progress")
+        progress.display = False
+        yield progress
+
+    def on_mount(self) -> None:
+        """Look now and then for what runs hold in memory."""
+        self.set_interval(_MEMORY_SECONDS, self._look_again)
+
+    def on_unmount(self) -> None:
+        """End what is being fetched or checked: threads would keep the program from ending."""
+        self.action_cancel()
+
+    def shown_again(self) -> None:
+        """Read again: other programs may have changed the cache."""
+        self.action_read()
+
+    def _look_again(self) -> None:
+        if self._state is not None and self._state.memory and self.app.screen_stack[0] is self:
+            self.action_read()
+
+    def action_read(self) -> None:
+        """Read the cache and the ledger."""
+        environ = self.context.environ
+        self.work(
+            lambda: CacheState.read(environ, [Path("recipes")]),
+            self._show_state,
+            group="read",
+            exclusive=True,
+        )
+
+    # What is shown
+
+    def _show_state(self, state: CacheState) -> None:
+        if self._state is None:
+            self._opened |= {run.key for run, _ in state.memory}
+        self._state = state
+        self._rows.clear()  # ages and bars are relative to what was read
+        self._show_rows()
+
+    def _show_rows(self) -> str:
+        state = self._state
+        if state is None:
+            return ""
+        tests, problem = parse_filters(self._filter)
+        order = SORTS[self._sort]
+        if self._is_reversed:
+            order += ":desc" if order == "name" else ":asc"
+        nodes = list(state.rows(self._opened, tests, order))
+        self._by_key = {node.key: node for node in nodes}
+        table = self.query_one("#tree", MarkTable)
+        table.set_rows([self._row(node, state) for node in nodes])
+        self._show_emptiness(state)
+        self._tell_summary()
+        return problem
+
+    def _row(self, node: Node, state: CacheState) -> Row:
+        """Return a node's row; thousands of them are made once, and not at every key."""
+        is_open = node.key in self._opened
+        known = self._rows.get(node.key)
+        if known is None or known[:2] != (node, is_open):
+            known = (node, is_open, node_row(node, state, is_open=is_open))
+            self._rows[node.key] = known
+        return known[2]
+
+    def _show_emptiness(self, state: CacheState) -> None:
+        lines = self.query_one("#uncached", Lines)
+        lines.display = not state.roots and not state.memory
+        lines.show(
+            [
+                [("Nothing is cached yet.", "strong")],
+                [f"The hub's cache is {state.cache.root}"],
+                [
+                    "Press ",
+                    ("n", "key"),
+                    " to fetch a model; ",
+                    ("z", "key"),
+                    " undoes a deletion.",
+                ],
+            ]
+        )
+
+    def _tell_summary(self) -> None:
+        state = self._state
+        if state is None:
+            return
+        marked = self.query_one("#tree", MarkTable).marked
+        size = show_size(sum(self._by_key[key].size for key in marked if key in self._by_key))
+        words = [f"{show_size(state.found.size)} in {len(state.found.repositories)} repositories"]
+        words += [f"{len(marked)} marked, {size}"] if marked else []
+        words += [f"/{self._filter}"] if self._filter else []
+        words += [f"by {SORTS[self._sort]}"]
+        self.about(" · ".join(words))
+
+    def one_line(self) -> str:
+        """Return what the cache takes."""
+        return cache_listing.total_line(self._state.found) if self._state else "reading the cache"
+
+    def filter_changed(self, text: str) -> str:
+        """Show only what passes."""
+        self._filter = text
+        return self._show_rows()
+
+    def filter_text(self) -> str:
+        """Return the filter."""
+        return self._filter
+
+    def on_mark_table_marked(self, event: MarkTable.Marked) -> None:
+        """Count what is marked."""
+        self._tell_summary()
+
+    def on_mark_table_chosen(self, event: MarkTable.Chosen) -> None:
+        """Open or close a row."""
+        self.action_open(event.key not in self._opened)
+
+    def action_open(self, wanted: bool) -> None:
+        """Show what is below a row, or hide it; on what is closed, go to the row above it."""
+        table = self.query_one("#tree", MarkTable)
+        node = self._by_key.get(table.cursor_key or "")
+        if node is None:
+            return
+        if wanted:
+            self._opened |= set() if node.leaf else {node.key}
+        elif node.key in self._opened:
+            self._opened.discard(node.key)
+        elif node.depth:
+            keys = list(self._by_key)
+            above = keys[: keys.index(node.key)]
+            table.go_to(next(k for k in reversed(above) if self._by_key[k].depth < node.depth))
+        self._show_rows()
+
+    def action_sort(self) -> None:
+        """Order by the next key."""
+        self._sort, self._is_reversed = (self._sort + 1) % len(SORTS), False
+        self._show_rows()
+
+    def action_reverse(self) -> None:
+        """Turn the order around."""
+        self._is_reversed = not self._is_reversed
+        self._show_rows()
+
+    # Commands
+
+    def _chosen(self) -> list[Node]:
+        keys = self.query_one("#tree", MarkTable).chosen
+        return [self._by_key[key] for key in keys if key in self._by_key]
+
+    def _targets(self) -> list[hub.Target]:
+        try:
+            return targets_of(self._chosen())
+        except LobaError as error:
+            self.tell_error(error)
+            return []
+
+    def _done(self, text: str) -> None:
+        self.tell(text, "good")
+        self.action_read()
+
+    def action_remove(self) -> None:
+        """Plan what removing the chosen rows does, and do it after a yes."""
+        targets = self._targets()
+        if targets and self._state is not None:
+            self._removal.plan(self._state, hub.Removal(tuple(targets)))
+
+    def action_prune(self) -> None:
+        """Choose a rule of what is of no more use, and plan it."""
+        if self._state is not None:
+            self._removal.prune(self._state)
+
+    def action_undo(self) -> None:
+        """Bring the newest deletion back."""
+        if self._state is not None:
+            self._removal.undo(self._state.cache)
+
+    def action_trash(self) -> None:
+        """Show what can be brought back, and what emptying the trash frees."""
+        if self._state is not None:
+            self._removal.trash(self._state.cache)
+
+    def action_pull(self) -> None:
+        """Ask what to fetch, show the plan, and fetch it after a yes."""
+        self._long.pull()
+
+    def action_verify(self) -> None:
+        """Read every file of the chosen repositories again and compare it with its checksum."""
+        targets = self._targets()
+        if targets and self._state is not None:
+            self._long.verify(self._state, targets)
+
+    def action_cancel(self) -> None:
+        """End the pull or check that goes on."""
+        self._long.cancel()
+
+    def action_pin(self) -> None:
+        """Pin the chosen rows, or take their pins away where all have one."""
+        targets, state = self._targets(), self._state
+        if not targets or state is None:
+            return
+        wanted = list(dict.fromkeys(hub.Target(each.folder, each.commit) for each in targets))
+
+        def change() -> str:
+            keep = not set(wanted) <= state.cache.pins()
+            state.cache.pin(wanted, keep=keep)
+            names = ", ".join(hub.target_name(state.found, each) for each in wanted)
+            return f"{'pinned' if keep else 'unpinned'} {names}"
+
+        self.work(change, self._done)
+
+    def action_needs(self) -> None:
+        """Show which runs and recipes need a model, and everything else known of it."""
+        targets, state = self._targets(), self._state
+        if not targets or state is None:
+            return
+        target = hub.Target(targets[0].folder, targets[0].commit)
+        name = hub.target_name(state.found, target)
+        self.work(lambda: needed_rows(state, target), lambda rows: self._show_text(name, rows))
+
+    def _show_text(self, title: str, rows: list[list[Piece]]) -> None:
+        self.app.push_screen(TextDialog(title, rows))
+
+    def action_memory(self, kind: CommandKind) -> None:
+        """Move a component of a living run's model."""
+        node = self._by_key.get(self.query_one("#tree", MarkTable).cursor_key or "")
+        if node is None or node.kind != "component" or node.run is None:
+            self.tell("This moves components in memory; none is under the cursor.", "warn")
+            return
+        run, component = node.run, node.name
+        self.work(lambda: runs.steer(run, runs.memory_command(run, kind, component)), self._done)
+
+    def action_copy(self) -> None:
+        """Copy the id through the terminal (OSC 52)."""
+        chosen = self._chosen()
+        if chosen:
+            self.app.copy_to_clipboard(chosen[0].name)
+            self.tell(f"copied {chosen[0].name}")

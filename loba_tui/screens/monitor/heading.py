@@ -1,0 +1,76 @@
+"""The two rows over the charts that say how a run stands."""
+
+from __future__ import annotations
+
+from loba_tui.client.metrics.index import RATE
+from loba_tui.client.runs.progress import duration
+from loba_tui.core.associate.caches.hub.query import show_size
+from loba_tui.screens.monitor.machine_pane import bar
+from loba_tui.screens.monitor.model import Frame
+from loba_tui.screens.runs.rows import PHASE_TONES, rate_text
+from loba_tui.widgets.line import Piece
+
+_PHASES_WITHOUT_ETA = ("measuring", "loading", "encoding", "starting")
+
+
+def _phase(frame: Frame) -> str:
+    state = frame.liveness.state
+    return frame.status.phase if state == "running" and frame.status is not None else state
+
+
+def _eta(frame: Frame) -> str:
+    rate = frame.latest.get(RATE)
+    if frame.status is None or not rate or not frame.liveness.is_alive:
+        return ""
+    if frame.status.phase in _PHASES_WITHOUT_ETA or frame.status.total <= frame.status.step:
+        return ""
+    return f"ETA {duration((frame.status.total - frame.status.step) / rate)}"
+
+
+def heading_rows(frame: Frame, width: int) -> list[list[Piece]]:
+    """Return phase, progress, rate and time to go; and below the newest figures."""
+    status, tone = frame.status, PHASE_TONES[frame.liveness.state]
+    first: list[Piece] = [" ", (_phase(frame), tone)]
+    if status is not None and status.total > 0:
+        share = status.step / status.total
+        first += ["  ", (bar(share, 20 if width > 100 else 12), tone)]
+        first += [f" {status.step:,}/{status.total:,}  {100 * share:.0f}%"]
+    if status is not None and status.phase == "measuring":
+        done, total = status.extra.get("measured"), status.extra.get("to_measure")
+        if done is not None and total is not None:
+            first.append(f"  {done}/{total} images")
+    if status is not None and status.phase == "loading":
+        done, total = status.extra.get("fetched"), status.extra.get("to_fetch")
+        if isinstance(done, int) and isinstance(total, int) and done < total:
+            first.append(f"  fetched {show_size(done)} of {show_size(total)}")
+    rate = frame.latest.get(RATE)
+    if rate and frame.liveness.is_alive:
+        first += [f"  {rate_text(rate)}", f"  {_eta(frame)}"]
+    if frame.outcome:
+        first += ["  measured: ", (frame.outcome, "strong")]
+    if frame.share_read < 1.0:
+        first.append((f"  reading {100 * frame.share_read:.0f}%", "warn"))
+    second: list[Piece] = [" "]
+    for name, label, form in (
+        ("loss", "loss", "{:.4g}"),
+        ("lr", "lr", "{:.3g}"),
+        ("grad_norm", "grad norm", "{:.3g}"),
+        ("memory_mib", "memory", "{:,.0f} MiB"),
+    ):
+        if name in frame.latest:
+            second += [(f"{label} ", "dim"), form.format(frame.latest[name]), "  "]
+    if frame.liveness.state == "failed" and frame.failure:
+        second += [(frame.failure, tone)]
+    elif frame.liveness.state not in ("running", "finished", "stopped", "failed"):
+        second += [(frame.liveness.reason, tone)]
+    return [first, second]
+
+
+def short_line(frame: Frame) -> str:
+    """Return the run's progress in as few words as there are."""
+    words = [_phase(frame)]
+    if frame.status is not None and frame.status.total:
+        words.append(f"{frame.status.step}/{frame.status.total}")
+    if "loss" in frame.latest:
+        words.append(f"loss {frame.latest['loss']:.3g}")
+    return " ".join([*words, _eta(frame), frame.run.name])

@@ -1,0 +1,328 @@
+"""What the monitor shows of a run, read in the background; nothing here knows of widgets."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from loba_tui.client.machine.state import Machine, MachineState, figures
+from loba_tui.client.metrics.index import CHUNK_BYTES, RATE, SeriesIndex
+from loba_tui.client.metrics.window import Window, window
+from loba_tui.client.runs import steer as runs
+from loba_tui.client.runs.log_tail import LogTail
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.reader import Liveness, RunReader
+from loba_tui.core.run.records import Event, Status
+from loba_tui.widgets.chart import ChartData, Curve
+
+_MOST_EVENTS = 1000
+SMOOTHINGS = (0.9, 0.98, 0.998, 0.0)
+_FIRST = ("loss", "lr", "grad_norm")
+_LAST = (RATE, "memory_mib", "forwards", "seconds")
+_LABELS = {
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
+    "memory_mib": "memory, MiB",
+    "forwards": "UNet rows",
+    "seconds": "seconds a step",
+}
+# Where several fall into one cell, the first of these is shown.
+MARKS = {
+    "failed": "F",
+    "stopped": "X",
+    "warning": "!",
+    "skipped": "!",
+    "sample_failed": "!",
+    "steered": "*",
+    "resumed": "R",
+    "paused": "P",
+    "paused_disk": "P",
+    "continued": "R",
+    "sampled": "i",
+    "saved": "s",
+}
+_RANK = {letter: rank for rank, letter in enumerate(dict.fromkeys(MARKS.values()))}
+
+
+@dataclass(frozen=True)
+class View:
+    """Which part of a run the charts show, and how.
+
+    Attributes:
+        width: Steps from edge to edge; None shows the whole run.
+        right: The step at the right edge; None follows the newest.
+        smoothing: One of SMOOTHINGS; 0 draws no smoothed line.
+        log_names: Series with a logarithmic axis.
+    """
+
+    width: float | None = None
+    right: float | None = None
+    smoothing: float = SMOOTHINGS[0]
+    log_names: frozenset[str] = frozenset()
+
+    def span(self, first: float, last: float) -> tuple[float, float]:
+        """Return the steps at both edges for a run from `first` to `last`."""
+        last = max(last, first + 1)
+        if self.width is None:
+            return first, last
+        right = last if self.right is None else self.right
+        return right - self.width, right
+
+    def zoomed(self, factor: float, first: float, last: float) -> View:
+        """Return a view of so many times the width, around the middle or the newest step."""
+        left, right = self.span(first, last)
+        width = max(4.0, (right - left) * factor)
+        if width >= last - first:
+            return replace(self, width=None, right=None)
+        if self.right is None:
+            return replace(self, width=width)
+        middle = (left + right) / 2
+        return replace(self, width=width, right=middle + width / 2)._within(first, last)
+
+    def panned(self, share: float, first: float, last: float) -> View:
+        """Return a view moved by a share of its width."""
+        if self.width is None:
+            return self
+        _, right = self.span(first, last)
+        return replace(self, right=right + share * self.width)._within(first, last)
+
+    def _within(self, first: float, last: float) -> View:
+        assert self.width is not None
+        assert self.right is not None
+        if self.right >= last:
+            return replace(self, right=None)
+        return replace(self, right=max(self.right, first + self.width))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One look at a run."""
+
+    run: RunDir
+    status: Status | None
+    liveness: Liveness
+    names: tuple[str, ...] = ()
+    steps: tuple[float, float] = (0.0, 0.0)
+    num_rows: int = 0
+    share_read: float = 1.0
+    is_behind: bool = False
+    latest: dict[str, float] = field(default_factory=dict)
+    events: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+    samples: tuple[Path, ...] = ()
+    machine: MachineState | None = None
+    outcome: str = ""
+    failure: str = ""
+
+
+class MonitorModel:
+    """A run that is watched, with others laid over it.
+
+    `look` reads what was appended, `charts` draws from the index; a lock keeps them apart, so both
+    may be called from any thread.
+    """
+
+    def __init__(
+        self, run: RunDir, compared: Sequence[RunDir], cache: Path, machine: Machine
+    ) -> None:
+        """Open the indexes."""
+        self.run, self.compared = run, tuple(compared)
+        self._indexes = [SeriesIndex(each, cache) for each in (run, *compared)]
+        self._machine = machine
+        self._reader = RunReader(run)
+        self._log = LogTail(run.log)
+        self._events: deque[str] = deque(maxlen=_MOST_EVENTS)
+        self._mark_steps: list[float] = []
+        self._mark_letters: list[str] = []
+        self._undated: list[tuple[float, str]] = []
+        self._failure = ""
+        self._lock = threading.Lock()
+
+    @property
+    def index(self) -> SeriesIndex:
+        """Return the index of the run itself."""
+        return self._indexes[0]
+
+    def look(self) -> Frame:
+        """Read what was appended since the last look; a long file takes several."""
+        with self._lock:
+            is_behind = False
+            for index in self._indexes:
+                # A torn end is no reason to look again at once.
+                is_behind |= index.update() and index.num_unread > CHUNK_BYTES
+            for event in self._reader.new_events():
+                self._note(event)
+            self._date_marks()
+            status, liveness = self._reader.status(), self._reader.liveness()
+            report = self._reader.report() if status is not None and status.is_final else None
+            machine = self._machine.look(status.owner if status else None)
+            return Frame(
+                run=self.run,
+                status=status,
+                liveness=liveness,
+                names=(*ordered(self.index.names), *figures(machine)),
+                steps=self.index.steps(),
+                num_rows=self.index.num_rows,
+                share_read=self.index.share_read if is_behind else 1.0,
+                is_behind=is_behind,
+                latest=self._latest(),
+                events=tuple(self._events),
+                log=self._log.lines(),
+                samples=_samples(self.run),
+                machine=machine,
+                outcome=str(report.get("outcome", "")) if report else "",
+                failure=self._failure,
+            )
+
+    def _latest(self) -> dict[str, float]:
+        found = {}
+        for name in ("loss", "lr", "grad_norm", "memory_mib"):
+            value = self.index.last_value(name)
+            if value is not None:
+                found[name] = value
+        rate = self.index.recent_mean("seconds")
+        if rate:
+            found[RATE] = 1.0 / rate
+        return found
+
+    def _note(self, event: Event) -> None:
+        self._events.append(runs.event_line(event))
+        if event.kind in ("started", "failed"):
+            self._failure = str(event.data.get("message", "")) if event.kind == "failed" else ""
+        letter = MARKS.get(event.kind)
+        if letter is None:
+            return
+        step = event.data.get("step")
+        if isinstance(step, int | float) and not isinstance(step, bool):
+            self._mark(float(step), letter)
+        else:
+            self._undated.append((event.time, letter))
+
+    def _mark(self, step: float, letter: str) -> None:
+        at = bisect.bisect(self._mark_steps, step)
+        self._mark_steps.insert(at, step)
+        self._mark_letters.insert(at, letter)
+
+    def _date_marks(self) -> None:
+        """Give events that name no step the one that was recorded last before them."""
+        if self._undated and self.index.num_rows and self.index.num_unread <= CHUNK_BYTES:
+            steps = self.index.steps_at(np.array([when for when, _ in self._undated]))
+            for step, (_, letter) in zip(steps.tolist(), self._undated, strict=True):
+                self._mark(step, letter)
+            self._undated.clear()
+
+    def charts(self, names: Sequence[str], view: View, num_cells: int) -> list[ChartData]:
+        """Return what the charts of these series show in plots of so many cells."""
+        with self._lock:
+            return [self._chart(name, view, num_cells) for name in names]
+
+    def _chart(self, name: str, view: View, num_cells: int) -> ChartData:
+        if name not in self.index.names:
+            return self._machine_chart(name, num_cells)
+        first, last = view.span(*self.index.steps())
+        windows = [
+            window(
+                index,
+                name,
+                first=first,
+                last=last,
+                num_columns=2 * num_cells,
+                smoothing=view.smoothing,
+            )
+            for index in self._indexes
+        ]
+        own = windows[0]
+        return ChartData(
+            title=_LABELS.get(name, name),
+            facts=_facts(own, view, name),
+            curves=tuple(_curve(each) for each in windows),
+            is_log=name in view.log_names,
+            is_bad=any(each.total_bad for each in windows),
+            marks=self._marks(first, last, num_cells),
+            ends=(f"{max(first, 0):.0f}", f"{last:.0f}"),
+        )
+
+    def _marks(self, first: float, last: float, num_cells: int) -> dict[int, str]:
+        """Return the letter of each cell that has events."""
+        found: dict[int, str] = {}
+        begin = bisect.bisect_left(self._mark_steps, first)
+        end = bisect.bisect_right(self._mark_steps, last)
+        for step, letter in zip(
+            self._mark_steps[begin:end], self._mark_letters[begin:end], strict=True
+        ):
+            cell = min(num_cells - 1, int((step - first) / (last - first) * num_cells))
+            if cell not in found or _RANK[letter] < _RANK[found[cell]]:
+                found[cell] = letter
+        return found
+
+    def _machine_chart(self, name: str, num_cells: int) -> ChartData:
+        """Return a figure of the machine over the time for which it was watched."""
+        history = list(self._machine.history)
+        values = [figures(state).get(name, np.nan) for state in history]
+        if not values:
+            return ChartData(name)
+        columns: list[list[float]] = [[] for _ in range(2 * num_cells)]
+        begin, span = history[0].time, max(60.0, history[-1].time - history[0].time)
+        for state, value in zip(history, values, strict=True):
+            if np.isfinite(value):
+                at = min(len(columns) - 1, int((state.time - begin) / span * len(columns)))
+                columns[at].append(value)
+        least = [min(column, default=np.nan) for column in columns]
+        greatest = [max(column, default=np.nan) for column in columns]
+        when = time.strftime("%H:%M", time.localtime(begin))
+        right = time.strftime("%H:%M", time.localtime(begin + span))
+        return ChartData(
+            title=name,
+            facts="" if np.isnan(values[-1]) else f"{values[-1]:.4g}",
+            curves=(Curve(least, greatest),),
+            ends=(when, right),
+        )
+
+    def close(self) -> None:
+        """Remove what is temporary."""
+        with self._lock:
+            for index in self._indexes:
+                index.close()
+
+
+def ordered(names: Sequence[str]) -> list[str]:
+    """Return series with the most asked for first and the machinery last."""
+    return sorted(
+        names,
+        key=lambda name: (
+            _FIRST.index(name) if name in _FIRST else len(_FIRST),
+            _LAST.index(name) + 1 if name in _LAST else 0,
+        ),
+    )
+
+
+def _curve(drawn: Window) -> Curve:
+    return Curve(
+        drawn.least.tolist(), drawn.greatest.tolist(), drawn.smooth.tolist(), drawn.num_bad.tolist()
+    )
+
+
+def _facts(drawn: Window, view: View, name: str) -> str:
+    words = ["log"] if name in view.log_names else []
+    if drawn.last_value is not None:
+        words.append(f"{drawn.last_value:.4g}")
+    if drawn.total_bad:
+        words.append(f"{drawn.total_bad} not finite")
+    if view.smoothing and drawn.last_smooth is not None:
+        words.append(f"~{drawn.last_smooth:.4g}")
+    return "  ".join(words)
+
+
+def _samples(run: RunDir) -> tuple[Path, ...]:
+    """Return the picture strips, oldest step first."""
+    try:
+        return tuple(sorted(run.samples.glob("*.png")))
+    except OSError:
+        return ()

@@ -1,0 +1,157 @@
+"""Picture strips of a run: one step at a time, all scales together or one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.strip import Strip
+
+from loba_tui.client.context import ImageMode
+from loba_tui.widgets.line import Line
+from loba_tui.widgets.picture import Picture, half_blocks
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Pixels of a cell where a terminal draws true pictures; most fonts are about so.
+_CELL_PIXELS = (8, 16)
+
+
+class SamplePane(Vertical, can_focus=True):
+    """Steps through strips and their scales; reading a strip is left to whoever owns the pane."""
+
+    BINDING_GROUP_TITLE = "Samples"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j,down", "step(1)", "later step", show=False, id="samples.later"),
+        Binding("k,up", "step(-1)", "earlier step", show=False, id="samples.earlier"),
+        Binding("g,home", "step(-1000000)", "first step", show=False, id="samples.first"),
+        Binding("G,end", "step(1000000)", "newest step, and follow", show=False, id="samples.last"),
+    ]
+
+    def __init__(self, mode: ImageMode) -> None:
+        """Show pictures in this way."""
+        super().__init__(id="samples")
+        self._mode = mode
+        self._paths: tuple[Path, ...] = ()
+        self._at: Path | None = None
+        self._scale = -1
+        self._num_scales = 0
+        self._note = ""
+        self.is_stale = False
+
+    def compose(self) -> ComposeResult:
+        """Lay out the heading and the picture."""
+        yield Line(id="sample-heading")
+        if self._mode in ("kitty", "sixel"):
+            yield true_picture(self._mode)
+        else:
+            yield Picture()
+
+    def set_paths(self, paths: Sequence[Path]) -> None:
+        """Say which strips there are; the newest is shown unless another was chosen."""
+        if tuple(paths) != self._paths:
+            self._paths = tuple(paths)
+            if self._at not in self._paths:
+                self._at = None
+            self.is_stale = True
+        self._heading()
+
+    @property
+    def path(self) -> Path | None:
+        """Return the strip that is to be shown."""
+        if self._at is not None:
+            return self._at
+        return self._paths[-1] if self._paths else None
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """Return columns and rows that a picture can take."""
+        return self.size.width, max(0, self.size.height - 1)
+
+    def action_step(self, by: int) -> None:
+        """Show the strip of a later or an earlier step."""
+        if not self._paths:
+            return
+        here = self._paths.index(self._at) if self._at in self._paths else len(self._paths) - 1
+        there = max(0, min(here + by, len(self._paths) - 1))
+        # At the newest one new strips are followed again.
+        self._at = None if there == len(self._paths) - 1 else self._paths[there]
+        self.is_stale = True
+        self._heading()
+
+    def step_scale(self, by: int) -> None:
+        """Show the next or the previous scale; before the first are all together."""
+        self._scale = max(-1, min(self._scale + by, self._num_scales - 1))
+        self.is_stale = True
+        self._heading()
+
+    def read(self) -> tuple[Path | None, int, str, list[Strip] | Image.Image | None]:
+        """Return the picture that is to be shown; called off the UI thread.
+
+        Returns:
+            The strip's file, how many scales it tells apart, a note, and the picture.
+        """
+        path, scale, (columns, rows) = self.path, self._scale, self.room
+        if path is None or self._mode == "off" or columns < 1 or rows < 1:
+            return path, 0, "", None
+        # Pillow is loaded when there is a picture, not before the first paint.
+        from loba_tui.screens.monitor.strip_cells import best_columns, one_scale, open_strip
+
+        image, cells = open_strip(path)
+        note = "all scales" if cells.scales else "scales not told apart"
+        if cells.scales and scale >= 0:
+            scale = min(scale, len(cells.scales) - 1)
+            pixels = (columns * _CELL_PIXELS[0], rows * _CELL_PIXELS[1])
+            image = one_scale(image, cells, scale, best_columns(len(cells.ys), cells.size, pixels))
+            note = f"scale {cells.scales[scale]:+g}"
+        if self._mode == "half":
+            return path, len(cells.scales), note, half_blocks(image, columns, rows)
+        return path, len(cells.scales), note, image
+
+    def show(self, found: tuple[Path | None, int, str, list[Strip] | Image.Image | None]) -> None:
+        """Show what `read` returned."""
+        _, self._num_scales, self._note, picture = found
+        self._scale = min(self._scale, self._num_scales - 1)
+        if self._mode in ("kitty", "sixel"):
+            target: Any = self.children[1]
+            target.image = picture
+        else:
+            self.query_one(Picture).show(picture if isinstance(picture, list) else [])
+        self._heading()
+
+    def _heading(self) -> None:
+        tone = "active" if self.has_focus else "strong"
+        path = self.path
+        if path is None:
+            facts = " none yet; I draws one now"
+        else:
+            number = self._paths.index(path) + 1 if path in self._paths else 0
+            facts = f" {path.stem}  {number}/{len(self._paths)}  {self._note}"
+            if self._mode == "off":
+                facts += "  (pictures are off)"
+        self.query_one("#sample-heading", Line).say((" samples ", tone), facts)
+
+    def on_focus(self, event: events.Focus) -> None:
+        """Show that the keys are about this pane."""
+        self._heading()
+
+    def on_blur(self, event: events.Blur) -> None:
+        """Show that they no longer are."""
+        self._heading()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Have the picture drawn in the new size."""
+        self.is_stale = True
+
+
+def true_picture(mode: ImageMode) -> Any:
+    """Return textual-image's widget for a terminal's own pictures."""
+    from textual_image.widget import SixelImage, TGPImage
+
+    return TGPImage() if mode == "kitty" else SixelImage()

@@ -1,0 +1,416 @@
+"""One run: charts, machine, samples, log and events, and the keys that steer it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.widget import Widget
+
+from loba_tui.client.machine.state import Machine
+from loba_tui.client.metrics.index import discard_orphans
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.reader import RunReader
+from loba_tui.screens.base import FILTER
+from loba_tui.screens.monitor.actions import Steering
+from loba_tui.screens.monitor.charts_pane import ChartsPane, Rows
+from loba_tui.screens.monitor.heading import heading_rows, short_line
+from loba_tui.screens.monitor.log_view import LogView
+from loba_tui.screens.monitor.machine_pane import MachinePane
+from loba_tui.screens.monitor.model import SMOOTHINGS, Frame, MonitorModel, View
+from loba_tui.screens.monitor.sample_pane import SamplePane
+from loba_tui.widgets.chart import legend, shortened
+from loba_tui.widgets.dialogs import Choice, ChoiceDialog
+from loba_tui.widgets.line import Line, Lines, Piece, plain
+
+PANES = ("charts", "machine", "samples", "log", "events")
+# Below this only one pane is shown at a time.
+_WIDE = (110, 32)
+
+
+class MonitorScreen(Steering):
+    """The run at hand."""
+
+    BINDING_GROUP_TITLE = "Monitor"
+    FILTER_HINT = "part of a chart's name; in the log a word to look for"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("tab", "pane(1)", "next part", id="monitor.next"),
+        Binding("shift+tab", "pane(-1)", "previous part", show=False, id="monitor.previous"),
+        Binding("f", "full", "this part alone", show=False, id="monitor.full"),
+        Binding("plus", "zoom(0.5)", "zoom in", show=False, id="monitor.zoom_in"),
+        Binding("minus", "zoom(2)", "zoom out", show=False, id="monitor.zoom_out"),
+        Binding("0", "zoom_all", "show the whole run", show=False, id="monitor.zoom_all"),
+        Binding("left", "pan(-0.25)", "earlier steps", show=False, id="monitor.pan_left"),
+        Binding("right", "pan(0.25)", "later steps", show=False, id="monitor.pan_right"),
+        Binding("l", "log_axis", "log axis", show=False, id="monitor.log_axis"),
+        Binding("s", "smoothing", "smoothing", show=False, id="monitor.smoothing"),
+        Binding(
+            "left_square_bracket", "sample_step(-1)", "earlier sample", False, id="monitor.earlier"
+        ),
+        Binding(
+            "right_square_bracket", "sample_step(1)", "later sample", False, id="monitor.later"
+        ),
+        Binding("comma", "sample_scale(-1)", "scale below", show=False, id="monitor.scale_below"),
+        Binding("full_stop", "sample_scale(1)", "scale above", False, id="monitor.scale_above"),
+        Binding("c", "compare", "compare", id="monitor.compare"),
+        Binding("y", "copy", "copy the folder's path", show=False, id="monitor.copy"),
+        FILTER,
+    ]
+
+    def __init__(self) -> None:
+        """Watch nothing yet."""
+        super().__init__()
+        self._model: MonitorModel | None = None
+        self._machine: Machine | None = None
+        self._frame: Frame | None = None
+        self._view = View()
+        self._pane = PANES[0]
+        self._is_full = False
+        self._is_looking = False
+        self._chart_filter = ""
+
+    # Frame
+
+    def compose_body(self) -> Iterable[Widget]:
+        """Yield heading, tabs and the panes."""
+        yield Lines(id="heading")
+        yield Line(id="panes")
+        with Horizontal(id="upper"):
+            yield ChartsPane()
+            with Vertical(id="side"):
+                yield MachinePane()
+                yield SamplePane(self.context.images)
+        with Horizontal(id="lower"):
+            yield LogView("log", id="log")
+            yield LogView("events", id="events")
+        yield Lines(id="nothing")
+
+    def on_mount(self) -> None:
+        """Begin to look."""
+        self._machine = Machine()
+        self.work(lambda: discard_orphans(self.context.cache))
+        self.set_interval(self.context.seconds, self.look)
+        self._arrange()
+        self.query_one(ChartsPane).focus()
+        self.shown_again()
+
+    def on_unmount(self) -> None:
+        """End the probe and drop what is temporary."""
+        if self._model is not None:
+            self._model.close()
+        if self._machine is not None:
+            self._machine.close()
+
+    def on_resize(self, event: object) -> None:
+        """Choose the layout for the size."""
+        self._arrange()
+
+    def shown_again(self) -> None:
+        """Watch what was asked for, else what is watched already, else the newest run."""
+        wanted = self.loba.run_to_watch
+        if wanted is not None:
+            compared = self.loba.marked_runs
+            if self._model is None or (self._model.run, self._model.compared) != (wanted, compared):
+                self._watch(wanted, compared)
+        self.look()
+
+    def _newest(self) -> RunDir | None:
+        """Return the newest run that is alive, else the newest of all."""
+        found = list(reversed(self.context.ledger.runs()))
+        alive = (run for run in found[:50] if RunReader(run).liveness().is_alive)
+        return next(alive, found[0] if found else None)
+
+    def _watch_newest(self, run: RunDir | None) -> None:
+        if run is not None and self._model is None:
+            self._watch(run, ())
+
+    def _watch(self, run: RunDir, compared: Sequence[RunDir]) -> None:
+        assert self._machine is not None
+        if self._model is not None:
+            self._model.close()
+        self._model = MonitorModel(run, compared, self.context.cache, self._machine)
+        self._frame, self._view = None, View()
+        self._is_looking = False
+        self._arrange()
+        self.look()
+
+    def watched(self) -> RunDir | None:
+        """Return the run that is steered."""
+        return self._model.run if self._model is not None else None
+
+    # Looking
+
+    def look(self) -> None:
+        """Read what was appended, unless that goes on already or nobody sees it."""
+        model = self._model
+        if self._is_looking or self.app.screen_stack[0] is not self:
+            return
+        if model is None:
+            self.work_latest("newest", self._newest, self._watch_newest)
+            return
+        self._is_looking = True
+
+        def done(frame: Frame) -> None:
+            if model is not self._model:
+                return
+            self._is_looking = False
+            self._show(frame)
+
+        self.work(model.look, done, group="look")
+
+    def tell_error(self, error: Exception) -> None:
+        """Show an error, and go on looking."""
+        self._is_looking = False
+        super().tell_error(error)
+
+    def _show(self, frame: Frame) -> None:
+        is_first = self._frame is None
+        is_other = self._frame is None or self._frame.liveness.state != frame.liveness.state
+        self._frame = frame
+        if is_other:
+            self.refresh_bindings()
+        if is_first:
+            self._arrange()
+        self.query_one("#heading", Lines).show(heading_rows(frame, self.size.width))
+        self.about(frame.run.name, "dim" if frame.liveness.state == "dead" else "")
+        self.query_one(ChartsPane).set_names(self._chart_names())
+        if frame.machine is not None:
+            memory = frame.latest.get("memory_mib")
+            self.query_one(MachinePane).show(frame.machine, frame.status, memory)
+        self.query_one("#log", LogView).show(frame.log)
+        self.query_one("#events", LogView).show(frame.events)
+        self.query_one(SamplePane).set_paths(frame.samples)
+        self._draw_panes()
+        self._draw_charts()
+        self._draw_sample()
+        if frame.is_behind:
+            self.call_later(self.look)
+
+    def _chart_names(self) -> tuple[str, ...]:
+        names = self._frame.names if self._frame else ()
+        words = self._chart_filter.casefold().split()
+        return tuple(name for name in names if all(word in name.casefold() for word in words))
+
+    def on_charts_pane_wanted(self, event: ChartsPane.Wanted) -> None:
+        """Draw other charts."""
+        self._draw_charts()
+
+    def _draw_charts(self) -> None:
+        model, pane = self._model, self.query_one(ChartsPane)
+        if model is None or self._frame is None or not pane.display or not pane.size.width:
+            return
+        names, view, num_cells = pane.wanted, self._view, pane.num_cells
+
+        def draw() -> list[Rows]:
+            return pane.drawn(model.charts(names, view, num_cells))
+
+        self.work_latest("charts", draw, pane.show)
+
+    def _draw_sample(self) -> None:
+        pane = self.query_one(SamplePane)
+        if pane.is_stale and pane.display and pane.size.height > 1:
+            pane.is_stale = False
+            self.work_latest("sample", pane.read, pane.show)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer only what the run, as it stands, can do."""
+        if not any(f"action_{action}" in vars(each) for each in (MonitorScreen, Steering)):
+            return True
+        if self._frame is None:
+            return False
+        state, is_alive = self._frame.liveness.state, self._frame.liveness.is_alive
+        if action == "steer":
+            return is_alive and (parameters[0] != "pause" or state != "paused")
+        if action in ("stop", "set"):
+            return is_alive or (action == "stop" and state == "queued")
+        if action == "go_on":
+            return state in ("paused", "stopped", "failed", "dead", "unknown")
+        return True
+
+    def one_line(self) -> str:
+        """Return the run's progress in a line."""
+        return short_line(self._frame) if self._frame else "no run"
+
+    # Layout
+
+    def _arrange(self) -> None:
+        """Show all parts where there is room, else the one that the keys are about."""
+        has_run = self._model is not None
+        is_wide = self.size.width >= _WIDE[0] and self.size.height >= _WIDE[1]
+        shows_all = is_wide and not self._is_full
+        self.set_class(shows_all, "-all")
+        for name in PANES:
+            self.query_one(f"#{name}").display = has_run and (shows_all or name == self._pane)
+        for group, members in (
+            ("side", ("machine", "samples")),
+            ("upper", ("charts", "machine", "samples")),
+            ("lower", ("log", "events")),
+        ):
+            self.query_one(f"#{group}").display = has_run and (shows_all or self._pane in members)
+        self.query_one("#heading").display = has_run
+        is_compared = self._model is not None and bool(self._model.compared)
+        self.query_one("#panes").display = has_run and (not shows_all or is_compared)
+        nothing = self.query_one("#nothing", Lines)
+        nothing.display = not has_run
+        if not has_run:
+            nothing.show(
+                [
+                    [("No run to watch.", "strong")],
+                    [""],
+                    ["Press ", ("1", "key"), " for the list of runs, then ", ("n", "key")],
+                    ["to start one: the embedded example needs nothing."],
+                ]
+            )
+        self._draw_panes()
+        self.call_after_refresh(self._draw_charts)
+        self.call_after_refresh(self._draw_sample)
+
+    def _draw_panes(self) -> None:
+        pieces: list[Piece] = []
+        if not self.has_class("-all"):
+            pieces += [(f" {n} ", "active" if n == self._pane else "dim") for n in PANES]
+        if self._model is not None and self._model.compared:
+            taken = sum(len(piece[0]) for piece in pieces) + 2
+            room = (self.size.width - taken) // len(self._all_runs()) - 4
+            names = [shortened(plain(run.name), max(6, room)) for run in self._all_runs()]
+            pieces += ["  ", *legend(names)]
+        self.query_one("#panes", Line).say(*pieces)
+
+    def _all_runs(self) -> list[RunDir]:
+        return [self._model.run, *self._model.compared] if self._model is not None else []
+
+    def _go_to(self, pane: str) -> None:
+        self._pane = pane
+        self._arrange()
+        self.query_one(f"#{pane}").focus()
+
+    def on_descendant_focus(self, event: object) -> None:
+        """Follow the focus, wherever it came from."""
+        focused = self.focused
+        if focused is not None and focused.id in PANES and focused.id != self._pane:
+            self._pane = focused.id
+            self._arrange()
+
+    def action_pane(self, by: int) -> None:
+        """Go to the next part."""
+        self._go_to(PANES[(PANES.index(self._pane) + by) % len(PANES)])
+
+    def action_full(self) -> None:
+        """Show one part alone, or all again."""
+        self._is_full = not self._is_full
+        self._arrange()
+
+    def _bring_up(self, pane: str) -> None:
+        if not self.query_one(f"#{pane}").display:
+            self._go_to(pane)
+
+    # Filter and search
+
+    def action_filter(self) -> None:
+        """Look for a word in the log or the events; elsewhere choose charts by name."""
+        if self._pane not in ("log", "events"):
+            self._bring_up("charts")
+        super().action_filter()
+
+    def filter_text(self) -> str:
+        """Return what is looked for, or the filter of the charts."""
+        log = self._searched()
+        return log.word if log is not None else self._chart_filter
+
+    def filter_changed(self, text: str) -> str:
+        """Look for a word, or choose charts."""
+        log = self._searched()
+        if log is not None:
+            return log.search(text)
+        self._chart_filter = text
+        names = self._chart_names()
+        self.query_one(ChartsPane).set_names(names)
+        self._draw_charts()
+        return "" if names else "no chart has this in its name"
+
+    def _searched(self) -> LogView | None:
+        if self._pane not in ("log", "events"):
+            return None
+        return self.query_one(f"#{self._pane}", LogView)
+
+    # Charts and samples
+
+    def action_zoom(self, factor: float) -> None:
+        """Show half as many steps, or twice as many."""
+        self._change_view(lambda view, first, last: view.zoomed(factor, first, last))
+
+    def action_zoom_all(self) -> None:
+        """Show the whole run."""
+        self._change_view(lambda view, first, last: replace(view, width=None, right=None))
+
+    def action_pan(self, share: float) -> None:
+        """Show earlier or later steps."""
+        self._change_view(lambda view, first, last: view.panned(share, first, last))
+
+    def action_log_axis(self) -> None:
+        """Turn the logarithmic axis of the selected chart on or off."""
+        name = self.query_one(ChartsPane).selected
+        if name is not None:
+            self._change_view(
+                lambda view, first, last: replace(view, log_names=view.log_names ^ {name})
+            )
+
+    def action_smoothing(self) -> None:
+        """Go to the next degree of smoothing."""
+        at = SMOOTHINGS.index(self._view.smoothing)
+        smoothing = SMOOTHINGS[(at + 1) % len(SMOOTHINGS)]
+        self._change_view(lambda view, first, last: replace(view, smoothing=smoothing))
+        self.tell(f"smoothing {smoothing:g}" if smoothing else "no smoothing")
+
+    def _change_view(self, change: Callable[[View, float, float], View]) -> None:
+        if self._frame is None:
+            return
+        self._bring_up("charts")
+        self._view = change(self._view, *self._frame.steps)
+        self._draw_charts()
+
+    def action_sample_step(self, by: int) -> None:
+        """Show the strip of an earlier or a later step."""
+        self._bring_up("samples")
+        self.query_one(SamplePane).action_step(by)
+        self.call_after_refresh(self._draw_sample)
+
+    def action_sample_scale(self, by: int) -> None:
+        """Show the images of the next scale below or above."""
+        self._bring_up("samples")
+        self.query_one(SamplePane).step_scale(by)
+        self.call_after_refresh(self._draw_sample)
+
+    def action_compare(self) -> None:
+        """Lay another run over this one, or take one away."""
+        if self._model is None:
+            return
+        here, compared = self._model.run, self._model.compared
+        others = [run for run in reversed(self.context.ledger.runs()) if run != here]
+        if not others:
+            self.tell("There is no other run to compare with.", "warn")
+            return
+        choices = [
+            Choice(str(run.path), run.name, "shown; choose to take away" if run in compared else "")
+            for run in others
+        ]
+
+        def chosen(key: str | None) -> None:
+            run = next((each for each in others if str(each.path) == key), None)
+            if run is None:
+                return
+            rest = tuple(each for each in compared if each != run)
+            self.loba.marked_runs = rest if run in compared else (*compared, run)
+            self.loba.run_to_watch = here
+            self._watch(here, self.loba.marked_runs)
+
+        self.app.push_screen(ChoiceDialog("Compare with which run?", choices), chosen)
+
+    def action_copy(self) -> None:
+        """Copy the run's folder through the terminal (OSC 52)."""
+        if self._model is not None:
+            self.app.copy_to_clipboard(str(self._model.run.path))
+            self.tell(f"copied {self._model.run.path}")

@@ -1,0 +1,335 @@
+"""Recipes: browse, edit with problems marked as they are typed, compare, start."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import SuspendNotSupported
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.timer import Timer
+from textual.widget import Widget
+from textual.widgets import TextArea
+
+from loba_tui.client.recipes import files as recipe_files
+from loba_tui.client.recipes.files import RecipeFile
+from loba_tui.core.errors import LobaError, ResourceError
+from loba_tui.core.recipe.diff import text_diff
+from loba_tui.core.recipe.problems import Problem
+from loba_tui.screens.base import FILTER, LobaScreen
+from loba_tui.screens.recipe.rows import (
+    COLUMNS,
+    Drafts,
+    Opened,
+    comparison_rows,
+    file_row,
+    new_recipe_file,
+    opened,
+    problem_rows,
+    problems_of,
+)
+from loba_tui.screens.recipe.saving import ask_to_save, diff_rows
+from loba_tui.screens.recipe.starting import ask_to_start
+from loba_tui.screens.recipe.yaml_area import YamlArea
+from loba_tui.widgets.dialogs import Choice, ChoiceDialog, LineDialog, TextDialog
+from loba_tui.widgets.line import Lines, Piece
+from loba_tui.widgets.table import MarkTable
+
+_TYPING_SECONDS = 0.15
+
+
+class RecipeScreen(LobaScreen):
+    """Recipes of this folder, of the package and of runs, and an editor for them."""
+
+    BINDING_GROUP_TITLE = "Recipe"
+    HELP_TEXT = "What is typed stays here until it is written, also while another recipe is shown."
+    AUTO_FOCUS = "#files"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("w,ctrl+s", "write", "write", id="recipe.write"),
+        Binding("n", "start", "start it", id="recipe.start"),
+        Binding("e", "editor", "$EDITOR", id="recipe.editor"),
+        Binding("c", "compare", "compare", id="recipe.compare"),
+        Binding("t", "stack", "stack editor", id="recipe.stack"),
+        Binding("N", "new", "new recipe", show=False, id="recipe.new"),
+        Binding("z", "undo", "undo", show=False, id="recipe.undo"),
+        Binding("D", "diff", "what has changed", show=False, id="recipe.diff"),
+        Binding("y", "copy", "copy the file's path", show=False, id="recipe.copy"),
+        Binding("escape,ctrl+g", "list", "back to the list", id="recipe.list"),
+        FILTER,
+    ]
+
+    def __init__(self) -> None:
+        """Know no recipes yet."""
+        super().__init__()
+        self._files: dict[str, RecipeFile] = {}
+        self._open: Opened | None = None
+        self._drafts = Drafts()
+        self._problems: list[Problem] = []
+        self._typing: Timer | None = None
+
+    def compose_body(self) -> Iterable[Widget]:
+        """Yield the list, the editor and what is wrong."""
+        with Horizontal(id="recipes"):
+            yield MarkTable(COLUMNS, id="files")
+            with Vertical(id="text"):
+                yield YamlArea(id="yaml")
+                yield Lines(id="problems")
+
+    def shown_again(self) -> None:
+        """Look for recipes, and read again what another program may have written."""
+        self.work(
+            lambda: recipe_files.listing(Path.cwd(), self.context.ledger),
+            self._show_files,
+            group="list",
+            exclusive=True,
+        )
+
+    def _show_files(self, files: list[RecipeFile]) -> None:
+        self._files = {str(file.path): file for file in files}
+        self._show_table()
+        table = self.query_one("#files", MarkTable)
+        if self._open is None:
+            wanted = self.loba.recipe_to_edit
+            if wanted is not None:
+                table.go_to(str(wanted.path))
+        self._show_under_cursor()
+
+    def _show_table(self) -> None:
+        rows = [file_row(f, is_draft=self._drafts.has(f.path)) for f in self._files.values()]
+        self.query_one("#files", MarkTable).set_rows(rows)
+
+    def _show_under_cursor(self) -> None:
+        file = self._files.get(self.query_one("#files", MarkTable).cursor_key or "")
+        if file is not None:
+            self.work(lambda: opened(file), self._show_opened, group="open", exclusive=True)
+
+    def _show_opened(self, found: Opened) -> None:
+        is_same = self._open is not None and self._open.file == found.file
+        self._open = found
+        area = self.query_one(YamlArea)
+        text = self._drafts.text_of(found)
+        area.read_only = bool(found.problem)
+        if not is_same or area.text != text:
+            with self.prevent(TextArea.Changed):
+                area.load_text(text)
+            area.show_problems(())
+        self._check()
+        self._tell_state()
+
+    def _tell_state(self) -> None:
+        if self._open is None:
+            return
+        is_draft = self._drafts.has(self._open.file.path)
+        self.about(f"{self._open.file.label}{' *' if is_draft else ''}", "warn" if is_draft else "")
+
+    def one_line(self) -> str:
+        """Return which recipe is shown, and how many problems it has."""
+        if self._open is None:
+            return f"{len(self._files)} recipes"
+        return f"{self._open.file.label}: {len(self._problems)} problems"
+
+    def on_mark_table_moved(self, event: MarkTable.Moved) -> None:
+        """Show the recipe under the cursor."""
+        self._show_under_cursor()
+
+    def on_mark_table_chosen(self, event: MarkTable.Chosen) -> None:
+        """Go into the text."""
+        self.query_one(YamlArea).focus()
+
+    def action_list(self) -> None:
+        """Go back to the list."""
+        self.query_one("#files").focus()
+
+    def filter_changed(self, text: str) -> str:
+        """Filter the list."""
+        problem = self.query_one("#files", MarkTable).set_filter(text)
+        self._show_under_cursor()
+        return problem
+
+    def filter_text(self) -> str:
+        """Return the list's filter."""
+        return self.query_one("#files", MarkTable).filter.text
+
+    # Typing
+
+    def on_text_area_changed(self, event: TextArea.Changed) -> None:
+        """Keep what was typed, and check it as soon as typing pauses."""
+        if self._open is None:
+            return
+        was = self._drafts.has(self._open.file.path)
+        self._drafts.keep(self._open, event.text_area.text)
+        if was != self._drafts.has(self._open.file.path):
+            self._show_table()
+            self._tell_state()
+        if self._typing is not None:
+            self._typing.stop()
+        self._typing = self.set_timer(_TYPING_SECONDS, self._check)
+
+    def on_text_area_selection_changed(self, event: TextArea.SelectionChanged) -> None:
+        """Say what is wrong with the line at hand."""
+        self._show_problems()
+
+    def _check(self) -> None:
+        found = self._open
+        if found is None:
+            return
+        text, sources = self._drafts.text_of(found), self.context.sources
+        self.work(
+            lambda: problems_of(found, text, sources), self._checked, group="check", exclusive=True
+        )
+
+    def _checked(self, problems: list[Problem]) -> None:
+        self._problems = problems
+        self.query_one(YamlArea).show_problems(problems)
+        self._show_problems()
+
+    def _show_problems(self) -> None:
+        lines, area = self.query_one("#problems", Lines), self.query_one(YamlArea)
+        here = area.problems_here() if area.has_focus else ()
+        lines.show(problem_rows(self._problems, here, lines.size.width, lines.size.height))
+
+    # Actions
+
+    def action_undo(self) -> None:
+        """Take the last edit of the text back; after another recipe was shown, all of them."""
+        area, found = self.query_one(YamlArea), self._open
+        if area.history.undo_stack:
+            area.undo()
+        elif found is not None and self._drafts.has(found.file.path):
+            # As an edit of its own, so that ctrl+y brings back what was typed.
+            area.replace(found.text, (0, 0), area.document.end)
+        else:
+            self.tell("There is nothing to undo.")
+
+    def action_diff(self) -> None:
+        """Show what writing would change."""
+        if self._open is not None:
+            lines = text_diff(self._open.text, self._drafts.text_of(self._open))
+            rows = diff_rows(lines) or [["Nothing has changed."]]
+            self.app.push_screen(TextDialog("Not written yet", rows))
+
+    def action_write(self) -> None:
+        """Show the diff, and write the file after a yes."""
+        found = self._open
+        if found is None or found.problem:
+            return
+        text = self._drafts.text_of(found)
+        if text == found.text and found.file.is_writable:
+            self.tell("Nothing has changed.")
+            return
+
+        def done(written: RecipeFile) -> None:
+            self._drafts.forget(found.file.path)
+            self._open = Opened(written, text)
+            self.loba.recipe_to_edit = written
+            self.tell(f"wrote {written.path}", "good")
+            self.shown_again()
+
+        ask_to_save(self, found.file, text, was=found.text, done=done)
+
+    def action_start(self) -> None:
+        """Start the recipe and watch it."""
+        if self._open is None:
+            return
+        if self._drafts.has(self._open.file.path):
+            self.tell("Write the changes first, with w.", "warn")
+            return
+        ask_to_start(self, self._open.file.path)
+
+    def action_stack(self) -> None:
+        """Edit what the recipe chooses by forms."""
+        if self._open is None or not self.loba.has_entry("stack"):
+            return
+        if self._drafts.has(self._open.file.path):
+            self.tell("Write the changes first, with w: the stack editor reads the file.", "warn")
+            return
+        self.loba.edit_stack(self._open.file)
+
+    def action_editor(self) -> None:
+        """Edit the file in the user's own editor; what cannot be written to is copied first."""
+        found = self._open
+        if found is None:
+            return
+        if self._drafts.has(found.file.path):
+            self.tell("Write the changes first, with w.", "warn")
+        elif found.file.is_writable:
+            self._run_editor(found.file.path)
+        else:
+
+            def done(copied: RecipeFile) -> None:
+                self.loba.recipe_to_edit = copied
+                self._run_editor(copied.path)
+
+            ask_to_save(self, found.file, found.text, was=found.text, done=done)
+
+    def _run_editor(self, path: Path) -> None:
+        environ = self.context.environ
+        command = environ.get("VISUAL") or environ.get("EDITOR") or "vi"
+        try:
+            argv = [*shlex.split(command), str(path)]
+            with self.app.suspend():
+                done = subprocess.run(argv, check=False)
+            if done.returncode:
+                raise ResourceError(f"{argv[0]} ended with {done.returncode}.")
+        except SuspendNotSupported:
+            self.tell("Another editor cannot be shown here; enter edits inside.", "warn")
+        except (LobaError, OSError, ValueError) as error:
+            self.tell(f"{command} cannot be started: {error}", "bad")
+        self.shown_again()
+
+    def action_compare(self) -> None:
+        """Compare the recipe with another one: the marked one, or one to choose."""
+        found = self._open
+        if found is None:
+            return
+        marked = [
+            self._files[key]
+            for key in self.query_one("#files", MarkTable).chosen
+            if key in self._files and self._files[key].path != found.file.path
+        ]
+        if len(marked) == 1:
+            self._compare(found, marked[0])
+            return
+        choices = [Choice(key, f.label, f.origin) for key, f in self._files.items()]
+
+        def chosen(key: str | None) -> None:
+            if key is not None:
+                self._compare(found, self._files[key])
+
+        self.app.push_screen(ChoiceDialog(f"Compare {found.file.label} with", choices), chosen)
+
+    def _compare(self, found: Opened, other: RecipeFile) -> None:
+        text, sources = self._drafts.text_of(found), self.context.sources
+
+        def show(rows: list[list[Piece]]) -> None:
+            self.app.push_screen(TextDialog(f"{found.file.label} → {other.label}", rows))
+
+        self.work(lambda: comparison_rows(found.file, text, other, sources), show)
+
+    def action_new(self) -> None:
+        """Write a small recipe to begin with."""
+        sources = self.context.sources
+
+        def named(name: str | None) -> None:
+            if name is not None:
+                self.work(lambda: new_recipe_file(name, sources), made)
+
+        def made(file: RecipeFile) -> None:
+            self._open, self.loba.recipe_to_edit = None, file
+            self.tell(f"wrote {file.path}", "good")
+            self.shown_again()
+
+        rows = [["It trains on the embedded model, and validates as it is."]]
+        self.app.push_screen(
+            LineDialog("Name of the new recipe", [*rows], value="my-slider"), named
+        )
+
+    def action_copy(self) -> None:
+        """Copy the file's path through the terminal (OSC 52)."""
+        if self._open is not None:
+            self.app.copy_to_clipboard(str(self._open.file.path))
+            self.tell(f"copied {self._open.file.path}")

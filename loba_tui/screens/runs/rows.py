@@ -1,0 +1,219 @@
+"""What the Runs screen says of a run, and the plans of what it does to one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loba_tui.client.context import Context
+from loba_tui.client.runs import foreground
+from loba_tui.client.runs import steer as runs
+from loba_tui.client.runs.progress import duration
+from loba_tui.client.runs.summary import RunSummary
+from loba_tui.core.errors import LobaError
+from loba_tui.core.run import launch
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.reader import LivenessState
+from loba_tui.widgets.line import Piece
+from loba_tui.widgets.sparkline import sparkline
+from loba_tui.widgets.table import Cell, Column, Row
+
+_TREND = 12
+COLUMNS = (
+    Column("name", "name", 0, least=12, cut="middle"),
+    Column("method", "method", 14, at_least=124),
+    Column("phase", "phase", 11),
+    Column("step", "step", 13, "right"),
+    Column("trend", "loss trend", _TREND, at_least=96),
+    Column("loss", "loss", 8, "right"),
+    Column("rate", "rate", 8, "right", at_least=72),
+    Column("eta", "ETA", 8, "right"),
+    Column("memory", "memory", 10, "right", at_least=110),
+    Column("device", "device", 7, at_least=118),
+    Column("age", "age", 5, "right", at_least=132),
+)
+PHASE_TONES: dict[LivenessState, str] = {
+    "running": "good",
+    "starting": "good",
+    "paused": "warn",
+    "stalled": "warn",
+    "failed": "bad",
+    "dead": "bad",
+    "finished": "",
+    "stopped": "dim",
+    "queued": "dim",
+    "unknown": "dim",
+}
+# Seen from afar, and without colour.
+_SIGNS: dict[LivenessState, str] = {
+    "running": "▶",
+    "starting": "▶",
+    "paused": "‖",
+    "stalled": "?",
+    "dead": "✗",
+    "failed": "✗",
+    "finished": "✓",
+}
+
+
+def run_row(summary: RunSummary, now: float) -> Row:
+    """Return a run as a row of the table."""
+    state = summary.liveness.state
+    is_alive = summary.liveness.is_alive
+    rate = summary.rate if is_alive else None
+    eta = summary.eta_seconds
+    age = max(0.0, now - summary.created)
+    tone = PHASE_TONES[state]
+    return Row(
+        key=str(summary.run.path),
+        cells=(
+            summary.run.name,
+            summary.method,
+            Cell(f"{_SIGNS.get(state, ' ')} {_phase(summary)}", tone),
+            f"{summary.step}/{summary.total}" if summary.total else "",
+            sparkline(summary.losses, _TREND),
+            "" if summary.loss is None else f"{summary.loss:.4g}",
+            "" if rate is None else rate_text(rate),
+            "" if eta is None else duration(eta),
+            "" if summary.memory_mib is None else f"{summary.memory_mib:,.0f} MiB",
+            summary.device,
+            age_text(age) if summary.created else "",
+        ),
+        values=(
+            summary.run.name,
+            summary.method,
+            _phase(summary),
+            summary.step,
+            summary.loss,
+            summary.loss,
+            rate,
+            eta,
+            summary.memory_mib,
+            summary.device,
+            age if summary.created else None,
+        ),
+        tone="dim" if tone == "dim" else "",
+    )
+
+
+def _phase(summary: RunSummary) -> str:
+    """Return what the program says where it lives, else what is known: a dead run looks dead."""
+    state = summary.liveness.state
+    if state == "running" and summary.status is not None:
+        return summary.status.phase
+    return state
+
+
+def rate_text(rate: float) -> str:
+    """Return a rate as steps a second, or seconds a step where that is the larger number."""
+    return f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f}s/it"
+
+
+def age_text(seconds: float) -> str:
+    """Return a time span in its largest unit."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def short_row(summary: RunSummary) -> list[Piece]:
+    """Return a run as a line of a plan."""
+    state = summary.liveness.state
+    step = f"  {summary.step}/{summary.total}" if summary.total else ""
+    return ["  ", (f"{state:9}", PHASE_TONES[state]), f"{step}  {summary.run.name}"]
+
+
+def same_as(command: str, chosen: Sequence[RunSummary], options: str = "") -> list[list[Piece]]:
+    """Return which commands would do the same."""
+    first = f"loba runs {command} {chosen[0].run.name}{options}"
+    more = f" and {len(chosen) - 1} more" if len(chosen) > 1 else ""
+    return [[""], [(f"the same as: {first}{more}", "dim")]]
+
+
+@dataclass(frozen=True)
+class DeletionPlan:
+    """What can be deleted of the chosen runs, what that frees, and what is refused."""
+
+    removable: list[RunSummary]
+    rows: list[list[Piece]]
+    title: str
+
+    @classmethod
+    def of(cls, chosen: Sequence[RunSummary]) -> DeletionPlan:
+        """Look at every run and measure it; takes as long as its folder is large."""
+        removable: list[RunSummary] = []
+        rows: list[list[Piece]] = []
+        freed = 0
+        for summary in chosen:
+            try:
+                runs.refuse_removal(summary.run)
+            except LobaError as error:
+                rows += [short_row(summary), [("      stays: ", "warn"), error.message]]
+                continue
+            size = runs.size_of(summary.run)
+            freed += size
+            removable.append(summary)
+            rows.append([*short_row(summary), (f"  {_mib(size)}", "dim")])
+            if summary.has_adapter:
+                rows.append([("      its finished adapter is deleted too", "warn")])
+        if not removable:
+            return cls([], rows, "Nothing of this can be deleted")
+        rows += [[""], ["There is no undo: the folders are gone with all that is in them."]]
+        rows += same_as("rm", removable, " --yes")
+        count = "1 run" if len(removable) == 1 else f"{len(removable)} runs"
+        return cls(removable, rows, f"Delete {count} and free {_mib(freed)}?")
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def removed(summary: RunSummary) -> str:
+    """Delete a run and say so."""
+    runs.remove(summary.run)
+    return f"removed {summary.run.name}"
+
+
+def start_rows(name: str, context: Context) -> tuple[str, list[list[Piece]]]:
+    """Return a shipped recipe's name and what starting it comes to.
+
+    Raises:
+        RecipeError: It cannot be used as it is.
+    """
+    from loba_tui.core.recipe.load import load_recipe
+
+    path = _shipped(name)
+    recipe = load_recipe(path, [], sources=context.sources)
+    rows: list[list[Piece]] = [
+        ["recipe      ", str(path)],
+        ["base model  ", recipe.base_model.id],
+        ["method      ", recipe.method.name],
+        ["steps       ", f"{recipe.train.steps}, batch size {recipe.train.batch_size}"],
+        ["device      ", recipe.base_model.device],
+        ["folder      ", str(context.out_dir.absolute() / recipe.name) + "-…"],
+        [""],
+        ["It runs by itself: leaving the dashboard does not end it."],
+        [""],
+        [(f"the same as: loba run {path.name} --detach --out-dir {context.out_dir}", "dim")],
+    ]
+    return name, rows
+
+
+def start(name: str, context: Context) -> RunDir:
+    """Start a shipped recipe as a run of its own.
+
+    Raises:
+        LobaError: The recipe, the folder or the program cannot be used.
+    """
+    run = foreground.prepare_run(
+        _shipped(name), [], context.out_dir, context.ledger, context.sources
+    )
+    launch.launch(run, program=context.program)
+    return run
+
+
+def _shipped(name: str) -> Path:
+    found, _ = foreground.find_recipe(Path(name))
+    return found

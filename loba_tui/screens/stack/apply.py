@@ -1,0 +1,125 @@
+"""Changing a run that goes on to an edited recipe: which run, what can be changed, a yes."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loba_tui.client.runs import steer as runs
+from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.recipe.load import load_recipe
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.changes import SteeringRecord
+from loba_tui.core.run.directory import Ledger, RunDir
+from loba_tui.core.run.reader import RunReader
+from loba_tui.screens.base import LobaScreen
+from loba_tui.screens.stack.model import StackModel, written
+from loba_tui.widgets.dialogs import Choice, ChoiceDialog, ConfirmDialog, TextDialog
+from loba_tui.widgets.line import Piece
+
+
+def ask_to_apply(screen: LobaScreen, model: StackModel) -> None:
+    """Choose a run that is alive, show what of the recipe it can take, and change it."""
+
+    def choose(alive: list[RunDir]) -> None:
+        if not alive:
+            screen.tell("No run is alive.", "warn")
+            return
+        choices = [Choice(str(run.path), run.name) for run in alive]
+
+        def chosen(key: str | None) -> None:
+            if key is not None:
+                _plan(screen, model, RunDir(Path(key)))
+
+        screen.app.push_screen(ChoiceDialog("Apply to which run?", choices), chosen)
+
+    screen.work(lambda: alive_runs(screen.context.ledger), choose)
+
+
+def _plan(screen: LobaScreen, model: StackModel, run: RunDir) -> None:
+    sources = screen.context.sources
+
+    def confirm(plan: LivePlan) -> None:
+        def answered(yes: bool | None) -> None:
+            if yes:
+                screen.work(lambda: plan.carry_out(sources), told)
+
+        if plan.able:
+            title = f"Change {run.name} while it goes on?"
+            screen.app.push_screen(ConfirmDialog(title, plan.rows, "change"), answered)
+        else:
+            screen.app.push_screen(TextDialog("Nothing can be changed", plan.rows))
+
+    def told(answers: list[str]) -> None:
+        screen.tell("; ".join(answers), "good")
+
+    screen.work(lambda: LivePlan.of(model, run, sources), confirm)
+
+
+def alive_runs(ledger: Ledger) -> list[RunDir]:
+    """Return the runs that can be steered, newest first."""
+    return [run for run in reversed(ledger.runs()) if RunReader(run).liveness().is_alive]
+
+
+@dataclass(frozen=True)
+class LivePlan:
+    """What changing a running run to an edited recipe comes to.
+
+    Attributes:
+        able: Keys with the value now and then.
+        unable: Keys that differ and cannot be changed while it goes on.
+    """
+
+    run: RunDir
+    able: tuple[tuple[str, Any, Any], ...]
+    unable: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: StackModel, run: RunDir, sources: PluginSources) -> LivePlan:
+        """Compare an edited recipe with what a run is doing now, steering included."""
+        record = SteeringRecord.read(run.steering) or SteeringRecord()
+        now = load_recipe(
+            run.recipe,
+            [f"{change.key}={written(change.new)}" for change in record.changes],
+            sources=sources,
+        )
+        able, unable = model.live_changes(now)
+        return cls(run, tuple((key, _at(now, key), new) for key, new in able), tuple(unable))
+
+    @property
+    def rows(self) -> list[list[Piece]]:
+        """Return it for reading."""
+        rows: list[list[Piece]] = [
+            ["  ", (key, "strong"), f"  {written(old)} → {written(new)}"]
+            for key, old, new in self.able
+        ]
+        if not rows:
+            rows = [["Nothing differs that a run takes while it goes on."]]
+        if self.unable:
+            keys = ", ".join(self.unable)
+            rows += [[""], [("Stays as it is until a new run:", "warn")]]
+            rows += [[f"  {line}"] for line in textwrap.wrap(keys, 84)]
+        if self.able:
+            key, _, new = self.able[0]
+            rows += [[""], [(f"the same as: loba runs set {self.run.name} {key}={new}", "dim")]]
+        return rows
+
+    def carry_out(self, sources: PluginSources) -> list[str]:
+        """Send the changes and return what the run answers.
+
+        Raises:
+            RecipeError: The run is not alive any more, or refuses one.
+        """
+        return [
+            runs.steer(self.run, runs.set_command(self.run, f"{key}={written(new)}", sources))
+            for key, _, new in self.able
+        ]
+
+
+def _at(recipe: Recipe, key: str) -> Any:
+    value: Any = recipe.model_dump(mode="json")
+    for step in key.split("."):
+        value = value.get(step) if isinstance(value, dict) else None
+    return value

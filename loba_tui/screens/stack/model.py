@@ -1,0 +1,425 @@
+"""The editor's view of a recipe: the drop-ins that it chooses, as forms, and changes with undo.
+
+Every form is made from what the drop-in's own file says (signature and docstring), so a plugin of
+the user has one too. The text stays the recipe's own: a change touches one key, and only a change
+that is valid is taken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from loba_tui.core import plugins
+from loba_tui.core.errors import LobaError, RecipeError
+from loba_tui.core.option_types import choices, describe_type, type_at
+from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.recipe.checks.recipe import default_name
+from loba_tui.core.recipe.diff import differences, text_diff
+from loba_tui.core.recipe.edit import delete_key, set_key, spell
+from loba_tui.core.recipe.load import parse_text
+from loba_tui.core.recipe.problems import Problem, ProblemsFound, dotted
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.tree import Node, read_tree
+from loba_tui.core.run.control import LIVE_KEYS
+from loba_tui.core.text import clean
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place of the recipe with a form: a choice of drop-in, or a plain section.
+
+    Attributes:
+        kind: Of drop-in; empty for a plain section.
+        section: The plan's section that shows what it does; empty for none.
+    """
+
+    path: tuple[str, ...]
+    title: str
+    kind: str = ""
+    section: str = ""
+
+    @property
+    def id(self) -> str:
+        """Return its dotted path."""
+        return ".".join(self.path)
+
+
+SLOTS = (
+    Slot(("optimizer",), "Optimizer", "optimizers", "learning_rate"),
+    Slot(("scheduler", "model"), "Learning rate", "model", "learning_rate"),
+    Slot(("scheduler", "layer"), "Layers", "layer", "layers"),
+    Slot(("scheduler", "noise"), "Noise", "noise", "noise"),
+    Slot(("scheduler", "timestep"), "Timesteps", "timestep", "timesteps"),
+    Slot(("loss",), "Loss", "losses"),
+    Slot(("adapter",), "Adapter", "adapters", "layers"),
+    Slot(("method",), "Method", "methods"),
+    Slot(("train",), "Training", "", "learning_rate"),
+)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One line of a form.
+
+    Attributes:
+        path: The key in the recipe.
+        value: What holds, the default where the recipe does not say.
+        is_given: The recipe's own text says it.
+        is_name: It chooses the drop-in itself.
+        expected: What it takes, in plain language.
+        choices: Every value where they can be listed.
+        is_live: A running run takes a change of it.
+    """
+
+    path: tuple[str, ...]
+    label: str
+    value: Any
+    default: Any
+    expected: str
+    help: str = ""
+    is_given: bool = False
+    is_required: bool = False
+    is_name: bool = False
+    choices: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Return the dotted key."""
+        return dotted(self.path)
+
+    @property
+    def is_live(self) -> bool:
+        """Say whether a running run takes a change of it."""
+        return self.key in LIVE_KEYS
+
+    @property
+    def written(self) -> str:
+        """Return the value as a recipe writes it."""
+        return written(self.value)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A state that undo goes back to."""
+
+    text: str
+    what: str
+
+
+class StackModel:
+    """A recipe's text under edit.
+
+    Args:
+        text: As it is in the file.
+        origin: The file's name, for errors.
+        sources: Where the user's own drop-ins lie.
+
+    Raises:
+        ProblemsFound: The text is not a valid recipe, and forms cannot be made of it.
+    """
+
+    def __init__(self, text: str, origin: str, *, sources: PluginSources = SHIPPED) -> None:
+        self.origin, self.sources = origin, sources
+        self.saved = text
+        self.text = text
+        self.recipe = parse_text(text, origin, sources=sources)
+        self._past: list[Step] = []
+        self._read: tuple[str, Node] | None = None
+        self._described: dict[tuple[str, str], plugins.Plugin] = {}
+
+    @property
+    def is_changed(self) -> bool:
+        """Say whether there is something to save."""
+        return self.text != self.saved
+
+    @property
+    def diff(self) -> list[str]:
+        """Return what saving would change, as lines of a diff."""
+        return text_diff(self.saved, self.text)
+
+    @property
+    def saved_recipe(self) -> Recipe:
+        """Return the recipe as it was read or last saved."""
+        return parse_text(self.saved, self.origin, sources=self.sources)
+
+    def mark_saved(self) -> None:
+        """Take the text as what the file holds now; undo still goes further back."""
+        self.saved = self.text
+
+    # Forms
+
+    def fields(self, slot: Slot) -> list[Field]:
+        """Return a slot's form: the choice first, then the keys of its section, then options."""
+        given = self._given(slot.path)
+        current = _at(self.recipe, slot.path)
+        found: list[Field] = []
+        if slot.kind:
+            name = default_name(slot.path)
+            names = tuple(plugins.names(slot.kind, sources=self.sources))
+            found.append(
+                Field(
+                    path=(*slot.path, "name"),
+                    label=plugins.KINDS[slot.kind].noun,
+                    value=current.name,
+                    default=name,
+                    expected=f"one of {len(names)}",
+                    help=self.summary(slot.kind, current.name),
+                    is_given="name" in given,
+                    is_required=name is None,
+                    is_name=True,
+                    choices=names,
+                )
+            )
+        declared = _declared(slot, current, given)
+        return [*found, *declared, *self._options(slot, current, given, declared)]
+
+    def _options(
+        self, slot: Slot, current: Any, given: Sequence[str], declared: Sequence[Field]
+    ) -> Iterator[Field]:
+        if not slot.kind:
+            return
+        known = {field.path[-1] for field in declared}
+        plugin = self._describe(slot.kind, current.name)
+        for option in plugin.options.values():
+            if option.name in known or option.type is None:
+                continue
+            default = list(option.default) if isinstance(option.default, tuple) else option.default
+            yield Field(
+                path=(*slot.path, option.name),
+                label=option.name,
+                value=current.options.get(option.name, default),
+                default=default,
+                expected=option.expected,
+                help=option.help,
+                is_given=option.name in given,
+                is_required=option.required,
+                choices=_listed(option.type),
+            )
+
+    def summary(self, kind: str, name: str) -> str:
+        """Return the first line of a drop-in's documentation, or what is wrong with it."""
+        try:
+            plugin = self._describe(kind, name)
+        except LobaError as error:
+            return clean(error.message)
+        return clean(plugin.doc.partition("\n")[0], limit=160)
+
+    # Changes
+
+    def nudged(self, field: Field, by: int) -> str | None:
+        """Return the next value up or down as it would be typed; None where there is none."""
+        value = field.value
+        if field.choices:
+            at = field.choices.index(field.written) if field.written in field.choices else 0
+            return field.choices[(at + by) % len(field.choices)]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        if isinstance(value, int) and "whole number" in field.expected:
+            return str(value + by * max(1, 10 ** (len(str(abs(value))) - 2)))
+        if "from 0 to 1" in field.expected:
+            return written(round(min(1.0, max(0.0, value + by * 0.05)), 4))
+        return written(float(f"{value * 1.25**by:.2g}") if value else by * 0.01)
+
+    def check(self, field: Field, typed: str) -> str:
+        """Return what is wrong with a value for a field, or ""; nothing is changed."""
+        try:
+            self._checked(self._with(field, typed)[0], field.path)
+        except LobaError as error:
+            return str(error)
+        return ""
+
+    def set(self, field: Field, typed: str) -> list[str]:
+        """Give a field a value, written as in a recipe, and say what else that changed.
+
+        Raises:
+            RecipeError: The value does not fit; with what is expected and the nearest valid one.
+        """
+        value = _value(typed)
+        if field.is_given and value == field.value:
+            return []
+        text, said = self._with(field, typed)
+        self._take(text, self._checked(text, field.path), f"{field.key} to {written(value)}")
+        return said
+
+    def unset(self, field: Field) -> None:
+        """Take a key out of the recipe, so that its default holds.
+
+        Raises:
+            RecipeError: It has no default.
+        """
+        if field.is_required:
+            raise RecipeError(f"{field.key} has no default.")
+        if field.is_given:
+            text = delete_key(self.text, field.path, origin=self.origin)
+            recipe = self._checked(text, field.path)
+            self._take(text, recipe, f"{field.key} to its default")
+
+    def undo(self) -> str | None:
+        """Go back by one change and say which it was; None where there is none."""
+        if not self._past:
+            return None
+        step = self._past.pop()
+        self.text = step.text
+        self.recipe = parse_text(self.text, self.origin, sources=self.sources)
+        return step.what
+
+    def live_changes(self, other: Recipe) -> tuple[list[tuple[str, Any]], list[str]]:
+        """Return keys and values that would bring a running run here, and keys that cannot.
+
+        Args:
+            other: What the run is doing now.
+        """
+        found = differences(other, self.recipe)
+        able = [(each.key, each.right) for each in found if each.key in LIVE_KEYS]
+        unable = [each.key for each in found if each.key not in LIVE_KEYS and each.key != "name"]
+        return able, unable
+
+    def _with(self, field: Field, typed: str) -> tuple[str, list[str]]:
+        text, value = self.text, _value(typed)
+        said: list[str] = []
+        if field.is_name and isinstance(value, str):
+            text, said = self._without_foreign_options(field, value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        spelled = typed.strip() if is_number else None  # 5.0e-4 stays 5.0e-4
+        text = set_key(text, field.path, value, origin=self.origin, spelled=spelled)
+        return text, said
+
+    def _without_foreign_options(self, field: Field, name: str) -> tuple[str, list[str]]:
+        """Return the text without the options that a drop-in of another name does not have."""
+        slot = next(slot for slot in SLOTS if slot.path == field.path[:-1])
+        if name not in field.choices:
+            return self.text, []  # the check says so, with the nearest name
+        plugin = self._describe(slot.kind, name)
+        declared = {each.path[-1] for each in _declared(slot, _at(self.recipe, slot.path), ())}
+        gone = [
+            key
+            for key in self._given(slot.path)
+            if key not in plugin.options
+            and key not in declared | {"name", "concepts"}
+            and not plugin.takes_any_option
+        ]
+        text = self.text
+        for key in gone:
+            # The section must not go with its last option: the name is about to stand there.
+            if "name" not in _keys_at(read_tree(text, self.origin)[0], slot.path):
+                text = set_key(text, (*slot.path, "name"), name, origin=self.origin)
+            text = delete_key(text, (*slot.path, key), origin=self.origin)
+        return text, [f"{name} has no {key}, so that was taken out" for key in gone]
+
+    def _checked(self, text: str, path: Sequence[str]) -> Recipe:
+        """Return a text's recipe; where it has none, raise what is wrong with the key at `path`."""
+        try:
+            return parse_text(text, self.origin, sources=self.sources)
+        except ProblemsFound as error:
+            problems = error.problems
+        first = next((each for each in problems if _is_about(each, path)), problems[0])
+        meant = f"Did you mean {first.suggestion}?" if first.suggestion else ""
+        about = "" if first.key == dotted(path) else f"{first.key}: "
+        raise RecipeError(clean(f"{about}{first.message}"), clean(meant))
+
+    def _take(self, text: str, recipe: Recipe, what: str) -> None:
+        self._past.append(Step(self.text, what))
+        self.text, self.recipe = text, recipe
+
+    def _given(self, path: Sequence[str]) -> tuple[str, ...]:
+        """Return the keys that a section has in the text as it is now, which is read once."""
+        if self._read is None or self._read[0] != self.text:
+            self._read = (self.text, read_tree(self.text, self.origin)[0])
+        return _keys_at(self._read[1], path)
+
+    def _describe(self, kind: str, name: str) -> plugins.Plugin:
+        """Return what a drop-in says of itself; its file is read once."""
+        if (kind, name) not in self._described:
+            found = plugins.describe(kind, name, sources=self.sources)
+            self._described[kind, name] = found
+        return self._described[kind, name]
+
+
+def written(value: Any) -> str:
+    """Return a value as a recipe writes it on one line."""
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(written, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {written(part)}" for key, part in value.items()) + "}"
+    spelled = spell(value)
+    return spelled if spelled is not None else json.dumps(value, ensure_ascii=False)
+
+
+def _value(typed: str) -> Any:
+    """Return what is typed as YAML means it; what is no YAML is text."""
+    if not typed.strip():
+        return ""
+    try:
+        tree, problems = read_tree(typed, "<field>")
+    except ProblemsFound:
+        return typed
+    return typed if problems else tree.plain()
+
+
+def _keys_at(node: Node, path: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys of a section; none where it is not there."""
+    for step in path:
+        found = node.child(step)
+        if found is None:
+            return ()
+        node = found
+    return tuple(node.data) if isinstance(node.data, dict) else ()
+
+
+def _at(recipe: Recipe, path: Sequence[str]) -> Any:
+    value: Any = recipe
+    for step in path:
+        value = getattr(value, step)
+    return value
+
+
+def _declared(slot: Slot, current: Any, given: Sequence[str]) -> list[Field]:
+    """Return the keys that the section's own type has, beside the name and lists of sections."""
+    found = []
+    for name, field in type(current).model_fields.items():
+        if name in ("name", "concepts"):
+            continue
+        kind = type_at(type(current), (name,))
+        found.append(
+            Field(
+                path=(*slot.path, name),
+                label=name,
+                value=_plain(getattr(current, name)),
+                default=None if field.is_required() else _plain(field.get_default()),
+                expected=describe_type(kind),
+                help=field.description or "",
+                is_given=name in given,
+                is_required=field.is_required(),
+                choices=_listed(kind),
+            )
+        )
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Return a section within a section as a table, as a recipe has it."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def _listed(kind: Any) -> tuple[str, ...]:
+    """Return every value of a type that has few, as a recipe writes them."""
+    said = describe_type(kind)
+    if said.startswith("a list"):
+        return ()
+    found = choices(kind)
+    found += ["true", "false"] if "true or false" in said else []
+    if not found:
+        return ()
+    return tuple([*found, "null"] if said.endswith("null") else found)
+
+
+def _is_about(problem: Problem, path: Sequence[str]) -> bool:
+    key = dotted(path)
+    return problem.key == key or problem.key.startswith(f"{key}.")

@@ -1,0 +1,361 @@
+"""The stack editor: what a recipe chooses, as forms, with every change drawn at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.message import Message
+from textual.timer import Timer
+from textual.widget import Widget
+
+from loba_tui.client.plans.client import Answer, PlanClient
+from loba_tui.client.recipes import files as recipe_files
+from loba_tui.client.recipes.files import RecipeFile
+from loba_tui.core.errors import LobaError
+from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.recipe.load import dump_recipe
+from loba_tui.screens.base import LobaScreen
+from loba_tui.screens.recipe.saving import ask_to_save, choose_recipe, diff_rows
+from loba_tui.screens.recipe.starting import ask_to_start
+from loba_tui.screens.stack.apply import ask_to_apply
+from loba_tui.screens.stack.model import SLOTS, Field, Slot, StackModel
+from loba_tui.screens.stack.plan_pane import PlanPane
+from loba_tui.screens.stack.rows import (
+    FORM_COLUMNS,
+    SLOT_COLUMNS,
+    detail_rows,
+    field_row,
+    field_rows,
+    first_file,
+    slot_row,
+)
+from loba_tui.widgets.dialogs import Choice, ChoiceDialog, ConfirmDialog, LineDialog, TextDialog
+from loba_tui.widgets.line import Lines
+from loba_tui.widgets.table import MarkTable
+
+_BESIDE_COLUMNS = 112
+_IDLE_SECONDS = 300.0
+"""After so long on other screens the planner, which holds some hundred MB, is ended."""
+
+
+class StackScreen(LobaScreen):
+    """Optimizer, schedulers, loss, adapter, method and training of one recipe."""
+
+    BINDING_GROUP_TITLE = "Stack"
+    HELP_TEXT = "A change is in the text at once and in the file after w; z takes it back."
+    AUTO_FOCUS = "#slots"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("plus,equals_sign", "nudge(1)", "next value", id="stack.more"),
+        Binding("minus", "nudge(-1)", "value before", id="stack.less"),
+        Binding("0,backspace", "default", "default", id="stack.default"),
+        Binding("z", "undo", "undo", id="stack.undo"),
+        Binding("w,ctrl+s", "write", "write", id="stack.write"),
+        Binding("f", "open", "open a recipe", id="stack.open"),
+        Binding("L", "apply", "apply to a running run", id="stack.apply"),
+        Binding("D", "diff", "what has changed", show=False, id="stack.diff"),
+        Binding("n", "start", "start it", show=False, id="stack.start"),
+        Binding("l,right", "focus_part('form')", "to the form", show=False, id="stack.form"),
+        Binding("h,left", "focus_part('slots')", "to the parts", show=False, id="stack.slots"),
+    ]
+
+    @dataclass
+    class Answered(Message):
+        """The planner says what a recipe comes to."""
+
+        answer: Answer
+
+    def __init__(self) -> None:
+        """Have no recipe yet."""
+        super().__init__()
+        self._file: RecipeFile | None = None
+        self._model: StackModel | None = None
+        self._problem = ""
+        self._slot: Slot = SLOTS[0]
+        self._client: PlanClient | None = None
+        self._idle: Timer | None = None
+
+    def compose_body(self) -> Iterable[Widget]:
+        """Yield parts, form and what it comes to."""
+        with Horizontal(id="stack"):
+            yield MarkTable(SLOT_COLUMNS, id="slots", can_mark=False, can_sort=False, is_list=True)
+            with Vertical(id="edit"):
+                yield MarkTable(FORM_COLUMNS, id="form", can_mark=False, can_sort=False)
+                yield Lines(id="detail")
+            yield PlanPane(id="plan")
+
+    def on_mount(self) -> None:
+        """Start the planner in the background and open a recipe."""
+        self._client = PlanClient(
+            lambda answer: self.post_message(self.Answered(answer)),
+            program=self.context.program,
+            environ=self.context.environ,
+        )
+        self._show_wanted()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Put what it comes to below the form where there is no room beside it."""
+        self.set_class(event.size.width < _BESIDE_COLUMNS, "-stacked")
+
+    def on_unmount(self) -> None:
+        """End the planner."""
+        if self._client is not None:
+            self._client.close()
+
+    def shown_again(self) -> None:
+        """Open what another screen has asked for."""
+        if self._idle is not None:
+            self._idle.stop()
+            self._idle = None
+        wanted = self.loba.recipe_to_edit
+        if wanted is not None and wanted != self._file:
+            self._show_wanted()
+        elif self._client is not None and self._client.pid is None:
+            self._ask()
+
+    def on_screen_suspend(self, event: events.ScreenSuspend) -> None:
+        """Let the planner go when nobody has come back for a while."""
+        if self._client is not None and not self.app.screen.is_modal:
+            self._idle = self.set_timer(_IDLE_SECONDS, self._client.close)
+
+    # What is shown
+
+    def _show_wanted(self) -> None:
+        wanted = self.loba.recipe_to_edit
+        self.work(
+            lambda: _opened(wanted or first_file(self.context), self.context.sources),
+            self._show_recipe,
+            group="open",
+            exclusive=True,
+        )
+
+    def _show_recipe(self, opened: tuple[RecipeFile, StackModel | None, str]) -> None:
+        self._file, self._model, self._problem = opened
+        self.loba.recipe_to_edit = self._file
+        self.query_one(PlanPane).begin()
+        self.query_one("#form").display = self._model is not None
+        self._show_state()
+        self._ask()
+
+    def _show_state(self) -> None:
+        """Draw parts, form, detail and title."""
+        slots = self.query_one("#slots", MarkTable)
+        if self._file is None:
+            return
+        changed = " *" if self._model is not None and self._model.is_changed else ""
+        self.about(f"{self._file.label}{changed}", "warn" if changed else "")
+        if self._model is None:
+            slots.set_rows([])
+            self.query_one("#detail", Lines).show([])
+            hint = "Mend it on the Recipe screen, or press f for another one."
+            self.query_one(PlanPane).complain(f"{self._problem}\n{hint}")
+            return
+        slots.set_rows([slot_row(slot, self._model) for slot in SLOTS])
+        self._show_form()
+
+    def _show_form(self) -> None:
+        if self._model is None:
+            return
+        form = self.query_one("#form", MarkTable)
+        form.set_rows([field_row(each) for each in self._model.fields(self._slot)])
+        self._show_detail()
+        self.query_one(PlanPane).want(self._slot.section)
+
+    def _show_detail(self) -> None:
+        field, lines = self._field(), self.query_one("#detail", Lines)
+        lines.show(detail_rows(field, lines.size.width) if field is not None else [])
+
+    def _field(self) -> Field | None:
+        key = self.query_one("#form", MarkTable).cursor_key
+        if self._model is None or key is None:
+            return None
+        if self.query_one("#slots", MarkTable).cursor_key != self._slot.id:
+            return None  # keys came faster than the form of the part that was gone to
+        return next((each for each in self._model.fields(self._slot) if each.key == key), None)
+
+    def one_line(self) -> str:
+        """Return which recipe is open."""
+        return f"stack of {self._file.label}" if self._file else "no recipe is open"
+
+    def on_mark_table_moved(self, event: MarkTable.Moved) -> None:
+        """Show the form of another part, or the words on another field."""
+        if event.table.id == "slots":
+            self._slot = next((s for s in SLOTS if s.id == event.key), self._slot)
+            self._show_form()
+            self.query_one("#form", MarkTable).action_move_to(0)
+        else:
+            self._show_detail()
+
+    def on_mark_table_chosen(self, event: MarkTable.Chosen) -> None:
+        """Go to the form, or edit a field."""
+        if event.table.id == "slots":
+            self.action_focus_part("form")
+        else:
+            self._edit()
+
+    def action_focus_part(self, part: str) -> None:
+        """Go to the parts or to the form."""
+        if self._model is not None:
+            self.query_one(f"#{part}").focus()
+
+    # The planner
+
+    def _ask(self) -> None:
+        if self._model is not None and self._client is not None:
+            pane = self.query_one(PlanPane)
+            pane.ask(self._client.ask(dump_recipe(self._model.recipe)))
+
+    def on_stack_screen_answered(self, message: Answered) -> None:
+        """Draw an answer."""
+        if self.is_attached:
+            self.query_one(PlanPane).take(message.answer)
+
+    # Changes
+
+    def _edit(self) -> None:
+        field, model = self._field(), self._model
+        if field is None or model is None:
+            return
+        if field.choices:
+            kind = self._slot.kind if field.is_name else ""
+            choices = [
+                Choice(name, f"{name:22} {model.summary(kind, name)}" if kind else name)
+                for name in field.choices
+            ]
+
+            def chosen(name: str | None) -> None:
+                if name is not None:
+                    self._set(field, name)
+
+            dialog = ChoiceDialog(field.key, choices, at=field.written)
+            self.app.push_screen(dialog, chosen)
+            return
+
+        def typed(text: str | None) -> None:
+            if text is not None:
+                self._set(field, text)
+
+        line = LineDialog(
+            field.key,
+            field_rows(field),
+            value=field.written,
+            check=lambda text: model.check(field, text),
+        )
+        self.app.push_screen(line, typed)
+
+    def _set(self, field: Field, typed: str) -> None:
+        if self._model is None:
+            return
+        try:
+            said = self._model.set(field, typed)
+        except LobaError as error:
+            self.tell_error(error)
+            return
+        if said:
+            self.tell("; ".join(said), "warn")
+        self._changed()
+
+    def _changed(self) -> None:
+        self._show_state()
+        self._ask()
+
+    def action_nudge(self, by: int) -> None:
+        """Take the next value up or down."""
+        field = self._field()
+        if field is None or self._model is None:
+            return
+        typed = self._model.nudged(field, by)
+        if typed is None:
+            self.tell(f"{field.label} has no next value; enter lets you type one.")
+        else:
+            self._set(field, typed)
+
+    def action_default(self) -> None:
+        """Take the key out of the recipe."""
+        field = self._field()
+        if field is None or self._model is None:
+            return
+        try:
+            self._model.unset(field)
+        except LobaError as error:
+            self.tell_error(error)
+            return
+        self._changed()
+
+    def action_undo(self) -> None:
+        """Take the last change back."""
+        what = self._model.undo() if self._model is not None else None
+        if what is None:
+            self.tell("There is nothing to undo.")
+            return
+        self.tell(f"took back: {what}", "good")
+        self._changed()
+
+    def action_diff(self) -> None:
+        """Show what writing would change."""
+        if self._model is not None:
+            rows = diff_rows(self._model.diff) or [["Nothing has changed."]]
+            self.app.push_screen(TextDialog("Not written yet", rows))
+
+    def action_write(self) -> None:
+        """Show the diff and write the recipe after a yes."""
+        model, file = self._model, self._file
+        if model is None or file is None:
+            return
+        if not model.is_changed:
+            self.tell("Nothing has changed.")
+            return
+
+        def done(written: RecipeFile) -> None:
+            model.mark_saved()
+            self._file = self.loba.recipe_to_edit = written
+            self._show_state()
+            self.tell(f"wrote {written.path}", "good")
+
+        ask_to_save(self, file, model.text, was=model.saved, done=done)
+
+    # Other recipes, and runs
+
+    def action_open(self) -> None:
+        """Choose another recipe."""
+        choose_recipe(self, self._open)
+
+    def _open(self, file: RecipeFile) -> None:
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.loba.recipe_to_edit = file
+                self._show_wanted()
+
+        if self._model is not None and self._model.is_changed:
+            rows = [["These changes are not written:"], [""]]
+            rows += [[line] for line in self._model.diff]
+            self.app.push_screen(ConfirmDialog("Leave the changes?", rows, "leave"), answered)
+        else:
+            answered(True)
+
+    def action_start(self) -> None:
+        """Start the recipe as it is in the file, and watch it."""
+        if self._file is None or self._model is None:
+            return
+        if self._model.is_changed:
+            self.tell("Write the changes first, with w.", "warn")
+            return
+        ask_to_start(self, self._file.path)
+
+    def action_apply(self) -> None:
+        """Bring a running run to this recipe, as far as it can be changed while it goes on."""
+        if self._model is not None:
+            ask_to_apply(self, self._model)
+
+
+def _opened(file: RecipeFile, sources: PluginSources) -> tuple[RecipeFile, StackModel | None, str]:
+    """Read a recipe; one with problems is shown with them."""
+    try:
+        text = recipe_files.read(file.path)
+        return file, StackModel(text, file.label, sources=sources), ""
+    except LobaError as error:
+        return file, None, str(error)

@@ -1,0 +1,202 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from peft import VeraConfig
+from torch import Tensor
+
+from loba_tui.core import plugins
+from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.associate.containers.sdxl import SDXLContainer
+from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.adapter_layers.kinds import (
+    is_adapter_parameter,
+    kind_of,
+    settle,
+    tuner_layers,
+)
+from loba_tui.core.program.adapter_layers.strength import AdapterScale
+
+ALL_LINEAR = ("cross_attention", "projection")
+KINDS = {
+    "lora": {"layers": ALL_LINEAR},
+    "locon": {"layers": ("cross_attention", "convolution")},
+    "loha": {"layers": (*ALL_LINEAR, "convolution")},
+    "lokr": {"layers": (*ALL_LINEAR, "convolution"), "decompose_both": True},
+    "dora": {"layers": (*ALL_LINEAR, "convolution")},
+    "oft": {"layers": ALL_LINEAR},
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def container(tiny_sdxl_folder: Path, request: pytest.FixtureRequest) -> SDXLContainer:
+    container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
+    make = plugins.load("adapters", request.param)
+    config = make(container.adapter_targets(), **KINDS[request.param])
+    container.denoiser.add_adapter(config)
+    settle(container.denoiser, config)
+    # A fresh adapter changes nothing; a trained one has moved in all of its parameters.
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in container.denoiser.named_parameters():
+        if is_adapter_parameter(name):
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.data += 0.1 * noise * parameter.data.abs().mean().clamp_min(0.5)
+    return container
+
+
+@pytest.fixture
+def scale(container: SDXLContainer) -> Iterator[AdapterScale]:
+    scale = AdapterScale(container.denoiser)
+    yield scale
+    scale.remove()
+
+
+@pytest.fixture
+def inputs(container: SDXLContainer) -> tuple[Tensor, Tensor, PromptEmbeds]:
+    latents = torch.randn(4, *container.latent_shape(), generator=torch.Generator().manual_seed(3))
+    return latents, torch.tensor([10, 300, 600, 900]), container.empty_embeds().select([0] * 4)
+
+
+@torch.no_grad()
+def test_each_row_sees_weights_moved_by_its_strength_towards_those_that_peft_merges(
+    container: SDXLContainer,
+    scale: AdapterScale,
+    inputs: tuple[Tensor, Tensor, PromptEmbeds],
+) -> None:
+    """W + s·(W' − W) put into the layers one strength at a time, W' as PEFT itself merges it."""
+    strengths = [-1.0, 0.5, 1.0, 2.0]
+    with scale(torch.tensor(strengths)):
+        together = container.predict(*inputs)
+    latents, timesteps, embeds = inputs
+    moves = []
+    for _, layer in tuner_layers(container.denoiser, "default"):
+        weight = layer.get_base_layer().weight
+        before = weight.clone()
+        layer.merge()
+        moves.append((weight, before, weight - before))
+        layer.merged_adapters.clear()
+    assert moves
+    for row, strength in enumerate(strengths):
+        for weight, before, move in moves:
+            weight.copy_(before + strength * move)
+        one = slice(row, row + 1)
+        with scale.base():
+            alone = container.predict(latents[one], timesteps[one], embeds[row])
+        torch.testing.assert_close(together[one], alone, rtol=1e-3, atol=1e-4)
+    for weight, before, _ in moves:
+        weight.copy_(before)
+
+
+@torch.no_grad()
+def test_strength_one_is_what_peft_itself_computes(
+    container: SDXLContainer,
+    scale: AdapterScale,
+    inputs: tuple[Tensor, Tensor, PromptEmbeds],
+) -> None:
+    with scale(1.0):
+        ours = container.predict(*inputs)
+    scale.remove()
+    torch.testing.assert_close(ours, container.predict(*inputs), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_plain_lora_follows_pefts_own_weights_too(
+    container: SDXLContainer,
+    scale: AdapterScale,
+    inputs: tuple[Tensor, Tensor, PromptEmbeds],
+) -> None:
+    if kind_of(container.denoiser.peft_config["default"]) not in ("LoRA", "LoHa", "LoKr"):
+        pytest.skip("PEFT gives these kinds no scale, or another meaning")
+    with scale(-2.0):
+        ours = container.predict(*inputs)
+    scale.remove()
+    container.denoiser.set_adapters("default", -2.0)
+    theirs = container.predict(*inputs)
+    container.denoiser.set_adapters("default", 1.0)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_reach_every_parameter_at_any_strength_but_zero(
+    container: SDXLContainer,
+    scale: AdapterScale,
+    inputs: tuple[Tensor, Tensor, PromptEmbeds],
+) -> None:
+    with scale(torch.tensor([-1.0, 0.0, 1.0, 2.0])):
+        container.predict(*inputs).square().mean().backward()
+    for name, parameter in container.denoiser.named_parameters():
+        if is_adapter_parameter(name):
+            assert parameter.grad is not None, name
+            assert bool(parameter.grad.isfinite().all()), name
+    container.denoiser.zero_grad()
+    with scale(0.0):
+        container.predict(*inputs).square().mean().backward()
+    for name, parameter in container.denoiser.named_parameters():
+        if is_adapter_parameter(name) and parameter.grad is not None:
+            assert not bool(parameter.grad.any()), name
+    container.denoiser.zero_grad()
+
+
+@torch.no_grad()
+def test_strength_zero_and_base_are_the_model_without_its_adapter(
+    container: SDXLContainer,
+    scale: AdapterScale,
+    inputs: tuple[Tensor, Tensor, PromptEmbeds],
+) -> None:
+    with scale.base():
+        base = container.predict(*inputs)
+    container.denoiser.disable_adapters()
+    oracle = container.predict(*inputs)
+    container.denoiser.enable_adapters()
+    with scale(0.0):
+        zero = container.predict(*inputs)
+    assert torch.equal(base, oracle)
+    assert torch.equal(zero, oracle)
+    assert not torch.allclose(container.predict(*inputs), oracle, atol=1e-3)
+
+
+@torch.no_grad()
+def test_guidance_halves_share_their_row_strengths(
+    container: SDXLContainer,
+    scale: AdapterScale,
+    inputs: tuple[Tensor, Tensor, PromptEmbeds],
+) -> None:
+    latents, timesteps, embeds = (inputs[0][:2], inputs[1][:2], inputs[2].select([0, 1]))
+    doubled = (latents.repeat(2, 1, 1, 1), timesteps.repeat(2), PromptEmbeds.cat([embeds, embeds]))
+    with scale(torch.tensor([-1.0, 2.0])):
+        once = container.predict(latents, timesteps, embeds)
+        stacked = container.predict(*doubled)
+    torch.testing.assert_close(stacked, torch.cat([once, once]), rtol=1e-4, atol=1e-5)
+
+
+def test_leaving_the_block_restores_the_strength_before(
+    container: SDXLContainer,
+    scale: AdapterScale,
+    inputs: tuple[Tensor, Tensor, PromptEmbeds],
+) -> None:
+    with torch.no_grad():
+        plain = container.predict(*inputs)
+        with scale(2.0), scale(-1.0):
+            pass
+        assert torch.equal(container.predict(*inputs), plain)
+
+
+def test_a_model_without_an_adapter_is_an_error() -> None:
+    with pytest.raises(RecipeError, match="no adapter named"):
+        AdapterScale(torch.nn.Linear(2, 2))
+
+
+def test_blocks_that_do_not_divide_a_layer_are_the_recipes_error(tiny_sdxl_folder: Path) -> None:
+    container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
+    config = plugins.load("adapters", "oft")(container.adapter_targets(), rank=7)
+    container.denoiser.add_adapter(config)
+    with pytest.raises(RecipeError, match="blocks of 7 do not divide"):
+        settle(container.denoiser, config)
+    with pytest.raises(RecipeError, match="no alpha"):
+        plugins.load("adapters", "oft")(container.adapter_targets(), alpha=2.0)
+
+
+def test_a_kind_that_cannot_be_exported_is_refused_before_training() -> None:
+    with pytest.raises(RecipeError, match="VERA can be neither scaled nor exported"):
+        kind_of(VeraConfig(r=4, target_modules=["to_q"]))

@@ -1,0 +1,147 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.adapters.lora import get_adapter
+from loba_tui.core.program.evaluation.measure import check_measures, measure, read_values
+from loba_tui.core.program.evaluation.proof import draw_strip, prove
+from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.models.shapes_world import Scene, draw
+
+RECIPE = {
+    "version": 1,
+    "name": "tiny",
+    "base_model": {"id": "builtin:shapes-xl"},
+    "method": {
+        "name": "text_slider",
+        "concepts": [
+            {
+                "target": "a circle",
+                "positive": "a large circle",
+                "negative": "a small circle",
+                "preserve": ["a square"],
+            }
+        ],
+    },
+    "sample": {"scales": [-1, 2], "steps": 2, "seeds": [4, 5]},
+    "proof": {
+        "prompts": ["a red circle", "a cross"],
+        "measure": {"name": "mean_brightness"},
+        "preserve": [{"name": "shape_color"}],
+    },
+}
+PROMPTS = ["a circle", "a large circle", "a small circle", "a square", "a red circle", "a cross"]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_sdxl_folder: Path):
+    container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
+    torch.manual_seed(1)
+    config = get_adapter(container.adapter_targets())
+    config.init_lora_weights = False
+    container.denoiser.add_adapter(config)
+    embeds = {prompt: container.encode_prompts([prompt]) for prompt in PROMPTS}
+    return container, AdapterScale(container.denoiser), embeds
+
+
+def recipe_with(**proof):
+    return Recipe.model_validate(RECIPE | {"proof": RECIPE["proof"] | proof})
+
+
+def test_proof_writes_strip_report_and_page_and_always_draws_scale_zero(model, tmp_path):
+    container, scale, embeds = model
+    told = []
+    report = prove(
+        container, scale, recipe_with(), embeds, tmp_path, lambda *counts: told.append(counts)
+    )  # fmt: skip
+    assert report.scales == (-1, 0, 2)
+    assert told[-1] == (6, 6)
+    content = json.loads((tmp_path / "adapter" / "report.json").read_text())
+    assert content["scales"] == [-1, 0, 2]
+    assert content["effect"]["measure"] == "mean_brightness"
+    assert content["efficacy"]["leakage"] > 0
+    assert content["details"]["prompts"] == ["a red circle", "a cross"]
+    assert content["details"]["num_unet_rows_of_images"] == 6 * 2 * 2
+    assert Image.open(tmp_path / "adapter" / "report.png").size == (1200, 800)
+    assert Image.open(tmp_path / "samples" / "proof.png").height > 200
+
+
+def test_same_adapter_gives_the_same_files(model, tmp_path):
+    for folder in ("a", "b"):
+        prove(*model[:2], recipe_with(), model[2], tmp_path / folder)
+    for name in ("adapter/report.json", "adapter/report.png", "samples/proof.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_without_measure_and_without_a_direction_there_is_still_a_report(model, tmp_path):
+    container, scale, embeds = model
+    method = {"name": "text_slider", "concepts": [{"target": "a circle"}]}
+    recipe = Recipe.model_validate(
+        RECIPE | {"method": method, "proof": {"prompts": ["a cross"], "seeds": [1]}}
+    )
+    report = prove(container, scale, recipe, embeds, tmp_path)
+    assert report.effect is None
+    assert report.efficacy is None
+    assert report.outcome == "unmeasured"
+    assert report.images.change[0] > 0
+
+
+def test_an_eraser_without_a_measure_is_judged_by_the_unet_alone(model, tmp_path):
+    container, scale, embeds = model
+    method = {"name": "esd", "concepts": [{"target": "a circle", "preserve": ["a square"]}]}
+    recipe = Recipe.model_validate(
+        RECIPE | {"method": method, "proof": {"prompts": ["a cross"], "seeds": [1]}}
+    )
+    report = prove(container, scale, recipe, embeds, tmp_path)
+    assert report.erasure is None
+    assert report.outcome == report.efficacy.verdict
+    assert "of the way from the concept's prediction" in report.verdict[-1]
+    assert report.efficacy.leakage > 0
+
+
+def test_negative_prompt_reaches_the_images(model, tmp_path):
+    container, scale, embeds = model
+    paths = []
+    for negative in ("", "a square"):
+        sample = RECIPE["sample"] | {"negative_prompt": negative, "prompts": ["a cross"]}
+        recipe = Recipe.model_validate(RECIPE | {"sample": sample})
+        paths.append(
+            draw_strip(container, scale, recipe, embeds, path=tmp_path / f"x{negative}" / "s.png")
+        )
+    assert paths[0].read_bytes() != paths[1].read_bytes()
+
+
+def test_measure_carries_unit_and_limits_and_marks_what_it_cannot_read():
+    scene = draw(Scene("circle", "red", "white", 8, 0.7, (16, 16)))
+    samples = np.stack([scene, np.full_like(scene, 0.5)])[None]
+    measured = measure(Choice(name="shape_brightness"), samples)
+    assert measured.limits == (0, 1)
+    assert measured.values[0, 0] == pytest.approx(0.7, abs=0.03)
+    assert np.isnan(measured.values[0, 1])
+    assert read_values(Choice(name="shape_color"), samples).tolist() == [["red", None]]
+
+
+def test_labels_are_no_measure():
+    samples = draw(Scene("circle", "red", "white", 8, 0.7, (16, 16)))[None, None]
+    with pytest.raises(RecipeError, match="shape_color gives labels"):
+        measure(Choice(name="shape_color"), samples)
+
+
+def test_option_of_a_measure_that_cannot_be_used_is_found_beforehand():
+    choice = {"name": "color_axis", "low": [1, 0, 0], "high": [1, 0, 0]}
+    with pytest.raises(RecipeError, match="same colour"):
+        check_measures(recipe_with(measure=choice))
+    check_measures(recipe_with())
+
+
+def test_one_label_may_be_preserved_twice_with_different_options(model, tmp_path):
+    choices = [{"name": "color_axis"}, {"name": "color_axis", "low": [0, 0, 0]}]
+    report = prove(*model[:2], recipe_with(preserve=choices), model[2], tmp_path)
+    assert len({kept.label for kept in report.preservation}) == 2

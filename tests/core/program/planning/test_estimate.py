@@ -1,0 +1,189 @@
+"""Estimates against what runs really take, and what is said when there is not enough."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from loba_tui.core.errors import LobaError, ResourceError
+from loba_tui.core.program.planning.estimate import Estimate, Estimator
+from loba_tui.core.program.planning.free_resources import Room
+from loba_tui.core.program.planning.preflight import Preflight, is_out_of_memory
+from loba_tui.core.program.planning.remedies import require_room, with_changes
+from loba_tui.core.program.planning.state_sizes import state_bytes
+from loba_tui.core.program.train import train
+from loba_tui.core.recipe.load import dump_recipe, parse_recipe
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.writer import RunWriter
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+
+
+def recipe_of(**sections: object) -> Recipe:
+    concept = {"target": "a circle", "positive": "a large circle", "negative": "a small circle"}
+    return parse_recipe(
+        {
+            "version": 1,
+            "base_model": {"id": "builtin:shapes-xl"},
+            "method": {
+                "name": "text_slider",
+                "rollout_steps": 3,
+                "concepts": [{**concept, "preserve": ["a square"]}],
+            },
+            "train": {"steps": 2, "batch_size": 2},
+            "proof": {"enabled": False},
+            "sample": {"steps": 1, "scales": [0, 1]},
+            **sections,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def estimate() -> Estimate:
+    return Estimator(CPU).estimate(recipe_of())
+
+
+def test_a_small_model_costs_the_same_on_real_tensors(estimate: Estimate):
+    assert Estimator(CPU, shapes_only=True).estimate(recipe_of()) == estimate
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lion", "adafactor", "prodigy"])
+def test_parameters_and_optimizer_state_are_those_of_a_run(tmp_path: Path, optimizer: str):
+    recipe = recipe_of(optimizer={"name": optimizer, "lr": 1e-4})
+    estimated = Estimator(CPU).estimate(recipe)
+    run_dir = RunDir.create(tmp_path, "run")
+    run_dir.recipe.write_text(dump_recipe(recipe))
+    with RunWriter.open(run_dir) as writer:
+        train(recipe, run_dir, writer, StopNever())
+
+    from safetensors.torch import load_file
+
+    checkpoint = run_dir.checkpoint(2)
+    state = state_bytes(load_file(checkpoint / "optimizer.safetensors"))
+    adapter = load_file(checkpoint / "adapter.safetensors")
+    assert estimated.trained_parameters == sum(tensor.numel() for tensor in adapter.values())
+    assert estimated.memory.optimizer == state
+    written = sum(file.stat().st_size for file in checkpoint.iterdir())
+    assert estimated.disk.checkpoint == pytest.approx(written, rel=0.5)
+    events = [json.loads(line) for line in run_dir.events.read_text().splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds.index("estimated") < kinds.index("built") < kinds.index("measured_memory")
+    built = next(event for event in events if event["event"] == "built")
+    assert built["trained_parameters"] == estimated.trained_parameters
+    last = json.loads(run_dir.metrics.read_text().splitlines()[-1])
+    calls = estimated.calls
+    assert last["forwards"] == rows(calls.first) + rows(calls.later[0])
+
+
+def rows(calls: object) -> int:
+    return sum((2 if call.with_grad else 1) * call.rows for call in calls)  # type: ignore[attr-defined]
+
+
+class StopNever:
+    is_set = False
+
+
+def test_what_does_not_fit_is_refused_with_changes_that_do(estimate: Estimate):
+    recipe = recipe_of(train={"batch_size": 8, "steps": 2})
+    estimator = Estimator(CPU)
+    needed = estimator.estimate(recipe)
+    limit = int(0.8 * needed.memory.needed)
+
+    with pytest.raises(ResourceError, match="this run needs about") as caught:
+        require_room(estimator, recipe, needed, Room(CPU, limit, None, None))
+
+    hint = caught.value.hint
+    assert caught.value.exit_code == 4
+    assert "train.batch_size: 4, train.gradient_accumulation: 2" in hint
+    assert "base_model.gradient_checkpointing: true" in hint
+    assert "--force" in hint
+    assert hint.count("(then ") == 3
+    changed = with_changes(recipe, {"base_model.gradient_checkpointing": True})
+    assert estimator.estimate(changed).memory.needed <= limit
+    assert "loba cache pull" not in hint
+
+    guessed = replace(needed, origin="assumed")
+    with pytest.raises(ResourceError, match="this run needs about") as caught:
+        require_room(estimator, recipe, guessed, Room(CPU, limit, None, None))
+    assert f"after `loba cache pull {recipe.base_model.id}` the" in caught.value.hint
+
+
+def test_a_disk_that_is_too_small_is_refused(estimate: Estimate):
+    recipe = recipe_of(sample={"every": 1, "steps": 1, "scales": [0, 1]})
+    estimator = Estimator(CPU)
+    needed = estimator.estimate(recipe)
+    room = Room(CPU, None, needed.disk.needed - 1, None)
+    with pytest.raises(ResourceError, match=r"sample\.every: 0"):
+        require_room(estimator, recipe, needed, room)
+
+
+def test_room_that_is_not_known_refuses_nothing(estimate: Estimate):
+    require_room(Estimator(CPU), recipe_of(), estimate, Room(CUDA, None, None, None))
+
+
+def test_force_starts_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def tiny(device: torch.device, folder: Path) -> Room:
+        return Room(device, 1000, None, None)
+
+    monkeypatch.setattr("loba_tui.core.program.planning.preflight.room_for", tiny)
+    with RunWriter.open(RunDir.create(tmp_path, "run")) as writer:
+        with pytest.raises(ResourceError):
+            Preflight(recipe_of(), CPU).announce(writer)
+        Preflight(recipe_of(), CPU).announce(writer, force=True)
+        assert "--force" in writer.run_dir.events.read_text()
+
+
+def test_out_of_memory_names_changes_that_fit():
+    recipe = recipe_of(train={"batch_size": 8, "steps": 2})
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+    told = Preflight(recipe, CPU).out_of_memory(error)
+    assert told.exit_code == 4
+    assert "Tried to allocate 2 GiB" in told.message
+    assert "free" in told.message
+    assert "Cheapest first: train.batch_size: 4" in told.hint
+
+
+def test_out_of_memory_is_told_from_other_errors():
+    preflight = Preflight(recipe_of(), CPU)
+    with pytest.raises(ValueError, match="other"), preflight.explains_out_of_memory():
+        raise ValueError("other")
+    with pytest.raises(ResourceError), preflight.explains_out_of_memory():
+        torch.empty(10**15)
+    assert is_out_of_memory(MemoryError())
+
+
+@pytest.mark.slow
+def test_sdxl_needs_less_with_checkpointing_and_lower_resolution():
+    def needed(**base: object) -> Estimate:
+        base_model = {"id": SDXL, "dtype": "bfloat16", "device": "cuda", **base}
+        train = {"batch_size": 1, "resolution": 512}
+        return Estimator(CUDA).estimate(recipe_of(base_model=base_model, train=train))
+
+    plain, recomputed = needed(), needed(gradient_checkpointing=True)
+
+    assert plain.origin == "shipped"
+    assert plain.memory.activations > 4 * recomputed.memory.activations
+    assert recomputed.work.flops_per_step > plain.work.flops_per_step
+    # bfloat16 weights of UNet and VAE.
+    assert plain.memory.weights == pytest.approx(2 * (2_567_463_684 + 83_653_863), rel=1e-3)
+
+
+def test_a_resolution_that_does_not_fit_the_model_is_an_error_before_loading():
+    with pytest.raises(LobaError, match=r"train\.resolution"):
+        Estimator(CPU).estimate(recipe_of(train={"resolution": 33}))
+
+
+def test_looks_while_it_trains_take_what_those_of_the_proof_take():
+    def sampling(**sections: object) -> int:
+        made = recipe_of(sample={"batch_size": 1, "prompts": ["a circle"]}, **sections)
+        return Estimator(CPU).estimate(made).memory.sampling
+
+    proven = sampling(proof={"enabled": True})
+    looked_at = sampling(train={"steps": 2, "batch_size": 2, "efficacy_every": 1})
+    assert sampling() < looked_at == proven

@@ -1,0 +1,83 @@
+"""What is asked of a program without training: by which recipe, and what comes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from loba_tui.core import plugins
+from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.adapter_files.adapter import KOHYA_NAME, write_adapter
+from loba_tui.core.program.serving.requests import serve, wanted_recipe
+from loba_tui.core.recipe.load import dump_recipe, parse_recipe
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.launch import Request
+from loba_tui.core.run.writer import RunWriter
+
+
+@pytest.fixture
+def foreign(tiny_sdxl_folder: Path, tmp_path: Path) -> Path:
+    """An adapter file that says nothing but its weights."""
+    container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
+    config = plugins.load("adapters", "loha")(container.adapter_targets())
+    container.denoiser.add_adapter(config)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in container.denoiser.named_parameters():
+        if ".hada_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+    write_adapter(container.denoiser, tmp_path / "made")
+    path = tmp_path / "foreign.safetensors"
+    save_file(load_file(tmp_path / "made" / KOHYA_NAME), path)
+    return path
+
+
+@pytest.fixture
+def recipe(tiny_sdxl_folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    concept = {"target": "a circle", "positive": "a large circle", "negative": "a small circle"}
+    made = parse_recipe(
+        {
+            "version": 1,
+            "base_model": {"id": str(tiny_sdxl_folder), "device": "cpu"},
+            "method": {"name": "text_slider", "concepts": [concept]},
+            "sample": {"scales": [-1, 0, 1], "steps": 2, "prompts": ["a circle"]},
+            "proof": {"measure": {"name": "mean_brightness"}, "prompts": ["a red circle"]},
+        }
+    )
+    path.write_text(dump_recipe(made))
+    return path
+
+
+def test_an_adapter_that_says_nothing_needs_a_recipe(foreign: Path, recipe: Path) -> None:
+    asked = Request("sample", str(foreign), None, "")
+    with pytest.raises(RecipeError, match="does not say which model") as raised:
+        wanted_recipe(asked)
+    assert "--recipe" in raised.value.hint
+    by = Request("sample", str(foreign), None, "", recipe=str(recipe), scales=(0.0, 3.0))
+    assert wanted_recipe(by).sample.scales == (0.0, 3.0)
+    assert wanted_recipe(by).proof.prompts == ("a red circle",)
+
+
+@pytest.mark.parametrize("action", ["sample", "eval"])
+def test_an_adapter_of_another_tool_is_drawn_and_measured_by_a_recipe(
+    action: str, foreign: Path, recipe: Path, tmp_path: Path
+) -> None:
+    run_dir = RunDir.create(tmp_path, "asked")
+    wanted = Request(action, str(foreign), None, str(run_dir.path), recipe=str(recipe))  # type: ignore[arg-type]
+    with RunWriter.open(run_dir) as writer:
+        serve(wanted, writer)
+    if action == "sample":
+        files = sorted(run_dir.samples.glob("000-*.png"))
+        assert len(files) == 3
+        assert len({Image.open(file).tobytes() for file in files}) == 3
+    else:
+        report = json.loads((run_dir.path / "adapter" / "report.json").read_text())
+        assert report["effect"]["measure"] == "mean_brightness"
+        assert report["scales"] == [-1, 0, 1]
+        assert report["efficacy"] is not None
