@@ -12,6 +12,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from loba_tui.core.errors import ResourceError
+
 PRIVATE_DIR_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
 _SUFFIX = ".tmp"
@@ -58,6 +60,31 @@ def replace_file(
         write_file(temporary, content, mode=mode, sync=sync)
     if sync:
         sync_directory(path.parent)
+
+
+def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
+    """Replace a file so that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: Where to.
+        content: All of it.
+        sync: Make it last through a power cut, too; that takes milliseconds.
+
+    Raises:
+        ResourceError: It cannot be written.
+    """
+    try:
+        replace_file(path, content, sync=sync)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> ResourceError:
+    """Return the error that says why a file of a run cannot be written."""
+    return ResourceError(
+        f"{path} cannot be written: {error.strerror or error}.",
+        "Check the owner and the free space of the run folder.",
+    )
 
 
 @contextlib.contextmanager

@@ -22,14 +22,13 @@ from loba_tui import __version__
 from loba_tui.client.runs.foreground import Foreground
 from loba_tui.core import plugins
 from loba_tui.core.errors import CorruptError, ExitCode, LobaError
-from loba_tui.core.files import PRIVATE_DIR_MODE
+from loba_tui.core.files import PRIVATE_DIR_MODE, write_atomically
 from loba_tui.core.plugins.sources import SHIPPED, PluginSources
 from loba_tui.core.recipe.checks.recipe import CHOICES
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Choice, Recipe
 from loba_tui.core.run import launch
 from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.writer import write_atomically
 from loba_tui.models import BUILTIN_PREFIX
 
 PLAN_VERSION = 1

@@ -13,12 +13,12 @@ from loba_tui.client.recipes.open import is_address, open_recipe
 from loba_tui.client.runs.describe import find_run
 from loba_tui.client.runs.foreground import find_recipe
 from loba_tui.core.errors import RecipeError, ResourceError
+from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins.sources import PluginSources
 from loba_tui.core.recipe import shipped
 from loba_tui.core.recipe.load import MAX_BYTES, load_recipe, read_recipe_text, refuse_tokens
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import Ledger, RunDir
-from loba_tui.core.run.writer import write_atomically
 from loba_tui.core.text import clean
 
 Origin = Literal["local", "shipped", "run"]

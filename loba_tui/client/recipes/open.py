@@ -19,8 +19,8 @@ import typer
 
 from loba_tui.client.runs.foreground import find_recipe
 from loba_tui.core.errors import RecipeError, RefusedError
+from loba_tui.core.files import write_atomically
 from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.writer import write_atomically
 from loba_tui.core.text import clean, nearest
 
 if TYPE_CHECKING:

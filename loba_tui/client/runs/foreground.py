@@ -14,7 +14,7 @@ from loba_tui.client.notify import watcher as watching
 from loba_tui.client.runs.follow import Follower, shorten
 from loba_tui.client.runs.progress import open_screen
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError, ResourceError
-from loba_tui.core.files import PRIVATE_DIR_MODE
+from loba_tui.core.files import PRIVATE_DIR_MODE, write_atomically
 from loba_tui.core.plugins.sources import SHIPPED, PluginSources
 from loba_tui.core.recipe import shipped
 from loba_tui.core.run import launch, owner
@@ -22,7 +22,6 @@ from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event
-from loba_tui.core.run.writer import write_atomically
 from loba_tui.core.text import clean, nearest, quote
 
 Number = TypeVar("Number", int, float)

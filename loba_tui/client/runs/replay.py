@@ -10,10 +10,10 @@ from pathlib import Path
 
 from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import CorruptError, RecipeError
+from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins.sources import SHIPPED, PluginSources
 from loba_tui.core.run.changes import STEERING_KEY, SteeringRecord
 from loba_tui.core.run.directory import Ledger, RunDir
-from loba_tui.core.run.writer import write_atomically
 
 _RECIPE_KEY = "loba.recipe"
 _MERGED_KEY = "loba.merged"

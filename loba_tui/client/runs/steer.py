@@ -12,6 +12,7 @@ from typing import Any
 
 from loba_tui.client.runs.follow import log_tail
 from loba_tui.core.errors import InUseError, RecipeError, ResourceError
+from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins.sources import SHIPPED, PluginSources
 from loba_tui.core.run import launch, owner
 from loba_tui.core.run.control import LIVE_KEYS, MEMORY_KINDS, Command, CommandKind, send
@@ -19,7 +20,6 @@ from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.queue import Queue
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event, Status, encode
-from loba_tui.core.run.writer import write_atomically
 from loba_tui.core.text import clean, nearest, quote
 
 POLL_SECONDS = 0.1

@@ -31,6 +31,7 @@ import psutil
 
 from loba_tui.core.associate.caches.tensors.layout import user_root
 from loba_tui.core.errors import ExitCode, Interrupted, LobaError, RecipeError, ResourceError
+from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins.loading import as_plugin_error
 from loba_tui.core.plugins.sources import SHIPPED, PluginSources
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
@@ -41,7 +42,7 @@ from loba_tui.core.run import control, disk
 from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.launch import Request
-from loba_tui.core.run.writer import RunWriter, write_atomically
+from loba_tui.core.run.writer import RunWriter
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.files import PRIVATE_DIR_MODE
+from loba_tui.core.files import PRIVATE_DIR_MODE, write_atomically
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.records import RECORD_VERSION, decode, encode
-from loba_tui.core.run.writer import write_atomically
 
 CommandKind = Literal[
     "pause", "resume", "save", "sample", "stop", "set", "unload", "offload", "onload"

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.files import PRIVATE_FILE_MODE
+from loba_tui.core.files import PRIVATE_FILE_MODE, write_atomically
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.records import RECORD_VERSION, Status, encode
-from loba_tui.core.run.writer import write_atomically
 
 # -P keeps the working directory out of sys.path, so that no file there can shadow a module.
 PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", "loba_tui.core.program.main")

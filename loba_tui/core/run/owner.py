@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from loba_tui.core.errors import InUseError, ResourceError
-from loba_tui.core.files import PRIVATE_FILE_MODE
+from loba_tui.core.errors import InUseError
+from loba_tui.core.files import PRIVATE_FILE_MODE, unwritable
 from loba_tui.core.run.records import Owner
 
 # Counts the processes that the kernel killed for want of memory since boot.
@@ -140,10 +140,7 @@ def acquire(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE_MODE)
     except OSError as error:
-        raise ResourceError(
-            f"{path} cannot be written: {error.strerror or error}.",
-            "Check the owner and the free space of the run folder.",
-        ) from error
+        raise unwritable(path, error) from error
     deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
     while True:
         try:

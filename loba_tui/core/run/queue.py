@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE
+from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE, write_atomically
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.launch import PROGRAM
 from loba_tui.core.run.reader import Liveness, RunReader
 from loba_tui.core.run.records import RECORD_VERSION, Status, decode, encode
-from loba_tui.core.run.writer import write_atomically
 
 SUPERVISOR = (sys.executable, "-P", "-m", "loba_tui.core.run.queue_supervisor")
 # What a run needs to know of the shell that queued it. Never a token: this is written to disk.

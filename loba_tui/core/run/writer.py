@@ -13,9 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from loba_tui.core import files as durable
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE
+from loba_tui.core.files import (
+    PRIVATE_DIR_MODE,
+    PRIVATE_FILE_MODE,
+    discard_staged,
+    unwritable,
+    write_all,
+    write_atomically,
+)
 from loba_tui.core.redact import Redactor
 from loba_tui.core.run import disk, owner
 from loba_tui.core.run.directory import RunDir
@@ -71,9 +77,9 @@ class RunWriter:
             for folder in (run_dir.control, run_dir.samples, run_dir.adapter_dir):
                 folder.mkdir(mode=PRIVATE_DIR_MODE, exist_ok=True)
         except OSError as error:
-            raise _unwritable(run_dir.path, error) from error
+            raise unwritable(run_dir.path, error) from error
         writer = cls(run_dir, owner.acquire(run_dir.lock), redactor)
-        durable.discard_staged(run_dir.path, run_dir.samples, run_dir.adapter_dir)
+        discard_staged(run_dir.path, run_dir.samples, run_dir.adapter_dir)
         writer.status(phase="starting", oom_kills=owner.oom_kills())
         writer._heart.start()
         return writer
@@ -200,7 +206,7 @@ class _LineFile:
         except OSError as error:
             self._cut_back()
             if disk.trouble_of(error) is None:
-                raise _unwritable(self._path, error) from error
+                raise unwritable(self._path, error) from error
             self._drop_oldest()
 
     def _open(self) -> None:
@@ -225,27 +231,10 @@ class _LineFile:
     def close(self) -> None:
         if self._descriptor >= 0:
             with contextlib.suppress(OSError):
-                durable.write_all(self._descriptor, bytes(self._waiting))
+                write_all(self._descriptor, bytes(self._waiting))
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)
             self._descriptor = -1
-
-
-def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
-    """Replace a file so that a reader sees the old content or the new, never a part.
-
-    Args:
-        path: Where to.
-        content: All of it.
-        sync: Make it last through a power cut, too; that takes milliseconds.
-
-    Raises:
-        ResourceError: It cannot be written.
-    """
-    try:
-        durable.replace_file(path, content, sync=sync)
-    except OSError as error:
-        raise _unwritable(path, error) from error
 
 
 def _overwrite(path: Path, content: bytes) -> None:
@@ -257,10 +246,3 @@ def _overwrite(path: Path, content: bytes) -> None:
             os.pwrite(descriptor, content.ljust(os.fstat(descriptor).st_size), 0)
         finally:
             os.close(descriptor)
-
-
-def _unwritable(path: Path, error: OSError) -> ResourceError:
-    return ResourceError(
-        f"{path} cannot be written: {error.strerror or error}.",
-        "Check the owner and the free space of the run folder.",
-    )

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loba_tui.core.files import write_atomically
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event, Metric, Status, decode, encode
-from loba_tui.core.run.writer import RunWriter, write_atomically
+from loba_tui.core.run.writer import RunWriter
 
 
 @pytest.fixture

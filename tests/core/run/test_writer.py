@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from loba_tui.core.errors import ExitCode, InUseError, ResourceError
+from loba_tui.core.files import write_atomically
 from loba_tui.core.run import disk
 from loba_tui.core.run import writer as writer_module
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
-from loba_tui.core.run.writer import RunWriter, write_atomically
+from loba_tui.core.run.writer import RunWriter
 
 
 @pytest.fixture

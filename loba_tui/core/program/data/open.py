@@ -10,13 +10,14 @@ from loba_tui.core import plugins
 from loba_tui.core.associate.caches.tensors.latents import LatentCache
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.prompt_truncation import ends_cut_off, tokenizer_of
+from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins.sources import SHIPPED, PluginSources
 from loba_tui.core.program.data.buckets import Geometry
 from loba_tui.core.program.data.items import BadFile
 from loba_tui.core.program.data.prepare import PreparedData, Progress, prepare
 from loba_tui.core.program.planning.model_shapes import find_configuration, open_shapes
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.run.writer import RunWriter, write_atomically
+from loba_tui.core.run.writer import RunWriter
 from loba_tui.core.text import clean
 
 BAD_DATA = "bad-data.txt"

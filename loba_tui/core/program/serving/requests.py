@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins.sources import SHIPPED, PluginSources
 from loba_tui.core.program.adapter_files.adapter import load_adapter, read_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, RowScale
@@ -29,7 +30,7 @@ from loba_tui.core.recipe.load import load_recipe, parse_text
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.launch import PLAN, Request
-from loba_tui.core.run.writer import RunWriter, write_atomically
+from loba_tui.core.run.writer import RunWriter
 
 RECIPE_KEY = "loba.recipe"
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from loba_tui.core import plugins
 from loba_tui.core.errors import Interrupted, LobaError, RecipeError, ResourceError
+from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins.sources import SHIPPED, PluginSources
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.recipe.edit import set_key
@@ -24,7 +25,7 @@ from loba_tui.core.run import control, disk
 from loba_tui.core.run.changes import Change, SteeringRecord
 from loba_tui.core.run.control import LIVE_KEYS, MEMORY_KINDS, Command
 from loba_tui.core.run.deadline import Deadline
-from loba_tui.core.run.writer import RunWriter, write_atomically
+from loba_tui.core.run.writer import RunWriter
 
 # A deadline is met with this much to spare, beside what a step and a save have taken.
 _SPARE_SECONDS = 5.0
