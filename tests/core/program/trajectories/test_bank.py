@@ -10,15 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.program.test_trajectories import (
-    CONFIG,
-    NOISE,
-    SHAPE,
-    CurvedContainer,
-    OneImageContainer,
-    curved_plan,
-    make_plan,
-)
 from torch import Tensor
 
 from loba_tui.core.errors import NumericsError, RecipeError
@@ -30,6 +21,15 @@ from loba_tui.core.program.timestep_schedulers.curriculum import (
 from loba_tui.core.program.timestep_schedulers.linear import get_timestep_scheduler as linear
 from loba_tui.core.program.trajectories.bank import BankSize, BankTrajectories, NoiseLevels
 from loba_tui.core.program.trajectories.base import Draw, ForwardCounter, RolloutPlan
+from tests.core.program.trajectories.test_trajectories import (
+    CONFIG,
+    NOISE,
+    SHAPE,
+    CurvedContainer,
+    OneImageContainer,
+    curved_plan,
+    make_plan,
+)
 
 SIZE = BankSize(num_images=6, num_samples=16, chunk=5)
 FRESH = replace(SIZE, num_samples=0)
