@@ -16,7 +16,7 @@ import typer
 from loba_tui import __version__
 from loba_tui.commands import adapters as several_cli
 from loba_tui.commands.cache import cache_app
-from loba_tui.commands.console import echo_json
+from loba_tui.commands.options import echo_json
 from loba_tui.commands.plugins import plugins_app
 from loba_tui.commands.push import push
 from loba_tui.commands.recipe import recipe_app

@@ -7,7 +7,6 @@ that is emptied.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
@@ -22,11 +21,12 @@ from loba_tui.commands.options import (
     Recipes,
     Targets,
     Yes,
+    confirm,
     echo_json,
     open_cache,
     plain,
 )
-from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
+from loba_tui.core.errors import CorruptError, RecipeError
 
 if TYPE_CHECKING:
     from loba_tui.core.associate.caches.hub import cache as hub
@@ -186,7 +186,7 @@ def cache_rm(
             tensor_layout.user_root(os.environ),
             targets,
             dry_run=dry_run,
-            confirm=lambda question: _confirm(question, yes),
+            confirm=lambda question: confirm(question, yes=yes),
             as_json=as_json,
         )
         return
@@ -257,7 +257,7 @@ def cache_prune(
             unused=unused,
             keep_under=keep_under,
             dry_run=dry_run,
-            confirm=lambda question: _confirm(question, yes),
+            confirm=lambda question: confirm(question, yes=yes),
             as_json=as_json,
         )
         return
@@ -424,7 +424,7 @@ def trash_empty(
     size = show_size(cache.trash_size(entries))
     for entry in entries:
         typer.echo(f"  {entry.id}  {plain(', '.join(entry.what))}", err=True)
-    _confirm(f"Remove this for good and free {size}?", yes)
+    confirm(f"Remove this for good and free {size}?", yes=yes)
     typer.echo(f"freed {show_size(cache.empty_trash(entries))}")
 
 
@@ -457,7 +457,7 @@ def _carry_out(
         if as_json:
             echo_json(cache_listing.plan_record(found, plan) | {"trash": None})
         return
-    _confirm("Remove it?" if not no_undo else "Remove it for good?", yes)
+    confirm("Remove it?" if not no_undo else "Remove it for good?", yes=yes)
     entry = cache.execute(plan)
     assert entry is not None
     if no_undo:
@@ -471,20 +471,3 @@ def _carry_out(
             f"moved {show_size(plan.frees)} to the trash as {entry.id}; "
             "`loba cache undo` brings it back, `loba cache trash empty` frees the space"
         )
-
-
-def _confirm(question: str, yes: bool) -> None:
-    """Ask, or refuse where nobody can answer.
-
-    Raises:
-        RefusedError: There is no terminal and no --yes.
-    """
-    if yes:
-        return
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise RefusedError(
-            "Nothing was removed: there is no terminal to ask on.", "Add --yes to go ahead."
-        )
-    if not typer.confirm(question, err=True):
-        typer.echo("nothing was removed", err=True)
-        raise typer.Exit(0)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from loba_tui.client.cache import tensor_text as tensor_listing
+from loba_tui.commands.options import echo_json
 from loba_tui.core.associate.caches.hub.query import parse_age, parse_size, show_size
 from loba_tui.core.associate.caches.tensors import prune as tensor_prune
 from loba_tui.core.associate.caches.tensors import scan as tensor_shelves
@@ -45,7 +44,7 @@ def show(root: Path | None, target: str, *, as_json: bool) -> None:
         for shelf in tensor_shelves.find(tensor_shelves.scan(base), [target])
     ]
     if as_json:
-        _echo_json(records[0] if len(records) == 1 else records)
+        echo_json(records[0] if len(records) == 1 else records)
         return
     for record in records:
         for line in tensor_listing.show_lines(record):
@@ -111,7 +110,7 @@ def verify(root: Path | None, targets: Sequence[str], *, as_json: bool) -> None:
             if not as_json:
                 typer.echo(f"{'damaged':9}{clean(shelf.id)} {entry.path}: {clean(problem)}")
     if as_json:
-        _echo_json({"good": good, "damaged": len(damaged), "files": damaged})
+        echo_json({"good": good, "damaged": len(damaged), "files": damaged})
     else:
         typer.echo(f"{good} good" + (f", {len(damaged)} damaged" if damaged else ""))
     if damaged:
@@ -149,14 +148,14 @@ def _carry_out(
             typer.echo(line, err=not dry_run)
     if dry_run or not plan.items:
         if as_json:
-            _echo_json(tensor_listing.plan_record(plan))
+            echo_json(tensor_listing.plan_record(plan))
         elif not plan.items:
             typer.echo("nothing to remove")
         return
     confirm(f"Remove it for good and free {show_size(plan.frees)}?")
     freed = tensor_prune.execute(root, plan)
     if as_json:
-        _echo_json(tensor_listing.plan_record(plan, freed))
+        echo_json(tensor_listing.plan_record(plan, freed))
     else:
         typer.echo(f"freed {show_size(freed)}")
 
@@ -165,8 +164,3 @@ def _required(root: Path | None) -> Path:
     if root is None:
         raise RecipeError("Nothing is kept: LOBA_CACHE is off.", "Unset it, or name a folder.")
     return root
-
-
-def _echo_json(document: Any) -> None:
-    # An image's name may hold bytes that are no UTF-8; escaped, they are JSON all the same.
-    typer.echo(json.dumps(document, indent=2))

@@ -1,22 +1,44 @@
-"""What the commands of `loba cache` share: their options, the user's cache, and JSON."""
+"""Options, arguments, the question before a change, and JSON output that commands share."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from loba_tui.core.errors import RefusedError
+
 if TYPE_CHECKING:
     from loba_tui.core.associate.caches.hub import cache as hub
+    from loba_tui.core.run.directory import RunDir
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Replace = Annotated[bool, typer.Option("--yes", help="Replace an existing file.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and do nothing.")]
 NoUndo = Annotated[
     bool, typer.Option("--no-undo", help="Free the space at once; no undo afterwards.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key; repeatable."),
+]
+Recipe = Annotated[
+    Path | None,
+    typer.Argument(metavar="RECIPE", help="A file, a shipped one, or hub://user/repo/FILE@REV."),
+]
+OutDir = Annotated[
+    Path, typer.Option("--out-dir", metavar="DIR", help="Where the run's folder is made.")
+]
+FileFormat = Annotated[
+    Literal["diffusers", "kohya"], typer.Option("--format", help="Key naming of the file.")
+]
+Prompts = Annotated[
+    list[str] | None, typer.Option("--prompt", help="Repeatable; the recipe's if left out.")
 ]
 Targets = Annotated[
     list[str],
@@ -32,6 +54,49 @@ Recipes = Annotated[
         "--recipes", metavar="PATH", help="Recipes that may need it; ./recipes if left out."
     ),
 ]
+
+
+def confirm(
+    question: str, *, yes: bool, outcome: str = "nothing was removed", because: str = ""
+) -> None:
+    """Ask before a command changes something; end the command where the answer is no.
+
+    Args:
+        question: Ends in a question mark.
+        yes: Do not ask, go ahead.
+        outcome: Said where nothing is done.
+        because: Why it is asked, where a refusal has to say so.
+
+    Raises:
+        RefusedError: There is no terminal to ask on and no --yes.
+        typer.Exit: The answer is no.
+    """
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        reason = f"{because}, and " if because else ""
+        raise RefusedError(
+            f"{outcome.capitalize()}: {reason}there is no terminal to ask on.",
+            "Add --yes to go ahead.",
+        )
+    if not typer.confirm(question, err=True):
+        typer.echo(outcome, err=True)
+        raise typer.Exit(0)
+
+
+def echo_json(document: Any, *, indent: int | None = 2) -> None:
+    """Write one JSON document to stdout, on one line where `indent` is None."""
+    # Escaped, a file's name with bytes that are no UTF-8 is JSON all the same, and the document can
+    # be written whatever the terminal's encoding is.
+    typer.echo(json.dumps(document, indent=indent))
+
+
+def find_run(name: str) -> RunDir:
+    """Return the run that a command names: a folder, a name, the unique start of one, or last."""
+    from loba_tui.client.runs import describe as listing
+    from loba_tui.core.run.directory import Ledger
+
+    return listing.find_run(name, Ledger.of_user(os.environ))
 
 
 def open_cache(recipes: list[Path] | None = None) -> hub.HubCache:
@@ -50,9 +115,3 @@ def plain(text: object) -> str:
     from loba_tui.core.text import clean
 
     return clean(text)
-
-
-def echo_json(document: Any) -> None:
-    """Write one JSON document to stdout."""
-    # Names may hold bytes that are no UTF-8; escaped, they are JSON all the same.
-    typer.echo(json.dumps(document, indent=2))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from loba_tui.commands.console import echo_json
+from loba_tui.commands.options import Json, echo_json
 from loba_tui.core.errors import RefusedError
 
 plugins_app = typer.Typer(
@@ -16,8 +16,6 @@ plugins_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
 @plugins_app.command("ls")

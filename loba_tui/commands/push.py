@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loba_tui.commands.console import echo_json
-from loba_tui.core.errors import RefusedError
+from loba_tui.commands.options import Json, Yes, confirm, echo_json, find_run
 
 if TYPE_CHECKING:
     from loba_tui.client.hub.push import PushPlan
@@ -37,8 +36,8 @@ def push(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be uploaded and do nothing.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    yes: Yes = False,
+    as_json: Json = False,
 ) -> None:
     """Upload a finished run to the hub: adapter in both forms, recipe, report, strip and a card.
 
@@ -47,12 +46,10 @@ def push(
     Example: loba push last --repo me/size-slider --dry-run
     """
     from loba_tui.client.hub import push as pushing
-    from loba_tui.client.runs import describe as listing
     from loba_tui.core.plugins.sources import PluginSources
-    from loba_tui.core.run.directory import Ledger
     from loba_tui.core.text import clean
 
-    run_dir = listing.find_run(run_name, Ledger.of_user(os.environ))
+    run_dir = find_run(run_name)
     plan = pushing.plan_push(
         run_dir,
         pushing.Choices(repo, public, revision, license_id),
@@ -88,29 +85,18 @@ def push(
 
 
 def _ask(plan: PushPlan, yes: bool) -> None:
-    """Ask before something becomes public or is replaced.
-
-    Raises:
-        RefusedError: There is no terminal to ask on and no --yes.
-    """
-    what = []
+    """Ask before something becomes public or is replaced."""
+    reasons = []
     if plan.is_public and not plan.exists:
-        what.append("everybody will be able to see it")
+        reasons.append("everybody will be able to see it")
     if plan.replaced:
-        what.append(
+        reasons.append(
             f"{', '.join(plan.replaced)} will be replaced; the old ones stay in its history"
         )
-    if yes or not what:
-        return
-    said = " and ".join(what)
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise RefusedError(
-            f"Nothing was uploaded: {said}, and there is no terminal to ask on.",
-            "Add --yes to go ahead.",
-        )
-    if not typer.confirm(f"{plan.repo_id}: {said}. Go on?", err=True):
-        typer.echo("nothing was uploaded", err=True)
-        raise typer.Exit(0)
+    if reasons:
+        because = " and ".join(reasons)
+        question = f"{plan.repo_id}: {because}. Go on?"
+        confirm(question, yes=yes, outcome="nothing was uploaded", because=because)
 
 
 def _record(plan: PushPlan) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from loba_tui.commands.console import echo_json
+from loba_tui.commands.options import Json, echo_json
 from loba_tui.core.errors import ExitCode, RecipeError, ResourceError
 
 recipe_app = typer.Typer(
@@ -84,7 +84,7 @@ def recipe_migrate(
 def recipe_diff(
     left: Annotated[str, typer.Argument(metavar="RECIPE|RUN", show_default=False)],
     right: Annotated[str, typer.Argument(metavar="RECIPE|RUN", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare what two recipes, or the recipes of two runs, come to; defaults count as written.
 

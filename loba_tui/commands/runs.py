@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loba_tui.commands.console import echo_json
+from loba_tui.commands.options import Json, echo_json, find_run
 from loba_tui.core.errors import RefusedError
 
 if TYPE_CHECKING:
     from loba_tui.core.run.control import CommandKind
-    from loba_tui.core.run.directory import RunDir
 
 runs_app = typer.Typer(
     help="List, follow and steer runs.", no_args_is_help=True, rich_markup_mode=None
@@ -27,31 +25,23 @@ Run = Annotated[
     str,
     typer.Argument(metavar="RUN", help="A run folder, a name or the unique start of one, or last."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 Component = Annotated[
     str, typer.Argument(metavar="COMPONENT", help="As `loba runs show` names it, such as vae.")
 ]
 
 
-def _find(name: str) -> RunDir:
-    from loba_tui.client.runs import describe as listing
-    from loba_tui.core.run.directory import Ledger
-
-    return listing.find_run(name, Ledger.of_user(os.environ))
-
-
 def _steer(name: str, kind: CommandKind) -> None:
     from loba_tui.client.runs import steer as runs
     from loba_tui.core.run.control import Command
 
-    typer.echo(runs.steer(_find(name), Command(kind)))
+    typer.echo(runs.steer(find_run(name), Command(kind)))
 
 
 def _move(name: str, kind: CommandKind, component: str) -> None:
     from loba_tui.client.runs import steer as runs
 
-    run_dir = _find(name)
+    run_dir = find_run(name)
     runs.require_alive(run_dir, kind)
     typer.echo(runs.steer(run_dir, runs.memory_command(run_dir, kind, component)))
 
@@ -81,7 +71,7 @@ def runs_show(name: Run, as_json: Json = False) -> None:
     """
     from loba_tui.client.runs import describe as listing
 
-    record = listing.run_record(_find(name))
+    record = listing.run_record(find_run(name))
     if as_json:
         echo_json(record)
         return
@@ -107,7 +97,7 @@ def runs_logs(
     from loba_tui.core.run.records import Event
     from loba_tui.core.text import clean
 
-    found = runs.follow(_find(name), keep_on=follow)
+    found = runs.follow(find_run(name), keep_on=follow)
     if as_json and not follow:
         echo_json([runs.event_record(each) for each in found if isinstance(each, Event)])
         return
@@ -116,7 +106,7 @@ def runs_logs(
             if not as_json:
                 typer.echo(clean(each))
         elif as_json:
-            typer.echo(json.dumps(runs.event_record(each), ensure_ascii=False))
+            echo_json(runs.event_record(each), indent=None)
         else:
             typer.echo(runs.event_line(each))
 
@@ -139,7 +129,7 @@ def runs_resume(name: Run) -> None:
     from loba_tui.client.runs import foreground
     from loba_tui.client.runs import steer as runs
 
-    typer.echo(runs.resume(_find(name), foreground.Foreground(os.environ).program))
+    typer.echo(runs.resume(find_run(name), foreground.Foreground(os.environ).program))
 
 
 @runs_app.command("save")
@@ -177,7 +167,7 @@ def runs_set(
     from loba_tui.client.runs import steer as runs
     from loba_tui.core.plugins.sources import PluginSources
 
-    run_dir, sources = _find(name), PluginSources.of_user(os.environ)
+    run_dir, sources = find_run(name), PluginSources.of_user(os.environ)
     runs.require_alive(run_dir, "set")
     for command in [runs.set_command(run_dir, each, sources) for each in assignments]:
         typer.echo(runs.steer(run_dir, command))
@@ -222,7 +212,7 @@ def runs_stop(name: Run) -> None:
     from loba_tui.client.runs import steer as runs
     from loba_tui.core.run.queue import Queue
 
-    typer.echo(runs.stop(_find(name), Queue.of_user(os.environ)))
+    typer.echo(runs.stop(find_run(name), Queue.of_user(os.environ)))
 
 
 @runs_app.command("watch")
@@ -263,7 +253,7 @@ def runs_rm(
     from loba_tui.client.runs import describe as listing
     from loba_tui.client.runs import steer as runs
 
-    run_dir = _find(name)
+    run_dir = find_run(name)
     runs.refuse_removal(run_dir)
     record = listing.run_record(run_dir)
     size = f"{runs.size_of(run_dir) / 2**20:,.1f} MiB"
@@ -329,7 +319,7 @@ def queue_rm(name: Run) -> None:
     from loba_tui.core.errors import RecipeError
     from loba_tui.core.run.queue import Queue
 
-    queue, run_dir = Queue.of_user(os.environ), _find(name)
+    queue, run_dir = Queue.of_user(os.environ), find_run(name)
     if queue.find(run_dir) is None:
         raise RecipeError(f"{run_dir.name} is not in the queue.", "`loba queue ls` shows it.")
     typer.echo(runs.take_out(run_dir, queue))
