@@ -87,7 +87,7 @@ def test_listing_packages_of_the_program_loads_nothing_heavy() -> None:
 
 @pytest.mark.slow
 def test_the_program_loads_no_terminal_toolkit() -> None:
-    modules = ["training", "trainer", "build", "finish", "main"]
+    modules = ["train", "training.trainer", "build", "finish", "main"]
     code = "\n".join(f"import {PROGRAM}.{module}" for module in modules)
     loaded = modules_after(code)
     assert "torch" in loaded

@@ -22,7 +22,8 @@ STAND_IN = Path(__file__).parents[1] / "support/stand_in_program.py"
 DRIVER = f"""
 import functools, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-from loba_tui import cli, foreground
+from loba_tui import cli
+from loba_tui.client.runs import foreground
 program = (sys.executable, {str(STAND_IN)!r})
 foreground.Foreground = functools.partial(foreground.Foreground, program=program)
 cli.main()
