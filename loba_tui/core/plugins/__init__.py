@@ -16,9 +16,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from loba_tui.core.errors import ExitCode, LobaError, RecipeError
 from loba_tui.core.option_types import choices, describe_type, type_at
-from loba_tui.core.plugins.loading import load_factory
+from loba_tui.core.plugins.loading import load_factory, taking_options
+from loba_tui.core.plugins.options import Option
 from loba_tui.core.plugins.sources import SHIPPED, PluginSources, is_plugin_name
-from loba_tui.core.plugins.syntax import KINDS, Option, Plugin, parse
+from loba_tui.core.plugins.syntax import KINDS, Plugin, parse
 from loba_tui.core.text import nearest, quote
 
 __all__ = [
@@ -82,7 +83,9 @@ def describe(kind: str, name: str, *, sources: PluginSources = SHIPPED) -> Plugi
 
 
 def load(kind: str, name: str, *, sources: PluginSources = SHIPPED) -> Callable[..., Any]:
-    """Import a drop-in and return its factory. This is where torch may be loaded.
+    """Import a drop-in and return its factory, which takes every option by its own name.
+
+    This is where torch may be loaded.
 
     Raises:
         RecipeError: There is no such drop-in, or a plugin does not run.
@@ -92,13 +95,15 @@ def load(kind: str, name: str, *, sources: PluginSources = SHIPPED) -> Callable[
     if not is_shipped(kind, name):
         file = sources.read(kind, name)
         sources.require_trust(file)
-        return load_factory(file, KINDS[kind].factory)
+        factory = load_factory(file, KINDS[kind].factory)
+        plugin = parse(kind, name, path, file.content, origin="user")
+        return taking_options(factory, plugin.options_class)
     package = ".".join([_PROGRAM_PACKAGE, *KINDS[kind].folder.split("/")])
     module = importlib.import_module(f"{package}.{name}")
-    factory: Callable[..., Any] | None = getattr(module, KINDS[kind].factory, None)
-    if factory is None:
+    shipped: Callable[..., Any] | None = getattr(module, KINDS[kind].factory, None)
+    if shipped is None:
         raise RecipeError(f"{path}: a file of {kind} must define {KINDS[kind].factory}()")
-    return factory
+    return taking_options(shipped, describe(kind, name).options_class)
 
 
 def check_options(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType, ModuleType, TracebackType
 from typing import Any
 
 from loba_tui.core.errors import LobaError, RecipeError
+from loba_tui.core.plugins.options import OPTIONS_PARAMETER
 from loba_tui.core.plugins.sources import PluginFile
 from loba_tui.core.text import clean
 
@@ -46,6 +49,21 @@ def load_factory(file: PluginFile, factory_name: str) -> Callable[..., Any]:
             return factory(*args, **kwargs)
 
     return guarded
+
+
+def taking_options(factory: Callable[..., Any], class_name: str) -> Callable[..., Any]:
+    """Return a factory that makes the dataclass of its options from keyword arguments."""
+    if not class_name:
+        return factory
+    options_class = inspect.unwrap(factory).__globals__[class_name]
+    names = {field.name for field in fields(options_class)}
+
+    @functools.wraps(factory)
+    def make(*args: Any, **given: Any) -> Any:
+        own = {name: given.pop(name) for name in list(given) if name in names}
+        return factory(*args, **given, **{OPTIONS_PARAMETER: options_class(**own)})
+
+    return make
 
 
 def as_plugin_error(error: BaseException, folder: Path | None) -> RecipeError | None:

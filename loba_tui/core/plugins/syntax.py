@@ -1,9 +1,12 @@
-"""What a drop-in file says of itself: its syntax tree is read, its code is not run."""
+"""Read what a drop-in file says of itself from its syntax tree; its code is not run.
+
+The options that a recipe can give are the factory's keyword-only parameters, or the fields of a
+frozen dataclass that the factory takes as `options`; `plugins.options` reads both.
+"""
 
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +14,8 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.option_types import AnnotationError, describe_type, evaluate, parse_python
+from loba_tui.core.option_types import parse_python
+from loba_tui.core.plugins.options import Names, Option, options_class, positional, read_options
 from loba_tui.core.text import clean
 
 Origin = Literal["shipped", "user"]
@@ -50,35 +54,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Option:
-    """One keyword of a drop-in's factory.
-
-    Attributes:
-        annotation: As written in the file; empty where there is none.
-        default: None also where there is no default; see `required`.
-        type: What values are checked against; None where the annotation is not one that a recipe
-            can give.
-        help: What the factory's docstring says of it under Args, on one line.
-    """
-
-    name: str
-    annotation: str
-    default: Any
-    required: bool
-    type: Any = None
-    help: str = ""
-
-    @property
-    def expected(self) -> str:
-        """What the option takes, in plain language."""
-        return describe_type(self.type)
-
-
-@dataclass(frozen=True)
 class Plugin:
     """What a drop-in file says of itself, without being imported.
 
     Attributes:
+        options_class: The dataclass that its factory takes options as; see `plugins.options`.
         origin: Whether it came with the package or lies in the user's plugin folder.
         num_supplied: How many of the program's arguments its factory takes by position.
         takes_any_option: Its factory has a bare `**cfg`, so option names cannot be checked.
@@ -90,6 +70,7 @@ class Plugin:
     doc: str
     factory: str
     options: Mapping[str, Option] = field(default_factory=dict)
+    options_class: str = ""
     constants: Mapping[str, Any] = field(default_factory=dict)
     origin: Origin = "shipped"
     num_supplied: int = 0
@@ -116,11 +97,13 @@ def parse(
         line = getattr(error, "lineno", None) or 1
         what = getattr(error, "msg", None) or error
         raise RecipeError(f"{clean(path)}:{line}: not Python: {clean(what)}") from error
-    assigned = _assignments(tree)
+    module = Names.of(tree)
+    # A user's option without a type takes what the recipe says; a shipped one has a type.
+    untyped = None if origin == "shipped" else Any
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == factory_name:
             num_supplied = _num_supplied(node.args, KINDS[kind].supplied)
-            options = _options(node, assigned, num_supplied, origin=origin)
+            options = read_options(node, module, num_supplied, untyped=untyped)
             return Plugin(
                 kind=kind,
                 name=name,
@@ -128,23 +111,13 @@ def parse(
                 doc=ast.get_docstring(tree) or "",
                 factory=factory_name,
                 options={option.name: option for option in options},
-                constants=_literals(assigned),
+                options_class=options_class(node, module),
+                constants=_literals(module.assigned),
                 origin=origin,
                 num_supplied=num_supplied,
                 takes_any_option=node.args.kwarg is not None,
             )
     raise RecipeError(f"{clean(path)}: a file of {kind} must define {factory_name}()")
-
-
-def _assignments(tree: ast.Module) -> dict[str, ast.expr]:
-    assigned: dict[str, ast.expr] = {}
-    for node in tree.body:
-        match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                assigned[name] = value
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                assigned[name] = value
-    return assigned
 
 
 def _literals(assigned: Mapping[str, ast.expr]) -> dict[str, Any]:
@@ -163,71 +136,8 @@ def _num_supplied(arguments: ast.arguments, supplied: Sequence[str]) -> int:
     `get_scheduler(optimizer, **cfg)` takes one, the optimizer. A parameter of another name with a
     default is an option and not what the program supplies.
     """
-    positional = _positional(arguments)
     if arguments.vararg is not None:
         return len(supplied)
-    pairs = zip(positional, supplied, strict=False)
+    pairs = zip(positional(arguments), supplied, strict=False)
     taken = [default is None or argument.arg == name for (argument, default), name in pairs]
     return taken.index(False) if False in taken else len(taken)
-
-
-def _positional(arguments: ast.arguments) -> list[tuple[ast.arg, ast.expr | None]]:
-    """Return the parameters that can be given by position, with their defaults."""
-    found = [*arguments.posonlyargs, *arguments.args]
-    missing: list[ast.expr | None] = [None] * (len(found) - len(arguments.defaults))
-    return list(zip(found, [*missing, *arguments.defaults], strict=True))
-
-
-def _options(
-    factory: ast.FunctionDef,
-    assigned: Mapping[str, ast.expr],
-    num_supplied: int,
-    *,
-    origin: Origin,
-) -> list[Option]:
-    options = []
-    arguments = factory.args
-    helps = _argument_docs(ast.get_docstring(factory) or "")
-    by_keyword = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    for argument, default in [*_positional(arguments)[num_supplied:], *by_keyword]:
-        annotation = argument.annotation
-        # A user's option without a type takes what the recipe says; a shipped one has a type.
-        untyped = None if origin == "shipped" else Any
-        try:
-            option_type = untyped if annotation is None else evaluate(annotation, assigned)
-        except (AnnotationError, SyntaxError, ValueError):
-            option_type = None
-        options.append(
-            Option(
-                name=argument.arg,
-                annotation=ast.unparse(annotation) if annotation else "",
-                default=_default(default, assigned),
-                required=default is None,
-                type=option_type,
-                help=helps.get(argument.arg, ""),
-            )
-        )
-    return options
-
-
-def _argument_docs(docstring: str) -> dict[str, str]:
-    """Return what a Google-style docstring says of each argument."""
-    found: dict[str, str] = {}
-    _, _, section = docstring.partition("Args:\n")
-    for block in re.split(r"\n(?=    \w)", section.split("\n\n", 1)[0]):
-        name, colon, text = block.strip().partition(":")
-        if colon and name.isidentifier():
-            found[name] = " ".join(text.split())
-    return found
-
-
-def _default(node: ast.expr | None, assigned: Mapping[str, ast.expr]) -> Any:
-    """Return a default as a value; where it is not a literal, as the text of its expression."""
-    if node is None:
-        return None
-    if isinstance(node, ast.Name) and node.id in assigned:
-        node = assigned[node.id]
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return ast.unparse(node)
