@@ -11,6 +11,7 @@ from loba_tui.core.plugins.sources import SHIPPED, PluginSources
 from loba_tui.core.run import launch
 from loba_tui.core.run.directory import Ledger
 from loba_tui.core.run.queue import Queue
+from loba_tui.core.user_folders import user_folder
 
 ImageMode = Literal["half", "kitty", "sixel", "off"]
 
@@ -47,17 +48,12 @@ class Context:
     @property
     def config(self) -> Path:
         """Return the folder of this user's settings."""
-        return self._folder("XDG_CONFIG_HOME", ".config")
+        return user_folder(self.environ, "config")
 
     @property
     def cache(self) -> Path:
         """Return the folder of what can be made again at any time."""
-        return self._folder("XDG_CACHE_HOME", ".cache")
-
-    def _folder(self, variable: str, default: str) -> Path:
-        given = Path(self.environ.get(variable, ""))
-        # The XDG base directory specification tells to ignore relative paths.
-        return (given if given.is_absolute() else Path.home() / default) / "loba"
+        return user_folder(self.environ, "cache")
 
     @property
     def has_many_colors(self) -> bool:

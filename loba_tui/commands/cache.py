@@ -27,6 +27,7 @@ from loba_tui.commands.options import (
     plain,
 )
 from loba_tui.core.errors import CorruptError, RecipeError
+from loba_tui.core.user_folders import tensors_folder
 
 if TYPE_CHECKING:
     from loba_tui.core.associate.caches.hub import cache as hub
@@ -73,7 +74,6 @@ def cache_ls(
     from loba_tui.client.cache import hub_text as cache_listing
     from loba_tui.client.cache import tensor_text as tensor_listing
     from loba_tui.core.associate.caches.hub import cache as hub
-    from loba_tui.core.associate.caches.tensors import layout as tensor_layout
 
     cache = open_cache([])
     lister = cache_listing.Lister(cache, revisions=revisions)
@@ -89,7 +89,7 @@ def cache_ls(
                 foreign.append(each)
 
     globs = [f"id={each}" for each in ids or []]
-    kept = tensor_listing.rows(tensor_layout.user_root(os.environ))
+    kept = tensor_listing.rows(tensors_folder(os.environ))
     conditions = [*globs, *(filters or [])]
     records = lister.records(repositories(), conditions, sort, limit, kept)
     if as_json:
@@ -134,10 +134,9 @@ def cache_show(
     from loba_tui.client.cache import hub_text as cache_listing
     from loba_tui.commands import cache_tensors as tensor_commands
     from loba_tui.core.associate.caches.hub import cache as hub
-    from loba_tui.core.associate.caches.tensors import layout as tensor_layout
 
     if tensor_commands.are_tensors([target]):
-        tensor_commands.show(tensor_layout.user_root(os.environ), target, as_json=as_json)
+        tensor_commands.show(tensors_folder(os.environ), target, as_json=as_json)
         return
     cache = open_cache(recipes)
     found = cache.scan()
@@ -179,11 +178,10 @@ def cache_rm(
     """
     from loba_tui.commands import cache_tensors as tensor_commands
     from loba_tui.core.associate.caches.hub import cache as hub
-    from loba_tui.core.associate.caches.tensors import layout as tensor_layout
 
     if tensor_commands.are_tensors(targets):
         tensor_commands.remove(
-            tensor_layout.user_root(os.environ),
+            tensors_folder(os.environ),
             targets,
             dry_run=dry_run,
             confirm=lambda question: confirm(question, yes=yes),
@@ -240,11 +238,10 @@ def cache_prune(
     Example: loba cache prune --type latents --type embeds --unused 30d
     """
     from loba_tui.core.associate.caches.hub import cache as hub
-    from loba_tui.core.associate.caches.hub.query import parse_age, parse_size
+    from loba_tui.core.units import parse_age, parse_size
 
     if kinds:
         from loba_tui.commands import cache_tensors as tensor_commands
-        from loba_tui.core.associate.caches.tensors import layout as tensor_layout
 
         if detached or unreferenced:
             raise RecipeError(
@@ -252,7 +249,7 @@ def cache_prune(
                 "Take --unused and --keep-under.",
             )
         tensor_commands.prune(
-            tensor_layout.user_root(os.environ),
+            tensors_folder(os.environ),
             tensor_commands.kinds_of(kinds),
             unused=unused,
             keep_under=keep_under,
@@ -342,11 +339,10 @@ def cache_verify(
     """
     from loba_tui.commands import cache_tensors as tensor_commands
     from loba_tui.core.associate.caches.hub import cache as hub
-    from loba_tui.core.associate.caches.hub.query import show_size
-    from loba_tui.core.associate.caches.tensors import layout as tensor_layout
+    from loba_tui.core.units import show_size
 
     if tensor_commands.are_tensors(targets or []):
-        root = tensor_layout.user_root(os.environ)
+        root = tensors_folder(os.environ)
         tensor_commands.verify(root, targets or [], as_json=as_json)
         return
     cache = open_cache([])
@@ -411,7 +407,7 @@ def trash_empty(
 
     Example: loba cache trash empty --older 7d
     """
-    from loba_tui.core.associate.caches.hub.query import parse_age, show_size
+    from loba_tui.core.units import parse_age, show_size
 
     cache = open_cache([])
     entries = [cache.find_entry(each) for each in ids] if ids else cache.trash()
@@ -441,7 +437,7 @@ def _carry_out(
     """Show a plan, ask, and do it."""
     from loba_tui.client.cache import hub_text as cache_listing
     from loba_tui.core.associate.caches.hub import cache as hub
-    from loba_tui.core.associate.caches.hub.query import show_size
+    from loba_tui.core.units import show_size
 
     plan = cache.plan(wish, found)
     if not as_json:

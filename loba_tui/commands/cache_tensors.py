@@ -10,12 +10,12 @@ import typer
 
 from loba_tui.client.cache import tensor_text as tensor_listing
 from loba_tui.commands.options import echo_json
-from loba_tui.core.associate.caches.hub.query import parse_age, parse_size, show_size
 from loba_tui.core.associate.caches.tensors import prune as tensor_prune
 from loba_tui.core.associate.caches.tensors import scan as tensor_shelves
 from loba_tui.core.associate.caches.tensors.layout import KINDS
 from loba_tui.core.errors import CorruptError, InUseError, RecipeError
 from loba_tui.core.text import clean, nearest
+from loba_tui.core.units import parse_age, parse_size, show_size
 
 Confirm = Callable[[str], None]
 """Asks, and ends the command where the answer is no."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from loba_tui.core.errors import RefusedError
+from loba_tui.core.user_folders import hub_cache_folder
 
 if TYPE_CHECKING:
     from loba_tui.core.associate.caches.hub import cache as hub
@@ -101,13 +102,12 @@ def find_run(name: str) -> RunDir:
 
 def open_cache(recipes: list[Path] | None = None) -> hub.HubCache:
     """Return the user's cache with what is known of runs and, where asked for, recipes."""
-    from loba_tui.client.cache import hub_text as cache_listing
     from loba_tui.core.associate.caches.hub import cache as hub
     from loba_tui.core.run.directory import Ledger
 
     given = recipes if recipes is not None else [Path("recipes")]
     usage = hub.usage_of(Ledger.of_user(os.environ), [path for path in given if path.exists()])
-    return hub.HubCache(cache_listing.cache_root(os.environ), usage)
+    return hub.HubCache(hub_cache_folder(os.environ), usage)
 
 
 def plain(text: object) -> str:

@@ -121,7 +121,7 @@ def _change(plan: PushPlan, path: str) -> str:
 
 
 def _lines(plan: PushPlan) -> list[str]:
-    from loba_tui.core.associate.caches.hub.query import show_size
+    from loba_tui.core.units import show_size
 
     seen = "public" if plan.is_public else "private"
     state = "" if plan.exists else ", new"

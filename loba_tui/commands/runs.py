@@ -252,11 +252,12 @@ def runs_rm(
     """
     from loba_tui.client.runs import describe as listing
     from loba_tui.client.runs import steer as runs
+    from loba_tui.core.units import show_mib
 
     run_dir = find_run(name)
     runs.refuse_removal(run_dir)
     record = listing.run_record(run_dir)
-    size = f"{runs.size_of(run_dir) / 2**20:,.1f} MiB"
+    size = show_mib(runs.size_of(run_dir))
     typer.echo(f"{listing.run_line(record)}  {size}", err=True)
     if record["adapter"] is not None:
         typer.echo("its finished adapter is deleted too", err=True)

@@ -16,7 +16,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from loba_tui import cli
-from loba_tui.client.cache.hub_text import cache_root
 
 ONE, TWO = layouts.commit_of("one"), layouts.commit_of("two")
 Loba = Callable[..., Result]
@@ -54,19 +53,6 @@ def loba(environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return CliRunner().invoke(cli.app, ["cache", *arguments])
 
     return run
-
-
-def test_the_cache_is_where_the_hubs_client_looks_for_it():
-    found = {
-        "/a": {"HF_HUB_CACHE": "/a", "HF_HOME": "/b"},
-        "/c": {"HUGGINGFACE_HUB_CACHE": "/c"},
-        "/b/hub": {"HF_HOME": "/b"},
-        "/x/huggingface/hub": {"XDG_CACHE_HOME": "/x"},
-        "/y/hub": {"HF_HOME": "$BIG/${SUB}", "BIG": "", "SUB": "y"},
-        str(Path.home() / ".cache/huggingface/hub"): {},
-    }
-    for path, environ in found.items():
-        assert cache_root(environ) == Path(path)
 
 
 def test_ls_shows_size_age_marks_and_id(loba, root):

@@ -5,37 +5,15 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from loba_tui.core.associate.caches.hub import cache as hub
-from loba_tui.core.associate.caches.hub.query import (
-    Filter,
-    Row,
-    parse_filter,
-    parse_sort,
-    show_age,
-    show_size,
-)
+from loba_tui.core.associate.caches.hub.query import Filter, Row, parse_filter, parse_sort
 from loba_tui.core.text import clean
+from loba_tui.core.units import show_age, show_size
 
 HEADER = f"{'SIZE':>9}  {'USED':7}{'FETCHED':9}{'REVS':>4}  {'REFS':16}{'MARKS':22}ID"
 _MAX_SHOWN = 12
-
-
-def cache_root(environ: Mapping[str, str]) -> Path:
-    """Return the cache's folder as the hub's client finds it."""
-
-    def folder(value: str) -> Path:
-        for name in sorted(environ, key=len, reverse=True):
-            value = value.replace(f"${{{name}}}", environ[name]).replace(f"${name}", environ[name])
-        return Path(value).expanduser()
-
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if environ.get(name):
-            return folder(environ[name])
-    base = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return folder(environ.get("HF_HOME") or f"{base}/huggingface") / "hub"
 
 
 class Lister:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from loba_tui.core.associate.caches.hub.query import show_size
 from loba_tui.core.text import clean
+from loba_tui.core.units import show_size
 
 if TYPE_CHECKING:
     from loba_tui.core.associate.caches.transfer.fetch import WantedFile

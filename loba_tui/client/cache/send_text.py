@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from loba_tui.core.associate.caches.hub.query import show_size
 from loba_tui.core.text import clean
+from loba_tui.core.units import show_size
 
 if TYPE_CHECKING:
     from loba_tui.core.associate.caches.hub import cache as hub

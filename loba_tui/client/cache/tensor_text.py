@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loba_tui.core.associate.caches.hub.query import Row, show_size
+from loba_tui.core.associate.caches.hub.query import Row
 from loba_tui.core.associate.caches.tensors import scan as tensor_shelves
 from loba_tui.core.associate.caches.tensors.prune import Item, Plan
 from loba_tui.core.associate.caches.tensors.scan import Entry, Shelf
 from loba_tui.core.text import clean, quote
+from loba_tui.core.units import show_size
 
 _MAX_SHOWN = 12
 _AGAIN = "what needs them makes them again"

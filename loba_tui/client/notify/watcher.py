@@ -24,6 +24,7 @@ from loba_tui.core.errors import LobaError, ResourceError
 from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE
 from loba_tui.core.redact import Redactor
 from loba_tui.core.run.directory import Ledger
+from loba_tui.core.user_folders import user_folder
 
 POLL_SECONDS = 2.0
 _PATIENCE_SECONDS = 60.0
@@ -32,9 +33,7 @@ _PATIENCE_SECONDS = 60.0
 
 def settings_path(environ: Mapping[str, str]) -> Path:
     """Return where the user's settings lie."""
-    given = Path(environ.get("XDG_CONFIG_HOME", ""))
-    # The XDG base directory specification tells to ignore relative paths.
-    return (given if given.is_absolute() else Path.home() / ".config") / "loba" / FILE
+    return user_folder(environ, "config") / FILE
 
 
 class Watcher:

@@ -29,6 +29,7 @@ from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Choice, Recipe
 from loba_tui.core.run import launch
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.user_folders import user_folder_if_any
 from loba_tui.models import BUILTIN_PREFIX
 
 PLAN_VERSION = 1
@@ -57,15 +58,9 @@ class PlanCache:
 
     @classmethod
     def of_user(cls, environ: Mapping[str, str]) -> PlanCache:
-        """Return the cache under `XDG_CACHE_HOME` or its default."""
-        cache = Path(environ.get("XDG_CACHE_HOME", ""))
-        # The XDG base directory specification tells to ignore relative paths.
-        if not cache.is_absolute():
-            try:
-                cache = Path.home() / ".cache"
-            except RuntimeError:  # a user without a home, as some containers have
-                return cls(None)
-        return cls(cache / "loba" / "plans")
+        """Return the cache in the user's folders; one that keeps nothing where there are none."""
+        folder = user_folder_if_any(environ, "cache")
+        return cls(None if folder is None else folder / "plans")
 
     def get(self, key: str, most_seconds: float = math.inf) -> dict[str, Any] | None:
         """Return a plan of at most this age, or None where there is none that can be read."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loba_tui.core.text import clean
+from loba_tui.core.units import show_estimate, show_memory
 
 
 def needs_lines(needs: Mapping[str, Any]) -> Iterator[str]:
@@ -17,13 +18,14 @@ def needs_lines(needs: Mapping[str, Any]) -> Iterator[str]:
     yield f"  the adapter has {adapter:,}" + (f", {trained:,} train" if trained != adapter else "")
     yield f"memory on {clean(needs['device'])} in {clean(needs['dtype'])}: {fits(needs)}"
     for name in ("weights", "adapter", "gradients", "optimizer", "activations"):
-        yield f"  {name:12}{size(memory[name]):>10}"
+        yield f"  {name:12}{show_memory(memory[name]):>10}"
     for name in ("loading", "training", "sampling"):
         mark = "  <- the most" if memory["worst_phase"] == name else ""
-        yield f"  while {name:9}{size(memory[name]):>7}{mark}"
+        yield f"  while {name:9}{show_memory(memory[name]):>7}{mark}"
     yield (
-        f"disk: about {size(disk['needed'])}: checkpoints {size(disk['checkpoints'])},"
-        f" pictures {size(disk['samples'])}, adapter {size(disk['adapter'])}"
+        f"disk: about {show_memory(disk['needed'])}:"
+        f" checkpoints {show_memory(disk['checkpoints'])},"
+        f" pictures {show_memory(disk['samples'])}, adapter {show_memory(disk['adapter'])}"
     )
     yield (
         f"work: {work['rows_per_step']:.0f} UNet rows and {flops(work['flops_per_step'])} a step,"
@@ -31,7 +33,7 @@ def needs_lines(needs: Mapping[str, Any]) -> Iterator[str]:
     )
     if work["seconds"] is not None:
         yield (
-            f"time: {duration(work['seconds'])}, {work['seconds_per_step']:.2g} s a step,"
+            f"time: {show_estimate(work['seconds'])}, {work['seconds_per_step']:.2g} s a step,"
             " by a short calibration"
         )
     for note in needs["notes"]:
@@ -46,7 +48,7 @@ def needs_lines(needs: Mapping[str, Any]) -> Iterator[str]:
 def short_line(needs: Mapping[str, Any]) -> str:
     """Return the figures in one line, for the start of a run."""
     return (
-        f"needs about {fits(needs)}, {size(needs['disk']['needed'])} of disk;"
+        f"needs about {fits(needs)}, {show_memory(needs['disk']['needed'])} of disk;"
         f" trains {needs['trained_parameters']:,} parameters"
     )
 
@@ -56,24 +58,16 @@ def measured_line(data: Mapping[str, Any]) -> str:
     if not data.get("is_comparable"):
         return ""
     return (
-        f"memory after the first step: {size(data['measured'])},"
-        f" estimated {size(data['estimated'])} ({data['ratio']:.0%} of it)"
+        f"memory after the first step: {show_memory(data['measured'])},"
+        f" estimated {show_memory(data['estimated'])} ({data['ratio']:.0%} of it)"
     )
 
 
 def fits(needs: Mapping[str, Any]) -> str:
     """Return what is needed of what is free."""
     free = needs.get("free_memory")
-    needed = size(needs["memory"]["needed"])
-    return f"{needed} of {size(free)} free" if free is not None else needed
-
-
-def size(number: float) -> str:
-    """Return bytes as people read them."""
-    for unit, bytes_each in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if number >= bytes_each:
-            return f"{number / bytes_each:.1f} {unit}"
-    return f"{number:.0f} B"
+    needed = show_memory(needs["memory"]["needed"])
+    return f"{needed} of {show_memory(free)} free" if free is not None else needed
 
 
 def flops(number: float) -> str:
@@ -82,11 +76,3 @@ def flops(number: float) -> str:
         if number >= each:
             return f"{number / each:.1f} {unit}"
     return f"{number:.0f} FLOP"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as people read them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from loba_tui.core.associate.caches.hub.query import show_size
 from loba_tui.core.run.records import Metric, Status
 from loba_tui.core.text import clean
+from loba_tui.core.units import show_countdown, show_size
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -78,7 +78,7 @@ class Progress:
             if rate is not None:
                 parts.append(f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step")
                 if self.total > 0:
-                    parts.append(f"ETA {duration((self.total - self.step) / rate)}")
+                    parts.append(f"ETA {show_countdown((self.total - self.step) / rate)}")
         if self._last is not None and self._last.memory_mib is not None:
             parts.append(f"{self._last.memory_mib:,.0f} MiB")
         return "  ".join(parts)
@@ -90,14 +90,6 @@ class Progress:
 
 def _pair(done: object, total: object) -> tuple[int, int] | None:
     return (done, total) if isinstance(done, int) and isinstance(total, int) else None
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as m:ss or h:mm:ss."""
-    whole = max(0, round(seconds))
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    tail = f"{whole % 60:02d}"
-    return f"{hours}:{minutes:02d}:{tail}" if hours else f"{minutes}:{tail}"
 
 
 class Screen(Protocol):

@@ -21,6 +21,7 @@ from loba_tui.core.run.queue import Queue
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event, Status, encode
 from loba_tui.core.text import clean, nearest, quote
+from loba_tui.core.units import show_mib
 
 POLL_SECONDS = 0.1
 ANSWER_SECONDS = 10.0
@@ -83,7 +84,7 @@ def _told(answer: Event) -> str:
         return f"{clean(data.get('key'))}  {change}  {where}"
     if data.get("command") in MEMORY_KINDS:
         num_bytes = data.get("bytes")
-        size = f"{num_bytes / 2**20:,.1f} MiB  " if isinstance(num_bytes, int) else ""
+        size = f"{show_mib(num_bytes)}  " if isinstance(num_bytes, int) else ""
         return f"{clean(data.get('command'))}ed {clean(data.get('component'))}  {size}{where}"
     words = {"pause": "paused", "resume": "goes on", "save": "saved", "sample": "sampled"}
     return f"{words.get(str(data.get('command')), 'done')} {where}"

@@ -29,7 +29,6 @@ from typing import Any, TextIO, cast
 
 import psutil
 
-from loba_tui.core.associate.caches.tensors.layout import user_root
 from loba_tui.core.errors import ExitCode, Interrupted, LobaError, RecipeError, ResourceError
 from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins.loading import as_plugin_error
@@ -43,6 +42,7 @@ from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.launch import Request
 from loba_tui.core.run.writer import RunWriter
+from loba_tui.core.user_folders import tensors_folder
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ def _run(
     flag = StopFlag()
     flag.install()
     how: dict[str, Any] = {"local_rank": ranks.local_rank, "resume": resume, "deadline": deadline}
-    how |= {"force": force, "allow_inexact": allow_inexact, "tensors": user_root(os.environ)}
+    how |= {"force": force, "allow_inexact": allow_inexact, "tensors": tensors_folder(os.environ)}
     if ranks.rank != 0 or run_dir is None:
         from loba_tui.core.program.train import train
 
@@ -226,7 +226,7 @@ def _serve(request: Request, sources: PluginSources) -> int:
         writer.event("started", action=request.action)
         from loba_tui.core.program.serving.requests import serve
 
-        serve(request, writer, sources, tensors=user_root(os.environ))
+        serve(request, writer, sources, tensors=tensors_folder(os.environ))
         writer.event("finished")
         writer.status(phase="finished")
     return ExitCode.DONE

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from loba_tui.core.errors import RecipeError, ResourceError
 from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE
+from loba_tui.core.user_folders import user_folder
 
 logger = logging.getLogger(__name__)
 
@@ -186,11 +187,8 @@ class Ledger:
 
     @classmethod
     def of_user(cls, environ: Mapping[str, str]) -> Ledger:
-        """Return the ledger in the user's state folder (`XDG_STATE_HOME` or its default)."""
-        state = environ.get("XDG_STATE_HOME", "")
-        # The XDG base directory specification tells to ignore relative paths.
-        home = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
-        return cls(home / "loba" / "runs.jsonl")
+        """Return the ledger in the user's state folder."""
+        return cls(user_folder(environ, "state") / "runs.jsonl")
 
     def register(self, run_dir: RunDir) -> None:
         """Append a run folder."""

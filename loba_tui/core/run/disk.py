@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from loba_tui.core.units import show_mib
+
 # Full, over quota, over the file size limit, gone read-only, failing: all of them pass, or are put
 # right by the user, without the run being to blame.
 TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
@@ -32,7 +34,8 @@ class Room:
 
     def __str__(self) -> str:
         if self.free_bytes < self.needed_bytes:
-            return f"{_mib(self.needed_bytes)} are needed and {_mib(self.free_bytes)} are free"
+            needed, free = show_mib(self.needed_bytes, 0), show_mib(self.free_bytes, 0)
+            return f"{needed} are needed and {free} are free"
         return f"{self.needed_inodes} inodes are needed and {self.free_inodes} are free"
 
 
@@ -55,7 +58,3 @@ def trouble_of(error: BaseException | None) -> OSError | None:
             return error
         error = error.__cause__
     return None
-
-
-def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.0f} MiB"

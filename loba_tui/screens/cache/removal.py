@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from loba_tui.client.cache import hub_text as cache_listing
 from loba_tui.core.associate.caches.hub import cache as hub
-from loba_tui.core.associate.caches.hub.query import parse_size, show_size
 from loba_tui.core.errors import LobaError
+from loba_tui.core.units import parse_size, show_size
 from loba_tui.screens.base import LobaScreen
 from loba_tui.screens.cache.rows import removal_hint, removal_rows
 from loba_tui.screens.cache.tree import CacheState

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from loba_tui.client.cache import hub_text as cache_listing
 from loba_tui.client.plans.ascii_charts import Canvas
 from loba_tui.core.associate.caches.hub import cache as hub
-from loba_tui.core.associate.caches.hub.query import show_age, show_size
 from loba_tui.core.errors import Interrupted, RecipeError
+from loba_tui.core.units import show_age, show_size
 from loba_tui.screens.cache.tree import CacheState, Node
 from loba_tui.widgets.line import Piece
 from loba_tui.widgets.table import Cell, Column, Row

@@ -12,9 +12,9 @@ from textual.widget import Widget
 from loba_tui.client.cache import hub_text as cache_listing
 from loba_tui.client.runs import steer as runs
 from loba_tui.core.associate.caches.hub import cache as hub
-from loba_tui.core.associate.caches.hub.query import show_size
 from loba_tui.core.errors import LobaError
 from loba_tui.core.run.control import CommandKind
+from loba_tui.core.units import show_size
 from loba_tui.screens.base import FILTER, LobaScreen
 from loba_tui.screens.cache.removal import Removals
 from loba_tui.screens.cache.rows import (

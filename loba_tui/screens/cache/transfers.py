@@ -7,8 +7,8 @@ from functools import partial
 
 from loba_tui.client.cache import pull_text as cache_pulling
 from loba_tui.core.associate.caches.hub import cache as hub
-from loba_tui.core.associate.caches.hub.query import show_size
 from loba_tui.core.errors import LobaError
+from loba_tui.core.units import show_size
 from loba_tui.screens.base import LobaScreen
 from loba_tui.screens.cache.rows import Ticker, check_model_id, verified_rows
 from loba_tui.screens.cache.tree import CacheState

@@ -18,10 +18,10 @@ from loba_tui.client.cache import tensor_text as tensor_listing
 from loba_tui.client.runs import describe as listing
 from loba_tui.core.associate.caches.hub import cache as hub
 from loba_tui.core.associate.caches.hub.query import Filter, Row, parse_filter, parse_sort
-from loba_tui.core.associate.caches.tensors import layout as tensor_layout
 from loba_tui.core.errors import LobaError
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
+from loba_tui.core.user_folders import hub_cache_folder, tensors_folder
 
 Kind = Literal["run", "component", "repository", "revision", "file", "tensors"]
 SORTS = ("size", "used", "modified", "name")
@@ -76,14 +76,13 @@ class CacheState:
         """Scan the cache, and ask the ledger who uses it."""
         ledger = Ledger.of_user(environ)
         usage = hub.usage_of(ledger, [path for path in recipes if path.exists()])
-        cache = hub.HubCache(cache_listing.cache_root(environ), usage)
+        cache = hub.HubCache(hub_cache_folder(environ), usage)
         found = cache.scan()
         now = time.time()
         lister = cache_listing.Lister(cache, revisions=True, now=now)
         roots = [_repository(each, lister, usage) for each in found.repositories]
         roots += [
-            (row, _tensors(record))
-            for row, record in tensor_listing.rows(tensor_layout.user_root(environ))
+            (row, _tensors(record)) for row, record in tensor_listing.rows(tensors_folder(environ))
         ]
         return cls(
             cache=cache,

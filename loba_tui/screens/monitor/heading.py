@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from loba_tui.client.metrics.index import RATE
-from loba_tui.client.runs.progress import duration
-from loba_tui.core.associate.caches.hub.query import show_size
+from loba_tui.core.units import show_countdown, show_size
 from loba_tui.screens.monitor.machine_pane import bar
 from loba_tui.screens.monitor.model import Frame
 from loba_tui.screens.runs.rows import PHASE_TONES, rate_text
@@ -24,7 +23,7 @@ def _eta(frame: Frame) -> str:
         return ""
     if frame.status.phase in _PHASES_WITHOUT_ETA or frame.status.total <= frame.status.step:
         return ""
-    return f"ETA {duration((frame.status.total - frame.status.step) / rate)}"
+    return f"ETA {show_countdown((frame.status.total - frame.status.step) / rate)}"
 
 
 def heading_rows(frame: Frame, width: int) -> list[list[Piece]]:

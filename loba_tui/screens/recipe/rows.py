@@ -16,8 +16,8 @@ from loba_tui.core.recipe.diff import differences, text_diff
 from loba_tui.core.recipe.load import check_text, parse_text
 from loba_tui.core.recipe.new import new_recipe
 from loba_tui.core.recipe.problems import Problem, ProblemsFound
+from loba_tui.core.units import show_short_age
 from loba_tui.screens.recipe.saving import diff_rows
-from loba_tui.screens.runs.rows import age_text
 from loba_tui.widgets.line import Piece
 from loba_tui.widgets.table import Cell, Column, Row
 
@@ -96,7 +96,7 @@ def file_row(file: RecipeFile, *, is_draft: bool) -> Row:
         (
             Cell(label, "warn" if is_draft else ""),
             Cell(file.origin, "dim"),
-            Cell(age_text(age) if file.modified else "", "dim"),
+            Cell(show_short_age(age) if file.modified else "", "dim"),
         ),
         (file.label, file.origin, age),
     )

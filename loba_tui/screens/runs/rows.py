@@ -9,12 +9,12 @@ from pathlib import Path
 from loba_tui.client.context import Context
 from loba_tui.client.runs import foreground
 from loba_tui.client.runs import steer as runs
-from loba_tui.client.runs.progress import duration
 from loba_tui.client.runs.summary import RunSummary
 from loba_tui.core.errors import LobaError
 from loba_tui.core.run import launch
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import LivenessState
+from loba_tui.core.units import show_countdown, show_mib, show_short_age
 from loba_tui.widgets.line import Piece
 from loba_tui.widgets.sparkline import sparkline
 from loba_tui.widgets.table import Cell, Column, Row
@@ -75,10 +75,10 @@ def run_row(summary: RunSummary, now: float) -> Row:
             sparkline(summary.losses, _TREND),
             "" if summary.loss is None else f"{summary.loss:.4g}",
             "" if rate is None else rate_text(rate),
-            "" if eta is None else duration(eta),
+            "" if eta is None else show_countdown(eta),
             "" if summary.memory_mib is None else f"{summary.memory_mib:,.0f} MiB",
             summary.device,
-            age_text(age) if summary.created else "",
+            show_short_age(age) if summary.created else "",
         ),
         values=(
             summary.run.name,
@@ -108,14 +108,6 @@ def _phase(summary: RunSummary) -> str:
 def rate_text(rate: float) -> str:
     """Return a rate as steps a second, or seconds a step where that is the larger number."""
     return f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f}s/it"
-
-
-def age_text(seconds: float) -> str:
-    """Return a time span in its largest unit."""
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{seconds:.0f}s"
 
 
 def short_row(summary: RunSummary) -> list[Piece]:
@@ -155,7 +147,7 @@ class DeletionPlan:
             size = runs.size_of(summary.run)
             freed += size
             removable.append(summary)
-            rows.append([*short_row(summary), (f"  {_mib(size)}", "dim")])
+            rows.append([*short_row(summary), (f"  {show_mib(size)}", "dim")])
             if summary.has_adapter:
                 rows.append([("      its finished adapter is deleted too", "warn")])
         if not removable:
@@ -163,11 +155,7 @@ class DeletionPlan:
         rows += [[""], ["There is no undo: the folders are gone with all that is in them."]]
         rows += same_as("rm", removable, " --yes")
         count = "1 run" if len(removable) == 1 else f"{len(removable)} runs"
-        return cls(removable, rows, f"Delete {count} and free {_mib(freed)}?")
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"
+        return cls(removable, rows, f"Delete {count} and free {show_mib(freed)}?")
 
 
 def removed(summary: RunSummary) -> str:

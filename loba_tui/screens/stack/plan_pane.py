@@ -10,8 +10,9 @@ from textual import events
 
 from loba_tui.client.plans.ascii_charts import Canvas
 from loba_tui.client.plans.client import SECTIONS, Answer
-from loba_tui.client.plans.requirements_text import fits, flops, size
+from loba_tui.client.plans.requirements_text import fits, flops
 from loba_tui.client.plans.text import DRAWN
+from loba_tui.core.units import show_memory
 from loba_tui.widgets.line import Lines, Piece
 
 _LEAST_WIDTH = 24
@@ -134,7 +135,7 @@ def _needs_rows(
 ) -> Iterator[list[Piece]]:
     memory, work = needs["memory"], needs["work"]
     moved = memory["needed"] - first["memory"]["needed"] if first else 0
-    change = f" ({'+' if moved > 0 else '−'}{size(abs(moved))})" if moved else ""
+    change = f" ({'+' if moved > 0 else '−'}{show_memory(abs(moved))})" if moved else ""
     tone = "dim" if is_old else "strong"
     wait = " …" if is_old else ""
     problem = needs.get("problem")
@@ -145,7 +146,7 @@ def _needs_rows(
     ]
     facts = [
         f"trains {needs['trained_parameters']:,}",
-        f"disk {size(needs['disk']['needed'])}",
+        f"disk {show_memory(needs['disk']['needed'])}",
         f"{flops(work['flops_per_step'])} a step",
     ]
     for line in textwrap.wrap(" · ".join(facts), width):

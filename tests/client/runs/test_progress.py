@@ -1,6 +1,6 @@
 import io
 
-from loba_tui.client.runs.progress import PlainScreen, Progress, duration, open_screen
+from loba_tui.client.runs.progress import PlainScreen, Progress, open_screen
 from loba_tui.core.run.records import Metric, Status
 
 
@@ -56,10 +56,6 @@ def test_steps_ahead_of_the_status_count() -> None:
     progress = Progress()
     progress.update(training(40), [Metric(step=45, time=0)])
     assert progress.step == 45
-
-
-def test_durations() -> None:
-    assert [duration(s) for s in (-1, 59.6, 3599, 3600)] == ["0:00", "1:00", "59:59", "1:00:00"]
 
 
 def test_plain_lines_come_at_tenths_or_after_ten_seconds() -> None:

@@ -16,13 +16,13 @@ from huggingface_hub.errors import (
 
 from loba_tui.core.associate.caches.hub.cache import hold_repository
 from loba_tui.core.associate.caches.hub.layout import folder_of
-from loba_tui.core.associate.caches.hub.query import show_size
 from loba_tui.core.associate.caches.transfer import fetch as hub_fetch
 from loba_tui.core.associate.caches.transfer.fetch import NoBar, WantedFile
 from loba_tui.core.associate.caches.transfer.hub_errors import UNREACHABLE, explained, unreachable
 from loba_tui.core.associate.pipeline_files import INDEX_NAME, component_names, select_files
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.units import show_size
 
 logger = logging.getLogger(__name__)
 

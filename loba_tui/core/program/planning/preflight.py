@@ -18,14 +18,10 @@ from loba_tui.core.errors import LobaError, ResourceError
 from loba_tui.core.plugins.sources import SHIPPED, PluginSources
 from loba_tui.core.program.planning.estimate import Estimate, Estimator
 from loba_tui.core.program.planning.free_resources import free_memory, room_for
-from loba_tui.core.program.planning.remedies import (
-    advice,
-    gibibytes,
-    memory_remedies,
-    require_room,
-)
+from loba_tui.core.program.planning.remedies import advice, memory_remedies, require_room
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.writer import RunWriter
+from loba_tui.core.units import show_memory
 
 logger = logging.getLogger(__name__)
 
@@ -139,14 +135,14 @@ class Preflight:
             reserved = torch.cuda.memory_reserved(self.device)
             capacity = torch.cuda.mem_get_info(self.device)[0] + reserved
             text = (
-                f" (peak {gibibytes(peak)}, reserved {gibibytes(reserved)},"
-                f" free {gibibytes(capacity - reserved)})"
+                f" (peak {show_memory(peak)}, reserved {show_memory(reserved)},"
+                f" free {show_memory(capacity - reserved)})"
             )
             return text, capacity
         resident = psutil.Process().memory_info().rss
         if free is None:
-            return f" (resident {gibibytes(resident)})", None
-        return f" (resident {gibibytes(resident)}, free {gibibytes(free)})", free + resident
+            return f" (resident {show_memory(resident)})", None
+        return f" (resident {show_memory(resident)}, free {show_memory(free)})", free + resident
 
 
 def is_out_of_memory(error: BaseException) -> bool:

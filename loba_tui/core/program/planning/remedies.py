@@ -10,6 +10,7 @@ from loba_tui.core.errors import LobaError, ResourceError
 from loba_tui.core.program.planning.estimate import Estimate, Estimator
 from loba_tui.core.program.planning.free_resources import Room
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.units import show_memory
 
 _WANTED = 3
 _FORCE = "--force starts it all the same."
@@ -28,7 +29,7 @@ class Remedy:
     def __str__(self) -> str:
         """Return the change as recipe keys, and what it leads to."""
         keys = ", ".join(f"{key}: {_yaml(value)}" for key, value in self.change.items())
-        return f"{keys} (then {gibibytes(self.estimate.memory.needed)})"
+        return f"{keys} (then {show_memory(self.estimate.memory.needed)})"
 
 
 def require_room(estimator: Estimator, recipe: Recipe, estimate: Estimate, room: Room) -> None:
@@ -42,8 +43,8 @@ def require_room(estimator: Estimator, recipe: Recipe, estimate: Estimate, room:
     if free is not None and estimate.memory.needed > free:
         memory = estimate.memory
         raise ResourceError(
-            f"this run needs about {gibibytes(memory.needed)} on {estimate.device}, most of it"
-            f" while {memory.worst_phase}, and {gibibytes(free)} are free",
+            f"this run needs about {show_memory(memory.needed)} on {estimate.device}, most of it"
+            f" while {memory.worst_phase}, and {show_memory(free)} are free",
             advice(memory_remedies(estimator, recipe, estimate, limit=free))
             + f" {_FORCE}{_assumption(recipe, estimate)}",
         )
@@ -57,8 +58,8 @@ def require_room(estimator: Estimator, recipe: Recipe, estimate: Estimate, room:
             for remedy in remedies
         )
         raise ResourceError(
-            f"this run writes about {gibibytes(estimate.disk.needed)}, and"
-            f" {gibibytes(disk)} are free on that disk",
+            f"this run writes about {show_memory(estimate.disk.needed)}, and"
+            f" {show_memory(disk)} are free on that disk",
             (f"Cheapest first: {named}." if named else "Free some space, or take --out-dir.")
             + f" {_FORCE}",
         )
@@ -197,14 +198,6 @@ def _halves(number: int) -> list[int]:
         number //= 2
         found.append(number)
     return found
-
-
-def gibibytes(number: int) -> str:
-    """Return bytes as people read them."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number} bytes"
 
 
 def _yaml(value: Any) -> str:

@@ -45,9 +45,9 @@ from loba_tui.core.program.planning.preview import (
     noise,
     timesteps,
 )
-from loba_tui.core.program.planning.remedies import gibibytes
 from loba_tui.core.recipe.load import parse_text
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.units import show_memory
 
 logger = logging.getLogger(__name__)
 
@@ -123,10 +123,10 @@ class Planner:
         room = room_for(device, Path.cwd(), is_here=is_here and device.type != "cuda")
         problem = None
         if room.memory_bytes is not None and estimate.memory.needed > room.memory_bytes:
-            needed, free = map(gibibytes, (estimate.memory.needed, room.memory_bytes))
+            needed, free = map(show_memory, (estimate.memory.needed, room.memory_bytes))
             problem = f"it needs about {needed} on {device}, and {free} are free"
         elif room.disk_bytes is not None and estimate.disk.needed > room.disk_bytes:
-            needed, free = map(gibibytes, (estimate.disk.needed, room.disk_bytes))
+            needed, free = map(show_memory, (estimate.disk.needed, room.disk_bytes))
             problem = f"it writes about {needed}, and {free} are free on this disk"
         return {
             **estimate.as_json(),

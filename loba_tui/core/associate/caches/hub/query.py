@@ -10,12 +10,8 @@ from typing import Literal
 
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.text import clean, nearest
+from loba_tui.core.units import parse_age, parse_size
 
-_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_SIZES |= {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_SIZES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-_AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "mo": 30 * 86400, "y": 365 * 86400}
-_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)")
 _CONDITION = re.compile(r"([a-z]+)\s*(>=|<=|!=|>|<|=)\s*(.+)")
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     ">": lambda left, right: left > right,
@@ -48,33 +44,6 @@ class Row:
 
 
 Filter = Callable[[Row, float], bool]
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes that `1.5GB` or `500MiB` stands for; units of ten unless they say `i`.
-
-    Raises:
-        RecipeError: It is not a size.
-    """
-    match = _NUMBER.fullmatch(text.strip())
-    if match is None or match[2].lower() not in _SIZES:
-        raise RecipeError(f"{clean(text, limit=60)} is not a size.", "Write 500MB or 1.5GiB.")
-    return int(float(match[1]) * _SIZES[match[2].lower()])
-
-
-def parse_age(text: str) -> float:
-    """Return the seconds that `30d` or `12h` stands for.
-
-    Raises:
-        RecipeError: It is not an age.
-    """
-    match = _NUMBER.fullmatch(text.strip())
-    if match is None or match[2] not in _AGES:
-        units = ", ".join(_AGES)
-        raise RecipeError(
-            f"{clean(text, limit=60)} is not an age.", f"Write 30d or 12h; units: {units}."
-        )
-    return float(match[1]) * _AGES[match[2]]
 
 
 def parse_filter(text: str) -> Filter:
@@ -147,20 +116,3 @@ def parse_sort(text: str) -> tuple[Callable[[Row], tuple[object, ...]], bool]:
             f"Write one of {', '.join(keys)}, with :asc or :desc behind it.",
         )
     return keys[key], order == "desc" or (not order and key != "name")
-
-
-def show_size(size: float) -> str:
-    """Return bytes for reading, in units of ten as disks are sold."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
-def show_age(seconds: float) -> str:
-    """Return an age in its largest unit."""
-    for unit, length in (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return "now"

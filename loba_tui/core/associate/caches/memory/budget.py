@@ -9,6 +9,7 @@ import torch
 
 from loba_tui.core.associate.caches.memory.resident import MemoryCache
 from loba_tui.core.errors import ResourceError
+from loba_tui.core.units import show_mib
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ class Budget:
             return
         if num_bytes > limit:
             raise ResourceError(
-                f"{model_id} takes {_mib(num_bytes)} on {self._device}, and the budget for all"
-                f" models is {_mib(limit)}.",
+                f"{model_id} takes {show_mib(num_bytes)} on {self._device}, and the budget for all"
+                f" models is {show_mib(limit)}.",
                 "Raise max_bytes, take a smaller dtype, or leave components out.",
             )
         in_use = []
@@ -64,15 +65,12 @@ class Budget:
                 self._on_evicted(each)
         taken = self._taken()
         if taken + num_bytes > limit:
+            users = ", ".join(in_use) or "a caller"
             raise ResourceError(
-                f"{model_id} takes {_mib(num_bytes)} on {self._device}, where {_mib(taken)} of"
-                f" {_mib(limit)} are in use by {', '.join(in_use) or 'a caller'}.",
+                f"{model_id} takes {show_mib(num_bytes)} on {self._device}, where {show_mib(taken)}"
+                f" of {show_mib(limit)} are in use by {users}.",
                 "Let go of what is in use, or raise max_bytes.",
             )
 
     def _taken(self) -> int:
         return self._memory.num_bytes(self._device)
-
-
-def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.1f} MiB"

@@ -29,31 +29,10 @@ KEY = re.compile(r"[0-9a-f]{64}")
 PREFIX = re.compile(r"[0-9a-f]{2}")
 LAYOUT_VERSION = 1
 
-OFF = "off"
 _LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 2**20
 # safetensors wants the data to start at a multiple of eight bytes.
 _ALIGNMENT = 8
-
-
-def user_root(environ: Mapping[str, str]) -> Path | None:
-    """Return where the user's tensors are kept; None where nothing is to be.
-
-    `LOBA_CACHE` names the folder, or is "off"; else it lies in `XDG_CACHE_HOME` or its default.
-    """
-    wanted = environ.get("LOBA_CACHE", "")
-    if wanted.lower() == OFF:
-        return None
-    if wanted:
-        return Path(wanted).expanduser().absolute() / "tensors"
-    base = Path(environ.get("XDG_CACHE_HOME", ""))
-    # The XDG base directory specification tells to ignore relative paths.
-    if not base.is_absolute():
-        try:
-            base = Path.home() / ".cache"
-        except RuntimeError:  # a user without a home, as some containers have
-            return None
-    return base / "loba" / "tensors"
 
 
 def digest(parts: Mapping[str, Any]) -> str:

@@ -61,7 +61,7 @@ class TensorStore:
         """Name a place; nothing is read or written yet.
 
         Args:
-            root: From `tensor_layout.user_root`.
+            root: From `tensors_folder`.
             kind: What is kept.
             shelf: Everything that an entry's bits depend on beside its key, as plain values: model,
                 libraries, device. Another shelf never sees these entries.

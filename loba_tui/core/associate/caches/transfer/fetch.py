@@ -38,10 +38,10 @@ from tqdm import tqdm
 
 from loba_tui.core.associate.caches.hub.layout import LOCKS, folder_of
 from loba_tui.core.associate.caches.hub.paths import check_path
-from loba_tui.core.associate.caches.hub.query import show_size
 from loba_tui.core.associate.caches.hub.verify import checksum_of
 from loba_tui.core.errors import CorruptError, ResourceError
 from loba_tui.core.text import clean
+from loba_tui.core.units import show_size
 
 _WORKERS = 4
 # A disk that is filled to the last byte breaks more than this fetch.

@@ -17,11 +17,11 @@ from typing import TextIO
 
 from loba_tui.core.associate.caches.hub.cache import hold_repository
 from loba_tui.core.associate.caches.hub.layout import Cache, Repository, Revision
-from loba_tui.core.associate.caches.hub.query import show_size
 from loba_tui.core.associate.caches.hub.requests import Target
 from loba_tui.core.associate.caches.transfer.remote_host import Place, Rig
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError, ResourceError
 from loba_tui.core.text import clean
+from loba_tui.core.units import show_size
 
 _RESERVE_BYTES = 256 * 2**20
 _SHA256_LENGTH = 64

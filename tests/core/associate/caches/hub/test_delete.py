@@ -349,8 +349,10 @@ def test_a_payload_that_is_linked_meanwhile_stays(root):
 KILLED = """
 import os, sys
 from pathlib import Path
-from loba_tui.core.associate.caches import hub, hub_trash
-cache = hub.HubCache(Path(sys.argv[1]))
+from loba_tui.core.associate.caches.hub.cache import HubCache
+from loba_tui.core.associate.caches.hub.requests import Removal
+from loba_tui.core.associate.caches.hub.targets import find_targets
+cache = HubCache(Path(sys.argv[1]))
 left = int(sys.argv[3])
 true_rename, true_replace = os.rename, os.replace
 def count(function):
@@ -367,8 +369,8 @@ if sys.argv[2] == "undo":
 elif sys.argv[2] == "empty":
     cache.empty_trash(cache.trash())
 else:
-    targets = hub.find_targets(cache.scan(), [sys.argv[2]])
-    cache.execute(cache.plan(hub.Removal(tuple(targets))))
+    targets = find_targets(cache.scan(), [sys.argv[2]])
+    cache.execute(cache.plan(Removal(tuple(targets))))
 """
 
 

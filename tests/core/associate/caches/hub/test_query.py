@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loba_tui.core.associate.caches.hub.query import (
-    Row,
-    parse_age,
-    parse_filter,
-    parse_size,
-    parse_sort,
-    show_age,
-    show_size,
-)
+from loba_tui.core.associate.caches.hub.query import Row, parse_filter, parse_sort
 from loba_tui.core.errors import RecipeError
 
 DAY = 86400
@@ -62,28 +54,6 @@ def test_conditions(condition, passes):
 def test_what_is_no_condition_is_explained(text, phrase):
     with pytest.raises(RecipeError, match=phrase):
         parse_filter(text)
-
-
-def test_sizes_ages_and_their_readings():
-    assert parse_size("1.5 GB") == 1_500_000_000
-    assert parse_size("2GiB") == 2 * 2**30
-    assert parse_size("10") == 10
-    assert parse_age("90d") == 90 * DAY
-    assert [show_size(n) for n in (0, 999, 1000, 99_960, 6_939_000_000, 3e15)] == [
-        "0 B",
-        "999 B",
-        "1.0 KB",
-        "100 KB",
-        "6.9 GB",
-        "3000.0 TB",
-    ]
-    assert [show_age(n) for n in (5, 120, 7200, 3 * DAY, 800 * DAY)] == [
-        "now",
-        "2 min",
-        "2 h",
-        "3 d",
-        "2 y",
-    ]
 
 
 def test_sorts_have_the_largest_and_newest_first_but_names_in_order():

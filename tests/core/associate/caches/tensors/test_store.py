@@ -317,16 +317,6 @@ def test_a_description_is_read_from_the_beginning_of_a_file(tmp_path):
     assert tensor_layout.about(b"\0" * 100) == {}
 
 
-def test_the_users_folder(monkeypatch, tmp_path):
-    root = tensor_layout.user_root
-    assert root({"LOBA_CACHE": "off", "XDG_CACHE_HOME": "/x"}) is None
-    assert root({"LOBA_CACHE": "/fast", "XDG_CACHE_HOME": "/x"}) == Path("/fast/tensors")
-    assert root({"XDG_CACHE_HOME": "/x"}) == Path("/x/loba/tensors")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for environ in ({}, {"XDG_CACHE_HOME": "relative"}):
-        assert root(environ) == tmp_path / ".cache" / "loba" / "tensors"
-
-
 def keep_one(root: Path) -> tuple[TensorStore, list[str]]:
     store, problems = open_store(root)
     store.put("0" * 64, TENSORS, describe={"image": "a.png"})
@@ -388,13 +378,13 @@ def test_whenever_a_run_is_killed_the_next_finds_an_entry_whole_or_not_at_all(tm
 REMOVER = """
 import sys
 from pathlib import Path
-from loba_tui.core.associate.caches import tensor_prune, tensor_shelves
+from loba_tui.core.associate.caches.tensors import prune, scan
 from loba_tui.core.errors import InUseError
 root, removed, refused = Path(sys.argv[1]), 0, 0
 while not (root / "done").exists():
-    plan = tensor_prune.plan_removal(tensor_shelves.scan(root))
+    plan = prune.plan_removal(scan.scan(root))
     try:
-        removed += tensor_prune.execute(root, plan) > 0
+        removed += prune.execute(root, plan) > 0
     except InUseError:
         refused += 1
 print(removed)
