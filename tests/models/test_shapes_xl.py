@@ -12,7 +12,9 @@ from diffusers import StableDiffusionXLPipeline
 import loba_tui.models
 from loba_tui.models import shapes_world as world
 from loba_tui.models.shapes_xl_parts import learn_merges, make_text_parts, make_vae
-from loba_tui.models.train_shapes_xl import Budget, draw_images, encode, run, to_unit, whiten
+from loba_tui.models.train_shapes_xl import run
+from loba_tui.models.training.autoencoder import encode, whiten
+from loba_tui.models.training.steps import Budget, draw_images, to_unit
 
 MODEL = Path(loba_tui.models.__file__).parent / "shapes-xl"
 MIB = 2**20
