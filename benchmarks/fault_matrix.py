@@ -32,7 +32,7 @@ from loba_tui.core.program.adapter_files.file import serialize, write_file
 from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.training.checkpoint import Checkpoint, CheckpointStore
 from loba_tui.core.recipe.load import parse_recipe
-from loba_tui.core.run.changes import Change, SteeringRecord
+from loba_tui.core.run.changes import Change, ChangeRecord
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.writer import RunWriter
 
@@ -353,9 +353,9 @@ def _persist() -> Scenario:
 
 
 def _steering() -> Scenario:
-    records = [SteeringRecord((Change(1, "optimizer.lr", 1e-3, value),)) for value in (2e-3, 3e-3)]
+    records = [ChangeRecord((Change(1, "optimizer.lr", 1e-3, value),)) for value in (2e-3, 3e-3)]
 
-    def write(folder: Path, record: SteeringRecord) -> None:
+    def write(folder: Path, record: ChangeRecord) -> None:
         durable.replace_file(folder / "steering.json", record.text().encode())
 
     def act(place: Path) -> None:
@@ -365,7 +365,7 @@ def _steering() -> Scenario:
             raise ResourceError(str(error)) from error
 
     def check(place: Path, outcome: Outcome) -> None:
-        found = SteeringRecord.read(place / "steering.json")
+        found = ChangeRecord.read(place / "steering.json")
         assert found in (records if outcome in ("refused", "killed") else records[1:])
         durable.discard_staged(place)
         assert _hidden(place) == []

@@ -21,6 +21,12 @@ _SUFFIX = ".tmp"
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP})
 
 
+def open_to_append(path: Path) -> int:
+    """Return a descriptor that writes at the end of a file, which is made private if it is new."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    return os.open(path, flags, PRIVATE_FILE_MODE)
+
+
 def write_all(descriptor: int, content: bytes) -> None:
     """Write all of it: a disk that is nearly full, or a network, may take it in parts."""
     rest = memoryview(content)

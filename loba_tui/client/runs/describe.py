@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError, ResourceError
-from loba_tui.core.run.changes import SteeringRecord
+from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Status
@@ -71,7 +71,7 @@ def _origin(run_dir: RunDir) -> str | None:
 
 def _steering(run_dir: RunDir) -> list[dict[str, Any]]:
     try:
-        record = SteeringRecord.read(run_dir.steering)
+        record = ChangeRecord.read(run_dir.changes)
     except CorruptError:
         return []
     return [vars(change) for change in record.changes] if record else []

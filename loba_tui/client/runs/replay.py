@@ -12,7 +12,7 @@ from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins.sources import SHIPPED, PluginSources
-from loba_tui.core.run.changes import STEERING_KEY, SteeringRecord
+from loba_tui.core.run.changes import STEERING_KEY, ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir
 
 _RECIPE_KEY = "loba.recipe"
@@ -81,11 +81,11 @@ def prepare(
         )
     origin = str(original.path)
     recipe = parse_text(original.metadata[_RECIPE_KEY], origin, sources=sources)
-    record = SteeringRecord.from_text(original.metadata.get(STEERING_KEY, ""), origin)
+    record = ChangeRecord.from_text(original.metadata.get(STEERING_KEY, ""), origin)
     run_dir = RunDir.create(parent, recipe.name, ledger=ledger)
     write_atomically(run_dir.recipe, dump_recipe(recipe).encode())
-    if record != SteeringRecord():
-        write_atomically(run_dir.steering, record.text().encode() + b"\n")
+    if record != ChangeRecord():
+        write_atomically(run_dir.changes, record.text().encode() + b"\n")
     return run_dir
 
 

@@ -24,7 +24,7 @@ from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.recipe.data_paths import portable
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.run.changes import STEERING_KEY, SteeringRecord
+from loba_tui.core.run.changes import STEERING_KEY, ChangeRecord
 from loba_tui.core.run.writer import RunWriter
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def provenance(
     recipe: Recipe,
     container: ModelContainer,
     step: int,
-    steering: SteeringRecord | None = None,
+    steering: ChangeRecord | None = None,
     sources: PluginSources = SHIPPED,
 ) -> dict[str, str]:
     """Return what an adapter file says about its origin, as safetensors metadata.

@@ -22,7 +22,7 @@ from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.steering.components import Residents
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.run.changes import SteeringRecord
+from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.writer import RunWriter
@@ -157,7 +157,7 @@ def _take_up_record(
     """Take over what was changed in an earlier part of this run, or in the run to replay."""
     record = None
     try:
-        record = SteeringRecord.read(run_dir.steering) if writer is not None else None
+        record = ChangeRecord.read(run_dir.changes) if writer is not None else None
     except CorruptError as error:
         assert writer is not None
         # The checkpoints have their own copy.

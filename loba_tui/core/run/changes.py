@@ -33,31 +33,31 @@ class Change:
 
 
 @dataclass(frozen=True)
-class SteeringRecord:
+class ChangeRecord:
     """All changes of a run in the order of their steps.
 
     Attributes:
         changes: What `set` did.
-        passed_over: Steps that a rollback left out, as their draw gave no finite loss.
+        skipped: Steps that a rollback left out, as their draw gave no finite loss.
     """
 
     changes: tuple[Change, ...] = ()
-    passed_over: tuple[int, ...] = ()
+    skipped: tuple[int, ...] = ()
 
-    def with_change(self, change: Change) -> SteeringRecord:
+    def with_change(self, change: Change) -> ChangeRecord:
         """Return the record with one more change, after those of its step."""
         changes = sorted((*self.changes, change), key=lambda each: each.step)
         return replace(self, changes=tuple(changes))
 
-    def with_passed_over(self, step: int) -> SteeringRecord:
+    def with_skipped(self, step: int) -> ChangeRecord:
         """Return the record with one more step to leave out."""
-        return replace(self, passed_over=tuple(sorted({*self.passed_over, step})))
+        return replace(self, skipped=tuple(sorted({*self.skipped, step})))
 
-    def until(self, step: int) -> SteeringRecord:
+    def until(self, step: int) -> ChangeRecord:
         """Return what had been changed when `step` steps were done."""
-        return SteeringRecord(
+        return ChangeRecord(
             tuple(change for change in self.changes if change.step < step),
-            tuple(passed for passed in self.passed_over if passed < step),
+            tuple(skipped for skipped in self.skipped if skipped < step),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -65,17 +65,17 @@ class SteeringRecord:
         return {
             "version": _VERSION,
             "changes": [asdict(change) for change in self.changes],
-            "passed_over": list(self.passed_over),
+            "passed_over": list(self.skipped),
         }
 
     def text(self) -> str:
         """Return it as one line of JSON, the same for the same record; "" where it is empty."""
-        if self == SteeringRecord():
+        if self == ChangeRecord():
             return ""
         return json.dumps(self.as_json(), separators=(",", ":"), sort_keys=True)
 
     @classmethod
-    def from_json(cls, data: object) -> SteeringRecord:
+    def from_json(cls, data: object) -> ChangeRecord:
         """Read a record; raise ValueError where it is not one of this version."""
         if not isinstance(data, Mapping) or data.get("version") != _VERSION:
             raise ValueError(f"not a steering record of version {_VERSION}")
@@ -84,16 +84,16 @@ class SteeringRecord:
                 Change(_step(each["step"]), each["key"], each["old"], each["new"])
                 for each in data["changes"]
             )
-            passed_over = tuple(_step(step) for step in data["passed_over"])
+            skipped = tuple(_step(step) for step in data["passed_over"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a steering record: {error!r}") from error
         unknown = [change.key for change in changes if change.key not in LIVE_KEYS]
         if unknown:
             raise ValueError(f"{unknown[0]!r} cannot be changed while a run goes on")
-        return cls(changes, passed_over)
+        return cls(changes, skipped)
 
     @classmethod
-    def from_text(cls, text: str, origin: str) -> SteeringRecord:
+    def from_text(cls, text: str, origin: str) -> ChangeRecord:
         """Read what `text` returned.
 
         Raises:
@@ -109,7 +109,7 @@ class SteeringRecord:
             ) from error
 
     @classmethod
-    def read(cls, path: Path) -> SteeringRecord | None:
+    def read(cls, path: Path) -> ChangeRecord | None:
         """Read a steering.json, None where there is none.
 
         Raises:

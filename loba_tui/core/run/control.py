@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from loba_tui.core.errors import ResourceError
@@ -27,14 +28,34 @@ _KINDS: frozenset[str] = frozenset(get_args(CommandKind))
 MEMORY_KINDS = frozenset({"unload", "offload", "onload"})
 """Commands about one component of the base model."""
 
-LIVE_KEYS = (
-    "optimizer.lr",
-    "train.steps",
-    "method.preserve_weight",
-    "sample.every",
-    "save.every",
+
+@dataclass(frozen=True)
+class LiveKey:
+    """A recipe's key that `set` can change while a run goes on.
+
+    Attributes:
+        key: Its path in the recipe; one of `method` is an option of the method.
+        applies: Who takes a new value over: the training loop, which asks for it at each step, or
+            an object of the run that is bound to it.
+    """
+
+    key: str
+    applies: Literal["loop", "bound"]
+
+
+LIVE_KEYS: Mapping[str, LiveKey] = MappingProxyType(
+    {
+        live.key: live
+        for live in (
+            LiveKey("optimizer.lr", "bound"),
+            LiveKey("train.steps", "loop"),
+            LiveKey("method.preserve_weight", "bound"),
+            LiveKey("sample.every", "loop"),
+            LiveKey("save.every", "loop"),
+        )
+    }
 )
-"""What `set` can change while a run goes on."""
+"""The keys that `set` can change while a run goes on, by their path."""
 
 # A command is a few words; anything longer was not written by us.
 _MAX_BYTES = 64 * 1024

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loba_tui.core.errors import RecipeError, ResourceError
-from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE
+from loba_tui.core.files import PRIVATE_DIR_MODE, open_to_append
 from loba_tui.core.user_folders import user_folder
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class RunDir:
         return self.path / "control"
 
     @property
-    def steering(self) -> Path:
+    def changes(self) -> Path:
         """Return the record of what was changed while the run went on, and at which steps."""
         return self.path / "steering.json"
 
@@ -195,8 +195,7 @@ class Ledger:
         line = json.dumps({"path": str(run_dir.path), "time": time.time()}) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIR_MODE)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            descriptor = os.open(self.path, flags, PRIVATE_FILE_MODE)
+            descriptor = open_to_append(self.path)
             try:
                 os.write(descriptor, line.encode("utf-8", "surrogateescape"))
             finally:

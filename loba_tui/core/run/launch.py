@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.files import PRIVATE_FILE_MODE, write_atomically
+from loba_tui.core.files import open_to_append, write_atomically
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.records import RECORD_VERSION, Status, encode
@@ -133,25 +133,44 @@ def _start(
     status = Status("starting", 0, 0, time.time())
     write_atomically(run_dir.status, encode(status.as_json()))
     try:
-        log = os.open(
-            run_dir.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE_MODE
-        )
-        try:
-            return subprocess.Popen(
-                list(argv),
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # A session of its own: neither Ctrl-C nor a hang-up of the terminal reaches it.
-                start_new_session=True,
-                env=None if environ is None else dict(environ),
-                umask=0o077,
-            )
-        finally:
-            os.close(log)
+        return start_detached(argv, run_dir.log, environ=environ, folder=folder)
     except OSError as error:
         raise ResourceError(
             f"The program cannot be started in {run_dir.path}: {error.strerror or error}.",
             "Check the folder's free space and that the installation is complete.",
         ) from error
+
+
+def start_detached(
+    argv: Sequence[str],
+    log: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    folder: str | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a process that no terminal's end reaches; what it prints is appended to `log`.
+
+    Args:
+        argv: The command.
+        log: A file, made if need be.
+        environ: The child's environment; None hands on this process's own.
+        folder: Its working directory; None hands on this process's own.
+
+    Raises:
+        OSError: It cannot be started, or the log not be written.
+    """
+    output = open_to_append(log)
+    try:
+        return subprocess.Popen(
+            list(argv),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # A session of its own: neither Ctrl-C nor a hang-up of the terminal reaches it.
+            start_new_session=True,
+            env=None if environ is None else dict(environ),
+            umask=0o077,
+        )
+    finally:
+        os.close(output)

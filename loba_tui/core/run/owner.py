@@ -183,10 +183,10 @@ def in_use(path: Path) -> InUseError:
     try:
         record = json.loads(path.read_text())
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["time"]))
-        holder = f"process {record['pid']} on {record['host']} since {since}"
+        who = f"process {record['pid']} on {record['host']} since {since}"
     except (OSError, ValueError, KeyError, TypeError):
-        holder = "another process"
+        who = "another process"
     return InUseError(
-        f"{path.parent} is in use by {holder}.",
+        f"{path.parent} is in use by {who}.",
         "Wait for it, or stop it with `loba runs stop`.",
     )

@@ -7,9 +7,7 @@ needed, so that neither a closed terminal nor a restarted machine loses a place 
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE, write_atomically
+from loba_tui.core.files import PRIVATE_DIR_MODE, write_atomically
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import Ledger, RunDir
-from loba_tui.core.run.launch import PROGRAM
+from loba_tui.core.run.launch import PROGRAM, start_detached
 from loba_tui.core.run.reader import Liveness, RunReader
-from loba_tui.core.run.records import RECORD_VERSION, Status, decode, encode
+from loba_tui.core.run.records import FINAL_PHASES, RECORD_VERSION, Status, decode, encode
 
 SUPERVISOR = (sys.executable, "-P", "-m", "loba_tui.core.run.queue_supervisor")
 # What a run needs to know of the shell that queued it. Never a token: this is written to disk.
 KEPT_ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
-_FINAL = ("finished", "stopped", "failed")
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class Entry:
     def liveness(self) -> Liveness:
         """Return what the run does, with "interrupted" for one that had begun and is dead."""
         liveness = RunReader(self.run).liveness()
-        if self.was_started and not liveness.is_alive and liveness.state not in _FINAL:
+        if self.was_started and not liveness.is_alive and liveness.state not in FINAL_PHASES:
             return Liveness("dead", f"interrupted, resumable: {liveness.reason}")
         return liveness
 
@@ -183,20 +180,7 @@ class Queue:
         """
         try:
             self.folder.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            log = os.open(self.log, flags, PRIVATE_FILE_MODE)
-            try:
-                subprocess.Popen(
-                    [*SUPERVISOR, str(self.folder), *program],
-                    cwd="/",
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    umask=0o077,
-                )
-            finally:
-                os.close(log)
+            start_detached([*SUPERVISOR, str(self.folder), *program], self.log, folder="/")
         except OSError as error:
             raise ResourceError(
                 f"The queue's supervisor cannot be started: {error.strerror or error}."

@@ -53,9 +53,10 @@ class Supervisor:
         taken = self._devices_in_use({entry.run.path for entry in entries})
         for entry in entries:
             if entry.path in self._children:
-                taken.append(_device_of(entry))
+                taken.append(_told_device(RunReader(entry.run), entry.device))
             elif entry.was_started and RunReader(entry.run).liveness().is_alive:
-                taken.append(_device_of(entry))  # an earlier supervisor's
+                # An earlier supervisor's.
+                taken.append(_told_device(RunReader(entry.run), entry.device))
             elif self._is_over(entry):
                 self._queue.remove(entry)
             elif any(shares_device(entry.device, device) for device in taken):
@@ -78,8 +79,7 @@ class Supervisor:
         for run_dir in self._ledger.runs():
             reader = RunReader(run_dir)
             if run_dir.path not in queued and reader.liveness().is_alive:
-                status = reader.status()
-                devices.append(str((status.extra if status else {}).get("device", "auto")))
+                devices.append(_told_device(reader, "auto"))
         return devices
 
     def _start(self, entry: Entry) -> None:
@@ -103,10 +103,10 @@ class Supervisor:
             logger.info("%s started: %s", started.path.name, entry.run.path)
 
 
-def _device_of(entry: Entry) -> str:
-    """Return the device that a started run has told, its recipe's until then."""
-    status = RunReader(entry.run).status()
-    return str((status.extra if status else {}).get("device", entry.device))
+def _told_device(reader: RunReader, otherwise: str) -> str:
+    """Return the device that a started run has told."""
+    status = reader.status()
+    return str(status.extra.get("device", otherwise)) if status else otherwise
 
 
 def shares_device(one: str, other: str) -> bool:

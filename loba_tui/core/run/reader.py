@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.records import Event, Metric, Owner, Status, decode
+
+_Record = TypeVar("_Record", Metric, Event)
 
 STALLED_SECONDS = 60.0
 _CHUNK_BYTES = 4 * 1024 * 1024
@@ -49,19 +51,17 @@ class Liveness:
 
 
 class RunReader:
-    """Follow one run; `new_metrics` and `new_events` return what came since the last call."""
+    """Follow one run; `new_metrics` and `new_events` return what came since the last call.
+
+    Attributes:
+        num_foreign_lines: How many lines so far were not records.
+    """
 
     def __init__(self, run_dir: RunDir) -> None:
-        """Start at the beginning of the run."""
         self.run_dir = run_dir
         self._metrics = _Tail(run_dir.metrics)
         self._events = _Tail(run_dir.events)
-        self._num_foreign = 0
-
-    @property
-    def num_foreign_lines(self) -> int:
-        """Return how many lines so far were not records."""
-        return self._num_foreign
+        self.num_foreign_lines = 0
 
     def skip_to_end(self) -> None:
         """Leave out everything that is there already."""
@@ -73,22 +73,19 @@ class RunReader:
 
         After a resume, steps since the last checkpoint appear twice; the later record counts.
         """
-        found = []
-        for line in self._metrics.new_lines():
-            try:
-                found.append(Metric.from_json(decode(line)))
-            except ValueError:
-                self._num_foreign += 1
-        return found
+        return self._read(self._metrics, Metric.from_json)
 
     def new_events(self) -> list[Event]:
         """Return the events recorded since the last call."""
+        return self._read(self._events, Event.from_json)
+
+    def _read(self, tail: _Tail, parse: Callable[[dict[str, Any]], _Record]) -> list[_Record]:
         found = []
-        for line in self._events.new_lines():
+        for line in tail.new_lines():
             try:
-                found.append(Event.from_json(decode(line)))
+                found.append(parse(decode(line)))
             except ValueError:
-                self._num_foreign += 1
+                self.num_foreign_lines += 1
         return found
 
     def status(self) -> Status | None:

@@ -6,6 +6,7 @@ A full disk is no reason to lose a run: records wait in memory until it takes th
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -27,13 +28,72 @@ from loba_tui.core.run import disk, owner
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.records import RECORD_VERSION, Status, encode
 
+logger = logging.getLogger(__name__)
+
 STATUS_INTERVAL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 1.0
 # Records that wait for a full disk; at a few hundred bytes each these are tens of thousands.
 _MAX_WAITING_BYTES = 8 * 2**20
 
 
-class RunWriter:
+class Records:
+    """What a run tells of itself. Nothing is kept of it here; `RunWriter` keeps all of it."""
+
+    @property
+    def phase(self) -> str:
+        """What the run was last said to be doing."""
+        return ""
+
+    def metric(self, *, step: int, **values: Any) -> None:
+        """Append the record of one step: loss, lr, grad_norm, seconds, memory_mib, forwards, ….
+
+        Scalars of numpy and torch are accepted, but reading a device scalar waits for the device.
+        """
+
+    def event(self, kind: str, /, **data: Any) -> None:
+        """Append something that happened, such as `saved`, `sampled`, `warning` or `failed`."""
+
+    def warn(self, message: str) -> None:
+        """Append a warning that the user should see."""
+        self.event("warning", message=message)
+
+    def status(
+        self,
+        *,
+        phase: str | None = None,
+        step: int | None = None,
+        total: int | None = None,
+        **extra: Any,
+    ) -> None:
+        """Update what the run is doing; what is not given stays as it was.
+
+        A change of phase is written at once. A mere step is written when the last write is some
+        tenths of a second old, so calling this every step is cheap.
+        """
+
+    def write_file(self, name: str, content: bytes, *, sync: bool = False) -> str:
+        """Replace a file of the run's folder, whole or not at all; return its path.
+
+        Args:
+            name: Of the file.
+            content: All of it.
+            sync: Make it last through a power cut, too.
+
+        Raises:
+            ResourceError: It cannot be written.
+        """
+        return name
+
+
+class NullWriter(Records):
+    """The records of a process that is not its run's first, which writes for all of them."""
+
+    def warn(self, message: str) -> None:
+        """Log a warning, which may concern this process alone."""
+        logger.warning(message)
+
+
+class RunWriter(Records):
     """Append metrics and events and keep the status of a run that this process owns.
 
     A context manager; the run is in use until it is closed or the process ends. While it is open, a
@@ -41,7 +101,7 @@ class RunWriter:
     """
 
     def __init__(self, run_dir: RunDir, lock: int, redactor: Redactor | None = None) -> None:
-        """Wrap a run whose lock is already held; use `open`."""
+        # Made by `open`, which takes the lock.
         self.run_dir = run_dir
         self._lock = lock
         self._redact = (redactor or Redactor()).value
@@ -85,20 +145,13 @@ class RunWriter:
         return writer
 
     def metric(self, *, step: int, **values: Any) -> None:
-        """Append the record of one step: loss, lr, grad_norm, seconds, memory_mib, forwards, ….
-
-        Scalars of numpy and torch are accepted, but reading a device scalar waits for the device.
-        """
+        """Append a line to metrics.jsonl."""
         self._metrics.append({"step": step, "time": time.time(), **values})
 
     def event(self, kind: str, /, **data: Any) -> None:
-        """Append something that happened, such as `saved`, `sampled`, `warning` or `failed`."""
+        """Append a line to events.jsonl, without secrets."""
         record = {"version": RECORD_VERSION, "event": kind, "time": time.time()}
         self._events.append({**record, **self._redact(data)})
-
-    def warn(self, message: str) -> None:
-        """Append a warning that the user should see."""
-        self.event("warning", message=message)
 
     def status(
         self,
@@ -108,11 +161,7 @@ class RunWriter:
         total: int | None = None,
         **extra: Any,
     ) -> None:
-        """Update what the run is doing; what is not given stays as it was.
-
-        A change of phase is written at once. A mere step is written when the last write is some
-        tenths of a second old, so calling this every step is cheap.
-        """
+        """Update status.json, at once where the phase changes."""
         with self._guard:
             if (phase or self._phase, step or self._step) != (self._phase, self._step):
                 self._moved = time.time()
@@ -127,8 +176,14 @@ class RunWriter:
 
     @property
     def phase(self) -> str:
-        """What the run was last said to be doing."""
+        """The phase in the status."""
         return self._phase
+
+    def write_file(self, name: str, content: bytes, *, sync: bool = False) -> str:
+        """Write a file beside the records."""
+        path = self.run_dir.path / name
+        write_atomically(path, content, sync=sync)
+        return str(path)
 
     def flush(self) -> None:
         """Write the status now."""
@@ -171,7 +226,6 @@ class RunWriter:
             self._lock = -1
 
     def __enter__(self) -> RunWriter:
-        """Return the writer itself."""
         return self
 
     def __exit__(
@@ -180,7 +234,6 @@ class RunWriter:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close, whatever happened."""
         self.close()
 
 

@@ -81,8 +81,8 @@ class Steering(LobaScreen):
             return
         rows: list[list[Piece]] = [
             ["KEY=VALUE, where KEY is one of"],
-            [("  " + ", ".join(LIVE_KEYS[:3]), "key")],
-            [("  " + ", ".join(LIVE_KEYS[3:]), "key")],
+            [("  " + ", ".join([*LIVE_KEYS][:3]), "key")],
+            [("  " + ", ".join([*LIVE_KEYS][3:]), "key")],
             [""],
             [(f"the same as: loba runs set {run.name} KEY=VALUE", "dim")],
         ]

@@ -11,7 +11,7 @@ from loba_tui.client.runs import steer as runs
 from loba_tui.core.plugins.sources import PluginSources
 from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.run.changes import SteeringRecord
+from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.screens.base import LobaScreen
@@ -79,7 +79,7 @@ class LivePlan:
     @classmethod
     def of(cls, model: StackModel, run: RunDir, sources: PluginSources) -> LivePlan:
         """Compare an edited recipe with what a run is doing now, steering included."""
-        record = SteeringRecord.read(run.steering) or SteeringRecord()
+        record = ChangeRecord.read(run.changes) or ChangeRecord()
         now = load_recipe(
             run.recipe,
             [f"{change.key}={written(change.new)}" for change in record.changes],

@@ -16,7 +16,7 @@ import pytest
 from loba_tui.client.runs import replay
 from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.run import control
-from loba_tui.core.run.changes import SteeringRecord
+from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
 
@@ -234,7 +234,7 @@ def test_a_run_of_two_processes_is_steered_as_one(loba: Loba) -> None:
         assert process.wait(120) == 0
     metrics = RunReader(run_dir).new_metrics()
     assert [metric.lr for metric in metrics] == [2e-4] * at + [5e-4] * 10
-    record = SteeringRecord.read(run_dir.steering)
+    record = ChangeRecord.read(run_dir.changes)
     assert record is not None
     assert {change.step for change in record.changes} == {at}
     assert run_dir.adapter.is_file()

@@ -75,7 +75,7 @@ def test_auto_takes_the_next_best_where_there_is_no_cuda(facts, expected):
     assert resolve_device("auto", facts=facts).type == expected
 
 
-def test_auto_warns_when_an_installed_driver_is_passed_over(caplog):
+def test_auto_warns_when_an_installed_driver_is_skipped(caplog):
     with caplog.at_level(logging.WARNING):
         assert resolve_device("auto", facts=CUDA_13_BUILD_ON_12_2_DRIVER).type == "cpu"
     assert "driver speaks CUDA 12.2" in caplog.text

@@ -22,7 +22,7 @@ from loba_tui.core.recipe.load import dump_recipe, parse_text
 from loba_tui.core.recipe.problems import ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run import control, disk
-from loba_tui.core.run.changes import Change, SteeringRecord
+from loba_tui.core.run.changes import Change, ChangeRecord
 from loba_tui.core.run.control import LIVE_KEYS, MEMORY_KINDS, Command
 from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.writer import RunWriter
@@ -83,7 +83,7 @@ class Steering:
         self._at: float | None = None
         self._step_seconds = 0.0
         self._save_seconds = 0.0
-        self.record = SteeringRecord()
+        self.record = ChangeRecord()
 
     def _values_of(self, recipe: Recipe) -> dict[str, Any]:
         described = plugins.describe("methods", recipe.method.name, sources=self._sources)
@@ -125,7 +125,7 @@ class Steering:
         """Say who unloads, offloads and onloads components."""
         self._obey_memory = obey
 
-    def load(self, record: SteeringRecord, step: int) -> None:
+    def load(self, record: ChangeRecord, step: int) -> None:
         """Take a record over and set everything as it was when `step` steps were done.
 
         Changes of later steps are made again when those steps are reached.
@@ -278,13 +278,13 @@ class Steering:
                     self._apply(change)
             self._applied_until = step
 
-    def is_passed_over(self, step: int) -> bool:
+    def is_skipped(self, step: int) -> bool:
         """Say whether a rollback has found the draw of this step to be of no use."""
-        return step in self.record.passed_over
+        return step in self.record.skipped
 
     def pass_over(self, step: int) -> None:
         """Leave the draw of a step out from now on, in a replay too."""
-        self.record = self.record.with_passed_over(step)
+        self.record = self.record.with_skipped(step)
         self._keep_record()
 
     def _keep_record(self) -> None:
@@ -292,7 +292,7 @@ class Steering:
             return
         try:
             write_atomically(
-                self._writer.run_dir.steering, self.record.text().encode() + b"\n", sync=True
+                self._writer.run_dir.changes, self.record.text().encode() + b"\n", sync=True
             )
         except ResourceError as error:
             # The next checkpoint carries the record too.

@@ -18,7 +18,7 @@ from loba_tui.core.program.training.ema import MovingAverage
 from loba_tui.core.program.training.optimizer_state import LearningRates, export_state, import_state
 from loba_tui.core.program.training.run_fingerprint import Settings
 from loba_tui.core.program.trajectories.base import ForwardCounter
-from loba_tui.core.run.changes import SteeringRecord
+from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.writer import RunWriter
 
 
@@ -129,7 +129,7 @@ def restore(parts: TrainerParts, checkpoint: Checkpoint, *, allow_inexact: bool)
         parts.accelerator.scaler.load_state_dict(state["scaler"])
     # What was steered after the checkpoint is newer than what it knows.
     kept = parts.steering.record
-    record = kept if kept != SteeringRecord() else SteeringRecord.from_json(state["steering"])
+    record = kept if kept != ChangeRecord() else ChangeRecord.from_json(state["steering"])
     parts.steering.load(record, checkpoint.step)
     return inexact
 

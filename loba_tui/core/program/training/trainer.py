@@ -69,7 +69,7 @@ class Trainer:
             self.save()
         while not self.is_done and self.step != until:
             steering.boundary(self)
-            if steering.is_passed_over(self.step):
+            if steering.is_skipped(self.step):
                 self.step += 1
             else:
                 self._measured_step()

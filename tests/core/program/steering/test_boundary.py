@@ -26,7 +26,7 @@ from loba_tui.core.program.training.trainer import Trainer
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run import disk
-from loba_tui.core.run.changes import Change, SteeringRecord
+from loba_tui.core.run.changes import Change, ChangeRecord
 from loba_tui.core.run.control import Command, send
 from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import RunDir
@@ -121,7 +121,7 @@ def test_a_setting_changes_from_the_next_step_on_and_is_recorded(writer: RunWrit
     steered = [{key: e[key] for key in ("step", "key", "old", "new")} for e in
                events(writer.run_dir, "steered")]  # fmt: skip
     assert steered[0] == {"step": 3, "key": "optimizer.lr", "old": 1e-3, "new": 1e-4}
-    assert SteeringRecord.read(writer.run_dir.steering) == steering.record
+    assert ChangeRecord.read(writer.run_dir.changes) == steering.record
     assert [change.key for change in steering.record.changes] == [
         "optimizer.lr",
         "save.every",
@@ -156,8 +156,8 @@ def test_a_bad_value_is_refused_with_a_reason_and_changes_nothing(
     (answer,) = events(writer.run_dir, "command")
     assert not answer["accepted"]
     assert message in answer["message"]
-    assert steering.record == SteeringRecord()
-    assert not writer.run_dir.steering.exists()
+    assert steering.record == ChangeRecord()
+    assert not writer.run_dir.changes.exists()
 
 
 def later(work: Callable[[], object], seconds: float = 0.4) -> threading.Timer:
@@ -350,8 +350,8 @@ def test_a_run_is_steered_while_it_goes_on(steered: RunDir) -> None:
     assert [event["step"] for event in events(steered, "saved")] == [4, 8]
     assert [event["step"] for event in events(steered, "sampled")] == [5, 8]
     _, _, metadata = read_adapter(steered.adapter)
-    record = SteeringRecord.from_text(metadata["loba.steering"], "adapter")
-    assert record == SteeringRecord.read(steered.steering)
+    record = ChangeRecord.from_text(metadata["loba.steering"], "adapter")
+    assert record == ChangeRecord.read(steered.changes)
     assert record.changes[0] == Change(2, "optimizer.lr", 1e-3, 5e-4)
 
 
@@ -369,7 +369,7 @@ def test_without_its_record_a_run_resumes_from_what_the_checkpoint_knows(
     run_dir = new_run(recipe_with(), tmp_path)
     with pytest.raises(Interrupted):
         run_steered(run_dir, Hand(run_dir, PLAN, stop=6))
-    run_dir.steering.write_text("{")
+    run_dir.changes.write_text("{")
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
     assert sha256(run_dir) == sha256(steered)
     assert "steering.json" in events(run_dir, "warning")[0]["message"]
@@ -391,7 +391,7 @@ def test_changes_after_the_last_checkpoint_are_made_again_at_their_steps(
 
 def test_a_record_alone_repeats_the_run(steered: RunDir, tmp_path: Path) -> None:
     run_dir = new_run(recipe_with(), tmp_path)
-    run_dir.steering.write_bytes(steered.steering.read_bytes())
+    run_dir.changes.write_bytes(steered.changes.read_bytes())
     assert program.main(["--run-dir", str(run_dir.path)]) == ExitCode.DONE
     assert sha256(run_dir) == sha256(steered)
     kept = [{**event, "time": 0} for event in events(steered, "steered")]
@@ -495,12 +495,12 @@ def test_a_rollback_goes_back_to_the_checkpoint_and_leaves_the_bad_draw_out(
     assert code == ExitCode.DONE
     assert seen == [0, 1, 0, 2, 3, 4, 3, 5]
     assert [event["back_to"] for event in events(run_dir, "skipped")] == [0, 3]
-    record = SteeringRecord.read(run_dir.steering)
+    record = ChangeRecord.read(run_dir.changes)
     assert record is not None
-    assert record.passed_over == (1, 4)
+    assert record.skipped == (1, 4)
 
     again = new_run(recipe, tmp_path / "again")
-    again.steering.write_bytes(run_dir.steering.read_bytes())
+    again.changes.write_bytes(run_dir.changes.read_bytes())
     assert program.main(["--run-dir", str(again.path)]) == ExitCode.DONE
     assert seen[8:] == [0, 2, 3, 5]
     assert sha256(again) == sha256(run_dir)
