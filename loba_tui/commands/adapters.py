@@ -1,31 +1,124 @@
-"""`loba merge` and `loba interfere`: several adapters at once, each at a strength of its own."""
+"""`loba sample`, `eval`, `export`, `merge` and `interfere`: what is done with finished adapters."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loba_tui.commands.options import FileFormat, Prompts, Replace, find_run, user_plugins
 from loba_tui.core.errors import RecipeError, RefusedError
 
-Parts = Annotated[
+if TYPE_CHECKING:
+    from loba_tui.core.run.launch import Request
+    from loba_tui.core.run.records import Event
+
+Scales = Annotated[
+    str, typer.Option(metavar="A,B,…", help="Slider scales; the recipe's if left out.")
+]
+Seeds = Annotated[str, typer.Option(metavar="A,B,…", help="Seeds; the recipe's if left out.")]
+By = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe", metavar="RECIPE", help="Its model, prompts and measure; for any tool's adapter."
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where the results go; a new folder if left out.")
+]
+Strengths = Annotated[
     list[str],
     typer.Argument(metavar="ADAPTER@SCALE…", help="Runs or files; without @SCALE it is 1."),
 ]
 
 
+def sample(
+    adapter: Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN|ADAPTER", help="A run folder or a .safetensors file."),
+    ] = None,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", metavar="ADAPTER@SCALE", help="Repeatable: several at once."),
+    ] = None,
+    prompts: Prompts = None,
+    scales: Scales = "",
+    seeds: Seeds = "",
+    by: By = None,
+    out: Out = None,
+) -> None:
+    """Draw a strip of pictures over the scales of an adapter, or of several at once.
+
+    With --adapter each has a strength of its own, and the scales multiply all of them; they are 0
+    and 1 if left out.
+
+    Example: loba sample output/size-slider-… --prompt "a red circle" --scales -2,0,2 --seeds 0,1
+    """
+    from loba_tui.client.runs.foreground import Foreground
+
+    if (adapter is None) == (not adapters):
+        raise RecipeError(
+            "sample: give one RUN|ADAPTER, or several by --adapter ADAPTER@SCALE.",
+            "As in: loba sample --adapter size-slider-…@1.5 --adapter brightness-slider-…@-1",
+        )
+    here, recipe = Foreground(os.environ), _checked(by)
+    for line in here.ask(
+        "sample", adapter, prompts or [], scales, seeds, out, adapters or (), recipe
+    ):
+        typer.echo(line)
+
+
+def evaluate(
+    adapter: Annotated[
+        Path, typer.Argument(metavar="RUN|ADAPTER", help="A run folder or a .safetensors file.")
+    ],
+    prompts: Prompts = None,
+    scales: Scales = "",
+    seeds: Seeds = "",
+    by: By = None,
+    out: Out = None,
+) -> None:
+    """Measure what an adapter does and write report.json and report.png.
+
+    An adapter that was made here says how; any other is measured by a recipe.
+
+    Example: loba eval output/size-slider-… --seeds 7,8
+
+    Example: loba eval downloaded.safetensors --recipe sdxl/slider
+    """
+    from loba_tui.client.runs.foreground import Foreground
+
+    here, recipe = Foreground(os.environ), _checked(by)
+    for line in here.ask("eval", adapter, prompts or [], scales, seeds, out, recipe=recipe):
+        typer.echo(line)
+
+
+def export(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or its name.")],
+    file_format: FileFormat = "diffusers",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The new file.")] = None,
+    yes: Replace = False,
+) -> None:
+    """Copy a run's adapter out, for diffusers or for kohya, A1111 and ComfyUI.
+
+    Example: loba export output/size-slider-… --format kohya --out size.safetensors
+    """
+    from loba_tui.client.runs.describe import export_adapter
+
+    typer.echo(str(export_adapter(find_run(run_name), file_format, out, replace=yes)))
+
+
 def merge(
-    adapters: Parts,
+    adapters: Strengths,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The new .safetensors file.")],
     rank: Annotated[
         int | None, typer.Option(min=1, help="Most that a layer may have; all of it if left out.")
     ] = None,
-    file_format: Annotated[
-        Literal["diffusers", "kohya"], typer.Option("--format", help="Key naming of the file.")
-    ] = "diffusers",
-    yes: Annotated[bool, typer.Option("--yes", help="Replace an existing file.")] = False,
+    file_format: FileFormat = "diffusers",
+    yes: Replace = False,
 ) -> None:
     """Make one file that does what several adapters do together.
 
@@ -34,37 +127,35 @@ def merge(
 
     Example: loba merge size-slider-…@1.5 brightness-slider-…@-1 --out both.safetensors
     """
-    from loba_tui.client.runs import foreground
     from loba_tui.client.runs.adapter_list import request_of
-    from loba_tui.core.text import clean
 
     out = out.expanduser().absolute()
     if out.suffix != ".safetensors":
         raise RecipeError(f"--out: {out.name} is not a .safetensors file.")
     if out.exists() and not yes:
         raise RefusedError(f"{out} exists already.", "Add --yes to replace it.")
-    wanted = request_of("merge", adapters, file=str(out), rank=rank, file_format=file_format)
-    here = foreground.Foreground(os.environ)
-    folder, wanted = foreground.prepare_request(wanted, None)
-    for event in here.request(folder, wanted):
+    request = request_of("merge", adapters, file=str(out), rank=rank, file_format=file_format)
+    for event in _events(request, None):
         if event.kind == "merged":
-            data = event.data
-            typer.echo(f"adapter    {clean(data['path'])}")
-            typer.echo(
-                f"layers     {int(data['num_layers'])}, rank at most {int(data['largest_rank'])}"
-            )
-            error = float(data["error"])
-            lost = f"; most in {clean(data['worst_layer'])}, {float(data['worst_error']):.2%}"
-            typer.echo(
-                f"lost       {error:.2%} of the change{lost}" if error else "lost       nothing"
-            )
+            for line in _merged_lines(event.data):
+                typer.echo(line)
+
+
+def _merged_lines(data: Mapping[str, Any]) -> list[str]:
+    from loba_tui.core.text import clean
+
+    error = float(data["error"])
+    worst = f"; most in {clean(data['worst_layer'])}, {float(data['worst_error']):.2%}"
+    return [
+        f"adapter    {clean(data['path'])}",
+        f"layers     {int(data['num_layers'])}, rank at most {int(data['largest_rank'])}",
+        f"lost       {error:.2%} of the change{worst}" if error else "lost       nothing",
+    ]
 
 
 def interfere(
-    adapters: Parts,
-    prompts: Annotated[
-        list[str] | None, typer.Option("--prompt", help="Repeatable; the recipe's if left out.")
-    ] = None,
+    adapters: Strengths,
+    prompts: Prompts = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the results go; a new folder if not.")
     ] = None,
@@ -73,20 +164,37 @@ def interfere(
 
     Example: loba interfere size-slider-…@2 brightness-slider-…@-2
     """
-    from loba_tui.client.runs import foreground
     from loba_tui.client.runs.adapter_list import request_of
     from loba_tui.client.runs.follow import shorten
     from loba_tui.core.text import clean
 
     if len(adapters) < 2:
         raise RecipeError("ADAPTER@SCALE: it takes two adapters to disturb each other.")
-    wanted = request_of("interfere", adapters, prompts=tuple(prompts or ()))
-    here = foreground.Foreground(os.environ)
-    folder, wanted = foreground.prepare_request(wanted, out)
-    for event in here.request(folder, wanted):
+    request = request_of("interfere", adapters, prompts=tuple(prompts or ()))
+    for event in _events(request, out):
         if event.kind == "interfered":
             for label, key in (("figures", "path"), ("picture", "picture")):
                 typer.echo(f"{label:11}{shorten(Path(str(event.data[key])))}")
             sentences = event.data.get("sentences")
             for sentence in sentences if isinstance(sentences, list) else []:
                 typer.echo(f"  {clean(sentence)}")
+
+
+def _events(request: Request, out: Path | None) -> list[Event]:
+    """Have the program answer a request and return what it reports."""
+    from loba_tui.client.runs import foreground
+
+    folder, request = foreground.prepare_request(request, out)
+    return foreground.Foreground(os.environ).request(folder, request)
+
+
+def _checked(recipe: Path | None) -> Path | None:
+    """Return the file of a recipe, once it is known to be right."""
+    if recipe is None:
+        return None
+    from loba_tui.client.recipes.open import open_recipe
+    from loba_tui.core.recipe.load import load_recipe
+
+    opened = open_recipe(recipe)
+    load_recipe(opened.path, sources=user_plugins(), origin=opened.origin)
+    return opened.path

@@ -15,6 +15,7 @@ from loba_tui.core.user_folders import hub_cache_folder
 
 if TYPE_CHECKING:
     from loba_tui.core.associate.caches.hub import cache as hub
+    from loba_tui.core.plugins.sources import PluginSources
     from loba_tui.core.run.directory import RunDir
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -98,6 +99,13 @@ def find_run(name: str) -> RunDir:
     from loba_tui.core.run.directory import Ledger
 
     return listing.find_run(name, Ledger.of_user(os.environ))
+
+
+def user_plugins() -> PluginSources:
+    """Return the shipped drop-ins with the user's own."""
+    from loba_tui.core.plugins.sources import PluginSources
+
+    return PluginSources.of_user(os.environ)
 
 
 def open_cache(recipes: list[Path] | None = None) -> hub.HubCache:

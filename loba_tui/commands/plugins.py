@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
 import typer
 
-from loba_tui.commands.options import Json, echo_json
+from loba_tui.commands.options import Json, echo_json, user_plugins
 from loba_tui.core.errors import RefusedError
 
 plugins_app = typer.Typer(
@@ -28,9 +27,8 @@ def plugins_ls(
     Example: loba plugins ls optimizers
     """
     from loba_tui.client.plugins import listing as plugin_listing
-    from loba_tui.core.plugins.sources import PluginSources
 
-    found = list(plugin_listing.entries(kind, PluginSources.of_user(os.environ)))
+    found = list(plugin_listing.entries(kind, user_plugins()))
     if as_json:
         echo_json([entry.record() for entry in found])
         return
@@ -48,9 +46,8 @@ def plugins_show(
     Example: loba plugins show optimizers adamw
     """
     from loba_tui.client.plugins import listing as plugin_listing
-    from loba_tui.core.plugins.sources import PluginSources
 
-    entry = plugin_listing.find(words, PluginSources.of_user(os.environ))
+    entry = plugin_listing.find(words, user_plugins())
     if as_json:
         echo_json(entry.record())
         return
@@ -71,9 +68,8 @@ def plugins_trust(
     Example: loba plugins trust timestep/mine
     """
     from loba_tui.client.plugins import listing as plugin_listing
-    from loba_tui.core.plugins.sources import PluginSources
 
-    sources = PluginSources.of_user(os.environ)
+    sources = user_plugins()
     files = plugin_listing.to_trust(wanted, sources)
     if not files:
         typer.echo(f"nothing in {sources.folder} waits for trust", err=True)
@@ -101,9 +97,8 @@ def plugins_untrust(
     Example: loba plugins untrust timestep/mine
     """
     from loba_tui.client.plugins import listing as plugin_listing
-    from loba_tui.core.plugins.sources import PluginSources
 
-    sources = PluginSources.of_user(os.environ)
+    sources = user_plugins()
     key = plugin_listing.to_untrust(wanted, sources)
     sources.untrust(key)
     typer.echo(f"untrusted  {key}")
@@ -119,9 +114,8 @@ def plugins_new(
     Example: loba plugins new timestep mine
     """
     from loba_tui.client.plugins import scaffold as plugin_scaffold
-    from loba_tui.core.plugins.sources import PluginSources
 
-    path, test = plugin_scaffold.create(kind, name, PluginSources.of_user(os.environ))
+    path, test = plugin_scaffold.create(kind, name, user_plugins())
     typer.echo(str(path))
     typer.echo(str(test))
     typer.echo(f"change it, then test it with: pytest {test}", err=True)

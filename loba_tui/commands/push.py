@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loba_tui.commands.options import Json, Yes, confirm, echo_json, find_run
+from loba_tui.commands.options import Json, Yes, confirm, echo_json, find_run, user_plugins
 
 if TYPE_CHECKING:
     from loba_tui.client.hub.push import PushPlan
@@ -46,7 +46,6 @@ def push(
     Example: loba push last --repo me/size-slider --dry-run
     """
     from loba_tui.client.hub import push as pushing
-    from loba_tui.core.plugins.sources import PluginSources
     from loba_tui.core.text import clean
 
     run_dir = find_run(run_name)
@@ -54,7 +53,7 @@ def push(
         run_dir,
         pushing.Choices(repo, public, revision, license_id),
         os.environ,
-        sources=PluginSources.of_user(os.environ),
+        sources=user_plugins(),
         needs_login=not dry_run,
     )
     record = _record(plan)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from loba_tui.commands.options import Json, echo_json
+from loba_tui.commands.options import Json, echo_json, user_plugins
 from loba_tui.core.errors import ExitCode, RecipeError, ResourceError
 
 recipe_app = typer.Typer(
@@ -28,11 +28,10 @@ def recipe_new(
 
     Example: loba recipe new my-slider --out my-slider.yaml
     """
-    from loba_tui.core.plugins.sources import PluginSources
     from loba_tui.core.recipe.new import new_recipe
 
     path = out or Path(f"{name}.yaml")
-    sources = PluginSources.of_user(os.environ)
+    sources = user_plugins()
     text = new_recipe(name, method=method, file=str(path), sources=sources)
     _write_new(path, text)
     typer.echo(str(path))
@@ -44,10 +43,9 @@ def recipe_schema() -> None:
 
     Example: loba recipe schema > loba.schema.json
     """
-    from loba_tui.core.plugins.sources import PluginSources
     from loba_tui.core.recipe.json_schema import recipe_schema
 
-    echo_json(recipe_schema(PluginSources.of_user(os.environ)))
+    echo_json(recipe_schema(user_plugins()))
 
 
 @recipe_app.command("migrate")
@@ -61,7 +59,6 @@ def recipe_migrate(
 
     Example: loba recipe migrate old.yaml --out recipes/new.yaml
     """
-    from loba_tui.core.plugins.sources import PluginSources
     from loba_tui.core.recipe.load import check_text, read_recipe_text
     from loba_tui.core.recipe.migrate.text import migrate_text
 
@@ -72,7 +69,7 @@ def recipe_migrate(
         _write_new(out, text)
         typer.echo(str(out))
     # The old file's mistakes are the new file's: they are told, but the text is still of use.
-    sources = PluginSources.of_user(os.environ)
+    sources = user_plugins()
     problems = check_text(text, str(out or "<migrated>"), sources=sources)
     for problem in problems:
         typer.echo(str(problem), err=True)
@@ -91,11 +88,10 @@ def recipe_diff(
     Example: loba recipe diff recipes/slider.yaml last
     """
     from loba_tui.client.recipes import files as recipe_files
-    from loba_tui.core.plugins.sources import PluginSources
     from loba_tui.core.recipe.diff import differences
     from loba_tui.core.run.directory import Ledger
 
-    sources, ledger = PluginSources.of_user(os.environ), Ledger.of_user(os.environ)
+    sources, ledger = user_plugins(), Ledger.of_user(os.environ)
     recipes = [recipe_files.resolve(each, ledger, sources) for each in (left, right)]
     found = differences(*recipes)
     if as_json:

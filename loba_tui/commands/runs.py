@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loba_tui.commands.options import Json, echo_json, find_run
+from loba_tui.commands.options import Json, echo_json, find_run, user_plugins
 from loba_tui.core.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -165,9 +165,8 @@ def runs_set(
     Example: loba runs set last optimizer.lr=1e-4 train.steps=300
     """
     from loba_tui.client.runs import steer as runs
-    from loba_tui.core.plugins.sources import PluginSources
 
-    run_dir, sources = find_run(name), PluginSources.of_user(os.environ)
+    run_dir, sources = find_run(name), user_plugins()
     runs.require_alive(run_dir, "set")
     for command in [runs.set_command(run_dir, each, sources) for each in assignments]:
         typer.echo(runs.steer(run_dir, command))

@@ -1,0 +1,146 @@
+"""`loba validate`, `plan` and `doctor`: what is wrong, and what would run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loba_tui.commands.options import Json, Recipe, Set, echo_json, find_run, user_plugins
+from loba_tui.core.errors import ExitCode
+
+if TYPE_CHECKING:
+    from loba_tui.client.recipes.open import OpenedRecipe
+
+
+def validate(
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", show_default=False)],
+    overrides: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Check recipes without running them; every problem is shown with file, line and column.
+
+    Example: loba validate recipes/slider.yaml --set train.steps=100
+    """
+    from loba_tui.core.recipe.load import check_recipe
+    from loba_tui.core.recipe.problems import exit_code
+    from loba_tui.core.text import clean
+
+    sources = user_plugins()
+    found = {
+        each.name: check_recipe(each.path, overrides or [], sources=sources, origin=each.origin)
+        for each in map(_open, recipes)
+    }
+    if as_json:
+        echo_json(
+            [
+                {
+                    "recipe": path,
+                    "valid": not problems,
+                    "problems": [vars(problem) for problem in problems],
+                }
+                for path, problems in found.items()
+            ]
+        )
+    else:
+        for path, problems in found.items():
+            for problem in problems:
+                typer.echo(str(problem), err=True)
+            if not problems:
+                typer.echo(f"{clean(path)}: valid")
+    _exit_unless_done(exit_code(each for problems in found.values() for each in problems))
+
+
+def plan(
+    recipe: Recipe = None,
+    overrides: Set = None,
+    as_json: Json = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Compute it, whatever an earlier answer was.")
+    ] = False,
+    data: Annotated[
+        bool, typer.Option("--data", help="Open every image and caption instead, and say what is.")
+    ] = False,
+) -> None:
+    """Show what would run, drawn: its schedules over steps, layers, timesteps and noise.
+
+    Example: loba plan recipes/slider.yaml --set train.steps=1000
+    """
+    from loba_tui.client.plans import request as planning
+    from loba_tui.client.plans.ascii_charts import Canvas
+    from loba_tui.client.plans.text import data_lines, plan_lines
+    from loba_tui.client.recipes.open import open_recipe
+    from loba_tui.client.runs.foreground import Foreground
+    from loba_tui.core.recipe.load import load_recipe
+
+    sources, here = user_plugins(), Foreground(os.environ)
+    opened = open_recipe(recipe)
+    resolved = load_recipe(opened.path, overrides or [], sources=sources, origin=opened.origin)
+    if data:
+        document = planning.check_data(resolved, here)
+    else:
+        document = planning.plan(
+            resolved,
+            here,
+            cache=planning.PlanCache.of_user(os.environ),
+            sources=sources,
+            most_seconds=-1.0 if fresh else planning.MOST_SECONDS,
+        )
+    if as_json:
+        echo_json(document)
+        return
+    canvas = Canvas.of(sys.stdout)
+    for line in data_lines(document) if data else plan_lines(document["sections"], canvas):
+        typer.echo(line)
+
+
+def doctor(
+    run_name: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run folder or its name, to check too.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check the installation, the machine, the hub login and cache, and a run's files.
+
+    Example: loba doctor output/size-slider-…
+    """
+    from loba_tui.client.machine import doctor as examination
+    from loba_tui.client.runs.foreground import Foreground
+    from loba_tui.core.findings import worst_code
+    from loba_tui.core.text import clean
+
+    run_dir = None if run_name is None else find_run(run_name)
+    findings = [
+        *examination.installation(),
+        *examination.machine(Path.cwd() if run_dir is None else run_dir.path),
+        *examination.hub(),
+        *examination.devices(Foreground(os.environ)),
+        *(() if run_dir is None else examination.run_folder(run_dir)),
+    ]
+    if as_json:
+        echo_json([finding.as_json() for finding in findings])
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.state:5}{clean(finding.check):20} {clean(finding.message)}")
+            if finding.hint:
+                typer.echo(f"{'':26}{clean(finding.hint)}")
+    _exit_unless_done(worst_code(findings))
+
+
+def _open(path: Path) -> OpenedRecipe:
+    """Return the recipe that is named; one that is nowhere is kept, so that its check says so."""
+    from loba_tui.client.recipes import open as hub_recipes
+    from loba_tui.core.recipe import shipped
+
+    if hub_recipes.is_address(path):
+        return hub_recipes.open_recipe(path)
+    # A name that is no file here may be a shipped recipe's, as it is for `run` and `plan`.
+    return hub_recipes.OpenedRecipe(path if path.exists() else shipped.find(path) or path)
+
+
+def _exit_unless_done(code: ExitCode) -> None:
+    if code != ExitCode.DONE:
+        raise typer.Exit(int(code))
