@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loba_tui.commands.options import FileFormat, Prompts, Replace, find_run, user_plugins
+from loba_tui.commands.options import (
+    FileFormat,
+    Prompts,
+    Replace,
+    find_run,
+    user_ledger,
+    user_plugins,
+)
 from loba_tui.core.errors import RecipeError, RefusedError
 
 if TYPE_CHECKING:
+    from loba_tui.core.run.directory import RunDir
     from loba_tui.core.run.launch import Request
     from loba_tui.core.run.records import Event
 
@@ -57,18 +65,21 @@ def sample(
 
     Example: loba sample output/size-slider-… --prompt "a red circle" --scales -2,0,2 --seeds 0,1
     """
-    from loba_tui.client.runs.foreground import Foreground
+    from loba_tui.client.runs import requests
 
     if (adapter is None) == (not adapters):
         raise RecipeError(
             "sample: give one RUN|ADAPTER, or several by --adapter ADAPTER@SCALE.",
             "As in: loba sample --adapter size-slider-…@1.5 --adapter brightness-slider-…@-1",
         )
-    here, recipe = Foreground(os.environ), _checked(by)
-    for line in here.ask(
-        "sample", adapter, prompts or [], scales, seeds, out, adapters or (), recipe
-    ):
-        typer.echo(line)
+    recipe = _checked(by)
+    request = (
+        requests.about_several("sample", adapters or (), user_ledger(), option="--adapter")
+        if adapter is None
+        else requests.about_one("sample", adapter)
+    )
+    images = requests.Images(tuple(prompts or ()), scales, seeds, recipe)
+    _echo_results(images.added_to(request), out)
 
 
 def evaluate(
@@ -89,11 +100,11 @@ def evaluate(
 
     Example: loba eval downloaded.safetensors --recipe sdxl/slider
     """
-    from loba_tui.client.runs.foreground import Foreground
+    from loba_tui.client.runs import requests
 
-    here, recipe = Foreground(os.environ), _checked(by)
-    for line in here.ask("eval", adapter, prompts or [], scales, seeds, out, recipe=recipe):
-        typer.echo(line)
+    recipe = _checked(by)
+    images = requests.Images(tuple(prompts or ()), scales, seeds, recipe)
+    _echo_results(images.added_to(requests.about_one("eval", adapter)), out)
 
 
 def export(
@@ -106,7 +117,7 @@ def export(
 
     Example: loba export output/size-slider-… --format kohya --out size.safetensors
     """
-    from loba_tui.client.runs.describe import export_adapter
+    from loba_tui.client.runs.export import export_adapter
 
     typer.echo(str(export_adapter(find_run(run_name), file_format, out, replace=yes)))
 
@@ -127,15 +138,17 @@ def merge(
 
     Example: loba merge size-slider-…@1.5 brightness-slider-…@-1 --out both.safetensors
     """
-    from loba_tui.client.runs.adapter_list import request_of
+    from loba_tui.client.runs.requests import about_several
 
     out = out.expanduser().absolute()
     if out.suffix != ".safetensors":
         raise RecipeError(f"--out: {out.name} is not a .safetensors file.")
     if out.exists() and not yes:
         raise RefusedError(f"{out} exists already.", "Add --yes to replace it.")
-    request = request_of("merge", adapters, file=str(out), rank=rank, file_format=file_format)
-    for event in _events(request, None):
+    request = about_several("merge", adapters, user_ledger())
+    request = replace(request, file=str(out), rank=rank, file_format=file_format)
+    _, events = _answer(request, None)
+    for event in events:
         if event.kind == "merged":
             for line in _merged_lines(event.data):
                 typer.echo(line)
@@ -164,14 +177,15 @@ def interfere(
 
     Example: loba interfere size-slider-…@2 brightness-slider-…@-2
     """
-    from loba_tui.client.runs.adapter_list import request_of
-    from loba_tui.client.runs.follow import shorten
+    from loba_tui.client.runs.events import shorten
+    from loba_tui.client.runs.requests import about_several
     from loba_tui.core.text import clean
 
     if len(adapters) < 2:
         raise RecipeError("ADAPTER@SCALE: it takes two adapters to disturb each other.")
-    request = request_of("interfere", adapters, prompts=tuple(prompts or ()))
-    for event in _events(request, out):
+    request = about_several("interfere", adapters, user_ledger())
+    _, events = _answer(replace(request, prompts=tuple(prompts or ())), out)
+    for event in events:
         if event.kind == "interfered":
             for label, key in (("figures", "path"), ("picture", "picture")):
                 typer.echo(f"{label:11}{shorten(Path(str(event.data[key])))}")
@@ -180,21 +194,28 @@ def interfere(
                 typer.echo(f"  {clean(sentence)}")
 
 
-def _events(request: Request, out: Path | None) -> list[Event]:
-    """Have the program answer a request and return what it reports."""
-    from loba_tui.client.runs import foreground
+def _answer(request: Request, out: Path | None) -> tuple[RunDir, list[Event]]:
+    """Have the program answer a request; return the folder of its results and what it reports."""
+    from loba_tui.client.runs.requests import prepare_request
+    from loba_tui.commands.live_line import foreground
 
-    folder, request = foreground.prepare_request(request, out)
-    return foreground.Foreground(os.environ).request(folder, request)
+    folder, request = prepare_request(request, out)
+    return folder, foreground().request(folder, request)
+
+
+def _echo_results(request: Request, out: Path | None) -> None:
+    from loba_tui.client.runs.results import result_lines
+
+    for line in result_lines(*_answer(request, out)):
+        typer.echo(line)
 
 
 def _checked(recipe: Path | None) -> Path | None:
     """Return the file of a recipe, once it is known to be right."""
     if recipe is None:
         return None
-    from loba_tui.client.recipes.open import open_recipe
-    from loba_tui.core.recipe.load import load_recipe
+    from loba_tui.commands.open_recipe import open_recipe
 
     opened = open_recipe(recipe)
-    load_recipe(opened.path, sources=user_plugins(), origin=opened.origin)
+    opened.load((), user_plugins())
     return opened.path

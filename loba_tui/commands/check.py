@@ -72,13 +72,11 @@ def plan(
     from loba_tui.client.plans import request as planning
     from loba_tui.client.plans.ascii_charts import Canvas
     from loba_tui.client.plans.text import data_lines, plan_lines
-    from loba_tui.client.recipes.open import open_recipe
-    from loba_tui.client.runs.foreground import Foreground
-    from loba_tui.core.recipe.load import load_recipe
+    from loba_tui.commands.live_line import foreground
+    from loba_tui.commands.open_recipe import open_recipe
 
-    sources, here = user_plugins(), Foreground(os.environ)
-    opened = open_recipe(recipe)
-    resolved = load_recipe(opened.path, overrides or [], sources=sources, origin=opened.origin)
+    sources, here = user_plugins(), foreground()
+    resolved = open_recipe(recipe).load(overrides or [], sources)
     if data:
         document = planning.check_data(resolved, here)
     else:
@@ -108,7 +106,7 @@ def doctor(
     Example: loba doctor output/size-slider-…
     """
     from loba_tui.client.machine import doctor as examination
-    from loba_tui.client.runs.foreground import Foreground
+    from loba_tui.commands.live_line import foreground
     from loba_tui.core.findings import worst_code
     from loba_tui.core.text import clean
 
@@ -117,7 +115,7 @@ def doctor(
         *examination.installation(),
         *examination.machine(Path.cwd() if run_dir is None else run_dir.path),
         *examination.hub(),
-        *examination.devices(Foreground(os.environ)),
+        *examination.devices(foreground()),
         *(() if run_dir is None else examination.run_folder(run_dir)),
     ]
     if as_json:

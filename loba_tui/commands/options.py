@@ -16,7 +16,7 @@ from loba_tui.core.user_folders import hub_cache_folder
 if TYPE_CHECKING:
     from loba_tui.core.associate.caches.hub import cache as hub
     from loba_tui.core.plugins.sources import PluginSources
-    from loba_tui.core.run.directory import RunDir
+    from loba_tui.core.run.directory import Ledger, RunDir
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -95,10 +95,16 @@ def echo_json(document: Any, *, indent: int | None = 2) -> None:
 
 def find_run(name: str) -> RunDir:
     """Return the run that a command names: a folder, a name, the unique start of one, or last."""
-    from loba_tui.client.runs import describe as listing
+    from loba_tui.client.runs import resolve
+
+    return resolve.find_run(name, user_ledger())
+
+
+def user_ledger() -> Ledger:
+    """Return the list of this user's runs."""
     from loba_tui.core.run.directory import Ledger
 
-    return listing.find_run(name, Ledger.of_user(os.environ))
+    return Ledger.of_user(os.environ)
 
 
 def user_plugins() -> PluginSources:

@@ -51,42 +51,43 @@ def run(
 
     Example: loba run recipes/slider.yaml --set train.steps=100
     """
-    from loba_tui.client.runs import foreground
-    from loba_tui.client.runs.follow import shorten
+    from loba_tui.client.runs import start
+    from loba_tui.client.runs.events import shorten
+    from loba_tui.client.runs.results import result_lines
+    from loba_tui.commands.live_line import foreground
 
-    extra = foreground.extra_arguments(resume is not None, deadline)
+    extra = start.extra_arguments(resume is not None, deadline)
     extra += ["--force"] if force else []
     extra += ["--allow-inexact"] if allow_inexact else []
     if resume is None:
         run_dir = _prepare(recipe, overrides or [], out_dir, yes=yes)
     else:
-        foreground.refuse_with_resume(recipe, overrides)
+        start.refuse_with_resume(recipe, overrides)
         run_dir = find_run(resume)
     typer.echo(f"run folder {shorten(run_dir.path)}", err=True)
-    here = foreground.Foreground(os.environ)
+    here = foreground()
+    if queue:
+        start.enqueue(run_dir, extra, environ=os.environ, program=here.program)
+    elif detach:
+        here.detach(run_dir, extra)
     if queue or detach:
-        start = here.enqueue if queue else here.detach
-        start(run_dir, extra)
         typer.echo(str(run_dir.path))
         return
-    for line in foreground.result_lines(run_dir, here.run(run_dir, extra)):
+    for line in result_lines(run_dir, here.run(run_dir, extra)):
         typer.echo(line)
 
 
 def _prepare(recipe: Path | None, overrides: Sequence[str], out_dir: Path, *, yes: bool) -> RunDir:
     """Make the folder of a new run, once a stranger's recipe has been agreed to."""
-    from loba_tui.client.recipes.open import open_recipe
-    from loba_tui.client.runs.foreground import prepare_run
-    from loba_tui.core.recipe.load import load_recipe
+    from loba_tui.client.runs.start import make_run
+    from loba_tui.commands.open_recipe import ask_to_run, open_recipe
     from loba_tui.core.run.directory import Ledger
 
-    sources, opened = user_plugins(), open_recipe(recipe)
-    if opened.origin is not None:
-        # One that cannot run is told before anybody is asked about it.
-        load_recipe(opened.path, overrides, sources=sources, origin=opened.origin)
-        opened.ask(yes=yes)
-    ledger = Ledger.of_user(os.environ)
-    run_dir = prepare_run(opened.path, overrides, out_dir, ledger, sources, origin=opened.origin)
+    opened = open_recipe(recipe)
+    # One that cannot run is told before anybody is asked about it.
+    resolved = opened.load(overrides, user_plugins())
+    ask_to_run(opened, yes=yes)
+    run_dir = make_run(resolved, out_dir, Ledger.of_user(os.environ))
     opened.record(run_dir)
     return run_dir
 
@@ -99,16 +100,16 @@ def replay(
 
     Example: loba replay last
     """
-    from loba_tui.client.runs import foreground
     from loba_tui.client.runs import replay as replaying
-    from loba_tui.client.runs.follow import shorten
+    from loba_tui.client.runs.events import shorten
+    from loba_tui.commands.live_line import foreground
     from loba_tui.core.run.directory import Ledger
 
     file = Path(wanted)
     original = replaying.Adapter.read(file if file.is_file() else find_run(wanted).adapter)
     run_dir = replaying.prepare(original, out_dir, Ledger.of_user(os.environ), user_plugins())
     typer.echo(f"run folder {shorten(run_dir.path)}", err=True)
-    foreground.Foreground(os.environ).run(run_dir)
+    foreground().run(run_dir)
     is_identical, lines = replaying.compare(original, run_dir)
     for line in lines:
         typer.echo(line)

@@ -93,22 +93,22 @@ def runs_logs(
 
     Example: loba runs logs -f last
     """
-    from loba_tui.client.runs import steer as runs
+    from loba_tui.client.runs import events
     from loba_tui.core.run.records import Event
     from loba_tui.core.text import clean
 
-    found = runs.follow(find_run(name), keep_on=follow)
+    found = events.follow(find_run(name), keep_on=follow)
     if as_json and not follow:
-        echo_json([runs.event_record(each) for each in found if isinstance(each, Event)])
+        echo_json([events.event_record(each) for each in found if isinstance(each, Event)])
         return
     for each in found:
         if not isinstance(each, Event):
             if not as_json:
                 typer.echo(clean(each))
         elif as_json:
-            echo_json(runs.event_record(each), indent=None)
+            echo_json(events.event_record(each), indent=None)
         else:
-            typer.echo(runs.event_line(each))
+            typer.echo(events.event_line(each))
 
 
 @runs_app.command("pause")
@@ -126,10 +126,10 @@ def runs_resume(name: Run) -> None:
 
     Example: loba runs resume last
     """
-    from loba_tui.client.runs import foreground
     from loba_tui.client.runs import steer as runs
+    from loba_tui.commands.live_line import foreground
 
-    typer.echo(runs.resume(find_run(name), foreground.Foreground(os.environ).program))
+    typer.echo(runs.resume(find_run(name), foreground().program))
 
 
 @runs_app.command("save")
@@ -301,11 +301,11 @@ def queue_start() -> None:
 
     Example: loba queue start
     """
-    from loba_tui.client.runs import foreground
+    from loba_tui.commands.live_line import foreground
     from loba_tui.core.run.queue import Queue
 
     queue = Queue.of_user(os.environ)
-    queue.start_supervisor(program=foreground.Foreground(os.environ).program)
+    queue.start_supervisor(program=foreground().program)
     typer.echo(f"{len(queue.entries())} in the queue")
 
 

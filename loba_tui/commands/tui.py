@@ -38,7 +38,7 @@ def tui(
     Example: loba tui --run last
     """
     from loba_tui.client.context import Context
-    from loba_tui.client.runs import describe as listing
+    from loba_tui.client.runs.resolve import find_run
     from loba_tui.commands import tui_plain as plain
     from loba_tui.core.plugins.sources import PluginSources
 
@@ -48,7 +48,7 @@ def tui(
         sources=PluginSources.of_user(os.environ),
         images=images,
     )
-    run_dir = None if run is None else listing.find_run(run, context.ledger)
+    run_dir = None if run is None else find_run(run, context.ledger)
     if in_browser:
         from loba_tui.commands import tui_web as web
 

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from loba_tui.client.context import Context
 from loba_tui.client.runs import describe as listing
-from loba_tui.client.runs.follow import describe_event
+from loba_tui.client.runs.events import describe_event
 from loba_tui.client.runs.progress import PlainScreen, Progress
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from loba_tui.client.recipes.open import is_address, open_recipe
-from loba_tui.client.runs.describe import find_run
-from loba_tui.client.runs.foreground import find_recipe
+from loba_tui.client.recipes.open import find_recipe, is_address, open_recipe
+from loba_tui.client.runs.resolve import find_run
 from loba_tui.core.errors import RecipeError, ResourceError
 from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins.sources import PluginSources
@@ -80,8 +79,7 @@ def resolve(wanted: str, ledger: Ledger, sources: PluginSources) -> Recipe:
     """
     path = Path(wanted)
     if is_address(path):
-        opened = open_recipe(path)
-        return load_recipe(opened.path, sources=sources, origin=opened.origin)
+        return open_recipe(path).load((), sources)
     if path.is_dir():
         return load_recipe(RunDir.open(path).recipe, sources=sources)
     if not path.exists() and shipped.find(wanted) is None:
@@ -91,7 +89,7 @@ def resolve(wanted: str, ledger: Ledger, sources: PluginSources) -> Recipe:
             raise RecipeError(
                 f"{clean(wanted)} is neither a recipe nor a run.", error.hint
             ) from error
-    return load_recipe(find_recipe(path)[0], sources=sources)
+    return load_recipe(find_recipe(path), sources=sources)
 
 
 def read(path: Path) -> str:

@@ -1,30 +1,29 @@
-"""Recipes on the hub: `hub://user/repo/recipe.yaml@revision`, fetched at one commit.
+"""The recipe that a command names: a file, a shipped one, or one on the hub.
 
-Such a recipe is a stranger's: it meets every check that a local one does, and is shown and asked
-about before it runs.
+`hub://user/repo/recipe.yaml@revision` is fetched at one commit. Such a recipe is a stranger's: it
+meets every check that a local one does, and is shown and asked about before it runs.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from loba_tui.client.runs.foreground import find_recipe
-from loba_tui.core.errors import RecipeError, RefusedError
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.files import write_atomically
+from loba_tui.core.recipe import shipped
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.text import clean, nearest
 
 if TYPE_CHECKING:
     from loba_tui.core.associate.caches.transfer.fetch import WantedFile
+    from loba_tui.core.plugins.sources import PluginSources
+    from loba_tui.core.recipe.schema import Recipe
 
 # What typer makes a path of has lost one of the two slashes.
 _ADDRESS = re.compile(r"hub:/{1,2}([^/@]+/[^/@]+)/([^@]+)(?:@(.+))?")
@@ -60,26 +59,11 @@ class OpenedRecipe:
         for line in read_recipe_text(self.path, self.name).splitlines():
             yield f"  {clean(line)}"
 
-    def ask(self, *, yes: bool) -> None:
-        """Show a stranger's recipe and ask whether to run it; a local one just runs.
+    def load(self, overrides: Sequence[str], sources: PluginSources) -> Recipe:
+        """Return the recipe with its overrides; what is wrong with it is told with its name."""
+        from loba_tui.core.recipe.load import load_recipe
 
-        Raises:
-            RefusedError: There is no terminal to ask on and no --yes.
-        """
-        if self.origin is None:
-            return
-        for line in self.lines():
-            typer.echo(line, err=True)
-        if yes:
-            return
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise RefusedError(
-                "The recipe above is from the hub, and there is no terminal to ask on.",
-                "Read it, then repeat the command with --yes.",
-            )
-        if not typer.confirm("Run it?", err=True):
-            typer.echo("nothing was run", err=True)
-            raise typer.Exit(0)
+        return load_recipe(self.path, overrides, sources=sources, origin=self.origin)
 
     def record(self, run_dir: RunDir) -> None:
         """Write into a run's folder where its recipe is from."""
@@ -102,10 +86,31 @@ def open_recipe(wanted: Path | None) -> OpenedRecipe:
     """
     if wanted is not None and is_address(wanted):
         return _fetch(str(wanted))
-    found, is_shipped = find_recipe(wanted)
-    if is_shipped:
-        typer.echo(f"{clean(wanted)} is not here; taking the shipped {clean(found)}", err=True)
-    return OpenedRecipe(found)
+    return OpenedRecipe(find_recipe(wanted))
+
+
+def find_recipe(wanted: Path | None) -> Path:
+    """Return a recipe file; a shipped one stands in for a missing file of its name.
+
+    Raises:
+        RecipeError: There is no such file and no shipped recipe of that name.
+    """
+    if wanted is None:
+        raise RecipeError(
+            "No recipe is given.",
+            f"Try: loba run {' or loba run '.join(shipped.names()[:3]) or 'FILE.yaml'}",
+        )
+    if wanted.exists():
+        return wanted
+    found = shipped.find(wanted)
+    if found is not None:
+        return found
+    names = shipped.names()
+    meant = nearest(wanted.stem, names)
+    raise RecipeError(
+        f"{wanted}: there is no such recipe.",
+        f"Did you mean {meant}?" if meant else f"Shipped recipes: {', '.join(names)}.",
+    )
 
 
 def _fetch(address: str) -> OpenedRecipe:

@@ -1,21 +1,18 @@
-"""What `loba runs` and `loba export` say and do, without the command line."""
+"""What is known of a run, as JSON and as lines."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from loba_tui.core.errors import CorruptError, RecipeError, RefusedError, ResourceError
+from loba_tui.core.errors import CorruptError
 from loba_tui.core.run.changes import ChangeRecord
-from loba_tui.core.run.directory import Ledger, RunDir
+from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Status
-from loba_tui.core.text import clean, nearest, quote
+from loba_tui.core.text import clean, quote
 
 
 def run_record(run_dir: RunDir) -> dict[str, Any]:
@@ -110,64 +107,3 @@ def run_line(record: Mapping[str, Any]) -> str:
     step = f"{record['step']}/{record['total']}" if record["total"] else ""
     outcome = clean(record["outcome"] or "", limit=12)
     return f"{record['state']:10}{step:14}{outcome:13}{clean(record['path'])}"
-
-
-def find_run(wanted: str, ledger: Ledger) -> RunDir:
-    """Return the run meant by a folder, the start of a known run's name, or `last`.
-
-    Raises:
-        RecipeError: There is no such run.
-    """
-    if Path(wanted).exists():
-        return RunDir.open(wanted)
-    known = {run_dir.name: run_dir for run_dir in ledger.runs()}
-    if wanted in known:
-        return known[wanted]
-    if wanted == "last" and known:
-        return list(known.values())[-1]
-    begun = [name for name in known if name.startswith(wanted)] if wanted else []
-    if len(begun) == 1:
-        return known[begun[0]]
-    if begun:
-        shown = ", ".join(map(clean, begun[-4:]))
-        raise RecipeError(f"{clean(wanted)} is the start of several runs: {shown}.", "Say more.")
-    meant = nearest(wanted, known)
-    raise RecipeError(
-        f"There is no run called {clean(wanted)}.",
-        f"Did you mean {meant}?" if meant else "`loba runs ls` lists the known runs.",
-    )
-
-
-def export_adapter(run_dir: RunDir, file_format: str, out: Path | None, *, replace: bool) -> Path:
-    """Copy a run's adapter in one format out of its folder and return the new file.
-
-    Raises:
-        LobaError: The run is not finished, the file exists, or it cannot be written.
-    """
-    source = run_dir.adapter_kohya if file_format == "kohya" else run_dir.adapter
-    if not source.is_file() and run_dir.adapter.is_file():
-        raise RefusedError(
-            f"The adapter of {run_dir.path} has no form for {file_format}.",
-            "Its kind is read by PEFT alone: see the folder adapter/peft of the run.",
-        )
-    if not source.is_file():
-        raise CorruptError(
-            f"{run_dir.path} holds no finished adapter.",
-            f"Continue the run first: loba run --resume {run_dir.path}",
-        )
-    target = out if out is not None else Path(f"{run_dir.name}.{file_format}.safetensors")
-    if target.is_dir():
-        target = target / f"{run_dir.name}.{file_format}.safetensors"
-    if target.exists() and not replace:
-        raise RefusedError(f"{target} exists already.", "Add --yes to replace it.")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ResourceError(
-            f"{target} cannot be written: {error.strerror or error}.",
-            "Choose another place with --out.",
-        ) from error
-    return target

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 
-from loba_tui.client.plans.requirements_text import measured_line, short_line
+from loba_tui.client.runs.events import describe_event
+from loba_tui.client.runs.log_tail import last_lines
 from loba_tui.client.runs.progress import Progress, Screen
 from loba_tui.core.errors import (
     CorruptError,
@@ -24,14 +24,11 @@ from loba_tui.core.errors import (
     RefusedError,
     ResourceError,
 )
-from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event
-from loba_tui.core.text import clean, quote
+from loba_tui.core.text import clean
 
 POLL_SECONDS = 0.1
-_LOG_TAIL_BYTES = 4096
-_LOG_TAIL_LINES = 6
 
 _ERRORS: tuple[type[LobaError], ...] = (
     RecipeError,
@@ -45,10 +42,9 @@ _ERRORS: tuple[type[LobaError], ...] = (
 
 
 class Follower:
-    """Follow one program until it ends."""
+    """Follow one process, which works on the reader's run, until it ends."""
 
     def __init__(self, reader: RunReader, process: subprocess.Popen[bytes], screen: Screen) -> None:
-        """Follow `process`, which works on the reader's run, on `screen`."""
         self.run_dir = reader.run_dir
         self.events: list[Event] = []
         self._process = process
@@ -139,7 +135,7 @@ class Follower:
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         return LobaError(
             f"The program ended with {how} and did not say why. Its log ends:\n"
-            + "\n".join(f"  {line}" for line in log_tail(self.run_dir)),
+            + "\n".join(f"  {line}" for line in last_lines(self.run_dir)),
             f"The whole log is {self.run_dir.log}",
         )
 
@@ -164,51 +160,3 @@ def _signals_into(received: list[int]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def describe_event(event: Event) -> str:
-    """Return an event as a line for the foreground, empty for those that need no line."""
-    data = event.data
-    if event.kind == "ended_early":
-        return clean(data.get("message", ""))
-    if event.kind in ("warning", "sample_failed"):
-        return f"warning: {clean(data.get('message', ''))}"
-    if event.kind in ("estimated", "measured_memory"):
-        line = short_line if event.kind == "estimated" else measured_line
-        with suppress(KeyError, TypeError, ValueError):  # of another version of the program
-            return line(data)
-        return ""
-    if event.kind == "built":
-        facts = [clean(data[key]) for key in ("device", "dtype") if data.get(key)]
-        return f"running on {', '.join(facts)}" if facts else ""
-    if event.kind in ("saved", "sampled") and data.get("path"):
-        return f"{event.kind} {shorten(Path(str(data['path'])))}"
-    if event.kind in ("resumed", "paused", "continued"):
-        return f"{event.kind} at step {clean(data.get('step', 0))}"
-    if event.kind == "steered":
-        change = f"{quote(data.get('old'))} → {quote(data.get('new'))}"
-        return f"{clean(data.get('key', ''))}  {change}  at step {clean(data.get('step', 0))}"
-    if event.kind == "paused_disk":
-        return f"waiting for the disk: {clean(data.get('message', ''))}"
-    if event.kind == "skipped":
-        return f"skipped a step: {clean(data.get('message', ''))}"
-    return ""
-
-
-def shorten(path: Path) -> str:
-    """Return a path as seen from the working directory where it lies inside it."""
-    here = Path.cwd()
-    return clean(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def log_tail(run_dir: RunDir) -> Sequence[str]:
-    """Return the last lines of the program's own output, made safe to show."""
-    try:
-        with run_dir.log.open("rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - _LOG_TAIL_BYTES))
-            text = stream.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    lines = [clean(line) for line in text.splitlines()]
-    return [line for line in lines if line.strip()][-_LOG_TAIL_LINES:]

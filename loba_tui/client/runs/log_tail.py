@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from loba_tui.core.run.directory import RunDir
 from loba_tui.core.text import clean
 
 _TAIL_BYTES = 128 * 1024
 _MOST_LINES = 1000
+_FEW_LINES = 6
 _MOST_CHARACTERS = 2000
+
+
+def last_lines(run_dir: RunDir) -> Sequence[str]:
+    """Return the last few lines of a program's own output."""
+    return LogTail(run_dir.log).lines()[-_FEW_LINES:]
 
 
 class LogTail:
     """The last lines of a file; read only when it has changed."""
 
     def __init__(self, path: Path) -> None:
-        """Read nothing yet."""
         self._path = path
         self._stamp: tuple[int, int, int] | None = None
         self._lines: tuple[str, ...] = ()

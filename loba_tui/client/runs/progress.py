@@ -1,18 +1,15 @@
-"""The foreground's progress line: what it says, and how a terminal or a log file shows it."""
+"""The progress of a run in one line of text, and where a foreground command shows it."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import Protocol, TextIO
 
 from loba_tui.core.run.records import Metric, Status
 from loba_tui.core.text import clean
 from loba_tui.core.units import show_countdown, show_size
-
-if TYPE_CHECKING:
-    from rich.live import Live
 
 _RATE_WINDOW = 50
 _PHASES_WITHOUT_STEPS = frozenset({"starting", "loading", "encoding", "solving", "measuring"})
@@ -24,7 +21,6 @@ class Progress:
     """What is known of a run so far, as one line of text."""
 
     def __init__(self) -> None:
-        """Know nothing yet."""
         self.phase = "starting"
         self.step = 0
         self.total = 0
@@ -109,7 +105,6 @@ class PlainScreen:
     """Whole lines without any escape sequence, at a rate that suits a log file."""
 
     def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Write to `stream`; `clock` is seconds."""
         self._stream = stream
         self._clock = clock
         self._phase = ""
@@ -134,49 +129,4 @@ class PlainScreen:
         self._stream.flush()
 
     def close(self) -> None:
-        """Do nothing: every line stands already."""
-
-
-class LiveScreen:
-    """One line that rewrites itself, cut to the terminal's width; messages scroll above it."""
-
-    def __init__(self, stream: TextIO) -> None:
-        """Write to the terminal behind `stream`."""
-        from rich.console import Console
-        from rich.live import Live
-
-        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
-        self._live: Live = Live(console=self._console, auto_refresh=False)
-        self._live.start()
-        self._shown = ""
-
-    def show(self, progress: Progress) -> None:
-        """Rewrite the line where it has changed."""
-        from rich.text import Text
-
-        text = progress.text()
-        if text != self._shown:
-            self._shown = text
-            line = Text(text, no_wrap=True, overflow="ellipsis", end="")
-            self._live.update(line, refresh=True)
-
-    def message(self, text: str) -> None:
-        """Print a message above the line."""
-        from rich.text import Text
-
-        self._console.print(Text(clean(text, keep_newlines=True)), soft_wrap=True)
-
-    def close(self) -> None:
-        """Leave the line as it is and give the terminal back."""
-        self._live.stop()
-
-
-def open_screen(stream: TextIO, *, terminal_name: str) -> Screen:
-    """Return a rewriting line for a capable terminal, plain lines for everything else.
-
-    Args:
-        terminal_name: The value of TERM.
-    """
-    if stream.isatty() and terminal_name not in ("", "dumb", "unknown"):
-        return LiveScreen(stream)
-    return PlainScreen(stream)
+        """Leave the lines as they are."""

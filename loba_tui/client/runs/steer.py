@@ -1,4 +1,4 @@
-"""What `loba runs` does with a run: steer it, follow its records, resume it, remove it."""
+"""What `loba runs` does with a run: steer it, resume it, stop it, remove it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loba_tui.client.runs.follow import log_tail
 from loba_tui.core.errors import InUseError, RecipeError, ResourceError
 from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins.sources import SHIPPED, PluginSources
@@ -252,57 +251,3 @@ def remove(run_dir: RunDir) -> None:
         ) from error
     finally:
         os.close(lock)
-
-
-def follow(
-    run_dir: RunDir, *, keep_on: bool, sleep: Callable[[float], None] = time.sleep
-) -> Iterator[Event | str]:
-    """Yield a run's events and then its log, and what is added to both while it is alive."""
-    reader, log = RunReader(run_dir), _LogFollower(run_dir)
-    yield from reader.new_events()
-    if not keep_on:
-        yield from log_tail(run_dir)
-        return
-    is_alive = True
-    while is_alive:
-        # Asked before the last look, so that its last words are not missed.
-        is_alive = reader.liveness().is_alive or reader.liveness().state == "queued"
-        yield from reader.new_events()
-        yield from log.new_lines()
-        if is_alive:
-            sleep(POLL_SECONDS)
-
-
-class _LogFollower:
-    """Whole lines that are appended to log.txt from now on."""
-
-    def __init__(self, run_dir: RunDir) -> None:
-        self._path = run_dir.log
-        self._offset = self._path.stat().st_size if self._path.exists() else 0
-        self._rest = b""
-
-    def new_lines(self) -> list[str]:
-        try:
-            with self._path.open("rb") as stream:
-                if os.fstat(stream.fileno()).st_size < self._offset:
-                    self._offset, self._rest = 0, b""
-                stream.seek(self._offset)
-                content = stream.read()
-                self._offset = stream.tell()
-        except OSError:
-            return []
-        *lines, self._rest = (self._rest + content).split(b"\n")
-        return [line.decode("utf-8", "replace") for line in lines]
-
-
-def event_line(event: Event) -> str:
-    """Return an event as one line that is safe to show."""
-    stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
-    data = {key: value for key, value in event.data.items() if key not in ("traceback", "id")}
-    shown = "  ".join(f"{clean(key)}={clean(value, limit=160)}" for key, value in data.items())
-    return f"{stamp}  {clean(event.kind):14}{shown}".rstrip()
-
-
-def event_record(event: Event) -> Mapping[str, Any]:
-    """Return an event as JSON holds it."""
-    return {"event": event.kind, "time": event.time, **event.data}

@@ -21,6 +21,8 @@ from loba_tui.core.run.records import RECORD_VERSION, Status, encode
 # -P keeps the working directory out of sys.path, so that no file there can shadow a module.
 PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", "loba_tui.core.program.main")
 
+Action = Literal["sample", "eval", "plan", "data", "doctor", "merge", "interfere"]
+
 PLAN = "plan.json"
 """The file that a program asked for a plan leaves in its folder."""
 
@@ -49,7 +51,7 @@ class Request:
             itself; those of other tools say nothing.
     """
 
-    action: Literal["sample", "eval", "plan", "data", "doctor", "merge", "interfere"]
+    action: Action
     adapter: str
     run: str | None
     out_dir: str

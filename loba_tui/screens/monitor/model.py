@@ -15,7 +15,7 @@ import numpy as np
 from loba_tui.client.machine.state import Machine, MachineState, figures
 from loba_tui.client.metrics.index import CHUNK_BYTES, RATE, SeriesIndex
 from loba_tui.client.metrics.window import Window, window
-from loba_tui.client.runs import steer as runs
+from loba_tui.client.runs.events import event_line
 from loba_tui.client.runs.log_tail import LogTail
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import Liveness, RunReader
@@ -193,7 +193,7 @@ class MonitorModel:
         return found
 
     def _note(self, event: Event) -> None:
-        self._events.append(runs.event_line(event))
+        self._events.append(event_line(event))
         if event.kind in ("started", "failed"):
             self._failure = str(event.data.get("message", "")) if event.kind == "failed" else ""
         letter = MARKS.get(event.kind)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loba_tui.client.context import Context
-from loba_tui.client.runs import foreground
+from loba_tui.client.recipes.open import find_recipe
 from loba_tui.client.runs import steer as runs
 from loba_tui.client.runs.summary import RunSummary
 from loba_tui.core.errors import LobaError
@@ -172,7 +172,7 @@ def start_rows(name: str, context: Context) -> tuple[str, list[list[Piece]]]:
     """
     from loba_tui.core.recipe.load import load_recipe
 
-    path = _shipped(name)
+    path = find_recipe(Path(name))
     recipe = load_recipe(path, [], sources=context.sources)
     rows: list[list[Piece]] = [
         ["recipe      ", str(path)],
@@ -195,13 +195,10 @@ def start(name: str, context: Context) -> RunDir:
     Raises:
         LobaError: The recipe, the folder or the program cannot be used.
     """
-    run = foreground.prepare_run(
-        _shipped(name), [], context.out_dir, context.ledger, context.sources
-    )
+    from loba_tui.client.runs.start import make_run
+    from loba_tui.core.recipe.load import load_recipe
+
+    recipe = load_recipe(find_recipe(Path(name)), [], sources=context.sources)
+    run = make_run(recipe, context.out_dir, context.ledger)
     launch.launch(run, program=context.program)
     return run
-
-
-def _shipped(name: str) -> Path:
-    found, _ = foreground.find_recipe(Path(name))
-    return found

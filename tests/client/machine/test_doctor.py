@@ -163,7 +163,7 @@ def test_the_worst_finding_makes_the_exit_code():
 
 def test_the_terminal_side_loads_no_torch():
     program = (
-        "import sys; from pathlib import Path; from loba_tui import doctor;"
+        "import sys; from pathlib import Path; from loba_tui.client.machine import doctor;"
         "list(doctor.installation()); list(doctor.machine(Path('.'))); list(doctor.hub());"
         "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
     )

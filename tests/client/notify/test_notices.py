@@ -273,7 +273,9 @@ def test_a_watcher_of_its_own_tells_the_webhook_of_a_run_and_ends(
     path.write_text("webhook: http://example.com/\n")
     assert not watching.ensure(environ)  # a mistake must not keep a run from starting
     path.write_text(f"webhook: {hook.address}\n")
-    code = "from loba_tui import watching; watching._PATIENCE_SECONDS = 4; watching.main()"
+    code = (
+        "from loba_tui.client.notify import watcher; watcher._PATIENCE_SECONDS = 4; watcher.main()"
+    )
     watcher = subprocess.Popen([sys.executable, "-c", code], env=environ)
     run = new_run(tmp_path)
     deadline = time.monotonic() + 60

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loba_tui.client.plans.requirements_text import flops
-from loba_tui.client.runs.follow import describe_event
+from loba_tui.client.runs.events import describe_event
 from loba_tui.core.run.records import Event
 
 

@@ -81,7 +81,7 @@ def test_without_a_terminal_it_does_not_run_unless_told(hub, started, tmp_path):
 @pytest.mark.parametrize(("answer", "runs"), [(b"y\n", True), (b"n\n", False)])
 def test_on_a_terminal_it_asks(hub, tmp_path, answer, runs):
     code = (
-        "from loba_tui import foreground\n"
+        "from loba_tui.client.runs import foreground\n"
         "foreground.Foreground.run = lambda *_: print('it runs') or []\n"
         "from loba_tui.cli import main\nmain()"
     )

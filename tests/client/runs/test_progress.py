@@ -1,6 +1,7 @@
 import io
 
-from loba_tui.client.runs.progress import PlainScreen, Progress, open_screen
+from loba_tui.client.runs.progress import PlainScreen, Progress
+from loba_tui.commands.live_line import open_screen
 from loba_tui.core.run.records import Metric, Status
 
 
@@ -77,4 +78,4 @@ def test_plain_lines_come_at_tenths_or_after_ten_seconds() -> None:
 
 
 def test_without_a_terminal_lines_are_plain() -> None:
-    assert isinstance(open_screen(io.StringIO(), terminal_name="xterm"), PlainScreen)
+    assert isinstance(open_screen(io.StringIO(), {"TERM": "xterm"}), PlainScreen)

@@ -20,7 +20,8 @@ from loba_tui.core.run.reader import RunReader
 STAND_IN = Path(__file__).parents[2] / "support/stand_in_program.py"
 DRIVER = f"""
 import functools, sys
-from loba_tui import cli, foreground
+from loba_tui import cli
+from loba_tui.client.runs import foreground
 program = (sys.executable, {str(STAND_IN)!r})
 foreground.Foreground = functools.partial(foreground.Foreground, program=program)
 cli.main()

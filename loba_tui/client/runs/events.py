@@ -1,0 +1,108 @@
+"""A run's events and log: followed while they grow, and as lines and JSON."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from loba_tui.client.plans.requirements_text import measured_line, short_line
+from loba_tui.client.runs.log_tail import last_lines
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.reader import RunReader
+from loba_tui.core.run.records import Event
+from loba_tui.core.text import clean, quote
+
+POLL_SECONDS = 0.1
+
+
+def follow(
+    run_dir: RunDir, *, keep_on: bool, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[Event | str]:
+    """Yield a run's events and then its log, and what is added to both while it is alive."""
+    reader, log = RunReader(run_dir), _LogFollower(run_dir)
+    yield from reader.new_events()
+    if not keep_on:
+        yield from last_lines(run_dir)
+        return
+    is_alive = True
+    while is_alive:
+        # Asked before the last look, so that its last words are not missed.
+        is_alive = reader.liveness().is_alive or reader.liveness().state == "queued"
+        yield from reader.new_events()
+        yield from log.new_lines()
+        if is_alive:
+            sleep(POLL_SECONDS)
+
+
+class _LogFollower:
+    """Whole lines that are appended to log.txt from now on."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self._path = run_dir.log
+        self._offset = self._path.stat().st_size if self._path.exists() else 0
+        self._rest = b""
+
+    def new_lines(self) -> list[str]:
+        try:
+            with self._path.open("rb") as stream:
+                if os.fstat(stream.fileno()).st_size < self._offset:
+                    self._offset, self._rest = 0, b""
+                stream.seek(self._offset)
+                content = stream.read()
+                self._offset = stream.tell()
+        except OSError:
+            return []
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        return [line.decode("utf-8", "replace") for line in lines]
+
+
+def event_line(event: Event) -> str:
+    """Return an event as one line that is safe to show."""
+    stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
+    data = {key: value for key, value in event.data.items() if key not in ("traceback", "id")}
+    shown = "  ".join(f"{clean(key)}={clean(value, limit=160)}" for key, value in data.items())
+    return f"{stamp}  {clean(event.kind):14}{shown}".rstrip()
+
+
+def event_record(event: Event) -> Mapping[str, Any]:
+    """Return an event as JSON holds it."""
+    return {"event": event.kind, "time": event.time, **event.data}
+
+
+def describe_event(event: Event) -> str:
+    """Return an event as a line for the foreground, empty for those that need no line."""
+    data = event.data
+    if event.kind == "ended_early":
+        return clean(data.get("message", ""))
+    if event.kind in ("warning", "sample_failed"):
+        return f"warning: {clean(data.get('message', ''))}"
+    if event.kind in ("estimated", "measured_memory"):
+        line = short_line if event.kind == "estimated" else measured_line
+        with suppress(KeyError, TypeError, ValueError):  # of another version of the program
+            return line(data)
+        return ""
+    if event.kind == "built":
+        facts = [clean(data[key]) for key in ("device", "dtype") if data.get(key)]
+        return f"running on {', '.join(facts)}" if facts else ""
+    if event.kind in ("saved", "sampled") and data.get("path"):
+        return f"{event.kind} {shorten(Path(str(data['path'])))}"
+    if event.kind in ("resumed", "paused", "continued"):
+        return f"{event.kind} at step {clean(data.get('step', 0))}"
+    if event.kind == "steered":
+        change = f"{quote(data.get('old'))} → {quote(data.get('new'))}"
+        return f"{clean(data.get('key', ''))}  {change}  at step {clean(data.get('step', 0))}"
+    if event.kind == "paused_disk":
+        return f"waiting for the disk: {clean(data.get('message', ''))}"
+    if event.kind == "skipped":
+        return f"skipped a step: {clean(data.get('message', ''))}"
+    return ""
+
+
+def shorten(path: Path) -> str:
+    """Return a path as seen from the working directory where it lies inside it."""
+    here = Path.cwd()
+    return clean(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -1,0 +1,45 @@
+"""`loba export`: copy the adapter of a run out of its folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from loba_tui.core.errors import CorruptError, RefusedError, ResourceError
+from loba_tui.core.run.directory import RunDir
+
+
+def export_adapter(run_dir: RunDir, file_format: str, out: Path | None, *, replace: bool) -> Path:
+    """Copy a run's adapter in one format out of its folder and return the new file.
+
+    Raises:
+        LobaError: The run is not finished, the file exists, or it cannot be written.
+    """
+    source = run_dir.adapter_kohya if file_format == "kohya" else run_dir.adapter
+    if not source.is_file() and run_dir.adapter.is_file():
+        raise RefusedError(
+            f"The adapter of {run_dir.path} has no form for {file_format}.",
+            "Its kind is read by PEFT alone: see the folder adapter/peft of the run.",
+        )
+    if not source.is_file():
+        raise CorruptError(
+            f"{run_dir.path} holds no finished adapter.",
+            f"Continue the run first: loba run --resume {run_dir.path}",
+        )
+    target = out if out is not None else Path(f"{run_dir.name}.{file_format}.safetensors")
+    if target.is_dir():
+        target = target / f"{run_dir.name}.{file_format}.safetensors"
+    if target.exists() and not replace:
+        raise RefusedError(f"{target} exists already.", "Add --yes to replace it.")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ResourceError(
+            f"{target} cannot be written: {error.strerror or error}.",
+            "Choose another place with --out.",
+        ) from error
+    return target

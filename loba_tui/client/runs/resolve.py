@@ -1,0 +1,114 @@
+"""Which run, and which adapter files at which strengths, a user means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
+from loba_tui.core.run.directory import Ledger, RunDir
+from loba_tui.core.text import clean, nearest
+
+UNSAFE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
+MOST_STRENGTH = 20.0
+
+
+def find_run(wanted: str, ledger: Ledger) -> RunDir:
+    """Return the run meant by a folder, the start of a known run's name, or `last`.
+
+    Raises:
+        RecipeError: There is no such run.
+    """
+    if Path(wanted).exists():
+        return RunDir.open(wanted)
+    known = {run_dir.name: run_dir for run_dir in ledger.runs()}
+    if wanted in known:
+        return known[wanted]
+    if wanted == "last" and known:
+        return list(known.values())[-1]
+    begun = [name for name in known if name.startswith(wanted)] if wanted else []
+    if len(begun) == 1:
+        return known[begun[0]]
+    if begun:
+        shown = ", ".join(map(clean, begun[-4:]))
+        raise RecipeError(f"{clean(wanted)} is the start of several runs: {shown}.", "Say more.")
+    meant = nearest(wanted, known)
+    raise RecipeError(
+        f"There is no run called {clean(wanted)}.",
+        f"Did you mean {meant}?" if meant else "`loba runs ls` lists the known runs.",
+    )
+
+
+def resolve_adapter(wanted: Path) -> tuple[Path, RunDir | None]:
+    """Return the adapter file meant by a run folder or an adapter file, and the run.
+
+    Raises:
+        LobaError: It is neither, it is not finished, or its format is unsafe.
+    """
+    if wanted.is_dir():
+        run_dir = RunDir.open(wanted)
+        if not run_dir.adapter.is_file():
+            raise CorruptError(
+                f"{wanted} holds no finished adapter.",
+                f"Continue the run first: loba run --resume {wanted}",
+            )
+        return run_dir.adapter, run_dir
+    if wanted.suffix.lower() in UNSAFE_SUFFIXES:
+        raise RefusedError(
+            f"{wanted}: files of this kind can run code when they are loaded, so they are refused.",
+            "Convert it to .safetensors with a tool that you trust.",
+        )
+    if not wanted.is_file():
+        raise RecipeError(
+            f"{wanted}: there is no such run folder or adapter file.",
+            "Give the folder that `loba run` printed, or an adapter.safetensors.",
+        )
+    # A file inside a run folder belongs to that run.
+    owner = RunDir(wanted.absolute().parent.parent)
+    return wanted.absolute(), owner if owner.recipe.is_file() else None
+
+
+def split_strength(text: str, option: str) -> tuple[str, float]:
+    """Return the adapter and the strength of `a@1.5`; a name without one is at 1.
+
+    Raises:
+        RecipeError: The strength is out of range, or nothing is before it.
+    """
+    name, at, number = text.rpartition("@")
+    try:
+        strength = float(number) if at else math.nan
+    except ValueError:
+        strength = math.nan
+    if math.isnan(strength):
+        if at and number.strip().lower() == "nan":
+            raise RecipeError(f"{option}: {text}: nan is not a strength.")
+        return text, 1.0
+    if not name or not abs(strength) <= MOST_STRENGTH:
+        raise RecipeError(
+            f"{option}: {text}: a strength lies between -{MOST_STRENGTH:g} and {MOST_STRENGTH:g}.",
+            "As in size-slider@1.5 or path/to/adapter.safetensors@-1",
+        )
+    return name, strength
+
+
+def resolve_parts(
+    texts: Sequence[str], ledger: Ledger, *, option: str
+) -> tuple[list[tuple[str, float]], str | None]:
+    """Return the files and strengths that are meant, and the run folder of the first.
+
+    Raises:
+        LobaError: One is neither a run nor an adapter file, or not finished.
+    """
+    parts: list[tuple[str, float]] = []
+    first = None
+    for number, text in enumerate(texts):
+        name, strength = split_strength(text, option)
+        path = Path(name)
+        if not path.exists():
+            path = find_run(name, ledger).path
+        file, run_dir = resolve_adapter(path)
+        if number == 0 and run_dir is not None:
+            first = str(run_dir.path)
+        parts.append((str(file.absolute()), strength))
+    return parts, first

@@ -1,0 +1,38 @@
+"""Where the results of a finished program are, and what its report says, as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loba_tui.client.runs.events import shorten
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.reader import RunReader
+from loba_tui.core.run.records import Event
+from loba_tui.core.text import clean
+
+
+def result_lines(run_dir: RunDir, events: Sequence[Event]) -> list[str]:
+    """Return where the results of a finished program are, and what the report says of them."""
+    found = {"adapter": run_dir.adapter, "for kohya": run_dir.adapter_kohya}
+    found["for PEFT"] = run_dir.adapter_peft
+    strips = [str(e.data["path"]) for e in events if e.kind == "sampled" and e.data.get("path")]
+    newest = strips[-1] if strips else max(map(str, run_dir.samples.glob("*.png")), default=None)
+    if newest is not None:
+        found["strip"] = run_dir.path / newest
+    found["report"], found["picture"] = run_dir.report, run_dir.report_picture
+    lines = [f"{label:11}{shorten(path)}" for label, path in found.items() if path.exists()]
+    told = [e.data.get("notes") for e in events if e.kind == "exported"][-1:]
+    lines += [
+        f"{'note':11}{clean(note)}" for notes in told if isinstance(notes, list) for note in notes
+    ]
+    return lines + verdict_lines(RunReader(run_dir).report())
+
+
+def verdict_lines(report: Mapping[str, Any] | None) -> list[str]:
+    """Return a report's outcome and the sentences that explain it."""
+    if report is None:
+        return []
+    sentences = report.get("verdict")
+    lines = [f"  {clean(s)}" for s in sentences] if isinstance(sentences, list) else []
+    return [f"{'measured':11}{clean(report.get('outcome', 'unknown'))}", *lines]

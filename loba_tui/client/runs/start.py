@@ -1,0 +1,65 @@
+"""Prepare a new run, or the way in which one is started again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from loba_tui.client.notify import watcher as watching
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.files import write_atomically
+from loba_tui.core.recipe.load import dump_recipe, read_recipe_text
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run import owner
+from loba_tui.core.run.deadline import Deadline
+from loba_tui.core.run.directory import Ledger, RunDir
+from loba_tui.core.run.queue import Queue
+
+
+def make_run(recipe: Recipe, out_dir: Path, ledger: Ledger) -> RunDir:
+    """Make the folder of a run below `out_dir`, register it, and write its resolved recipe."""
+    run_dir = RunDir.create(out_dir, recipe.name, ledger=ledger)
+    write_atomically(run_dir.recipe, dump_recipe(recipe).encode(), sync=True)
+    return run_dir
+
+
+def extra_arguments(resume: bool, deadline: str | None) -> list[str]:
+    """Return the program's arguments; a deadline that cannot be met is refused at once."""
+    extra = ["--resume"] if resume else []
+    if deadline is not None:
+        Deadline.parse(deadline)
+        extra += ["--deadline", deadline]
+    return extra
+
+
+def refuse_with_resume(recipe: Path | None, overrides: Sequence[str] | None) -> None:
+    """Raise RecipeError where `--resume` comes with what only a new run can take."""
+    if recipe is not None or overrides:
+        what = "a recipe" if recipe is not None else "--set"
+        raise RecipeError(
+            f"--resume goes on with the run's own recipe.yaml, so {what} cannot be given with it.",
+            "Start a new run instead, or leave it out.",
+        )
+
+
+def enqueue(
+    run_dir: RunDir,
+    argv_extra: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    program: Sequence[str],
+) -> None:
+    """Put a run into the queue, and see to it that somebody minds the queue."""
+    if owner.is_held(run_dir.lock):
+        raise owner.in_use(run_dir.lock)
+    device = re.search(r"^ +device: (\S+)$", read_recipe_text(run_dir.recipe), re.MULTILINE)
+    watching.ensure(environ)
+    queue = Queue.of_user(environ)
+    queue.add(
+        run_dir,
+        argv_extra=argv_extra,
+        device=device.group(1) if device else "auto",
+        environ=environ,
+    )
+    queue.start_supervisor(program=program)
