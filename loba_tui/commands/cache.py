@@ -30,7 +30,10 @@ from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.user_folders import tensors_folder
 
 if TYPE_CHECKING:
-    from loba_tui.core.associate.caches.hub import cache as hub
+    from loba_tui.core.associate.caches.hub.cache import HubCache
+    from loba_tui.core.associate.caches.hub.layout import Cache, Problem, Repository
+    from loba_tui.core.associate.caches.hub.requests import Prune, Removal
+    from loba_tui.core.associate.caches.hub.verify import Checked
 
 cache_app = typer.Typer(
     help="List, check and remove what was fetched from the hub.",
@@ -73,16 +76,16 @@ def cache_ls(
     """
     from loba_tui.client.cache import hub_text as cache_listing
     from loba_tui.client.cache import tensor_text as tensor_listing
-    from loba_tui.core.associate.caches.hub import cache as hub
+    from loba_tui.core.associate.caches.hub.layout import Repository
 
     cache = open_cache([])
     lister = cache_listing.Lister(cache, revisions=revisions)
-    found: list[hub.Repository] = []
-    foreign: list[hub.Problem] = []
+    found: list[Repository] = []
+    foreign: list[Problem] = []
 
-    def repositories() -> Iterable[hub.Repository]:
+    def repositories() -> Iterable[Repository]:
         for each in cache.repositories():
-            if isinstance(each, hub.Repository):
+            if isinstance(each, Repository):
                 found.append(each)
                 yield each
             else:
@@ -133,14 +136,14 @@ def cache_show(
     """
     from loba_tui.client.cache import hub_text as cache_listing
     from loba_tui.commands import cache_tensors as tensor_commands
-    from loba_tui.core.associate.caches.hub import cache as hub
+    from loba_tui.core.associate.caches.hub.targets import find_targets
 
     if tensor_commands.are_tensors([target]):
         tensor_commands.show(tensors_folder(os.environ), target, as_json=as_json)
         return
     cache = open_cache(recipes)
     found = cache.scan()
-    (wanted,) = hub.find_targets(found, [target])
+    (wanted,) = find_targets(found, [target])
     record = cache_listing.repository_record(cache, found, wanted)
     if as_json:
         echo_json(record)
@@ -177,7 +180,8 @@ def cache_rm(
     Example: loba cache rm runwayml/stable-diffusion-v1-5 --dry-run
     """
     from loba_tui.commands import cache_tensors as tensor_commands
-    from loba_tui.core.associate.caches.hub import cache as hub
+    from loba_tui.core.associate.caches.hub.requests import Removal
+    from loba_tui.core.associate.caches.hub.targets import find_targets
 
     if tensor_commands.are_tensors(targets):
         tensor_commands.remove(
@@ -190,8 +194,8 @@ def cache_rm(
         return
     cache = open_cache(recipes)
     found = cache.scan()
-    wish = hub.Removal(tuple(hub.find_targets(found, targets, files=True)))
-    _carry_out(cache, found, wish, dry_run=dry_run, yes=yes, no_undo=no_undo, as_json=as_json)
+    request = Removal(tuple(find_targets(found, targets, files=True)))
+    _carry_out(cache, found, request, dry_run=dry_run, yes=yes, no_undo=no_undo, as_json=as_json)
 
 
 @cache_app.command("prune")
@@ -237,7 +241,7 @@ def cache_prune(
 
     Example: loba cache prune --type latents --type embeds --unused 30d
     """
-    from loba_tui.core.associate.caches.hub import cache as hub
+    from loba_tui.core.associate.caches.hub.requests import Prune
     from loba_tui.core.units import parse_age, parse_size
 
     if kinds:
@@ -260,7 +264,7 @@ def cache_prune(
         return
     by_default = unused is None and keep_under is None
     by_default = by_default and not (detached or incomplete or unreferenced)
-    wish = hub.Prune(
+    request = Prune(
         now=time.time(),
         unused_seconds=None if unused is None else parse_age(unused),
         keep_bytes=None if keep_under is None else parse_size(keep_under),
@@ -270,7 +274,7 @@ def cache_prune(
     )
     cache = open_cache(recipes)
     found = cache.scan()
-    _carry_out(cache, found, wish, dry_run=dry_run, yes=yes, no_undo=no_undo, as_json=as_json)
+    _carry_out(cache, found, request, dry_run=dry_run, yes=yes, no_undo=no_undo, as_json=as_json)
 
 
 @cache_app.command("undo")
@@ -295,14 +299,14 @@ def cache_pin(targets: Targets) -> None:
 
     Example: loba cache pin stabilityai/stable-diffusion-xl-base-1.0
     """
-    from loba_tui.core.associate.caches.hub import cache as hub
+    from loba_tui.core.associate.caches.hub.targets import find_targets, target_name
 
     cache = open_cache([])
     found = cache.scan()
-    wanted = hub.find_targets(found, targets)
+    wanted = find_targets(found, targets)
     cache.pin(wanted)
     for target in wanted:
-        typer.echo(f"pinned {hub.target_name(found, target)}")
+        typer.echo(f"pinned {target_name(found, target)}")
 
 
 @cache_app.command("unpin")
@@ -311,15 +315,15 @@ def cache_unpin(targets: Targets) -> None:
 
     Example: loba cache unpin stabilityai/stable-diffusion-xl-base-1.0
     """
-    from loba_tui.core.associate.caches.hub import cache as hub
+    from loba_tui.core.associate.caches.hub.targets import find_targets, target_name
 
     cache = open_cache([])
     found = cache.scan()
-    wanted = hub.find_targets(found, targets)
+    wanted = find_targets(found, targets)
     pins = cache.pins()
     cache.pin(wanted, keep=False)
     for target in wanted:
-        name = hub.target_name(found, target)
+        name = target_name(found, target)
         typer.echo(f"unpinned {name}" if target in pins else f"{name} was not pinned")
 
 
@@ -338,7 +342,7 @@ def cache_verify(
     Example: loba cache verify stabilityai/stable-diffusion-xl-base-1.0
     """
     from loba_tui.commands import cache_tensors as tensor_commands
-    from loba_tui.core.associate.caches.hub import cache as hub
+    from loba_tui.core.associate.caches.hub.targets import find_targets, parts_of
     from loba_tui.core.units import show_size
 
     if tensor_commands.are_tensors(targets or []):
@@ -347,10 +351,8 @@ def cache_verify(
         return
     cache = open_cache([])
     found = cache.scan()
-    chosen = (
-        hub.parts_of(found, hub.find_targets(found, targets)) if targets else found.repositories
-    )
-    results: list[hub.Checked] = []
+    chosen = parts_of(found, find_targets(found, targets)) if targets else found.repositories
+    results: list[Checked] = []
     for number, repository in enumerate(chosen, 1):
         name = plain(repository.name)
         typer.echo(f"[{number}/{len(chosen)}] {name}  {show_size(repository.size)}", err=True)
@@ -425,9 +427,9 @@ def trash_empty(
 
 
 def _carry_out(
-    cache: hub.HubCache,
-    found: hub.Cache,
-    wish: hub.Removal | hub.Prune,
+    cache: HubCache,
+    found: Cache,
+    request: Removal | Prune,
     *,
     dry_run: bool,
     yes: bool,
@@ -436,10 +438,10 @@ def _carry_out(
 ) -> None:
     """Show a plan, ask, and do it."""
     from loba_tui.client.cache import hub_text as cache_listing
-    from loba_tui.core.associate.caches.hub import cache as hub
+    from loba_tui.core.associate.caches.hub.targets import refuse
     from loba_tui.core.units import show_size
 
-    plan = cache.plan(wish, found)
+    plan = cache.plan(request, found)
     if not as_json:
         for line in cache_listing.plan_lines(found, plan):
             typer.echo(line, err=not dry_run)
@@ -447,7 +449,7 @@ def _carry_out(
         if as_json:
             echo_json(cache_listing.plan_record(found, plan))
         return
-    hub.refuse(plan, found)
+    refuse(plan, found)
     if not plan.items:
         typer.echo("nothing to remove", err=as_json)
         if as_json:

@@ -81,12 +81,12 @@ def prune(
 ) -> None:
     """Remove entries by age or size, and what broken writes left."""
     base = _required(root)
-    wish = tensor_prune.Prune(
+    request = tensor_prune.Prune(
         now=time.time(),
         unused_seconds=None if unused is None else parse_age(unused),
         keep_bytes=None if keep_under is None else parse_size(keep_under),
     )
-    plan = tensor_prune.plan_prune(tensor_shelves.scan(base, kinds), wish)
+    plan = tensor_prune.plan_prune(tensor_shelves.scan(base, kinds), request)
     if not dry_run:
         tensor_prune.tidy(base)
     _carry_out(base, plan, dry_run=dry_run, confirm=confirm, as_json=as_json)

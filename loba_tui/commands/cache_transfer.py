@@ -90,14 +90,14 @@ def cache_push_to(
     Example: loba cache push-to rig2 stabilityai/stable-diffusion-xl-base-1.0 --dry-run
     """
     from loba_tui.client.cache import send_text as cache_sending
-    from loba_tui.core.associate.caches.hub import cache as hub
+    from loba_tui.core.associate.caches.hub.targets import find_targets
     from loba_tui.core.associate.caches.transfer import remote_host as hub_rig
     from loba_tui.core.associate.caches.transfer import send as hub_send
 
     host, path = hub_rig.parse_rig(rig)
     cache = open_cache([])
     found = cache.scan()
-    wanted = hub.find_targets(found, targets)
+    wanted = find_targets(found, targets)
     may_ask = sys.stdin.isatty() and sys.stderr.isatty()
     with hub_rig.connected(host, ssh_config=ssh_config, may_ask=may_ask) as there:
         plan = hub_send.plan_send(found, cache.root, wanted, there, path)

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from loba_tui.core.errors import RefusedError
-from loba_tui.core.user_folders import hub_cache_folder
 
 if TYPE_CHECKING:
-    from loba_tui.core.associate.caches.hub import cache as hub
+    from loba_tui.core.associate.caches.hub.cache import HubCache
     from loba_tui.core.plugins.sources import PluginSources
     from loba_tui.core.run.directory import Ledger, RunDir
 
@@ -114,14 +113,11 @@ def user_plugins() -> PluginSources:
     return PluginSources.of_user(os.environ)
 
 
-def open_cache(recipes: list[Path] | None = None) -> hub.HubCache:
+def open_cache(recipes: list[Path] | None = None) -> HubCache:
     """Return the user's cache with what is known of runs and, where asked for, recipes."""
-    from loba_tui.core.associate.caches.hub import cache as hub
-    from loba_tui.core.run.directory import Ledger
+    from loba_tui.core.associate.caches.hub.cache import HubCache
 
-    given = recipes if recipes is not None else [Path("recipes")]
-    usage = hub.usage_of(Ledger.of_user(os.environ), [path for path in given if path.exists()])
-    return hub.HubCache(hub_cache_folder(os.environ), usage)
+    return HubCache.of_user(os.environ, recipes if recipes is not None else [Path("recipes")])
 
 
 def plain(text: object) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 from hub_layouts import add_revision, commit_of, folder_name, listing
 from huggingface_hub import scan_cache_dir
 
-from loba_tui.core.associate.caches.hub.cache import HubCache, Prune, Removal, Target
+from loba_tui.core.associate.caches.hub.cache import HubCache
+from loba_tui.core.associate.caches.hub.requests import Prune, Removal, Target
 from loba_tui.core.errors import RecipeError, RefusedError
 
 REPOS = ("org/a", "org/b", "org/c")
@@ -99,10 +100,10 @@ class Pair:
         standing = {(repo, revision) for (repo, _), revision in self.refs.items()}
         gone = [key for key in self.revisions if key not in standing]
         gone = [key for key in gone if not self._is_pinned(key[0], [key], is_whole=False)]
-        wish = Prune(
+        request = Prune(
             now=FAR_FUTURE, detached=True, incomplete=True, unreferenced=True, grace_seconds=0
         )
-        self._remove(wish, gone, refused=False)
+        self._remove(request, gone, refused=False)
 
     def _is_pinned(self, repo: str, gone: list[tuple[str, str]], is_whole: bool) -> bool:
         if (repo, None) in self.pins or any(key in self.pins for key in gone):
@@ -111,13 +112,13 @@ class Pair:
 
     def _remove(
         self,
-        wish: Removal | Prune,
+        request: Removal | Prune,
         gone: list[tuple[str, str]],
         *,
         refused: bool,
         file: tuple[tuple[str, str], str] | None = None,
     ) -> None:
-        plan = self.cache.plan(wish)
+        plan = self.cache.plan(request)
         size = disk_size(self.root)
         try:
             entry = self.cache.execute(plan)

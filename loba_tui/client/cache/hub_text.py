@@ -7,8 +7,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from loba_tui.core.associate.caches.hub import cache as hub
+from loba_tui.core.associate.caches.hub.cache import HubCache
+from loba_tui.core.associate.caches.hub.journal import Entry
+from loba_tui.core.associate.caches.hub.layout import Cache, Repository, Revision
 from loba_tui.core.associate.caches.hub.query import Filter, Row, parse_filter, parse_sort
+from loba_tui.core.associate.caches.hub.requests import Plan, Target, last_wanted
+from loba_tui.core.associate.caches.hub.targets import target_name
+from loba_tui.core.associate.caches.hub.trash import Restored
 from loba_tui.core.text import clean
 from loba_tui.core.units import show_age, show_size
 
@@ -19,7 +24,7 @@ _MAX_SHOWN = 12
 class Lister:
     """Turns repositories into rows, with what is known of pins and runs."""
 
-    def __init__(self, cache: hub.HubCache, *, revisions: bool, now: float | None = None) -> None:
+    def __init__(self, cache: HubCache, *, revisions: bool, now: float | None = None) -> None:
         self._usage = cache.usage
         self._pins = cache.pins()
         self._root = cache.root
@@ -28,7 +33,7 @@ class Lister:
 
     def records(
         self,
-        found: Iterable[hub.Repository],
+        found: Iterable[Repository],
         filters: Sequence[str],
         sort: str,
         limit: int | None,
@@ -56,7 +61,7 @@ class Lister:
             yield record
 
     def _chosen(
-        self, found: Iterable[hub.Repository], tests: Sequence[Filter]
+        self, found: Iterable[Repository], tests: Sequence[Filter]
     ) -> Iterator[tuple[Row, dict[str, Any]]]:
         for repository in found:
             revisions = repository.revisions if self._revisions else (None,)
@@ -66,7 +71,7 @@ class Lister:
                     name=repository.name,
                     kind=repository.kind,
                     size=record["size"],
-                    used=hub.last_wanted(repository, revision, self._usage),
+                    used=last_wanted(repository, revision, self._usage),
                     modified=record["last_fetched"],
                     refs=record["refs"],
                     marks=record["marks"],
@@ -74,7 +79,7 @@ class Lister:
                 if all(test(row, self._now) for test in tests):
                     yield row, record
 
-    def record(self, repository: hub.Repository, revision: hub.Revision | None) -> dict[str, Any]:
+    def record(self, repository: Repository, revision: Revision | None) -> dict[str, Any]:
         """Return a repository, or one revision of it, as JSON holds it."""
         commit = revision.commit if revision is not None else None
         used = self._usage.last_used(repository, commit)
@@ -106,12 +111,12 @@ class Lister:
             "problems": [each._asdict() for each in repository.problems],
         }
 
-    def _marks(self, repository: hub.Repository, revision: hub.Revision | None) -> list[str]:
+    def _marks(self, repository: Repository, revision: Revision | None) -> list[str]:
         commit = revision.commit if revision is not None else None
         marks = []
-        targets = {hub.Target(repository.folder), hub.Target(repository.folder, commit)}
+        targets = {Target(repository.folder), Target(repository.folder, commit)}
         if commit is None:
-            targets |= {hub.Target(repository.folder, each.commit) for each in repository.revisions}
+            targets |= {Target(repository.folder, each.commit) for each in repository.revisions}
         if targets & self._pins:
             marks.append("pinned")
         if any(run.state == "live" for run in self._usage.runs_of(repository, commit)):
@@ -142,7 +147,7 @@ class Lister:
         return show_age(max(0.0, self._now - when)) if when else otherwise
 
 
-def total_line(cache: hub.Cache) -> str:
+def total_line(cache: Cache) -> str:
     """Return what a cache holds and takes in all."""
     revisions = sum(len(repository.revisions) for repository in cache.repositories)
     line = (
@@ -154,7 +159,7 @@ def total_line(cache: hub.Cache) -> str:
     return line
 
 
-def repository_record(cache: hub.HubCache, found: hub.Cache, target: hub.Target) -> dict[str, Any]:
+def repository_record(cache: HubCache, found: Cache, target: Target) -> dict[str, Any]:
     """Return everything known of a repository, or of one of its revisions."""
     repository = found.repository(target.folder)
     assert repository is not None
@@ -206,10 +211,10 @@ def repository_lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"  recipe {clean(path)}"
 
 
-def plan_record(found: hub.Cache, plan: hub.Plan) -> dict[str, Any]:
+def plan_record(found: Cache, plan: Plan) -> dict[str, Any]:
     """Return a plan as JSON holds it."""
     return {
-        "removes": [hub.target_name(found, target) for target in plan.targets],
+        "removes": [target_name(found, target) for target in plan.targets],
         "leftovers": plan.leftovers,
         "frees": plan.frees,
         "paths": [item.path for item in plan.items],
@@ -218,13 +223,13 @@ def plan_record(found: hub.Cache, plan: hub.Plan) -> dict[str, Any]:
             "runs": [run.name for run in plan.breaks_runs],
         },
         "refused": [
-            {"id": hub.target_name(found, each.target), "reason": each.reason, "why": each.why}
+            {"id": target_name(found, each.target), "reason": each.reason, "why": each.why}
             for each in plan.refusals
         ],
     }
 
 
-def plan_lines(found: hub.Cache, plan: hub.Plan) -> Iterator[str]:
+def plan_lines(found: Cache, plan: Plan) -> Iterator[str]:
     """Yield a plan for reading: what goes, what that frees, and what it breaks."""
     sizes = {item.path: item.size for item in plan.items}
     yield from _some([_target_line(found, target, sizes) for target in plan.targets])
@@ -241,16 +246,13 @@ def plan_lines(found: hub.Cache, plan: hub.Plan) -> Iterator[str]:
         yield f"breaks {' and '.join(each for each in counts if each)}:"
         yield from _some([f"  {line}" for line in (*recipes, *runs)])
     yield from _some(
-        [
-            f"  stays: {hub.target_name(found, each.target)}: {clean(each.why)}"
-            for each in plan.refusals
-        ]
+        [f"  stays: {target_name(found, each.target)}: {clean(each.why)}" for each in plan.refusals]
     )
 
 
-def _target_line(found: hub.Cache, target: hub.Target, sizes: Mapping[str, int]) -> str:
+def _target_line(found: Cache, target: Target, sizes: Mapping[str, int]) -> str:
     repository = found.repository(target.folder)
-    name = hub.target_name(found, target)
+    name = target_name(found, target)
     if repository is None:
         return f"  {name}"
     if target.commit is None:
@@ -273,7 +275,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' if number != 1 else ''}" if number else ""
 
 
-def entry_record(entry: hub.Entry, size: int) -> dict[str, Any]:
+def entry_record(entry: Entry, size: int) -> dict[str, Any]:
     """Return a deletion in the trash as JSON holds it."""
     return {
         "id": entry.id,
@@ -292,7 +294,7 @@ def entry_line(record: Mapping[str, Any]) -> str:
     return f"{record['id']:22}{when}  {show_size(record['size']):>9}  {removed}{note}"
 
 
-def restored_lines(restored: hub.Restored) -> Iterator[str]:
+def restored_lines(restored: Restored) -> Iterator[str]:
     """Yield what an undo did."""
     yield f"brought back {clean(', '.join(restored.entry.what), limit=200)}"
     if restored.kept:

@@ -9,19 +9,19 @@ from loba_tui.core.text import clean
 from loba_tui.core.units import show_size
 
 if TYPE_CHECKING:
-    from loba_tui.core.associate.caches.hub import cache as hub
+    from loba_tui.core.associate.caches.hub.layout import Cache
     from loba_tui.core.associate.caches.transfer.send import SendPlan
 
 
-def plan_record(found: hub.Cache, plan: SendPlan, host: str) -> dict[str, Any]:
+def plan_record(found: Cache, plan: SendPlan, host: str) -> dict[str, Any]:
     """Return a plan as JSON holds it."""
-    from loba_tui.core.associate.caches.hub import cache as hub
+    from loba_tui.core.associate.caches.hub.targets import target_name
 
     return {
         "host": host,
         "path": plan.place.root,
         "free": plan.place.free,
-        "sends": [hub.target_name(found, target) for target in plan.targets],
+        "sends": [target_name(found, target) for target in plan.targets],
         "files": len(plan.links),
         "size": plan.size,
         "to_send": plan.to_send,

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 
 from loba_tui.client.cache import hub_text as cache_listing
-from loba_tui.core.associate.caches.hub import cache as hub
+from loba_tui.core.associate.caches.hub.cache import HubCache
+from loba_tui.core.associate.caches.hub.journal import Entry
+from loba_tui.core.associate.caches.hub.requests import Plan, Prune, Removal
 from loba_tui.core.errors import LobaError
 from loba_tui.core.units import parse_size, show_size
 from loba_tui.screens.base import LobaScreen
@@ -30,10 +32,10 @@ class Removals:
     def __init__(self, screen: LobaScreen, done: Callable[[str], None]) -> None:
         self._screen, self._done = screen, done
 
-    def plan(self, state: CacheState, wish: hub.Removal | hub.Prune) -> None:
-        """Show what fulfilling a wish frees and breaks, and do it after a yes."""
+    def plan(self, state: CacheState, request: Removal | Prune) -> None:
+        """Show what fulfilling a request frees and breaks, and do it after a yes."""
 
-        def confirm(plan: hub.Plan) -> None:
+        def confirm(plan: Plan) -> None:
             # As wide as a dialog: see .dialog in app.tcss.
             width = min(90, int(self._screen.size.width * 0.9) - 6)
             rows = removal_rows(state, plan, width)
@@ -47,14 +49,14 @@ class Removals:
                     self._screen.query_one("#tree", MarkTable).unmark()
                     self._screen.work(lambda: state.cache.execute(plan), removed)
 
-            def removed(entry: hub.Entry | None) -> None:
+            def removed(entry: Entry | None) -> None:
                 self._done(f"moved {show_size(plan.frees)} to the trash; z brings it back")
 
             title = f"Remove this and free {show_size(plan.frees)}?"
             rows += removal_hint(state, plan, width)
             self._screen.app.push_screen(ConfirmDialog(title, rows, "remove"), answered)
 
-        self._screen.work(lambda: state.cache.plan(wish), confirm)
+        self._screen.work(lambda: state.cache.plan(request), confirm)
 
     def prune(self, state: CacheState) -> None:
         """Choose a rule of what is of no more use, and plan it."""
@@ -71,25 +73,25 @@ class Removals:
                 dialog = LineDialog("Keep the cache under", rows, check=_size_problem)
                 self._screen.app.push_screen(dialog, sized)
             elif rule == "leftovers":
-                wish = {"detached": True, "incomplete": True, "unreferenced": True}
-                self.plan(state, hub.Prune(time.time(), **wish))
+                request = {"detached": True, "incomplete": True, "unreferenced": True}
+                self.plan(state, Prune(time.time(), **request))
             elif rule is not None:
-                self.plan(state, hub.Prune(time.time(), unused_seconds=float(rule) * _DAY))
+                self.plan(state, Prune(time.time(), unused_seconds=float(rule) * _DAY))
 
         def sized(text: str | None) -> None:
             if text is not None:
-                self.plan(state, hub.Prune(time.time(), keep_bytes=parse_size(text)))
+                self.plan(state, Prune(time.time(), keep_bytes=parse_size(text)))
 
         self._screen.app.push_screen(ChoiceDialog("Prune", choices), chosen)
 
-    def undo(self, cache: hub.HubCache, entry_id: str | None = None) -> None:
+    def undo(self, cache: HubCache, entry_id: str | None = None) -> None:
         """Bring a deletion back, the newest where none is named."""
         self._screen.work(
             lambda: list(cache_listing.restored_lines(cache.undo(entry_id))),
             lambda lines: self._done("; ".join(line.strip() for line in lines)),
         )
 
-    def trash(self, cache: hub.HubCache) -> None:
+    def trash(self, cache: HubCache) -> None:
         """Show what can be brought back, and what emptying the trash frees."""
 
         def show(found: tuple[list[tuple[str, str]], int]) -> None:
@@ -116,7 +118,7 @@ class Removals:
 
         self._screen.work(look, show)
 
-    def _empty(self, cache: hub.HubCache, lines: list[str], size: int) -> None:
+    def _empty(self, cache: HubCache, lines: list[str], size: int) -> None:
         rows: list[list[Piece]] = [[line] for line in lines]
         rows += [[""], [("This cannot be undone.", "warn")]]
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from loba_tui.client.cache import hub_text as cache_listing
 from loba_tui.client.plans.ascii_charts import Canvas
-from loba_tui.core.associate.caches.hub import cache as hub
+from loba_tui.core.associate.caches.hub.requests import Plan, Removal, Target
+from loba_tui.core.associate.caches.hub.targets import target_name
+from loba_tui.core.associate.caches.hub.verify import Checked
 from loba_tui.core.errors import Interrupted, RecipeError
 from loba_tui.core.units import show_age, show_size
 from loba_tui.screens.cache.tree import CacheState, Node
@@ -59,7 +61,7 @@ def _age(when: float | None, now: float) -> str:
     return show_age(max(0.0, now - when)) if when else ""
 
 
-def removal_rows(state: CacheState, plan: hub.Plan, width: int) -> list[list[Piece]]:
+def removal_rows(state: CacheState, plan: Plan, width: int) -> list[list[Piece]]:
     """Return a plan for reading, wrapped; what stays or breaks is set off."""
     rows: list[list[Piece]] = []
     for line in cache_listing.plan_lines(state.found, plan):
@@ -74,11 +76,11 @@ def wrapped(line: str, width: int) -> list[str]:
     return textwrap.wrap(line, max(20, width), subsequent_indent="    ") or [""]
 
 
-def removal_hint(state: CacheState, plan: hub.Plan, width: int) -> list[list[Piece]]:
+def removal_hint(state: CacheState, plan: Plan, width: int) -> list[list[Piece]]:
     """Return what happens to what goes, and the command that does the same."""
-    names = " ".join(hub.target_name(state.found, target) for target in plan.targets[:3])
+    names = " ".join(target_name(state.found, target) for target in plan.targets[:3])
     more = " …" if len(plan.targets) > 3 else ""
-    command = "rm" if isinstance(plan.wish, hub.Removal) else "prune"
+    command = "rm" if isinstance(plan.request, Removal) else "prune"
     shown = f" {names}{more}" if command == "rm" else ""
     rows: list[list[Piece]] = [
         [""],
@@ -88,7 +90,7 @@ def removal_hint(state: CacheState, plan: hub.Plan, width: int) -> list[list[Pie
     return rows + [[(part, "dim")] for part in wrapped(same, width)]
 
 
-def needed_rows(state: CacheState, target: hub.Target) -> list[list[Piece]]:
+def needed_rows(state: CacheState, target: Target) -> list[list[Piece]]:
     """Return who needs a repository or revision, and everything else that is known of it."""
     record = cache_listing.repository_record(state.cache, state.found, target)
     rows: list[list[Piece]] = [[("What needs it", "strong")]]
@@ -102,7 +104,7 @@ def needed_rows(state: CacheState, target: hub.Target) -> list[list[Piece]]:
     return rows + [[f"  {line}"] for line in cache_listing.repository_lines(without)]
 
 
-def verified_rows(results: Sequence[hub.Checked]) -> tuple[str, list[list[Piece]]]:
+def verified_rows(results: Sequence[Checked]) -> tuple[str, list[list[Piece]]]:
     """Return the verdict of a check as a title, and what is wrong as rows."""
     verdicts = ("good", "damaged", "missing", "unknown")
     counts = {name: sum(each.verdict == name for each in results) for name in verdicts}
@@ -174,7 +176,7 @@ def check_model_id(text: str) -> str:
     return "" if is_id else "Expected owner/name, or owner/name@revision."
 
 
-def targets_of(nodes: Sequence[Node]) -> list[hub.Target]:
+def targets_of(nodes: Sequence[Node]) -> list[Target]:
     """Return what the chosen rows name in the hub's cache.
 
     Raises:

@@ -11,7 +11,8 @@ from textual.widget import Widget
 
 from loba_tui.client.cache import hub_text as cache_listing
 from loba_tui.client.runs import steer as runs
-from loba_tui.core.associate.caches.hub import cache as hub
+from loba_tui.core.associate.caches.hub.requests import Removal, Target
+from loba_tui.core.associate.caches.hub.targets import target_name
 from loba_tui.core.errors import LobaError
 from loba_tui.core.run.control import CommandKind
 from loba_tui.core.units import show_size
@@ -223,7 +224,7 @@ class CacheScreen(LobaScreen):
         keys = self.query_one("#tree", MarkTable).chosen
         return [self._by_key[key] for key in keys if key in self._by_key]
 
-    def _targets(self) -> list[hub.Target]:
+    def _targets(self) -> list[Target]:
         try:
             return targets_of(self._chosen())
         except LobaError as error:
@@ -238,7 +239,7 @@ class CacheScreen(LobaScreen):
         """Plan what removing the chosen rows does, and do it after a yes."""
         targets = self._targets()
         if targets and self._state is not None:
-            self._removal.plan(self._state, hub.Removal(tuple(targets)))
+            self._removal.plan(self._state, Removal(tuple(targets)))
 
     def action_prune(self) -> None:
         """Choose a rule of what is of no more use, and plan it."""
@@ -274,12 +275,12 @@ class CacheScreen(LobaScreen):
         targets, state = self._targets(), self._state
         if not targets or state is None:
             return
-        wanted = list(dict.fromkeys(hub.Target(each.folder, each.commit) for each in targets))
+        wanted = list(dict.fromkeys(Target(each.folder, each.commit) for each in targets))
 
         def change() -> str:
             keep = not set(wanted) <= state.cache.pins()
             state.cache.pin(wanted, keep=keep)
-            names = ", ".join(hub.target_name(state.found, each) for each in wanted)
+            names = ", ".join(target_name(state.found, each) for each in wanted)
             return f"{'pinned' if keep else 'unpinned'} {names}"
 
         self.work(change, self._done)
@@ -289,8 +290,8 @@ class CacheScreen(LobaScreen):
         targets, state = self._targets(), self._state
         if not targets or state is None:
             return
-        target = hub.Target(targets[0].folder, targets[0].commit)
-        name = hub.target_name(state.found, target)
+        target = Target(targets[0].folder, targets[0].commit)
+        name = target_name(state.found, target)
         self.work(lambda: needed_rows(state, target), lambda rows: self._show_text(name, rows))
 
     def _show_text(self, title: str, rows: list[list[Piece]]) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 from loba_tui.client.cache import pull_text as cache_pulling
-from loba_tui.core.associate.caches.hub import cache as hub
+from loba_tui.core.associate.caches.hub.requests import Target
+from loba_tui.core.associate.caches.hub.verify import Checked
 from loba_tui.core.errors import LobaError
 from loba_tui.core.units import show_size
 from loba_tui.screens.base import LobaScreen
@@ -107,7 +108,7 @@ class LongWork:
 
         return confirm
 
-    def verify(self, state: CacheState, targets: list[hub.Target]) -> None:
+    def verify(self, state: CacheState, targets: list[Target]) -> None:
         """Read every file of some repositories again and compare it with its checksum."""
         ticker = self._begin()
         if ticker is None:
@@ -116,7 +117,7 @@ class LongWork:
         chosen = [each for each in state.found.repositories if each.folder in folders]
 
         def check() -> Callable[[], None]:
-            results: list[hub.Checked] = []
+            results: list[Checked] = []
             for repository in chosen:
                 for checked in state.cache.verify(repository):
                     results.append(checked)

@@ -16,12 +16,15 @@ from typing import Any, Literal
 from loba_tui.client.cache import hub_text as cache_listing
 from loba_tui.client.cache import tensor_text as tensor_listing
 from loba_tui.client.runs import describe as listing
-from loba_tui.core.associate.caches.hub import cache as hub
+from loba_tui.core.associate.caches.hub.cache import HubCache
+from loba_tui.core.associate.caches.hub.layout import Cache, Repository, Revision
 from loba_tui.core.associate.caches.hub.query import Filter, Row, parse_filter, parse_sort
+from loba_tui.core.associate.caches.hub.requests import Target, last_wanted
+from loba_tui.core.associate.caches.hub.usage import Usage
 from loba_tui.core.errors import LobaError
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
-from loba_tui.core.user_folders import hub_cache_folder, tensors_folder
+from loba_tui.core.user_folders import tensors_folder
 
 Kind = Literal["run", "component", "repository", "revision", "file", "tensors"]
 SORTS = ("size", "used", "modified", "name")
@@ -48,7 +51,7 @@ class Node:
     fetched: float | None = None
     refs: str = ""
     marks: tuple[str, ...] = ()
-    target: hub.Target | None = None
+    target: Target | None = None
     run: RunDir | None = None
     leaf: bool = False
 
@@ -63,24 +66,22 @@ class CacheState:
         now: When it was read.
     """
 
-    cache: hub.HubCache
-    found: hub.Cache
+    cache: HubCache
+    found: Cache
     roots: tuple[tuple[Row, Node], ...]
     memory: tuple[tuple[Node, tuple[Node, ...]], ...]
     num_undoable: int
     now: float
-    _marks: Callable[[hub.Repository, hub.Revision], list[str]] = field(repr=False, compare=False)
+    _marks: Callable[[Repository, Revision], list[str]] = field(repr=False, compare=False)
 
     @classmethod
     def read(cls, environ: Mapping[str, str], recipes: Sequence[Path]) -> CacheState:
         """Scan the cache, and ask the ledger who uses it."""
-        ledger = Ledger.of_user(environ)
-        usage = hub.usage_of(ledger, [path for path in recipes if path.exists()])
-        cache = hub.HubCache(hub_cache_folder(environ), usage)
+        cache = HubCache.of_user(environ, recipes)
         found = cache.scan()
         now = time.time()
         lister = cache_listing.Lister(cache, revisions=True, now=now)
-        roots = [_repository(each, lister, usage) for each in found.repositories]
+        roots = [_repository(each, lister, cache.usage) for each in found.repositories]
         roots += [
             (row, _tensors(record)) for row, record in tensor_listing.rows(tensors_folder(environ))
         ]
@@ -88,7 +89,7 @@ class CacheState:
             cache=cache,
             found=found,
             roots=tuple(roots),
-            memory=tuple(_memory(ledger)),
+            memory=tuple(_memory(Ledger.of_user(environ))),
             num_undoable=len(cache.trash()),
             now=now,
             _marks=lambda repository, revision: lister.record(repository, revision)["marks"],
@@ -126,7 +127,7 @@ class CacheState:
             if node.key in opened:
                 yield from _files(repository, revision)
 
-    def _revision(self, repository: hub.Repository, revision: hub.Revision) -> Node:
+    def _revision(self, repository: Repository, revision: Revision) -> Node:
         return Node(
             key=f"{repository.folder}@{revision.commit}",
             kind="revision",
@@ -137,7 +138,7 @@ class CacheState:
             fetched=revision.modified,
             refs=" ".join(sorted(revision.refs)),
             marks=tuple(self._marks(repository, revision)),
-            target=hub.Target(repository.folder, revision.commit),
+            target=Target(repository.folder, revision.commit),
         )
 
 
@@ -157,14 +158,14 @@ def parse_filters(text: str) -> tuple[list[Filter], str]:
 
 
 def _repository(
-    repository: hub.Repository, lister: cache_listing.Lister, usage: hub.Usage
+    repository: Repository, lister: cache_listing.Lister, usage: Usage
 ) -> tuple[Row, Node]:
     record = lister.record(repository, None)
     row = Row(
         name=repository.name,
         kind=repository.kind,
         size=record["size"],
-        used=hub.last_wanted(repository, None, usage),
+        used=last_wanted(repository, None, usage),
         modified=record["last_fetched"],
         refs=record["refs"],
         marks=record["marks"],
@@ -179,12 +180,12 @@ def _repository(
         fetched=record["last_fetched"],
         refs=" ".join(record["refs"]),
         marks=tuple(record["marks"]),
-        target=hub.Target(repository.folder),
+        target=Target(repository.folder),
     )
     return row, node
 
 
-def _files(repository: hub.Repository, revision: hub.Revision) -> Iterator[Node]:
+def _files(repository: Repository, revision: Revision) -> Iterator[Node]:
     for file in revision.files:
         yield Node(
             key=f"{repository.folder}@{revision.commit}:{file.path}",
@@ -193,7 +194,7 @@ def _files(repository: hub.Repository, revision: hub.Revision) -> Iterator[Node]
             name=file.path,
             size=file.size,
             marks=(file.problem,) if file.problem else (),
-            target=hub.Target(repository.folder, revision.commit, file.path),
+            target=Target(repository.folder, revision.commit, file.path),
             leaf=True,
         )
 

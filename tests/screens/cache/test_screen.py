@@ -14,7 +14,8 @@ from textual.pilot import Pilot
 
 from loba_tui.app import LobaApp
 from loba_tui.client.runs import steer as runs
-from loba_tui.core.associate.caches.hub import cache as hub
+from loba_tui.core.associate.caches.hub.cache import HubCache
+from loba_tui.core.associate.caches.hub.requests import Target
 from loba_tui.core.associate.caches.transfer import pull as hub_pull
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.writer import RunWriter
@@ -135,8 +136,8 @@ def test_a_pin_is_set_seen_respected_and_taken_away(home: Path) -> None:
         await opened(pilot)
         await pilot.press("p")
         await until(pilot, lambda: "pinned org/model" in shown(pilot))
-        cache = hub.HubCache(home / "hub")
-        assert cache.pins() == {hub.Target(MODEL)}
+        cache = HubCache(home / "hub")
+        assert cache.pins() == {Target(MODEL)}
         await pilot.press("d")
         await until(pilot, lambda: isinstance(pilot.app.screen, TextDialog))
         dialog = pilot.app.screen
@@ -214,7 +215,7 @@ def test_pruning_and_emptying_the_trash(home: Path) -> None:
         await pilot.press(*"empty", "enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmDialog))
         await pilot.press("y")
-        await until(pilot, lambda: not hub.HubCache(home / "hub").trash())
+        await until(pilot, lambda: not HubCache(home / "hub").trash())
         await until(pilot, lambda: "freed 70.0 KB" in shown(pilot))
         await pilot.press("z")
         await until(pilot, lambda: "nothing to undo" in shown(pilot))

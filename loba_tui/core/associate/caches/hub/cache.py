@@ -6,86 +6,71 @@ All of it is free of torch and of the hub's client, so that listing a cache take
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from loba_tui.core.associate.caches.hub import scan as hub_scan
 from loba_tui.core.associate.caches.hub import store as hub_store
 from loba_tui.core.associate.caches.hub.journal import Entry
-from loba_tui.core.associate.caches.hub.layout import Cache, Problem, Repository, Revision
+from loba_tui.core.associate.caches.hub.layout import Cache, Problem, Repository
 from loba_tui.core.associate.caches.hub.paths import client_is_busy, locked, open_folder
 from loba_tui.core.associate.caches.hub.pins import read_pins, write_pins
-from loba_tui.core.associate.caches.hub.plan import plan_removal
-from loba_tui.core.associate.caches.hub.prune import plan_prune
+from loba_tui.core.associate.caches.hub.plan import plan_prune, plan_removal
 from loba_tui.core.associate.caches.hub.requests import (
     Plan,
+    PlanContext,
     Prune,
-    Refusal,
     Removal,
-    Surroundings,
     Target,
-    last_wanted,
 )
 from loba_tui.core.associate.caches.hub.targets import (
     describe,
-    find_targets,
-    parts_of,
     refuse,
-    target_name,
 )
 from loba_tui.core.associate.caches.hub.trash import Restored, Trash
-from loba_tui.core.associate.caches.hub.usage import RecipeUse, RunUse, Usage, usage_of
+from loba_tui.core.associate.caches.hub.usage import NO_USAGE, Usage, usage_of
 from loba_tui.core.associate.caches.hub.verify import Checked, verify
 from loba_tui.core.errors import InUseError, RecipeError, ResourceError
+from loba_tui.core.run.directory import Ledger
 from loba_tui.core.text import clean
-
-__all__ = [
-    "Cache",
-    "Checked",
-    "Entry",
-    "HubCache",
-    "Plan",
-    "Problem",
-    "Prune",
-    "RecipeUse",
-    "Refusal",
-    "Removal",
-    "Repository",
-    "Restored",
-    "Revision",
-    "RunUse",
-    "Target",
-    "Usage",
-    "describe",
-    "find_targets",
-    "hold_repository",
-    "last_wanted",
-    "parts_of",
-    "refuse",
-    "state_folder",
-    "target_name",
-    "usage_of",
-]
+from loba_tui.core.user_folders import hub_cache_folder
 
 STATE_SUFFIX = ".loba"
 
 
 class HubCache:
-    """One cache folder, and what is kept beside it.
+    """One cache folder, and what is kept beside it: scan, then plan, then execute.
+
+        cache = HubCache.of_user(os.environ)
+        found = cache.scan()
+        targets = find_targets(found, ["runwayml/stable-diffusion-v1-5@main"])
+        plan = cache.plan(Removal(tuple(targets)), found)   # plan.frees, plan.breaks_runs
+        entry = cache.execute(plan)                         # moved into the trash
+        cache.undo(entry.id)                                # or: cache.empty_trash([entry])
 
     Args:
         root: The cache, as HF_HUB_CACHE names it; it need not exist.
         usage: What is known of runs and recipes.
+
+    Raises:
+        RecipeError: From what changes something, where there is no such cache folder.
+        InUseError: From the same, where another process changes the cache at this moment.
+        CorruptError: From `pins` and what heeds them, where the file of pins cannot be read.
     """
 
-    def __init__(self, root: Path, usage: Usage | None = None) -> None:
+    def __init__(self, root: Path, usage: Usage = NO_USAGE) -> None:
         # The cache itself is often a link to a larger disk; below it no link is followed.
         self.root = Path(os.path.realpath(root))
-        self.usage = usage if usage is not None else Usage()
+        self.usage = usage
         self._state = state_folder(self.root)
         self._pins = self._state / "pins.json"
         self._trash = Trash(self.root, self._state / "trash")
+
+    @classmethod
+    def of_user(cls, environ: Mapping[str, str], recipes: Iterable[Path] = ()) -> HubCache:
+        """Return the user's cache with all that is known of runs, and of recipes given by path."""
+        return cls(hub_cache_folder(environ), usage_of(Ledger.of_user(environ), recipes))
 
     def scan(self) -> Cache:
         """Return everything that lies in the cache."""
@@ -120,13 +105,13 @@ class HubCache:
             pins = self.pins()
             write_pins(self._pins, pins | set(targets) if keep else pins - set(targets))
 
-    def plan(self, wish: Removal | Prune, cache: Cache | None = None) -> Plan:
-        """Return what fulfilling a wish would do; nothing is touched."""
-        around = Surroundings(self.usage, self.pins(), self._is_fetching)
+    def plan(self, request: Removal | Prune, cache: Cache | None = None) -> Plan:
+        """Return what a request would do; nothing is touched."""
+        context = PlanContext(self.usage, self.pins(), self._is_fetching)
         cache = cache if cache is not None else self.scan()
-        if isinstance(wish, Removal):
-            return plan_removal(cache, wish, around)
-        return plan_prune(cache, wish, around)
+        if isinstance(request, Removal):
+            return plan_removal(cache, request, context)
+        return plan_prune(cache, request, context)
 
     def execute(self, plan: Plan) -> Entry | None:
         """Move what a plan removes into the trash; None where there is nothing to move.
@@ -142,9 +127,9 @@ class HubCache:
         with self._locked():
             self._trash.recover()
             cache = self.scan()
-            current = self.plan(plan.wish, cache)
+            current = self.plan(plan.request, cache)
             refuse(current, cache)
-            if not current.does_as(plan):
+            if not current.moves_same_as(plan):
                 raise InUseError("The cache changed since this was planned.", "Plan it again.")
             if not current.items:
                 return None

@@ -1,4 +1,4 @@
-"""What a deletion would do, worked out in full before anything is touched."""
+"""Work out in full what a deletion would do, before anything is touched."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from loba_tui.core.associate.caches.hub.layout import Blob, Cache, Payload, Repo
 from loba_tui.core.associate.caches.hub.requests import (
     Item,
     Plan,
+    PlanContext,
     Prune,
     Refusal,
     Removal,
-    Surroundings,
     Target,
+    last_wanted,
 )
 from loba_tui.core.associate.caches.hub.usage import RecipeUse, RunUse, Usage
 
 
-def plan_removal(cache: Cache, wish: Removal, around: Surroundings) -> Plan:
+def plan_removal(cache: Cache, request: Removal, context: PlanContext) -> Plan:
     """Return what it means to remove some repositories and revisions."""
-    targets = normal(cache, wish.targets)
-    refused = [refusal for target in targets for refusal in refusals(cache, target, around)]
-    return plan_of(cache, wish, targets, (), tuple(refused), around.usage)
+    targets = _normalized(cache, request.targets)
+    refused = [refusal for target in targets for refusal in _refusals(cache, target, context)]
+    return _plan_of(cache, request, targets, (), tuple(refused), context.usage)
 
 
-def normal(cache: Cache, targets: Iterable[Target]) -> tuple[Target, ...]:
+def _normalized(cache: Cache, targets: Iterable[Target]) -> tuple[Target, ...]:
     """Return targets without what others hold.
 
     All files of a revision are the revision, and all revisions of a repository are the repository.
@@ -55,27 +56,27 @@ def normal(cache: Cache, targets: Iterable[Target]) -> tuple[Target, ...]:
     return tuple(found)
 
 
-def refusals(cache: Cache, target: Target, around: Surroundings) -> list[Refusal]:
+def _refusals(cache: Cache, target: Target, context: PlanContext) -> list[Refusal]:
     """Return what speaks against removing a target."""
     repository = cache.repository(target.folder)
     assert repository is not None
     found = []
-    for pin in sorted(around.pins, key=str):
+    for pin in sorted(context.pins, key=str):
         if pin.folder == target.folder and (
             pin.commit is None or target.commit is None or pin.commit == target.commit
         ):
             what = f"revision {pin.commit[:12]}" if pin.commit else "it"
             found.append(Refusal(target, "pinned", f"{what} is pinned"))
-    live = [run for run in around.usage.runs_of(repository, target.commit) if run.state == "live"]
+    live = [run for run in context.usage.runs_of(repository, target.commit) if run.state == "live"]
     found += [Refusal(target, "in use", f"run {run.name} works with it") for run in live]
-    if around.is_fetching(target.folder):
+    if context.is_fetching(target.folder):
         found.append(Refusal(target, "being fetched", "a file of it is being fetched just now"))
     return found
 
 
-def plan_of(
+def _plan_of(
     cache: Cache,
-    wish: Removal | Prune,
+    request: Removal | Prune,
     targets: Sequence[Target],
     leftovers: Sequence[Item],
     refused: tuple[Refusal, ...],
@@ -114,12 +115,12 @@ def plan_of(
         if payload is None or payload.path in there:
             continue
         if payload.references is not None and payload.references <= gone_links:
-            items += payload_items(payload)
+            items += _payload_items(payload)
         else:
             shared.append(payload.path)
     breaks = _breaks(cache, targets, usage)
     return Plan(
-        wish=wish,
+        request=request,
         targets=tuple(targets),
         items=tuple(items),
         shared=tuple(shared),
@@ -130,7 +131,12 @@ def plan_of(
     )
 
 
-def payload_items(payload: Payload) -> list[Item]:
+def _blob_item(repository: Repository, blob: Blob) -> Item:
+    """Return the path of a blob; a link into the shared store frees nothing itself."""
+    return Item(f"{repository.folder}/blobs/{blob.name}", 0 if blob.payload else blob.size)
+
+
+def _payload_items(payload: Payload) -> list[Item]:
     """Return the paths of a content of the shared store."""
     return [Item(payload.path, payload.size), Item(f"{payload.path}.refs", 0)]
 
@@ -170,9 +176,7 @@ def _remove_parts(
         others |= mine
     blobs = [repository.blobs[name] for name in sorted(mine) if name in repository.blobs]
     going = [blob for blob in blobs if blob.name not in others]
-    items += [
-        Item(f"{folder}/blobs/{blob.name}", 0 if blob.payload else blob.size) for blob in going
-    ]
+    items += [_blob_item(repository, blob) for blob in going]
     return going, [blob for blob in blobs if blob.name in others]
 
 
@@ -188,3 +192,109 @@ def _breaks(
         needed = usage.runs_of(repository, target.commit)
         runs.update(dict.fromkeys(run for run in needed if run.state != "finished"))
     return tuple(recipes), tuple(runs)
+
+
+def plan_prune(cache: Cache, request: Prune, context: PlanContext) -> Plan:
+    """Return what goes by the rules of a prune; what must not go is skipped."""
+    return _Pruning(cache, request, context).plan()
+
+
+class _Pruning:
+    """Works out one prune: the old, the lost, the broken, and what exceeds a budget."""
+
+    def __init__(self, cache: Cache, request: Prune, context: PlanContext) -> None:
+        self._cache, self._request, self._context = cache, request, context
+        self._usage = context.usage
+        self._refused: list[Refusal] = []
+
+    def plan(self) -> Plan:
+        """Return the plan, with what it leaves alone as its refusals."""
+        allowed = self._allowed(_normalized(self._cache, self._old_and_lost()))
+        leftovers = self._leftovers()
+        if self._request.keep_bytes is not None:
+            allowed = self._down_to(self._request.keep_bytes, allowed, leftovers)
+        return self._plan_of(sorted(allowed, key=str), leftovers)
+
+    def _old_and_lost(self) -> list[Target]:
+        request, found = self._request, []
+        for repository in self._cache.repositories:
+            for revision in repository.revisions:
+                age = request.now - last_wanted(repository, revision, self._usage)
+                is_old = request.unused_seconds is not None and age >= request.unused_seconds
+                is_lost = (
+                    request.detached
+                    and not revision.refs
+                    and not self._usage.runs_of(repository, revision.commit)
+                    and not self._usage.recipes_of(repository, revision.commit)
+                )
+                if is_old or is_lost:
+                    found.append(Target(repository.folder, revision.commit))
+        return found
+
+    def _allowed(self, targets: Iterable[Target]) -> list[Target]:
+        allowed = []
+        for target in targets:
+            if self._may_go(target):
+                allowed.append(target)
+                continue
+            repository = self._cache.repository(target.folder)
+            if target.commit is None and repository is not None:
+                # One pinned revision does not keep the others.
+                single = [Target(target.folder, each.commit) for each in repository.revisions]
+                allowed += [each for each in single if not self._against(each)]
+        return allowed
+
+    def _down_to(
+        self, keep_bytes: int, allowed: list[Target], leftovers: Sequence[Item]
+    ) -> list[Target]:
+        """Return targets with the least recently used added until no more than this stays."""
+        oldest = sorted(
+            self._cache.repositories, key=lambda each: last_wanted(each, None, self._usage)
+        )
+        for repository in oldest:
+            # Planned anew each time: one whose contents others share frees less than its size.
+            plan = self._plan_of(allowed, leftovers)
+            if self._cache.size - plan.frees <= keep_bytes:
+                break
+            target = Target(repository.folder)
+            if target not in allowed and self._may_go(target):
+                allowed = [each for each in allowed if each.folder != target.folder] + [target]
+        return allowed
+
+    def _may_go(self, target: Target) -> bool:
+        """Say whether nothing speaks against removing a target, and note what does."""
+        found = self._against(target)
+        self._refused += [refusal for refusal in found if refusal not in self._refused]
+        return not found
+
+    def _against(self, target: Target) -> list[Refusal]:
+        found = _refusals(self._cache, target, self._context)
+        repository = self._cache.repository(target.folder)
+        assert repository is not None
+        revision = repository.revision(target.commit) if target.commit else None
+        if not self._is_due(revision.modified if revision else repository.modified):
+            found.append(Refusal(target, "too new", "it was fetched only just now"))
+        return found
+
+    def _leftovers(self) -> list[Item]:
+        found = []
+        for repository in self._cache.repositories:
+            incomplete = repository.incomplete if self._request.incomplete else ()
+            orphans = repository.unreferenced if self._request.unreferenced else ()
+            due = [blob for blob in (*incomplete, *orphans) if self._is_due(blob.modified)]
+            if due and not self._context.is_fetching(repository.folder):
+                found += [_blob_item(repository, blob) for blob in due]
+        if self._request.unreferenced:
+            going = {item.path for item in found}
+            for payload in self._cache.payloads.values():
+                known = payload.references
+                if known is not None and known <= going and self._is_due(payload.modified):
+                    found += _payload_items(payload)
+        return found
+
+    def _is_due(self, modified: float) -> bool:
+        return self._request.now - modified >= self._request.grace_seconds
+
+    def _plan_of(self, targets: Sequence[Target], leftovers: Sequence[Item]) -> Plan:
+        refused = tuple(self._refused)
+        return _plan_of(self._cache, self._request, targets, leftovers, refused, self._usage)

@@ -1,9 +1,9 @@
-"""What is asked of a cache, and what fulfilling it would mean, as plain records."""
+"""Requests to remove something from a cache, and the plans that fulfil them, as plain records."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from loba_tui.core.associate.caches.hub.layout import Repository, Revision
@@ -24,14 +24,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Removal:
-    """A wish: these repositories, revisions and files are to go."""
+    """A request: these repositories, revisions and files are to go."""
 
     targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True)
 class Prune:
-    """A wish: whatever is of no more use is to go, by these rules.
+    """A request: whatever is of no more use is to go, by these rules.
 
     Attributes:
         unused_seconds: Revisions that were neither used nor fetched for so long.
@@ -72,7 +72,7 @@ class Plan:
     """What is removed, what that frees, and what it breaks.
 
     Attributes:
-        wish: What was asked for; the plan is worked out again from it before it is executed.
+        request: What was asked for; the plan is worked out again from it before it is executed.
         targets: Repositories, revisions and files that go.
         items: Paths in the order in which they are moved: what points before what is pointed at.
         shared: Contents that stay because others need them; an undo keeps a hold on them.
@@ -82,7 +82,7 @@ class Plan:
         leftovers: How many incomplete and unreferenced contents go.
     """
 
-    wish: Removal | Prune
+    request: Removal | Prune
     targets: tuple[Target, ...] = ()
     items: tuple[Item, ...] = ()
     shared: tuple[str, ...] = ()
@@ -98,21 +98,21 @@ class Plan:
 
     @property
     def is_refused(self) -> bool:
-        """Say whether something that was named cannot go; a prune passes it over instead."""
-        return isinstance(self.wish, Removal) and bool(self.refusals)
+        """Say whether something that was named cannot go; a prune skips it instead."""
+        return isinstance(self.request, Removal) and bool(self.refusals)
 
-    def does_as(self, other: Plan) -> bool:
+    def moves_same_as(self, other: Plan) -> bool:
         """Say whether two plans move the same things."""
         return set(self.items) == set(other.items) and set(self.shared) == set(other.shared)
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class PlanContext:
     """What a plan takes into account beside the cache itself."""
 
-    usage: Usage = field(default_factory=Usage)
-    pins: frozenset[Target] = frozenset()
-    is_fetching: Callable[[str], bool] = lambda _folder: False
+    usage: Usage
+    pins: frozenset[Target]
+    is_fetching: Callable[[str], bool]
 
 
 def last_wanted(repository: Repository, revision: Revision | None, usage: Usage) -> float:

@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from loba_tui.core.associate.caches.hub import manifest as hub_manifest
 from loba_tui.core.associate.caches.hub import store as hub_store
 from loba_tui.core.associate.caches.hub.journal import (
     JOURNAL,
@@ -149,7 +148,7 @@ class Trash:
                 if item.path in paths and exists(folder, str(number)):
                     with parent_of(root, item.path, make=True) as (parent, name):
                         merge(folder, str(number), parent, name)
-                    hub_manifest.register(self._root, root, item.path)
+                    hub_store.register(self._root, root, item.path)
 
     def recover(self) -> list[Restored]:
         """Put back what a kill left half done."""
@@ -242,7 +241,7 @@ class Trash:
             if not item.is_link:
                 kept += [f"{base}/{path}" if base else path for path in there]
         for item in entry.items:
-            missing += hub_manifest.register(self._root, root, item.path)
+            missing += hub_store.register(self._root, root, item.path)
         return Restored(entry, tuple(kept), tuple(missing))
 
     def _discard(self, entry: Entry) -> None:

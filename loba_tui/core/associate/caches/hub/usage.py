@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -91,6 +91,10 @@ class Usage:
         return max((run.when for run in self.runs_of(repository, commit)), default=None)
 
 
+NO_USAGE = Usage()
+"""Where nothing is known of runs and recipes."""
+
+
 def needs(repository: Repository, use: RunUse | RecipeUse, commit: str) -> bool:
     """Say whether a use means this commit; where that cannot be told it does."""
     exact = use.commit if isinstance(use, RunUse) else None
@@ -100,12 +104,12 @@ def needs(repository: Repository, use: RunUse | RecipeUse, commit: str) -> bool:
     return exact is None or exact == commit
 
 
-def usage_of(ledger: Ledger | None, recipes: Iterable[Path] = ()) -> Usage:
+def usage_of(ledger: Ledger, recipes: Iterable[Path] = ()) -> Usage:
     """Read the runs of a ledger, and recipes from files and folders.
 
     What cannot be read names no model, and so needs none.
     """
-    runs = [_run_use(run_dir) for run_dir in ledger.runs()] if ledger is not None else []
+    runs = [_run_use(run_dir) for run_dir in ledger.runs()]
     found = []
     for path in _recipe_files(recipes):
         model = _model_in(path)
@@ -226,8 +230,3 @@ def _recipe_files(given: Iterable[Path]) -> Sequence[Path]:
         inside = sorted(path.rglob("*.y*ml"))[:_MAX_RECIPES] if path.is_dir() else [path]
         found.update(dict.fromkeys(inside))
     return list(found)
-
-
-def by_name(runs: Iterable[RunUse]) -> Mapping[str, RunUse]:
-    """Return runs by their names."""
-    return {run.name: run for run in runs}

@@ -83,28 +83,28 @@ def plan_removal(shelves: Sequence[Shelf]) -> Plan:
     )
 
 
-def plan_prune(shelves: Sequence[Shelf], wish: Prune) -> Plan:
+def plan_prune(shelves: Sequence[Shelf], request: Prune) -> Plan:
     """Plan to remove what is of no more use; what broken writes left always goes."""
     free = [each for each in shelves if not each.is_in_use]
     going: dict[str, set[Entry]] = {shelf.id: set() for shelf in free}
-    if wish.unused_seconds is not None:
+    if request.unused_seconds is not None:
         for shelf in free:
             going[shelf.id] |= {
-                each for each in shelf.entries if wish.now - each.used >= wish.unused_seconds
+                each for each in shelf.entries if request.now - each.used >= request.unused_seconds
             }
-    if wish.keep_bytes is not None:
+    if request.keep_bytes is not None:
         kept = [(e, s.id) for s in free for e in s.entries if e not in going[s.id]]
         total = sum(each.size for each, _ in kept)
         total += sum(each.size for each in shelves if each.is_in_use)
         for entry, shelf_id in sorted(kept, key=lambda pair: (pair[0].used, pair[0].path)):
-            if total <= wish.keep_bytes:
+            if total <= request.keep_bytes:
                 break
             going[shelf_id].add(entry)
             total -= entry.size
     items = []
     for shelf in free:
         chosen = sorted(going[shelf.id])
-        chosen += [each for each in shelf.leftovers if wish.now - each.used >= _LEFTOVER_SECONDS]
+        chosen += [each for each in shelf.leftovers if request.now - each.used >= _LEFTOVER_SECONDS]
         if len(chosen) == len(shelf.entries) + len(shelf.leftovers):
             items.append(Item(shelf))
         elif chosen:

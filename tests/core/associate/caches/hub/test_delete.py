@@ -15,18 +15,10 @@ import pytest
 from hub_layouts import add_revision, commit_of, folder_name, listing, sha256
 
 from loba_tui.core.associate.caches.hub import paths as hub_files
-from loba_tui.core.associate.caches.hub.cache import (
-    HubCache,
-    Plan,
-    Prune,
-    Removal,
-    Target,
-    Usage,
-    find_targets,
-    hold_repository,
-    state_folder,
-)
-from loba_tui.core.associate.caches.hub.usage import RecipeUse, RunUse
+from loba_tui.core.associate.caches.hub.cache import HubCache, hold_repository, state_folder
+from loba_tui.core.associate.caches.hub.requests import Plan, Prune, Removal, Target
+from loba_tui.core.associate.caches.hub.targets import find_targets
+from loba_tui.core.associate.caches.hub.usage import RecipeUse, RunUse, Usage
 from loba_tui.core.errors import InUseError, RecipeError, RefusedError, ResourceError
 
 ONE, TWO = commit_of("one"), commit_of("two")

@@ -9,7 +9,9 @@ import pytest
 from hub_layouts import add_revision, commit_of, folder_name, git_sha1, link, put_payload
 from huggingface_hub import scan_cache_dir
 
-from loba_tui.core.associate.caches.hub.cache import Cache, HubCache, Removal, Repository, Target
+from loba_tui.core.associate.caches.hub.cache import HubCache
+from loba_tui.core.associate.caches.hub.layout import Cache, Repository
+from loba_tui.core.associate.caches.hub.requests import Removal, Target
 
 ONE, TWO = commit_of("one"), commit_of("two")
 

@@ -103,6 +103,6 @@ def test_recipes_are_found_in_folders_and_broken_ones_need_nothing(tmp_path):
     (tmp_path / "b.yml").write_text(recipe_text("org/name", TWO))
     (tmp_path / "broken.yaml").write_bytes(b"base_model:\n  id: \xff")
     (tmp_path / "huge.yaml").write_text("base_model:\n  id: org/name\n" + "#" * 300_000)
-    usage = usage_of(None, [tmp_path, tmp_path / "missing.yaml"])
+    usage = usage_of(Ledger(tmp_path / "runs.jsonl"), [tmp_path, tmp_path / "missing.yaml"])
     assert {recipe.path.name for recipe in usage.recipes} == {"a.yaml", "b.yml"}
     assert [recipe.path.name for recipe in usage.recipes_of(MODEL, TWO)] == ["b.yml"]

@@ -203,8 +203,8 @@ def test_a_prune_removes_what_it_plans_and_keeps_what_it_must(
     for number, entries in enumerate(shelves):
         fill(root, dict(entries), model=f"org/{number}")
     before = {(s.id, e) for s in tensor_shelves.scan(root) for e in s.entries}
-    wish = Prune(NOW, None if unused is None else unused * DAY, keep)
-    plan = tensor_prune.plan_prune(tensor_shelves.scan(root), wish)
+    request = Prune(NOW, None if unused is None else unused * DAY, keep)
+    plan = tensor_prune.plan_prune(tensor_shelves.scan(root), request)
     freed = tensor_prune.execute(root, plan)
     after = {(s.id, e) for s in tensor_shelves.scan(root) for e in s.entries}
     gone = before - after

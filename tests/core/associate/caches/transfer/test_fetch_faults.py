@@ -20,7 +20,8 @@ from huggingface_hub import constants
 from typer.testing import CliRunner, Result
 
 from loba_tui import cli
-from loba_tui.core.associate.caches.hub.cache import HubCache, Prune
+from loba_tui.core.associate.caches.hub.cache import HubCache
+from loba_tui.core.associate.caches.hub.requests import Prune
 
 # The client buffers 10 MB before it writes any; and waiting is not what is tested.
 IN_CHILD = """

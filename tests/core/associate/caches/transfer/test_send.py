@@ -15,7 +15,8 @@ from ssh_host import SshHost, missing, ssh_host
 from typer.testing import CliRunner, Result
 
 from loba_tui import cli
-from loba_tui.core.associate.caches.hub.cache import HubCache, Prune
+from loba_tui.core.associate.caches.hub.cache import HubCache
+from loba_tui.core.associate.caches.hub.requests import Prune
 from loba_tui.core.associate.caches.transfer.remote_host import parse_rig
 from loba_tui.core.errors import RecipeError
 
