@@ -1,4 +1,4 @@
-"""`loba cache pull` and `loba cache push-to`: models in from the hub, and on to another rig."""
+"""`loba cache pull` and `loba cache push-to`: models in from the hub, and on to a remote host."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def cache_pull(
 
 
 def cache_push_to(
-    rig: Annotated[
+    remote: Annotated[
         str,
         typer.Argument(
             metavar="HOST[:PATH]", help="As ssh knows it; PATH is its cache.", show_default=False
@@ -82,24 +82,24 @@ def cache_push_to(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Send repositories or revisions to another rig's cache, by rsync over ssh.
+    """Send repositories or revisions to a remote host's cache, by rsync over ssh.
 
     What is there already is neither sent nor replaced; what broke off goes on where it was; at the
-    end every content is read again over there and compared.
+    end every content is read again on the host and compared.
 
-    Example: loba cache push-to rig2 stabilityai/stable-diffusion-xl-base-1.0 --dry-run
+    Example: loba cache push-to gpu2 stabilityai/stable-diffusion-xl-base-1.0 --dry-run
     """
     from loba_tui.client.cache import send_text as cache_sending
     from loba_tui.core.associate.caches.hub.targets import find_targets
-    from loba_tui.core.associate.caches.transfer import remote_host as hub_rig
+    from loba_tui.core.associate.caches.transfer import remote_host
     from loba_tui.core.associate.caches.transfer import send as hub_send
 
-    host, path = hub_rig.parse_rig(rig)
+    host, path = remote_host.parse_remote(remote)
     cache = open_cache([])
     found = cache.scan()
     wanted = find_targets(found, targets)
     may_ask = sys.stdin.isatty() and sys.stderr.isatty()
-    with hub_rig.connected(host, ssh_config=ssh_config, may_ask=may_ask) as there:
+    with remote_host.connected(host, ssh_config=ssh_config, may_ask=may_ask) as there:
         plan = hub_send.plan_send(found, cache.root, wanted, there, path)
         record = cache_sending.plan_record(found, plan, host)
         if not as_json:

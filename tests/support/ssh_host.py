@@ -18,7 +18,7 @@ PROGRAMS = ("ssh", "ssh-keygen", "rsync", "sshd")
 
 
 def missing() -> list[str]:
-    """Return what is not installed of what a rig takes."""
+    """Return what is not installed of what a remote host takes."""
     return [name for name in PROGRAMS if _which(name) is None]
 
 
@@ -28,10 +28,10 @@ def _which(name: str) -> str | None:
 
 @dataclass
 class Wire:
-    """Forwards a port; `cut_after` bytes towards the rig it breaks, once.
+    """Forwards a port; `cut_after` bytes towards the host it breaks, once.
 
     Attributes:
-        sent: Bytes that went towards the rig.
+        sent: Bytes that went towards the host.
     """
 
     target: int
@@ -74,7 +74,7 @@ class Wire:
 
 @dataclass
 class SshHost:
-    """The other side: its home, its cache, and how ssh finds it as `rig`."""
+    """The other side: its home, its cache, and how ssh finds it as `remote`."""
 
     home: Path
     config: Path
@@ -87,8 +87,8 @@ class SshHost:
 
 @contextmanager
 def ssh_host(place: Path) -> Iterator[SshHost]:
-    """Start a rig whose HF_HOME is a folder of its own."""
-    home = place / "the other rig's home"
+    """Start a host whose HF_HOME is a folder of its own."""
+    home = place / "the remote host's home"
     home.mkdir()
     for name in ("host_key", "key"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(place / name)]
@@ -115,7 +115,7 @@ def ssh_host(place: Path) -> Iterator[SshHost]:
         _wait_for(port, server)
         config = place / "ssh config"
         config.write_text(
-            f"Host rig\n  HostName 127.0.0.1\n  Port {wire.port}\n  User {getpass.getuser()}\n"
+            f"Host remote\n  HostName 127.0.0.1\n  Port {wire.port}\n  User {getpass.getuser()}\n"
             f"  IdentityFile {place / 'key'}\n  IdentitiesOnly yes\n  LogLevel ERROR\n"
             "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n"
         )

@@ -39,7 +39,7 @@ def plan_lines(record: dict[str, Any]) -> Iterator[str]:
 
 
 def result_lines(record: dict[str, Any], kept: list[str]) -> Iterator[str]:
-    """Yield what came of it; `kept` are branches and tags that stand elsewhere over there."""
+    """Yield what came of it; `kept` are branches and tags that stand elsewhere there."""
     where = f"{record['host']}:{clean(record['path'])}"
     yield f"{where} holds {record['files']} files of it, each read again and compared"
     for path in kept:

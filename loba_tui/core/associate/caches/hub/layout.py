@@ -22,7 +22,7 @@ STORE = "blobs"
 STORE_MARKER = ".huggingface-shared-blobs"
 STORE_LAYOUT = "1\n"
 LOCKS = ".locks"
-# In blobs/: what another rig began to send (see hub_send); it goes when the last is complete.
+# In blobs/: what another host began to send (transfer.send); it goes when the last is complete.
 INCOMING = ".loba-incoming"
 # What belongs to the client or to a desktop and is no repository.
 IGNORED = frozenset({LOCKS, "CACHEDIR.TAG", "version.txt", ".DS_Store", "Thumbs.db", "desktop.ini"})

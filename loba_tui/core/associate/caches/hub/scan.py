@@ -150,7 +150,7 @@ def _scan_blobs(
 
 
 def _scan_incoming(path: str) -> Iterator[Blob]:
-    """Yield what another rig began to send."""
+    """Yield what another host began to send."""
     for name, entry in _entries(path).items():
         with suppress(OSError):  # gone since it was listed
             facts = entry.stat(follow_symlinks=False)

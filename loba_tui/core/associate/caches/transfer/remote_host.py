@@ -1,7 +1,7 @@
-"""Another rig, reached over ssh: where its cache is, what fits there, and rsync to it.
+"""A remote host, reached over ssh: where its cache is, what fits there, and rsync to it.
 
-What a user writes is checked before it becomes an argument, and what a shell over there reads is
-quoted. What comes back is a stranger's text.
+What a user writes is checked before it becomes an argument, and what the remote shell reads is
+quoted. What comes back is foreign text.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ if command -v rsync >/dev/null; then echo loba:rsync=yes; fi
 
 @dataclass(frozen=True)
 class Place:
-    """A cache on another rig.
+    """A cache on a remote host.
 
     Attributes:
-        root: Its absolute path over there.
+        root: Its absolute path there.
         free: Bytes that its disk has.
     """
 
@@ -66,7 +66,7 @@ class Place:
     free: int
 
 
-def parse_rig(target: str) -> tuple[str, str]:
+def parse_remote(target: str) -> tuple[str, str]:
     """Return host and path of HOST[:PATH]; no path is "".
 
     Raises:
@@ -76,16 +76,16 @@ def parse_rig(target: str) -> tuple[str, str]:
     if not _HOST.fullmatch(host) or any(ord(each) < 32 or ord(each) == 127 for each in path):
         raise RecipeError(
             f"{clean(target, limit=120)} is not HOST or HOST:PATH.",
-            "Such as rig2 or me@rig2:/data/hub; a port or a key belongs into ~/.ssh/config.",
+            "Such as gpu2 or me@gpu2:/data/hub; a port or a key belongs into ~/.ssh/config.",
         )
     return host, path
 
 
-class Rig:
-    """Another rig; use `connected` to get one.
+class RemoteHost:
+    """A remote host; use `connected` to get one.
 
     Args:
-        host: Of `parse_rig`.
+        host: Of `parse_remote`.
         ssh: The ssh command with its options.
     """
 
@@ -100,7 +100,7 @@ class Rig:
             path: The cache's folder; "" finds it as the hub's client there does.
 
         Raises:
-            ResourceError: The rig cannot be reached, lacks rsync, or the folder is not writable.
+            ResourceError: The host cannot be reached, lacks rsync, or its folder is not writable.
         """
         facts = dict(_FACT.findall(self.run(_LOOK, path)))
         root = facts.get(b"root", b"").decode("utf-8", "replace").rstrip("/")
@@ -120,7 +120,7 @@ class Rig:
         return Place(root, int(free) * 1024)
 
     def run(self, script: str, *arguments: str, lines: Iterable[bytes] = ()) -> bytes:
-        """Run a script of POSIX shell over there and return what it prints.
+        """Run a script of POSIX shell on the host and return what it prints.
 
         Args:
             script: Its text.
@@ -208,11 +208,11 @@ class Rig:
 
 
 @contextmanager
-def connected(host: str, *, ssh_config: Path | None, may_ask: bool) -> Iterator[Rig]:
-    """Yield a rig whose connection is shared by all that is asked of it, and close it after.
+def connected(host: str, *, ssh_config: Path | None, may_ask: bool) -> Iterator[RemoteHost]:
+    """Yield a host with one connection for all that is asked of it, and close it after.
 
     Args:
-        host: Of `parse_rig`.
+        host: Of `parse_remote`.
         ssh_config: Another one than ~/.ssh/config.
         may_ask: Whether ssh may ask for a password on the terminal.
 
@@ -235,7 +235,7 @@ def connected(host: str, *, ssh_config: Path | None, may_ask: bool) -> Iterator[
         ):
             ssh += ["-o", option]
         try:
-            yield Rig(host, ssh)
+            yield RemoteHost(host, ssh)
         finally:
             subprocess.run([*ssh, "-O", "exit", "--", host], capture_output=True, check=False)
 

@@ -1,7 +1,7 @@
-"""Send repositories of this cache to another rig's: contents first, then what points at them.
+"""Send repositories of this cache to a remote host's: contents first, then what points at them.
 
-So a connection that breaks leaves nothing over there that looks whole. Nothing that is there is
-replaced, and at the end every content is read again over there and compared.
+So a connection that breaks leaves nothing on the host that looks whole. Nothing that is there is
+replaced, and at the end every content is read again there and compared.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TextIO
 from loba_tui.core.associate.caches.hub.cache import hold_repository
 from loba_tui.core.associate.caches.hub.layout import Cache, Repository, Revision
 from loba_tui.core.associate.caches.hub.requests import Target
-from loba_tui.core.associate.caches.transfer.remote_host import Place, Rig
+from loba_tui.core.associate.caches.transfer.remote_host import Place, RemoteHost
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError, ResourceError
 from loba_tui.core.text import clean
 from loba_tui.core.units import show_size
@@ -78,19 +78,21 @@ class SendPlan:
         return sum(self.contents.values())
 
 
-def plan_send(cache: Cache, root: Path, targets: Sequence[Target], rig: Rig, path: str) -> SendPlan:
-    """Ask the other rig what sending would take; nothing is changed there.
+def plan_send(
+    cache: Cache, root: Path, targets: Sequence[Target], remote: RemoteHost, path: str
+) -> SendPlan:
+    """Ask the remote host what sending would take; nothing is changed there.
 
     Args:
         cache: This one, scanned.
         root: Its folder.
         targets: Repositories and revisions of it.
-        rig: The other one.
+        remote: Where to.
         path: Its cache's folder, "" for the one that its client uses.
 
     Raises:
         CorruptError: Something of it is broken here.
-        ResourceError: The rig cannot be reached, or its disk is too small.
+        ResourceError: The remote host cannot be reached, or its disk is too small.
     """
     contents: dict[str, int] = {}
     links: dict[str, str] = {}
@@ -103,17 +105,17 @@ def plan_send(cache: Cache, root: Path, targets: Sequence[Target], rig: Rig, pat
                 _add(repository, revision, contents, links, refs)
     if not links:
         raise RecipeError("There is nothing whole to send.", "`loba cache show ID` lists it.")
-    place = rig.look(path)
-    listed = rig.rsync(
+    place = remote.look(path)
+    listed = remote.rsync(
         root, place, list(contents), ["--copy-links", "--dry-run", "--out-format=%l %n"]
     )
     files = [line.split(b" ", 1) for line in listed.splitlines() if not line.endswith(b"/")]
     to_send = sum(int(each[0]) for each in files if each[0].isdigit())
     if to_send and place.free < to_send + _RESERVE_BYTES:
         raise ResourceError(
-            f"{show_size(to_send)} are to be sent, and {rig.host} has {show_size(place.free)} "
+            f"{show_size(to_send)} are to be sent, and {remote.host} has {show_size(place.free)} "
             "free.",
-            "Free some over there, or send one revision: ID@REVISION.",
+            "Free some there, or send one revision: ID@REVISION.",
         )
     return SendPlan(place, tuple(targets), contents, links, refs, to_send)
 
@@ -121,47 +123,47 @@ def plan_send(cache: Cache, root: Path, targets: Sequence[Target], rig: Rig, pat
 def send(
     plan: SendPlan,
     root: Path,
-    rig: Rig,
+    remote: RemoteHost,
     screen: TextIO | None = None,
     *,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[str]:
-    """Send what a plan lists, and return branches and tags that stand elsewhere over there.
+    """Send what a plan lists, and return branches and tags that stand elsewhere there.
 
     Args:
         plan: Of `plan_send`.
         root: This cache's folder.
-        rig: The other one.
+        remote: Where to.
         screen: A terminal to draw progress on.
         say: Told what is being done.
 
     Raises:
         ResourceError: The connection broke, or the disk is full; what came is kept.
-        CorruptError: A content over there is not what it should be.
+        CorruptError: A content on the host is not what it should be.
         InUseError: It is being deleted here.
     """
-    rig.run(_MAKE, plan.place.root)
+    remote.run(_MAKE, plan.place.root)
     say(f"sending {show_size(plan.to_send)}")
     with _held(root, {target.folder for target in plan.targets}):
-        rig.rsync(root, plan.place, list(plan.contents), ["--copy-links"], screen=screen)
+        remote.rsync(root, plan.place, list(plan.contents), ["--copy-links"], screen=screen)
         expected = {path: _sha256_of(root, path) for path in plan.contents}
-    say(f"reading {show_size(plan.size)} again on {rig.host}")
-    found = _lines_for(rig, plan, _SUMS, list(plan.contents))
-    _refuse_differences(rig, expected, {path: sum_.split()[0] for path, sum_ in found.items()})
+    say(f"reading {show_size(plan.size)} again on {remote.host}")
+    found = _lines_for(remote, plan, _SUMS, list(plan.contents))
+    _refuse_differences(remote, expected, {path: sum_.split()[0] for path, sum_ in found.items()})
     with tempfile.TemporaryDirectory(prefix="loba-") as folder:
         stage = Path(folder)
         for path, text in plan.links.items():
             (stage / path).parent.mkdir(parents=True, exist_ok=True)
             os.symlink(text, stage / path)
-        rig.rsync(stage, plan.place, list(plan.links), ["--links"])
+        remote.rsync(stage, plan.place, list(plan.links), ["--links"])
         for path, commit in plan.refs.items():
             (stage / path).parent.mkdir(parents=True, exist_ok=True)
             (stage / path).write_text(commit)
-        rig.rsync(stage, plan.place, list(plan.refs), [])
-    links = _lines_for(rig, plan, _LINKS, list(plan.links))
+        remote.rsync(stage, plan.place, list(plan.refs), [])
+    links = _lines_for(remote, plan, _LINKS, list(plan.links))
     # Where a disk knows no links, a file of that name may stand there since before.
-    _refuse_differences(rig, plan.links, links, "a file")
-    there = _lines_for(rig, plan, _REFS, list(plan.refs))
+    _refuse_differences(remote, plan.links, links, "a file")
+    there = _lines_for(remote, plan, _REFS, list(plan.refs))
     return [path for path, commit in plan.refs.items() if there[path] != commit]
 
 
@@ -213,25 +215,27 @@ def _sha256_of(root: Path, path: str) -> str:
 
 
 def _refuse_differences(
-    rig: Rig, expected: Mapping[str, str], there: Mapping[str, str], *also: str
+    remote: RemoteHost, expected: Mapping[str, str], there: Mapping[str, str], *also: str
 ) -> None:
     wrong = [path for path, value in expected.items() if there[path] not in (value, *also)]
     if wrong:
         named = ", ".join(clean(path, limit=120) for path in wrong[:_MAX_NAMED])
         more = f" and {len(wrong) - _MAX_NAMED} more" if len(wrong) > _MAX_NAMED else ""
         raise CorruptError(
-            f"{rig.host} holds other contents than it should: {named}{more}.",
+            f"{remote.host} holds other contents than it should: {named}{more}.",
             "What was there before is never replaced: remove it there, and send again.",
         )
 
 
-def _lines_for(rig: Rig, plan: SendPlan, script: str, paths: Sequence[str]) -> dict[str, str]:
-    """Return what a script says of each path over there."""
+def _lines_for(
+    remote: RemoteHost, plan: SendPlan, script: str, paths: Sequence[str]
+) -> dict[str, str]:
+    """Return what a script on the host says of each path."""
     lines = [os.fsencode(path) + b"\n" for path in paths]
-    answer = rig.run(script, plan.place.root, lines=lines).decode("utf-8", "surrogateescape")
+    answer = remote.run(script, plan.place.root, lines=lines).decode("utf-8", "surrogateescape")
     said = [line for line in answer.split("\n") if line]
     if len(said) != len(paths):
         raise ResourceError(
-            f"{rig.host} cannot say what it holds.", "It needs sha256sum and readlink."
+            f"{remote.host} cannot say what it holds.", "It needs sha256sum and readlink."
         )
     return dict(zip(paths, said, strict=True))

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from loba_tui import cli
 from loba_tui.core.associate.caches.hub.cache import HubCache
 from loba_tui.core.associate.caches.hub.requests import Prune
-from loba_tui.core.associate.caches.transfer.remote_host import parse_rig
+from loba_tui.core.associate.caches.transfer.remote_host import parse_remote
 from loba_tui.core.errors import RecipeError
 
 needs_ssh = pytest.mark.skipif(
@@ -30,8 +30,8 @@ TWO_FILES = {"config.json": b'{"two": 2}', "same.safetensors": b"same" * 99}
 
 
 @pytest.fixture
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshHost]:
-    with ssh_host(tmp_path_factory.mktemp("rig")) as served:
+def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshHost]:
+    with ssh_host(tmp_path_factory.mktemp("remote")) as served:
         yield served
 
 
@@ -47,9 +47,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def push_to(rig: SshHost, *arguments: str, host: str = "rig") -> Result:
+def push_to(remote: SshHost, *arguments: str, host: str = "remote") -> Result:
     done = CliRunner().invoke(
-        cli.app, ["cache", "push-to", host, "--ssh-config", str(rig.config), *arguments]
+        cli.app, ["cache", "push-to", host, "--ssh-config", str(remote.config), *arguments]
     )
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done
@@ -74,13 +74,13 @@ def is_sound(root: Path) -> bool:
     return {each.verdict for each in cache.verify(repository)} == {"good"}
 
 
-def cut_short(rig: SshHost) -> None:
+def cut_short(remote: SshHost) -> None:
     """Push with a connection that breaks, and wait until the other side has noticed."""
-    rig.wire.cut_after = 1_500_000
-    broken = push_to(rig, "org/model@refs/pr/1")
+    remote.wire.cut_after = 1_500_000
+    broken = push_to(remote, "org/model@refs/pr/1")
     assert broken.exit_code == 4, broken.stderr
     assert "what came is kept" in broken.stderr
-    partial = rig.root / folder_name("org/model") / "blobs/.loba-incoming" / sha256(LARGE)
+    partial = remote.root / folder_name("org/model") / "blobs/.loba-incoming" / sha256(LARGE)
     deadline = time.monotonic() + 60
     while not partial.exists():
         assert time.monotonic() < deadline
@@ -88,67 +88,67 @@ def cut_short(rig: SshHost) -> None:
 
 
 @needs_ssh
-def test_a_repository_arrives_whole_and_a_second_time_nothing_is_sent(rig, root):
-    done = push_to(rig, "org/model")
+def test_a_repository_arrives_whole_and_a_second_time_nothing_is_sent(remote, root):
+    done = push_to(remote, "org/model")
     assert done.exit_code == 0, done.stderr
-    assert str(rig.root) in done.stdout
+    assert str(remote.root) in done.stdout
     assert "5 files of it, each read again" in done.stdout
-    assert "sending 3.0 MB\nreading 3.0 MB again on rig\n" in done.stderr
-    assert contents(rig.root, ONE) == ONE_FILES
-    assert contents(rig.root, TWO) == TWO_FILES
-    assert is_sound(rig.root)
-    (repository,) = HubCache(rig.root).scan().repositories
+    assert "sending 3.0 MB\nreading 3.0 MB again on remote\n" in done.stderr
+    assert contents(remote.root, ONE) == ONE_FILES
+    assert contents(remote.root, TWO) == TWO_FILES
+    assert is_sound(remote.root)
+    (repository,) = HubCache(remote.root).scan().repositories
     assert repository.refs == {"main": TWO, "refs/pr/1": ONE}
-    before, sent = listing(rig.home), rig.wire.sent
-    again = json.loads(push_to(rig, "org/model", "--json").stdout)
+    before, sent = listing(remote.home), remote.wire.sent
+    again = json.loads(push_to(remote, "org/model", "--json").stdout)
     assert again["to_send"] == 0
     assert again["kept_refs"] == []
-    assert listing(rig.home) == before
-    assert rig.wire.sent - sent < 200_000
+    assert listing(remote.home) == before
+    assert remote.wire.sent - sent < 200_000
 
 
 @needs_ssh
-def test_a_dry_run_tells_the_size_and_changes_nothing(rig, root):
-    done = push_to(rig, "org/model@main", "--dry-run")
+def test_a_dry_run_tells_the_size_and_changes_nothing(remote, root):
+    done = push_to(remote, "org/model@main", "--dry-run")
     assert done.exit_code == 0, done.stderr
     size = sum(map(len, TWO_FILES.values()))
-    assert f"{size} B to send of {size} B, to rig:{rig.root}" in done.stdout
-    assert listing(rig.home) == {}
+    assert f"{size} B to send of {size} B, to remote:{remote.root}" in done.stdout
+    assert listing(remote.home) == {}
 
 
 @needs_ssh
-def test_one_revision_takes_only_its_own(rig, root):
-    assert push_to(rig, "org/model@main").exit_code == 0
-    assert contents(rig.root, TWO) == TWO_FILES
-    assert contents(rig.root, ONE) == {}
-    assert is_sound(rig.root)
+def test_one_revision_takes_only_its_own(remote, root):
+    assert push_to(remote, "org/model@main").exit_code == 0
+    assert contents(remote.root, TWO) == TWO_FILES
+    assert contents(remote.root, ONE) == {}
+    assert is_sound(remote.root)
 
 
 @needs_ssh
-def test_a_cut_connection_leaves_nothing_that_looks_whole_and_is_gone_on_with(rig, root):
-    cut_short(rig)
-    blobs = rig.root / folder_name("org/model") / "blobs"
+def test_a_cut_connection_leaves_nothing_that_looks_whole_and_is_gone_on_with(remote, root):
+    cut_short(remote)
+    blobs = remote.root / folder_name("org/model") / "blobs"
     assert not (blobs / sha256(LARGE)).exists()
-    assert contents(rig.root, ONE) == {}
-    assert not (rig.root / folder_name("org/model") / "refs").exists()
-    (repository,) = HubCache(rig.root).scan().repositories
+    assert contents(remote.root, ONE) == {}
+    assert not (remote.root / folder_name("org/model") / "refs").exists()
+    (repository,) = HubCache(remote.root).scan().repositories
     assert [each.name for each in repository.incomplete] == [f".loba-incoming/{sha256(LARGE)}"]
     assert {each.what for each in repository.problems} <= {"it has no revisions"}
     there = repository.incomplete[0].size
     assert there > 0
-    sent = rig.wire.sent
-    done = push_to(rig, "org/model@refs/pr/1")
+    sent = remote.wire.sent
+    done = push_to(remote, "org/model@refs/pr/1")
     assert done.exit_code == 0, done.stderr
-    assert contents(rig.root, ONE) == ONE_FILES
-    assert is_sound(rig.root)
+    assert contents(remote.root, ONE) == ONE_FILES
+    assert is_sound(remote.root)
     # What came before the cut is not sent again; how much that was lies with the sockets.
-    assert rig.wire.sent - sent < len(LARGE) - there + 100_000
+    assert remote.wire.sent - sent < len(LARGE) - there + 100_000
 
 
 @needs_ssh
-def test_what_was_left_by_a_cut_is_pruned_as_any_broken_download(rig, root):
-    cut_short(rig)
-    there = HubCache(rig.root)
+def test_what_was_left_by_a_cut_is_pruned_as_any_broken_download(remote, root):
+    cut_short(remote)
+    there = HubCache(remote.root)
     assert there.execute(there.plan(Prune(now=4e9, incomplete=True))) is not None
     assert not there.scan().repositories[0].incomplete
     there.undo()
@@ -156,103 +156,103 @@ def test_what_was_left_by_a_cut_is_pruned_as_any_broken_download(rig, root):
 
 
 @needs_ssh
-def test_nothing_there_is_replaced_and_what_differs_is_told(rig, root):
+def test_nothing_there_is_replaced_and_what_differs_is_told(remote, root):
     other = commit_of("three")
-    add_revision(rig.root, "org/model", other, {"config.json": b"{}"}, ref="main")
-    before = listing(rig.root)
-    done = push_to(rig, "org/model@main")
+    add_revision(remote.root, "org/model", other, {"config.json": b"{}"}, ref="main")
+    before = listing(remote.root)
+    done = push_to(remote, "org/model@main")
     assert done.exit_code == 0, done.stderr
     assert "refs/main stands on another commit there" in done.stdout
-    after = listing(rig.root)
+    after = listing(remote.root)
     assert {path: after[path] for path in before} == before
-    assert contents(rig.root, TWO) == TWO_FILES
+    assert contents(remote.root, TWO) == TWO_FILES
 
 
 @needs_ssh
-def test_a_damaged_content_over_there_is_found_and_not_linked_to(rig, root):
-    blob = rig.root / folder_name("org/model") / "blobs" / sha256(LARGE)
+def test_a_damaged_content_over_there_is_found_and_not_linked_to(remote, root):
+    blob = remote.root / folder_name("org/model") / "blobs" / sha256(LARGE)
     blob.parent.mkdir(parents=True)
     blob.write_bytes(b"damaged")
-    done = push_to(rig, "org/model")
+    done = push_to(remote, "org/model")
     assert done.exit_code == 7
     assert sha256(LARGE) in done.stderr
     assert blob.read_bytes() == b"damaged"
-    assert contents(rig.root, ONE) == {}
+    assert contents(remote.root, ONE) == {}
 
 
 @needs_ssh
 @pytest.mark.parametrize("path", ["there's a; touch owned/$(id) cache", "~/x y", "tail"])
-def test_a_named_folder_is_taken_as_it_is_written(rig, root, path, tmp_path):
+def test_a_named_folder_is_taken_as_it_is_written(remote, root, path, tmp_path):
     base = tmp_path / "elsewhere"
     base.mkdir()
     if path == "~/x y":
-        done = push_to(rig, "org/model@main", "--dry-run", host=f"rig:{path}")
+        done = push_to(remote, "org/model@main", "--dry-run", host=f"remote:{path}")
         assert done.exit_code == 0, done.stderr
         assert "/x y with" in done.stdout
         assert "~" not in done.stdout
         return
-    done = push_to(rig, "org/model@main", host=f"rig:{base / path}")
+    done = push_to(remote, "org/model@main", host=f"remote:{base / path}")
     assert done.exit_code == 0, done.stderr
     assert contents(base / path, TWO) == TWO_FILES
     assert [each.name for each in base.iterdir()] == [path.split("/")[0]]
 
 
 @needs_ssh
-def test_a_full_disk_over_there_is_found_before(rig, root, monkeypatch):
+def test_a_full_disk_over_there_is_found_before(remote, root, monkeypatch):
     monkeypatch.setattr("loba_tui.core.associate.caches.transfer.send._RESERVE_BYTES", 2**60)
-    done = push_to(rig, "org/model")
+    done = push_to(remote, "org/model")
     assert done.exit_code == 4
     assert "free" in done.stderr
-    assert listing(rig.home) == {}
+    assert listing(remote.home) == {}
 
 
 @needs_ssh
-def test_a_rig_that_cannot_be_reached_is_told(rig, root):
-    rig.wire.close()
-    done = push_to(rig, "org/model")
+def test_a_rig_that_cannot_be_reached_is_told(remote, root):
+    remote.wire.close()
+    done = push_to(remote, "org/model")
     assert done.exit_code == 4
-    assert "connection to rig failed" in done.stderr
+    assert "connection to remote failed" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @needs_ssh
-def test_a_broken_revision_is_not_sent(rig, root):
+def test_a_broken_revision_is_not_sent(remote, root):
     blob = root / folder_name("org/model") / "blobs" / sha256(LARGE)
     blob.unlink()
-    done = push_to(rig, "org/model@refs/pr/1")
+    done = push_to(remote, "org/model@refs/pr/1")
     assert done.exit_code == 7
     assert "not whole here" in done.stderr
-    assert listing(rig.home) == {}
+    assert listing(remote.home) == {}
 
 
 @pytest.mark.parametrize(
     "hostile",
     [
         "-oProxyCommand=touch owned",
-        "rig -oProxyCommand=touch",
-        "rig;touch owned",
+        "remote -oProxyCommand=touch",
+        "remote;touch owned",
         "$(touch owned)",
         "a@b@c",
         "",
         ":/path",
-        "rig:/path\nwith a line",
-        "rig\x00",
+        "remote:/path\nwith a line",
+        "remote\x00",
         "::1",
     ],
 )
 def test_a_host_that_could_be_an_option_or_a_command_is_refused(hostile):
     with pytest.raises(RecipeError):
-        parse_rig(hostile)
+        parse_remote(hostile)
 
 
 def test_hosts_as_people_write_them_are_taken():
-    assert parse_rig("rig2") == ("rig2", "")
-    assert parse_rig("me@rig-2.local:/data/hub") == ("me@rig-2.local", "/data/hub")
-    assert parse_rig("10.0.0.7:data: x") == ("10.0.0.7", "data: x")
+    assert parse_remote("gpu2") == ("gpu2", "")
+    assert parse_remote("me@remote-2.local:/data/hub") == ("me@remote-2.local", "/data/hub")
+    assert parse_remote("10.0.0.7:data: x") == ("10.0.0.7", "data: x")
 
 
 def test_without_rsync_here_it_says_so(root, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    done = CliRunner().invoke(cli.app, ["cache", "push-to", "rig", "org/model"])
+    done = CliRunner().invoke(cli.app, ["cache", "push-to", "remote", "org/model"])
     assert done.exit_code == 4
     assert "not installed here" in done.stderr
