@@ -11,7 +11,7 @@ import typer
 from loba_tui.client.cache import tensor_text as tensor_listing
 from loba_tui.commands.options import echo_json
 from loba_tui.core.associate.caches.tensors import prune as tensor_prune
-from loba_tui.core.associate.caches.tensors import scan as tensor_shelves
+from loba_tui.core.associate.caches.tensors import scan as tensor_scan
 from loba_tui.core.associate.caches.tensors.layout import KINDS
 from loba_tui.core.errors import CorruptError, InUseError, RecipeError
 from loba_tui.core.text import clean, nearest
@@ -27,7 +27,7 @@ def are_tensors(targets: Sequence[str]) -> bool:
     Raises:
         RecipeError: It names repositories as well.
     """
-    chosen = [tensor_shelves.is_target(each) for each in targets]
+    chosen = [tensor_scan.is_target(each) for each in targets]
     if any(chosen) and not all(chosen):
         raise RecipeError(
             "Repositories and kept tensors are not removed by one command.",
@@ -37,11 +37,11 @@ def are_tensors(targets: Sequence[str]) -> bool:
 
 
 def show(root: Path | None, target: str, *, as_json: bool) -> None:
-    """Show one shelf, or several of them."""
+    """Show one group, or several of them."""
     base = _required(root)
     records = [
-        tensor_listing.show_record(base, shelf)
-        for shelf in tensor_shelves.find(tensor_shelves.scan(base), [target])
+        tensor_listing.show_record(base, group)
+        for group in tensor_scan.find(tensor_scan.scan(base), [target])
     ]
     if as_json:
         echo_json(records[0] if len(records) == 1 else records)
@@ -54,13 +54,13 @@ def show(root: Path | None, target: str, *, as_json: bool) -> None:
 def remove(
     root: Path | None, targets: Sequence[str], *, dry_run: bool, confirm: Confirm, as_json: bool
 ) -> None:
-    """Remove whole shelves.
+    """Remove whole groups.
 
     Raises:
         InUseError: A run uses one of them; nothing is removed.
     """
     base = _required(root)
-    plan = tensor_prune.plan_removal(tensor_shelves.find(tensor_shelves.scan(base), targets))
+    plan = tensor_prune.plan_removal(tensor_scan.find(tensor_scan.scan(base), targets))
     if plan.in_use and not dry_run:
         names = ", ".join(clean(each.id) for each in plan.in_use)
         raise InUseError(
@@ -86,7 +86,7 @@ def prune(
         unused_seconds=None if unused is None else parse_age(unused),
         keep_bytes=None if keep_under is None else parse_size(keep_under),
     )
-    plan = tensor_prune.plan_prune(tensor_shelves.scan(base, kinds), request)
+    plan = tensor_prune.plan_prune(tensor_scan.scan(base, kinds), request)
     if not dry_run:
         tensor_prune.tidy(base)
     _carry_out(base, plan, dry_run=dry_run, confirm=confirm, as_json=as_json)
@@ -99,16 +99,16 @@ def verify(root: Path | None, targets: Sequence[str], *, as_json: bool) -> None:
         CorruptError: Some are damaged; a run that meets one makes it again.
     """
     base = _required(root)
-    shelves = tensor_shelves.find(tensor_shelves.scan(base), targets)
+    groups = tensor_scan.find(tensor_scan.scan(base), targets)
     good, damaged = 0, []
-    for shelf in shelves:
-        for entry, problem in tensor_shelves.verify(base, shelf):
+    for group in groups:
+        for entry, problem in tensor_scan.verify(base, group):
             if problem is None:
                 good += 1
                 continue
-            damaged.append({"id": shelf.id, "path": entry.path, "why": problem})
+            damaged.append({"id": group.id, "path": entry.path, "why": problem})
             if not as_json:
-                typer.echo(f"{'damaged':9}{clean(shelf.id)} {entry.path}: {clean(problem)}")
+                typer.echo(f"{'damaged':9}{clean(group.id)} {entry.path}: {clean(problem)}")
     if as_json:
         echo_json({"good": good, "damaged": len(damaged), "files": damaged})
     else:

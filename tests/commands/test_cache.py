@@ -218,7 +218,7 @@ def test_a_cache_that_is_not_there_is_empty_and_said_so(loba, root):
 
 # Latents and embeddings that runs keep.
 
-SHELF = {"model": {"id": "org/model"}, "machine": {"device": "cpu", "threads": 1}}
+GROUP = {"model": {"id": "org/model"}, "machine": {"device": "cpu", "threads": 1}}
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("latents", {"image": "b\x1b[31m.png"}),
         ("embeds", {"prompt": "a red circle"}),
     ):
-        store = TensorStore(tensors, kind, SHELF, spare_bytes=0)  # type: ignore[arg-type]
+        store = TensorStore(tensors, kind, GROUP, spare_bytes=0)  # type: ignore[arg-type]
         store.put(store.key(about), {"x": torch.zeros(1000)}, describe=about)
         store.close()
     return tensors
@@ -250,7 +250,7 @@ def test_what_runs_keep_is_listed_after_the_repositories(loba, kept):
     assert "3 latents and embeddings, 12.9 KB" in done.stderr
     rows = json.loads(loba("ls", "--json", "-f", "type=latents").stdout)
     assert [(row["kind"], row["entries"], row["marks"]) for row in rows] == [("latents", 2, [])]
-    assert rows[0]["made_by"] == SHELF
+    assert rows[0]["made_by"] == GROUP
     names = [row["id"] for row in json.loads(loba("ls", "--json", "--sort", "size").stdout)]
     assert [name.partition(":")[0] for name in names[:2]] == ["org/model", "latents"]
     assert json.loads(loba("ls", "--json", "-f", "used>1d", "latents:*").stdout) == []

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from loba_tui.core.associate.caches.hub.query import Row
-from loba_tui.core.associate.caches.tensors import scan as tensor_shelves
+from loba_tui.core.associate.caches.tensors import scan as tensor_scan
 from loba_tui.core.associate.caches.tensors.prune import Item, Plan
-from loba_tui.core.associate.caches.tensors.scan import Entry, Shelf
+from loba_tui.core.associate.caches.tensors.scan import Entry, TensorGroup
 from loba_tui.core.text import clean, quote
 from loba_tui.core.units import show_size
 
@@ -19,40 +19,40 @@ _AGAIN = "what needs them makes them again"
 
 def rows(root: Path | None) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Yield what is kept, a row for each model and machine that computed it."""
-    for shelf in tensor_shelves.scan(root) if root is not None else ():
-        record = shelf_record(root, shelf)
+    for group in tensor_scan.scan(root) if root is not None else ():
+        record = group_record(root, group)
         row = Row(
-            name=shelf.id,
-            kind=shelf.kind,
-            size=shelf.size,
-            used=shelf.used,
-            modified=shelf.used,
+            name=group.id,
+            kind=group.kind,
+            size=group.size,
+            used=group.used,
+            modified=group.used,
             refs=(),
             marks=record["marks"],
         )
         yield row, record
 
 
-def shelf_record(root: Path | None, shelf: Shelf) -> dict[str, Any]:
-    """Return a shelf as JSON holds it, with the keys that a repository's record has too."""
+def group_record(root: Path | None, group: TensorGroup) -> dict[str, Any]:
+    """Return a group as JSON holds it, with the keys that a repository's record has too."""
     return {
-        "id": shelf.id,
-        "kind": shelf.kind,
-        "size": shelf.size,
+        "id": group.id,
+        "kind": group.kind,
+        "size": group.size,
         "refs": [],
-        "last_used": shelf.used or None,
+        "last_used": group.used or None,
         "last_fetched": None,
-        "entries": len(shelf.entries),
-        "marks": _marks(shelf),
-        "made_by": dict(shelf.facts),
-        "path": str(root / shelf.kind / shelf.name) if root is not None else "",
+        "entries": len(group.entries),
+        "marks": _marks(group),
+        "made_by": dict(group.facts),
+        "path": str(root / group.kind / group.name) if root is not None else "",
     }
 
 
-def _marks(shelf: Shelf) -> list[str]:
-    marks = ["in-use"] if shelf.is_in_use else []
-    marks += [] if shelf.facts else ["broken"]
-    return marks + (["incomplete"] if shelf.leftovers else [])
+def _marks(group: TensorGroup) -> list[str]:
+    marks = ["in-use"] if group.is_in_use else []
+    marks += [] if group.facts else ["broken"]
+    return marks + (["incomplete"] if group.leftovers else [])
 
 
 def total_line(records: Sequence[Mapping[str, Any]]) -> str:
@@ -64,24 +64,24 @@ def total_line(records: Sequence[Mapping[str, Any]]) -> str:
     return f"{entries} latents and embeddings, {size}; {_AGAIN}"
 
 
-def show_record(root: Path, shelf: Shelf) -> dict[str, Any]:
-    """Return everything known of a shelf and its entries."""
-    return shelf_record(root, shelf) | {
+def show_record(root: Path, group: TensorGroup) -> dict[str, Any]:
+    """Return everything known of a group and its entries."""
+    return group_record(root, group) | {
         "entries": [
             {
                 "key": entry.key,
                 "size": entry.size,
                 "last_used": entry.used,
-                "about": tensor_shelves.describe(root, shelf, entry),
+                "about": tensor_scan.describe(root, group, entry),
             }
-            for entry in shelf.entries
+            for entry in group.entries
         ],
-        "leftovers": [{"path": each.path, "size": each.size} for each in shelf.leftovers],
+        "leftovers": [{"path": each.path, "size": each.size} for each in group.leftovers],
     }
 
 
 def show_lines(record: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a shelf's record for reading."""
+    """Yield a group's record for reading."""
     marks = " ".join(record["marks"])
     yield f"{clean(record['id'])}  {show_size(record['size'])}  {marks}".rstrip()
     yield f"  {clean(record['path'])}"
@@ -107,7 +107,7 @@ def plan_record(plan: Plan, freed: int | None = None) -> dict[str, Any]:
     """Return a plan as JSON holds it; `freed` is what was really freed."""
     return {
         "removes": [
-            {"id": item.shelf.id, "entries": _count(item), "size": item.size} for item in plan.items
+            {"id": item.group.id, "entries": _count(item), "size": item.size} for item in plan.items
         ],
         "frees": plan.frees,
         "refused": [
@@ -121,12 +121,12 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     """Yield a plan for reading."""
     for item in plan.items:
         part = "all of it" if item.entries is None else f"{_count(item)} entries"
-        yield f"  {clean(item.shelf.id)}: {part}, {show_size(item.size)}"
+        yield f"  {clean(item.group.id)}: {part}, {show_size(item.size)}"
     yield f"frees {show_size(plan.frees)}; {_AGAIN}"
     for each in plan.in_use:
         yield f"  stays: {clean(each.id)}: a run uses it"
 
 
 def _count(item: Item) -> int:
-    entries: Iterable[Entry] = item.shelf.entries if item.entries is None else item.entries
+    entries: Iterable[Entry] = item.group.entries if item.entries is None else item.entries
     return sum(1 for entry in entries if entry.key)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loba_tui.core.associate.caches.tensors.file_hashes import FileHashes
-from loba_tui.core.associate.caches.tensors.fingerprint import maker
+from loba_tui.core.associate.caches.tensors.fingerprint import producer_fingerprint
 from loba_tui.core.associate.caches.tensors.layout import TensorKind
 from loba_tui.core.associate.caches.tensors.store import TensorStore
 from loba_tui.core.associate.containers.base import ModelContainer
@@ -99,7 +99,7 @@ class PipelineWrapper:
             return None
         self._check()
         self._apply_threads()  # the order of additions, and so the bits, depend on them
-        shelf = maker(
+        fingerprint = producer_fingerprint(
             self._source(),
             self._parts(_MAKERS[kind]),
             variant=self.settings.variant,
@@ -108,7 +108,7 @@ class PipelineWrapper:
             hashes=FileHashes(root),
         )
         # Hundreds of prompts take less to encode again than to wait for the disk with each.
-        return TensorStore(root, kind, shelf, on_problem=on_problem, sync=kind == "latents")
+        return TensorStore(root, kind, fingerprint, on_problem=on_problem, sync=kind == "latents")
 
     def _check(self) -> None:
         """Say what cannot be had before anything is downloaded."""

@@ -7,15 +7,14 @@ then says so for good.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from loba_tui.core.associate.machine import device_name, dtype_name, library_versions
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.recipe.schema import Recipe
 
@@ -106,26 +105,14 @@ class Settings:
 
 def _machine(accelerator: Accelerator, dtype: torch.dtype) -> dict[str, Any]:
     device = accelerator.device
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        # The instructions that are there choose the kernels, and these the order of additions.
-        name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {
-        "device": f"{device.type}: {name}",
-        "dtype": str(dtype).removeprefix("torch."),
+        "device": f"{device.type}: {device_name(device)}",
+        "dtype": dtype_name(dtype),
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "processes": accelerator.num_processes,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
-        **{library: _version_of(library) for library in _LIBRARIES},
+        **library_versions(_LIBRARIES),
     }
-
-
-def _version_of(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
 
 
 def _differences(saved: Any, now: Any, key: str = "") -> Iterator[str]:

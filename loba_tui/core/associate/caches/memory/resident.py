@@ -18,6 +18,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from loba_tui.core.associate.machine import dtype_name
+
 _MIB = 2**20
 
 Place = tuple[str, str]
@@ -215,6 +217,6 @@ def bytes_by_place(
             address = (str(tensor.device), storage.data_ptr() or id(tensor))
             if storage.nbytes() and address not in seen:
                 seen.add(address)
-                place = (str(tensor.device), str(tensor.dtype).removeprefix("torch."))
+                place = (str(tensor.device), dtype_name(tensor.dtype))
                 found[place] = found.get(place, 0) + storage.nbytes()
     return found

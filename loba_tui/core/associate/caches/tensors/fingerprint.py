@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
 from loba_tui.core.associate.caches.tensors.file_hashes import FileHashes
+from loba_tui.core.associate.machine import device_name, dtype_name, library_versions
 from loba_tui.core.associate.sources.locate import INDEX_NAME, ModelSource
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers")
 
 
-def maker(
+def producer_fingerprint(
     source: ModelSource,
     components: Sequence[str],
     *,
@@ -24,7 +23,7 @@ def maker(
     dtype: torch.dtype,
     hashes: FileHashes | None = None,
 ) -> dict[str, Any]:
-    """Return the facts of a shelf: all that decides what these components compute, bit for bit.
+    """Return all that decides what these components of a model compute, bit for bit.
 
     A hub model is known by its commit; any other by the content of its files, which are read.
 
@@ -47,29 +46,18 @@ def maker(
 
 
 def _machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    on_cuda = device.type == "cuda"
     facts: dict[str, Any] = {
         "device": device.type,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype_name(dtype),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "matmul": torch.get_float32_matmul_precision(),
-        **{library: _version_of(library) for library in _LIBRARIES},
+        **library_versions(_LIBRARIES),
+        "name": device_name(device),
     }
-    if on_cuda:
+    if device.type == "cuda":
         return facts | {
-            "name": torch.cuda.get_device_name(device),
             "cuda": torch.version.cuda,
             "cudnn": [torch.backends.cudnn.version(), torch.backends.cudnn.allow_tf32],
         }
-    # The instructions that are there choose the kernels; the threads, the order of additions.
-    return facts | {
-        "name": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _version_of(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
+    # The number of threads decides the order of additions.
+    return facts | {"threads": torch.get_num_threads()}

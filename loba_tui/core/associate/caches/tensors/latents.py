@@ -35,8 +35,8 @@ class LatentCache:
 
         Args:
             encoder: The container; None can only return what is kept.
-            store: Of the kind "latents", its shelf made by `maker` of the "vae"; None keeps nothing
-                and encodes each time.
+            store: Of the kind "latents", with the `producer_fingerprint` of the "vae"; None keeps
+                nothing and encodes each time.
         """
         self._encoder = encoder
         self._store = store

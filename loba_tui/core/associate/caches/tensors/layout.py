@@ -1,11 +1,12 @@
 """How computed tensors lie on disk, and by what they are known; nothing heavy is loaded here.
 
-    <root>/<kind>/<shelf>/shelf.json                      what all its entries have in common
-    <root>/<kind>/<shelf>/<2 hex>/<key>.safetensors       one entry
-    <root>/locks/<kind>-<shelf>.lock                      held shared by whoever uses a shelf
+    <root>/<kind>/<group>/shelf.json                      what all its entries have in common
+    <root>/<kind>/<group>/<2 hex>/<key>.safetensors       one entry
+    <root>/locks/<kind>-<group>.lock                      held shared by whoever uses a group
 
-A shelf holds what one model computed on one kind of machine; its name is the hash of that. A key is
-the hash of what went in. Entries are only ever made anew, so that losing one costs time alone.
+A group holds what one model computed on one kind of machine; its name is the hash of that
+producer's fingerprint, which stands in its file as "shelf". A key is the hash of what went in.
+Entries are only ever made anew, so that losing one costs time alone.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from typing import Any, Literal, get_args
 TensorKind = Literal["latents", "embeds"]
 KINDS: tuple[str, ...] = get_args(TensorKind)
 
-SHELF_FILE = "shelf.json"
+GROUP_FILE = "shelf.json"
 LOCKS = "locks"
 SUFFIX = ".safetensors"
-SHELF = re.compile(r"[0-9a-f]{32}")
+GROUP = re.compile(r"[0-9a-f]{32}")
 KEY = re.compile(r"[0-9a-f]{64}")
 PREFIX = re.compile(r"[0-9a-f]{2}")
 LAYOUT_VERSION = 1
@@ -49,19 +50,19 @@ def _canonical(parts: Mapping[str, Any]) -> bytes:
     return text.encode("ascii")
 
 
-def shelf_name(shelf: Mapping[str, Any]) -> str:
-    """Return the folder name of a shelf with these facts."""
-    return digest({"layout": LAYOUT_VERSION, "shelf": shelf})[:32]
+def group_name(fingerprint: Mapping[str, Any]) -> str:
+    """Return the folder name of the group with this producer fingerprint."""
+    return digest({"layout": LAYOUT_VERSION, "shelf": fingerprint})[:32]
 
 
 def entry_path(folder: Path, key: str) -> Path:
-    """Return where an entry lies below its shelf's folder."""
+    """Return where an entry lies below its group's folder."""
     return folder / key[:2] / f"{key}{SUFFIX}"
 
 
-def lock_path(root: Path, kind: str, shelf: str) -> Path:
-    """Return the lock file of a shelf; it stays when the shelf goes."""
-    return root / LOCKS / f"{kind}-{shelf}.lock"
+def lock_path(root: Path, kind: str, group: str) -> Path:
+    """Return the lock file of a group; it stays when the group goes."""
+    return root / LOCKS / f"{kind}-{group}.lock"
 
 
 def pack(plain: bytes, key: str, about: Mapping[str, Any]) -> bytes:

@@ -38,8 +38,9 @@ class PromptEmbedCache(Mapping[str, PromptEmbeds]):
 
         Args:
             container: The model whose encoders are used.
-            store: Where rows are kept between runs, of the kind "embeds", its shelf made by `maker`
-                of tokenizers and text encoders; None keeps them in memory only.
+            store: Where rows are kept between runs, of the kind "embeds", with the
+                `producer_fingerprint` of tokenizers and text encoders; None keeps them in memory
+                only.
         """
         self._container = container
         self._store = store

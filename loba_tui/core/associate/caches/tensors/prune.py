@@ -24,7 +24,7 @@ from loba_tui.core.associate.caches.hub.paths import (
 )
 from loba_tui.core.associate.caches.tensors import layout
 from loba_tui.core.associate.caches.tensors.file_hashes import HASHES
-from loba_tui.core.associate.caches.tensors.scan import Entry, Shelf, facts_of, folder_of
+from loba_tui.core.associate.caches.tensors.scan import Entry, TensorGroup, facts_of, folder_of
 from loba_tui.core.errors import InUseError, RefusedError
 from loba_tui.core.text import clean
 
@@ -51,15 +51,15 @@ class Prune:
 
 @dataclass(frozen=True)
 class Item:
-    """What goes from a shelf; `entries` None is the whole of it."""
+    """What goes from a group; `entries` None is the whole of it."""
 
-    shelf: Shelf
+    group: TensorGroup
     entries: Sequence[Entry] | None = None
 
     @property
     def size(self) -> int:
         """What that frees."""
-        return self.shelf.size if self.entries is None else sum(each.size for each in self.entries)
+        return self.group.size if self.entries is None else sum(each.size for each in self.entries)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Plan:
     """What would be removed, and what stays because a run uses it."""
 
     items: Sequence[Item]
-    in_use: Sequence[Shelf] = ()
+    in_use: Sequence[TensorGroup] = ()
 
     @property
     def frees(self) -> int:
@@ -75,41 +75,41 @@ class Plan:
         return sum(item.size for item in self.items)
 
 
-def plan_removal(shelves: Sequence[Shelf]) -> Plan:
-    """Plan to remove whole shelves."""
+def plan_removal(groups: Sequence[TensorGroup]) -> Plan:
+    """Plan to remove whole groups."""
     return Plan(
-        [Item(each) for each in shelves if not each.is_in_use],
-        [each for each in shelves if each.is_in_use],
+        [Item(each) for each in groups if not each.is_in_use],
+        [each for each in groups if each.is_in_use],
     )
 
 
-def plan_prune(shelves: Sequence[Shelf], request: Prune) -> Plan:
+def plan_prune(groups: Sequence[TensorGroup], request: Prune) -> Plan:
     """Plan to remove what is of no more use; what broken writes left always goes."""
-    free = [each for each in shelves if not each.is_in_use]
-    going: dict[str, set[Entry]] = {shelf.id: set() for shelf in free}
+    free = [each for each in groups if not each.is_in_use]
+    going: dict[str, set[Entry]] = {group.id: set() for group in free}
     if request.unused_seconds is not None:
-        for shelf in free:
-            going[shelf.id] |= {
-                each for each in shelf.entries if request.now - each.used >= request.unused_seconds
+        for group in free:
+            going[group.id] |= {
+                each for each in group.entries if request.now - each.used >= request.unused_seconds
             }
     if request.keep_bytes is not None:
         kept = [(e, s.id) for s in free for e in s.entries if e not in going[s.id]]
         total = sum(each.size for each, _ in kept)
-        total += sum(each.size for each in shelves if each.is_in_use)
-        for entry, shelf_id in sorted(kept, key=lambda pair: (pair[0].used, pair[0].path)):
+        total += sum(each.size for each in groups if each.is_in_use)
+        for entry, group_id in sorted(kept, key=lambda pair: (pair[0].used, pair[0].path)):
             if total <= request.keep_bytes:
                 break
-            going[shelf_id].add(entry)
+            going[group_id].add(entry)
             total -= entry.size
     items = []
-    for shelf in free:
-        chosen = sorted(going[shelf.id])
-        chosen += [each for each in shelf.leftovers if request.now - each.used >= _LEFTOVER_SECONDS]
-        if len(chosen) == len(shelf.entries) + len(shelf.leftovers):
-            items.append(Item(shelf))
+    for group in free:
+        chosen = sorted(going[group.id])
+        chosen += [each for each in group.leftovers if request.now - each.used >= _LEFTOVER_SECONDS]
+        if len(chosen) == len(group.entries) + len(group.leftovers):
+            items.append(Item(group))
         elif chosen:
-            items.append(Item(shelf, chosen))
-    return Plan(items, [each for each in shelves if each.is_in_use])
+            items.append(Item(group, chosen))
+    return Plan(items, [each for each in groups if each.is_in_use])
 
 
 def execute(root: Path, plan: Plan) -> int:
@@ -118,14 +118,14 @@ def execute(root: Path, plan: Plan) -> int:
     An entry that was used since it was planned stays.
 
     Raises:
-        InUseError: A run has begun to use a shelf; nothing was removed.
+        InUseError: A run has begun to use a group; nothing was removed.
         RefusedError: Something on the way is a link.
     """
     freed = 0
     with ExitStack() as stack:
         for item in plan.items:
-            lock = layout.lock_path(root, item.shelf.kind, item.shelf.name)
-            stack.enter_context(locked(lock, what=clean(item.shelf.id), patience=0.0))
+            lock = layout.lock_path(root, item.group.kind, item.group.name)
+            stack.enter_context(locked(lock, what=clean(item.group.id), patience=0.0))
         top = open_folder(Path(os.path.realpath(root)))
         stack.callback(os.close, top)
         for item in plan.items:
@@ -134,11 +134,11 @@ def execute(root: Path, plan: Plan) -> int:
 
 
 def _remove(top: int, item: Item) -> int:
-    """Remove a shelf, or entries of it; no link is followed on the way."""
-    shelf = item.shelf
+    """Remove a group, or entries of it; no link is followed on the way."""
+    group = item.group
     with ExitStack() as stack:
         try:
-            kind, name = stack.enter_context(parent_of(top, f"{shelf.kind}/{shelf.name}"))
+            kind, name = stack.enter_context(parent_of(top, f"{group.kind}/{group.name}"))
         except FileNotFoundError:
             return 0
         if not is_real_folder(kind, name):
@@ -149,7 +149,7 @@ def _remove(top: int, item: Item) -> int:
             os.rename(name, gone, src_dir_fd=kind, dst_dir_fd=kind)
             shutil.rmtree(gone, dir_fd=kind)
             return item.size
-    return sum(_remove_entry(top, f"{shelf.kind}/{shelf.name}/{e.path}", e) for e in item.entries)
+    return sum(_remove_entry(top, f"{group.kind}/{group.name}/{e.path}", e) for e in item.entries)
 
 
 def _remove_entry(top: int, path: str, entry: Entry) -> int:

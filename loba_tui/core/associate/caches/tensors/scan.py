@@ -1,4 +1,4 @@
-"""What is kept of computed tensors: shelves and their entries, found without any of the libraries.
+"""What is kept of computed tensors: groups and their entries, found without any of the libraries.
 
 What is not as it should be is told, never an exception.
 """
@@ -23,7 +23,7 @@ _MAX_FACTS_BYTES = 64 * 1024
 
 
 class Entry(NamedTuple):
-    """One entry; `path` is relative to the shelf, `used` the wall time of its last use."""
+    """One entry; `path` is relative to the group, `used` the wall time of its last use."""
 
     path: str
     size: int
@@ -37,12 +37,12 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shelf:
+class TensorGroup:
     """What one model computed on one kind of machine.
 
     Attributes:
         facts: What its entries have in common; {} where that cannot be read.
-        leftovers: What broken writes left, relative to the shelf.
+        leftovers: What broken writes left, relative to the group.
         used: Wall time of the last use.
     """
 
@@ -71,43 +71,43 @@ class Shelf:
         return sum(each.size for each in (*self.entries, *self.leftovers))
 
 
-def scan(root: Path, kinds: Collection[str] = layout.KINDS) -> list[Shelf]:
-    """Return the shelves of a folder, by kind and name; none where there is no such folder."""
+def scan(root: Path, kinds: Collection[str] = layout.KINDS) -> list[TensorGroup]:
+    """Return the groups of a folder, by kind and name; none where there is no such folder."""
     return [
-        _read_shelf(root, kind, each)
+        _read_group(root, kind, each)
         for kind in layout.KINDS
         if kind in kinds
         for each in folder_of(root / kind)
-        if layout.SHELF.fullmatch(each.name) and each.is_dir(follow_symlinks=False)
+        if layout.GROUP.fullmatch(each.name) and each.is_dir(follow_symlinks=False)
     ]
 
 
-def find(found: Sequence[Shelf], targets: Sequence[str]) -> list[Shelf]:
-    """Return the shelves meant by KIND, KIND:MODEL, KIND:HASH or KIND:MODEL@HASH.
+def find(found: Sequence[TensorGroup], targets: Sequence[str]) -> list[TensorGroup]:
+    """Return the groups meant by KIND, KIND:MODEL, KIND:HASH or KIND:MODEL@HASH.
 
     Raises:
         RecipeError: One means nothing that is there.
     """
-    chosen: dict[str, Shelf] = {}
+    chosen: dict[str, TensorGroup] = {}
     for target in targets:
         kind, _, wanted = target.partition(":")
         meant = [
-            shelf
-            for shelf in found
-            if shelf.kind == kind
+            group
+            for group in found
+            if group.kind == kind
             and (
-                wanted in ("", shelf.model)
-                or shelf.name.startswith(wanted)
-                or (wanted.startswith(f"{shelf.model}@") and _has_hash(shelf, wanted))
+                wanted in ("", group.model)
+                or group.name.startswith(wanted)
+                or (wanted.startswith(f"{group.model}@") and _has_hash(group, wanted))
             )
         ]
         if not meant:
-            near = nearest(target, [shelf.id for shelf in found])
+            near = nearest(target, [group.id for group in found])
             raise RecipeError(
                 f"Nothing is kept as {clean(target, limit=200)}.",
                 f"Did you mean {clean(near)}?" if near else "`loba cache ls` lists what is there.",
             )
-        chosen |= {shelf.id: shelf for shelf in meant}
+        chosen |= {group.id: group for group in meant}
     return list(chosen.values())
 
 
@@ -116,11 +116,11 @@ def is_target(target: str) -> bool:
     return target.partition(":")[0] in layout.KINDS
 
 
-def verify(root: Path, shelf: Shelf) -> Iterator[tuple[Entry, str | None]]:
+def verify(root: Path, group: TensorGroup) -> Iterator[tuple[Entry, str | None]]:
     """Yield each entry with what is wrong with it, None where every bit is as it was written."""
-    for entry in shelf.entries:
+    for entry in group.entries:
         try:
-            layout.check(_read(_path(root, shelf) / entry.path), entry.key)
+            layout.check(_read(_path(root, group) / entry.path), entry.key)
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
@@ -129,21 +129,21 @@ def verify(root: Path, shelf: Shelf) -> Iterator[tuple[Entry, str | None]]:
             yield entry, None
 
 
-def describe(root: Path, shelf: Shelf, entry: Entry) -> dict[str, Any]:
+def describe(root: Path, group: TensorGroup, entry: Entry) -> dict[str, Any]:
     """Return what an entry says of itself: the prompt, or the image and its settings."""
     try:
-        content = _read(_path(root, shelf) / entry.path, _HEADER_BYTES)
+        content = _read(_path(root, group) / entry.path, _HEADER_BYTES)
     except OSError:
         return {}
     return layout.about(content)
 
 
-def _path(root: Path, shelf: Shelf) -> Path:
-    return root / shelf.kind / shelf.name
+def _path(root: Path, group: TensorGroup) -> Path:
+    return root / group.kind / group.name
 
 
-def _has_hash(shelf: Shelf, wanted: str) -> bool:
-    return shelf.name.startswith(wanted.removeprefix(f"{shelf.model}@"))
+def _has_hash(group: TensorGroup, wanted: str) -> bool:
+    return group.name.startswith(wanted.removeprefix(f"{group.model}@"))
 
 
 def _read(path: Path, most: int = -1) -> bytes:
@@ -152,12 +152,12 @@ def _read(path: Path, most: int = -1) -> bytes:
         return file.read(most)
 
 
-def _read_shelf(root: Path, kind: str, folder: os.DirEntry[str]) -> Shelf:
+def _read_group(root: Path, kind: str, folder: os.DirEntry[str]) -> TensorGroup:
     entries: list[Entry] = []
     leftovers: list[Entry] = []
     used = 0.0
     for each in folder_of(Path(folder.path)):
-        if each.name == layout.SHELF_FILE:
+        if each.name == layout.GROUP_FILE:
             used = facts_of(each).st_mtime
         elif layout.PREFIX.fullmatch(each.name) and each.is_dir(follow_symlinks=False):
             for file in folder_of(Path(each.path)):
@@ -170,11 +170,13 @@ def _read_shelf(root: Path, kind: str, folder: os.DirEntry[str]) -> Shelf:
             facts = facts_of(each)
             leftovers.append(Entry(each.name, facts.st_size, facts.st_mtime))
     lock = layout.lock_path(root, kind, folder.name)
-    shelf_facts = _shelf_facts(Path(folder.path) / layout.SHELF_FILE)
-    return Shelf(kind, folder.name, shelf_facts, sorted(entries), leftovers, used, _is_locked(lock))
+    group_facts = _group_facts(Path(folder.path) / layout.GROUP_FILE)
+    return TensorGroup(
+        kind, folder.name, group_facts, sorted(entries), leftovers, used, _is_locked(lock)
+    )
 
 
-def _shelf_facts(path: Path) -> Mapping[str, Any]:
+def _group_facts(path: Path) -> Mapping[str, Any]:
     try:
         facts = json.loads(_read(path, _MAX_FACTS_BYTES))["shelf"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):

@@ -40,7 +40,7 @@ _LOCK_SECONDS = 5.0
 
 
 class TensorStore:
-    """Tensors by key, of one kind and one maker.
+    """Tensors by key, of one kind and one producer.
 
     Attributes:
         hits: Entries that were found.
@@ -52,7 +52,7 @@ class TensorStore:
         self,
         root: Path,
         kind: TensorKind,
-        shelf: Mapping[str, Any],
+        fingerprint: Mapping[str, Any],
         *,
         on_problem: Callable[[str], None] = logger.warning,
         spare_bytes: int = _SPARE_BYTES,
@@ -63,17 +63,17 @@ class TensorStore:
         Args:
             root: From `tensors_folder`.
             kind: What is kept.
-            shelf: Everything that an entry's bits depend on beside its key, as plain values: model,
-                libraries, device. Another shelf never sees these entries.
+            fingerprint: Everything that an entry's bits depend on beside its key, as plain values:
+                model, libraries, device. Another producer's entries are never seen.
             on_problem: Told what is wrong, as a sentence.
             spare_bytes: Nothing is written where less is free on the disk.
             sync: Wait for the disk with each entry. Without, a power cut may damage some; the
                 checksum tells, and they are made again.
         """
-        name = tensor_layout.shelf_name(shelf)
+        name = tensor_layout.group_name(fingerprint)
         self.folder = root / kind / name
         self._lock_path = tensor_layout.lock_path(root, kind, name)
-        self._shelf = dict(shelf)
+        self._fingerprint = dict(fingerprint)
         self._on_problem = on_problem
         self._spare_bytes = spare_bytes
         self._sync = sync
@@ -87,8 +87,8 @@ class TensorStore:
         return {**self.__dict__, "_lock": None, "_is_open": False}
 
     def key(self, parts: Mapping[str, Any]) -> str:
-        """Return the key of an entry that depends on these plain values, and on the shelf."""
-        return tensor_layout.digest({"shelf": self._shelf, "entry": parts})
+        """Return the key of an entry that depends on these plain values, and on the producer."""
+        return tensor_layout.digest({"shelf": self._fingerprint, "entry": parts})
 
     def has(self, key: str) -> bool:
         """Say whether there seems to be an entry; only `get` finds out whether it is whole."""
@@ -178,16 +178,16 @@ class TensorStore:
         self._on_problem(f"Nothing more is kept in {clean(self.folder)}: {clean(why)}.")
 
     def _open(self) -> None:
-        """Hold the shelf, so that nobody removes it meanwhile, and note that it is used."""
+        """Hold the group, so that nobody removes it meanwhile, and note that it is used."""
         if self._is_open:
             return
         self._is_open = True
         try:
             self._take_lock()
             self.folder.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
-            path = self.folder / tensor_layout.SHELF_FILE
-            record = {"version": tensor_layout.LAYOUT_VERSION, "shelf": self._shelf}
-            # Written anew each time: its age tells when the shelf was last used.
+            path = self.folder / tensor_layout.GROUP_FILE
+            record = {"version": tensor_layout.LAYOUT_VERSION, "shelf": self._fingerprint}
+            # Written anew each time: its age tells when the group was last used.
             durable.replace_file(path, json.dumps(record, indent=1).encode(), sync=False)
         except BlockingIOError:
             self._can_read = False

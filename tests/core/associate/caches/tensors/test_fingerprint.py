@@ -3,36 +3,38 @@ from pathlib import Path
 import pytest
 import torch
 
-from loba_tui.core.associate.caches.tensors.fingerprint import maker
+from loba_tui.core.associate.caches.tensors.fingerprint import producer_fingerprint
 from loba_tui.core.associate.sources.locate import ModelSource
 
 CPU = torch.device("cpu")
 
 
-def shelf(source: ModelSource, **changes):
+def fingerprint(source: ModelSource, **changes):
     how = {"variant": None, "device": CPU, "dtype": torch.float32, **changes}
-    return maker(source, ["vae"], **how)
+    return producer_fingerprint(source, ["vae"], **how)
 
 
 def test_a_hub_model_is_known_by_its_commit_and_not_read():
     nowhere = Path("/nowhere")
     one = ModelSource("org/model", "hub", nowhere, "a" * 40)
-    assert shelf(one) == shelf(ModelSource("org/model", "hub", Path("/moved"), "a" * 40))
-    assert shelf(one) != shelf(ModelSource("org/model", "hub", nowhere, "b" * 40))
-    assert shelf(one) != shelf(one, variant="fp16")
+    assert fingerprint(one) == fingerprint(
+        ModelSource("org/model", "hub", Path("/moved"), "a" * 40)
+    )
+    assert fingerprint(one) != fingerprint(ModelSource("org/model", "hub", nowhere, "b" * 40))
+    assert fingerprint(one) != fingerprint(one, variant="fp16")
 
 
 def test_whatever_computes_is_part_of_it(monkeypatch):
     source = ModelSource("org/model", "hub", Path("/nowhere"), "a" * 40)
-    first = shelf(source)
-    assert shelf(source, dtype=torch.bfloat16) != first
+    first = fingerprint(source)
+    assert fingerprint(source, dtype=torch.bfloat16) != first
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        assert shelf(source) != first
+        assert fingerprint(source) != first
     finally:
         torch.set_num_threads(threads)
-    assert shelf(source) == first
+    assert fingerprint(source) == first
     assert {"torch", "diffusers", "transformers"} <= first["machine"].keys()
 
 
@@ -40,7 +42,7 @@ def test_whatever_computes_is_part_of_it(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_another_device_computes_other_bits():
     source = ModelSource("org/model", "hub", Path("/nowhere"), "a" * 40)
-    assert shelf(source, device=torch.device("cuda:0")) != shelf(source)
+    assert fingerprint(source, device=torch.device("cuda:0")) != fingerprint(source)
 
 
 def test_a_builtin_model_is_known_by_its_content_too(tmp_path):
@@ -48,7 +50,7 @@ def test_a_builtin_model_is_known_by_its_content_too(tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "vae" / "w").write_bytes(b"1")
     source = ModelSource("builtin:x", "builtin", tmp_path)
-    first = shelf(source)
+    first = fingerprint(source)
     assert first["model"]["id"] == "builtin:x"
     (tmp_path / "vae" / "w").write_bytes(b"2")
-    assert shelf(source) != first
+    assert fingerprint(source) != first

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from loba_tui.core.associate.caches.tensors.fingerprint import maker
+from loba_tui.core.associate.caches.tensors.fingerprint import producer_fingerprint
 from loba_tui.core.associate.caches.tensors.latents import LatentCache
 from loba_tui.core.associate.caches.tensors.store import TensorStore
 from loba_tui.core.associate.model_cache import ModelCache
@@ -77,18 +77,20 @@ def test_a_reader_without_a_vae_says_what_is_missing(tmp_path):
 def test_a_model_is_known_by_what_is_in_its_files(tiny_sdxl_folder, tmp_path):
     import shutil
 
-    def shelf(folder, components=("vae",), dtype=torch.float32):
+    def fingerprint(folder, components=("vae",), dtype=torch.float32):
         cache = ModelCache(device="cpu", dtype=dtype)
         cache.load(str(folder))
         source = cache.source(str(folder))
-        return maker(source, components, variant=None, device=cache.device, dtype=dtype)
+        return producer_fingerprint(
+            source, components, variant=None, device=cache.device, dtype=dtype
+        )
 
     copy = tmp_path / "elsewhere" / tiny_sdxl_folder.name
     shutil.copytree(tiny_sdxl_folder, copy)
-    mine = shelf(tiny_sdxl_folder)
-    assert shelf(copy) == mine
-    assert shelf(copy, dtype=torch.bfloat16) != mine
-    assert shelf(copy, components=("unet",)) != mine
+    mine = fingerprint(tiny_sdxl_folder)
+    assert fingerprint(copy) == mine
+    assert fingerprint(copy, dtype=torch.bfloat16) != mine
+    assert fingerprint(copy, components=("unet",)) != mine
     (config,) = (copy / "vae").glob("config.json")
     config.write_text(config.read_text() + "\n")
-    assert shelf(copy) != mine
+    assert fingerprint(copy) != mine

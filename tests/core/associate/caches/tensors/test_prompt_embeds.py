@@ -1,6 +1,6 @@
 import torch
 
-from loba_tui.core.associate.caches.tensors.fingerprint import maker
+from loba_tui.core.associate.caches.tensors.fingerprint import producer_fingerprint
 from loba_tui.core.associate.caches.tensors.prompt_embeds import PromptEmbedCache, has_all
 from loba_tui.core.associate.caches.tensors.store import TensorStore
 from loba_tui.core.associate.containers.base import PromptEmbeds
@@ -81,7 +81,7 @@ def test_an_embedding_does_not_depend_on_what_was_kept_or_on_its_neighbours(
 ):
     cache = ModelCache(device="cpu")
     container = cache.container(str(tiny_sdxl_folder))
-    shelf = maker(
+    fingerprint = producer_fingerprint(
         cache.source(str(tiny_sdxl_folder)),
         TEXT_PARTS,
         variant=None,
@@ -90,7 +90,7 @@ def test_an_embedding_does_not_depend_on_what_was_kept_or_on_its_neighbours(
     )
     prompts = [f"a {color} circle" for color in ("red", "green", "blue")]
     without = PromptEmbedCache(container).batch(prompts)
-    store = TensorStore(tmp_path, "embeds", shelf, spare_bytes=0)
+    store = TensorStore(tmp_path, "embeds", fingerprint, spare_bytes=0)
     PromptEmbedCache(container, store).encode(prompts[1:2])
     half_warm = PromptEmbedCache(container, store).batch(prompts)
     warm = PromptEmbedCache(container, store)

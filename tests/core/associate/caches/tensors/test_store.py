@@ -17,7 +17,7 @@ from loba_tui.core.associate.caches.tensors import layout as tensor_layout
 from loba_tui.core.associate.caches.tensors import store as tensor_store
 from loba_tui.core.associate.caches.tensors.store import TensorStore
 
-SHELF = {"model": {"id": "a"}, "machine": {"device": "cpu"}}
+GROUP = {"model": {"id": "a"}, "machine": {"device": "cpu"}}
 TENSORS = {
     "half": torch.arange(6, dtype=torch.bfloat16).view(2, 3),
     "whole": torch.tensor([1, -2], dtype=torch.int64),
@@ -30,7 +30,7 @@ TENSORS = {
 def open_store(root: Path, **changes) -> tuple[TensorStore, list[str]]:
     problems: list[str] = []
     options = {"spare_bytes": 0, "on_problem": problems.append, **changes}
-    return TensorStore(root, "latents", options.pop("shelf", SHELF), **options), problems
+    return TensorStore(root, "latents", options.pop("group", GROUP), **options), problems
 
 
 def bits(tensors: dict[str, torch.Tensor]) -> dict[str, tuple]:
@@ -77,7 +77,7 @@ def test_what_comes_back_is_laid_out_as_what_torch_makes(tmp_path):
 
 def test_another_model_machine_or_setting_is_another_entry(tmp_path):
     mine, _ = open_store(tmp_path)
-    other, _ = open_store(tmp_path, shelf={**SHELF, "machine": {"device": "cuda"}})
+    other, _ = open_store(tmp_path, group={**GROUP, "machine": {"device": "cuda"}})
     assert mine.folder != other.folder
     keys = {
         mine.key({"image": "x", "settings": {"size": 64}}),
@@ -222,7 +222,7 @@ def test_a_folder_that_cannot_be_made_is_no_reason_to_fail(tmp_path):
     assert len(problems) >= 1
 
 
-def test_a_shelf_that_vanishes_is_made_again(tmp_path):
+def test_a_group_that_vanishes_is_made_again(tmp_path):
     store, _ = open_store(tmp_path)
     store.put("0" * 64, TENSORS, describe={})
     store.folder.rename(tmp_path / "gone")
@@ -240,7 +240,7 @@ def test_reading_notes_the_last_use(tmp_path):
     assert path.stat().st_mtime > 1.5e9
 
 
-def test_users_share_a_shelf_and_whoever_removes_it_has_to_wait(tmp_path):
+def test_users_share_a_group_and_whoever_removes_it_has_to_wait(tmp_path):
     store, _ = open_store(tmp_path)
     other, _ = open_store(tmp_path)
     store.put("0" * 64, TENSORS, describe={})
@@ -271,7 +271,7 @@ def test_what_is_being_removed_is_done_without(tmp_path, monkeypatch):
 
 
 def test_a_store_can_go_to_a_worker_process(tmp_path):
-    store = TensorStore(tmp_path, "latents", SHELF, spare_bytes=0)
+    store = TensorStore(tmp_path, "latents", GROUP, spare_bytes=0)
     store.put("0" * 64, TENSORS, describe={})
     worker = pickle.loads(pickle.dumps(store))
     assert bits(worker.get("0" * 64)) == bits(TENSORS)
