@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.build import Built, build, build_accelerator
 from loba_tui.core.program.data.open import open_data
 from loba_tui.core.program.evaluation.measure import measure, read_values
@@ -43,8 +44,8 @@ def ready(
 ) -> Ready:
     """Return a recipe with `key.path=value` overrides, ready to train in a throw-away folder."""
     # Looks are off unless asked for: what is timed is training.
-    resolved = load_recipe(recipe, ["train.efficacy_every=0", *overrides])
-    data = open_data(resolved, None, lambda phase: None)
+    resolved = load_recipe(recipe, ["train.efficacy_every=0", *overrides], plugins=SHIPPED)
+    data = open_data(resolved, None, lambda phase: None, plugins=SHIPPED)
     captions = data.prompts() if data is not None else []
     model = open_model(resolved, prompts=[*prompts_of(resolved), *captions])
     if data is not None:
@@ -57,8 +58,9 @@ def ready(
         accelerator=build_accelerator(resolved),
         run_dir=RunDir(folder),
         writer=_Nothing(),  # type: ignore[arg-type]
-        steering=Steering(resolved),
+        steering=Steering(resolved, plugins=SHIPPED),
         sample=sample,
+        plugins=SHIPPED,
     )
     return Ready(resolved, model, built)
 
@@ -90,14 +92,20 @@ def prove_quietly(subject: Ready, scales: Sequence[float] | None = None) -> Repo
             scales=scales,
             seeds=recipe.proof.seeds,
             settings=recipe.sample,
+            plugins=SHIPPED,
         )
     samples = images.reshape(-1, *images.shape[2:])
     return make_report(
         recipe.name,
         scales,
         samples,
-        measured=measure(recipe.proof.measure, samples) if recipe.proof.measure else None,
-        labels={choice.name: read_values(choice, samples) for choice in recipe.proof.preserve},
+        measured=measure(recipe.proof.measure, samples, plugins=SHIPPED)
+        if recipe.proof.measure
+        else None,
+        labels={
+            choice.name: read_values(choice, samples, plugins=SHIPPED)
+            for choice in recipe.proof.preserve
+        },
     )
 
 

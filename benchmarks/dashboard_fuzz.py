@@ -18,6 +18,7 @@ from pathlib import Path
 
 from loba_tui.app import LobaApp
 from loba_tui.client.context import Context
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.writer import RunWriter
 
@@ -112,6 +113,7 @@ async def fuzz(home: Path, *, num_keys: int, seed: int, pace: float = 0.0) -> in
         # What is started here ends at once.
         program=(sys.executable, "-c", "pass"),
         seconds=0.2,
+        plugins=SHIPPED,
     )
     app = Endless(context)
     async with app.run_test(size=(80, 24)) as pilot:

@@ -13,6 +13,7 @@ from pathlib import Path
 from loba_tui.app import LobaApp
 from loba_tui.client.context import Context
 from loba_tui.client.runs.resolve import find_run
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.run.directory import RunDir
 
 # Name, columns, rows, seconds and keys of each picture; the first screen is the monitor.
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--only", default="", help="of this name")
     arguments = parser.parse_args()
-    context = Context(environ=os.environ)
+    context = Context(environ=os.environ, plugins=SHIPPED)
     run = find_run(arguments.run, context.ledger)
     asyncio.run(export(run, context, arguments.out, arguments.only))
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loba_tui.client.plans.client import Answer, PlanClient
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.shipped import folder
 from loba_tui.screens.cache.rows import node_row
@@ -35,7 +36,7 @@ def cpu_ms(act: Callable[[], object]) -> float:
 
 def time_forms(recipe: str) -> float:
     """Return the median CPU time of a change and of all rows that show it."""
-    model = StackModel((folder() / f"{recipe}.yaml").read_text(), recipe)
+    model = StackModel((folder() / f"{recipe}.yaml").read_text(), recipe, plugins=SHIPPED)
 
     def change() -> None:
         field = model.fields(SLOTS[0])[1]
@@ -49,7 +50,7 @@ def time_forms(recipe: str) -> float:
 
 def time_planner(recipe: str) -> tuple[float, float, float]:
     """Return seconds until the first curve, and medians to all curves and to the estimate."""
-    model = StackModel((folder() / f"{recipe}.yaml").read_text(), recipe)
+    model = StackModel((folder() / f"{recipe}.yaml").read_text(), recipe, plugins=SHIPPED)
     answers: queue.Queue[Answer] = queue.Queue()
     client = PlanClient(answers.put)
 

@@ -28,6 +28,7 @@ from file_faults import FAULTS, Fault, FaultyFiles
 
 from loba_tui.core import files as durable
 from loba_tui.core.errors import ResourceError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.file import serialize, write_file
 from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.training.checkpoint import Checkpoint, CheckpointStore
@@ -333,10 +334,11 @@ def _persist() -> Scenario:
         store = CheckpointStore(RunDir(place).checkpoints)
         with RunWriter.open(RunDir(place)) as writer:
             steering = Steering(
-                parse_recipe(_RECIPE, origin="benchmark"),
+                parse_recipe(_RECIPE, origin="benchmark", plugins=SHIPPED),
                 writer=writer,
                 poll_seconds=0.001,
                 disk_poll_seconds=0.001,
+                plugins=SHIPPED,
             )
             steering.persist(lambda: store.save(_checkpoint(2)), num_bytes=1, step=2)
 

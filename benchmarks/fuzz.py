@@ -20,10 +20,12 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import LobaError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.recipe.shipped import folder
 
@@ -137,8 +139,9 @@ def main() -> None:
     parser.add_argument("--headers", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    load = partial(load_recipe, plugins=SHIPPED)
     is_well = [
-        fuzz("recipe.yaml", asked.recipes, asked.seed, damaged_recipe, load_recipe),
+        fuzz("recipe.yaml", asked.recipes, asked.seed, damaged_recipe, load),
         fuzz("file.safetensors", asked.headers, asked.seed, damaged_header, check_safetensors),
     ]
     sys.exit(0 if all(is_well) else 1)

@@ -39,7 +39,7 @@ from typing import Any
 import torch
 from file_faults import FaultyFiles
 
-from loba_tui.core import plugins
+from loba_tui.core.plugins import KINDS, SHIPPED
 from loba_tui.core.program import build, finish, main
 from loba_tui.core.program import train as training
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
@@ -77,12 +77,12 @@ def random_recipe(rng: random.Random, number: int, model: Path) -> Recipe:
     """Return a short run; the drop-ins take turns, so that all of them come up."""
 
     def pick(kind: str) -> str:
-        names = [name for name in plugins.names(kind) if name not in _EXCLUDED]
+        names = [name for name in SHIPPED.names(kind) if name not in _EXCLUDED]
         return names[(number + offsets[kind]) % len(names)]
 
-    offsets = {kind: rng.randrange(100) * len(plugins.names(kind)) for kind in plugins.KINDS}
+    offsets = {kind: rng.randrange(100) * len(SHIPPED.names(kind)) for kind in KINDS}
     optimizer = pick("optimizers")
-    described = plugins.describe("optimizers", optimizer)
+    described = SHIPPED.describe("optimizers", optimizer)
     one_rate = bool(described.constants.get("ONE_LEARNING_RATE"))
     noise = pick("noise")
     return parse_recipe(
@@ -126,6 +126,7 @@ def random_recipe(rng: random.Random, number: int, model: Path) -> Recipe:
             "proof": {"enabled": number % 5 == 0},
         },
         origin="kill_matrix",
+        plugins=SHIPPED,
     )
 
 
@@ -150,9 +151,9 @@ class Runner:
         self._folder = folder
         recipe = random_recipe(random.Random(0), 0, model)
         self._opened = open_model(recipe, prompts=prompts_of(recipe))
-        for kind in plugins.KINDS:  # what is imported here, no fork has to import
-            for name in plugins.names(kind):
-                make = plugins.load(kind, name)
+        for kind in KINDS:  # what is imported here, no fork has to import
+            for name in SHIPPED.names(kind):
+                make = SHIPPED.load(kind, name)
                 if kind == "optimizers" and name not in _EXCLUDED:
                     make([{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}], 1e-3)
 

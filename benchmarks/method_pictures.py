@@ -18,6 +18,7 @@ import bench
 import matplotlib.pyplot as plt
 import numpy as np
 
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.sampling.images import sample_scales
 
 COLUMNS = (
@@ -74,6 +75,7 @@ def draw(name: str) -> Picture:
             scales=scales,
             seeds=recipe.proof.seeds[:1],
             settings=recipe.sample,
+            plugins=SHIPPED,
         )
     return Picture(images[:, 0], scales)
 

@@ -27,6 +27,7 @@ import bench
 import slider_trajectories
 
 from loba_tui.core.errors import LobaError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import write_adapter
 from loba_tui.core.program.evaluation.effect import Effect
 from loba_tui.core.program.evaluation.erasure import Erasure
@@ -134,9 +135,13 @@ def line(subject: Subject, extra: list[str]) -> str:
     seconds = clock.seconds()
     container = ready.model.container
     with trainer.averaged_weights(), tempfile.TemporaryDirectory() as folder:
-        report = prove(container, ready.built.scale, recipe, ready.model.embeds, Path(folder))
+        report = prove(
+            container, ready.built.scale, recipe, ready.model.embeds, Path(folder), plugins=SHIPPED
+        )
         written = write_adapter(
-            container.denoiser, Path(folder), metadata=provenance(recipe, container, trainer.step)
+            container.denoiser,
+            Path(folder),
+            metadata=provenance(recipe, container, trainer.step, plugins=SHIPPED),
         )
     cells = [
         subject.name,

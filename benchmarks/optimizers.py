@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import bench
 from torch import Tensor
 
-from loba_tui.core import plugins
 from loba_tui.core.errors import LobaError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.evaluation.report import Report
 from loba_tui.core.program.training.optimizer_state import export_state
 
@@ -55,7 +55,7 @@ class Reached:
 
 def recipe_line(name: str) -> str:
     """Return `optimizer={name: …, lr: …}` from the drop-in's docstring."""
-    doc = plugins.describe("optimizers", name).doc
+    doc = SHIPPED.describe("optimizers", name).doc
     (section,) = re.findall(r"^For a slider: `optimizer: (.*)`$", doc, flags=re.MULTILINE)
     return f"optimizer={section}"
 
@@ -108,7 +108,7 @@ def line(name: str, steps: int, every: int, overrides: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", default=plugins.names("optimizers"))
+    parser.add_argument("names", nargs="*", default=SHIPPED.names("optimizers"))
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--every", type=int, default=5)
     parser.add_argument("--set", action="append", default=[], dest="overrides")

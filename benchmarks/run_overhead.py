@@ -18,6 +18,7 @@ from pathlib import Path
 import bench
 import psutil
 
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.training.checkpoint import CheckpointStore
 from loba_tui.core.recipe.load import load_recipe
@@ -38,11 +39,12 @@ def overhead(num_steps: int, step_seconds: float) -> None:
     recipe = load_recipe(
         bench.RECIPES / "slider.yaml",
         ["train.efficacy_every=0", f"train.steps={num_steps + 1}"],
+        plugins=SHIPPED,
     )
     subject, process = _Subject(), psutil.Process()
     inside: list[float] = []
     with tempfile.TemporaryDirectory() as folder, RunWriter.open(RunDir(Path(folder))) as writer:
-        steering = Steering(recipe, writer=writer)
+        steering = Steering(recipe, writer=writer, plugins=SHIPPED)
         cpu = time.process_time()
         for step in range(1, num_steps + 1):
             begin = time.perf_counter()

@@ -25,6 +25,7 @@ from pathlib import Path
 import bench
 
 from loba_tui.core.errors import ExitCode
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe.load import dump_recipe, load_recipe
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.launch import PROGRAM
@@ -36,7 +37,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=40)
     arguments = parser.parse_args()
     rng = random.Random(0)
-    recipe = load_recipe(bench.RECIPES / "slider.yaml", [f"train.steps={arguments.steps}"])
+    recipe = load_recipe(
+        bench.RECIPES / "slider.yaml", [f"train.steps={arguments.steps}"], plugins=SHIPPED
+    )
     with tempfile.TemporaryDirectory(prefix="loba-stopping-") as folder:
         environ = {**os.environ, "XDG_STATE_HOME": f"{folder}/state"}
         runs = [RunDir.create(Path(folder), name) for name in ("stopped", "unbroken")]

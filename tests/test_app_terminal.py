@@ -22,6 +22,7 @@ import pytest
 from dashboard import STAND_IN, environment
 
 from loba_tui.client.runs.start import make_run
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.run import launch
 from loba_tui.core.run.directory import Ledger, RunDir
@@ -85,7 +86,9 @@ def test_a_real_run_is_watched_and_steered_in_tmux(tmp_path: Path) -> None:
     environ = {**environment(tmp_path), "OMP_NUM_THREADS": "1", "TERM": "screen-256color"}
     recipe = tmp_path / "brief.yaml"
     recipe.write_text(RECIPE)
-    run = make_run(load_recipe(recipe), tmp_path / "output", Ledger.of_user(environ))
+    run = make_run(
+        load_recipe(recipe, plugins=SHIPPED), tmp_path / "output", Ledger.of_user(environ)
+    )
     process = launch.launch(run, environ={**os.environ, **environ})
     tmux = Tmux(tmp_path, [sys.executable, "-m", "loba_tui.cli", "tui"], environ)
     try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.run import launch
 from loba_tui.core.run.directory import Ledger
 from loba_tui.core.run.queue import Queue
@@ -29,9 +29,9 @@ class Context:
     """
 
     environ: Mapping[str, str]
+    plugins: Plugins
     out_dir: Path = Path("output")
     program: Sequence[str] = launch.PROGRAM
-    sources: PluginSources = field(default=SHIPPED)
     images: ImageMode = "half"
     seconds: float = 1.0
 

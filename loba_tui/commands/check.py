@@ -29,9 +29,9 @@ def validate(
     from loba_tui.core.recipe.problems import exit_code
     from loba_tui.core.text import clean
 
-    sources = user_plugins()
+    plugins = user_plugins()
     found = {
-        each.name: check_recipe(each.path, overrides or [], sources=sources, origin=each.origin)
+        each.name: check_recipe(each.path, overrides or [], plugins=plugins, origin=each.origin)
         for each in map(_open, recipes)
     }
     if as_json:
@@ -75,8 +75,8 @@ def plan(
     from loba_tui.commands.live_line import foreground
     from loba_tui.commands.open_recipe import open_recipe
 
-    sources, here = user_plugins(), foreground()
-    resolved = open_recipe(recipe).load(overrides or [], sources)
+    plugins, here = user_plugins(), foreground()
+    resolved = open_recipe(recipe).load(overrides or [], plugins)
     if data:
         document = planning.check_data(resolved, here)
     else:
@@ -84,7 +84,7 @@ def plan(
             resolved,
             here,
             cache=planning.PlanCache.of_user(os.environ),
-            sources=sources,
+            plugins=plugins,
             most_seconds=-1.0 if fresh else planning.MOST_SECONDS,
         )
     if as_json:

@@ -14,7 +14,7 @@ from loba_tui.core.errors import RefusedError
 
 if TYPE_CHECKING:
     from loba_tui.core.associate.caches.hub.cache import HubCache
-    from loba_tui.core.plugins.sources import PluginSources
+    from loba_tui.core.plugins import Plugins
     from loba_tui.core.run.directory import Ledger, RunDir
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -106,11 +106,11 @@ def user_ledger() -> Ledger:
     return Ledger.of_user(os.environ)
 
 
-def user_plugins() -> PluginSources:
+def user_plugins() -> Plugins:
     """Return the shipped drop-ins with the user's own."""
-    from loba_tui.core.plugins.sources import PluginSources
+    from loba_tui.core.plugins import Plugins
 
-    return PluginSources.of_user(os.environ)
+    return Plugins.of_user(os.environ)
 
 
 def open_cache(recipes: list[Path] | None = None) -> HubCache:

@@ -28,7 +28,7 @@ def plugins_ls(
     """
     from loba_tui.client.plugins import listing as plugin_listing
 
-    found = list(plugin_listing.entries(kind, user_plugins()))
+    found = list(plugin_listing.entries(user_plugins(), kind))
     if as_json:
         echo_json([entry.record() for entry in found])
         return
@@ -69,10 +69,10 @@ def plugins_trust(
     """
     from loba_tui.client.plugins import listing as plugin_listing
 
-    sources = user_plugins()
-    files = plugin_listing.to_trust(wanted, sources)
+    plugins = user_plugins()
+    files = plugin_listing.to_trust(wanted, plugins)
     if not files:
-        typer.echo(f"nothing in {sources.folder} waits for trust", err=True)
+        typer.echo(f"nothing in {plugins.user.folder} waits for trust", err=True)
     for file in files:
         for line in plugin_listing.trust_lines(file):
             typer.echo(line, err=True)
@@ -82,7 +82,7 @@ def plugins_trust(
                 "Read the file, then repeat the command with --yes.",
             )
         if yes or typer.confirm(f"Trust {file.key}?", err=True):
-            sources.trust(file)
+            plugins.user.trust(file)
             typer.echo(f"trusted    {file.key}  {file.sha256}")
         else:
             typer.echo(f"{file.key} stays as it is", err=True)
@@ -98,9 +98,9 @@ def plugins_untrust(
     """
     from loba_tui.client.plugins import listing as plugin_listing
 
-    sources = user_plugins()
-    key = plugin_listing.to_untrust(wanted, sources)
-    sources.untrust(key)
+    plugins = user_plugins()
+    key = plugin_listing.to_untrust(wanted, plugins)
+    plugins.user.untrust(key)
     typer.echo(f"untrusted  {key}")
 
 

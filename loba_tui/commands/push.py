@@ -53,7 +53,7 @@ def push(
         run_dir,
         pushing.Choices(repo, public, revision, license_id),
         os.environ,
-        sources=user_plugins(),
+        plugins=user_plugins(),
         needs_login=not dry_run,
     )
     record = _record(plan)

@@ -31,8 +31,8 @@ def recipe_new(
     from loba_tui.core.recipe.new import new_recipe
 
     path = out or Path(f"{name}.yaml")
-    sources = user_plugins()
-    text = new_recipe(name, method=method, file=str(path), sources=sources)
+    plugins = user_plugins()
+    text = new_recipe(name, method=method, file=str(path), plugins=plugins)
     _write_new(path, text)
     typer.echo(str(path))
 
@@ -69,8 +69,8 @@ def recipe_migrate(
         _write_new(out, text)
         typer.echo(str(out))
     # The old file's mistakes are the new file's: they are told, but the text is still of use.
-    sources = user_plugins()
-    problems = check_text(text, str(out or "<migrated>"), sources=sources)
+    plugins = user_plugins()
+    problems = check_text(text, str(out or "<migrated>"), plugins=plugins)
     for problem in problems:
         typer.echo(str(problem), err=True)
     if problems:
@@ -91,8 +91,8 @@ def recipe_diff(
     from loba_tui.core.recipe.diff import differences
     from loba_tui.core.run.directory import Ledger
 
-    sources, ledger = user_plugins(), Ledger.of_user(os.environ)
-    recipes = [recipe_files.resolve(each, ledger, sources) for each in (left, right)]
+    plugins, ledger = user_plugins(), Ledger.of_user(os.environ)
+    recipes = [recipe_files.resolve(each, ledger, plugins) for each in (left, right)]
     found = differences(*recipes)
     if as_json:
         echo_json([each.record() for each in found])

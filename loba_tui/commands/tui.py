@@ -40,12 +40,12 @@ def tui(
     from loba_tui.client.context import Context
     from loba_tui.client.runs.resolve import find_run
     from loba_tui.commands import tui_plain as plain
-    from loba_tui.core.plugins.sources import PluginSources
+    from loba_tui.core.plugins import Plugins
 
     context = Context(
         environ=os.environ,
         out_dir=out_dir,
-        sources=PluginSources.of_user(os.environ),
+        plugins=Plugins.of_user(os.environ),
         images=images,
     )
     run_dir = None if run is None else find_run(run, context.ledger)

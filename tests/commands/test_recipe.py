@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe.load import check_recipe
 from loba_tui.core.recipe.shipped import folder
 
@@ -67,7 +68,7 @@ def test_a_token_ends_with_8_and_is_not_shown(tmp_path: Path) -> None:
 
 def test_new_writes_a_recipe_that_validates_and_never_overwrites(tmp_path: Path) -> None:
     assert loba("recipe", "new", "mine", cwd=tmp_path).stdout == "mine.yaml\n"
-    assert check_recipe(tmp_path / "mine.yaml") == []
+    assert check_recipe(tmp_path / "mine.yaml", plugins=SHIPPED) == []
     again = loba("recipe", "new", "mine", cwd=tmp_path)
     assert again.returncode == 2
     assert "exists already" in again.stderr

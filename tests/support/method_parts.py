@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.method import MethodParts
 from loba_tui.core.program.trajectories.base import ForwardCounter
@@ -22,7 +22,7 @@ def container_with_adapter(folder: Path) -> ModelContainer:
     container = ModelCache("cpu", torch.float32).container(str(folder))
     container.denoiser.requires_grad_(False)
     torch.manual_seed(1)
-    config = plugins.load("adapters", "lora")(container.adapter_targets())
+    config = SHIPPED.load("adapters", "lora")(container.adapter_targets())
     config.init_lora_weights = False
     container.denoiser.add_adapter(config)
     return container
@@ -42,9 +42,9 @@ def parts_for(
         "concepts": (),
         "embeds": {prompt: rows[index] for index, prompt in enumerate(prompts)},
         "empty": container.empty_embeds(),
-        "make_noise_scheduler": lambda: plugins.load("noise", "ddim")(container.scheduler_config),
-        "density": plugins.load("timestep", "uniform")(),
-        "loss": plugins.load("losses", "mse")(),
+        "make_noise_scheduler": lambda: SHIPPED.load("noise", "ddim")(container.scheduler_config),
+        "density": SHIPPED.load("timestep", "uniform")(),
+        "loss": SHIPPED.load("losses", "mse")(),
         "batch_size": 4,
         "num_processes": 1,
         "rank": 0,

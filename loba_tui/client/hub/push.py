@@ -32,7 +32,7 @@ from huggingface_hub.utils import validate_repo_id
 from loba_tui.client.hub.model_card import BUILTIN, CardFacts, hub_base, model_card
 from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import CorruptError, InUseError, RecipeError, RefusedError, ResourceError
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.data_paths import portable
 from loba_tui.core.recipe.load import dump_recipe, load_recipe
 from loba_tui.core.redact import Redactor
@@ -142,7 +142,7 @@ def plan_push(
     choices: Choices,
     environ: Mapping[str, str],
     *,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
     needs_login: bool = True,
 ) -> PushPlan:
     """Return what pushing a run would do; nothing is changed on the hub.
@@ -151,7 +151,6 @@ def plan_push(
         run_dir: Of a finished run.
         choices: What the command line says.
         environ: Its secrets must not be in any file.
-        sources: Where the user's own drop-ins lie.
         needs_login: Whether a missing login is an error.
 
     Raises:
@@ -159,7 +158,7 @@ def plan_push(
         RefusedError: A file looks as if it held a token, or the repository is public already.
         LobaError: The hub cannot be asked, or does not let this user in.
     """
-    recipe = load_recipe(run_dir.recipe, sources=sources)
+    recipe = load_recipe(run_dir.recipe, plugins=plugins)
     api = HfApi()
     with explained(choices.repo_id or recipe.name):
         account = _account(api, choices, recipe.name, needs_login=needs_login)
@@ -178,7 +177,7 @@ def plan_push(
             "machine; others cannot load it"
         )
     _check_visibility(account, repo_id, choices)
-    uploads = _collect(run_dir, repo_id, license_id, sources)
+    uploads = _collect(run_dir, repo_id, license_id, plugins)
     _refuse_secrets(uploads, environ)
     revision = choices.revision or "main"
     there = _listed(api, repo_id, revision, account)
@@ -314,9 +313,9 @@ def _check_visibility(account: _Account, repo_id: str, choices: Choices) -> None
 
 
 def _collect(
-    run_dir: RunDir, repo_id: str, license_id: str | None, sources: PluginSources
+    run_dir: RunDir, repo_id: str, license_id: str | None, plugins: Plugins
 ) -> tuple[Upload, ...]:
-    recipe = load_recipe(run_dir.recipe, sources=sources)
+    recipe = load_recipe(run_dir.recipe, plugins=plugins)
     reader = RunReader(run_dir)
     is_peft = os.path.lexists(run_dir.adapter_peft)
     weights = OTHER_WEIGHTS if is_peft else WEIGHTS

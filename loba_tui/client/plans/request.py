@@ -20,10 +20,9 @@ from typing import Any, Literal
 
 from loba_tui import __version__
 from loba_tui.client.runs.foreground import Foreground
-from loba_tui.core import plugins
 from loba_tui.core.errors import CorruptError, ExitCode, LobaError
 from loba_tui.core.files import PRIVATE_DIR_MODE, write_atomically
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.checks.recipe import CHOICES
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Choice, Recipe
@@ -93,7 +92,7 @@ def plan(
     here: Foreground,
     *,
     cache: PlanCache,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
     most_seconds: float = math.inf,
 ) -> dict[str, Any]:
     """Return what a recipe comes to: version, name, time and sections.
@@ -102,14 +101,13 @@ def plan(
         recipe: What would run.
         here: Starts the program.
         cache: Where earlier answers lie.
-        sources: Where the user's own drop-ins lie.
         most_seconds: How old an earlier answer may be. Schedules do not age; what is free on this
             machine does.
 
     Raises:
         LobaError: The program could not tell; carries its message and exit code.
     """
-    key = fingerprint(recipe, sources)
+    key = fingerprint(recipe, plugins)
     known = cache.get(key, most_seconds)
     if known is not None:
         return known
@@ -124,14 +122,14 @@ def plan(
     return found
 
 
-def fingerprint(recipe: Recipe, sources: PluginSources = SHIPPED) -> str:
+def fingerprint(recipe: Recipe, plugins: Plugins) -> str:
     """Return the hash of everything that a plan depends on."""
     parts = [str(PLAN_VERSION), __version__, dump_recipe(recipe)]
     for kind, name in _chosen(recipe):
         content = (
             plugins.describe(kind, name).path.read_bytes()
             if plugins.is_shipped(kind, name)
-            else sources.read(kind, name).content
+            else plugins.user.read(kind, name).content
         )
         parts.append(f"{kind}/{name} {hashlib.sha256(content).hexdigest()}")
     model = recipe.base_model.id

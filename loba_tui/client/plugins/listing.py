@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loba_tui.core import plugins
 from loba_tui.core.errors import LobaError, RecipeError, RefusedError
-from loba_tui.core.plugins.sources import SHIPPED, PluginFile, PluginSources
+from loba_tui.core.plugins import KINDS, SHIPPED, Plugin, Plugins, parse
+from loba_tui.core.plugins.user import PluginFile
 from loba_tui.core.text import clean, nearest, quote
 
 _SAID = {
@@ -38,7 +38,7 @@ class Entry:
     name: str
     path: Path
     state: str
-    plugin: plugins.Plugin | None
+    plugin: Plugin | None
     problem: str = ""
     sha256: str | None = None
 
@@ -92,7 +92,7 @@ class Entry:
         return lines
 
 
-def option_lines(plugin: plugins.Plugin) -> list[str]:
+def option_lines(plugin: Plugin) -> list[str]:
     """Return a drop-in's options for reading."""
     anything = "It takes further options of any name, which cannot be checked (**cfg)."
     lines = [f"  {anything}"] if plugin.takes_any_option else []
@@ -102,19 +102,19 @@ def option_lines(plugin: plugins.Plugin) -> list[str]:
     return ["Options:", *lines] if lines else ["It has no options."]
 
 
-def entries(kind: str | None = None, sources: PluginSources = SHIPPED) -> Iterator[Entry]:
+def entries(plugins: Plugins, kind: str | None = None) -> Iterator[Entry]:
     """Return every drop-in, of one kind or of all, without importing any.
 
     Raises:
         RecipeError: There is no such kind.
     """
-    for each in [check_kind(kind)] if kind else plugins.KINDS:
-        shipped = plugins.names(each)
+    for each in [check_kind(kind)] if kind else KINDS:
+        shipped = SHIPPED.names(each)
         for name in shipped:
-            plugin = plugins.describe(each, name)
+            plugin = SHIPPED.describe(each, name)
             yield Entry(each, name, plugin.path, "shipped", plugin)
-        for name, path in sources.files(each).items():
-            yield _own(each, name, path, sources, is_shadowed=name in shipped)
+        for name, path in plugins.user.files(each).items():
+            yield _own(each, name, path, plugins, is_shadowed=name in shipped)
 
 
 def check_kind(kind: str) -> str:
@@ -123,23 +123,23 @@ def check_kind(kind: str) -> str:
     Raises:
         RecipeError: There is no such kind.
     """
-    if kind not in plugins.KINDS:
-        meant = nearest(kind, plugins.KINDS)
+    if kind not in KINDS:
+        meant = nearest(kind, KINDS)
         raise RecipeError(
             f"{clean(kind)} is not a kind of drop-in.",
-            f"Did you mean {meant}?" if meant else f"Kinds: {', '.join(plugins.KINDS)}.",
+            f"Did you mean {meant}?" if meant else f"Kinds: {', '.join(KINDS)}.",
         )
     return kind
 
 
-def find(words: Sequence[str], sources: PluginSources = SHIPPED) -> Entry:
+def find(words: Sequence[str], plugins: Plugins) -> Entry:
     """Return the drop-in called NAME, KIND/NAME or KIND NAME.
 
     Raises:
         RecipeError: There is none of that name, or there are several.
     """
     kind, _, name = "/".join(words).rpartition("/")
-    known = [entry for entry in entries(kind or None, sources) if entry.state != "shadowed"]
+    known = [entry for entry in entries(plugins, kind or None) if entry.state != "shadowed"]
     found = [entry for entry in known if entry.name == name]
     if len(found) == 1:
         return found[0]
@@ -153,18 +153,18 @@ def find(words: Sequence[str], sources: PluginSources = SHIPPED) -> Entry:
     )
 
 
-def to_trust(wanted: str | None, sources: PluginSources) -> list[PluginFile]:
+def to_trust(wanted: str | None, plugins: Plugins) -> list[PluginFile]:
     """Return the plugins that NAME, KIND/NAME or a path means; None means all not yet trusted.
 
     Raises:
         RecipeError: There is no such plugin, or its name is a shipped one's.
         RefusedError: It could be changed by somebody else.
     """
-    own = [entry for entry in entries(sources=sources) if entry.state != "shipped"]
+    own = [entry for entry in entries(plugins) if entry.state != "shipped"]
     if wanted is None:
         waiting = [entry for entry in own if entry.state in ("untrusted", "changed")]
-        return [sources.read(entry.kind, entry.name) for entry in waiting]
-    entry = _meant(wanted, own, sources)
+        return [plugins.user.read(entry.kind, entry.name) for entry in waiting]
+    entry = _meant(wanted, own, plugins)
     if entry.state == "shadowed":
         raise RecipeError(
             f"There is a shipped {entry.kind}/{entry.name}, and it cannot be replaced.",
@@ -173,15 +173,15 @@ def to_trust(wanted: str | None, sources: PluginSources) -> list[PluginFile]:
     if entry.plugin is None or entry.state == "unsafe":
         error = RefusedError if entry.state == "unsafe" else RecipeError
         raise error(f"{clean(entry.path)}: {entry.problem}")
-    return [sources.read(entry.kind, entry.name)]
+    return [plugins.user.read(entry.kind, entry.name)]
 
 
 def trust_lines(file: PluginFile) -> list[str]:
     """Return what is to be known of a plugin before it is trusted."""
-    plugin = plugins.parse(file.kind, file.name, file.path, file.content, origin="user")
+    plugin = parse(file.kind, file.name, file.path, file.content, origin="user")
     return [
         f"{'file':9}{clean(file.path)}",
-        f"{'kind':9}{file.kind}: {plugins.KINDS[file.kind].noun} {file.name}",
+        f"{'kind':9}{file.kind}: {KINDS[file.kind].noun} {file.name}",
         f"{'sha256':9}{file.sha256}",
         "",
         clean(plugin.doc, keep_newlines=True) or "It says nothing of itself.",
@@ -192,13 +192,13 @@ def trust_lines(file: PluginFile) -> list[str]:
     ]
 
 
-def to_untrust(wanted: str, sources: PluginSources) -> str:
+def to_untrust(wanted: str, plugins: Plugins) -> str:
     """Return kind/name of the trusted plugin that NAME or KIND/NAME means, also if it is gone.
 
     Raises:
         RecipeError: No such plugin is trusted.
     """
-    known = sources.trusted_keys()
+    known = plugins.user.trusted_keys()
     found = [key for key in known if wanted in (key, key.partition("/")[2])]
     if len(found) == 1:
         return found[0]
@@ -208,32 +208,32 @@ def to_untrust(wanted: str, sources: PluginSources) -> str:
     raise RecipeError(f"{clean(wanted)} is not a trusted plugin.", listed)
 
 
-def _own(kind: str, name: str, path: Path, sources: PluginSources, *, is_shadowed: bool) -> Entry:
+def _own(kind: str, name: str, path: Path, plugins: Plugins, *, is_shadowed: bool) -> Entry:
     try:
-        file = sources.read(kind, name)
+        file = plugins.user.read(kind, name)
         if is_shadowed:
-            problem = f"{name} is a shipped {plugins.KINDS[kind].noun}; rename the file to use it"
+            problem = f"{name} is a shipped {KINDS[kind].noun}; rename the file to use it"
             return Entry(kind, name, path, "shadowed", None, problem, file.sha256)
-        plugin = plugins.parse(kind, name, path, file.content, origin="user")
+        plugin = parse(kind, name, path, file.content, origin="user")
     except RecipeError as error:
         return Entry(kind, name, path, "broken", None, error.message)
     except LobaError as error:
         return Entry(kind, name, path, "unsafe", None, error.message)
     try:
-        state, problem = sources.trust_of(file), sources.refusal(file)
+        state, problem = plugins.user.trust_of(file), plugins.user.refusal(file)
     except RefusedError as error:  # the list of trusted files itself cannot be believed
         state, problem = "unsafe", str(error)
     return Entry(kind, name, path, state, plugin, problem, file.sha256)
 
 
-def _meant(wanted: str, own: Sequence[Entry], sources: PluginSources) -> Entry:
+def _meant(wanted: str, own: Sequence[Entry], plugins: Plugins) -> Entry:
     """Return the file of the user's that NAME, KIND/NAME or a path means."""
     if wanted.endswith(".py"):
         path = Path(wanted).expanduser().absolute()
         found = [entry for entry in own if entry.path == path]
         if not found:
             raise RecipeError(
-                f"{clean(wanted)}: is not a file in {sources.folder}/KIND.",
+                f"{clean(wanted)}: is not a file in {plugins.user.folder}/KIND.",
                 "Only files there are plugins: copy it, then trust the copy.",
             )
         return found[0]
@@ -244,10 +244,10 @@ def _meant(wanted: str, own: Sequence[Entry], sources: PluginSources) -> Entry:
         choices = ", ".join(f"{entry.kind}/{entry.name}" for entry in found)
         raise RecipeError(f"{clean(wanted)} is several plugins: {choices}.", "Name one of them.")
     kind, _, name = wanted.rpartition("/")
-    if any(plugins.is_shipped(each, name) for each in plugins.KINDS if kind in ("", each)):
+    if any(plugins.is_shipped(each, name) for each in KINDS if kind in ("", each)):
         raise RecipeError(f"{clean(wanted)} comes with LOBA-Trainer and needs no trust.")
     meant = nearest(name, [entry.name for entry in own])
     raise RecipeError(
-        f"There is no plugin called {clean(wanted)} in {sources.folder}.",
+        f"There is no plugin called {clean(wanted)} in {plugins.user.folder}.",
         f"Did you mean {meant}?" if meant else "Begin one with: loba plugins new KIND NAME",
     )

@@ -9,14 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from loba_tui.client.plugins.listing import check_kind
-from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError, ResourceError
-from loba_tui.core.plugins.sources import (
-    PRIVATE_DIR_MODE,
-    PRIVATE_FILE_MODE,
-    PluginSources,
-    is_plugin_name,
-)
+from loba_tui.core.plugins import KINDS, Plugins
+from loba_tui.core.plugins.user import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE, is_plugin_name
 from loba_tui.core.text import clean
 
 _HEAD = '''\
@@ -300,7 +295,7 @@ def test_it_keeps_the_contract() -> None:
 '''
 
 
-def create(kind: str, name: str, sources: PluginSources) -> tuple[Path, Path]:
+def create(kind: str, name: str, plugins: Plugins) -> tuple[Path, Path]:
     """Write a drop-in and its test into the user's folder and return both files.
 
     Raises:
@@ -308,7 +303,7 @@ def create(kind: str, name: str, sources: PluginSources) -> tuple[Path, Path]:
         ResourceError: Nothing can be written there.
     """
     check_kind(kind)
-    if sources.folder is None:
+    if plugins.user.folder is None:
         raise ResourceError("There is no home folder to keep plugins in.", "Set XDG_CONFIG_HOME.")
     if not (name.isascii() and is_plugin_name(name)):
         raise RecipeError(
@@ -317,12 +312,12 @@ def create(kind: str, name: str, sources: PluginSources) -> tuple[Path, Path]:
         )
     if plugins.is_shipped(kind, name):
         raise RecipeError(f"There is a shipped {kind}/{name}, and it cannot be replaced.")
-    folder = sources.folder / kind
+    folder = plugins.user.folder / kind
     path, test = folder / f"{name}.py", folder / f"test_{kind}_{name}.py"
     section = _SECTIONS[kind].format(name=name)
-    noun = plugins.KINDS[kind].noun
+    noun = KINDS[kind].noun
     try:
-        for each in (sources.folder.parent, sources.folder, folder):
+        for each in (plugins.user.folder.parent, plugins.user.folder, folder):
             each.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
         head = _HEAD.format(name=name, section=section)
         _write(path, head + textwrap.dedent(_BODIES[kind]).replace("{{}}", "{}"))

@@ -13,7 +13,7 @@ from loba_tui.client.recipes.open import find_recipe, is_address, open_recipe
 from loba_tui.client.runs.resolve import find_run
 from loba_tui.core.errors import RecipeError, ResourceError
 from loba_tui.core.files import write_atomically
-from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe import shipped
 from loba_tui.core.recipe.load import MAX_BYTES, load_recipe, read_recipe_text, refuse_tokens
 from loba_tui.core.recipe.schema import Recipe
@@ -71,7 +71,7 @@ def _dated(file: RecipeFile) -> RecipeFile:
     return file
 
 
-def resolve(wanted: str, ledger: Ledger, sources: PluginSources) -> Recipe:
+def resolve(wanted: str, ledger: Ledger, plugins: Plugins) -> Recipe:
     """Return the recipe meant by a file, a shipped recipe's name, an address, or a run.
 
     Raises:
@@ -79,17 +79,17 @@ def resolve(wanted: str, ledger: Ledger, sources: PluginSources) -> Recipe:
     """
     path = Path(wanted)
     if is_address(path):
-        return open_recipe(path).load((), sources)
+        return open_recipe(path).load((), plugins)
     if path.is_dir():
-        return load_recipe(RunDir.open(path).recipe, sources=sources)
+        return load_recipe(RunDir.open(path).recipe, plugins=plugins)
     if not path.exists() and shipped.find(wanted) is None:
         try:
-            return load_recipe(find_run(wanted, ledger).recipe, sources=sources)
+            return load_recipe(find_run(wanted, ledger).recipe, plugins=plugins)
         except RecipeError as error:
             raise RecipeError(
                 f"{clean(wanted)} is neither a recipe nor a run.", error.hint
             ) from error
-    return load_recipe(find_recipe(path), sources=sources)
+    return load_recipe(find_recipe(path), plugins=plugins)
 
 
 def read(path: Path) -> str:

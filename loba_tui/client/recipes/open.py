@@ -22,7 +22,7 @@ from loba_tui.core.text import clean, nearest
 
 if TYPE_CHECKING:
     from loba_tui.core.associate.caches.transfer.fetch import WantedFile
-    from loba_tui.core.plugins.sources import PluginSources
+    from loba_tui.core.plugins import Plugins
     from loba_tui.core.recipe.schema import Recipe
 
 # What typer makes a path of has lost one of the two slashes.
@@ -59,11 +59,11 @@ class OpenedRecipe:
         for line in read_recipe_text(self.path, self.name).splitlines():
             yield f"  {clean(line)}"
 
-    def load(self, overrides: Sequence[str], sources: PluginSources) -> Recipe:
+    def load(self, overrides: Sequence[str], plugins: Plugins) -> Recipe:
         """Return the recipe with its overrides; what is wrong with it is told with its name."""
         from loba_tui.core.recipe.load import load_recipe
 
-        return load_recipe(self.path, overrides, sources=sources, origin=self.origin)
+        return load_recipe(self.path, overrides, plugins=plugins, origin=self.origin)
 
     def record(self, run_dir: RunDir) -> None:
         """Write into a run's folder where its recipe is from."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.files import write_atomically
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.run.changes import STEERING_KEY, ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir
 
@@ -59,9 +59,7 @@ class Adapter:
         )
 
 
-def prepare(
-    original: Adapter, parent: Path, ledger: Ledger, sources: PluginSources = SHIPPED
-) -> RunDir:
+def prepare(original: Adapter, parent: Path, ledger: Ledger, plugins: Plugins) -> RunDir:
     """Make a run folder with the recipe and the steering that an adapter was made by.
 
     Raises:
@@ -80,7 +78,7 @@ def prepare(
             "Only adapters that LOBA-Trainer wrote carry their recipe.",
         )
     origin = str(original.path)
-    recipe = parse_text(original.metadata[_RECIPE_KEY], origin, sources=sources)
+    recipe = parse_text(original.metadata[_RECIPE_KEY], origin, plugins=plugins)
     record = ChangeRecord.from_text(original.metadata.get(STEERING_KEY, ""), origin)
     run_dir = RunDir.create(parent, recipe.name, ledger=ledger)
     write_atomically(run_dir.recipe, dump_recipe(recipe).encode())

@@ -12,7 +12,7 @@ from typing import Any
 
 from loba_tui.core.errors import InUseError, RecipeError, ResourceError
 from loba_tui.core.files import write_atomically
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.run import launch, owner
 from loba_tui.core.run.control import LIVE_KEYS, MEMORY_KINDS, Command, CommandKind, send
 from loba_tui.core.run.directory import RunDir
@@ -89,7 +89,7 @@ def _told(answer: Event) -> str:
     return f"{words.get(str(data.get('command')), 'done')} {where}"
 
 
-def set_command(run_dir: RunDir, assignment: str, sources: PluginSources = SHIPPED) -> Command:
+def set_command(run_dir: RunDir, assignment: str, plugins: Plugins) -> Command:
     """Return the command for `KEY=VALUE`, checked by the run's own recipe.
 
     Raises:
@@ -105,7 +105,7 @@ def set_command(run_dir: RunDir, assignment: str, sources: PluginSources = SHIPP
             f"{clean(key)} cannot be changed while a run goes on.",
             f"Did you mean {meant}?" if meant else listed,
         )
-    value: Any = load_recipe(run_dir.recipe, [assignment], sources=sources).model_dump(mode="json")
+    value: Any = load_recipe(run_dir.recipe, [assignment], plugins=plugins).model_dump(mode="json")
     for part in key.split("."):
         value = value[part]
     return Command("set", {"key": key, "value": value})

@@ -18,21 +18,18 @@ from loba_tui.core.errors import ExitCode, LobaError, RecipeError
 from loba_tui.core.option_types import choices, describe_type, type_at
 from loba_tui.core.plugins.loading import load_factory, taking_options
 from loba_tui.core.plugins.options import Option
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources, is_plugin_name
 from loba_tui.core.plugins.syntax import KINDS, Plugin, parse
+from loba_tui.core.plugins.user import UserPlugins, is_plugin_name
 from loba_tui.core.text import nearest, quote
 
 __all__ = [
     "KINDS",
+    "SHIPPED",
     "Option",
     "OptionProblem",
     "Plugin",
-    "check_options",
-    "describe",
+    "Plugins",
     "existing_path",
-    "is_shipped",
-    "load",
-    "names",
     "parse",
 ]
 
@@ -55,76 +52,107 @@ class OptionProblem:
     refused: bool = False
 
 
-def names(kind: str, *, sources: PluginSources = SHIPPED) -> list[str]:
-    """Return the drop-ins of a kind by name, sorted.
+@dataclass(frozen=True)
+class Plugins:
+    """The drop-ins that a recipe can choose from: the shipped ones and the user's own.
 
-    Args:
-        kind: A key of `KINDS`.
-        sources: Where the user's own lie; a shipped name cannot be replaced from there.
+    Attributes:
+        user: The user's own; a shipped name cannot be replaced from there.
     """
-    return sorted(_files(kind, sources))
+
+    user: UserPlugins
+
+    @classmethod
+    def of_user(cls, environ: Mapping[str, str]) -> Plugins:
+        """Return the shipped drop-ins and those in the user's plugin folder."""
+        return cls(UserPlugins.of_user(environ))
+
+    def names(self, kind: str) -> list[str]:
+        """Return the drop-ins of a kind (a key of `KINDS`) by name, sorted."""
+        return sorted(self._files(kind))
+
+    def is_shipped(self, kind: str, name: str) -> bool:
+        """Say whether a drop-in comes with the package."""
+        return name in _shipped_files(kind)
+
+    def describe(self, kind: str, name: str) -> Plugin:
+        """Read a drop-in's docstring, options and literal constants from its syntax tree.
+
+        Raises:
+            RecipeError: There is no such drop-in, or the file does not define its factory.
+        """
+        path = self._find(kind, name)
+        if self.is_shipped(kind, name):
+            return parse(kind, name, path, path.read_bytes())
+        return parse(kind, name, path, self.user.read(kind, name).content, origin="user")
+
+    def load(self, kind: str, name: str) -> Callable[..., Any]:
+        """Import a drop-in and return its factory, which takes every option by its own name.
+
+        This is where torch may be loaded.
+
+        Raises:
+            RecipeError: There is no such drop-in, or a plugin does not run.
+            RefusedError: A plugin is not trusted as it is now.
+        """
+        path = self._find(kind, name)
+        if not self.is_shipped(kind, name):
+            file = self.user.read(kind, name)
+            self.user.require_trust(file)
+            factory = load_factory(file, KINDS[kind].factory)
+            plugin = parse(kind, name, path, file.content, origin="user")
+            return taking_options(factory, plugin.options_class)
+        package = ".".join([_PROGRAM_PACKAGE, *KINDS[kind].folder.split("/")])
+        module = importlib.import_module(f"{package}.{name}")
+        shipped: Callable[..., Any] | None = getattr(module, KINDS[kind].factory, None)
+        if shipped is None:
+            raise RecipeError(f"{path}: a file of {kind} must define {KINDS[kind].factory}()")
+        return taking_options(shipped, self.describe(kind, name).options_class)
+
+    def check_options(self, kind: str, name: str, given: Mapping[str, Any]) -> list[OptionProblem]:
+        """Return everything wrong with choosing `name` and giving it these options."""
+        known = self.names(kind)
+        if name not in known:
+            near = nearest(name, known)
+            listed = "" if near else f"; there is {', '.join(known)}"
+            message = f"there is no {KINDS[kind].noun} called {quote(name)}{listed}"
+            return [OptionProblem(("name",), message, near)]
+        try:
+            plugin = self.describe(kind, name)
+            shipped = plugin.origin == "shipped"
+            refusal = "" if shipped else self.user.refusal(self.user.read(kind, name))
+        except LobaError as error:
+            is_refused = error.exit_code == ExitCode.REFUSED
+            return [OptionProblem(("name",), error.message, refused=is_refused)]
+        refused = [OptionProblem(("name",), refusal, refused=True)] if refusal else []
+        return refused + _option_problems(plugin, given)
+
+    def _files(self, kind: str) -> dict[str, Path]:
+        return {**self.user.files(kind), **_shipped_files(kind)}
+
+    def _find(self, kind: str, name: str) -> Path:
+        files = self._files(kind)
+        if name not in files:
+            near = nearest(name, files)
+            raise RecipeError(
+                f"there is no {KINDS[kind].noun} called {quote(name)}",
+                f"Did you mean {near}?" if near else f"There is {', '.join(sorted(files))}.",
+            )
+        return files[name]
 
 
-def is_shipped(kind: str, name: str) -> bool:
-    """Say whether a drop-in comes with the package."""
-    return name in _files(kind, SHIPPED)
+SHIPPED = Plugins(UserPlugins())
+"""The shipped drop-ins and no others."""
 
 
-def describe(kind: str, name: str, *, sources: PluginSources = SHIPPED) -> Plugin:
-    """Read a drop-in's docstring, options and literal constants from its syntax tree.
-
-    Raises:
-        RecipeError: There is no such drop-in, or the file does not define its factory.
-    """
-    path = _find(kind, name, sources)
-    if is_shipped(kind, name):
-        return parse(kind, name, path, path.read_bytes())
-    return parse(kind, name, path, sources.read(kind, name).content, origin="user")
+def _shipped_files(kind: str) -> dict[str, Path]:
+    found = (_PROGRAM / KINDS[kind].folder).glob("*.py")
+    return {path.stem: path for path in found if is_plugin_name(path.stem)}
 
 
-def load(kind: str, name: str, *, sources: PluginSources = SHIPPED) -> Callable[..., Any]:
-    """Import a drop-in and return its factory, which takes every option by its own name.
-
-    This is where torch may be loaded.
-
-    Raises:
-        RecipeError: There is no such drop-in, or a plugin does not run.
-        RefusedError: A plugin is not trusted as it is now.
-    """
-    path = _find(kind, name, sources)
-    if not is_shipped(kind, name):
-        file = sources.read(kind, name)
-        sources.require_trust(file)
-        factory = load_factory(file, KINDS[kind].factory)
-        plugin = parse(kind, name, path, file.content, origin="user")
-        return taking_options(factory, plugin.options_class)
-    package = ".".join([_PROGRAM_PACKAGE, *KINDS[kind].folder.split("/")])
-    module = importlib.import_module(f"{package}.{name}")
-    shipped: Callable[..., Any] | None = getattr(module, KINDS[kind].factory, None)
-    if shipped is None:
-        raise RecipeError(f"{path}: a file of {kind} must define {KINDS[kind].factory}()")
-    return taking_options(shipped, describe(kind, name).options_class)
-
-
-def check_options(
-    kind: str, name: str, given: Mapping[str, Any], *, sources: PluginSources = SHIPPED
-) -> list[OptionProblem]:
-    """Return everything wrong with choosing `name` and giving it these options."""
-    known = names(kind, sources=sources)
-    if name not in known:
-        near = nearest(name, known)
-        listed = "" if near else f"; there is {', '.join(known)}"
-        message = f"there is no {KINDS[kind].noun} called {quote(name)}{listed}"
-        return [OptionProblem(("name",), message, near)]
-    try:
-        plugin = describe(kind, name, sources=sources)
-        refusal = "" if plugin.origin == "shipped" else sources.refusal(sources.read(kind, name))
-    except LobaError as error:
-        is_refused = error.exit_code == ExitCode.REFUSED
-        return [OptionProblem(("name",), error.message, refused=is_refused)]
-    problems = [OptionProblem(("name",), refusal, refused=True)] if refusal else []
-    problems += [
-        OptionProblem((option.name,), f"{name} needs this option: {option.expected}")
+def _option_problems(plugin: Plugin, given: Mapping[str, Any]) -> list[OptionProblem]:
+    problems = [
+        OptionProblem((option.name,), f"{plugin.name} needs this option: {option.expected}")
         for option in plugin.options.values()
         if option.required and option.name not in given
     ]
@@ -134,7 +162,7 @@ def check_options(
         elif not plugin.takes_any_option:
             listed = f"it has {', '.join(plugin.options)}" if plugin.options else "it has none"
             suggestion = nearest(key, plugin.options)
-            message = f"not an option of {name}" + ("" if suggestion else f" ({listed})")
+            message = f"not an option of {plugin.name}" + ("" if suggestion else f" ({listed})")
             problems.append(OptionProblem((key,), message, suggestion))
     return problems
 
@@ -174,22 +202,3 @@ def existing_path(location: Sequence[str | int], value: Any) -> tuple[tuple[str 
             value = value[step]
             path.append(step)
     return tuple(path), value
-
-
-def _files(kind: str, sources: PluginSources) -> dict[str, Path]:
-    shipped = (_PROGRAM / KINDS[kind].folder).glob("*.py")
-    return {
-        **sources.files(kind),
-        **{path.stem: path for path in shipped if is_plugin_name(path.stem)},
-    }
-
-
-def _find(kind: str, name: str, sources: PluginSources) -> Path:
-    files = _files(kind, sources)
-    if name not in files:
-        near = nearest(name, files)
-        raise RecipeError(
-            f"there is no {KINDS[kind].noun} called {quote(name)}",
-            f"Did you mean {near}?" if near else f"There is {', '.join(sorted(files))}.",
-        )
-    return files[name]

@@ -15,7 +15,7 @@ from typing import Any
 
 from loba_tui.core.errors import LobaError, RecipeError
 from loba_tui.core.plugins.options import OPTIONS_PARAMETER
-from loba_tui.core.plugins.sources import PluginFile
+from loba_tui.core.plugins.user import PluginFile
 from loba_tui.core.text import clean
 
 # Packages whose name for import is not the name that installs them.

@@ -12,11 +12,10 @@ from accelerate import Accelerator
 from diffusers.training_utils import cast_training_params
 from torch import Tensor, nn
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program import randomness
 from loba_tui.core.program.adapter_layers.kinds import kind_of, settle
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
@@ -82,25 +81,23 @@ def build_accelerator(recipe: Recipe, *, local_rank: int = 0) -> Accelerator:
     )
 
 
-def adapter_section(recipe: Recipe, sources: PluginSources = SHIPPED) -> AdapterSection:
+def adapter_section(recipe: Recipe, plugins: Plugins) -> AdapterSection:
     """Return the recipe's adapter, with the layers that the method's options ask for."""
     section = recipe.adapter
     layers = layers_of(
-        plugins.describe("methods", recipe.method.name, sources=sources),
+        plugins.describe("methods", recipe.method.name),
         recipe.method.options,
-        plugins.describe("adapters", section.name, sources=sources),
+        plugins.describe("adapters", section.name),
     )
     if layers is None or "layers" in section.options:
         return section
     return AdapterSection(**{**section.model_dump(), "layers": layers})
 
 
-def attach_adapter(
-    recipe: Recipe, container: ModelContainer, sources: PluginSources = SHIPPED
-) -> Any:
+def attach_adapter(recipe: Recipe, container: ModelContainer, plugins: Plugins) -> Any:
     """Attach the recipe's adapter, float32 and reproducibly initialised; return its PEFT config."""
-    section = adapter_section(recipe, sources)
-    make = load_choice("adapters", section, sources)
+    section = adapter_section(recipe, plugins)
+    make = load_choice("adapters", section, plugins)
     config = make(container.adapter_targets(), rank=section.rank, alpha=section.alpha)
     if not config.target_modules:
         raise RecipeError(
@@ -128,7 +125,7 @@ def build(
     writer: RunWriter | None,
     steering: Steering,
     sample: Callable[[int], None] | None = None,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
 ) -> Built:
     """Join the recipe's choices into a trainer.
 
@@ -140,7 +137,6 @@ def build(
         writer: The run's records; None on processes other than the first.
         steering: Asked by the trainer at each step boundary; learns here what it can change.
         sample: Draws a strip during the run.
-        sources: Where the user's own drop-ins lie.
     """
     if recipe.base_model.offload == "sequential":
         # It keeps the weights on the meta device between calls; nothing can be attached there.
@@ -153,21 +149,21 @@ def build(
         raise ValueError("the recipe's images are not open; see data.opening.open_data")
     for choice in (recipe.scheduler.noise, recipe.sample.noise):
         # Made once, so that one that does not fit the model is found before training.
-        load_choice("noise", choice, sources)(model.container.scheduler_config)
-    if solves(recipe, sources):
-        solver = build_solver(recipe, model, sources)
+        load_choice("noise", choice, plugins)(model.container.scheduler_config)
+    if solves(recipe, plugins):
+        solver = build_solver(recipe, model, plugins)
         return Built(
             SolvedRun(solver, model.container, writer=writer, steering=steering, sample=sample)
         )
-    attach_adapter(recipe, model.container, sources)
+    attach_adapter(recipe, model.container, plugins)
     denoiser = model.container.denoiser
     scale = AdapterScale(denoiser)
     trainable = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
-    groups, factors, trained = parameter_groups(recipe, trainable, sources)
+    groups, factors, trained = parameter_groups(recipe, trainable, plugins)
 
-    optimizer = build_optimizer(recipe, groups, sources)
+    optimizer = build_optimizer(recipe, groups, plugins)
     average = make_average(recipe.train.ema, trained, optimizer, recipe.optimizer)
-    make_schedule = load_choice("model", recipe.scheduler.model, sources)
+    make_schedule = load_choice("model", recipe.scheduler.model, plugins)
     step_factor = make_schedule(optimizer, recipe.train.steps)
     rates = LearningRates(optimizer, recipe.optimizer.lr, step_factor, factors)
 
@@ -178,7 +174,7 @@ def build(
 
     student, prepared = accelerator.prepare(denoiser, optimizer, device_placement=[False, False])
     counter = ForwardCounter()
-    method = build_method(recipe, model, accelerator, student, scale, counter, sources)
+    method = build_method(recipe, model, accelerator, student, scale, counter, plugins)
     if isinstance(method, StartsWarm):
         method.start_warm()
     steering.bind("optimizer.lr", rates.change_base)
@@ -203,7 +199,7 @@ def build(
                 recipe,
                 accelerator,
                 model.container.dtype,
-                plugin_hashes(recipe, sources),
+                plugin_hashes(recipe, plugins),
                 images=model.data.fingerprint if model.data is not None else None,
             ),
             average=average,
@@ -241,12 +237,12 @@ def build_method(
     student: nn.Module,
     scale: AdapterScale,
     counter: ForwardCounter,
-    sources: PluginSources,
+    plugins: Plugins,
 ) -> Method:
     """Return the recipe's method, with everything that it works with."""
-    make_noise = load_choice("noise", recipe.scheduler.noise, sources)
+    make_noise = load_choice("noise", recipe.scheduler.noise, plugins)
     weighting = recipe.loss.weighting
-    method: Method = load_choice("methods", recipe.method, sources)(
+    method: Method = load_choice("methods", recipe.method, plugins)(
         MethodParts(
             container=model.container,
             student=student,
@@ -255,8 +251,8 @@ def build_method(
             embeds=model.embeds,
             empty=model.container.empty_embeds(),
             make_noise_scheduler=lambda: make_noise(model.container.scheduler_config),
-            density=load_choice("timestep", recipe.scheduler.timestep, sources)(),
-            loss=TimedLoss(load_choice("losses", recipe.loss, sources)()),
+            density=load_choice("timestep", recipe.scheduler.timestep, plugins)(),
+            loss=TimedLoss(load_choice("losses", recipe.loss, plugins)()),
             batch_size=recipe.train.batch_size,
             num_processes=accelerator.num_processes,
             rank=accelerator.process_index,
@@ -265,23 +261,23 @@ def build_method(
             gather=_gather(accelerator),
             counter=counter,
             data=_training_data(recipe, model, accelerator),
-            noise_changes=[load_choice("noising", c, sources)() for c in recipe.noise],
-            weighting=load_choice("weightings", weighting, sources)() if weighting else None,
+            noise_changes=[load_choice("noising", c, plugins)() for c in recipe.noise],
+            weighting=load_choice("weightings", weighting, plugins)() if weighting else None,
             keep_outside=recipe.data.mask.keep_outside if recipe.data else 0.0,
         )
     )
     return method
 
 
-def solves(recipe: Recipe, sources: PluginSources = SHIPPED) -> bool:
+def solves(recipe: Recipe, plugins: Plugins) -> bool:
     """Say whether the recipe's method computes its adapter, so that there is nothing to train."""
-    plugin = plugins.describe("methods", recipe.method.name, sources=sources)
+    plugin = plugins.describe("methods", recipe.method.name)
     return bool(plugin.constants.get("SOLVES"))
 
 
-def build_solver(recipe: Recipe, model: OpenModel, sources: PluginSources = SHIPPED) -> Solver:
+def build_solver(recipe: Recipe, model: OpenModel, plugins: Plugins) -> Solver:
     """Return the recipe's method, which computes its adapter."""
-    solver: Solver = load_choice("methods", recipe.method, sources)(
+    solver: Solver = load_choice("methods", recipe.method, plugins)(
         SolverParts(
             container=model.container,
             concepts=recipe.method.expanded_concepts(),

@@ -19,9 +19,9 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from peft import inject_adapter_in_model
 from torch import nn
 
-from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.plugins import Plugins
+from loba_tui.core.plugins.user import UserPlugins
 from loba_tui.core.program.adapter_layers.kinds import kind_of, settle
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.drop_ins import load_choice
@@ -45,7 +45,7 @@ def check_contract(kind: str, path: Path, **options: Any) -> None:
     """Check a drop-in file against what its kind has to keep.
 
     Args:
-        kind: A key of `plugins.KINDS`.
+        kind: A key of `KINDS`.
         path: The file.
         options: As a recipe would give them.
 
@@ -57,22 +57,22 @@ def check_contract(kind: str, path: Path, **options: Any) -> None:
         folder = Path(name) / "plugins"
         (folder / kind).mkdir(parents=True, mode=0o700)
         folder.chmod(0o700)
-        sources = PluginSources(folder, Path(name) / "trusted.json")
+        plugins = Plugins(UserPlugins(folder, Path(name) / "trusted.json"))
         if not plugins.is_shipped(kind, path.stem):
             # A link, so that a traceback's line is read from the file itself.
             (folder / kind / path.name).symlink_to(path.absolute())
-            sources.trust(sources.read(kind, path.stem))
-        assert plugins.describe(kind, path.stem, sources=sources).doc, "it has no docstring"
-        problems = plugins.check_options(kind, path.stem, options, sources=sources)
+            plugins.user.trust(plugins.user.read(kind, path.stem))
+        assert plugins.describe(kind, path.stem).doc, "it has no docstring"
+        problems = plugins.check_options(kind, path.stem, options)
         assert not problems, "; ".join(problem.message for problem in problems)
         choice = Choice(name=path.stem, **options)
-        _CHECKS[kind](choice, sources)
+        _CHECKS[kind](choice, plugins)
 
 
-def _check_adapter(choice: Choice, sources: PluginSources) -> None:
+def _check_adapter(choice: Choice, plugins: Plugins) -> None:
     attention = {"self_attention": [_LAYERS[0]], "cross_attention": [*_LAYERS[1:2], *_LAYERS[3:]]}
     targets = {**attention, "feed_forward": [], "projection": [], "convolution": [_LAYERS[2]]}
-    config = load_choice("adapters", choice, sources)(targets, rank=2, alpha=1.0)
+    config = load_choice("adapters", choice, plugins)(targets, rank=2, alpha=1.0)
     network = nn.Module()
     for name in _LAYERS:
         at = network
@@ -100,8 +100,8 @@ def _row_for(layer: nn.Module) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def _check_optimizer(choice: Choice, sources: PluginSources) -> None:
-    make = load_choice("optimizers", choice, sources)
+def _check_optimizer(choice: Choice, plugins: Plugins) -> None:
+    make = load_choice("optimizers", choice, plugins)
     reached = {lr: _minimize(make, lr) for lr in (1.0, 1e-1, 1e-2, 1e-3)}
     assert min(reached.values()) < 0.5, f"it gets nowhere on x², by learning rate: {reached}"
 
@@ -123,8 +123,8 @@ def _minimize(make: Callable[..., Any], lr: float, num_steps: int = 100) -> floa
     return left if math.isfinite(left) else math.inf
 
 
-def _check_noise(choice: Choice, sources: PluginSources) -> None:
-    make = load_choice("noise", choice, sources)
+def _check_noise(choice: Choice, plugins: Plugins) -> None:
+    make = load_choice("noise", choice, plugins)
     try:
         scheduler = make(
             DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).config
@@ -141,9 +141,9 @@ def _check_noise(choice: Choice, sources: PluginSources) -> None:
     assert bool(latents.isfinite().all()), "latents are not finite after 8 steps"
 
 
-def _check_model(choice: Choice, sources: PluginSources) -> None:
+def _check_model(choice: Choice, plugins: Plugins) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    factor = load_choice("model", choice, sources)(optimizer, 100)
+    factor = load_choice("model", choice, plugins)(optimizer, 100)
     factors = [factor(step) for step in range(100)]
     assert all(math.isfinite(f) and f >= 0 for f in factors), f"factors {factors}"
     assert max(factors) > 0, "the learning rate is 0 throughout"
@@ -151,14 +151,14 @@ def _check_model(choice: Choice, sources: PluginSources) -> None:
     assert again == factors[::-1], "a factor depends on more than the step"
 
 
-def _check_layer(choice: Choice, sources: PluginSources) -> None:
+def _check_layer(choice: Choice, plugins: Plugins) -> None:
     groups = [{"name": name, "params": []} for name in _LAYERS]
-    factors = load_choice("layer", choice, sources)(SimpleNamespace(param_groups=groups))
+    factors = load_choice("layer", choice, plugins)(SimpleNamespace(param_groups=groups))
     assert len(factors) == len(_LAYERS)
 
 
-def _check_timestep(choice: Choice, sources: PluginSources) -> None:
-    density = load_choice("timestep", choice, sources)()
+def _check_timestep(choice: Choice, plugins: Plugins) -> None:
+    density = load_choice("timestep", choice, plugins)()
     for progress in (0.0, 0.5, 1.0):
         weights = density(torch.linspace(0, 1, 50), progress)
         assert tuple(weights.shape) == (50,), f"weights of shape {tuple(weights.shape)}"
@@ -166,8 +166,8 @@ def _check_timestep(choice: Choice, sources: PluginSources) -> None:
         assert 0 < float(weights.sum()) < math.inf, f"weights add up to {float(weights.sum())}"
 
 
-def _check_loss(choice: Choice, sources: PluginSources) -> None:
-    loss = TimedLoss(load_choice("losses", choice, sources)())
+def _check_loss(choice: Choice, plugins: Plugins) -> None:
+    loss = TimedLoss(load_choice("losses", choice, plugins)())
     given, wanted = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     given.requires_grad_(True)
     values = loss(given, wanted, torch.linspace(0, 1, 3))
@@ -177,8 +177,8 @@ def _check_loss(choice: Choice, sources: PluginSources) -> None:
     assert bool(given.grad.isfinite().all()), "its gradient is not finite"
 
 
-def _check_weighting(choice: Choice, sources: PluginSources) -> None:
-    weighting = load_choice("weightings", choice, sources)()
+def _check_weighting(choice: Choice, plugins: Plugins) -> None:
+    weighting = load_choice("weightings", choice, plugins)()
     snr = torch.logspace(-3, 3, 20, dtype=torch.float64)
     weights = weighting(snr.clone())
     assert weights.shape == snr.shape, f"weights of shape {tuple(weights.shape)}"
@@ -187,8 +187,8 @@ def _check_weighting(choice: Choice, sources: PluginSources) -> None:
     assert float(weights.sum()) > 0, "all weights are 0"
 
 
-def _check_noising(choice: Choice, sources: PluginSources) -> None:
-    change = load_choice("noising", choice, sources)()
+def _check_noising(choice: Choice, plugins: Plugins) -> None:
+    change = load_choice("noising", choice, plugins)()
 
     def once() -> tuple[torch.Tensor, torch.Tensor]:
         source = torch.Generator().manual_seed(0)
@@ -201,8 +201,8 @@ def _check_noising(choice: Choice, sources: PluginSources) -> None:
         assert noise.equal(again), "it draws from elsewhere than the source that it is given"
 
 
-def _check_measure(choice: Choice, sources: PluginSources) -> None:
-    measure = load_choice("measures", choice, sources)()
+def _check_measure(choice: Choice, plugins: Plugins) -> None:
+    measure = load_choice("measures", choice, plugins)()
     noise = np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)
     for image in (np.zeros_like(noise), np.ones_like(noise), noise):
         kept = image.copy()
@@ -226,11 +226,11 @@ _IMAGES: Mapping[str | None, Mapping[str, Any]] = MappingProxyType(
 )
 
 
-def _check_method(choice: Choice, sources: PluginSources) -> None:
+def _check_method(choice: Choice, plugins: Plugins) -> None:
     """Train two steps on the embedded model, or compute the adapter where there are none."""
     from loba_tui.core.program.train import train
 
-    constants = plugins.describe("methods", choice.name, sources=sources).constants
+    constants = plugins.describe("methods", choice.name).constants
     prompts = {"target": "a shape", "positive": "a large shape", "negative": "a small shape"}
     if "neutral" in constants.get("REQUIRES", ()):
         prompts["neutral"] = "a circle"
@@ -244,15 +244,15 @@ def _check_method(choice: Choice, sources: PluginSources) -> None:
             "sample": {"prompts": ["a shape"], "scales": [0, 1], "steps": 2},
             "proof": {"enabled": False},
         },
-        sources=sources,
+        plugins=plugins,
     )
     with tempfile.TemporaryDirectory(prefix="loba-contract-") as parent:
         run_dir = RunDir.create(parent, "contract")
         with RunWriter.open(run_dir) as writer:
-            train(recipe, run_dir, writer, SimpleNamespace(is_set=False), sources=sources)
+            train(recipe, run_dir, writer, SimpleNamespace(is_set=False), plugins=plugins)
 
 
-_CHECKS: Mapping[str, Callable[[Choice, PluginSources], None]] = MappingProxyType(
+_CHECKS: Mapping[str, Callable[[Choice, Plugins], None]] = MappingProxyType(
     {
         "adapters": _check_adapter,
         "methods": _check_method,

@@ -9,28 +9,27 @@ from typing import Any
 import torch
 from peft import PeftConfig
 
-from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.learning_rates import RecordedRates, stand_in_optimizer
 from loba_tui.core.recipe.checks.recipe import CHOICES
 from loba_tui.core.recipe.schema import Choice, Recipe
 
 
-def load_choice(kind: str, choice: Choice, sources: PluginSources = SHIPPED) -> Callable[..., Any]:
+def load_choice(kind: str, choice: Choice, plugins: Plugins) -> Callable[..., Any]:
     """Return the factory of a drop-in with the recipe's options already bound to it.
 
     Args:
-        kind: A key of `plugins.KINDS`.
+        kind: A key of `KINDS`.
         choice: Name and options.
-        sources: Where the user's own drop-ins lie. What these make is checked, because their
-            mistakes would otherwise show up far from them.
+        plugins: What the user's own make is checked, because their mistakes would otherwise show
+            up far from them.
     """
-    factory = plugins.load(kind, choice.name, sources=sources)
+    factory = plugins.load(kind, choice.name)
     options = choice.options
     if plugins.is_shipped(kind, choice.name):
         return lambda *args, **kwargs: factory(*args, **kwargs, **options)
-    plugin = plugins.describe(kind, choice.name, sources=sources)
+    plugin = plugins.describe(kind, choice.name)
 
     def make(*args: Any, **kwargs: Any) -> Any:
         if kind == "model":
@@ -49,13 +48,13 @@ def load_choice(kind: str, choice: Choice, sources: PluginSources = SHIPPED) -> 
     return make
 
 
-def plugin_hashes(recipe: Recipe, sources: PluginSources = SHIPPED) -> dict[str, str]:
+def plugin_hashes(recipe: Recipe, plugins: Plugins) -> dict[str, str]:
     """Return the sha256 of each of the user's own drop-ins that a recipe uses, by kind/name."""
     hashes = {}
     for path, kind in CHOICES:
         for choice in _choices_at(recipe, path):
             if not plugins.is_shipped(kind, choice.name):
-                file = sources.read(kind, choice.name)
+                file = plugins.user.read(kind, choice.name)
                 hashes[file.key] = file.sha256
     return hashes
 
@@ -73,7 +72,7 @@ def result_problem(kind: str, made: Any, args: tuple[Any, ...] = ()) -> str:
     """Return what a factory should have returned and did not; empty if it did.
 
     Args:
-        kind: A key of `plugins.KINDS`.
+        kind: A key of `KINDS`.
         made: What it returned.
         args: What the program supplied.
     """

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from loba_tui import __version__
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import Interrupted, LobaError
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.adapter import write_adapter
 from loba_tui.core.program.adapter_files.lycoris import notes_of
 from loba_tui.core.program.build import Built
@@ -34,18 +34,18 @@ def provenance(
     recipe: Recipe,
     container: ModelContainer,
     step: int,
+    plugins: Plugins,
     steering: ChangeRecord | None = None,
-    sources: PluginSources = SHIPPED,
 ) -> dict[str, str]:
     """Return what an adapter file says about its origin, as safetensors metadata.
 
     No times or paths: the same recipe and seed give the same bytes.
     """
     steered = steering.until(step).text() if steering is not None else ""
-    plugins = plugin_hashes(recipe, sources)
+    hashes = plugin_hashes(recipe, plugins)
     return {
         **({STEERING_KEY: steered} if steered else {}),
-        **({"loba.plugins": json.dumps(plugins, sort_keys=True)} if plugins else {}),
+        **({"loba.plugins": json.dumps(hashes, sort_keys=True)} if hashes else {}),
         "loba.version": __version__,
         "loba.recipe": dump_recipe(portable(recipe)),
         "loba.base_model": recipe.base_model.id,
@@ -61,7 +61,7 @@ def finish(
     model: OpenModel,
     built: Built,
     writer: RunWriter,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
 ) -> None:
     """Write the adapter of a finished run, prove it, and note both in the run's events.
 
@@ -69,7 +69,7 @@ def finish(
         Interrupted: The run was asked to stop meanwhile; what is written by then stays.
     """
     run_dir, trainer = writer.run_dir, built.trainer
-    metadata = provenance(recipe, model.container, trainer.step, trainer.steering.record, sources)
+    metadata = provenance(recipe, model.container, trainer.step, plugins, trainer.steering.record)
     if model.data is not None:
         metadata["loba.data"] = model.data.fingerprint
     if trainer.inexact:
@@ -95,7 +95,7 @@ def finish(
     notes = notes_of(model.container.denoiser.peft_config["default"])
     writer.event("exported", path=str(run_dir.adapter), kohya=kohya, notes=notes)
     writer.status(phase="sampling")
-    draw_sample(recipe, model, built, writer, trainer.step, sources)
+    draw_sample(recipe, model, built, writer, trainer.step, plugins)
     if not recipe.proof.enabled:
         return
     writer.status(phase="measuring")
@@ -106,7 +106,7 @@ def finish(
         model.embeds,
         out_dir=run_dir.path,
         progress=on_progress,
-        sources=sources,
+        plugins=plugins,
         ended_early=trainer.ended_early,
     )
     write({f"loba.effect.{key}": value for key, value in report.summary().items()})
@@ -127,7 +127,7 @@ def draw_sample(
     built: Built,
     writer: RunWriter,
     step: int,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
 ) -> None:
     """Draw the strip of a step; a preview that fails is noted and never ends the run."""
     try:
@@ -138,7 +138,7 @@ def draw_sample(
             model.embeds,
             path=writer.run_dir.sample_strip(step),
             progress=lambda done, total: _go_on_or_stop(built.trainer.steering, step),
-            sources=sources,
+            plugins=plugins,
         )
         writer.event("sampled", step=step, path=str(path))
     except Interrupted:

@@ -31,8 +31,8 @@ import psutil
 
 from loba_tui.core.errors import ExitCode, Interrupted, LobaError, RecipeError, ResourceError
 from loba_tui.core.files import write_atomically
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.plugins.loading import as_plugin_error
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
 from loba_tui.core.recipe.migrate.flags import V0_FLAGS, Flag, migrate_flags
 from loba_tui.core.recipe.schema import Recipe
@@ -88,35 +88,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     # It warns about torchvision, which nothing here needs, on every start.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     ranks = Ranks.of(os.environ)
-    sources = PluginSources.of_user(os.environ)
+    plugins = Plugins.of_user(os.environ)
     try:
         if arguments.request is not None:
-            return _serve(Request.read(arguments.request), sources)
+            return _serve(Request.read(arguments.request), plugins)
         if arguments.plans:
             from loba_tui.core.program.serving.plan_server import serve_plans
 
-            return serve_plans(sources)
+            return serve_plans(plugins)
         deadline = None if arguments.deadline is None else Deadline.parse(arguments.deadline)
         force = arguments.force
         if arguments.run_dir is not None:
             run_dir = RunDir.open(arguments.run_dir)
-            recipe = load_recipe(run_dir.recipe, sources=sources)
+            recipe = load_recipe(run_dir.recipe, plugins=plugins)
             return _run(
                 recipe,
                 run_dir,
                 ranks,
-                sources,
+                plugins,
                 resume=arguments.resume,
                 deadline=deadline,
                 force=force,
                 allow_inexact=arguments.allow_inexact,
             )
-        recipe, parent = _recipe_of(arguments, sources)
+        recipe, parent = _recipe_of(arguments, plugins)
         if ranks.rank != 0:  # it is told the folder by the first process
-            return _run(recipe, None, ranks, sources, resume=False, deadline=deadline, force=force)
+            return _run(recipe, None, ranks, plugins, resume=False, deadline=deadline, force=force)
         run_dir = _new_run(recipe, parent)
         sys.stderr.write(f"run directory: {run_dir.path}\n")
-        return _run(recipe, run_dir, ranks, sources, resume=False, deadline=deadline, force=force)
+        return _run(recipe, run_dir, ranks, plugins, resume=False, deadline=deadline, force=force)
     except LobaError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _recipe_of(arguments: argparse.Namespace, sources: PluginSources) -> tuple[Recipe, Path]:
+def _recipe_of(arguments: argparse.Namespace, plugins: Plugins) -> tuple[Recipe, Path]:
     """Return the recipe of `--recipe` or of the specification's flags, and the parent folder."""
     given = {name: (flag, getattr(arguments, name)) for name, flag in V0_FLAGS.items()}
     flat = {name: _typed(flag, value) for name, (flag, value) in given.items() if value is not None}
@@ -160,13 +160,13 @@ def _recipe_of(arguments: argparse.Namespace, sources: PluginSources) -> tuple[R
     if arguments.recipe is not None:
         if flat:
             raise RecipeError(f"--recipe and --{next(iter(flat))} exclude each other")
-        return load_recipe(Path(arguments.recipe), sources=sources), parent
+        return load_recipe(Path(arguments.recipe), plugins=plugins), parent
     if "pretrained_model" not in flat:
         raise RecipeError(
             "nothing to train: neither --pretrained_model nor --run-dir, --recipe or --request",
             "Try: loba run recipes/slider.yaml",
         )
-    return parse_recipe(migrate_flags(flat), origin="command line", sources=sources), parent
+    return parse_recipe(migrate_flags(flat), origin="command line", plugins=plugins), parent
 
 
 def _typed(flag: Flag, value: Any) -> Any:
@@ -189,7 +189,7 @@ def _run(
     recipe: Recipe,
     run_dir: RunDir | None,
     ranks: Ranks,
-    sources: PluginSources,
+    plugins: Plugins,
     *,
     resume: bool,
     deadline: Deadline | None,
@@ -204,29 +204,29 @@ def _run(
     if ranks.rank != 0 or run_dir is None:
         from loba_tui.core.program.train import train
 
-        train(recipe, run_dir, None, flag, **how, sources=sources)
+        train(recipe, run_dir, None, flag, **how, plugins=plugins)
         return ExitCode.DONE
-    with RunWriter.open(run_dir, Redactor.of(os.environ)) as writer, Reporting(writer, sources):
+    with RunWriter.open(run_dir, Redactor.of(os.environ)) as writer, Reporting(writer, plugins):
         # Commands can come as soon as the run is launched; what is older was for another program.
         control.discard(run_dir, before=psutil.Process().create_time())
         writer.event("started", resume=resume, name=recipe.name)
         # The torch stack takes seconds to import; the run is visible before that.
         from loba_tui.core.program.train import train
 
-        train(recipe, run_dir, writer, flag, **how, sources=sources)
+        train(recipe, run_dir, writer, flag, **how, plugins=plugins)
         writer.event("finished")
         writer.status(phase="finished")
     return ExitCode.DONE
 
 
-def _serve(request: Request, sources: PluginSources) -> int:
+def _serve(request: Request, plugins: Plugins) -> int:
     """Carry out a request; it reports in the request's own folder, as a run does."""
     folder, redactor = RunDir(Path(request.out_dir)), Redactor.of(os.environ)
-    with RunWriter.open(folder, redactor) as writer, Reporting(writer, sources):
+    with RunWriter.open(folder, redactor) as writer, Reporting(writer, plugins):
         writer.event("started", action=request.action)
         from loba_tui.core.program.serving.requests import serve
 
-        serve(request, writer, sources, tensors=tensors_folder(os.environ))
+        serve(request, writer, plugins, tensors=tensors_folder(os.environ))
         writer.event("finished")
         writer.status(phase="finished")
     return ExitCode.DONE
@@ -235,9 +235,9 @@ def _serve(request: Request, sources: PluginSources) -> int:
 class Reporting:
     """Notes how a run ended: stopped, or failed with message, hint, exit code and traceback."""
 
-    def __init__(self, writer: RunWriter, sources: PluginSources = SHIPPED) -> None:
+    def __init__(self, writer: RunWriter, plugins: Plugins) -> None:
         self._writer = writer
-        self._sources = sources
+        self._plugins = plugins
 
     def __enter__(self) -> None:
         """Do nothing yet."""
@@ -246,7 +246,7 @@ class Reporting:
         """Write the event, and turn what is not ours into an error of ours where that helps."""
         if error is None:
             return
-        ours = as_loba_error(error) or as_plugin_error(error, self._sources.folder)
+        ours = as_loba_error(error) or as_plugin_error(error, self._plugins.user.folder)
         if isinstance(ours, Interrupted):
             self._writer.event("stopped", message=ours.message, exit_code=int(ours.exit_code))
             self._writer.status(phase="stopped")

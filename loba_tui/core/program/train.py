@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from loba_tui.core.errors import CorruptError, Interrupted
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.build import Built, build, build_accelerator
 from loba_tui.core.program.data.open import encode_data, open_data
 from loba_tui.core.program.evaluation.measure import check_measures
@@ -47,7 +47,7 @@ def train(
     deadline: Deadline | None = None,
     force: bool = False,
     allow_inexact: bool = False,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
     tensors: Path | None = None,
 ) -> None:
     """Train a recipe, export the adapter and prove it.
@@ -62,11 +62,10 @@ def train(
         deadline: Save and stop in time for it.
         force: Start although the estimate says that it cannot fit.
         allow_inexact: Resume a checkpoint that another machine made.
-        sources: Where the user's own drop-ins lie.
         tensors: Where embeddings and latents are kept between runs; None keeps none.
     """
     # What would only fail at the end is found before anything is loaded.
-    check_measures(recipe, sources)
+    check_measures(recipe, plugins)
     accelerator = build_accelerator(recipe, local_rank=local_rank)
     _be_reproducible(accelerator.device)
     processes = Processes(accelerator)
@@ -77,7 +76,7 @@ def train(
         processes=processes,
         should_stop=lambda: flag.is_set,
         deadline=deadline,
-        sources=sources,
+        plugins=plugins,
     )
 
     def on_phase(phase: str) -> None:
@@ -97,10 +96,10 @@ def train(
         if writer is not None:
             writer.status(fetched=done, to_fetch=total)
 
-    preflight = Preflight(recipe, accelerator.device, sources)
+    preflight = Preflight(recipe, accelerator.device, plugins)
     if writer is not None:
         preflight.announce(writer, force=force)
-    data = open_data(recipe, writer, on_phase, sources)
+    data = open_data(recipe, writer, on_phase, plugins)
     with preflight.explains_out_of_memory():
         model = open_model(
             recipe,
@@ -122,7 +121,7 @@ def train(
             assert built is not None
             assert writer is not None
             with residents.lent():
-                draw_sample(recipe, model, built, writer, step, sources)
+                draw_sample(recipe, model, built, writer, step, plugins)
 
         built = build(
             recipe,
@@ -132,7 +131,7 @@ def train(
             writer=writer,
             steering=steering,
             sample=sample,
-            sources=sources,
+            plugins=plugins,
         )
         if writer is not None:
             writer.event("built", **_facts(accelerator, model, built))
@@ -147,7 +146,7 @@ def train(
         accelerator.wait_for_everyone()
         if writer is not None:
             with built.trainer.averaged_weights():
-                finish(recipe, model, built, writer, sources)
+                finish(recipe, model, built, writer, plugins)
     accelerator.end_training()
 
 

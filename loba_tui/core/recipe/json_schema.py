@@ -9,13 +9,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from loba_tui.core.errors import LobaError
-from loba_tui.core.plugins import Option, Plugin, describe, names
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Option, Plugin, Plugins
 from loba_tui.core.recipe.checks.recipe import CHOICES, default_name
 from loba_tui.core.recipe.schema import Recipe
 
 
-def recipe_schema(sources: PluginSources = SHIPPED) -> dict[str, Any]:
+def recipe_schema(plugins: Plugins) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a version 1 recipe, the user's plugins included.
 
     A section that chooses a drop-in offers its names, and the options of the one that is chosen.
@@ -31,18 +30,18 @@ def recipe_schema(sources: PluginSources = SHIPPED) -> dict[str, Any]:
         # Each section gets a definition of its own: the shared Choice knows no drop-ins.
         name = "".join(part.capitalize() for part in (*map(str, path), "choice"))
         definitions[name] = _choice(
-            definitions, owner["properties"][key], _plugins(kind, sources), default_name(path)
+            definitions, owner["properties"][key], _plugins(kind, plugins), default_name(path)
         )
         owner["properties"][key] = _pointing_to(owner["properties"][key], name)
     return schema
 
 
-def _plugins(kind: str, sources: PluginSources) -> list[Plugin]:
+def _plugins(kind: str, plugins: Plugins) -> list[Plugin]:
     """Describe the drop-ins of a kind; a plugin that cannot be described is left out."""
     found = []
-    for name in names(kind, sources=sources):
+    for name in plugins.names(kind):
         with suppress(LobaError):
-            found.append(describe(kind, name, sources=sources))
+            found.append(plugins.describe(kind, name))
     return found
 
 

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from loba_tui.core.errors import RefusedError
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.checks.recipe import check_tree
 from loba_tui.core.recipe.data_paths import with_absolute_paths
 from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound
@@ -31,7 +31,7 @@ def load_recipe(
     path: str | Path,
     overrides: Sequence[str] = (),
     *,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
     origin: str | None = None,
 ) -> Recipe:
     """Return the recipe in a file, with `key.path=value` overrides applied.
@@ -39,7 +39,6 @@ def load_recipe(
     Args:
         path: The file.
         overrides: Each `key.path=value`.
-        sources: Where the user's own drop-ins lie.
         origin: What the file is called in errors; None is its path.
 
     Raises:
@@ -49,22 +48,22 @@ def load_recipe(
     """
     named = origin or str(path)
     tree, problems = _tree_of(Path(path), overrides, named)
-    recipe = _recipe_of(tree, problems, sources)
+    recipe = _recipe_of(tree, problems, plugins)
     # Beside a file from elsewhere lies nothing of this user's: its paths are as if typed here.
     file = Path(path) if origin is None else Path()
     return with_absolute_paths(recipe, tree, file, origin=named)
 
 
 def parse_recipe(
-    mapping: Mapping[str, Any], origin: str = "<flags>", *, sources: PluginSources = SHIPPED
+    mapping: Mapping[str, Any], origin: str = "<flags>", *, plugins: Plugins
 ) -> Recipe:
     """Return the recipe that a version 1 mapping stands for; `origin` names it in errors."""
     tree = _node_of(mapping, Place(origin))
     _refuse_tokens_in(tree)
-    return _recipe_of(tree, [], sources)
+    return _recipe_of(tree, [], plugins)
 
 
-def parse_text(text: str, origin: str, *, sources: PluginSources = SHIPPED) -> Recipe:
+def parse_text(text: str, origin: str, *, plugins: Plugins) -> Recipe:
     """Return the recipe in a text that is not a file, such as an adapter's metadata.
 
     Raises:
@@ -77,28 +76,28 @@ def parse_text(text: str, origin: str, *, sources: PluginSources = SHIPPED) -> R
     refuse_tokens(text, origin)
     tree, problems = read_tree(text, origin)
     _refuse_tokens_in(tree)
-    return _recipe_of(tree, problems, sources)
+    return _recipe_of(tree, problems, plugins)
 
 
 def check_recipe(
     path: str | Path,
     overrides: Sequence[str] = (),
     *,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
     origin: str | None = None,
 ) -> list[Problem]:
     """Return every problem of a recipe file, in the file's order; none means that it is valid."""
     try:
-        load_recipe(path, overrides, sources=sources, origin=origin)
+        load_recipe(path, overrides, plugins=plugins, origin=origin)
     except ProblemsFound as error:
         return list(error.problems)
     return []
 
 
-def check_text(text: str, origin: str, *, sources: PluginSources = SHIPPED) -> list[Problem]:
+def check_text(text: str, origin: str, *, plugins: Plugins) -> list[Problem]:
     """Return every problem of a recipe's text; `origin` names it."""
     try:
-        parse_text(text, origin, sources=sources)
+        parse_text(text, origin, plugins=plugins)
     except ProblemsFound as error:
         return list(error.problems)
     return []
@@ -197,8 +196,8 @@ def _tree_of(path: Path, overrides: Sequence[str], origin: str) -> tuple[Node, l
     return tree, problems
 
 
-def _recipe_of(tree: Node, problems: Sequence[Problem], sources: PluginSources) -> Recipe:
-    recipe, found = check_tree(tree, sources)
+def _recipe_of(tree: Node, problems: Sequence[Problem], plugins: Plugins) -> Recipe:
+    recipe, found = check_tree(tree, plugins)
     found = [*problems, *found]
     if recipe is None or found:
         raise ProblemsFound(found)

@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.plugins import Option, describe
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Option, Plugins
 from loba_tui.core.recipe.checks.recipe import check_tree
 from loba_tui.core.recipe.migrate.flags import DEFAULT_CONCEPT, DEFAULT_METHOD
 from loba_tui.core.recipe.tree import read_tree
@@ -56,7 +55,7 @@ def new_recipe(
     *,
     method: str = DEFAULT_METHOD,
     file: str | None = None,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
 ) -> str:
     """Return the text of a small recipe that validates and trains on the embedded model.
 
@@ -64,13 +63,12 @@ def new_recipe(
         name: The run's name.
         method: A drop-in of `methods/`.
         file: What the comments call the file.
-        sources: Where the user's own methods lie.
 
     Raises:
         RecipeError: The name cannot be one, or the method is unknown or needs what a template
             cannot know.
     """
-    plugin = describe("methods", method, sources=sources)
+    plugin = plugins.describe("methods", method)
     lines = [_HEAD.format(name=name, method=method, file=file or f"{name}.yaml")]
     options = [_option_line(option) for option in plugin.options.values()]
     if options:
@@ -78,7 +76,7 @@ def new_recipe(
         lines += options
     lines += _concept_lines(plugin.constants.get("REQUIRES", ()))
     text = "".join([*lines, _TAIL])
-    recipe, problems = check_tree(read_tree(text, name)[0], sources)
+    recipe, problems = check_tree(read_tree(text, name)[0], plugins)
     if recipe is None:
         raise RecipeError(
             "\n".join(f"{problem.key}: {problem.message}" for problem in problems),

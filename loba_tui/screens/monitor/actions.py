@@ -76,7 +76,7 @@ class Steering(LobaScreen):
 
     def action_set(self) -> None:
         """Change a setting while the run goes on."""
-        run, sources = self.watched(), self.context.sources
+        run, plugins = self.watched(), self.context.plugins
         if run is None:
             return
         rows: list[list[Piece]] = [
@@ -89,7 +89,7 @@ class Steering(LobaScreen):
 
         def check(text: str) -> str:
             try:
-                runs.set_command(run, text, sources)
+                runs.set_command(run, text, plugins)
             except LobaError as error:
                 return str(error)
             return ""
@@ -97,7 +97,7 @@ class Steering(LobaScreen):
         def accepted(text: str | None) -> None:
             if text is not None:
                 self._command(
-                    "set", lambda run: runs.steer(run, runs.set_command(run, text, sources))
+                    "set", lambda run: runs.steer(run, runs.set_command(run, text, plugins))
                 )
 
         dialog = LineDialog("Set a value", rows, value="optimizer.lr=", check=check)

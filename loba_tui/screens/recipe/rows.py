@@ -11,7 +11,7 @@ from pathlib import Path
 from loba_tui.client.recipes import files as recipe_files
 from loba_tui.client.recipes.files import RecipeFile
 from loba_tui.core.errors import LobaError
-from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.diff import differences, text_diff
 from loba_tui.core.recipe.load import check_text, parse_text
 from loba_tui.core.recipe.new import new_recipe
@@ -76,13 +76,13 @@ def opened(file: RecipeFile) -> Opened:
         return Opened(file, "", str(error))
 
 
-def problems_of(found: Opened, text: str, sources: PluginSources) -> list[Problem]:
+def problems_of(found: Opened, text: str, plugins: Plugins) -> list[Problem]:
     """Return everything wrong with a text, in its order."""
     name = found.file.label
     if found.problem:
         return [Problem(name, 0, 0, "", found.problem.replace("\n", " "))]
     try:
-        return check_text(text, name, sources=sources)
+        return check_text(text, name, plugins=plugins)
     except LobaError as error:  # a token, which is not repeated
         return [Problem(name, 0, 0, "", str(error).replace("\n", " "), refused=True)]
 
@@ -127,7 +127,7 @@ def problem_rows(
 
 
 def comparison_rows(
-    file: RecipeFile, text: str, other: RecipeFile, sources: PluginSources
+    file: RecipeFile, text: str, other: RecipeFile, plugins: Plugins
 ) -> list[list[Piece]]:
     """Return in what two recipes differ: what they come to, then how they are written.
 
@@ -139,8 +139,8 @@ def comparison_rows(
     rows: list[list[Piece]] = [[("What they come to", "strong")]]
     try:
         found = differences(
-            parse_text(text, file.label, sources=sources),
-            parse_text(theirs, other.label, sources=sources),
+            parse_text(text, file.label, plugins=plugins),
+            parse_text(theirs, other.label, plugins=plugins),
         )
         rows += [[f"  {line}"] for each in found for line in textwrap.wrap(each.line, 86)]
         rows += [] if found else [["  the same"]]
@@ -154,12 +154,12 @@ def comparison_rows(
     return rows
 
 
-def new_recipe_file(name: str, sources: PluginSources) -> RecipeFile:
+def new_recipe_file(name: str, plugins: Plugins) -> RecipeFile:
     """Write a small recipe that trains on the embedded model.
 
     Raises:
         LobaError: The name cannot be one, or there is such a file.
     """
     path = Path(f"{name}.yaml").absolute()
-    recipe_files.write(path, new_recipe(name, file=path.name, sources=sources), was=None)
+    recipe_files.write(path, new_recipe(name, file=path.name, plugins=plugins), was=None)
     return RecipeFile(path, path.name, "local", time.time())

@@ -177,9 +177,9 @@ class RecipeScreen(LobaScreen):
         found = self._open
         if found is None:
             return
-        text, sources = self._drafts.text_of(found), self.context.sources
+        text, plugins = self._drafts.text_of(found), self.context.plugins
         self.work(
-            lambda: problems_of(found, text, sources), self._checked, group="check", exclusive=True
+            lambda: problems_of(found, text, plugins), self._checked, group="check", exclusive=True
         )
 
     def _checked(self, problems: list[Problem]) -> None:
@@ -303,20 +303,20 @@ class RecipeScreen(LobaScreen):
         self.app.push_screen(ChoiceDialog(f"Compare {found.file.label} with", choices), chosen)
 
     def _compare(self, found: Opened, other: RecipeFile) -> None:
-        text, sources = self._drafts.text_of(found), self.context.sources
+        text, plugins = self._drafts.text_of(found), self.context.plugins
 
         def show(rows: list[list[Piece]]) -> None:
             self.app.push_screen(TextDialog(f"{found.file.label} → {other.label}", rows))
 
-        self.work(lambda: comparison_rows(found.file, text, other, sources), show)
+        self.work(lambda: comparison_rows(found.file, text, other, plugins), show)
 
     def action_new(self) -> None:
         """Write a small recipe to begin with."""
-        sources = self.context.sources
+        plugins = self.context.plugins
 
         def named(name: str | None) -> None:
             if name is not None:
-                self.work(lambda: new_recipe_file(name, sources), made)
+                self.work(lambda: new_recipe_file(name, plugins), made)
 
         def made(file: RecipeFile) -> None:
             self._open, self.loba.recipe_to_edit = None, file

@@ -173,7 +173,7 @@ def start_rows(name: str, context: Context) -> tuple[str, list[list[Piece]]]:
     from loba_tui.core.recipe.load import load_recipe
 
     path = find_recipe(Path(name))
-    recipe = load_recipe(path, [], sources=context.sources)
+    recipe = load_recipe(path, [], plugins=context.plugins)
     rows: list[list[Piece]] = [
         ["recipe      ", str(path)],
         ["base model  ", recipe.base_model.id],
@@ -198,7 +198,7 @@ def start(name: str, context: Context) -> RunDir:
     from loba_tui.client.runs.start import make_run
     from loba_tui.core.recipe.load import load_recipe
 
-    recipe = load_recipe(find_recipe(Path(name)), [], sources=context.sources)
+    recipe = load_recipe(find_recipe(Path(name)), [], plugins=context.plugins)
     run = make_run(recipe, context.out_dir, context.ledger)
     launch.launch(run, program=context.program)
     return run

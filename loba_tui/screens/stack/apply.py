@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loba_tui.client.runs import steer as runs
-from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.changes import ChangeRecord
@@ -39,12 +39,12 @@ def ask_to_apply(screen: LobaScreen, model: StackModel) -> None:
 
 
 def _plan(screen: LobaScreen, model: StackModel, run: RunDir) -> None:
-    sources = screen.context.sources
+    plugins = screen.context.plugins
 
     def confirm(plan: LivePlan) -> None:
         def answered(yes: bool | None) -> None:
             if yes:
-                screen.work(lambda: plan.carry_out(sources), told)
+                screen.work(lambda: plan.carry_out(plugins), told)
 
         if plan.able:
             title = f"Change {run.name} while it goes on?"
@@ -55,7 +55,7 @@ def _plan(screen: LobaScreen, model: StackModel, run: RunDir) -> None:
     def told(answers: list[str]) -> None:
         screen.tell("; ".join(answers), "good")
 
-    screen.work(lambda: LivePlan.of(model, run, sources), confirm)
+    screen.work(lambda: LivePlan.of(model, run, plugins), confirm)
 
 
 def alive_runs(ledger: Ledger) -> list[RunDir]:
@@ -77,13 +77,13 @@ class LivePlan:
     unable: tuple[str, ...]
 
     @classmethod
-    def of(cls, model: StackModel, run: RunDir, sources: PluginSources) -> LivePlan:
+    def of(cls, model: StackModel, run: RunDir, plugins: Plugins) -> LivePlan:
         """Compare an edited recipe with what a run is doing now, steering included."""
         record = ChangeRecord.read(run.changes) or ChangeRecord()
         now = load_recipe(
             run.recipe,
             [f"{change.key}={written(change.new)}" for change in record.changes],
-            sources=sources,
+            plugins=plugins,
         )
         able, unable = model.live_changes(now)
         return cls(run, tuple((key, _at(now, key), new) for key, new in able), tuple(unable))
@@ -106,14 +106,14 @@ class LivePlan:
             rows += [[""], [(f"the same as: loba runs set {self.run.name} {key}={new}", "dim")]]
         return rows
 
-    def carry_out(self, sources: PluginSources) -> list[str]:
+    def carry_out(self, plugins: Plugins) -> list[str]:
         """Send the changes and return what the run answers.
 
         Raises:
             RecipeError: The run is not alive any more, or refuses one.
         """
         return [
-            runs.steer(self.run, runs.set_command(self.run, f"{key}={written(new)}", sources))
+            runs.steer(self.run, runs.set_command(self.run, f"{key}={written(new)}", plugins))
             for key, _, new in self.able
         ]
 

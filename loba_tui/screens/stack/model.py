@@ -14,10 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from loba_tui.core import plugins
 from loba_tui.core.errors import LobaError, RecipeError
 from loba_tui.core.option_types import choices, describe_type, type_at
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import KINDS, Plugin, Plugins
 from loba_tui.core.recipe.checks.recipe import default_name
 from loba_tui.core.recipe.diff import differences, text_diff
 from loba_tui.core.recipe.edit import delete_key, set_key, spell
@@ -117,20 +116,19 @@ class StackModel:
     Args:
         text: As it is in the file.
         origin: The file's name, for errors.
-        sources: Where the user's own drop-ins lie.
 
     Raises:
         ProblemsFound: The text is not a valid recipe, and forms cannot be made of it.
     """
 
-    def __init__(self, text: str, origin: str, *, sources: PluginSources = SHIPPED) -> None:
-        self.origin, self.sources = origin, sources
+    def __init__(self, text: str, origin: str, *, plugins: Plugins) -> None:
+        self.origin, self.plugins = origin, plugins
         self.saved = text
         self.text = text
-        self.recipe = parse_text(text, origin, sources=sources)
+        self.recipe = parse_text(text, origin, plugins=plugins)
         self._past: list[Step] = []
         self._read: tuple[str, Node] | None = None
-        self._described: dict[tuple[str, str], plugins.Plugin] = {}
+        self._described: dict[tuple[str, str], Plugin] = {}
 
     @property
     def is_changed(self) -> bool:
@@ -145,7 +143,7 @@ class StackModel:
     @property
     def saved_recipe(self) -> Recipe:
         """Return the recipe as it was read or last saved."""
-        return parse_text(self.saved, self.origin, sources=self.sources)
+        return parse_text(self.saved, self.origin, plugins=self.plugins)
 
     def mark_saved(self) -> None:
         """Take the text as what the file holds now; undo still goes further back."""
@@ -160,11 +158,11 @@ class StackModel:
         found: list[Field] = []
         if slot.kind:
             name = default_name(slot.path)
-            names = tuple(plugins.names(slot.kind, sources=self.sources))
+            names = tuple(self.plugins.names(slot.kind))
             found.append(
                 Field(
                     path=(*slot.path, "name"),
-                    label=plugins.KINDS[slot.kind].noun,
+                    label=KINDS[slot.kind].noun,
                     value=current.name,
                     default=name,
                     expected=f"one of {len(names)}",
@@ -265,7 +263,7 @@ class StackModel:
             return None
         step = self._past.pop()
         self.text = step.text
-        self.recipe = parse_text(self.text, self.origin, sources=self.sources)
+        self.recipe = parse_text(self.text, self.origin, plugins=self.plugins)
         return step.what
 
     def live_changes(self, other: Recipe) -> tuple[list[tuple[str, Any]], list[str]]:
@@ -314,7 +312,7 @@ class StackModel:
     def _checked(self, text: str, path: Sequence[str]) -> Recipe:
         """Return a text's recipe; where it has none, raise what is wrong with the key at `path`."""
         try:
-            return parse_text(text, self.origin, sources=self.sources)
+            return parse_text(text, self.origin, plugins=self.plugins)
         except ProblemsFound as error:
             problems = error.problems
         first = next((each for each in problems if _is_about(each, path)), problems[0])
@@ -332,10 +330,10 @@ class StackModel:
             self._read = (self.text, read_tree(self.text, self.origin)[0])
         return _keys_at(self._read[1], path)
 
-    def _describe(self, kind: str, name: str) -> plugins.Plugin:
+    def _describe(self, kind: str, name: str) -> Plugin:
         """Return what a drop-in says of itself; its file is read once."""
         if (kind, name) not in self._described:
-            found = plugins.describe(kind, name, sources=self.sources)
+            found = self.plugins.describe(kind, name)
             self._described[kind, name] = found
         return self._described[kind, name]
 

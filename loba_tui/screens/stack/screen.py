@@ -17,7 +17,7 @@ from loba_tui.client.plans.client import Answer, PlanClient
 from loba_tui.client.recipes import files as recipe_files
 from loba_tui.client.recipes.files import RecipeFile
 from loba_tui.core.errors import LobaError
-from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.screens.base import LobaScreen
 from loba_tui.screens.recipe.saving import ask_to_save, choose_recipe, diff_rows
@@ -127,7 +127,7 @@ class StackScreen(LobaScreen):
     def _show_wanted(self) -> None:
         wanted = self.loba.recipe_to_edit
         self.work(
-            lambda: _opened(wanted or first_file(self.context), self.context.sources),
+            lambda: _opened(wanted or first_file(self.context), self.context.plugins),
             self._show_recipe,
             group="open",
             exclusive=True,
@@ -352,10 +352,10 @@ class StackScreen(LobaScreen):
             ask_to_apply(self, self._model)
 
 
-def _opened(file: RecipeFile, sources: PluginSources) -> tuple[RecipeFile, StackModel | None, str]:
+def _opened(file: RecipeFile, plugins: Plugins) -> tuple[RecipeFile, StackModel | None, str]:
     """Read a recipe; one with problems is shown with them."""
     try:
         text = recipe_files.read(file.path)
-        return file, StackModel(text, file.label, sources=sources), ""
+        return file, StackModel(text, file.label, plugins=plugins), ""
     except LobaError as error:
         return file, None, str(error)

@@ -23,6 +23,7 @@ from huggingface_hub.utils import close_session
 from typer.testing import CliRunner, Result
 
 from loba_tui import cli
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_text
 from loba_tui.core.run.directory import RunDir
 
@@ -46,7 +47,7 @@ def adapter_bytes(**metadata: str) -> bytes:
 
 def make_run(place: Path, recipe: str | None = None) -> RunDir:
     run_dir = RunDir.create(place, "size-slider")
-    text = recipe if recipe is not None else dump_recipe(load_recipe(RECIPE))
+    text = recipe if recipe is not None else dump_recipe(load_recipe(RECIPE, plugins=SHIPPED))
     run_dir.recipe.write_text(text)
     facts = {"loba.version": "0.1.0", "loba.step": "70", "loba.effect.outcome": "works"}
     run_dir.adapter.write_bytes(adapter_bytes(**facts))
@@ -139,7 +140,10 @@ def test_a_run_is_pushed_whole_in_one_commit_and_private(hub, run_dir):
     assert "*a red circle on a black background* towards" in card
     assert "and 47 more" in card
     assert r"It moves \<shape\_area\>." in card
-    assert parse_text(files["recipe.yaml"].read_bytes().decode(), "pushed").name == "size-slider"
+    assert (
+        parse_text(files["recipe.yaml"].read_bytes().decode(), "pushed", plugins=SHIPPED).name
+        == "size-slider"
+    )
 
 
 def test_the_card_names_the_base_model_its_licence_and_its_commit(hub, run_dir):

@@ -16,7 +16,8 @@ from loba_tui.client.plans import request as planning
 from loba_tui.client.plans.request import PlanCache, fingerprint, plan
 from loba_tui.client.plans.text import data_lines
 from loba_tui.core.errors import CorruptError, ResourceError
-from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.plugins import SHIPPED, Plugins
+from loba_tui.core.plugins.user import UserPlugins
 from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
@@ -50,16 +51,16 @@ class Program:
 
 
 def recipe_with(**sections: Any) -> Recipe:
-    return parse_recipe({**RECIPE, **sections})
+    return parse_recipe({**RECIPE, **sections}, plugins=SHIPPED)
 
 
 def test_the_program_is_asked_once_for_each_recipe(tmp_path: Path) -> None:
     program, cache = Program(), PlanCache(tmp_path / "plans")
-    first = plan(recipe_with(), program, cache=cache)  # type: ignore[arg-type]
-    assert plan(recipe_with(), program, cache=cache) == first  # type: ignore[arg-type]
+    first = plan(recipe_with(), program, cache=cache, plugins=SHIPPED)  # type: ignore[arg-type]
+    assert plan(recipe_with(), program, cache=cache, plugins=SHIPPED) == first  # type: ignore[arg-type]
     assert len(program.folders) == 1
-    plan(recipe_with(train={"steps": 3}), program, cache=cache)  # type: ignore[arg-type]
-    plan(recipe_with(), program, cache=cache, most_seconds=-2.0)  # type: ignore[arg-type]
+    plan(recipe_with(train={"steps": 3}), program, cache=cache, plugins=SHIPPED)  # type: ignore[arg-type]
+    plan(recipe_with(), program, cache=cache, most_seconds=-2.0, plugins=SHIPPED)  # type: ignore[arg-type]
     assert len(program.folders) == 3
     assert not any(folder.exists() for folder in program.folders)
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in (tmp_path / "plans").iterdir())
@@ -70,7 +71,7 @@ def test_an_old_answer_is_taken_only_where_that_is_wanted(
 ) -> None:
     program, cache = Program(), PlanCache(tmp_path / "plans")
     monkeypatch.setattr(planning.time, "time", lambda: 1000.0)
-    plan(recipe_with(), program, cache=cache)  # type: ignore[arg-type]
+    plan(recipe_with(), program, cache=cache, plugins=SHIPPED)  # type: ignore[arg-type]
     for now, most_seconds, num_asked in (
         (1200.0, 300.0, 1),
         (1400.0, 300.0, 2),
@@ -78,20 +79,20 @@ def test_an_old_answer_is_taken_only_where_that_is_wanted(
         (10.0, float("inf"), 3),  # the clock was put back: nothing is known of its age
     ):
         monkeypatch.setattr(planning.time, "time", lambda now=now: now)
-        plan(recipe_with(), program, cache=cache, most_seconds=most_seconds)  # type: ignore[arg-type]
+        plan(recipe_with(), program, cache=cache, most_seconds=most_seconds, plugins=SHIPPED)  # type: ignore[arg-type]
         assert len(program.folders) == num_asked
 
 
 def test_a_damaged_or_unwritable_cache_costs_only_time(tmp_path: Path) -> None:
     program, cache = Program(), PlanCache(tmp_path / "plans")
     for text in ("", "[]", '{"version": 99, "sections": {}}', '{"version": 1}', "\0"):
-        plan(recipe_with(), program, cache=cache)  # type: ignore[arg-type]
+        plan(recipe_with(), program, cache=cache, plugins=SHIPPED)  # type: ignore[arg-type]
         (path,) = (tmp_path / "plans").iterdir()
         path.write_text(text)
     assert len(program.folders) == 5
     (tmp_path / "file").write_text("")
     for folder in (None, tmp_path / "file" / "plans"):
-        plan(recipe_with(), program, cache=PlanCache(folder))  # type: ignore[arg-type]
+        plan(recipe_with(), program, cache=PlanCache(folder), plugins=SHIPPED)  # type: ignore[arg-type]
     assert len(program.folders) == 7
 
 
@@ -110,7 +111,7 @@ def test_what_a_plan_depends_on_changes_its_name(tmp_path: Path) -> None:
     for each in (folder, folder.parent):
         each.chmod(0o700)
     path = folder / "timestep" / "mine.py"
-    mine = PluginSources(folder, tmp_path / "loba" / "trusted.json")
+    mine = Plugins(UserPlugins(folder, tmp_path / "loba" / "trusted.json"))
     model = tmp_path / "model"
     (model / "unet").mkdir(parents=True)
     seen = set()
@@ -118,13 +119,13 @@ def test_what_a_plan_depends_on_changes_its_name(tmp_path: Path) -> None:
     def note(text: str = "def get_timestep_scheduler(): ...\n") -> None:
         path.write_text(text)
         path.chmod(0o600)
-        mine.trust(mine.read("timestep", "mine"))
+        mine.user.trust(mine.user.read("timestep", "mine"))
         mapping = {
             **RECIPE,
             "base_model": {"id": str(model)},
             "scheduler": {"timestep": {"name": "mine"}},
         }
-        seen.add(fingerprint(parse_recipe(mapping, sources=mine), mine))
+        seen.add(fingerprint(parse_recipe(mapping, plugins=mine), mine))
 
     note()
     note()
@@ -139,14 +140,14 @@ def test_what_a_plan_depends_on_changes_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("answer", ["", "[]", "NaN"])
 def test_an_unreadable_answer_is_told_and_not_kept(tmp_path: Path, answer: str) -> None:
     with pytest.raises(CorruptError):
-        plan(recipe_with(), Program(answer), cache=PlanCache(tmp_path))  # type: ignore[arg-type]
+        plan(recipe_with(), Program(answer), cache=PlanCache(tmp_path), plugins=SHIPPED)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
 def test_the_programs_own_error_is_handed_on(tmp_path: Path) -> None:
     program = Program(error=ResourceError("no room"))
     with pytest.raises(ResourceError, match="no room"):
-        plan(recipe_with(), program, cache=PlanCache(tmp_path))  # type: ignore[arg-type]
+        plan(recipe_with(), program, cache=PlanCache(tmp_path), plugins=SHIPPED)  # type: ignore[arg-type]
     assert not program.folders[0].exists()
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from loba_tui.core.plugins import check_options, describe, load
-from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.plugins import Plugins
+from loba_tui.core.plugins.user import UserPlugins
 
 IN_CLASSES = '''
 """A loss whose options are a dataclass with bases."""
@@ -87,39 +87,37 @@ def get_loss(*, factor: float = 1.0, delta: PositiveFloat, rate: PositiveFloat =
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> PluginSources:
+def mine(tmp_path: Path) -> Plugins:
     folder = tmp_path / "loba" / "plugins"
     (folder / "losses").mkdir(parents=True, mode=0o700)
-    return PluginSources(folder, folder.parent / "trusted.json")
+    return Plugins(UserPlugins(folder, folder.parent / "trusted.json"))
 
 
-def put(mine: PluginSources, name: str, text: str) -> None:
-    assert mine.folder is not None
-    path = mine.folder / "losses" / f"{name}.py"
+def put(mine: Plugins, name: str, text: str) -> None:
+    assert mine.user.folder is not None
+    path = mine.user.folder / "losses" / f"{name}.py"
     path.write_text(text)
     path.chmod(0o600)
-    mine.trust(mine.read("losses", name))
+    mine.user.trust(mine.user.read("losses", name))
 
 
-def test_fields_are_options_exactly_as_parameters_are(mine: PluginSources) -> None:
+def test_fields_are_options_exactly_as_parameters_are(mine: Plugins) -> None:
     put(mine, "classes", IN_CLASSES)
     put(mine, "parameters", AS_PARAMETERS)
-    found, wanted = (
-        describe("losses", name, sources=mine).options for name in ("classes", "parameters")
-    )
+    found, wanted = (mine.describe("losses", name).options for name in ("classes", "parameters"))
     assert list(found.items()) == list(wanted.items())
 
 
-def test_the_factory_is_given_an_object_made_of_the_fields(mine: PluginSources) -> None:
+def test_the_factory_is_given_an_object_made_of_the_fields(mine: Plugins) -> None:
     put(mine, "classes", IN_CLASSES)
-    make = load("losses", "classes", sources=mine)
+    make = mine.load("losses", "classes")
     factor, options = make(factor=2.0, delta=3.0, way="up")(0, 0)
     assert (factor, options.delta, options.way, options.rate) == (2.0, 3.0, "up", 0.5)
 
 
-def test_what_is_wrong_with_a_field_is_said_as_of_a_parameter(mine: PluginSources) -> None:
+def test_what_is_wrong_with_a_field_is_said_as_of_a_parameter(mine: Plugins) -> None:
     put(mine, "classes", IN_CLASSES)
-    found = check_options("losses", "classes", {"way": "dawn", "rat": 1}, sources=mine)
+    found = mine.check_options("losses", "classes", {"way": "dawn", "rat": 1})
     assert [(problem.key_path, problem.suggestion) for problem in found] == [
         (("delta",), None),
         (("way",), "down"),
@@ -127,7 +125,7 @@ def test_what_is_wrong_with_a_field_is_said_as_of_a_parameter(mine: PluginSource
     ]
 
 
-def test_a_base_is_read_from_the_package_without_importing_it(mine: PluginSources) -> None:
+def test_a_base_is_read_from_the_package_without_importing_it(mine: Plugins) -> None:
     put(
         mine,
         "inherits",
@@ -140,7 +138,7 @@ def test_a_base_is_read_from_the_package_without_importing_it(mine: PluginSource
         "    delta: float = 0.5\n"
         "def get_loss(*, options: Own): ...\n",
     )
-    plugin = describe("losses", "inherits", sources=mine)
+    plugin = mine.describe("losses", "inherits")
     assert list(plugin.options) == [
         "delta",
         "name",
@@ -164,10 +162,10 @@ def test_a_base_is_read_from_the_package_without_importing_it(mine: PluginSource
     ids=["a circle", "no dataclass", "of another package", "of no module"],
 )
 def test_another_class_makes_it_a_parameter_that_recipes_cannot_give(
-    mine: PluginSources, text: str
+    mine: Plugins, text: str
 ) -> None:
     put(mine, "odd", text)
-    plugin = describe("losses", "odd", sources=mine)
+    plugin = mine.describe("losses", "odd")
     assert list(plugin.options) == ["options"]
-    (problem,) = check_options("losses", "odd", {"options": 1}, sources=mine)
+    (problem,) = mine.check_options("losses", "odd", {"options": 1})
     assert "cannot be set from a recipe" in problem.message

@@ -11,10 +11,10 @@ import pytest
 
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.option_types import AnnotationError, describe_type, evaluate
-from loba_tui.core.plugins import KINDS, check_options, describe, load, names
-from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.plugins import KINDS, SHIPPED, Plugins
+from loba_tui.core.plugins.user import UserPlugins
 
-SHIPPED = [(kind, name) for kind in KINDS for name in names(kind)]
+ALL_SHIPPED = [(kind, name) for kind in KINDS for name in SHIPPED.names(kind)]
 
 DROP_IN = '''
 """A drop-in for tests."""
@@ -39,45 +39,43 @@ def get_loss(*, delta: PositiveFloat, way: Way = "up", rate: UnitFloat = DEFAULT
 '''
 
 
-def put(sources: PluginSources, key: str, text: str) -> Path:
+def put(plugins: Plugins, key: str, text: str) -> Path:
     """Write a plugin as its owner would, without trusting it."""
-    assert sources.folder is not None
-    path = sources.folder / f"{key}.py"
+    assert plugins.user.folder is not None
+    path = plugins.user.folder / f"{key}.py"
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.write_text(text)
     path.chmod(0o600)
     return path
 
 
-def put_trusted(sources: PluginSources, key: str, text: str) -> Path:
-    path = put(sources, key, text)
-    sources.trust(sources.read(*key.split("/")))
+def put_trusted(plugins: Plugins, key: str, text: str) -> Path:
+    path = put(plugins, key, text)
+    plugins.user.trust(plugins.user.read(*key.split("/")))
     return path
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> PluginSources:
+def mine(tmp_path: Path) -> Plugins:
     folder = tmp_path / "loba" / "plugins"
     folder.mkdir(parents=True, mode=0o700)
     folder.parent.chmod(0o700)
-    return PluginSources(folder, folder.parent / "trusted.json")
+    return Plugins(UserPlugins(folder, folder.parent / "trusted.json"))
 
 
 @pytest.fixture
-def bent(mine: PluginSources) -> PluginSources:
+def bent(mine: Plugins) -> Plugins:
     put_trusted(mine, "losses/bent", DROP_IN)
     return mine
 
 
-def problems(
-    bent: PluginSources, **given: Any
-) -> list[tuple[tuple[str | int, ...], str, str | None]]:
-    found = check_options("losses", "bent", {"delta": 1, **given}, sources=bent)
+def problems(bent: Plugins, **given: Any) -> list[tuple[tuple[str | int, ...], str, str | None]]:
+    found = bent.check_options("losses", "bent", {"delta": 1, **given})
     return [(problem.key_path, problem.message, problem.suggestion) for problem in found]
 
 
-def test_a_drop_in_is_described_without_being_imported(bent: PluginSources) -> None:
-    plugin = describe("losses", "bent", sources=bent)
+def test_a_drop_in_is_described_without_being_imported(bent: Plugins) -> None:
+    plugin = bent.describe("losses", "bent")
     assert plugin.doc == "A drop-in for tests."
     assert plugin.constants["REQUIRES"] == ("target",)
     assert plugin.options["delta"].required
@@ -86,12 +84,12 @@ def test_a_drop_in_is_described_without_being_imported(bent: PluginSources) -> N
     assert plugin.options["way"].expected == "one of up, down"
 
 
-def test_names_list_the_users_own_and_never_replace_a_shipped_drop_in(bent: PluginSources) -> None:
+def test_names_list_the_users_own_and_never_replace_a_shipped_drop_in(bent: Plugins) -> None:
     for name in ("mse", "_private", "not-a-name", "test_bent", "conftest"):
         put(bent, f"losses/{name}", "raise SystemExit")
-    assert set(names("losses", sources=bent)) - set(names("losses")) == {"bent"}
-    assert describe("losses", "mse", sources=bent) == describe("losses", "mse")
-    assert load("losses", "mse", sources=bent) is load("losses", "mse")
+    assert set(bent.names("losses")) - set(SHIPPED.names("losses")) == {"bent"}
+    assert bent.describe("losses", "mse") == SHIPPED.describe("losses", "mse")
+    assert bent.load("losses", "mse") is SHIPPED.load("losses", "mse")
 
 
 @pytest.mark.parametrize(
@@ -137,48 +135,48 @@ def test_names_list_the_users_own_and_never_replace_a_shipped_drop_in(bent: Plug
     ],
 )
 def test_options_are_checked_against_the_signature(
-    bent: PluginSources, given: dict[str, Any], expected: list[Any]
+    bent: Plugins, given: dict[str, Any], expected: list[Any]
 ) -> None:
     assert problems(bent, **given) == expected
 
 
-def test_a_missing_required_option_is_a_problem(bent: PluginSources) -> None:
-    found = check_options("losses", "bent", {}, sources=bent)
+def test_a_missing_required_option_is_a_problem(bent: Plugins) -> None:
+    found = bent.check_options("losses", "bent", {})
     assert [(p.key_path, p.message) for p in found] == [
         (("delta",), "bent needs this option: a number greater than 0")
     ]
 
 
 def test_an_unknown_drop_in_names_the_nearest() -> None:
-    (problem,) = check_options("optimizers", "adamww", {"anything": 1})
+    (problem,) = SHIPPED.check_options("optimizers", "adamww", {"anything": 1})
     assert (problem.key_path, problem.suggestion) == (("name",), "adamw")
 
 
 @pytest.mark.parametrize("name", ["../losses/mse", "os", "mse.py", "", "losses.mse", "/etc/passwd"])
 def test_a_name_never_leads_out_of_the_folder(name: str) -> None:
     with pytest.raises(RecipeError, match="there is no loss called"):
-        load("losses", name)
+        SHIPPED.load("losses", name)
 
 
 @pytest.mark.parametrize("text", ["def get_loss(:", "x = 1", "\0", "async def get_loss(): ..."])
 def test_a_file_that_is_no_drop_in_is_a_problem_and_not_an_exception(
-    mine: PluginSources, text: str
+    mine: Plugins, text: str
 ) -> None:
     put_trusted(mine, "losses/broken", text)
-    (problem,) = check_options("losses", "broken", {}, sources=mine)
+    (problem,) = mine.check_options("losses", "broken", {})
     assert "broken.py" in problem.message
 
 
-def test_a_plugin_loads_and_a_second_load_is_the_same_module(mine: PluginSources) -> None:
+def test_a_plugin_loads_and_a_second_load_is_the_same_module(mine: Plugins) -> None:
     put_trusted(
         mine, "losses/plain", "state = []\ndef get_loss(*, a: int = 1):\n    return a, state"
     )
-    first, state = load("losses", "plain", sources=mine)(a=3)
+    first, state = mine.load("losses", "plain")(a=3)
     assert first == 3
-    assert load("losses", "plain", sources=mine)()[1] is state
+    assert mine.load("losses", "plain")()[1] is state
 
 
-def test_a_plugin_may_use_dataclasses_under_postponed_annotations(mine: PluginSources) -> None:
+def test_a_plugin_may_use_dataclasses_under_postponed_annotations(mine: Plugins) -> None:
     text = """
         from __future__ import annotations
         from dataclasses import dataclass
@@ -193,7 +191,7 @@ def test_a_plugin_may_use_dataclasses_under_postponed_annotations(mine: PluginSo
             return Loss(delta)
     """
     put_trusted(mine, "losses/classy", textwrap.dedent(text))
-    assert load("losses", "classy", sources=mine)(delta=2.0).delta == 2.0
+    assert mine.load("losses", "classy")(delta=2.0).delta == 2.0
 
 
 @pytest.mark.parametrize(
@@ -210,7 +208,7 @@ def test_a_plugin_may_use_dataclasses_under_postponed_annotations(mine: PluginSo
     ],
 )
 def test_a_factory_in_any_style_is_described(
-    mine: PluginSources,
+    mine: Plugins,
     kind: str,
     signature: str,
     num_supplied: int,
@@ -218,10 +216,10 @@ def test_a_factory_in_any_style_is_described(
     any_option: bool,
 ) -> None:
     put_trusted(mine, f"{kind}/styled", f"def {signature}: ...")
-    plugin = describe(kind, "styled", sources=mine)
+    plugin = mine.describe(kind, "styled")
     assert (plugin.num_supplied, list(plugin.options)) == (num_supplied, options)
     assert plugin.takes_any_option is any_option
-    found = check_options(kind, "styled", {**dict.fromkeys(options, 1), "other": [1]}, sources=mine)
+    found = mine.check_options(kind, "styled", {**dict.fromkeys(options, 1), "other": [1]})
     assert [problem.key_path for problem in found] == ([] if any_option else [("other",)])
 
 
@@ -254,21 +252,21 @@ def test_types_are_said_in_plain_words(annotation: str, words: str) -> None:
     assert describe_type(evaluate(ast.parse(annotation, mode="eval").body)) == words
 
 
-@pytest.mark.parametrize(("kind", "name"), SHIPPED)
+@pytest.mark.parametrize(("kind", "name"), ALL_SHIPPED)
 def test_every_shipped_drop_in_can_be_set_from_a_recipe(kind: str, name: str) -> None:
-    plugin = describe(kind, name)
+    plugin = SHIPPED.describe(kind, name)
     assert plugin.doc
     for option in plugin.options.values():
         assert option.type is not None, f"{name}.{option.name}: {option.annotation}"
         if not option.required:
-            found = check_options(kind, name, {option.name: option.default})
+            found = SHIPPED.check_options(kind, name, {option.name: option.default})
             assert not [problem for problem in found if option.name in problem.key_path]
 
 
 def test_listing_and_describing_loads_no_torch() -> None:
     code = (
-        "import sys; from loba_tui.core import plugins\n"
-        "[plugins.describe(k, n) for k in plugins.KINDS for n in plugins.names(k)]\n"
+        "import sys; from loba_tui.core.plugins import KINDS, SHIPPED\n"
+        "[SHIPPED.describe(k, n) for k in KINDS for n in SHIPPED.names(k)]\n"
         "assert not {'torch', 'diffusers', 'peft', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -276,8 +274,8 @@ def test_listing_and_describing_loads_no_torch() -> None:
 
 def test_schedules_over_steps_and_layers_load_no_torch() -> None:
     code = (
-        "import sys; from loba_tui.core import plugins\n"
-        "[plugins.load(k, n) for k in ('model', 'layer') for n in plugins.names(k)]\n"
+        "import sys; from loba_tui.core.plugins import KINDS, SHIPPED\n"
+        "[SHIPPED.load(k, n) for k in ('model', 'layer') for n in SHIPPED.names(k)]\n"
         "assert not {'torch', 'diffusers', 'peft'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,24 +7,24 @@ from pathlib import Path
 import pytest
 
 from loba_tui.client.plugins.scaffold import create
-from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError, ResourceError
-from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.plugins import KINDS, SHIPPED, Plugins
+from loba_tui.core.plugins.user import UserPlugins
 from loba_tui.core.program.contract import check_contract
 
 # Options without which a drop-in cannot be made.
 NEEDED = {"custom": {"factors": {"*": 1.0}}}
-SHIPPED = [
+ALL_SHIPPED = [
     (kind, name)
-    for kind in plugins.KINDS
+    for kind in KINDS
     if kind != "methods"  # whole runs of these are tested in test_main.py
-    for name in plugins.names(kind)
+    for name in SHIPPED.names(kind)
 ]
 
 
-@pytest.mark.parametrize(("kind", "name"), SHIPPED)
+@pytest.mark.parametrize(("kind", "name"), ALL_SHIPPED)
 def test_a_shipped_drop_in_keeps_its_contract(kind: str, name: str) -> None:
-    plugin = plugins.describe(kind, name)
+    plugin = SHIPPED.describe(kind, name)
     options = NEEDED.get(name, {})
     if any(option.required and option.name not in options for option in plugin.options.values()):
         pytest.skip("its options depend on the run")
@@ -37,18 +37,20 @@ def test_a_shipped_drop_in_keeps_its_contract(kind: str, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora_finetune", "addift"])
 def test_a_method_on_images_keeps_its_contract(name: str) -> None:
-    check_contract("methods", plugins.describe("methods", name).path)
+    check_contract("methods", SHIPPED.describe("methods", name).path)
 
 
-@pytest.mark.parametrize("kind", plugins.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_plugins_new_writes_keeps_its_contract(kind: str, tmp_path: Path) -> None:
-    sources = PluginSources(tmp_path / "loba" / "plugins", tmp_path / "loba" / "trusted.json")
-    path, test = create(kind, "mine", sources)
+    plugins = Plugins(
+        UserPlugins(tmp_path / "loba" / "plugins", tmp_path / "loba" / "trusted.json")
+    )
+    path, test = create(kind, "mine", plugins)
     check_contract(kind, path)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert plugins.names(kind, sources=sources).count("mine") == 1
-    assert test.stem not in plugins.names(kind, sources=sources)
-    plugin = plugins.describe(kind, "mine", sources=sources)
+    assert plugins.names(kind).count("mine") == 1
+    assert test.stem not in plugins.names(kind)
+    plugin = plugins.describe(kind, "mine")
     assert all(option.type is not None and option.help for option in plugin.options.values())
 
 

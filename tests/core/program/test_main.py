@@ -18,6 +18,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
 from loba_tui.core.errors import ExitCode, Interrupted, RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program import main as program
 from loba_tui.core.program.train import train
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
@@ -68,7 +69,8 @@ def recipe_with(**train_section: Any) -> Recipe:
             "scheduler": {"noise": {"name": "euler_ancestral"}},
             "train": {"steps": 6, "batch_size": 2, **train_section},
             "proof": {"enabled": False},
-        }
+        },
+        plugins=SHIPPED,
     )
 
 
@@ -135,7 +137,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(unbroken: RunDir, tmp_path
     recipe = recipe_with()
     run_dir = new_run(recipe, tmp_path)
     with RunWriter.open(run_dir) as writer, pytest.raises(Interrupted, match="step 3 of 6"):
-        train(recipe, run_dir, writer, StopAfter(run_dir, 3))
+        train(recipe, run_dir, writer, StopAfter(run_dir, 3), plugins=SHIPPED)
     assert not run_dir.adapter.exists()
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
     (resumed,) = [event for event in events(run_dir) if event["event"] == "resumed"]
@@ -156,7 +158,7 @@ def test_averaging_optimizers_export_the_average_and_resume_to_the_same_bytes(
     assert program.main(["--run-dir", str(whole.path)]) == ExitCode.DONE
 
     with RunWriter.open(halves) as writer, pytest.raises(Interrupted):
-        train(recipe, halves, writer, StopAfter(halves, 2))
+        train(recipe, halves, writer, StopAfter(halves, 2), plugins=SHIPPED)
     assert program.main(["--run-dir", str(halves.path), "--resume"]) == ExitCode.DONE
     assert sha256(halves.adapter) == sha256(whole.adapter)
 
@@ -201,7 +203,7 @@ def test_a_noise_scheduler_that_does_not_fit_the_model_is_found_before_training(
 def train_in(recipe: Recipe, folder: Path) -> None:
     run_dir = new_run(recipe, folder)
     with RunWriter.open(run_dir) as writer:
-        train(recipe, run_dir, writer, program.StopFlag())
+        train(recipe, run_dir, writer, program.StopFlag(), plugins=SHIPPED)
 
 
 def test_sigint_saves_and_ends_with_75_and_a_second_process_resumes(tmp_path: Path) -> None:

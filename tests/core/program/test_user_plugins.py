@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 
 from loba_tui.core.errors import ExitCode, RecipeError
-from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program import main as program
 from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.recipe.schema import Choice
@@ -124,23 +124,23 @@ def _keep_process_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
 
 
 @pytest.fixture
-def mine(_keep_process_state: None) -> PluginSources:
-    return PluginSources.of_user(os.environ)
+def mine(_keep_process_state: None) -> Plugins:
+    return Plugins.of_user(os.environ)
 
 
 @pytest.fixture
-def drop(mine: PluginSources) -> Callable[[str, str], Path]:
+def drop(mine: Plugins) -> Callable[[str, str], Path]:
     """Drop a trusted plugin called "mine" into the user's folder."""
 
     def write(kind: str, text: str) -> Path:
-        assert mine.folder is not None
-        path = mine.folder / kind / "mine.py"
+        assert mine.user.folder is not None
+        path = mine.user.folder / kind / "mine.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         for folder in path.parents[:3]:
             folder.chmod(0o700)
         path.write_text('"""Mine."""\n' + textwrap.dedent(text))
         path.chmod(0o600)
-        mine.trust(mine.read(kind, "mine"))
+        mine.user.trust(mine.user.read(kind, "mine"))
         return path
 
     return write
@@ -219,7 +219,7 @@ def test_a_plugin_trains_from_the_specifications_flags(
 
 def test_a_plugin_that_is_not_trusted_is_never_run(
     tmp_path: Path,
-    mine: PluginSources,
+    mine: Plugins,
     drop: Callable[[str, str], Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -273,7 +273,7 @@ def test_a_plugin_that_fails_in_the_middle_of_a_run_is_named_with_its_line(
     ],
 )
 def test_a_factory_that_returns_the_wrong_thing_is_told_what_is_wanted(
-    mine: PluginSources, drop: Callable[[str, str], Path], kind: str, returns: str, wanted: str
+    mine: Plugins, drop: Callable[[str, str], Path], kind: str, returns: str, wanted: str
 ) -> None:
     from loba_tui.core.plugins import KINDS
 
@@ -286,9 +286,7 @@ def test_a_factory_that_returns_the_wrong_thing_is_told_what_is_wanted(
     assert str(path) in str(raised.value)
 
 
-def schedule(
-    mine: PluginSources, drop: Callable[[str, str], Path], body: str
-) -> Callable[[int], float]:
+def schedule(mine: Plugins, drop: Callable[[str, str], Path], body: str) -> Callable[[int], float]:
     text = f"import torch.optim.lr_scheduler as s\ndef get_scheduler(optimizer, **cfg): {body}"
     drop("model", text)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
@@ -309,7 +307,7 @@ def schedule(
     ],
 )
 def test_a_torch_scheduler_becomes_a_function_of_the_step(
-    mine: PluginSources, drop: Callable[[str, str], Path], made: str
+    mine: Plugins, drop: Callable[[str, str], Path], made: str
 ) -> None:
     factor = schedule(mine, drop, "return " + made.format("optimizer"))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2, momentum=0.9)
@@ -333,13 +331,13 @@ def test_a_torch_scheduler_becomes_a_function_of_the_step(
     ],
 )
 def test_a_torch_scheduler_that_is_no_function_of_the_step_is_refused(
-    mine: PluginSources, drop: Callable[[str, str], Path], body: str, message: str
+    mine: Plugins, drop: Callable[[str, str], Path], body: str, message: str
 ) -> None:
     with pytest.raises(RecipeError, match=message):
         schedule(mine, drop, body)
 
 
 def test_a_plain_function_in_the_specifications_style_is_taken_as_it_is(
-    mine: PluginSources, drop: Callable[[str, str], Path]
+    mine: Plugins, drop: Callable[[str, str], Path]
 ) -> None:
     assert schedule(mine, drop, "return lambda step: 1 / (step + 1)")(3) == 0.25

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe.diff import differences, text_diff
 from loba_tui.core.recipe.load import parse_recipe
 
@@ -15,7 +16,7 @@ CONCEPT = {"target": "a", "positive": "b", "negative": "c"}
 
 def recipe(**sections: Any) -> Any:
     method = {"name": "text_slider", "concepts": [CONCEPT]}
-    return parse_recipe({**BASE, "method": method, **sections})
+    return parse_recipe({**BASE, "method": method, **sections}, plugins=SHIPPED)
 
 
 def test_what_a_default_says_is_no_difference() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe.edit import delete_key, set_key
 from loba_tui.core.recipe.load import parse_text
 from loba_tui.core.recipe.problems import ProblemsFound
@@ -49,7 +50,7 @@ def test_setting_a_key_changes_that_line_alone(
     lines = changed_lines(SLIDER, edited)
     assert [line for line in lines if line.startswith("+")] == added
     assert len([line for line in lines if line.startswith("-")]) <= 1
-    parse_text(edited, "edited")
+    parse_text(edited, "edited", plugins=SHIPPED)
 
 
 @pytest.mark.parametrize("path", [("name", "x"), ("method", "concepts", 9), ("method", 0)])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe.load import check_recipe, dump_recipe, load_recipe
 from loba_tui.core.recipe.migrate.text import migrate_text
 from loba_tui.core.recipe.problems import ProblemsFound
@@ -59,15 +60,15 @@ def mutated_recipes(draw: st.DrawFn) -> str:
 
 def check(path: Path, text: str) -> None:
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    problems = check_recipe(path)
+    problems = check_recipe(path, plugins=SHIPPED)
     for problem in problems:
         assert str(problem).isprintable()
         assert problem.line > 0
     if not problems:
-        recipe = load_recipe(path)
+        recipe = load_recipe(path, plugins=SHIPPED)
         recipe.method.expanded_concepts()
         path.write_text(dump_recipe(recipe), encoding="utf-8")
-        assert load_recipe(path) == recipe
+        assert load_recipe(path, plugins=SHIPPED) == recipe
 
 
 @SETTINGS
@@ -88,7 +89,9 @@ def test_an_override_never_breaks_the_loader(tmp_path: Path, text: str) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(SMALL)
     overrides = [text, f"train.steps={text}", f"method.concepts.0.target={text}"]
-    assert all(str(problem).isprintable() for problem in check_recipe(path, overrides))
+    assert all(
+        str(problem).isprintable() for problem in check_recipe(path, overrides, plugins=SHIPPED)
+    )
 
 
 @SETTINGS

@@ -7,7 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
-from loba_tui.core.plugins import describe, names
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe import shipped
 from loba_tui.core.recipe.checks.recipe import CHOICES
 from loba_tui.core.recipe.json_schema import recipe_schema
@@ -15,7 +15,7 @@ from loba_tui.core.recipe.json_schema import recipe_schema
 
 @pytest.fixture(scope="module")
 def schema() -> dict[str, Any]:
-    return recipe_schema()
+    return recipe_schema(plugins=SHIPPED)
 
 
 def choice(schema: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def choice(schema: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any
 
 def test_it_is_json_and_every_reference_resolves(schema: dict[str, Any]) -> None:
     text = json.dumps(schema)
-    assert json.loads(text) == json.loads(json.dumps(recipe_schema()))
+    assert json.loads(text) == json.loads(json.dumps(recipe_schema(plugins=SHIPPED)))
     for reference in text.split('"$ref": "#/$defs/')[1:]:
         assert reference.split('"')[0] in schema["$defs"]
 
@@ -40,11 +40,11 @@ def test_each_section_offers_its_drop_ins_and_their_options(
     schema: dict[str, Any], path: tuple[str | int, ...], kind: str
 ) -> None:
     section = choice(schema, path)
-    assert section["properties"]["name"]["enum"] == names(kind)
+    assert section["properties"]["name"]["enum"] == SHIPPED.names(kind)
     branches = {b["if"]["properties"]["name"]["const"]: b["then"] for b in section["allOf"]}
-    assert set(branches) == set(names(kind))
+    assert set(branches) == set(SHIPPED.names(kind))
     for name, branch in branches.items():
-        assert set(describe(kind, name).options) <= set(branch["properties"])
+        assert set(SHIPPED.describe(kind, name).options) <= set(branch["properties"])
         assert set(section["properties"]) <= set(branch["properties"])
         assert branch["additionalProperties"] is False
 

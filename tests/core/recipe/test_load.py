@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from loba_tui.core.errors import RecipeError, RefusedError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe.load import (
     check_recipe,
     dump_recipe,
@@ -46,7 +47,7 @@ def lines(tmp_path: Path, text: str | bytes, overrides: tuple[str, ...] = ()) ->
     """Return the problems of a recipe's text without the file's name."""
     path = tmp_path / "r.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return [str(p).removeprefix(f"{path}:") for p in check_recipe(path, overrides)]
+    return [str(p).removeprefix(f"{path}:") for p in check_recipe(path, overrides, plugins=SHIPPED)]
 
 
 def test_the_smallest_recipe_is_under_ten_lines_and_loads(tmp_path: Path) -> None:
@@ -56,7 +57,7 @@ def test_the_smallest_recipe_is_under_ten_lines_and_loads(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("path", sorted(folder().rglob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_are_valid_and_name_the_schema(path: Path) -> None:
-    assert check_recipe(path) == []
+    assert check_recipe(path, plugins=SHIPPED) == []
     assert "yaml-language-server: $schema=" in path.read_text()
 
 
@@ -349,19 +350,19 @@ def test_aliases_are_read(tmp_path: Path) -> None:
 
 def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "slider.yaml").write_text(SMALL)
-    (problem,) = check_recipe(tmp_path / "slidr.yml")
+    (problem,) = check_recipe(tmp_path / "slidr.yml", plugins=SHIPPED)
     assert str(problem) == (
         f"{tmp_path}/slidr.yml: there is no such file. Did you mean {tmp_path}/slider.yaml?"
     )
-    (problem,) = check_recipe(tmp_path / "no" / "x.yaml")
+    (problem,) = check_recipe(tmp_path / "no" / "x.yaml", plugins=SHIPPED)
     assert "there is no folder" in problem.message
-    (problem,) = check_recipe(tmp_path)
+    (problem,) = check_recipe(tmp_path, plugins=SHIPPED)
     assert problem.message == "is a folder, not a recipe; it holds slider.yaml"
 
 
 def test_what_is_not_an_ordinary_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
-    (problem,) = check_recipe(tmp_path / "pipe.yaml")
+    (problem,) = check_recipe(tmp_path / "pipe.yaml", plugins=SHIPPED)
     assert problem.message == "is not an ordinary file"
 
 
@@ -380,7 +381,7 @@ def test_a_token_is_refused_and_never_repeated(tmp_path: Path, text: str) -> Non
     path = tmp_path / "r.yaml"
     path.write_text(text)
     with pytest.raises(RefusedError) as caught:
-        load_recipe(path)
+        load_recipe(path, plugins=SHIPPED)
     assert caught.value.exit_code == 8
     assert TOKEN[3:] not in str(caught.value)
     assert TOKEN[3:].lower() not in str(caught.value.__cause__).lower()
@@ -393,14 +394,14 @@ def test_a_token_in_an_override_is_refused_and_never_repeated(
     path = tmp_path / "r.yaml"
     path.write_text(SMALL)
     with pytest.raises(RefusedError) as caught:
-        load_recipe(path, [override])
+        load_recipe(path, [override], plugins=SHIPPED)
     assert TOKEN not in str(caught.value)
 
 
 def test_hostile_text_reaches_no_message(tmp_path: Path) -> None:
     name = tmp_path / "a\x1b[31m\u202e.yaml"
     name.write_text(SMALL + '"k\\e[2J": "\\e]0;x\\a"\ntrain: {steps: "\\e[2Jx"}\n')
-    shown = "\n".join(map(str, check_recipe(name)))
+    shown = "\n".join(map(str, check_recipe(name, plugins=SHIPPED)))
     assert "train.steps" in shown
     assert not any(character in shown for character in "\x1b\x07\u202e\x9b")
 
@@ -440,6 +441,7 @@ def test_overrides_make_sections_and_change_items(tmp_path: Path) -> None:
             "sample.prompts=[a, b]",
             "train.resolution=",
         ],
+        plugins=SHIPPED,
     )
     assert recipe.train.steps == 7
     assert recipe.method.concepts[0].guidance == 2.0
@@ -457,18 +459,18 @@ def test_a_version_0_file_is_told_to_migrate(tmp_path: Path) -> None:
 
 def test_flags_are_checked_like_files() -> None:
     with pytest.raises(ProblemsFound, match=r"<flags>: train\.steps: expected a whole number"):
-        parse_recipe({**MAPPING, "train": {"steps": "x"}})
+        parse_recipe({**MAPPING, "train": {"steps": "x"}}, plugins=SHIPPED)
     with pytest.raises(RefusedError):
-        parse_recipe({**MAPPING, "name": TOKEN})
+        parse_recipe({**MAPPING, "name": TOKEN}, plugins=SHIPPED)
     with pytest.raises(RecipeError):
-        parse_recipe({})
+        parse_recipe({}, plugins=SHIPPED)
 
 
 @pytest.mark.parametrize("path", sorted(folder().rglob("*.yaml")), ids=lambda path: path.stem)
 def test_a_dumped_recipe_loads_to_the_same(tmp_path: Path, path: Path) -> None:
-    recipe = load_recipe(path)
+    recipe = load_recipe(path, plugins=SHIPPED)
     (tmp_path / "r.yaml").write_text(dump_recipe(recipe))
-    assert load_recipe(tmp_path / "r.yaml") == recipe
+    assert load_recipe(tmp_path / "r.yaml", plugins=SHIPPED) == recipe
 
 
 @pytest.mark.parametrize(
@@ -482,9 +484,9 @@ def test_a_dumped_recipe_loads_to_the_same(tmp_path: Path, path: Path) -> None:
 def test_any_prompt_survives_a_dump(tmp_path: Path, prompt: str) -> None:
     concept = {"target": prompt, "positive": prompt + "b", "negative": "c"}
     mapping = {**MAPPING, "method": {"name": "text_slider", "concepts": [concept]}}
-    recipe = parse_recipe(mapping)
+    recipe = parse_recipe(mapping, plugins=SHIPPED)
     (tmp_path / "r.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
-    assert load_recipe(tmp_path / "r.yaml") == recipe
+    assert load_recipe(tmp_path / "r.yaml", plugins=SHIPPED) == recipe
 
 
 @pytest.mark.parametrize("preserve", ["", "3", "text", "{a: b}"])
@@ -496,5 +498,5 @@ def test_a_preserve_that_is_no_list_is_a_problem(tmp_path: Path, preserve: str) 
         "  concepts:\n    - target: a {x}\n      positive: b\n      negative: c\n"
         f"      vary: {{x: [q]}}\n      preserve: {preserve}\n"
     )
-    for problem in check_recipe(path):
+    for problem in check_recipe(path, plugins=SHIPPED):
         assert problem.line > 0

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.plugins import SHIPPED, Plugins
+from loba_tui.core.plugins.user import UserPlugins
 from loba_tui.core.recipe.load import parse_text
 from loba_tui.core.recipe.problems import ProblemsFound
 from loba_tui.core.recipe.shipped import folder
@@ -38,7 +38,7 @@ def get_timestep_scheduler(*, times: int = 2, side: Literal["left", "right"] = "
 
 @pytest.fixture
 def model() -> StackModel:
-    return StackModel(SLIDER, "slider.yaml")
+    return StackModel(SLIDER, "slider.yaml", plugins=SHIPPED)
 
 
 def field(model: StackModel, key: str) -> Field:
@@ -48,18 +48,18 @@ def field(model: StackModel, key: str) -> Field:
 
 @pytest.mark.parametrize("slot", SLOTS, ids=lambda slot: slot.id)
 def test_every_drop_in_has_a_form_of_its_own_signature(slot: Slot) -> None:
-    for name in plugins.names(slot.kind)[::4] if slot.kind else ():
+    for name in SHIPPED.names(slot.kind)[::4] if slot.kind else ():
         if slot.kind == "methods" and name != "text_slider":
             continue  # others need concepts of another kind
-        model = StackModel(SLIDER, "slider.yaml")
+        model = StackModel(SLIDER, "slider.yaml", plugins=SHIPPED)
         fields = model.fields(slot)
         if name != fields[0].value:
             try:
                 model.set(fields[0], name)
             except RecipeError:
-                assert any(o.required for o in plugins.describe(slot.kind, name).options.values())
+                assert any(o.required for o in SHIPPED.describe(slot.kind, name).options.values())
                 continue
-        options = plugins.describe(slot.kind, name).options
+        options = SHIPPED.describe(slot.kind, name).options
         shown = {each.label: each for each in model.fields(slot)}
         assert set(options) <= set(shown)
         for option in options.values():
@@ -69,7 +69,7 @@ def test_every_drop_in_has_a_form_of_its_own_signature(slot: Slot) -> None:
 def test_a_form_says_what_holds_where_from_and_what_fits(model: StackModel) -> None:
     choice, rate, *_ = model.fields(SLOT["optimizer"])
     assert (choice.value, choice.is_name, choice.is_given) == ("adamw", True, True)
-    assert set(choice.choices) == set(plugins.names("optimizers"))
+    assert set(choice.choices) == set(SHIPPED.names("optimizers"))
     assert "Loshchilov" in choice.help
     assert (rate.label, rate.value, rate.is_given, rate.is_live) == ("lr", 5e-4, True, True)
     decay = field(model, "optimizer.weight_decay")
@@ -140,10 +140,10 @@ def test_another_drop_in_leaves_the_options_behind_that_it_does_not_have(
 
 def test_an_option_without_a_name_does_not_take_the_section_along() -> None:
     text = SLIDER.replace("  name: adamw\n  lr: 5.0e-4", "  eps: 1.0e-6")
-    model = StackModel(text, "slider.yaml")
+    model = StackModel(text, "slider.yaml", plugins=SHIPPED)
     assert model.set(field(model, "optimizer.name"), "lion")
     assert model.recipe.optimizer.name == "lion"
-    parse_text(model.text, "edited")
+    parse_text(model.text, "edited", plugins=SHIPPED)
 
 
 def test_a_key_can_be_given_back_to_its_default(model: StackModel) -> None:
@@ -179,13 +179,13 @@ def test_what_a_running_run_can_take_is_told_from_what_it_cannot(model: StackMod
 def test_a_plugin_of_the_user_has_a_form_and_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "plugins" / "timestep").mkdir(parents=True)
     (tmp_path / "plugins" / "timestep" / "mine.py").write_text(PLUGIN + "\nraise SystemExit\n")
-    sources = PluginSources(tmp_path / "plugins", tmp_path / "trusted.json")
-    model = StackModel(SLIDER, "slider.yaml", sources=sources)
+    plugins = Plugins(UserPlugins(tmp_path / "plugins", tmp_path / "trusted.json"))
+    model = StackModel(SLIDER, "slider.yaml", plugins=plugins)
     name = field(model, "scheduler.timestep.name")
     assert "mine" in name.choices
     assert model.summary("timestep", "mine") == "Mine: twice as often."
     assert "not trusted yet" in model.check(name, "mine")
-    sources.trust(sources.read("timestep", "mine"))
+    plugins.user.trust(plugins.user.read("timestep", "mine"))
     model.set(name, "mine")
     assert field(model, "scheduler.timestep.times").help == "How often."
     assert field(model, "scheduler.timestep.side").choices == ("left", "right")
@@ -193,7 +193,7 @@ def test_a_plugin_of_the_user_has_a_form_and_is_not_run(tmp_path: Path) -> None:
 
 def test_a_recipe_with_problems_has_no_forms() -> None:
     with pytest.raises(ProblemsFound, match="weight_decy"):
-        StackModel(SLIDER.replace("lr: 5.0e-4", "weight_decy: 1"), "slider.yaml")
+        StackModel(SLIDER.replace("lr: 5.0e-4", "weight_decy: 1"), "slider.yaml", plugins=SHIPPED)
 
 
 @pytest.mark.parametrize("value", [None, True, 3, 5e-4, 1.0, "a b", "a: b", [1, "x"], "null", ""])

@@ -270,10 +270,10 @@ def test_without_a_run_that_is_alive_nothing_is_applied(home: Path) -> None:
 def test_hostile_names_and_values_stay_text(home: Path) -> None:
     name = f"evil{HOSTILE}.yaml".replace("/", "_")
     Path("mine.yaml").rename(name)
-    plugins = home / "config" / "loba" / "plugins" / "timestep"
-    plugins.mkdir(parents=True)
+    folder = home / "config" / "loba" / "plugins" / "timestep"
+    folder.mkdir(parents=True)
     doc = HOSTILE.encode("unicode_escape").decode()
-    (plugins / "evil.py").write_text(
+    (folder / "evil.py").write_text(
         f'"""Evil {doc}."""\ndef get_timestep_scheduler(*, x: int = 1): ...\n'
     )
 
@@ -293,10 +293,10 @@ def test_hostile_names_and_values_stay_text(home: Path) -> None:
         assert "\u202e" not in text
         assert "[@click=app.quit]" in text
 
-    from loba_tui.core.plugins.sources import PluginSources
+    from loba_tui.core.plugins import Plugins
 
-    sources = PluginSources.of_user(environment(home))
-    drive(make_app(home, program=PLANNER, sources=sources), story, size=(120, 40))
+    plugins = Plugins.of_user(environment(home))
+    drive(make_app(home, program=PLANNER, plugins=plugins), story, size=(120, 40))
 
 
 def test_what_has_changed_can_be_read_before_it_is_written(home: Path) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.caches.tensors.latents import LatentCache
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.prompt_truncation import ends_cut_off, tokenizer_of
 from loba_tui.core.files import write_atomically
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.data.buckets import Geometry
 from loba_tui.core.program.data.items import BadFile
 from loba_tui.core.program.data.prepare import PreparedData, Progress, prepare
@@ -29,7 +28,7 @@ def open_data(
     recipe: Recipe,
     writer: RunWriter | None,
     on_phase: Callable[[str], None],
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
 ) -> PreparedData | None:
     """Open and check every image of a recipe, before its model is loaded.
 
@@ -37,7 +36,6 @@ def open_data(
         recipe: What is run.
         writer: The run's records; None on processes other than the first.
         on_phase: Told the phase again and again; raises where the run is to stop.
-        sources: Where the user's own drop-ins lie.
 
     Returns:
         None for a recipe without images.
@@ -47,7 +45,7 @@ def open_data(
     """
     if recipe.data is None:
         return None
-    described = plugins.describe("methods", recipe.method.name, sources=sources)
+    described = plugins.describe("methods", recipe.method.name)
 
     def on_bad(bad: Sequence[BadFile]) -> None:
         if writer is None:

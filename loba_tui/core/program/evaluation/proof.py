@@ -12,7 +12,7 @@ import numpy as np
 from loba_tui.core import files as durable
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.evaluation.erasure import JUDGED_SCALE, Erasure, measure_erasure
 from loba_tui.core.program.evaluation.measure import measure, read_values
@@ -39,7 +39,8 @@ def prove(
     embeds: Embeddings,
     out_dir: Path,
     progress: Progress | None = None,
-    sources: PluginSources = SHIPPED,
+    *,
+    plugins: Plugins,
     ended_early: str | None = None,
 ) -> Report:
     """Measure what the attached adapter does, and write strip, report.json and report.png.
@@ -52,7 +53,6 @@ def prove(
         embeds: Of the proof's prompts, the negative prompt, and all prompts of the concepts.
         out_dir: The run directory, or any folder.
         progress: Told how many images are drawn, of how many.
-        sources: Where the user's own drop-ins lie.
         ended_early: Why training ended itself, to be said in the report.
     """
     prompts, seeds = (*recipe.proof_prompts, *recipe.other_prompts), recipe.proof.seeds
@@ -67,14 +67,14 @@ def prove(
         negative=_negative(recipe, embeds),
         resolution=recipe.train.resolution,
         progress=progress,
-        sources=sources,
+        plugins=plugins,
     )
-    figures = measure_efficacy(container, scale, recipe, embeds, sources)
+    figures = measure_efficacy(container, scale, recipe, embeds, plugins)
     samples = images.reshape(-1, *images.shape[2:])
-    erasure = _erasure(recipe, scales, samples, sources)
+    erasure = _erasure(recipe, scales, samples, plugins)
     measured = None
     if recipe.proof.measure is not None and erasure is None:
-        measured = measure(recipe.proof.measure, samples, sources)
+        measured = measure(recipe.proof.measure, samples, plugins)
     # What an eraser makes of its own concept may look like anything; the others may not.
     judged = samples[-erasure.num_others :] if erasure and erasure.num_others else samples
     report = make_report(
@@ -83,7 +83,7 @@ def prove(
         judged,
         measured=measured,
         labels={
-            _label(choice): read_values(choice, judged, sources) for choice in recipe.proof.preserve
+            _label(choice): read_values(choice, judged, plugins) for choice in recipe.proof.preserve
         },
         efficacy=figures,
         region=_region(recipe, scales, samples),
@@ -120,7 +120,7 @@ def proof_scales(recipe: Recipe) -> tuple[float, ...]:
 
 
 def _erasure(
-    recipe: Recipe, scales: Sequence[float], samples: np.ndarray, sources: PluginSources
+    recipe: Recipe, scales: Sequence[float], samples: np.ndarray, plugins: Plugins
 ) -> Erasure | None:
     """Count the labels of an eraser's proof; None for every other method.
 
@@ -128,12 +128,11 @@ def _erasure(
         recipe: Says which label is to be gone, and which prompts ask for others.
         scales: (num_scales).
         samples: (num_samples, num_scales, H, W, 3), those of `other_prompts` last.
-        sources: Where the user's own drop-ins lie.
     """
     proof = recipe.proof
     if proof.erased is None or proof.measure is None:
         return None
-    labels = read_values(proof.measure, samples, sources)
+    labels = read_values(proof.measure, samples, plugins)
     start = len(recipe.proof_prompts) * len(proof.seeds)
     asking, others = labels[:start], {}
     for label, prompts in proof.others.items():
@@ -151,7 +150,7 @@ def draw_strip(
     *,
     path: Path,
     progress: Progress | None = None,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
 ) -> Path:
     """Draw the recipe's sample prompts and seeds at its scales as one picture; return its path."""
     prompts, settings = recipe.sample_prompts, recipe.sample
@@ -165,7 +164,7 @@ def draw_strip(
         negative=_negative(recipe, embeds),
         resolution=recipe.train.resolution,
         progress=progress,
-        sources=sources,
+        plugins=plugins,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = strip(images, scales=settings.scales, prompts=prompts, seeds=settings.seeds)

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import SHIPPED, Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.evaluation.efficacy import Efficacy, HeldOut, Yardstick, roll_out
 from loba_tui.core.program.evaluation.erasure_efficacy import ErasureEfficacy, erasure_efficacy
@@ -58,13 +57,13 @@ def measure_efficacy(
     scale: RowScale,
     recipe: Recipe,
     embeds: Embeddings,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
 ) -> Efficacy | ErasureEfficacy | None:
     """Return the model-free figures of an eraser or of a slider.
 
     None for a slider where no concept says positive and negative.
     """
-    constants = plugins.describe("methods", recipe.method.name, sources=sources).constants
+    constants = plugins.describe("methods", recipe.method.name).constants
     if constants.get("ERASES"):
         return _measure_erasure_efficacy(container, scale, recipe, embeds)
     yardstick = make_yardstick(container, scale, recipe, embeds)
@@ -103,7 +102,7 @@ def roll_out_held(
         recipe: Names seed and resolution.
         target: One row a prompt.
     """
-    ddim = plugins.load("noise", "ddim")
+    ddim = SHIPPED.load("noise", "ddim")
     return roll_out(
         container,
         scale,

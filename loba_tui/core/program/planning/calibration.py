@@ -11,7 +11,7 @@ import torch
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.build import attach_adapter, solves
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
@@ -32,16 +32,16 @@ def can_calibrate(estimate: Estimate, recipe: Recipe, *, is_here: bool) -> bool:
     return is_here and is_local and max(estimate.parameters.values()) <= MAX_PARAMETERS
 
 
-def calibrate(recipe: Recipe, estimate: Estimate, sources: PluginSources = SHIPPED) -> Work:
+def calibrate(recipe: Recipe, estimate: Estimate, plugins: Plugins) -> Work:
     """Load the model, time the calls of one step, and return the work with seconds."""
     settings = recipe.base_model
     threads = torch.get_num_threads()
     container = PipelineWrapper(settings, ModelCache(settings.device, settings.dtype)).load()
     try:
-        if solves(recipe, sources):
-            attach_bound(recipe, container, sources)
+        if solves(recipe, plugins):
+            attach_bound(recipe, container, plugins)
         else:
-            attach_adapter(recipe, container, sources)
+            attach_adapter(recipe, container, plugins)
         timer = _Timer(container, AdapterScale(container.denoiser), recipe)
         # Without a step there are only pictures, drawn in batches.
         pictures = (Call(2 * recipe.sample.batch_size, with_grad=False),)

@@ -18,7 +18,7 @@ from torch import nn
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.build import attach_adapter, solves
 from loba_tui.core.program.evaluation.efficacy import efficacy
@@ -179,12 +179,11 @@ class Estimator:
 
     Attributes:
         device: Where the runs would be.
-        sources: Where the user's own drop-ins lie.
         shapes_only: Never make real tensors, not even of a small model, where it is faster.
     """
 
     device: torch.device
-    sources: PluginSources = SHIPPED
+    plugins: Plugins
     shapes_only: bool = False
     _networks: dict[Any, Networks] = field(default_factory=dict)
 
@@ -200,7 +199,7 @@ class Estimator:
         adapter = sum(parameter.numel() for parameter in networks.adapter)
         trained = sum(parameter.numel() for parameter in networks.trained)
         state, is_measured = optimizer_state_bytes(
-            recipe, [parameter.shape for parameter in networks.trained], self.sources
+            recipe, [parameter.shape for parameter in networks.trained], self.plugins
         )
         if recipe.train.ema is not None:
             state += 4 * trained  # the average is as large as what it averages
@@ -264,18 +263,18 @@ class Estimator:
             shapes = open_shapes(settings.id, settings.revision, dtype)
             if not self.shapes_only and _is_small(recipe, shapes.container):
                 shapes.materialise()
-            if solves(recipe, self.sources):
-                attach_bound(recipe, shapes.container, self.sources)
+            if solves(recipe, self.plugins):
+                attach_bound(recipe, shapes.container, self.plugins)
             else:
-                attach_adapter(recipe, shapes.container, self.sources)
+                attach_adapter(recipe, shapes.container, self.plugins)
             denoiser = shapes.container.denoiser
             adapter = {n: p for n, p in denoiser.named_parameters() if p.requires_grad}
             scale = AdapterScale(denoiser)
             trained: dict[str, nn.Parameter] = {}
             calls = NO_CALLS
-            if not solves(recipe, self.sources):
-                _, _, trained = parameter_groups(recipe, adapter, self.sources)
-                calls = record_calls(recipe, shapes.container, scale, self.sources)
+            if not solves(recipe, self.plugins):
+                _, _, trained = parameter_groups(recipe, adapter, self.plugins)
+                calls = record_calls(recipe, shapes.container, scale, self.plugins)
             self._networks[key] = Networks(
                 shapes=shapes,
                 scale=scale,

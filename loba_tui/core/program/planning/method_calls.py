@@ -22,7 +22,7 @@ from loba_tui.core.associate.containers.base import (
     ModelContainer,
     PromptEmbeds,
 )
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.build import build_method, build_solver
 from loba_tui.core.program.closed_form.solved_run import config_of_ranks
@@ -81,7 +81,7 @@ class MethodCalls:
 
 
 def record_calls(
-    recipe: Recipe, container: ModelContainer, scale: AdapterScale, sources: PluginSources = SHIPPED
+    recipe: Recipe, container: ModelContainer, scale: AdapterScale, plugins: Plugins
 ) -> MethodCalls:
     """Run the recipe's method for a few steps and return the calls that it made.
 
@@ -89,7 +89,6 @@ def record_calls(
         recipe: Names the method.
         container: A model without weights, with the adapter attached.
         scale: Strength of that adapter.
-        sources: Where the user's own drop-ins lie.
     """
     recorder = Recorder(container)
     row = recorder.empty_embeds()
@@ -102,7 +101,7 @@ def record_calls(
         container.denoiser,
         scale,
         ForwardCounter(),
-        sources,
+        plugins,
     )
     steps = []
     for index in range(1 + _STEPS_WATCHED):
@@ -118,20 +117,17 @@ NO_CALLS = MethodCalls((), ((),), 0)
 """Of a method that computes its adapter from text embeddings and weights alone."""
 
 
-def attach_bound(
-    recipe: Recipe, container: ModelContainer, sources: PluginSources = SHIPPED
-) -> None:
+def attach_bound(recipe: Recipe, container: ModelContainer, plugins: Plugins) -> None:
     """Attach an adapter of the most rank that a method which computes its own can come to.
 
     Args:
         recipe: Names the method.
         container: A model without weights.
-        sources: Where the user's own drop-ins lie.
     """
     recorder = Recorder(container)
     embeds = dict.fromkeys(prompts_of(recipe), recorder.empty_embeds())
     model = OpenModel(cast(Any, None), recorder, embeds, lambda: LatentCache(recorder, None))
-    ranks = build_solver(recipe, model, sources).most_ranks()
+    ranks = build_solver(recipe, model, plugins).most_ranks()
     container.denoiser.requires_grad_(False)
     container.denoiser.add_adapter(config_of_ranks(ranks))
 

@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from loba_tui.core.errors import LobaError, ResourceError
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.planning.estimate import Estimate, Estimator
 from loba_tui.core.program.planning.free_resources import free_memory, room_for
 from loba_tui.core.program.planning.remedies import advice, memory_remedies, require_room
@@ -38,12 +38,11 @@ class Preflight:
     Attributes:
         recipe: The run.
         device: Where it is.
-        sources: Where the user's own drop-ins lie.
     """
 
     recipe: Recipe
     device: torch.device
-    sources: PluginSources = SHIPPED
+    plugins: Plugins
     _estimate: Estimate | None = None
     _resident_before: int = field(default_factory=lambda: psutil.Process().memory_info().rss)
 
@@ -58,7 +57,7 @@ class Preflight:
             ResourceError: It cannot fit in the memory or on the disk that is free.
         """
         folder = writer.run_dir.path
-        estimator = Estimator(self.device, self.sources)
+        estimator = Estimator(self.device, self.plugins)
         try:
             self._estimate = estimator.estimate(self.recipe)
         except LobaError:
@@ -117,7 +116,7 @@ class Preflight:
         facts, capacity = self._state_of_memory()
         hint = "Take base_model.gradient_checkpointing: true, or a smaller train.batch_size."
         try:
-            estimator = Estimator(self.device, self.sources)
+            estimator = Estimator(self.device, self.plugins)
             estimate = self._estimate or estimator.estimate(self.recipe)
             limit = min(capacity or estimate.memory.needed, int(_SAFETY * estimate.memory.needed))
             hint = advice(memory_remedies(estimator, self.recipe, estimate, limit=limit))

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from loba_tui.core import plugins
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.kinds import adapted_module, block_of
 from loba_tui.core.program.build import attach_adapter, solves
 from loba_tui.core.program.drop_ins import load_choice
@@ -32,10 +31,10 @@ _DENSITY_POINTS = 101
 _PROGRESS = (0.0, 0.5, 1.0)
 
 
-def learning_rate(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> dict[str, Any]:
+def learning_rate(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[str, Any]:
     """Return the learning rate of an unscaled layer at up to 200 steps of the run."""
     base, num_steps = recipe.optimizer.lr, recipe.train.steps
-    make = load_choice("model", recipe.scheduler.model, sources)
+    make = load_choice("model", recipe.scheduler.model, plugins)
     factor = make(stand_in_optimizer(base), num_steps)
     steps = np.linspace(0, num_steps - 1, min(num_steps, MOST_POINTS)).round().astype(int).tolist()
     return {
@@ -64,25 +63,25 @@ class AdaptedShapes:
     trainable: Mapping[str, torch.nn.Parameter]
 
 
-def adapt(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> AdaptedShapes:
+def adapt(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> AdaptedShapes:
     """Put the recipe's adapter on a model of shapes, which has none yet."""
     denoiser = shapes.container.denoiser
     blocks = tuple(name for name, _ in denoiser.named_modules() if _is_block(name))
     num_parameters = sum(parameter.numel() for parameter in denoiser.parameters())
-    attach_adapter(recipe, shapes.container, sources)
+    attach_adapter(recipe, shapes.container, plugins)
     trainable = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
     return AdaptedShapes(shapes.origin, blocks, num_parameters, trainable)
 
 
-def layers(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> dict[str, Any]:
+def layers(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[str, Any]:
     """Return the learning-rate factors of the adapter's modules, by block of the denoiser."""
-    return layers_of(recipe, adapt(recipe, shapes, sources), sources)
+    return layers_of(recipe, adapt(recipe, shapes, plugins), plugins)
 
 
-def layers_of(recipe: Recipe, adapted: AdaptedShapes, sources: PluginSources) -> dict[str, Any]:
+def layers_of(recipe: Recipe, adapted: AdaptedShapes, plugins: Plugins) -> dict[str, Any]:
     """Return the learning-rate factors of an adapter that is there already."""
     blocks: dict[str, dict[str, float]] = {name: {} for name in adapted.blocks}
-    factors = layer_factors(recipe, adapted.trainable, sources)
+    factors = layer_factors(recipe, adapted.trainable, plugins)
     num_trained = 0
     for (name, parameter), factor in zip(adapted.trainable.items(), factors, strict=True):
         module = adapted_module(name)
@@ -108,12 +107,12 @@ def layers_of(recipe: Recipe, adapted: AdaptedShapes, sources: PluginSources) ->
     }
 
 
-def timesteps(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> dict[str, Any]:
+def timesteps(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[str, Any]:
     """Return the density of timesteps, of mean 1, at the run's beginning, middle and end.
 
     Only the first is given where it does not depend on the run's progress.
     """
-    density = load_choice("timestep", recipe.scheduler.timestep, sources)()
+    density = load_choice("timestep", recipe.scheduler.timestep, plugins)()
     t = torch.linspace(0, 1, _DENSITY_POINTS, dtype=torch.float64)
     curves: list[dict[str, Any]] = []
     for progress in _PROGRESS:
@@ -129,10 +128,10 @@ def timesteps(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> di
     }
 
 
-def noise(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> dict[str, Any]:
+def noise(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[str, Any]:
     """Return timesteps and noise levels σ of the training rollouts' and the samples' grids."""
     options = recipe.method.options
-    described = plugins.describe("methods", recipe.method.name, sources=sources).options
+    described = plugins.describe("methods", recipe.method.name).options
     rollout = options.get("rollout_steps")
     if rollout is None and "rollout_steps" in described:
         rollout = described["rollout_steps"].default
@@ -141,12 +140,12 @@ def noise(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> dict[s
     return {
         "num_train_timesteps": config.get("num_train_timesteps", 1000),
         "prediction_type": shapes.container.prediction_type,
-        "training": _noise_levels(recipe.scheduler.noise, num_steps, config, sources),
-        "sampling": _noise_levels(recipe.sample.noise, recipe.sample.steps, config, sources),
+        "training": _noise_levels(recipe.scheduler.noise, num_steps, config, plugins),
+        "sampling": _noise_levels(recipe.sample.noise, recipe.sample.steps, config, plugins),
     }
 
 
-Section = Callable[[Recipe, ModelShapes, PluginSources], dict[str, Any]]
+Section = Callable[[Recipe, ModelShapes, Plugins], dict[str, Any]]
 
 SECTIONS: Mapping[str, Section] = MappingProxyType(
     {
@@ -166,7 +165,7 @@ SOLVED_SECTIONS = frozenset({"needs"})
 
 def preview(
     recipe: Recipe,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
     *,
     sections: Mapping[str, Section] = SECTIONS,
 ) -> dict[str, dict[str, Any]]:
@@ -175,16 +174,16 @@ def preview(
     Raises:
         LobaError: A choice of the recipe cannot be used, or there is no such model.
     """
-    if solves(recipe, sources):  # nothing is trained, so there is nothing to schedule
+    if solves(recipe, plugins):  # nothing is trained, so there is nothing to schedule
         sections = {name: section for name, section in sections.items() if name in SOLVED_SECTIONS}
     shapes = open_shapes(recipe.base_model.id, recipe.base_model.revision, torch.float32)
-    return {name: section(recipe, shapes, sources) for name, section in sections.items()}
+    return {name: section(recipe, shapes, plugins) for name, section in sections.items()}
 
 
 def _noise_levels(
-    choice: Choice, num_steps: int, config: Mapping[str, Any], sources: PluginSources
+    choice: Choice, num_steps: int, config: Mapping[str, Any], plugins: Plugins
 ) -> dict[str, Any]:
-    scheduler = load_choice("noise", choice, sources)(config)
+    scheduler = load_choice("noise", choice, plugins)(config)
     scheduler.set_timesteps(num_steps)
     grid = torch.as_tensor(scheduler.timesteps).double().cpu()
     sigmas = getattr(scheduler, "sigmas", None)

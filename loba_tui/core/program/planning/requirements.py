@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.plugins.sources import PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.planning.calibration import TIME_UNKNOWN, calibrate, can_calibrate
 from loba_tui.core.program.planning.estimate import Estimator, device_of
 from loba_tui.core.program.planning.free_resources import room_for
@@ -16,17 +16,17 @@ from loba_tui.core.program.planning.remedies import require_room
 from loba_tui.core.recipe.schema import Recipe
 
 
-def needs(recipe: Recipe, shapes: ModelShapes, sources: PluginSources) -> dict[str, Any]:
+def needs(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[str, Any]:
     """Return parameters, memory, disk, work and time, and whether they fit here and now.
 
     The estimator has shapes of its own, in the dtype and with the adapter of the run.
     """
     device, is_here = device_of(recipe)
-    estimator = Estimator(device, sources)
+    estimator = Estimator(device, plugins)
     estimate = estimator.estimate(recipe)
     notes = list(estimate.notes)
     if can_calibrate(estimate, recipe, is_here=is_here):
-        estimate = replace(estimate, work=calibrate(recipe, estimate, sources))
+        estimate = replace(estimate, work=calibrate(recipe, estimate, plugins))
     else:
         notes.append(TIME_UNKNOWN)
     if not is_here:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from loba_tui.core.errors import LobaError
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.training.parameter_groups import build_optimizer
 from loba_tui.core.recipe.schema import Recipe
 
@@ -19,7 +19,7 @@ _ADAM_BYTES = 8
 
 
 def optimizer_state_bytes(
-    recipe: Recipe, shapes: Sequence[torch.Size], sources: PluginSources = SHIPPED
+    recipe: Recipe, shapes: Sequence[torch.Size], plugins: Plugins
 ) -> tuple[int, bool]:
     """Return the bytes of an optimizer's state over float32 parameters of these shapes.
 
@@ -33,7 +33,7 @@ def optimizer_state_bytes(
     counts = Counter(shapes)
     parameters = {shape: nn.Parameter(torch.zeros(shape, device="cpu")) for shape in counts}
     try:
-        optimizer = build_optimizer(recipe, [{"params": list(parameters.values())}], sources)
+        optimizer = build_optimizer(recipe, [{"params": list(parameters.values())}], plugins)
         for parameter in parameters.values():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()

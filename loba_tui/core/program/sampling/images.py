@@ -12,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.recipe.schema import SampleSection
@@ -33,7 +33,7 @@ def sample_scales(
     negative: PromptEmbeds | None = None,
     resolution: int | None = None,
     progress: Progress | None = None,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
 ) -> np.ndarray:
     """Draw every prompt with every seed at every scale.
 
@@ -50,7 +50,6 @@ def sample_scales(
         negative: One row for all prompts; None takes the model's unconditional embeddings.
         resolution: Pixels; None takes the model's own.
         progress: Told after each batch.
-        sources: Where the user's own samplers lie.
 
     Returns:
         (num_prompts, num_seeds, num_scales, H, W, 3) float32 in [0, 1].
@@ -59,7 +58,7 @@ def sample_scales(
     jobs = list(itertools.product(*map(range, grid)))
     negative = container.empty_embeds() if negative is None else negative
     images = []
-    make_scheduler = load_choice("noise", settings.noise, sources)
+    make_scheduler = load_choice("noise", settings.noise, plugins)
     container.require("vae")
     with _prepared(container.pipeline, make_scheduler) as pipeline:
         for start in range(0, len(jobs), settings.batch_size):

@@ -12,7 +12,7 @@ import numpy as np
 from loba_tui.core import files as durable
 from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.adapter import read_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, RowScale
 from loba_tui.core.program.combine.attach import Part, SeveralScales, attach
@@ -86,7 +86,7 @@ def serve_interference(
     recipe: Recipe,
     model: OpenModel,
     writer: RunWriter,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
 ) -> Interference:
     """Write interference.json and interference.png to the request's folder."""
     parts = parts_of(request)
@@ -104,10 +104,10 @@ def serve_interference(
     found = measure_overlap(container, names, strengths, labels, held_out, few)
     scales = [AdapterScale(container.denoiser, name) for name in names]
     shown = prompts[:_MOST_PROMPTS]
-    images = _draw(recipe, model, scales, strengths, model.batch(shown), writer, sources)
+    images = _draw(recipe, model, scales, strengths, model.batch(shown), writer, plugins)
     found = replace(
         found,
-        attributes=tuple(_attributes(parts, labels, images, sources)),
+        attributes=tuple(_attributes(parts, labels, images, plugins)),
         details={"prompts": shown, "seed": recipe.proof.seeds[0]},
     )
     folder = writer.run_dir.path
@@ -140,7 +140,7 @@ def _draw(
     strengths: Sequence[float],
     embeds: PromptEmbeds,
     writer: RunWriter,
-    sources: PluginSources,
+    plugins: Plugins,
 ) -> np.ndarray:
     """Return images (num_prompts, 2 + num_adapters, H, W, 3): none, each alone, all."""
     num = len(strengths)
@@ -158,22 +158,22 @@ def _draw(
             settings=recipe.sample,
             negative=model.batch([negative]) if negative else None,
             resolution=recipe.train.resolution,
-            sources=sources,
+            plugins=plugins,
         )
         columns.append(images[:, 0, 0])
     return np.stack(columns, axis=1)
 
 
 def _attributes(
-    parts: Sequence[Part], labels: Sequence[str], images: np.ndarray, sources: PluginSources
+    parts: Sequence[Part], labels: Sequence[str], images: np.ndarray, plugins: Plugins
 ) -> list[Attribute]:
     """Return what each adapter's own measure says of all the images."""
     found = []
     for number, part in enumerate(parts):
-        choice = _measure_of(part, sources)
+        choice = _measure_of(part, plugins)
         if choice is None:
             continue
-        values = read_values(choice, images, sources).astype(float)
+        values = read_values(choice, images, plugins).astype(float)
         # Only samples that the measure can read everywhere compare like with like.
         whole = values[np.isfinite(values).all(axis=1)]
         if len(whole):
@@ -182,12 +182,12 @@ def _attributes(
     return found
 
 
-def _measure_of(part: Part, sources: PluginSources) -> Choice | None:
+def _measure_of(part: Part, plugins: Plugins) -> Choice | None:
     metadata: Mapping[str, str] = read_adapter(part.path)[2]
     if _RECIPE_KEY not in metadata:
         return None
     try:
-        recipe = parse_text(metadata[_RECIPE_KEY], origin=str(part.path), sources=sources)
+        recipe = parse_text(metadata[_RECIPE_KEY], origin=str(part.path), plugins=plugins)
     except RecipeError:
         return None
     return recipe.proof.measure

@@ -30,8 +30,8 @@ from typing import Any, TypeVar
 import torch
 
 from loba_tui.core.errors import LobaError
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.plugins.loading import as_plugin_error
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
 from loba_tui.core.program.planning.calibration import TIME_UNKNOWN
 from loba_tui.core.program.planning.estimate import Estimator, device_of
 from loba_tui.core.program.planning.free_resources import room_for
@@ -75,13 +75,9 @@ class Newest(OrderedDict[str, Value]):
 
 @dataclass
 class Planner:
-    """Works out the sections of recipes that differ little from one to the next.
+    """Works out the sections of recipes that differ little from one to the next."""
 
-    Attributes:
-        sources: Where the user's own drop-ins lie.
-    """
-
-    sources: PluginSources = SHIPPED
+    plugins: Plugins
     _shapes: Newest[ModelShapes] = field(default_factory=Newest)
     _adapted: Newest[AdaptedShapes] = field(default_factory=Newest)
     _estimators: Newest[Estimator] = field(default_factory=Newest)
@@ -90,14 +86,14 @@ class Planner:
         """Yield the names of the sections to draw, and how each is computed."""
         for name, section in CURVES.items():
             yield name, partial(self._curve, section, recipe)
-        yield "layers", lambda: layers_of(recipe, self._adapt(recipe), self.sources)
+        yield "layers", lambda: layers_of(recipe, self._adapt(recipe), self.plugins)
 
     def needs(self, recipe: Recipe) -> Sections:
         """Yield what the run will need, and how it is computed."""
         yield "needs", lambda: self._needs(recipe)
 
     def _curve(self, section: Section, recipe: Recipe) -> dict[str, Any]:
-        return section(recipe, self._open(recipe), self.sources)
+        return section(recipe, self._open(recipe), self.plugins)
 
     def _open(self, recipe: Recipe) -> ModelShapes:
         model = recipe.base_model
@@ -109,7 +105,7 @@ class Planner:
         key = json.dumps([model.id, model.revision, adapter])
         # The adapter stays on the model, so this needs one of its own.
         return self._adapted.get_or_make(
-            key, lambda: adapt(recipe, _shapes_of(recipe), self.sources)
+            key, lambda: adapt(recipe, _shapes_of(recipe), self.plugins)
         )
 
     def _needs(self, recipe: Recipe) -> dict[str, Any]:
@@ -117,7 +113,7 @@ class Planner:
         device, is_here = device_of(recipe)
         # It keeps a network for every adapter that it met: a few recipes later it begins anew.
         key = f"{device} {recipe.base_model.model_dump_json()} {recipe.adapter.model_dump_json()}"
-        estimator = self._estimators.get_or_make(key, lambda: Estimator(device, self.sources))
+        estimator = self._estimators.get_or_make(key, lambda: Estimator(device, self.plugins))
         estimate = estimator.estimate(recipe)
         # To ask CUDA for its free memory takes some hundred MB of it, which a run may need.
         room = room_for(device, Path.cwd(), is_here=is_here and device.type != "cuda")
@@ -173,13 +169,13 @@ def answer(
     sections_of: Callable[[Recipe], Sections],
     write: Callable[[dict[str, Any]], None],
     *,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
     is_stale: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write what a recipe comes to, a record a section, until it is done or a newer one waits."""
     number = wish.get("id")
     try:
-        recipe = parse_text(str(wish.get("recipe", "")), "<editor>", sources=sources)
+        recipe = parse_text(str(wish.get("recipe", "")), "<editor>", plugins=plugins)
     except LobaError as error:
         write({"id": number, "error": str(error)})
         return
@@ -191,19 +187,19 @@ def answer(
         except Exception as error:
             # The next change may mend it, and the other sections are of use without this one.
             ours = error if isinstance(error, LobaError) else None
-            ours = ours or as_plugin_error(error, sources.folder)
+            ours = ours or as_plugin_error(error, plugins.user.folder)
             if ours is None:
                 logger.warning("no %s", name, exc_info=True)
             record = {"error": str(ours or f"{type(error).__name__}: {error}")}
         write({"id": number, "section": name, **record})
 
 
-def serve_plans(sources: PluginSources = SHIPPED) -> int:
+def serve_plans(plugins: Plugins) -> int:
     """Answer until stdin ends, which ends the process."""
     # Libraries print; what they say must not get between the records.
     records = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    lock, planner = threading.Lock(), Planner(sources)
+    lock, planner = threading.Lock(), Planner(plugins)
 
     def write(record: dict[str, Any]) -> None:
         line = json.dumps(record, allow_nan=False) + "\n"
@@ -216,13 +212,13 @@ def serve_plans(sources: PluginSources = SHIPPED) -> int:
     def draw() -> None:
         while True:
             wish = curves.take()
-            answer(wish, planner.curves, write, sources=sources, is_stale=lambda: curves.has_newer)
+            answer(wish, planner.curves, write, plugins=plugins, is_stale=lambda: curves.has_newer)
             if not curves.has_newer:
                 needs.put(wish)
 
     def estimate() -> None:
         while True:
-            answer(needs.take(), planner.needs, write, sources=sources)
+            answer(needs.take(), planner.needs, write, plugins=plugins)
 
     for work in (draw, estimate):
         threading.Thread(target=work, daemon=True).start()

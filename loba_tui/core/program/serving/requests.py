@@ -10,7 +10,7 @@ from PIL import Image
 
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.files import write_atomically
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.adapter import load_adapter, read_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, RowScale
 from loba_tui.core.program.data.open import cut_captions, open_data
@@ -38,7 +38,7 @@ RECIPE_KEY = "loba.recipe"
 def serve(
     request: Request,
     writer: RunWriter,
-    sources: PluginSources = SHIPPED,
+    plugins: Plugins,
     *,
     tensors: Path | None = None,
 ) -> None:
@@ -47,7 +47,6 @@ def serve(
     Args:
         request: What to do.
         writer: Where it is reported.
-        sources: Where the user's own drop-ins lie.
         tensors: Where embeddings are kept between runs; None keeps none.
 
     Raises:
@@ -60,15 +59,15 @@ def serve(
     if request.action == "merge":
         serve_merge(request, writer)
         return
-    recipe = wanted_recipe(request, sources)
+    recipe = wanted_recipe(request, plugins)
     if request.action == "plan":
-        sections = preview(recipe, sources)
+        sections = preview(recipe, plugins)
         path = writer.run_dir.path / PLAN
         write_atomically(path, json.dumps(sections, allow_nan=False).encode())
         writer.event("planned", path=str(path))
         return
     if request.action == "data":
-        data = open_data(recipe, writer, lambda phase: writer.status(phase=phase), sources)
+        data = open_data(recipe, writer, lambda phase: writer.status(phase=phase), plugins)
         if data is None:
             raise RecipeError("data: missing; this recipe has no images to check")
         found = {**data.summary(), "cut_captions": cut_captions(recipe, data)}
@@ -83,7 +82,7 @@ def serve(
         on_problem=writer.warn,
     )
     if request.action == "interfere":
-        serve_interference(request, recipe, model, writer, sources)
+        serve_interference(request, recipe, model, writer, plugins)
         return
     scale: RowScale
     if request.several:
@@ -102,25 +101,25 @@ def serve(
             model.embeds,
             writer.run_dir.path,
             progress=lambda done, total: writer.status(measured=done, to_measure=total),
-            sources=sources,
+            plugins=plugins,
         )
         writer.event("measured", outcome=report.outcome, verdict=list(report.verdict))
     else:
         writer.status(phase="sampling")
-        path = _draw(recipe, model, scale, writer, sources)
+        path = _draw(recipe, model, scale, writer, plugins)
         writer.event("sampled", path=str(path))
 
 
-def wanted_recipe(request: Request, sources: PluginSources = SHIPPED) -> Recipe:
+def wanted_recipe(request: Request, plugins: Plugins) -> Recipe:
     """Return the recipe that says how an adapter is used, with the request's wishes put in.
 
     Raises:
         RecipeError: None is named, and neither the run folder nor the file itself carries one.
     """
     if request.recipe is not None:
-        recipe = load_recipe(Path(request.recipe), sources=sources)
+        recipe = load_recipe(Path(request.recipe), plugins=plugins)
     elif request.run is not None:
-        recipe = load_recipe(RunDir.open(request.run).recipe, sources=sources)
+        recipe = load_recipe(RunDir.open(request.run).recipe, plugins=plugins)
     else:
         _, _, metadata = read_adapter(Path(request.adapter))
         if RECIPE_KEY not in metadata:
@@ -129,7 +128,7 @@ def wanted_recipe(request: Request, sources: PluginSources = SHIPPED) -> Recipe:
                 "Only adapters that LOBA-Trainer wrote carry their recipe; name one that says it,"
                 " as in --recipe sdxl/slider.",
             )
-        recipe = parse_text(metadata[RECIPE_KEY], origin=request.adapter, sources=sources)
+        recipe = parse_text(metadata[RECIPE_KEY], origin=request.adapter, plugins=plugins)
     sample: dict[str, object] = {}
     proof: dict[str, object] = {}
     if request.scales:
@@ -151,7 +150,7 @@ def _draw(
     model: OpenModel,
     scale: RowScale,
     writer: RunWriter,
-    sources: PluginSources,
+    plugins: Plugins,
 ) -> Path:
     """Draw every prompt, seed and scale, as a file each and together as one strip."""
     settings, prompts = recipe.sample, recipe.sample_prompts
@@ -165,7 +164,7 @@ def _draw(
         negative=model.batch([settings.negative_prompt]) if settings.negative_prompt else None,
         resolution=recipe.train.resolution,
         progress=lambda done, total: writer.status(measured=done, to_measure=total),
-        sources=sources,
+        plugins=plugins,
     )
     folder = writer.run_dir.samples
     for place in np.ndindex(*images.shape[:3]):

@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from loba_tui.core import plugins
 from loba_tui.core.errors import Interrupted, LobaError, RecipeError, ResourceError
 from loba_tui.core.files import write_atomically
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.recipe.edit import set_key
 from loba_tui.core.recipe.load import dump_recipe, parse_text
@@ -62,7 +61,7 @@ class Steering:
         processes: Processes | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         deadline: Deadline | None = None,
-        sources: PluginSources = SHIPPED,
+        plugins: Plugins,
         poll_seconds: float = 0.25,
         disk_poll_seconds: float = 5.0,
     ) -> None:
@@ -71,7 +70,7 @@ class Steering:
         self._processes = processes or Processes()
         self._should_stop = should_stop
         self._deadline = deadline
-        self._sources = sources
+        self._plugins = plugins
         self._poll_seconds = poll_seconds
         self._disk_poll_seconds = disk_poll_seconds
         self._setters: dict[str, Callable[[Any], None]] = {}
@@ -86,7 +85,7 @@ class Steering:
         self.record = ChangeRecord()
 
     def _values_of(self, recipe: Recipe) -> dict[str, Any]:
-        described = plugins.describe("methods", recipe.method.name, sources=self._sources)
+        described = self._plugins.describe("methods", recipe.method.name)
         if described.constants.get("SOLVES"):
             return {}  # it is over before anything could be changed
         values: dict[str, Any] = {
@@ -252,7 +251,7 @@ class Steering:
             raise RecipeError(f"{key}: {self._recipe.method.name} cannot change it as it runs")
         text = set_key(dump_recipe(self._recipe), key.split("."), value, origin="set")
         try:
-            recipe = parse_text(text, "set", sources=self._sources)
+            recipe = parse_text(text, "set", plugins=self._plugins)
         except ProblemsFound as error:
             told = "; ".join(f"{each.key}: {each.message}" for each in error.problems)
             raise RecipeError(told) from error

@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.kinds import adapted_module
 from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.recipe.schema import Recipe
 
 
 def build_optimizer(
-    recipe: Recipe, groups: list[dict[str, Any]], sources: PluginSources
+    recipe: Recipe, groups: list[dict[str, Any]], plugins: Plugins
 ) -> torch.optim.Optimizer:
     """Return the recipe's optimizer over these groups.
 
@@ -26,7 +25,7 @@ def build_optimizer(
         RecipeError: It refuses its options, or one learning rate is all that it can have.
     """
     section = recipe.optimizer
-    constants = plugins.describe("optimizers", section.name, sources=sources).constants
+    constants = plugins.describe("optimizers", section.name).constants
     if constants.get("ONE_LEARNING_RATE") and len(groups) > 1:
         raise RecipeError(
             f"scheduler.layer: {section.name} has one learning rate for all layers, and"
@@ -34,7 +33,7 @@ def build_optimizer(
             "Take scheduler.layer uniform, or another optimizer.",
         )
     try:
-        make = load_choice("optimizers", section, sources)
+        make = load_choice("optimizers", section, plugins)
         optimizer: torch.optim.Optimizer = make(groups, section.lr)
     except ValueError as error:  # each library checks the ranges of its own options
         raise RecipeError(f"optimizer: {section.name} refuses its options: {error}") from error
@@ -42,7 +41,7 @@ def build_optimizer(
 
 
 def layer_factors(
-    recipe: Recipe, trainable: Mapping[str, nn.Parameter], sources: PluginSources = SHIPPED
+    recipe: Recipe, trainable: Mapping[str, nn.Parameter], plugins: Plugins
 ) -> list[float]:
     """Return the learning-rate factor of each parameter; the layer scheduler sees a group for each.
 
@@ -54,19 +53,19 @@ def layer_factors(
             for name, parameter in trainable.items()
         ]
     )
-    factors: list[float] = load_choice("layer", recipe.scheduler.layer, sources)(probe)
+    factors: list[float] = load_choice("layer", recipe.scheduler.layer, plugins)(probe)
     return factors
 
 
 def parameter_groups(
-    recipe: Recipe, trainable: Mapping[str, nn.Parameter], sources: PluginSources
+    recipe: Recipe, trainable: Mapping[str, nn.Parameter], plugins: Plugins
 ) -> tuple[list[dict[str, Any]], list[float], dict[str, nn.Parameter]]:
     """Return optimizer groups, their layer factors, and the parameters that train.
 
     Parameters of the same factor share a group, because optimizers run one kernel launch per group;
     factor 0 means that the parameter is left out.
     """
-    factors = layer_factors(recipe, trainable, sources)
+    factors = layer_factors(recipe, trainable, plugins)
     by_factor: dict[float, dict[str, nn.Parameter]] = {}
     for (name, parameter), factor in zip(trainable.items(), factors, strict=True):
         if factor == 0:

@@ -12,8 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from loba_tui.core.errors import LobaError
 from loba_tui.core.option_types import choices, describe_type, type_at
-from loba_tui.core.plugins import Plugin, check_options, describe, existing_path
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import Plugin, Plugins, existing_path
 from loba_tui.core.recipe.checks.concepts import check_concepts, check_prompts
 from loba_tui.core.recipe.checks.data import check_data
 from loba_tui.core.recipe.checks.method import check_layers, check_looks, check_unused
@@ -45,12 +44,11 @@ CHOICES: tuple[tuple[Path, str], ...] = (
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,4})?")
 
 
-def check_tree(tree: Node, sources: PluginSources = SHIPPED) -> tuple[Recipe | None, list[Problem]]:
+def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Problem]]:
     """Return the recipe, or None and every problem found.
 
     Args:
         tree: The whole recipe.
-        sources: Where the user's own drop-ins lie.
     """
     problems = _check_version(tree)
     if problems is not None:
@@ -60,20 +58,20 @@ def check_tree(tree: Node, sources: PluginSources = SHIPPED) -> tuple[Recipe | N
         return None, problems
     chosen = dict(_chosen(tree))
     # What knows most about a key comes first: only the first problem of a key is shown.
-    method = _method(chosen, sources)
+    method = _method(chosen, plugins)
     problems = [*check_concepts(tree, method), *check_prompts(tree), *check_data(tree, method)]
     told = {problem.key for problem in problems}
-    recipe, found = _check_schema(tree, sources)
+    recipe, found = _check_schema(tree, plugins)
     # The schema says of a whole concept what has been said of its prompts.
     problems += [p for p in found if not any(key.startswith(f"{p.key}.") for key in told)]
     problems += _check_numbers(tree)
     for path, (kind, name) in chosen.items():
-        problems += _check_choice(tree, path, kind, name, sources)
+        problems += _check_choice(tree, path, kind, name, plugins)
     problems += [*_check_device(tree), *_check_builtin(tree)]
-    problems += check_unused(tree, _method(chosen, sources))
-    problems += check_looks(tree, _method(chosen, sources))
-    adapter = _described(*chosen.get(("adapter",), ("adapters", AdapterSection().name)), sources)
-    problems += check_layers(tree, _method(chosen, sources), adapter)
+    problems += check_unused(tree, _method(chosen, plugins))
+    problems += check_looks(tree, _method(chosen, plugins))
+    adapter = _described(*chosen.get(("adapter",), ("adapters", AdapterSection().name)), plugins)
+    problems += check_layers(tree, _method(chosen, plugins), adapter)
     return (None if problems else recipe), _without_repeats(problems)
 
 
@@ -118,7 +116,7 @@ def _check_numbers(tree: Node) -> list[Problem]:
     ]
 
 
-def _check_schema(tree: Node, sources: PluginSources) -> tuple[Recipe | None, list[Problem]]:
+def _check_schema(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Problem]]:
     # Strict JSON is the mode where lists are tuples, whole numbers are numbers, and nothing else
     # is turned into something that was not written.
     try:
@@ -129,10 +127,10 @@ def _check_schema(tree: Node, sources: PluginSources) -> tuple[Recipe | None, li
     # A list with a wrong item is not also "too short".
     inner = {tuple(detail["loc"][:-1]) for detail in details if detail["type"] != "missing"}
     outer = [detail for detail in details if tuple(detail["loc"]) not in inner]
-    return None, [_reword(tree, plain, detail, sources) for detail in outer]
+    return None, [_reword(tree, plain, detail, plugins) for detail in outer]
 
 
-def _reword(tree: Node, plain: Any, detail: Any, sources: PluginSources) -> Problem:
+def _reword(tree: Node, plain: Any, detail: Any, plugins: Plugins) -> Problem:
     """Return one of pydantic's errors as a problem in plain language."""
     location, kind = tuple(detail["loc"]), detail["type"]
     if kind in ("missing", "extra_forbidden"):
@@ -140,7 +138,7 @@ def _reword(tree: Node, plain: Any, detail: Any, sources: PluginSources) -> Prob
         if kind == "missing":
             message = f"missing; expected {describe_type(type_at(Recipe, path))}"
             return Problem.at(tree.locate(path), key, message)
-        return _unknown_key(tree, path, sources)
+        return _unknown_key(tree, path, plugins)
     path, part = existing_path(location, plain)
     key = clean(dotted(path), limit=120)
     if kind == "value_error":
@@ -165,27 +163,27 @@ def _is_choice(path: Path) -> bool:
     )
 
 
-def _unknown_key(tree: Node, path: Path, sources: PluginSources) -> Problem:
+def _unknown_key(tree: Node, path: Path, plugins: Plugins) -> Problem:
     section, key = path[:-1], str(path[-1])
     siblings = _keys_of(type_at(Recipe, section))
     place, shown = tree.locate(path), clean(dotted(path), limit=120)
     if "token" in key.lower():
         message = "a recipe holds no token; log in once with: hf auth login"
         return Problem.at(place, shown, message)
-    suggestion = _meant(tree, path, siblings, sources)
+    suggestion = _meant(tree, path, siblings, plugins)
     message = "not a key of a recipe" if not section else f"not a key of {dotted(section)}"
     if suggestion is None:
         message += f" ({', '.join(siblings)})"
     return Problem.at(place, shown, message, suggestion)
 
 
-def _meant(tree: Node, path: Path, siblings: Sequence[str], sources: PluginSources) -> str | None:
+def _meant(tree: Node, path: Path, siblings: Sequence[str], plugins: Plugins) -> str | None:
     """Return what an unknown key most likely is: a sibling, or a key of another section.
 
     The very name in another section is a likelier slip than a name that merely resembles it here.
     """
     key = str(path[-1])
-    elsewhere = _elsewhere_paths(tree, path, sources)
+    elsewhere = _elsewhere_paths(tree, path, plugins)
     return (
         nearest(key, siblings, cutoff=0.85)
         or elsewhere.get(key)
@@ -194,10 +192,10 @@ def _meant(tree: Node, path: Path, siblings: Sequence[str], sources: PluginSourc
     )
 
 
-def _elsewhere_paths(tree: Node, path: Path, sources: PluginSources) -> dict[str, str]:
+def _elsewhere_paths(tree: Node, path: Path, plugins: Plugins) -> dict[str, str]:
     """Return the full path of every key of the other sections by its last name."""
     known: dict[str, str] = {}
-    for found in _known_paths(tree, sources):
+    for found in _known_paths(tree, plugins):
         if found[:-1] != path[:-1]:
             known.setdefault(str(found[-1]), dotted(found))
     for flag, (_, _, flag_path) in V0_FLAGS.items():
@@ -207,7 +205,7 @@ def _elsewhere_paths(tree: Node, path: Path, sources: PluginSources) -> dict[str
     return known
 
 
-def _known_paths(tree: Node, sources: PluginSources) -> Iterator[Path]:
+def _known_paths(tree: Node, plugins: Plugins) -> Iterator[Path]:
     """Yield every key that this recipe could have: the schema's, and its drop-ins' options."""
 
     def visit(section: type[BaseModel], path: Path) -> Iterator[Path]:
@@ -218,7 +216,7 @@ def _known_paths(tree: Node, sources: PluginSources) -> Iterator[Path]:
 
     yield from visit(Recipe, ())
     for path, (kind, name) in _chosen(tree):
-        plugin = _described(kind, name, sources)
+        plugin = _described(kind, name, plugins)
         yield from ((*path, option) for option in (plugin.options if plugin else ()))
 
 
@@ -270,20 +268,20 @@ def default_name(path: Path) -> str | None:
 
 
 def _check_choice(
-    tree: Node, path: Path, kind: str, name: str, sources: PluginSources
+    tree: Node, path: Path, kind: str, name: str, plugins: Plugins
 ) -> Iterator[Problem]:
     node = _at(tree, path)
     declared = _keys_of(type_at(Recipe, path)) or ["name"]
     given: dict[str, Any] = {}
     if node is not None and isinstance(node.data, dict):
         given = {key: part.plain() for key, part in node.data.items() if key not in declared}
-    plugin = _described(kind, name, sources)
+    plugin = _described(kind, name, plugins)
     options = list(plugin.options) if plugin else None
-    for problem in check_options(kind, name, given, sources=sources):
+    for problem in plugins.check_options(kind, name, given):
         full = (*path, *problem.key_path)
         suggestion = problem.suggestion
         if options is not None and full[len(path)] in given and full[len(path)] not in options:
-            suggestion = _meant(tree, full, [*declared, *options], sources)
+            suggestion = _meant(tree, full, [*declared, *options], plugins)
         yield Problem.at(
             tree.locate(full),
             clean(dotted(full), limit=120),
@@ -293,17 +291,17 @@ def _check_choice(
         )
 
 
-def _method(chosen: dict[Path, tuple[str, str]], sources: PluginSources) -> Plugin | None:
-    return _described(*chosen.get(("method",), ("methods", "")), sources)
+def _method(chosen: dict[Path, tuple[str, str]], plugins: Plugins) -> Plugin | None:
+    return _described(*chosen.get(("method",), ("methods", "")), plugins)
 
 
-def _described(kind: str, name: str, sources: PluginSources) -> Plugin | None:
+def _described(kind: str, name: str, plugins: Plugins) -> Plugin | None:
     """Return what a drop-in says of itself; None if there is none, or a plugin is unusable.
 
     What is wrong with a plugin is told where it is chosen, by `check_options`.
     """
     try:
-        return describe(kind, name, sources=sources)
+        return plugins.describe(kind, name)
     except LobaError:
         return None
 

@@ -20,10 +20,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import CorruptError, NumericsError, RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import (
     convert,
     load_adapter,
@@ -70,7 +70,7 @@ def fresh(folder: Path) -> ModelContainer:
 
 def trained(folder: Path, kind: str, **options: Any) -> ModelContainer:
     container = fresh(folder)
-    make = plugins.load("adapters", kind)
+    make = SHIPPED.load("adapters", kind)
     config = make(container.adapter_targets(), **{**KINDS[kind], **options})
     container.denoiser.add_adapter(config)
     settle(container.denoiser, config)
@@ -295,7 +295,7 @@ def test_an_untrained_adapter_is_never_exported(
     kind: str, tiny_sdxl_folder: Path, tmp_path: Path
 ) -> None:
     container = fresh(tiny_sdxl_folder)
-    container.denoiser.add_adapter(plugins.load("adapters", kind)(container.adapter_targets()))
+    container.denoiser.add_adapter(SHIPPED.load("adapters", kind)(container.adapter_targets()))
     with pytest.raises(NumericsError, match="changes nothing"):
         write_adapter(container.denoiser, tmp_path)
 

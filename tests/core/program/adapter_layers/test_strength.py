@@ -6,11 +6,11 @@ import torch
 from peft import VeraConfig
 from torch import Tensor
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.associate.containers.sdxl import SDXLContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.kinds import (
     is_adapter_parameter,
     kind_of,
@@ -33,7 +33,7 @@ KINDS = {
 @pytest.fixture(scope="module", params=KINDS)
 def container(tiny_sdxl_folder: Path, request: pytest.FixtureRequest) -> SDXLContainer:
     container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
-    make = plugins.load("adapters", request.param)
+    make = SHIPPED.load("adapters", request.param)
     config = make(container.adapter_targets(), **KINDS[request.param])
     container.denoiser.add_adapter(config)
     settle(container.denoiser, config)
@@ -189,12 +189,12 @@ def test_a_model_without_an_adapter_is_an_error() -> None:
 
 def test_blocks_that_do_not_divide_a_layer_are_the_recipes_error(tiny_sdxl_folder: Path) -> None:
     container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
-    config = plugins.load("adapters", "oft")(container.adapter_targets(), rank=7)
+    config = SHIPPED.load("adapters", "oft")(container.adapter_targets(), rank=7)
     container.denoiser.add_adapter(config)
     with pytest.raises(RecipeError, match="blocks of 7 do not divide"):
         settle(container.denoiser, config)
     with pytest.raises(RecipeError, match="no alpha"):
-        plugins.load("adapters", "oft")(container.adapter_targets(), alpha=2.0)
+        SHIPPED.load("adapters", "oft")(container.adapter_targets(), alpha=2.0)
 
 
 def test_a_kind_that_cannot_be_exported_is_refused_before_training() -> None:

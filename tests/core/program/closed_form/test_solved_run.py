@@ -13,6 +13,7 @@ from tiny_sd import open_plain
 
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import Interrupted, RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import KOHYA_NAME, load_adapter, read_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.build import adapter_section
@@ -54,7 +55,8 @@ def recipe_of(folder: Path, method: str, **sections: Any) -> Recipe:
             "sample": {"scales": [0, 1], "steps": 2, "prompts": ["a red circle"]},
             "proof": {"enabled": False},
             **sections,
-        }
+        },
+        plugins=SHIPPED,
     )
 
 
@@ -62,7 +64,9 @@ def run(recipe: Recipe, parent: Path, *, resume: bool = False) -> RunDir:
     parent.mkdir(exist_ok=True)
     run_dir = RunDir.create(parent, recipe.name)
     with RunWriter.open(run_dir) as writer:
-        train(recipe, run_dir, writer, SimpleNamespace(is_set=False), resume=resume)
+        train(
+            recipe, run_dir, writer, SimpleNamespace(is_set=False), resume=resume, plugins=SHIPPED
+        )
     return run_dir
 
 
@@ -103,7 +107,7 @@ def test_its_files_load_in_a_plain_pipeline_and_draw_what_we_draw(
     ours = sample_scales(
         container, AdapterScale(container.denoiser), embeds, scales=[0, 1], seeds=[7],
         settings=settings,
-    )[0, 0]  # fmt: skip
+    plugins=SHIPPED)[0, 0]  # fmt: skip
     assert np.abs(ours[1] - ours[0]).max() > 1e-3
     for name in (run_dir.adapter.name, KOHYA_NAME):
         plain = open_plain(tiny_folder)
@@ -117,9 +121,9 @@ def test_its_files_load_in_a_plain_pipeline_and_draw_what_we_draw(
 
 
 def _euler(config: Any) -> Any:
-    from loba_tui.core import plugins
+    from loba_tui.core.plugins import SHIPPED
 
-    return plugins.load("noise", "euler")(config)
+    return SHIPPED.load("noise", "euler")(config)
 
 
 def test_both_formats_say_the_same_update(tiny_sdxl_folder: Path, tmp_path: Path) -> None:
@@ -160,7 +164,13 @@ def test_it_can_be_stopped_before_it_begins(tiny_sdxl_folder: Path, tmp_path: Pa
     run_dir = RunDir.create(tmp_path, "computed")
     control.send(run_dir, Command("stop"))
     with RunWriter.open(run_dir) as writer, pytest.raises(Interrupted, match="after step 0 of 1"):
-        train(recipe_of(tiny_sdxl_folder, "uce"), run_dir, writer, SimpleNamespace(is_set=False))
+        train(
+            recipe_of(tiny_sdxl_folder, "uce"),
+            run_dir,
+            writer,
+            SimpleNamespace(is_set=False),
+            plugins=SHIPPED,
+        )
     assert not run_dir.adapter.exists()
 
 
@@ -174,9 +184,11 @@ train: {steps: 50, seed: 3, resolution: 64}
 scheduler: {model: {name: cosine}}
 loss: {name: mse}
 """
-    told = {problem.key: problem.line for problem in check_text(text, "r.yaml")}
+    told = {problem.key: problem.line for problem in check_text(text, "r.yaml", plugins=SHIPPED)}
     assert told == {"adapter.rank": 4, "train.steps": 5, "scheduler.model.name": 6}
-    assert all("unused" in problem.message for problem in check_text(text, "r.yaml"))
+    assert all(
+        "unused" in problem.message for problem in check_text(text, "r.yaml", plugins=SHIPPED)
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -184,19 +196,19 @@ def test_a_plan_says_what_drawing_takes_and_that_nothing_trains(
     method: str, tiny_sdxl_folder: Path
 ) -> None:
     recipe = recipe_of(tiny_sdxl_folder, method)
-    estimate = Estimator(torch.device("cpu")).estimate(recipe)
+    estimate = Estimator(torch.device("cpu"), plugins=SHIPPED).estimate(recipe)
     assert estimate.trained_parameters == 0
     assert estimate.adapter_parameters > 0
     assert estimate.disk.checkpoints == 0
     assert estimate.disk.adapter == 8 * estimate.adapter_parameters
     assert estimate.work.flops > 0
     assert estimate.memory.peak > 0
-    assert set(preview(recipe)) == {"needs"}
+    assert set(preview(recipe, plugins=SHIPPED)) == {"needs"}
 
 
 def test_sdxl_is_planned_without_its_weights() -> None:
     recipe = recipe_of(Path("stabilityai/stable-diffusion-xl-base-1.0"), "uce")
-    estimate = Estimator(torch.device("cpu")).estimate(recipe)
+    estimate = Estimator(torch.device("cpu"), plugins=SHIPPED).estimate(recipe)
     # k and v of 70 cross-attentions, 640 or 1280 wide, at rank 1 over text of width 2048.
     widths = [640] * 10 + [1280] * 60
     assert estimate.adapter_parameters == 2 * sum(width + 2048 for width in widths)
@@ -209,19 +221,21 @@ base_model: {id: "builtin:shapes-xl"}
 method: {name: esd, variant: u, concepts: [{target: a red circle}]}
 adapter: {name: locon}
 """
-    assert check_text(text, "r.yaml") == []
-    wanted = adapter_section(parse_text(text, "r.yaml"))
+    assert check_text(text, "r.yaml", plugins=SHIPPED) == []
+    wanted = adapter_section(parse_text(text, "r.yaml", plugins=SHIPPED), plugins=SHIPPED)
     assert wanted.options["layers"] == (
         "self_attention", "feed_forward", "projection", "convolution",
     )  # fmt: skip
     # lora has no convolutions
-    plain = adapter_section(parse_text(text.replace("locon", "lora"), "r.yaml"))
+    plain = adapter_section(
+        parse_text(text.replace("locon", "lora"), "r.yaml", plugins=SHIPPED), plugins=SHIPPED
+    )
     assert plain.options["layers"] == ("self_attention", "feed_forward", "projection")
     same = text.replace("locon", "locon, layers: [cross_attention]")
-    (problem,) = check_text(same, "r.yaml")
+    (problem,) = check_text(same, "r.yaml", plugins=SHIPPED)
     assert problem.key == "adapter.layers"
     assert "variant: u has the layers self_attention" in problem.message
-    assert check_text(same.replace("variant: u", "variant: x"), "r.yaml") == []
+    assert check_text(same.replace("variant: u", "variant: x"), "r.yaml", plugins=SHIPPED) == []
 
 
 def test_a_sliders_figures_are_not_looked_at_for_an_eraser() -> None:
@@ -231,5 +245,5 @@ base_model: {id: "builtin:shapes-xl"}
 method: {name: leco, concepts: [{target: a red circle}]}
 train: {efficacy_every: 10}
 """
-    (problem,) = check_text(text, "r.yaml")
+    (problem,) = check_text(text, "r.yaml", plugins=SHIPPED)
     assert (problem.key, problem.line) == ("train.efficacy_every", 4)

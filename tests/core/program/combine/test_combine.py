@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from loba_tui.client.runs import replay
-from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import load_adapter, read_adapter, write_adapter
 from loba_tui.core.program.adapter_files.formats import LoraLayer
 from loba_tui.core.program.adapter_layers.kinds import is_adapter_parameter, settle, tuner_layers
@@ -63,7 +63,7 @@ def files(tiny_sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     folder, made = tmp_path_factory.mktemp("adapters"), {}
     for number, (name, (kind, options)) in enumerate(KINDS.items()):
         container = fresh(tiny_sdxl_folder)
-        config = plugins.load("adapters", kind)(container.adapter_targets(), **options)
+        config = SHIPPED.load("adapters", kind)(container.adapter_targets(), **options)
         container.denoiser.add_adapter(config)
         settle(container.denoiser, config)
         generator = torch.Generator().manual_seed(number)
@@ -108,7 +108,7 @@ def test_a_merged_file_is_the_sum_of_the_weights_that_peft_merges(
     made_of = json.loads(read_adapter(path)[2][MERGED_KEY])
     assert [origin["strength"] for origin in made_of] == [1.5, -0.5]
     with pytest.raises(RecipeError, match="merged from several"):
-        replay.prepare(replay.Adapter.read(path), tmp_path, Ledger(tmp_path))
+        replay.prepare(replay.Adapter.read(path), tmp_path, Ledger(tmp_path), plugins=SHIPPED)
 
 
 def test_attached_together_they_do_what_the_merged_file_does(
@@ -196,7 +196,7 @@ def test_an_adapter_overlaps_with_itself_and_is_against_its_opposite(
         container,
         scale,
         prompts,
-        make_scheduler=lambda: plugins.load("noise", "ddim")(container.scheduler_config),
+        make_scheduler=lambda: SHIPPED.load("noise", "ddim")(container.scheduler_config),
         seed=0,
     )
     scale.remove()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from loba_tui.core.associate.caches.tensors.latents import LatentCache
 from loba_tui.core.associate.containers.base import LatentMoments
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.data.batches import SampleOrder, arrange
 from loba_tui.core.program.data.buckets import Geometry
 from loba_tui.core.program.data.loader import Ahead, in_order
@@ -62,7 +63,8 @@ def prepared(
             "data": data,
             "train": {"seed": seed, "batch_size": batch_size},
             "sample": {"prompts": ["x"]},
-        }
+        },
+        plugins=SHIPPED,
     )
     made = prepare(recipe, GEOMETRY, paired=method != "lora_finetune")
     made.encode(MODEL, lambda: LatentCache(MODEL, None))

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from loba_tui.core.errors import DataError, ExitCode, RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import read_adapter
 from loba_tui.core.program.data.open import BAD_DATA
 from loba_tui.core.program.train import train
@@ -63,7 +64,8 @@ def recipe_on(model: Path, images: Path, **data: Any) -> Recipe:
             "save": {"every": 2},
             "sample": {"prompts": ["red"], "scales": [0, 1], "steps": 1},
             "proof": {"enabled": False},
-        }
+        },
+        plugins=SHIPPED,
     )
 
 
@@ -75,7 +77,9 @@ def new_run(recipe: Recipe, parent: Path) -> RunDir:
 
 def run_here(recipe: Recipe, run_dir: RunDir, *, resume: bool = False) -> bytes:
     with RunWriter.open(run_dir) as writer:
-        train(recipe, run_dir, writer, SimpleNamespace(is_set=False), resume=resume)
+        train(
+            recipe, run_dir, writer, SimpleNamespace(is_set=False), resume=resume, plugins=SHIPPED
+        )
     return run_dir.adapter.read_bytes()
 
 
@@ -181,8 +185,8 @@ def test_paths_are_relative_to_the_recipe_and_to_the_folder_of_a_command(
     )
     (recipes / "a.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
-    plain = load_recipe("recipes/a.yaml")
-    given = load_recipe("recipes/a.yaml", ["data.sources.0.path=dogs"])
+    plain = load_recipe("recipes/a.yaml", plugins=SHIPPED)
+    given = load_recipe("recipes/a.yaml", ["data.sources.0.path=dogs"], plugins=SHIPPED)
     assert plain.data is not None
     assert given.data is not None
     assert plain.data.sources[0].path == os.fspath(recipes / "cats")
@@ -227,7 +231,7 @@ def test_what_does_not_fit_the_method_is_told(changes: dict[str, Any], message: 
         **changes,
     }
     with pytest.raises(RecipeError) as raised:
-        parse_recipe(whole)
+        parse_recipe(whole, plugins=SHIPPED)
     assert message in str(raised.value)
 
 
@@ -242,7 +246,8 @@ def test_a_slider_of_prompts_says_that_it_uses_no_images_or_noise() -> None:
                 "data": {"sources": [{"path": "x"}]},
                 "noise": [{"name": "offset"}],
                 "loss": {"weighting": {"name": "debiased"}},
-            }
+            },
+            plugins=SHIPPED,
         )
     told = str(raised.value)
     assert "data: text_slider trains on prompts alone" in told

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.adapters.lora import get_adapter
 from loba_tui.core.program.evaluation.efficacy import HeldOut, efficacy, judge, roll_out
@@ -121,7 +121,7 @@ def container(tiny_sdxl_folder: Path):
 
 
 def ddim(container):
-    return lambda: plugins.load("noise", "ddim")(container.scheduler_config)
+    return lambda: SHIPPED.load("noise", "ddim")(container.scheduler_config)
 
 
 def test_rollout_is_that_of_the_pipeline_and_labels_are_its_timesteps(container):

@@ -10,6 +10,7 @@ import torch
 
 from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.closed_form.linear_edit import StateUpdate
 from loba_tui.core.program.closed_form.prompt_states import text_projections
@@ -162,7 +163,9 @@ def test_the_proof_draws_strength_one_and_counts_all_prompts(
     tiny_sdxl_folder: Path, tmp_path: Path
 ) -> None:
     container, scale, embeds = model_with(tiny_sdxl_folder, exact=True)
-    report = prove(container, scale, Recipe.model_validate(RECIPE), embeds, tmp_path)
+    report = prove(
+        container, scale, Recipe.model_validate(RECIPE), embeds, tmp_path, plugins=SHIPPED
+    )
     assert report.scales == (0, 0.5, 1)
     erasure = report.erasure
     assert erasure is not None
@@ -177,7 +180,9 @@ def test_the_proof_draws_strength_one_and_counts_all_prompts(
 def test_removal_is_one_where_the_concept_is_read_as_its_guide(tiny_sdxl_folder: Path) -> None:
     for exact, expected, verdict in ((True, 1.0, "working"), (False, 0.0, "dead")):
         container, scale, embeds = model_with(tiny_sdxl_folder, exact=exact)
-        found = measure_efficacy(container, scale, Recipe.model_validate(RECIPE), embeds)
+        found = measure_efficacy(
+            container, scale, Recipe.model_validate(RECIPE), embeds, plugins=SHIPPED
+        )
         assert isinstance(found, ErasureEfficacy)
         assert found.removal == pytest.approx(expected, abs=1e-3)
         assert found.verdict == verdict
@@ -185,10 +190,10 @@ def test_removal_is_one_where_the_concept_is_read_as_its_guide(tiny_sdxl_folder:
 
 
 def test_a_recipe_with_others_comes_back_as_it_was_and_is_checked() -> None:
-    recipe = parse_recipe(RECIPE)
-    assert parse_text(dump_recipe(recipe), "again") == recipe
+    recipe = parse_recipe(RECIPE, plugins=SHIPPED)
+    assert parse_text(dump_recipe(recipe), "again", plugins=SHIPPED) == recipe
     assert recipe.other_prompts == ("a green square", "a blue circle")
     text = dump_recipe(recipe)
     for gone, message in (("  erased: red\n", "others needs erased"),):
-        (problem,) = check_text(text.replace(gone, ""), "r.yaml")
+        (problem,) = check_text(text.replace(gone, ""), "r.yaml", plugins=SHIPPED)
         assert message in problem.message

@@ -8,6 +8,7 @@ from PIL import Image
 
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.adapters.lora import get_adapter
 from loba_tui.core.program.evaluation.measure import check_measures, measure, read_values
@@ -60,7 +61,7 @@ def test_proof_writes_strip_report_and_page_and_always_draws_scale_zero(model, t
     told = []
     report = prove(
         container, scale, recipe_with(), embeds, tmp_path, lambda *counts: told.append(counts)
-    )  # fmt: skip
+    , plugins=SHIPPED)  # fmt: skip
     assert report.scales == (-1, 0, 2)
     assert told[-1] == (6, 6)
     content = json.loads((tmp_path / "adapter" / "report.json").read_text())
@@ -75,7 +76,7 @@ def test_proof_writes_strip_report_and_page_and_always_draws_scale_zero(model, t
 
 def test_same_adapter_gives_the_same_files(model, tmp_path):
     for folder in ("a", "b"):
-        prove(*model[:2], recipe_with(), model[2], tmp_path / folder)
+        prove(*model[:2], recipe_with(), model[2], tmp_path / folder, plugins=SHIPPED)
     for name in ("adapter/report.json", "adapter/report.png", "samples/proof.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -86,7 +87,7 @@ def test_without_measure_and_without_a_direction_there_is_still_a_report(model, 
     recipe = Recipe.model_validate(
         RECIPE | {"method": method, "proof": {"prompts": ["a cross"], "seeds": [1]}}
     )
-    report = prove(container, scale, recipe, embeds, tmp_path)
+    report = prove(container, scale, recipe, embeds, tmp_path, plugins=SHIPPED)
     assert report.effect is None
     assert report.efficacy is None
     assert report.outcome == "unmeasured"
@@ -99,7 +100,7 @@ def test_an_eraser_without_a_measure_is_judged_by_the_unet_alone(model, tmp_path
     recipe = Recipe.model_validate(
         RECIPE | {"method": method, "proof": {"prompts": ["a cross"], "seeds": [1]}}
     )
-    report = prove(container, scale, recipe, embeds, tmp_path)
+    report = prove(container, scale, recipe, embeds, tmp_path, plugins=SHIPPED)
     assert report.erasure is None
     assert report.outcome == report.efficacy.verdict
     assert "of the way from the concept's prediction" in report.verdict[-1]
@@ -113,7 +114,14 @@ def test_negative_prompt_reaches_the_images(model, tmp_path):
         sample = RECIPE["sample"] | {"negative_prompt": negative, "prompts": ["a cross"]}
         recipe = Recipe.model_validate(RECIPE | {"sample": sample})
         paths.append(
-            draw_strip(container, scale, recipe, embeds, path=tmp_path / f"x{negative}" / "s.png")
+            draw_strip(
+                container,
+                scale,
+                recipe,
+                embeds,
+                path=tmp_path / f"x{negative}" / "s.png",
+                plugins=SHIPPED,
+            )
         )
     assert paths[0].read_bytes() != paths[1].read_bytes()
 
@@ -121,27 +129,29 @@ def test_negative_prompt_reaches_the_images(model, tmp_path):
 def test_measure_carries_unit_and_limits_and_marks_what_it_cannot_read():
     scene = draw(Scene("circle", "red", "white", 8, 0.7, (16, 16)))
     samples = np.stack([scene, np.full_like(scene, 0.5)])[None]
-    measured = measure(Choice(name="shape_brightness"), samples)
+    measured = measure(Choice(name="shape_brightness"), samples, plugins=SHIPPED)
     assert measured.limits == (0, 1)
     assert measured.values[0, 0] == pytest.approx(0.7, abs=0.03)
     assert np.isnan(measured.values[0, 1])
-    assert read_values(Choice(name="shape_color"), samples).tolist() == [["red", None]]
+    assert read_values(Choice(name="shape_color"), samples, plugins=SHIPPED).tolist() == [
+        ["red", None]
+    ]
 
 
 def test_labels_are_no_measure():
     samples = draw(Scene("circle", "red", "white", 8, 0.7, (16, 16)))[None, None]
     with pytest.raises(RecipeError, match="shape_color gives labels"):
-        measure(Choice(name="shape_color"), samples)
+        measure(Choice(name="shape_color"), samples, plugins=SHIPPED)
 
 
 def test_option_of_a_measure_that_cannot_be_used_is_found_beforehand():
     choice = {"name": "color_axis", "low": [1, 0, 0], "high": [1, 0, 0]}
     with pytest.raises(RecipeError, match="same colour"):
-        check_measures(recipe_with(measure=choice))
-    check_measures(recipe_with())
+        check_measures(recipe_with(measure=choice), plugins=SHIPPED)
+    check_measures(recipe_with(), plugins=SHIPPED)
 
 
 def test_one_label_may_be_preserved_twice_with_different_options(model, tmp_path):
     choices = [{"name": "color_axis"}, {"name": "color_axis", "low": [0, 0, 0]}]
-    report = prove(*model[:2], recipe_with(preserve=choices), model[2], tmp_path)
+    report = prove(*model[:2], recipe_with(preserve=choices), model[2], tmp_path, plugins=SHIPPED)
     assert len({kept.label for kept in report.preservation}) == 2

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from loba_tui.core import plugins
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.models.shapes_world import Scene, draw
 
 SCENE = Scene("square", "green", "white", 8.0, 0.7, (16.0, 16.0))
@@ -9,18 +9,18 @@ BLANK = np.full((32, 32, 3), 0.5, dtype=np.float32)
 
 
 def measure(name, image, **options):
-    return plugins.load("measures", name)(**options)(image)
+    return SHIPPED.load("measures", name)(**options)(image)
 
 
-@pytest.mark.parametrize("name", plugins.names("measures"))
+@pytest.mark.parametrize("name", SHIPPED.names("measures"))
 def test_every_measure_takes_an_image_and_gives_a_plain_value(name):
     for image in (draw(SCENE), BLANK):
         assert isinstance(measure(name, image), float | str | None)
 
 
-@pytest.mark.parametrize("name", plugins.names("measures"))
+@pytest.mark.parametrize("name", SHIPPED.names("measures"))
 def test_limits_hold_for_random_images(name):
-    limits = plugins.describe("measures", name).constants.get("LIMITS")
+    limits = SHIPPED.describe("measures", name).constants.get("LIMITS")
     value = measure(name, np.random.default_rng(0).random((32, 32, 3)))
     if limits is not None and value is not None:
         assert limits[0] <= value <= limits[1]

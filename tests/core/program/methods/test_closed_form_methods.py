@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
 from loba_tui.core.program.closed_form.slider import slider_pairs
 from loba_tui.core.program.closed_form.solution import Solver, SolverParts
@@ -63,7 +63,7 @@ def parts_of(container: ModelContainer, concepts: Sequence[Concept]) -> SolverPa
 def solver(
     name: str, container: ModelContainer, concepts: Sequence[Concept], **options: Any
 ) -> Solver:
-    made: Solver = plugins.load("methods", name)(parts_of(container, concepts), **options)
+    made: Solver = SHIPPED.load("methods", name)(parts_of(container, concepts), **options)
     return made
 
 

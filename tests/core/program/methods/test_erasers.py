@@ -11,9 +11,9 @@ import pytest
 import torch
 from method_parts import container_with_adapter, parts_for
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.method import MethodParts
 from loba_tui.core.program.objectives.concepts import Eraser
 from loba_tui.core.program.objectives.spm_anchors import random_anchor
@@ -37,7 +37,7 @@ def make(container: ModelContainer) -> Iterator[Any]:
         def build(name: str, concepts: list[Concept], **options: Any) -> tuple[Eraser, MethodParts]:
             parts = lent.enter_context(parts_for(container, PROMPTS, concepts=concepts))
             options = {"rollout_steps": 4, "preserve_weight": 0.0, **options}
-            return plugins.load("methods", name)(parts, **options), parts
+            return SHIPPED.load("methods", name)(parts, **options), parts
 
         yield build
 

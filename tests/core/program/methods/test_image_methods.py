@@ -13,8 +13,8 @@ from diffusers import DDPMScheduler
 from method_parts import container_with_adapter, parts_for
 from torch import Tensor
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import Framing, ModelContainer
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.data.training_data import DataBatch
 from loba_tui.core.program.method import MethodParts
 
@@ -64,7 +64,7 @@ def make(container: ModelContainer) -> Iterator[Make]:
             options = changes.pop("options", {})
             changes = {"batch_size": NUM_ROWS, "data": images, **changes}
             parts = lent.enter_context(parts_for(container, PROMPTS, **changes))
-            return plugins.load("methods", name)(parts, **options), parts
+            return SHIPPED.load("methods", name)(parts, **options), parts
 
         yield build
 
@@ -187,9 +187,9 @@ def test_weightings_scheduled_losses_and_noise_changes_are_used(make: Make, name
     images = Fixed(paired=name != "lora_finetune", masked=False)
     plain = float(make(name, images)[0].step(0, 0.0).loss.detach())
     changes: list[dict[str, Any]] = [
-        {"weighting": plugins.load("weightings", "min_snr")()},
-        {"noise_changes": [plugins.load("noising", "offset")(strength=0.5)]},
-        {"loss": plugins.load("losses", "huber")(delta=0.2, schedule="exponential")},
+        {"weighting": SHIPPED.load("weightings", "min_snr")()},
+        {"noise_changes": [SHIPPED.load("noising", "offset")(strength=0.5)]},
+        {"loss": SHIPPED.load("losses", "huber")(delta=0.2, schedule="exponential")},
     ]
     for change in changes:
         assert float(make(name, images, **change)[0].step(0, 0.0).loss.detach()) != plain

@@ -11,10 +11,10 @@ import pytest
 import torch
 from method_parts import container_with_adapter, parts_for
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program import randomness
 from loba_tui.core.program.closed_form.prompt_states import text_projections
 from loba_tui.core.program.closed_form.slider import slider_update, start_from_instant
@@ -230,7 +230,7 @@ def test_a_warm_start_is_the_instant_slider_cut_to_the_adapters_rank(
 
 def test_a_warm_start_without_cross_attention_is_the_recipes_error(tiny_sdxl_folder: Path) -> None:
     container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
-    layers = plugins.load("adapters", "lora")(
+    layers = SHIPPED.load("adapters", "lora")(
         container.adapter_targets(), layers=["self_attention"]
     )
     container.denoiser.add_adapter(layers)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from tiny_sd import open_plain
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import load_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.sampling.images import sample_scales
@@ -41,13 +41,13 @@ SOURCES = {
 
 
 def methods() -> Iterator[str]:
-    for name in plugins.names("methods"):
-        if not plugins.describe("methods", name).constants.get("SOLVES"):
+    for name in SHIPPED.names("methods"):
+        if not SHIPPED.describe("methods", name).constants.get("SOLVES"):
             yield name
 
 
 def recipe_of(folder: Path, method: str) -> Recipe:
-    plugin = plugins.describe("methods", method)
+    plugin = SHIPPED.describe("methods", method)
     data = plugin.constants.get("DATA")
     sections: dict[str, Any] = {"method": {"name": method}}
     if data:
@@ -64,7 +64,8 @@ def recipe_of(folder: Path, method: str) -> Recipe:
             "sample": {"scales": [0, 1], "steps": 2, "prompts": [PROMPT]},
             "proof": {"enabled": False},
             **sections,
-        }
+        },
+        plugins=SHIPPED,
     )
 
 
@@ -72,14 +73,14 @@ def run(recipe: Recipe, parent: Path) -> RunDir:
     parent.mkdir()
     run_dir = RunDir.create(parent, recipe.name)
     with RunWriter.open(run_dir) as writer:
-        train(recipe, run_dir, writer, SimpleNamespace(is_set=False))
+        train(recipe, run_dir, writer, SimpleNamespace(is_set=False), plugins=SHIPPED)
     return run_dir
 
 
 def theirs(folder: Path, file: Path) -> np.ndarray:
     """Draw with diffusers alone."""
     plain = open_plain(folder)
-    plain.scheduler = plugins.load("noise", "euler")(plain.scheduler.config)
+    plain.scheduler = SHIPPED.load("noise", "euler")(plain.scheduler.config)
     plain.load_lora_weights(str(file.parent), weight_name=file.name)
     image: np.ndarray = plain(
         PROMPT, num_inference_steps=3, guidance_scale=4.0, output_type="np",
@@ -105,7 +106,7 @@ def test_a_method_trains_the_same_file_twice_and_diffusers_draws_with_it_what_we
     base, ours = sample_scales(
         container, AdapterScale(container.denoiser), container.encode_prompts([PROMPT]),
         scales=[0, 1], seeds=[7], settings=SampleSection(steps=3, guidance_scale=4.0),
-    )[0, 0]  # fmt: skip
+    plugins=SHIPPED)[0, 0]  # fmt: skip
     effect = np.abs(ours - base).max()
     assert effect > 1e-4
     for file in (one.adapter, one.adapter_kohya):

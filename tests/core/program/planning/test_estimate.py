@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from loba_tui.core.errors import LobaError, ResourceError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.planning.estimate import Estimate, Estimator
 from loba_tui.core.program.planning.free_resources import Room
 from loba_tui.core.program.planning.preflight import Preflight, is_out_of_memory
@@ -40,27 +41,28 @@ def recipe_of(**sections: object) -> Recipe:
             "proof": {"enabled": False},
             "sample": {"steps": 1, "scales": [0, 1]},
             **sections,
-        }
+        },
+        plugins=SHIPPED,
     )
 
 
 @pytest.fixture(scope="module")
 def estimate() -> Estimate:
-    return Estimator(CPU).estimate(recipe_of())
+    return Estimator(CPU, plugins=SHIPPED).estimate(recipe_of())
 
 
 def test_a_small_model_costs_the_same_on_real_tensors(estimate: Estimate):
-    assert Estimator(CPU, shapes_only=True).estimate(recipe_of()) == estimate
+    assert Estimator(CPU, shapes_only=True, plugins=SHIPPED).estimate(recipe_of()) == estimate
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lion", "adafactor", "prodigy"])
 def test_parameters_and_optimizer_state_are_those_of_a_run(tmp_path: Path, optimizer: str):
     recipe = recipe_of(optimizer={"name": optimizer, "lr": 1e-4})
-    estimated = Estimator(CPU).estimate(recipe)
+    estimated = Estimator(CPU, plugins=SHIPPED).estimate(recipe)
     run_dir = RunDir.create(tmp_path, "run")
     run_dir.recipe.write_text(dump_recipe(recipe))
     with RunWriter.open(run_dir) as writer:
-        train(recipe, run_dir, writer, StopNever())
+        train(recipe, run_dir, writer, StopNever(), plugins=SHIPPED)
 
     from safetensors.torch import load_file
 
@@ -91,7 +93,7 @@ class StopNever:
 
 def test_what_does_not_fit_is_refused_with_changes_that_do(estimate: Estimate):
     recipe = recipe_of(train={"batch_size": 8, "steps": 2})
-    estimator = Estimator(CPU)
+    estimator = Estimator(CPU, plugins=SHIPPED)
     needed = estimator.estimate(recipe)
     limit = int(0.8 * needed.memory.needed)
 
@@ -116,7 +118,7 @@ def test_what_does_not_fit_is_refused_with_changes_that_do(estimate: Estimate):
 
 def test_a_disk_that_is_too_small_is_refused(estimate: Estimate):
     recipe = recipe_of(sample={"every": 1, "steps": 1, "scales": [0, 1]})
-    estimator = Estimator(CPU)
+    estimator = Estimator(CPU, plugins=SHIPPED)
     needed = estimator.estimate(recipe)
     room = Room(CPU, None, needed.disk.needed - 1, None)
     with pytest.raises(ResourceError, match=r"sample\.every: 0"):
@@ -124,7 +126,9 @@ def test_a_disk_that_is_too_small_is_refused(estimate: Estimate):
 
 
 def test_room_that_is_not_known_refuses_nothing(estimate: Estimate):
-    require_room(Estimator(CPU), recipe_of(), estimate, Room(CUDA, None, None, None))
+    require_room(
+        Estimator(CPU, plugins=SHIPPED), recipe_of(), estimate, Room(CUDA, None, None, None)
+    )
 
 
 def test_force_starts_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -134,15 +138,15 @@ def test_force_starts_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("loba_tui.core.program.planning.preflight.room_for", tiny)
     with RunWriter.open(RunDir.create(tmp_path, "run")) as writer:
         with pytest.raises(ResourceError):
-            Preflight(recipe_of(), CPU).announce(writer)
-        Preflight(recipe_of(), CPU).announce(writer, force=True)
+            Preflight(recipe_of(), CPU, plugins=SHIPPED).announce(writer)
+        Preflight(recipe_of(), CPU, plugins=SHIPPED).announce(writer, force=True)
         assert "--force" in writer.run_dir.events.read_text()
 
 
 def test_out_of_memory_names_changes_that_fit():
     recipe = recipe_of(train={"batch_size": 8, "steps": 2})
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
-    told = Preflight(recipe, CPU).out_of_memory(error)
+    told = Preflight(recipe, CPU, plugins=SHIPPED).out_of_memory(error)
     assert told.exit_code == 4
     assert "Tried to allocate 2 GiB" in told.message
     assert "free" in told.message
@@ -150,7 +154,7 @@ def test_out_of_memory_names_changes_that_fit():
 
 
 def test_out_of_memory_is_told_from_other_errors():
-    preflight = Preflight(recipe_of(), CPU)
+    preflight = Preflight(recipe_of(), CPU, plugins=SHIPPED)
     with pytest.raises(ValueError, match="other"), preflight.explains_out_of_memory():
         raise ValueError("other")
     with pytest.raises(ResourceError), preflight.explains_out_of_memory():
@@ -163,7 +167,9 @@ def test_sdxl_needs_less_with_checkpointing_and_lower_resolution():
     def needed(**base: object) -> Estimate:
         base_model = {"id": SDXL, "dtype": "bfloat16", "device": "cuda", **base}
         train = {"batch_size": 1, "resolution": 512}
-        return Estimator(CUDA).estimate(recipe_of(base_model=base_model, train=train))
+        return Estimator(CUDA, plugins=SHIPPED).estimate(
+            recipe_of(base_model=base_model, train=train)
+        )
 
     plain, recomputed = needed(), needed(gradient_checkpointing=True)
 
@@ -176,13 +182,13 @@ def test_sdxl_needs_less_with_checkpointing_and_lower_resolution():
 
 def test_a_resolution_that_does_not_fit_the_model_is_an_error_before_loading():
     with pytest.raises(LobaError, match=r"train\.resolution"):
-        Estimator(CPU).estimate(recipe_of(train={"resolution": 33}))
+        Estimator(CPU, plugins=SHIPPED).estimate(recipe_of(train={"resolution": 33}))
 
 
 def test_looks_while_it_trains_take_what_those_of_the_proof_take():
     def sampling(**sections: object) -> int:
         made = recipe_of(sample={"batch_size": 1, "prompts": ["a circle"]}, **sections)
-        return Estimator(CPU).estimate(made).memory.sampling
+        return Estimator(CPU, plugins=SHIPPED).estimate(made).memory.sampling
 
     proven = sampling(proof={"enabled": True})
     looked_at = sampling(train={"steps": 2, "batch_size": 2, "efficacy_every": 1})

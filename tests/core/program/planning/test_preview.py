@@ -12,9 +12,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.plugins.sources import SHIPPED, PluginSources
+from loba_tui.core.plugins import SHIPPED, Plugins
+from loba_tui.core.plugins.user import UserPlugins
 from loba_tui.core.program.build import attach_adapter
 from loba_tui.core.program.open_model import open_model
 from loba_tui.core.program.planning import preview as module
@@ -31,8 +31,8 @@ SCHEDULES = {
 }
 
 
-def preview(recipe: Recipe, sources: PluginSources = SHIPPED) -> dict[str, dict[str, Any]]:
-    return module.preview(recipe, sources, sections=SCHEDULES)
+def preview(recipe: Recipe, plugins: Plugins) -> dict[str, dict[str, Any]]:
+    return module.preview(recipe, plugins, sections=SCHEDULES)
 
 
 def recipe_with(**sections: Any) -> Recipe:
@@ -43,7 +43,8 @@ def recipe_with(**sections: Any) -> Recipe:
             "base_model": {"id": "builtin:shapes-xl", "device": "cpu"},
             "method": {"name": "text_slider", "rollout_steps": 5, "concepts": [concept]},
             **sections,
-        }
+        },
+        plugins=SHIPPED,
     )
 
 
@@ -51,12 +52,12 @@ def test_the_learning_rate_is_the_schedules_closed_form() -> None:
     recipe = recipe_with(
         optimizer={"lr": 2e-3}, train={"steps": 1000}, scheduler={"model": {"name": "cosine"}}
     )
-    section = preview(recipe)["learning_rate"]
+    section = preview(recipe, plugins=SHIPPED)["learning_rate"]
     assert len(section["step"]) == len(section["lr"]) == MOST_POINTS
     assert (section["step"][0], section["step"][-1]) == (0, 999)
     for step, rate in zip(section["step"], section["lr"], strict=True):
         assert rate == pytest.approx(1e-3 * (1 + math.cos(math.pi * step / 1000)), rel=1e-4)
-    short = preview(recipe_with(train={"steps": 7}))["learning_rate"]
+    short = preview(recipe_with(train={"steps": 7}), plugins=SHIPPED)["learning_rate"]
     assert short["step"] == list(range(7))
 
 
@@ -65,9 +66,9 @@ def test_the_factors_of_layers_are_those_of_the_real_model() -> None:
         adapter={"name": "locon", "layers": ["self_attention", "cross_attention", "convolution"]},
         scheduler={"layer": {"name": "cross_attention_only"}},
     )
-    section = preview(recipe)["layers"]
+    section = preview(recipe, plugins=SHIPPED)["layers"]
     model = open_model(recipe, prompts=["a shape"])
-    attach_adapter(recipe, model.container)
+    attach_adapter(recipe, model.container, plugins=SHIPPED)
     trained = {
         name: parameter
         for name, parameter in model.container.denoiser.named_parameters()
@@ -90,7 +91,7 @@ def test_the_factors_of_layers_are_those_of_the_real_model() -> None:
 
 def test_densities_have_mean_one_and_are_told_apart_only_where_they_change() -> None:
     timestep = {"name": "linear", "clean": 0.0, "noisy": 2.0}
-    section = preview(recipe_with(scheduler={"timestep": timestep}))["timesteps"]
+    section = preview(recipe_with(scheduler={"timestep": timestep}), plugins=SHIPPED)["timesteps"]
     (curve,) = section["curves"]
     assert curve["density"] == pytest.approx([2 * t for t in section["t"]])
     assert (section["t"][0], section["t"][-1], len(section["t"])) == (0.0, 1.0, 101)
@@ -101,7 +102,7 @@ def test_noise_levels_are_those_of_the_models_own_schedule() -> None:
         scheduler={"noise": {"name": "ddim"}},
         sample={"scales": [0, 1], "steps": 4, "noise": {"name": "euler"}},
     )
-    section = preview(recipe)["noise"]
+    section = preview(recipe, plugins=SHIPPED)["noise"]
     config = json.loads((SHAPES_XL / "scheduler" / "scheduler_config.json").read_text())
     oracle = DDIMScheduler.from_config(config, timestep_spacing="trailing")
     oracle.set_timesteps(5)
@@ -120,15 +121,15 @@ def test_noise_levels_are_those_of_the_models_own_schedule() -> None:
 @pytest.mark.parametrize("kind", ["model", "layer", "timestep", "noise"])
 def test_every_drop_in_can_be_planned(kind: str) -> None:
     recipe = recipe_with(train={"steps": 30})
-    for name in plugins.names(kind):
-        described = plugins.describe(kind, name)
+    for name in SHIPPED.names(kind):
+        described = SHIPPED.describe(kind, name)
         if name == "flow_match_euler" or any(o.required for o in described.options.values()):
             continue
         section = recipe.scheduler.model_copy(
             update={kind: recipe.scheduler.model.model_copy(update={"name": name})}
         )
         try:
-            sections = preview(recipe.model_copy(update={"scheduler": section}))
+            sections = preview(recipe.model_copy(update={"scheduler": section}), plugins=SHIPPED)
         except RecipeError:  # some need layers that this adapter has not
             continue
         json.dumps(sections, allow_nan=False)
@@ -139,8 +140,10 @@ def test_no_weights_are_needed(tmp_path: Path) -> None:
         return [name for name in names if name.endswith(".safetensors")]
 
     shutil.copytree(SHAPES_XL, tmp_path / "model", ignore=no_weights)
-    sections = preview(recipe_with(base_model={"id": str(tmp_path / "model"), "device": "cpu"}))
-    assert sections == preview(recipe_with())
+    sections = preview(
+        recipe_with(base_model={"id": str(tmp_path / "model"), "device": "cpu"}), plugins=SHIPPED
+    )
+    assert sections == preview(recipe_with(), plugins=SHIPPED)
 
 
 def test_a_density_of_the_users_own_that_changes_over_the_run_is_drawn_three_times(
@@ -154,8 +157,8 @@ def test_a_density_of_the_users_own_that_changes_over_the_run_is_drawn_three_tim
         "def get_timestep_scheduler(**cfg): return lambda t, progress: 1 + progress * t"
     )
     (folder / "mine.py").chmod(0o600)
-    mine = PluginSources(folder.parent, tmp_path / "loba" / "trusted.json")
-    mine.trust(mine.read("timestep", "mine"))
+    mine = Plugins(UserPlugins(folder.parent, tmp_path / "loba" / "trusted.json"))
+    mine.user.trust(mine.user.read("timestep", "mine"))
     concept = {"target": "a shape", "positive": "a large shape", "negative": "a small shape"}
     recipe = parse_recipe(
         {
@@ -164,7 +167,7 @@ def test_a_density_of_the_users_own_that_changes_over_the_run_is_drawn_three_tim
             "method": {"name": "text_slider", "concepts": [concept]},
             "scheduler": {"timestep": {"name": "mine"}},
         },
-        sources=mine,
+        plugins=mine,
     )
     curves = preview(recipe, mine)["timesteps"]["curves"]
     assert [curve["progress"] for curve in curves] == [0.0, 0.5, 1.0]

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.build import attach_adapter
 from loba_tui.core.program.planning.model_shapes import open_shapes, parameters_of
@@ -44,7 +45,7 @@ def cost_of(
     rules: RealDeviceRules | None,
     autocast: torch.dtype | None = None,
 ) -> Cost:
-    attach_adapter(RECIPE, container)
+    attach_adapter(RECIPE, container, plugins=SHIPPED)
     scale, device, denoiser = AdapterScale(container.denoiser), container.device, container.denoiser
     scale.set(torch.ones(ROWS, device=device))
     if checkpointing:

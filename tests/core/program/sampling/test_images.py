@@ -7,10 +7,10 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from peft import get_peft_model_state_dict
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.associate.containers.sdxl import SDXLContainer
 from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.adapters.locon import get_adapter
 from loba_tui.core.program.sampling.images import sample_scales
@@ -57,7 +57,7 @@ def plain_pipeline(
     )
     pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl_folder)
     pipeline.load_lora_weights(folder, adapter_name="slider")
-    pipeline.scheduler = plugins.load("noise", "euler")(pipeline.scheduler.config)
+    pipeline.scheduler = SHIPPED.load("noise", "euler")(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -141,13 +141,19 @@ def test_works_without_text_encoders(container, scale, embeds):
     assert np.array_equal(before, after)
 
 
-@pytest.mark.parametrize("noise", [n for n in plugins.names("noise") if n != "flow_match_euler"])
+@pytest.mark.parametrize("noise", [n for n in SHIPPED.names("noise") if n != "flow_match_euler"])
 def test_every_diffusion_scheduler_samples(
     noise: str, container: SDXLContainer, embeds: PromptEmbeds, scale: AdapterScale
 ) -> None:
     settings = SampleSection(steps=3, noise=Choice(name=noise))
     images = sample_scales(
-        container, scale, embeds.select([0]), scales=[0.0], seeds=[7], settings=settings
+        container,
+        scale,
+        embeds.select([0]),
+        scales=[0.0],
+        seeds=[7],
+        settings=settings,
+        plugins=SHIPPED,
     )
     assert np.isfinite(images).all()
     assert images.std() > 0

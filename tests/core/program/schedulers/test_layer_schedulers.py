@@ -12,8 +12,8 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 import loba_tui
-from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
 
 
 def unet_modules() -> dict[str, nn.Module]:
@@ -30,7 +30,7 @@ MODULES = unet_modules()
 def factors(name: str, names: list[str] | None = None, **options: Any) -> dict[str, float]:
     names = list(MODULES) if names is None else names
     probe = SimpleNamespace(param_groups=[{"name": name, "params": []} for name in names])
-    return dict(zip(names, plugins.load("layer", name)(probe, **options), strict=True))
+    return dict(zip(names, SHIPPED.load("layer", name)(probe, **options), strict=True))
 
 
 def trained(name: str, **options: Any) -> set[str]:
@@ -108,7 +108,7 @@ def test_a_pattern_that_fits_nothing_is_an_error() -> None:
 
 
 def test_there_are_the_eight_that_are_promised() -> None:
-    assert set(plugins.names("layer")) == {
+    assert set(SHIPPED.names("layer")) == {
         "attention_only",
         "block_wise_decay",
         "conv_only",

@@ -11,13 +11,13 @@ import torch
 from torch.optim import lr_scheduler as oracles
 from transformers import optimization
 
-from loba_tui.core import plugins
+from loba_tui.core.plugins import SHIPPED
 
 STEPS = 60
 
 
 def ours(name: str, **options: Any) -> list[float]:
-    factor = plugins.load("model", name)(None, STEPS, **options)
+    factor = SHIPPED.load("model", name)(None, STEPS, **options)
     return [factor(step) for step in range(STEPS)]
 
 
@@ -88,7 +88,7 @@ def theirs(make: Callable[[torch.optim.Optimizer], Any]) -> list[float]:
 def test_a_model_scheduler_matches_its_oracle(name: str, options: Any, oracle: Any) -> None:
     # One-cycle's last step is the run's last; torch counts steps up to the last one's end.
     if name == "one_cycle":
-        factor = plugins.load("model", name)(None, STEPS + 1, **options)
+        factor = SHIPPED.load("model", name)(None, STEPS + 1, **options)
         values = [factor(step) for step in range(STEPS)]
     else:
         values = ours(name, **options)
@@ -137,14 +137,14 @@ def test_the_sqrt_decay_of_warmup_stable_decay() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-@pytest.mark.parametrize("name", plugins.names("model"))
+@pytest.mark.parametrize("name", SHIPPED.names("model"))
 def test_very_short_runs_have_finite_factors_too(name: str, steps: int) -> None:
-    factor = plugins.load("model", name)(None, steps)
+    factor = SHIPPED.load("model", name)(None, steps)
     assert all(math.isfinite(factor(step)) and factor(step) >= 0 for step in range(steps + 1))
 
 
 def test_there_are_the_twelve_that_are_promised() -> None:
-    assert set(plugins.names("model")) == {
+    assert set(SHIPPED.names("model")) == {
         "constant",
         "cosine",
         "cosine_restarts",

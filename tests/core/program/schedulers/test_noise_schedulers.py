@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.trajectories.base import model_input, step_latents
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -86,7 +86,7 @@ def walk(
 
 
 def test_there_are_the_twelve_that_are_promised() -> None:
-    assert set(plugins.names("noise")) == set(ORACLES)
+    assert set(SHIPPED.names("noise")) == set(ORACLES)
 
 
 @pytest.mark.parametrize("name", ORACLES)
@@ -95,7 +95,7 @@ def test_a_noise_scheduler_steps_as_diffusers_does(name: str) -> None:
         return torch.sin(3 * inputs + float(timestep) / 300)
 
     scheduler_class, options = ORACLES[name]
-    ours = plugins.load("noise", name)(config_of(name))
+    ours = SHIPPED.load("noise", name)(config_of(name))
     theirs = scheduler_class.from_config(config_of(name), **options)
     assert isinstance(ours, scheduler_class)
     (mine, inputs), (other, other_inputs) = walk(ours, predict), walk(theirs, predict)
@@ -113,7 +113,7 @@ def noise_in(inputs: Tensor, timestep: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", DIFFUSION)
 def test_every_latent_has_the_noise_that_its_timestep_says(name: str) -> None:
-    scheduler = plugins.load("noise", name)(CONFIG)
+    scheduler = SHIPPED.load("noise", name)(CONFIG)
     scheduler.set_timesteps(20)
     alpha = scheduler.alphas_cumprod[int(scheduler.timesteps[0])].sqrt()
     # Schedulers either let the image fade while noise comes, or add ever larger noise to it.
@@ -135,7 +135,7 @@ def test_every_flow_matching_latent_has_the_noise_that_its_timestep_says() -> No
         sigma = timestep / 1000
         return (inputs - (1 - sigma) * MU) / sigma
 
-    scheduler = plugins.load("noise", "flow_match_euler")(FLOW)
+    scheduler = SHIPPED.load("noise", "flow_match_euler")(FLOW)
     final, inputs = walk(scheduler, lambda x, t: noise(x, t) - MU)
     torch.testing.assert_close(final, torch.full_like(final, MU))
     for scaled, timestep in inputs:
@@ -147,7 +147,7 @@ def test_the_models_own_betas_and_prediction_type_are_kept(name: str) -> None:
     config = diffusers.EulerDiscreteScheduler(
         **{**BETAS, "beta_end": 0.0137}, prediction_type="v_prediction"
     ).config
-    scheduler = plugins.load("noise", name)(config)
+    scheduler = SHIPPED.load("noise", name)(config)
     assert scheduler.config.prediction_type == "v_prediction"
     assert scheduler.config.beta_end == 0.0137
 
@@ -165,7 +165,7 @@ def test_the_models_own_betas_and_prediction_type_are_kept(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in DIFFUSION if n not in ("pndm", "k_lms", "heun")])
 def test_zero_terminal_snr_is_the_models_unless_the_recipe_says(name: str) -> None:
     def last_alpha(config: Mapping[str, Any], **options: Any) -> float:
-        return float(plugins.load("noise", name)(config, **options).alphas_cumprod[-1])
+        return float(SHIPPED.load("noise", name)(config, **options).alphas_cumprod[-1])
 
     plain = CONFIG
     rescaled = diffusers.EulerDiscreteScheduler(**BETAS, rescale_betas_zero_snr=True).config
@@ -178,7 +178,7 @@ def test_zero_terminal_snr_is_the_models_unless_the_recipe_says(name: str) -> No
 @pytest.mark.parametrize("name", [n for n in DIFFUSION if n != "lcm"])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_spacing_is_honoured(name: str, spacing: str) -> None:
-    scheduler = plugins.load("noise", name)(CONFIG, timestep_spacing=spacing)
+    scheduler = SHIPPED.load("noise", name)(CONFIG, timestep_spacing=spacing)
     scheduler.set_timesteps(10)
     first = {"leading": 901, "trailing": 999, "linspace": 999}[spacing]
     assert float(scheduler.timesteps[0]) == first
@@ -186,8 +186,8 @@ def test_spacing_is_honoured(name: str, spacing: str) -> None:
 
 @pytest.mark.parametrize("name", ["k_lms", "euler", "heun", "dpmpp_2m", "dpmpp_sde", "unipc"])
 def test_karras_sigmas_are_equation_5(name: str) -> None:
-    plain = plugins.load("noise", name)(CONFIG)
-    karras = plugins.load("noise", name)(CONFIG, use_karras_sigmas=True)
+    plain = SHIPPED.load("noise", name)(CONFIG)
+    karras = SHIPPED.load("noise", name)(CONFIG, use_karras_sigmas=True)
     plain.set_timesteps(8)
     karras.set_timesteps(8)
     sigmas = karras.sigmas.unique().flip(0)[:8].double()
@@ -201,16 +201,16 @@ def test_karras_sigmas_are_equation_5(name: str) -> None:
 def test_a_diffusion_scheduler_refuses_a_flow_matching_model(name: str) -> None:
     for config in (FLOW, {**CONFIG, "prediction_type": "flow_prediction"}):
         with pytest.raises(RecipeError, match="velocity"):
-            plugins.load("noise", name)(config)
+            SHIPPED.load("noise", name)(config)
 
 
 def test_flow_match_euler_refuses_a_diffusion_model() -> None:
     with pytest.raises(RecipeError, match=r"diffusion\s+model \(epsilon\)"):
-        plugins.load("noise", "flow_match_euler")(CONFIG)
+        SHIPPED.load("noise", "flow_match_euler")(CONFIG)
 
 
 def test_flow_match_shift_is_the_models_unless_the_recipe_says() -> None:
-    make = plugins.load("noise", "flow_match_euler")
+    make = SHIPPED.load("noise", "flow_match_euler")
     dynamic = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).config
     assert make(FLOW).config.shift == 3.0
     assert make(FLOW, shift=1.0).config.shift == 1.0

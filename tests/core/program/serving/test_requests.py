@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import KOHYA_NAME, write_adapter
 from loba_tui.core.program.serving.requests import serve, wanted_recipe
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
@@ -25,7 +25,7 @@ from loba_tui.core.run.writer import RunWriter
 def foreign(tiny_sdxl_folder: Path, tmp_path: Path) -> Path:
     """An adapter file that says nothing but its weights."""
     container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
-    config = plugins.load("adapters", "loha")(container.adapter_targets())
+    config = SHIPPED.load("adapters", "loha")(container.adapter_targets())
     container.denoiser.add_adapter(config)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in container.denoiser.named_parameters():
@@ -48,7 +48,8 @@ def recipe(tiny_sdxl_folder: Path, tmp_path: Path) -> Path:
             "method": {"name": "text_slider", "concepts": [concept]},
             "sample": {"scales": [-1, 0, 1], "steps": 2, "prompts": ["a circle"]},
             "proof": {"measure": {"name": "mean_brightness"}, "prompts": ["a red circle"]},
-        }
+        },
+        plugins=SHIPPED,
     )
     path.write_text(dump_recipe(made))
     return path
@@ -57,11 +58,11 @@ def recipe(tiny_sdxl_folder: Path, tmp_path: Path) -> Path:
 def test_an_adapter_that_says_nothing_needs_a_recipe(foreign: Path, recipe: Path) -> None:
     asked = Request("sample", str(foreign), None, "")
     with pytest.raises(RecipeError, match="does not say which model") as raised:
-        wanted_recipe(asked)
+        wanted_recipe(asked, plugins=SHIPPED)
     assert "--recipe" in raised.value.hint
     by = Request("sample", str(foreign), None, "", recipe=str(recipe), scales=(0.0, 3.0))
-    assert wanted_recipe(by).sample.scales == (0.0, 3.0)
-    assert wanted_recipe(by).proof.prompts == ("a red circle",)
+    assert wanted_recipe(by, plugins=SHIPPED).sample.scales == (0.0, 3.0)
+    assert wanted_recipe(by, plugins=SHIPPED).proof.prompts == ("a red circle",)
 
 
 @pytest.mark.parametrize("action", ["sample", "eval"])
@@ -71,7 +72,7 @@ def test_an_adapter_of_another_tool_is_drawn_and_measured_by_a_recipe(
     run_dir = RunDir.create(tmp_path, "asked")
     wanted = Request(action, str(foreign), None, str(run_dir.path), recipe=str(recipe))  # type: ignore[arg-type]
     with RunWriter.open(run_dir) as writer:
-        serve(wanted, writer)
+        serve(wanted, writer, plugins=SHIPPED)
     if action == "sample":
         files = sorted(run_dir.samples.glob("000-*.png"))
         assert len(files) == 3

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from loba_tui.core.errors import ExitCode, Interrupted, NumericsError, ResourceError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program import main as program
 from loba_tui.core.program.adapter_files.adapter import read_adapter
 from loba_tui.core.program.method import StepOutput
@@ -59,7 +60,8 @@ def recipe_with(*, method: Mapping[str, Any] | None = None, **sections: Any) -> 
             "proof": {"enabled": False},
             **sections,
             "train": {"steps": 6, "batch_size": 2, **sections.get("train", {})},
-        }
+        },
+        plugins=SHIPPED,
     )
 
 
@@ -167,7 +169,7 @@ def later(work: Callable[[], object], seconds: float = 0.4) -> threading.Timer:
 
 
 def test_a_paused_run_waits_without_work_and_goes_on(writer: RunWriter) -> None:
-    steering, subject = Steering(recipe_with(), writer=writer), Subject()
+    steering, subject = Steering(recipe_with(), writer=writer, plugins=SHIPPED), Subject()
     writer.status(phase="training")
     send(writer.run_dir, Command("pause"))
     seen: list[str] = []
@@ -319,7 +321,7 @@ def run_steered(run_dir: RunDir, hand: Hand) -> None:
     from loba_tui.core.recipe.load import load_recipe
 
     with RunWriter.open(run_dir) as writer:
-        train(load_recipe(run_dir.recipe), run_dir, writer, hand)
+        train(load_recipe(run_dir.recipe, plugins=SHIPPED), run_dir, writer, hand, plugins=SHIPPED)
 
 
 @pytest.fixture(scope="module")
@@ -413,7 +415,7 @@ def test_a_stop_while_the_result_is_measured_is_obeyed_and_loses_nothing(tmp_pat
 
     run_dir = new_run(recipe, tmp_path / "stopped")
     with RunWriter.open(run_dir) as writer, pytest.raises(Interrupted, match="images were drawn"):
-        train(recipe, run_dir, writer, WhileMeasuring(writer))
+        train(recipe, run_dir, writer, WhileMeasuring(writer), plugins=SHIPPED)
     assert not run_dir.report.exists()
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
     assert sha256(run_dir) == sha256(plain)

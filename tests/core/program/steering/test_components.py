@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from loba_tui.client.runs import describe as listing
 from loba_tui.client.runs import steer as runs
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.steering.components import Residents
 from loba_tui.core.program.train import train
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
@@ -42,7 +43,8 @@ def recipe(**sections: Any) -> Recipe:
             "sample": {"every": 3, "steps": 2, "scales": [-1, 1], "prompts": ["a circle"]},
             "proof": {"enabled": False},
             **sections,
-        }
+        },
+        plugins=SHIPPED,
     )
 
 

@@ -13,14 +13,14 @@ from diffusers.training_utils import compute_density_for_timestep_sampling, comp
 from scipy import stats
 from torch import Tensor
 
-from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
 
 GRID = torch.linspace(0, 1, 20_001, dtype=torch.float64)
 
 
 def density(name: str, progress: float = 0.0, **options: Any) -> Callable[[Tensor], Tensor]:
-    made = plugins.load("timestep", name)(**options)
+    made = SHIPPED.load("timestep", name)(**options)
     return lambda t: made(torch.as_tensor(t), progress)
 
 
@@ -182,14 +182,14 @@ def test_a_curriculum_that_cannot_be_is_refused(stages: Any, message: str) -> No
 
 
 def test_stages_can_be_written_in_a_recipe() -> None:
-    assert not plugins.check_options("timestep", "curriculum", {"stages": STAGES})
+    assert not SHIPPED.check_options("timestep", "curriculum", {"stages": STAGES})
     wrong = {"stages": [[0.0, [0, -1]]]}
-    (problem,) = plugins.check_options("timestep", "curriculum", wrong)
+    (problem,) = SHIPPED.check_options("timestep", "curriculum", wrong)
     assert problem.key_path == ("stages", 0, 1, 1)
 
 
 def test_there_are_the_eleven_that_are_promised() -> None:
-    assert set(plugins.names("timestep")) == {
+    assert set(SHIPPED.names("timestep")) == {
         "beta",
         "cosmap",
         "curriculum",

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.training.early_stop import Look, Watch, judge_looks
 from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.problems import ProblemsFound
@@ -83,5 +84,6 @@ def test_stopping_without_looks_is_the_recipes_error() -> None:
                 "base_model": {"id": "builtin:shapes-xl"},
                 "method": {"name": "text_slider", "concepts": [concept]},
                 "train": {"stop_when": {"strength": 0.2}},
-            }
+            },
+            plugins=SHIPPED,
         )

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.training.ema import MovingAverage, make_average
 from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import EmaSection, OptimizerSection, Recipe
@@ -89,7 +90,8 @@ def recipe_of(**train: object) -> Recipe:
             "train": {"steps": 3, "batch_size": 1, **train},
             "sample": {"scales": [0, 1], "steps": 1, "prompts": ["a shape"]},
             "proof": {"enabled": False},
-        }
+        },
+        plugins=SHIPPED,
     )
 
 
@@ -104,7 +106,7 @@ def test_a_run_exports_the_average(tmp_path: Path) -> None:
     run_dir = RunDir.create(tmp_path, "run")
     with RunWriter.open(run_dir) as writer:
         recipe = recipe_of(ema={"decay": 0.9})
-        train(recipe, run_dir, writer, SimpleNamespace(is_set=False))
+        train(recipe, run_dir, writer, SimpleNamespace(is_set=False), plugins=SHIPPED)
     checkpoint = run_dir.checkpoints / "step-000003"
     averaged = load_file(checkpoint / "ema.safetensors")
     trained = load_file(checkpoint / "adapter.safetensors")

@@ -20,8 +20,8 @@ import torch
 from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
 
-from loba_tui.core import plugins
 from loba_tui.core.errors import CorruptError, RecipeError
+from loba_tui.core.plugins import KINDS, SHIPPED
 from loba_tui.core.program.build import build, build_accelerator
 from loba_tui.core.program.data.open import open_data
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
@@ -66,7 +66,7 @@ def sections_of(kind: str, name: str) -> Sections:
     choice = {"name": name, **REQUIRED.get(f"{kind} {name}", {})}
     match kind:
         case "optimizers":
-            one_rate = plugins.describe(kind, name).constants.get("ONE_LEARNING_RATE")
+            one_rate = SHIPPED.describe(kind, name).constants.get("ONE_LEARNING_RATE")
             return {"optimizer": {**choice, "lr": 1.0 if one_rate else 1e-3}}
         case "layer":
             return {"scheduler": {"layer": choice}, "adapter": ALL_LAYERS}
@@ -82,17 +82,17 @@ def sections_of(kind: str, name: str) -> Sections:
             return {**FINETUNING, "noise": [choice]}
         case "methods":
             images = {"images": FINETUNING, "pairs": PAIRS}
-            wanted = plugins.describe(kind, name).constants.get("DATA")
+            wanted = SHIPPED.describe(kind, name).constants.get("DATA")
             return {**images.get(wanted, {}), "method": choice}
     raise AssertionError(f"no recipe for a drop-in of {kind}")
 
 
 def cases() -> Iterator[Any]:
-    for kind in plugins.KINDS:
+    for kind in KINDS:
         if kind == "measures":  # it takes no part in training
             continue
-        for name in plugins.names(kind):
-            if plugins.describe(kind, name).constants.get("SOLVES"):
+        for name in SHIPPED.names(kind):
+            if SHIPPED.describe(kind, name).constants.get("SOLVES"):
                 continue  # it has no steps between which it could stop: test_solved_run.py
             lacks = name == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None
             skip = pytest.mark.skipif(lacks, reason="bitsandbytes is not installed")
@@ -153,14 +153,14 @@ def recipe_with(model: Path, sections: Sections) -> Recipe:
     if "data" not in whole:
         concept = {"target": "a dot", "positive": "a large dot", "negative": "a small dot"}
         whole["method"]["concepts"] = [{**concept, "preserve": ["a"]}]
-    return parse_recipe(whole, origin="test")
+    return parse_recipe(whole, origin="test", plugins=SHIPPED)
 
 
 def with_images(recipe: Recipe, model: OpenModel) -> OpenModel:
     """Return the model with the recipe's images, and with what their captions are encoded to."""
     if recipe.data is None:
         return model
-    data = open_data(recipe, None, lambda phase: None)
+    data = open_data(recipe, None, lambda phase: None, plugins=SHIPPED)
     assert data is not None
     data.encode(model.container, model.open_latents)
     row = next(iter(model.embeds.values()))
@@ -184,7 +184,8 @@ def trainer_of(
             accelerator=accelerator,
             run_dir=RunDir(folder),
             writer=writer,
-            steering=Steering(recipe, writer=writer),
+            steering=Steering(recipe, writer=writer, plugins=SHIPPED),
+            plugins=SHIPPED,
         ).trainer
 
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from loba_tui.core import plugins
 from loba_tui.core.errors import CorruptError, ResourceError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.training.optimizer_state import (
     LearningRates,
     averaged_weights,
@@ -26,7 +26,7 @@ from loba_tui.core.recipe.load import parse_text
 
 OPTIMIZERS = [
     pytest.param(name, marks=needs_package)
-    for name in plugins.names("optimizers")
+    for name in SHIPPED.names("optimizers")
     for needs_package in [
         pytest.mark.skipif(
             name == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None,
@@ -50,7 +50,7 @@ def make(
     target = torch.randn(rows, generator=generator)
     groups = [{"params": [parameter]} for parameter in parameters.values()]
     rate = RATES.get(name, 0.02) if lr is None else lr
-    return parameters, plugins.load("optimizers", name)(groups, rate), target
+    return parameters, SHIPPED.load("optimizers", name)(groups, rate), target
 
 
 def train(
@@ -83,7 +83,7 @@ def test_an_optimizer_converges_on_a_convex_problem(name: str) -> None:
     rates = {"sgd": 0.1, "prodigy": 1.0, "adafactor": 0.1, "novograd": 0.1}
     rates["schedule_free_adamw"] = 0.3
     rate = rates.get(name, 0.03)
-    optimizer = plugins.load("optimizers", name)([weights], rate)
+    optimizer = SHIPPED.load("optimizers", name)([weights], rate)
     for step in range(400):
         # Steps of a fixed or relative size come only as near as the rate is small.
         optimizer.param_groups[0]["lr"] = rate * (1 - step / 400)
@@ -172,7 +172,7 @@ def test_an_optimizer_is_the_librarys_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_says_how_a_recipe_asks_for_it(name: str) -> None:
-    doc = plugins.describe("optimizers", name).doc
+    doc = SHIPPED.describe("optimizers", name).doc
     assert "https://" in doc, "cites its paper"
     (snippet,) = re.findall(r"^For a slider: `(optimizer: .*)`$", doc, flags=re.MULTILINE)
     recipe = parse_text(
@@ -180,13 +180,14 @@ def test_an_optimizer_says_how_a_recipe_asks_for_it(name: str) -> None:
         f"method: {{name: text_slider, concepts: [{{target: a, positive: b, negative: c}}]}}\n"
         f"{snippet}\n",
         origin=name,
+        plugins=SHIPPED,
     )
     assert recipe.optimizer.name == name
 
 
 def test_there_are_the_twelve_that_the_specification_names() -> None:
     twelve = "adamw adamw_8bit radam nadam novograd adafactor lion lamb prodigy schedule_free_adamw"
-    assert plugins.names("optimizers") == sorted([*twelve.split(), "came", "sgd"])
+    assert SHIPPED.names("optimizers") == sorted([*twelve.split(), "came", "sgd"])
 
 
 def test_large_tensors_have_8_bit_moments() -> None:

@@ -10,8 +10,8 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch.nn import functional
 
-from loba_tui.core import plugins
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.contract import check_contract
 from loba_tui.core.program.objectives.timed_loss import TimedLoss
 from loba_tui.core.program.trajectories.forward_process import Diffusion
@@ -24,7 +24,7 @@ def scheduler(**options: Any) -> DDPMScheduler:
 
 
 def diffusion(config: Any, **options: Any) -> Diffusion:
-    density = plugins.load("timestep", "uniform")()
+    density = SHIPPED.load("timestep", "uniform")()
     return Diffusion(config, seed=0, density=density, **options)
 
 
@@ -59,7 +59,7 @@ def test_noising_and_targets_are_those_of_diffusers(kind: str, zero_snr: bool) -
 
 def test_min_snr_is_the_papers_for_every_prediction() -> None:
     timesteps = torch.arange(0, 1000, 37)
-    weighting = plugins.load("weightings", "min_snr")(gamma=5.0)
+    weighting = SHIPPED.load("weightings", "min_snr")(gamma=5.0)
     # As in diffusers' own training examples.
     snr = compute_snr(scheduler(), timesteps).double()
     clipped = torch.minimum(snr, torch.full_like(snr, 5.0))
@@ -71,15 +71,15 @@ def test_min_snr_is_the_papers_for_every_prediction() -> None:
 
 def test_debiased_is_one_over_root_snr_for_epsilon() -> None:
     timesteps = torch.arange(0, 1000, 37)
-    weighting = plugins.load("weightings", "debiased")()
+    weighting = SHIPPED.load("weightings", "debiased")()
     snr = compute_snr(scheduler(), timesteps)
     ours = diffusion(scheduler().config, weighting=weighting).weights(timesteps)
     torch.testing.assert_close(ours, snr**-0.5, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", plugins.names("weightings"))
+@pytest.mark.parametrize("name", SHIPPED.names("weightings"))
 def test_a_weighted_loss_means_the_same_whatever_the_model_predicts(name: str) -> None:
-    weighting = plugins.load("weightings", name)()
+    weighting = SHIPPED.load("weightings", name)()
     clean, noise, guess = latents(6, 4, 8, 8), latents(6, 4, 8, 8).flip(0), latents(6, 4, 8, 8)
     timesteps = torch.tensor([30, 100, 300, 500, 800, 990])
     losses = []
@@ -108,7 +108,7 @@ def test_draws_depend_on_seed_step_and_row_alone() -> None:
 
 
 def test_timesteps_follow_the_density() -> None:
-    window = plugins.load("timestep", "window")(width=0.2, begin=0.75, end=0.75)
+    window = SHIPPED.load("timestep", "window")(width=0.2, begin=0.75, end=0.75)
     ours = Diffusion(scheduler().config, seed=0, density=window)
     drawn = ours.timesteps(0, 0.5, range(200))
     assert 590 <= int(drawn.min()) < 640
@@ -117,8 +117,8 @@ def test_timesteps_follow_the_density() -> None:
 
 def test_noise_changes_add_up_in_order() -> None:
     changes = [
-        plugins.load("noising", "offset")(strength=0.5),
-        plugins.load("noising", "perturbation")(gamma=0.3),
+        SHIPPED.load("noising", "offset")(strength=0.5),
+        SHIPPED.load("noising", "perturbation")(gamma=0.3),
     ]
     like = latents(3, 4, 16, 16)
     applied, wanted = diffusion(scheduler().config, changes=changes).noise(like, 0, (0, 1, 2))
@@ -132,7 +132,7 @@ def test_noise_changes_add_up_in_order() -> None:
 
 
 def test_pyramid_noise_has_unit_variance_and_more_of_the_coarse() -> None:
-    change = plugins.load("noising", "pyramid")(discount=0.8, levels=4)
+    change = SHIPPED.load("noising", "pyramid")(discount=0.8, levels=4)
     like = latents(64, 4, 16, 16)
     applied, wanted = diffusion(scheduler().config, changes=[change]).noise(like, 0, range(64))
     assert applied.equal(wanted)
@@ -146,7 +146,7 @@ def test_pyramid_noise_has_unit_variance_and_more_of_the_coarse() -> None:
 
 
 def test_a_scheduled_huber_loss_is_torchs_own_at_every_timestep() -> None:
-    loss = TimedLoss(plugins.load("losses", "huber")(delta=0.2, schedule="exponential"))
+    loss = TimedLoss(SHIPPED.load("losses", "huber")(delta=0.2, schedule="exponential"))
     given, wanted = latents(2, 5, 4, 8, 8)
     t = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
     ours = loss(given, wanted, t)
@@ -161,14 +161,14 @@ def test_a_scheduled_huber_loss_is_torchs_own_at_every_timestep() -> None:
 
 def test_smooth_l1_is_torchs_own() -> None:
     given, wanted = latents(2, 3, 4, 4, 4)
-    ours = plugins.load("losses", "smooth_l1")(beta=0.3)(given, wanted)
+    ours = SHIPPED.load("losses", "smooth_l1")(beta=0.3)(given, wanted)
     oracle = functional.smooth_l1_loss(given, wanted, reduction="none", beta=0.3)
     torch.testing.assert_close(ours, oracle)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "exponential"])
 def test_every_schedule_of_huber_keeps_the_contract(schedule: str) -> None:
-    check_contract("losses", plugins.describe("losses", "huber").path, schedule=schedule)
+    check_contract("losses", SHIPPED.describe("losses", "huber").path, schedule=schedule)
 
 
 def test_flow_models_are_refused() -> None:

@@ -18,9 +18,9 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load, save
 from torch import Tensor
 
-from loba_tui.core import plugins
 from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.errors import CorruptError, RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program import randomness
 from loba_tui.core.program.schedulers.noise.ddim import step_noise as ddim
 from loba_tui.core.program.schedulers.noise.euler_ancestral import step_noise as euler_ancestral
@@ -41,7 +41,7 @@ CONFIG = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_e
 
 
 FLOW = FlowMatchEulerDiscreteScheduler(shift=3.0).config
-NOISE = plugins.names("noise")
+NOISE = SHIPPED.names("noise")
 
 
 @dataclass
@@ -75,7 +75,7 @@ class CurvedContainer(OneImageContainer):
 def curved_plan(noise: str, batch_size: int = 2, **changes: object) -> RolloutPlan:
     """Return a plan with a curved model and a noise scheduler by name."""
     config = FLOW if noise == "flow_match_euler" else CONFIG
-    step_noise = plugins.load("noise", noise)
+    step_noise = SHIPPED.load("noise", noise)
     return replace(
         make_plan(batch_size),
         container=CurvedContainer(torch.zeros(1, *SHAPE)),  # type: ignore[arg-type]

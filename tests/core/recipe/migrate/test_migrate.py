@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe.load import parse_recipe, parse_text
 from loba_tui.core.recipe.migrate.flags import V0_FLAGS, is_version_0, migrate_flags
 from loba_tui.core.recipe.migrate.text import migrate_text
@@ -126,7 +127,8 @@ def test_the_specification_s_flags_become_a_recipe() -> None:
                 "batch_size": 2,
                 "out_dir": "./output",
             }
-        )
+        ),
+        plugins=SHIPPED,
     )
     assert recipe.base_model.id == "stabilityai/stable-diffusion-xl-base-1.0"
     assert (recipe.optimizer.name, recipe.optimizer.lr) == ("adamw", 1e-4)
@@ -139,7 +141,7 @@ def test_the_specification_s_flags_become_a_recipe() -> None:
 def test_every_flag_arrives_where_the_table_says() -> None:
     assert set(ALL_FLAGS) == set(V0_FLAGS)
     recipe = migrate_flags(ALL_FLAGS)
-    parse_recipe(recipe)
+    parse_recipe(recipe, plugins=SHIPPED)
     for name, flag in V0_FLAGS.items():
         if flag.path:
             assert value_at(recipe, flag.path) == ALL_FLAGS[name]
@@ -159,7 +161,7 @@ def test_an_unknown_flag_names_the_nearest() -> None:
 
 def test_comments_and_spelling_of_values_are_kept() -> None:
     assert migrate_text(OLD) == NEW
-    parse_text(NEW, "new")
+    parse_text(NEW, "new", plugins=SHIPPED)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from loba_tui.core.associate.caches.hub.layout import Repository, Revision
 from loba_tui.core.associate.caches.hub.usage import base_model, usage_of
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
 from loba_tui.core.run.directory import Ledger, RunDir
 
@@ -31,7 +32,7 @@ def recipe_text(model_id: str, revision: str | None) -> str:
             "concepts": [{"target": "a", "positive": "b", "negative": "c"}],
         },
     }
-    return dump_recipe(parse_recipe(mapping))
+    return dump_recipe(parse_recipe(mapping, plugins=SHIPPED))
 
 
 @pytest.mark.parametrize("model_id", ["org/name", "it's", 'a "b"', "a: b", "#x", "ü/é", "1e3"])

@@ -35,7 +35,7 @@ class PluginFile:
     """A plugin as it was read once.
 
     Attributes:
-        kind: A key of `plugins.KINDS`.
+        kind: A key of `KINDS`.
         content: What was read; what is shown, trusted and run is this.
         unsafe: Why the file cannot be trusted as it lies there, with what to do; empty if it can.
     """
@@ -58,11 +58,11 @@ class PluginFile:
 
 
 @dataclass(frozen=True)
-class PluginSources:
-    """Where drop-ins are looked for beyond the shipped ones; the default is nowhere.
+class UserPlugins:
+    """Where the user's own drop-ins lie, and which of them are enabled.
 
     Attributes:
-        folder: Holds `<kind>/<name>.py`.
+        folder: Holds `<kind>/<name>.py`; None if there are none.
         trusted: The file that remembers which of them are enabled; None enables none.
     """
 
@@ -70,7 +70,7 @@ class PluginSources:
     trusted: Path | None = None
 
     @classmethod
-    def of_user(cls, environ: Mapping[str, str]) -> PluginSources:
+    def of_user(cls, environ: Mapping[str, str]) -> UserPlugins:
         """Return the user's plugin folder under `XDG_CONFIG_HOME` or its default."""
         config = Path(environ.get("XDG_CONFIG_HOME", ""))
         # The XDG base directory specification tells to ignore relative paths.
@@ -197,10 +197,6 @@ class PluginSources:
         except OSError as error:
             reason = error.strerror or error
             raise ResourceError(f"{self.trusted} cannot be written: {reason}.") from error
-
-
-SHIPPED = PluginSources()
-"""No further drop-ins."""
 
 
 def is_plugin_name(stem: str) -> bool:

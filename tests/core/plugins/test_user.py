@@ -11,187 +11,185 @@ from pathlib import Path
 import pytest
 
 from loba_tui.core.errors import RecipeError, RefusedError, ResourceError
-from loba_tui.core.plugins import check_options, load, names
+from loba_tui.core.plugins import SHIPPED, Plugins
 from loba_tui.core.plugins.loading import as_plugin_error
-from loba_tui.core.plugins.sources import MAX_BYTES, PluginSources
+from loba_tui.core.plugins.user import MAX_BYTES, UserPlugins
 
 GOOD = "def get_loss(*, a: int = 1):\n    return a\n"
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> PluginSources:
-    sources = PluginSources.of_user({"XDG_CONFIG_HOME": str(tmp_path)})
-    assert sources.folder is not None
-    (sources.folder / "losses").mkdir(parents=True, mode=0o700)
-    for folder in (sources.folder, sources.folder.parent):
+def mine(tmp_path: Path) -> Plugins:
+    plugins = Plugins.of_user({"XDG_CONFIG_HOME": str(tmp_path)})
+    assert plugins.user.folder is not None
+    (plugins.user.folder / "losses").mkdir(parents=True, mode=0o700)
+    for folder in (plugins.user.folder, plugins.user.folder.parent):
         folder.chmod(0o700)
-    return sources
+    return plugins
 
 
-def put(mine: PluginSources, text: str, name: str = "mine") -> Path:
-    assert mine.folder is not None
-    path = mine.folder / "losses" / f"{name}.py"
+def put(mine: Plugins, text: str, name: str = "mine") -> Path:
+    assert mine.user.folder is not None
+    path = mine.user.folder / "losses" / f"{name}.py"
     path.write_text(text)
     path.chmod(0o600)
     return path
 
 
-def put_trusted(mine: PluginSources, text: str, name: str = "mine") -> Path:
+def put_trusted(mine: Plugins, text: str, name: str = "mine") -> Path:
     path = put(mine, text, name)
-    mine.trust(mine.read("losses", name))
+    mine.user.trust(mine.user.read("losses", name))
     return path
 
 
 def test_the_folder_follows_the_xdg_specification(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     for environ in ({}, {"XDG_CONFIG_HOME": ""}, {"XDG_CONFIG_HOME": "relative"}):
-        sources = PluginSources.of_user(environ)
-        assert sources.folder == Path("/home/somebody/.config/loba/plugins")
-        assert sources.trusted == Path("/home/somebody/.config/loba/trusted.json")
-    assert PluginSources.of_user({"XDG_CONFIG_HOME": "/c"}).folder == Path("/c/loba/plugins")
+        plugins = Plugins.of_user(environ)
+        assert plugins.user.folder == Path("/home/somebody/.config/loba/plugins")
+        assert plugins.user.trusted == Path("/home/somebody/.config/loba/trusted.json")
+    assert Plugins.of_user({"XDG_CONFIG_HOME": "/c"}).user.folder == Path("/c/loba/plugins")
 
 
 def test_without_a_folder_there_are_only_the_shipped(tmp_path: Path) -> None:
-    assert names("losses", sources=PluginSources(tmp_path / "none")) == names("losses")
+    assert Plugins(UserPlugins(tmp_path / "none")).names("losses") == SHIPPED.names("losses")
 
 
-def test_a_plugin_runs_only_once_it_is_trusted_as_it_is(mine: PluginSources) -> None:
+def test_a_plugin_runs_only_once_it_is_trusted_as_it_is(mine: Plugins) -> None:
     path = put(mine, GOOD)
     with pytest.raises(RefusedError, match=r"not trusted yet.*loba plugins trust losses/mine"):
-        load("losses", "mine", sources=mine)
-    (problem,) = check_options("losses", "mine", {}, sources=mine)
+        mine.load("losses", "mine")
+    (problem,) = mine.check_options("losses", "mine", {})
     assert problem.refused
     assert "loba plugins trust losses/mine" in problem.message
 
-    mine.trust(mine.read("losses", "mine"))
-    assert load("losses", "mine", sources=mine)(a=2) == 2
-    assert check_options("losses", "mine", {}, sources=mine) == []
+    mine.user.trust(mine.user.read("losses", "mine"))
+    assert mine.load("losses", "mine")(a=2) == 2
+    assert mine.check_options("losses", "mine", {}) == []
 
     path.write_text(GOOD + "#")
     with pytest.raises(RefusedError, match="changed since you trusted it"):
-        load("losses", "mine", sources=mine)
+        mine.load("losses", "mine")
     path.write_text(GOOD)
-    load("losses", "mine", sources=mine)
+    mine.load("losses", "mine")
 
-    assert mine.untrust("losses/mine")
-    assert not mine.untrust("losses/mine")
+    assert mine.user.untrust("losses/mine")
+    assert not mine.user.untrust("losses/mine")
     with pytest.raises(RefusedError, match="not trusted yet"):
-        load("losses", "mine", sources=mine)
+        mine.load("losses", "mine")
 
 
-def test_what_is_trusted_is_what_was_read_and_not_what_lies_there_now(mine: PluginSources) -> None:
+def test_what_is_trusted_is_what_was_read_and_not_what_lies_there_now(mine: Plugins) -> None:
     path = put(mine, GOOD)
-    shown = mine.read("losses", "mine")
+    shown = mine.user.read("losses", "mine")
     path.write_text("import os\n" + GOOD)
-    mine.trust(shown)
+    mine.user.trust(shown)
     with pytest.raises(RefusedError, match="changed since"):
-        load("losses", "mine", sources=mine)
+        mine.load("losses", "mine")
 
 
 def test_what_runs_are_the_bytes_that_were_hashed(
-    mine: PluginSources, monkeypatch: pytest.MonkeyPatch
+    mine: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = put_trusted(mine, GOOD)
-    require = PluginSources.require_trust
+    require = UserPlugins.require_trust
 
-    def swap_after_the_check(self: PluginSources, file: object) -> None:
+    def swap_after_the_check(self: UserPlugins, file: object) -> None:
         require(self, file)  # type: ignore[arg-type]
         path.write_text("raise SystemExit('swapped')")
 
-    monkeypatch.setattr(PluginSources, "require_trust", swap_after_the_check)
-    assert load("losses", "mine", sources=mine)(a=4) == 4
+    monkeypatch.setattr(UserPlugins, "require_trust", swap_after_the_check)
+    assert mine.load("losses", "mine")(a=4) == 4
 
 
 @pytest.mark.parametrize("which", ["file", "losses", "plugins", "loba"])
-def test_what_others_can_change_is_refused(mine: PluginSources, which: str) -> None:
+def test_what_others_can_change_is_refused(mine: Plugins, which: str) -> None:
     path = put_trusted(mine, GOOD)
     place = {"file": path, "losses": path.parent}.get(which)
     place = place or next(folder for folder in path.parents if folder.name == which)
     for mode in (0o020, 0o002):
         place.chmod(0o700 | mode)
         with pytest.raises(RefusedError, match=f"first: chmod go-w .*{place.name}"):
-            load("losses", "mine", sources=mine)
+            mine.load("losses", "mine")
         with pytest.raises(RefusedError, match="chmod"):
-            mine.trust(mine.read("losses", "mine"))
+            mine.user.trust(mine.user.read("losses", "mine"))
     place.chmod(0o700)
-    load("losses", "mine", sources=mine)
+    mine.load("losses", "mine")
 
 
-def test_a_file_of_another_user_is_refused(
-    mine: PluginSources, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_another_user_is_refused(mine: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
     put(mine, GOOD)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(RefusedError, match="belongs to another user"):
-        load("losses", "mine", sources=mine)
+        mine.load("losses", "mine")
 
 
-def test_a_link_is_judged_by_the_file_that_it_leads_to(mine: PluginSources, tmp_path: Path) -> None:
+def test_a_link_is_judged_by_the_file_that_it_leads_to(mine: Plugins, tmp_path: Path) -> None:
     elsewhere = tmp_path / "dotfiles.py"
     elsewhere.write_text(GOOD)
     elsewhere.chmod(0o666)
-    assert mine.folder is not None
-    (mine.folder / "losses" / "mine.py").symlink_to(elsewhere)
-    assert mine.read("losses", "mine").unsafe
+    assert mine.user.folder is not None
+    (mine.user.folder / "losses" / "mine.py").symlink_to(elsewhere)
+    assert mine.user.read("losses", "mine").unsafe
     elsewhere.chmod(0o600)
-    mine.trust(mine.read("losses", "mine"))
-    assert load("losses", "mine", sources=mine)(a=5) == 5
+    mine.user.trust(mine.user.read("losses", "mine"))
+    assert mine.load("losses", "mine")(a=5) == 5
 
 
-def test_odd_files_are_refused_and_not_waited_for(mine: PluginSources) -> None:
-    assert mine.folder is not None
-    os.mkfifo(mine.folder / "losses" / "pipe.py")
-    (mine.folder / "losses" / "folder.py").mkdir()
+def test_odd_files_are_refused_and_not_waited_for(mine: Plugins) -> None:
+    assert mine.user.folder is not None
+    os.mkfifo(mine.user.folder / "losses" / "pipe.py")
+    (mine.user.folder / "losses" / "folder.py").mkdir()
     put(mine, "#" * (MAX_BYTES + 1), "huge")
     put(mine, GOOD, "secret").chmod(0o000)
-    (mine.folder / "losses" / "lost.py").symlink_to("nowhere")
+    (mine.user.folder / "losses" / "lost.py").symlink_to("nowhere")
     for name in ("pipe", "huge", "folder", "lost", "secret"):
         if name == "secret" and os.geteuid() == 0:
             continue
-        (problem,) = check_options("losses", name, {}, sources=mine)
+        (problem,) = mine.check_options("losses", name, {})
         assert f"{name}.py" in problem.message
         with pytest.raises((RefusedError, ResourceError), match=rf"{name}\.py"):
-            load("losses", name, sources=mine)
+            mine.load("losses", name)
 
 
 @pytest.mark.parametrize(
     "content",
     ["", "[]", "{", '{"version": 2, "plugins": {}}', '{"version": 1, "plugins": {"a/b": 1}}', "\0"],
 )
-def test_a_damaged_list_of_trust_trusts_nothing(mine: PluginSources, content: str) -> None:
+def test_a_damaged_list_of_trust_trusts_nothing(mine: Plugins, content: str) -> None:
     put_trusted(mine, GOOD)
-    assert mine.trusted is not None
-    mine.trusted.write_text(content)
+    assert mine.user.trusted is not None
+    mine.user.trusted.write_text(content)
     with pytest.raises(RefusedError, match=r"trusted\.json"):
-        load("losses", "mine", sources=mine)
-    (problem,) = check_options("losses", "mine", {}, sources=mine)
+        mine.load("losses", "mine")
+    (problem,) = mine.check_options("losses", "mine", {})
     assert problem.refused
 
 
-def test_a_list_of_trust_that_others_can_write_trusts_nothing(mine: PluginSources) -> None:
+def test_a_list_of_trust_that_others_can_write_trusts_nothing(mine: Plugins) -> None:
     put_trusted(mine, GOOD)
-    assert mine.trusted is not None
-    assert mine.trusted.stat().st_mode & 0o777 == 0o600
-    mine.trusted.chmod(0o622)
+    assert mine.user.trusted is not None
+    assert mine.user.trusted.stat().st_mode & 0o777 == 0o600
+    mine.user.trusted.chmod(0o622)
     with pytest.raises(RefusedError, match="chmod go-w"):
-        load("losses", "mine", sources=mine)
+        mine.load("losses", "mine")
 
 
-def test_two_commands_at_once_lose_nothing(mine: PluginSources) -> None:
+def test_two_commands_at_once_lose_nothing(mine: Plugins) -> None:
     for number in range(8):
         put(mine, GOOD, f"mine{number}")
     threads = [
-        threading.Thread(target=lambda n=n: mine.trust(mine.read("losses", f"mine{n}")))
+        threading.Thread(target=lambda n=n: mine.user.trust(mine.user.read("losses", f"mine{n}")))
         for n in range(8)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert mine.trusted_keys() == [f"losses/mine{n}" for n in range(8)]
-    assert mine.trusted is not None
-    assert json.loads(mine.trusted.read_text())["version"] == 1
-    assert sorted(path.name for path in mine.trusted.parent.iterdir()) == [
+    assert mine.user.trusted_keys() == [f"losses/mine{n}" for n in range(8)]
+    assert mine.user.trusted is not None
+    assert json.loads(mine.user.trusted.read_text())["version"] == 1
+    assert sorted(path.name for path in mine.user.trusted.parent.iterdir()) == [
         "plugins",
         "trusted.json",
     ]
@@ -213,38 +211,38 @@ def test_two_commands_at_once_lose_nothing(mine: PluginSources) -> None:
     ],
 )
 def test_an_error_names_the_plugins_file_and_line(
-    mine: PluginSources, text: str, line: int, message: str
+    mine: Plugins, text: str, line: int, message: str
 ) -> None:
     put(mine, "", "helper")
     path = put_trusted(mine, text)
     with pytest.raises(RecipeError) as raised:
-        load("losses", "mine", sources=mine)()
+        mine.load("losses", "mine")()
     assert f"{path}:{line}: " in str(raised.value)
     assert message in str(raised.value)
     assert "\x1b" not in str(raised.value)
     assert "loba_plugins.losses.mine" not in sys.modules or text.count("def get_loss")
 
 
-def test_a_missing_factory_names_the_file(mine: PluginSources) -> None:
+def test_a_missing_factory_names_the_file(mine: Plugins) -> None:
     path = put_trusted(mine, "get_loss = 3\n")
     with pytest.raises(RecipeError, match=rf"{path}.*must define get_loss\(\)"):
-        load("losses", "mine", sources=mine)
+        mine.load("losses", "mine")
 
 
-def test_our_own_errors_pass_through_a_plugin_as_they_are(mine: PluginSources) -> None:
+def test_our_own_errors_pass_through_a_plugin_as_they_are(mine: Plugins) -> None:
     text = "from loba_tui.core.errors import ResourceError\n"
     put_trusted(mine, text + "def get_loss():\n    raise ResourceError('no disk')\n")
     with pytest.raises(ResourceError, match="no disk"):
-        load("losses", "mine", sources=mine)()
+        mine.load("losses", "mine")()
 
 
-def test_what_a_factory_returned_is_blamed_on_the_plugin_too(mine: PluginSources) -> None:
+def test_what_a_factory_returned_is_blamed_on_the_plugin_too(mine: Plugins) -> None:
     path = put_trusted(mine, "def get_loss():\n    return lambda: 1 / 0\n")
     with pytest.raises(ZeroDivisionError) as raised:
-        load("losses", "mine", sources=mine)()()
-    found = as_plugin_error(raised.value, mine.folder)
+        mine.load("losses", "mine")()()
+    found = as_plugin_error(raised.value, mine.user.folder)
     assert found is not None
     assert f"{path}:2: ZeroDivisionError" in found.message
     with pytest.raises(ZeroDivisionError) as ours:
         _ = 1 / 0
-    assert as_plugin_error(ours.value, mine.folder) is None
+    assert as_plugin_error(ours.value, mine.user.folder) is None
