@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from textual import work
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.theme import Theme
@@ -83,7 +84,7 @@ class LobaApp(App[None]):
         self.register_theme(DARK)
         self.theme = "loba" if context.has_many_colors else "ansi-dark"
         for entry in self.entries:
-            self.add_mode(entry.id, _maker(entry))
+            self.add_mode(entry.id, entry.make)
         self._notices = NoticeWatch(context.ledger)
         self._notify = Settings.load(context.config / FILE)
         changed = keymap.load(context.config / keymap.FILE, type(self), self.entries)
@@ -96,28 +97,25 @@ class LobaApp(App[None]):
         self.set_interval(max(_NOTICE_SECONDS, self.context.seconds), self._look_for_notices)
         self._look_for_notices()
         # Once something is to be seen; the first key that shows another screen need not wait then.
-        self.set_timer(_PRELOAD_SECONDS, self._preload)
+        self.set_timer(_PRELOAD_SECONDS, self._load_screens)
         first = "monitor" if self.run_to_watch is not None else self.entries[0].id
         self.switch_mode(first if self.has_entry(first) else self.entries[0].id)
 
-    def _preload(self) -> None:
-        def load() -> None:
-            for entry in self.entries:
-                entry.load()
-
-        self.run_worker(load, thread=True, group="preload")
+    @work(thread=True, group="preload")
+    def _load_screens(self) -> None:
+        for entry in self.entries:
+            entry.load()
 
     def _look_for_notices(self) -> None:
-        """Find what has happened to runs, in a thread, unless that goes on already."""
-        if any(worker.group == "notices" and worker.is_running for worker in self.workers):
-            return
+        """Find what has happened to runs, unless that goes on already."""
+        if not any(worker.group == "notices" and worker.is_running for worker in self.workers):
+            self._find_notices()
 
-        def look() -> None:
-            found = self._notices.look()
-            if found and self.is_running:
-                self.call_from_thread(self._tell_notices, found)
-
-        self.run_worker(look, thread=True, group="notices")
+    @work(thread=True, group="notices")
+    def _find_notices(self) -> None:
+        found = self._notices.look()
+        if found and self.is_running:
+            self.call_from_thread(self._tell_notices, found)
 
     def _tell_notices(self, found: Sequence[Notice]) -> None:
         for notice in found:
@@ -157,22 +155,19 @@ class LobaApp(App[None]):
         title = next((e.title for e in self.entries if e.id == self.current_mode), "")
         self.push_screen(TextDialog(f"Keys: {title}", helping.help_rows(self, self.screen)))
 
-    def action_palette(self) -> None:
+    @work
+    async def action_palette(self) -> None:
         """Offer every action of the screen at hand by name."""
+        if self.screen.is_modal:  # the key was typed ahead of a dialog
+            return
         found = helping.palette(self, self.screen)
-
-        async def run(key: str | None) -> None:
-            if key is not None:
-                _, node, action = found[int(key)]
-                await self.run_action(action, default_namespace=node)
-
-        self.push_screen(ChoiceDialog("All actions", [choice for choice, _, _ in found]), run)
+        choices = [choice for choice, _, _ in found]
+        key = await self.push_screen_wait(ChoiceDialog("All actions", choices))
+        if key is not None:
+            _, node, action = found[int(key)]
+            await self.run_action(action, default_namespace=node)
 
     def action_how_to_leave(self) -> None:
         """Tell how to leave: ctrl+c is too easily pressed to end anything."""
         if isinstance(self.screen, LobaScreen):
             self.screen.tell("Press q to leave. Runs go on without the dashboard.")
-
-
-def _maker(entry: ScreenEntry) -> Callable[[], LobaScreen]:
-    return lambda: entry.load()()

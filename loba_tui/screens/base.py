@@ -1,26 +1,29 @@
-"""What every screen of the dashboard has: bars, filter, messages, work off the UI thread."""
+"""The frame of every screen: bars, filter, messages, dialogs, and work off the UI thread."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
 from textual.widget import Widget
-from textual.worker import get_current_worker
+from textual.worker import Worker, get_current_worker
 
 from loba_tui.client.context import Context
 from loba_tui.core.errors import LobaError
-from loba_tui.widgets.bars import KeyBar, TopBar
+from loba_tui.core.run.directory import RunDir
+from loba_tui.widgets.bars import KeyBar, Tab, TopBar
 from loba_tui.widgets.filter_bar import FilterBar
 from loba_tui.widgets.line import Line
 
 if TYPE_CHECKING:
-    from loba_tui.app import LobaApp
+    from loba_tui.client.recipes.files import RecipeFile
 
 SMALLEST = (60, 15)
 """Columns and rows below which a screen is one line."""
@@ -31,6 +34,58 @@ PORTRAIT_COLUMNS = 84
 FILTER = Binding("slash", "filter", "filter", id="screen.filter")
 
 Result = TypeVar("Result")
+Given = ParamSpec("Given")
+Act = Callable[[], Coroutine[None, None, None]]
+AnyScreen = TypeVar("AnyScreen", bound="LobaScreen")
+
+
+class Dashboard(Protocol):
+    """The app, as far as screens use it.
+
+    Attributes:
+        run_to_watch: The run that the monitor shows.
+        marked_runs: Runs that the monitor lays over it.
+        recipe_to_edit: The recipe that the editors open.
+    """
+
+    context: Context
+    run_to_watch: RunDir | None
+    marked_runs: tuple[RunDir, ...]
+    recipe_to_edit: RecipeFile | None
+
+    @property
+    def entries(self) -> Sequence[Tab]:
+        """Return the screens that there are."""
+        ...
+
+    def has_entry(self, screen_id: str) -> bool:
+        """Say whether there is a screen of that name."""
+        ...
+
+    def watch_run(self, run: RunDir, compared: Sequence[RunDir] = ()) -> None:
+        """Show a run in the monitor, with others laid over it."""
+        ...
+
+    def edit_stack(self, file: RecipeFile) -> None:
+        """Show a recipe in the stack editor."""
+        ...
+
+
+def asks(
+    action: Callable[Concatenate[AnyScreen, Given], Coroutine[Any, Any, None]],
+) -> Callable[Concatenate[AnyScreen, Given], None]:
+    """Let an action of a screen await threads and the answers of dialogs.
+
+    It runs in a worker of the screen, from top to bottom; an error that it meets is told. Where it
+    is taken twice in a row, the first gives way and asks nothing.
+    """
+
+    @wraps(action)
+    def start(screen: AnyScreen, /, *args: Given.args, **kwargs: Given.kwargs) -> None:
+        if screen.is_active:  # keys typed ahead of a dialog do not go around it
+            screen.begin(action.__name__, partial(action, screen, *args, **kwargs))
+
+    return start
 
 
 class LobaScreen(Screen[None], inherit_bindings=False):
@@ -42,15 +97,18 @@ class LobaScreen(Screen[None], inherit_bindings=False):
     AUTO_FOCUS: ClassVar[str | None] = "#body *"
 
     def __init__(self) -> None:
-        """Be a full screen until the terminal's size is known."""
         super().__init__()
         self._focus_before: Widget | None = None
-        self._at_work: dict[str, Callable[[], None] | None] = {}
+        self._wanted: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {}
+        self._at_work: set[str] = set()
+        self._begun: dict[str, Worker[None]] = {}
+        self._turn = asyncio.Lock()
+        self._resumed = asyncio.Event()
 
     @property
-    def loba(self) -> LobaApp:
-        """Return the app as what it is."""
-        return self.app  # type: ignore[return-value]
+    def loba(self) -> Dashboard:
+        """Return the app as what screens use of it."""
+        return cast(Dashboard, self.app)
 
     @property
     def context(self) -> Context:
@@ -92,6 +150,50 @@ class LobaScreen(Screen[None], inherit_bindings=False):
         """Show an error and what to do about it."""
         self.tell(" — ".join(str(error).splitlines()), "bad")
 
+    def copy(self, text: str) -> None:
+        """Copy a text through the terminal (OSC 52)."""
+        self.app.copy_to_clipboard(text)
+        self.tell(f"copied {text}")
+
+    # Dialogs
+
+    def begin(self, name: str, action: Act) -> None:
+        """Run an action that may ask; see `asks`."""
+        self._begun[name] = self._start(action, name=name, group="asks")
+
+    async def ask(self, dialog: ModalScreen[Result]) -> Result | None:
+        """Show a dialog and return its answer.
+
+        It waits until no other dialog and no other screen is over this one. None stands for no
+        answer, also where the same action was taken again meanwhile.
+        """
+        worker = get_current_worker()
+        async with self._turn:
+            while not self.is_active:
+                self._resumed.clear()
+                await self._resumed.wait()
+            newest = self._begun[worker.name]
+            if newest is not worker and not newest.is_finished:
+                return None
+            return await self.app.push_screen_wait(dialog)
+
+    # Work off the UI thread
+
+    def _start(
+        self, act: Act, *, group: str, name: str = "", exclusive: bool = False
+    ) -> Worker[None]:
+        async def run() -> None:
+            await self._guarded(act)
+
+        return self.run_worker(run, name=name, group=group, exclusive=exclusive)
+
+    async def _guarded(self, act: Act) -> None:
+        """Tell an error that an act meets; unhandled it would end the app."""
+        try:
+            await act()
+        except (LobaError, OSError) as error:
+            self.tell_error(error)
+
     def work(
         self,
         function: Callable[[], Result],
@@ -108,19 +210,14 @@ class LobaScreen(Screen[None], inherit_bindings=False):
             group: Work of one group can replace what runs of it.
             exclusive: Replace what runs of the group.
         """
+        self._start(partial(self._work, function, done), group=group, exclusive=exclusive)
 
-        def run() -> None:
-            worker = get_current_worker()
-            try:
-                result = function()
-            except (LobaError, OSError) as error:
-                if not worker.is_cancelled:
-                    self._call_back(self.tell_error, error)
-                return
-            if done is not None and not worker.is_cancelled:
-                self._call_back(done, result)
-
-        self.run_worker(run, thread=True, group=group, exclusive=exclusive)
+    async def _work(
+        self, function: Callable[[], Result], done: Callable[[Result], None] | None
+    ) -> None:
+        result = await asyncio.to_thread(function)
+        if done is not None:
+            done(result)
 
     def work_latest(
         self,
@@ -133,44 +230,21 @@ class LobaScreen(Screen[None], inherit_bindings=False):
         One of a group is at work at a time; of those that are wanted meanwhile only the last is
         done. So what is wanted more often than it can be done is still done again and again.
         """
-        if group in self._at_work:
-            self._at_work[group] = lambda: self.work_latest(group, function, done)
-            return
-        self._at_work[group] = None
+        self._wanted[group] = (function, done)
+        if group not in self._at_work:
+            self._at_work.add(group)
+            self._start(partial(self._work_off, group), group=group)
 
-        def run() -> None:
-            is_done, result = False, None
-            try:
-                result, is_done = function(), True
-            except (LobaError, OSError) as error:
-                self._call_back(self.tell_error, error)
-            finally:
-                self._call_back(finish, is_done, result)
-
-        def finish(is_done: bool, result: Result) -> None:
-            following = self._at_work.pop(group, None)
-            if is_done:
-                done(result)
-            if following is not None:
-                following()
-
-        self.run_worker(run, thread=True, group=group)
-
-    def _call_back(self, function: Callable[..., None], *arguments: object) -> None:
-        """Have the UI call a function, unless the screen is gone by then."""
-
-        def call() -> None:
-            if self.is_attached:
-                function(*arguments)
-
-        if self.app.is_running:
-            self.app.call_from_thread(call)
+    async def _work_off(self, group: str) -> None:
+        while group in self._wanted:
+            await self._guarded(partial(self._work, *self._wanted.pop(group)))
+        self._at_work.discard(group)
 
     # The frame
 
     def compose(self) -> ComposeResult:
         """Lay out bars, body and the line for terminals that are too small."""
-        yield TopBar()
+        yield TopBar(self.loba.entries)
         with Vertical(id="body"):
             yield from self.compose_body()
         yield FilterBar()
@@ -194,6 +268,7 @@ class LobaScreen(Screen[None], inherit_bindings=False):
 
     def on_screen_resume(self, event: events.ScreenResume) -> None:
         """Draw the bar anew, as another screen is active now, and look at once."""
+        self._resumed.set()
         self.query_one(TopBar).draw()
         self.shown_again()
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from loba_tui.screens.base import LobaScreen
+from textual.screen import Screen
 
 
 @dataclass(frozen=True)
@@ -25,11 +23,15 @@ class ScreenEntry:
     title: str
     target: str
 
-    def load(self) -> type[LobaScreen]:
+    def load(self) -> type[Screen[None]]:
         """Import the screen's class."""
         module, _, name = self.target.partition(":")
-        found: type[LobaScreen] = getattr(importlib.import_module(module), name)
+        found: type[Screen[None]] = getattr(importlib.import_module(module), name)
         return found
+
+    def make(self) -> Screen[None]:
+        """Import the screen and make one."""
+        return self.load()()
 
 
 SCREENS: tuple[ScreenEntry, ...] = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from rich.cells import cell_len, set_cell_size
 from textual import events
@@ -12,19 +12,35 @@ from textual.screen import Screen
 
 from loba_tui.widgets.line import Line, Piece, plain, wrapped
 
-if TYPE_CHECKING:
-    from loba_tui.app import LobaApp
-
 _MOST_ROWS = 3
 _MESSAGE_SECONDS = {"good": 5.0, "": 5.0, "warn": 9.0, "bad": 12.0}
+
+
+class Tab(Protocol):
+    """A screen that the top row names."""
+
+    @property
+    def id(self) -> str:
+        """Return the name of its mode."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Return the key that shows it."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """Return what it is called."""
+        ...
 
 
 class TopBar(Line):
     """The screens with their keys, and what the present one is about."""
 
-    def __init__(self) -> None:
-        """Have no subject yet."""
+    def __init__(self, tabs: Sequence[Tab]) -> None:
         super().__init__(id="top")
+        self._tabs = tuple(tabs)
         self._subject = ""
         self._tone = ""
 
@@ -43,11 +59,10 @@ class TopBar(Line):
 
     def draw(self) -> None:
         """Draw name, screens and subject."""
-        app: LobaApp = self.app  # type: ignore[assignment]
         pieces: list[Piece] = [(" LOBA ", "strong")]
-        for entry in app.entries:
-            is_active = entry.id == app.current_mode
-            label = f" {entry.key} {entry.title} "
+        for tab in self._tabs:
+            is_active = tab.id == self.app.current_mode
+            label = f" {tab.key} {tab.title} "
             pieces.append((label, "active" if is_active else ""))
         taken = sum(cell_len(piece[0] if isinstance(piece, tuple) else piece) for piece in pieces)
         room = self.size.width - taken - 2
@@ -63,7 +78,6 @@ class KeyBar(Line):
     """The most useful keys of the screen; for some seconds, what has just happened."""
 
     def __init__(self) -> None:
-        """Show keys."""
         super().__init__(id="keys")
         self._message: tuple[str, str] | None = None
         self._until = 0.0

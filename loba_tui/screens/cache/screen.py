@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import to_thread
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
@@ -16,18 +17,13 @@ from loba_tui.core.associate.caches.hub.targets import target_name
 from loba_tui.core.errors import LobaError
 from loba_tui.core.run.control import CommandKind
 from loba_tui.core.units import show_size
-from loba_tui.screens.base import FILTER, LobaScreen
-from loba_tui.screens.cache.removal import Removals
-from loba_tui.screens.cache.rows import (
-    COLUMNS,
-    needed_rows,
-    node_row,
-    targets_of,
-)
-from loba_tui.screens.cache.transfers import LongWork
+from loba_tui.screens.base import FILTER, LobaScreen, asks
+from loba_tui.screens.cache import removal
+from loba_tui.screens.cache.rows import COLUMNS, needed_rows, node_row, targets_of
+from loba_tui.screens.cache.transfers import Transfers
 from loba_tui.screens.cache.tree import SORTS, CacheState, Node, parse_filters
 from loba_tui.widgets.dialogs import TextDialog
-from loba_tui.widgets.line import Line, Lines, Piece
+from loba_tui.widgets.line import Line, Lines
 from loba_tui.widgets.table import MarkTable, Row
 
 _MEMORY_SECONDS = 5.0
@@ -63,7 +59,6 @@ class CacheScreen(LobaScreen):
     ]
 
     def __init__(self) -> None:
-        """Know nothing yet."""
         super().__init__()
         self._state: CacheState | None = None
         self._by_key: dict[str, Node] = {}
@@ -71,8 +66,7 @@ class CacheScreen(LobaScreen):
         self._opened: set[str] = set()
         self._filter = ""
         self._sort, self._is_reversed = 0, False
-        self._long = LongWork(self, self._done)
-        self._removal = Removals(self, self._done)
+        self._transfers = Transfers(self)
 
     def compose_body(self) -> Iterable[Widget]:
         """Yield the tree and the line that says how far long work is."""
@@ -232,70 +226,72 @@ class CacheScreen(LobaScreen):
             return []
 
     def _done(self, text: str) -> None:
-        self.tell(text, "good")
-        self.action_read()
+        if text:
+            self.tell(text, "good")
+            self.action_read()
 
-    def action_remove(self) -> None:
+    @asks
+    async def action_remove(self) -> None:
         """Plan what removing the chosen rows does, and do it after a yes."""
         targets = self._targets()
         if targets and self._state is not None:
-            self._removal.plan(self._state, Removal(tuple(targets)))
+            self._done(await removal.remove(self, self._state, Removal(tuple(targets))))
 
-    def action_prune(self) -> None:
+    @asks
+    async def action_prune(self) -> None:
         """Choose a rule of what is of no more use, and plan it."""
         if self._state is not None:
-            self._removal.prune(self._state)
+            self._done(await removal.prune(self, self._state))
 
-    def action_undo(self) -> None:
+    @asks
+    async def action_undo(self) -> None:
         """Bring the newest deletion back."""
         if self._state is not None:
-            self._removal.undo(self._state.cache)
+            self._done(await removal.undo(self._state.cache))
 
-    def action_trash(self) -> None:
+    @asks
+    async def action_trash(self) -> None:
         """Show what can be brought back, and what emptying the trash frees."""
         if self._state is not None:
-            self._removal.trash(self._state.cache)
+            self._done(await removal.trash(self, self._state.cache))
 
-    def action_pull(self) -> None:
+    @asks
+    async def action_pull(self) -> None:
         """Ask what to fetch, show the plan, and fetch it after a yes."""
-        self._long.pull()
+        self._done(await self._transfers.pull())
 
-    def action_verify(self) -> None:
+    @asks
+    async def action_verify(self) -> None:
         """Read every file of the chosen repositories again and compare it with its checksum."""
         targets = self._targets()
         if targets and self._state is not None:
-            self._long.verify(self._state, targets)
+            await self._transfers.verify(self._state, targets)
 
     def action_cancel(self) -> None:
         """End the pull or check that goes on."""
-        self._long.cancel()
+        self._transfers.cancel()
 
-    def action_pin(self) -> None:
+    @asks
+    async def action_pin(self) -> None:
         """Pin the chosen rows, or take their pins away where all have one."""
         targets, state = self._targets(), self._state
         if not targets or state is None:
             return
         wanted = list(dict.fromkeys(Target(each.folder, each.commit) for each in targets))
+        keep = not set(wanted) <= await to_thread(state.cache.pins)
+        await to_thread(state.cache.pin, wanted, keep=keep)
+        names = ", ".join(target_name(state.found, each) for each in wanted)
+        self._done(f"{'pinned' if keep else 'unpinned'} {names}")
 
-        def change() -> str:
-            keep = not set(wanted) <= state.cache.pins()
-            state.cache.pin(wanted, keep=keep)
-            names = ", ".join(target_name(state.found, each) for each in wanted)
-            return f"{'pinned' if keep else 'unpinned'} {names}"
-
-        self.work(change, self._done)
-
-    def action_needs(self) -> None:
+    @asks
+    async def action_needs(self) -> None:
         """Show which runs and recipes need a model, and everything else known of it."""
         targets, state = self._targets(), self._state
         if not targets or state is None:
             return
         target = Target(targets[0].folder, targets[0].commit)
-        name = target_name(state.found, target)
-        self.work(lambda: needed_rows(state, target), lambda rows: self._show_text(name, rows))
-
-    def _show_text(self, title: str, rows: list[list[Piece]]) -> None:
-        self.app.push_screen(TextDialog(title, rows))
+        rows = await to_thread(needed_rows, state, target)
+        await self.ask(TextDialog(target_name(state.found, target), rows))
 
     def action_memory(self, kind: CommandKind) -> None:
         """Move a component of a living run's model."""
@@ -310,5 +306,4 @@ class CacheScreen(LobaScreen):
         """Copy the id through the terminal (OSC 52)."""
         chosen = self._chosen()
         if chosen:
-            self.app.copy_to_clipboard(chosen[0].name)
-            self.tell(f"copied {chosen[0].name}")
+            self.copy(chosen[0].name)
