@@ -13,61 +13,36 @@ record counts, as everywhere.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from loba_tui.core.files import PRIVATE_DIR_MODE, replace_file
+from loba_tui.client.metrics.blocks import (
+    BLOCK,
+    MISSING,
+    NUM_FIELDS,
+    Array,
+    is_missing,
+    merged,
+    summed,
+)
+from loba_tui.client.metrics.columns import STEP, Columns, Meta
+from loba_tui.core.files import PRIVATE_DIR_MODE
 from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.owner import boot_id
 from loba_tui.core.run.records import NON_FINITE, decode
 
-Array = np.ndarray[Any, Any]
-
-BLOCK = 64
-STEP, TIME, RATE = "step", "time", "steps/s"
+TIME, RATE = "time", "steps/s"
 CHUNK_BYTES = 1024 * 1024
-_VERSION = 1
-_FIELDS = 5
 _MAX_SERIES = 200
 _FINGERPRINT_BYTES = 512
 _NOT_A_SERIES = ("version", STEP)
-# Says that a row has no such value: a NaN that no computation makes, told by its bits.
-_MISSING = np.array([0x7FF8_10BA_0000_0001], np.uint64).view(np.float64)[0]
-
-
-@dataclass
-class _Meta:
-    """What is known of the columns; replaced as a whole after each growth.
-
-    Attributes:
-        offset: Bytes of the metrics file that the columns hold.
-        names: Series in the order of their files.
-        starts: The row at which each series begins, a multiple of 64 × 64.
-        num_superseded: Records that a later one of the same step has replaced.
-    """
-
-    source: str
-    inode: int
-    boot: str | None
-    head: str = ""
-    offset: int = 0
-    num_rows: int = 0
-    num_foreign: int = 0
-    num_superseded: int = 0
-    last_step: float = -1.0
-    names: list[str] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    version: int = _VERSION
 
 
 class SeriesIndex:
@@ -81,19 +56,23 @@ class SeriesIndex:
         self._metrics = run.metrics
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         digest = hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:24]
-        self._folder = cache / "series" / digest
+        folder = cache / "series" / digest
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIR_MODE)
-            (self._folder / "lock").touch(0o600)
+            folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIR_MODE)
+            (folder / "lock").touch(0o600)
         except OSError:
             self._temporary = tempfile.TemporaryDirectory(prefix="loba-series-")
-            self._folder = Path(self._temporary.name)
-        self._meta = self._read_meta() or self._new_meta()
+            folder = Path(self._temporary.name)
+        self._columns = Columns(folder, run.metrics)
 
     def close(self) -> None:
         """Remove the columns if they are temporary."""
         if self._temporary is not None:
             self._temporary.cleanup()
+
+    @property
+    def _meta(self) -> Meta:
+        return self._columns.meta
 
     @property
     def num_rows(self) -> int:
@@ -128,7 +107,7 @@ class SeriesIndex:
         """Return the first and the last step; (0, 0) where there is none."""
         if not self.num_rows:
             return 0.0, 0.0
-        return float(self._read(STEP, 0, 0, 1)[0]), self._meta.last_step
+        return float(self._columns.read(STEP, 0, 0, 1)[0]), self._meta.last_step
 
     # Growing
 
@@ -138,32 +117,14 @@ class SeriesIndex:
         Another viewer may do the same at the same time: whoever holds the lock goes on from where
         the columns end, and the others find the result the next time.
         """
-        with self._locked() as is_mine:
-            fresh = self._read_meta()
+        with self._columns.locked() as is_mine:
+            fresh = self._columns.read_meta()
             grown = fresh is not None and fresh != self._meta
             if fresh is not None:
-                self._meta = fresh
+                self._columns.meta = fresh
             if not is_mine:
                 return grown
             return self._grow(most_bytes) or grown
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[bool]:
-        try:
-            descriptor = os.open(
-                self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-        except OSError:
-            yield False
-            return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-        finally:
-            os.close(descriptor)
 
     def _grow(self, most_bytes: int) -> bool:
         try:
@@ -172,7 +133,7 @@ class SeriesIndex:
             return False
         with stream:
             if not self._is_of(stream):
-                self._meta = self._new_meta()
+                self._columns.meta = self._columns.new_meta()
             before = self._meta.offset
             stream.seek(before)
             while self._meta.offset - before < most_bytes and (chunk := stream.read(CHUNK_BYTES)):
@@ -188,7 +149,7 @@ class SeriesIndex:
             if self._meta.offset == before:
                 return False
             self._meta.head = self._fingerprint(stream)
-        self._write_meta()
+        self._columns.write_meta()
         return True
 
     def _is_of(self, stream: IO[bytes]) -> bool:
@@ -232,12 +193,13 @@ class SeriesIndex:
         keep = int(self.rows_of(np.array([step]))[0])
         self._meta.num_superseded += self._meta.num_rows - keep
         self._meta.num_rows = keep
-        self._meta.last_step = float(self._read(STEP, 0, keep - 1, keep)[0]) if keep else -1.0
+        last_step = float(self._columns.read(STEP, 0, keep - 1, keep)[0]) if keep else -1.0
+        self._meta.last_step = last_step
 
     def _append(self, steps: list[float], rows: list[dict[str, float]]) -> None:
         if not rows:
             return
-        meta = self._meta
+        meta = self._columns.meta
         known = set(meta.names)
         for row in rows:
             if row.keys() <= known:
@@ -247,39 +209,11 @@ class SeriesIndex:
                     known.add(name)
                     meta.names.append(name)
                     meta.starts.append(meta.num_rows // BLOCK**2 * BLOCK**2)
-        self._write(STEP, 0, np.array(steps))
+        self._columns.write(STEP, 0, np.array(steps))
         for name, start in zip(meta.names, meta.starts, strict=True):
-            self._write(name, start, np.array([row.get(name, _MISSING) for row in rows]))
+            self._columns.write(name, start, np.array([row.get(name, MISSING) for row in rows]))
         meta.num_rows += len(rows)
         meta.last_step = steps[-1]
-
-    def _write(self, name: str, start: int, values: Array) -> None:
-        """Write values from the present end on, and all blocks that become whole by them."""
-        at = self._meta.num_rows - start
-        with _opened(self._path(name, 0)) as stream:
-            size = stream.seek(0, os.SEEK_END) // 8
-            if size < at:
-                # A series that appears late, or one whose file was cut short by a crash.
-                stream.write(np.full(at - size, _MISSING).tobytes())
-            stream.seek(at * 8)
-            stream.write(values.tobytes())
-        if name == STEP:
-            return
-        whole = (at + len(values)) // BLOCK
-        first = at // BLOCK
-        if whole > first:
-            raw = self._read(name, 0, first * BLOCK, whole * BLOCK)
-            self._write_blocks(name, 1, first, summed(raw, np.arange(0, len(raw), BLOCK)))
-            upper, begin = whole // BLOCK, first // BLOCK
-            if upper > begin:
-                blocks = self._read(name, 1, begin * BLOCK, upper * BLOCK)
-                edges = np.arange(0, len(blocks), BLOCK)
-                self._write_blocks(name, 2, begin, merged(blocks, edges))
-
-    def _write_blocks(self, name: str, level: int, first: int, blocks: Array) -> None:
-        with _opened(self._path(name, level)) as stream:
-            stream.seek(first * 8 * _FIELDS)
-            stream.write(blocks.tobytes())
 
     # Reading
 
@@ -291,10 +225,10 @@ class SeriesIndex:
             values, and number of those that are not finite. A block without finite values has
             least +inf, greatest -inf. Rows at the ends that fill no block are blocks by themselves.
         """
-        start = self._meta.starts[self._meta.names.index(name)]
-        first, last = max(0, first_row - start), max(0, min(last_row, self._meta.num_rows) - start)
+        start = self._columns.start_of(name)
+        first, last = max(0, first_row - start), max(0, min(last_row, self.num_rows) - start)
         if last <= first:
-            return np.array([first_row]), np.empty((0, _FIELDS))
+            return np.array([first_row]), np.empty((0, NUM_FIELDS))
         level, size = 0, 1
         while level < 2 and (last - first) / size > most * BLOCK:
             level, size = level + 1, size * BLOCK
@@ -309,34 +243,34 @@ class SeriesIndex:
         """Return the blocks of a level, with what is left of rows at both ends as blocks too."""
         size = BLOCK**level
         if level == 0:
-            raw = self._read(name, 0, first, last)
+            raw = self._columns.read(name, 0, first, last)
             return np.arange(first, last + 1), summed(raw, np.arange(len(raw)))
         inner_first, inner_last = -(-first // size), last // size
         if inner_last <= inner_first:
-            raw = self._read(name, 0, first, last)
+            raw = self._columns.read(name, 0, first, last)
             return np.array([first, last]), summed(raw, np.array([0]))
-        parts = [self._read(name, level, inner_first, inner_last)]
+        parts = [self._columns.read(name, level, inner_first, inner_last)]
         edges = [np.arange(inner_first, inner_last + 1) * size]
         if first < inner_first * size:
-            raw = self._read(name, 0, first, inner_first * size)
+            raw = self._columns.read(name, 0, first, inner_first * size)
             parts.insert(0, summed(raw, np.array([0])))
             edges.insert(0, np.array([first]))
         if inner_last * size < last:
-            raw = self._read(name, 0, inner_last * size, last)
+            raw = self._columns.read(name, 0, inner_last * size, last)
             parts.append(summed(raw, np.array([0])))
             edges.append(np.array([last]))
         return np.concatenate(edges), np.concatenate(parts)
 
     def rows_of(self, steps: Array) -> Array:
         """Return for each step the first row that is not before it."""
-        with self._mapped(STEP) as column:
+        with self._columns.mapped(STEP) as column:
             return np.searchsorted(column, steps)
 
     def steps_at(self, times: Array) -> Array:
         """Return the last step that was recorded before each wall time."""
         if TIME not in self._meta.names or not self.num_rows:
             return np.zeros(len(times))
-        with self._mapped(TIME) as column:
+        with self._columns.mapped(TIME) as column:
             rows = np.searchsorted(column, times)
         return self.steps_of(np.maximum(rows - 1, 0))
 
@@ -344,7 +278,7 @@ class SeriesIndex:
         """Return the steps of rows; the row after the last one is one step further."""
         if not self.num_rows:
             return np.zeros(len(rows))
-        with self._mapped(STEP) as column:
+        with self._columns.mapped(STEP) as column:
             found = np.array(column[np.minimum(rows, self.num_rows - 1)])
         return found + (rows >= self.num_rows)
 
@@ -364,67 +298,8 @@ class SeriesIndex:
         """Return the last values of a series."""
         if name not in self._meta.names:
             return np.empty(0)
-        end = self._meta.num_rows - self._meta.starts[self._meta.names.index(name)]
-        return self._read(name, 0, max(0, end - BLOCK), max(0, end))
-
-    def _read(self, name: str, level: int, first: int, last: int) -> Array:
-        """Return values, or blocks of a level, from the file."""
-        fields = 1 if level == 0 else _FIELDS
-        with self._path(name, level).open("rb") as stream:
-            stream.seek(first * 8 * fields)
-            found = np.frombuffer(stream.read((last - first) * 8 * fields))
-        return found if level == 0 else found.reshape(-1, _FIELDS)
-
-    @contextlib.contextmanager
-    def _mapped(self, name: str) -> Iterator[Array]:
-        """Map a column for a few look-ups; it is given back at once, so that nothing piles up."""
-        if not self.num_rows:
-            yield np.empty(0)
-            return
-        column = np.memmap(self._path(name, 0), np.float64, "r", shape=(self.num_rows,))
-        try:
-            yield column
-        finally:
-            del column
-
-    def _path(self, name: str, level: int) -> Path:
-        number = "step" if name == STEP else str(self._meta.names.index(name))
-        return self._folder / f"{number}.{level}"
-
-    def _new_meta(self) -> _Meta:
-        try:
-            inode = self._metrics.stat().st_ino
-        except OSError:
-            inode = 0
-        return _Meta(str(self._metrics), inode, boot_id())
-
-    def _read_meta(self) -> _Meta | None:
-        try:
-            record = json.loads((self._folder / "meta.json").read_bytes())
-            meta = _Meta(**record)
-        except (OSError, ValueError, TypeError):
-            return None
-        # Columns are not synced to the disk, so a restart of the machine may have lost a part.
-        is_ours = meta.version == _VERSION and meta.source == str(self._metrics)
-        if not is_ours or meta.boot != boot_id():
-            return None
-        return meta if self._is_whole(meta) else None
-
-    def _is_whole(self, meta: _Meta) -> bool:
-        """Say whether no column was deleted or cut short."""
-        numbers = enumerate(meta.starts)
-        wanted = {f"{i}.0": meta.num_rows - start for i, start in numbers} if meta.num_rows else {}
-        try:
-            sizes = [(self._folder / name).stat().st_size >= 8 * n for name, n in wanted.items()]
-        except OSError:
-            return False
-        return all(sizes)
-
-    def _write_meta(self) -> None:
-        content = json.dumps(vars(self._meta)).encode()
-        # A full disk only means that the next viewer reads the run again.
-        with contextlib.suppress(OSError):
-            replace_file(self._folder / "meta.json", content, sync=False)
+        end = self._meta.num_rows - self._columns.start_of(name)
+        return self._columns.read(name, 0, max(0, end - BLOCK), max(0, end))
 
 
 def discard_orphans(cache: Path) -> None:
@@ -437,37 +312,6 @@ def discard_orphans(cache: Path) -> None:
                 continue
             if not source.parent.is_dir():
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def is_missing(values: Array) -> Array:
-    """Say which values are none: their row has no such series."""
-    return values.view(np.uint64) == _MISSING.view(np.uint64)
-
-
-def summed(values: Array, edges: Array) -> Array:
-    """Return blocks (n, 5) of values that begin at `edges`; see `SeriesIndex.blocks`."""
-    finite = np.isfinite(values)
-    bad = ~finite & ~is_missing(values)
-    zeroed = np.where(finite, values, 0.0)
-    return np.stack(
-        [
-            np.minimum.reduceat(np.where(finite, values, np.inf), edges),
-            np.maximum.reduceat(np.where(finite, values, -np.inf), edges),
-            np.add.reduceat(zeroed, edges),
-            np.add.reduceat(finite.astype(np.float64), edges),
-            np.add.reduceat(bad.astype(np.float64), edges),
-        ],
-        axis=1,
-    )
-
-
-def merged(blocks: Array, edges: Array) -> Array:
-    """Return fewer blocks, each of those that begin at `edges`."""
-    least = np.minimum.reduceat(blocks[:, 0], edges)
-    greatest = np.maximum.reduceat(blocks[:, 1], edges)
-    return np.stack(
-        [least, greatest, *(np.add.reduceat(blocks[:, i], edges) for i in (2, 3, 4))], axis=1
-    )
 
 
 def _numbers(line: bytes) -> dict[str, float] | None:
@@ -491,8 +335,3 @@ def _numbers(line: bytes) -> dict[str, float] | None:
     if seconds and seconds > 0:
         found[RATE] = 1.0 / seconds
     return found if 0 <= step < float("inf") else None
-
-
-def _opened(path: Path) -> IO[bytes]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    return os.fdopen(descriptor, "r+b")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loba_tui.client.metrics.index import Array, SeriesIndex, merged
+from loba_tui.client.metrics.blocks import Array, merged
+from loba_tui.client.metrics.index import SeriesIndex
 
 _BLOCKS_PER_COLUMN = 8
 # So many mean lifetimes of a smoothed value's memory before the window are taken into it.
@@ -70,17 +71,9 @@ def window(
     empty = Window(first, last, nothing, nothing, nothing, np.zeros(num_columns))
     if name not in index.names or num_columns < 1 or last <= first:
         return empty
-    memory = _WARM_UP / (1.0 - smoothing) if smoothing > 0 else 0.0
-    begin, end = (int(row) for row in index.rows_of(np.array([first, np.nextafter(last, np.inf)])))
-    most = num_columns * _BLOCKS_PER_COLUMN
-    early, before = index.blocks(name, max(0, begin - math.ceil(memory)), begin, most)
-    edges, blocks = index.blocks(name, begin, end, most)
-    if not len(blocks):
-        return empty
-    if len(before):
-        edges, blocks = np.concatenate([early[:-1], edges]), np.concatenate([before, blocks])
-    steps = index.steps_of(edges[:-1])
+    edges, blocks = _blocks_of(index, name, first, last, num_columns, smoothing)
     # A block belongs to the column in which its first row stands.
+    steps = index.steps_of(edges[:-1])
     columns = np.floor((steps - first) / (last - first) * num_columns).astype(int)
     columns = np.minimum(columns, num_columns - 1)
     average = _moving_average(blocks, smoothing) if smoothing > 0 else np.full(len(blocks), np.nan)
@@ -89,27 +82,41 @@ def window(
     if not len(blocks):
         return empty
     starts = np.flatnonzero(np.diff(columns, prepend=-1))
-    per_column = merged(blocks, starts)
-    where = columns[starts]
-    has_finite = per_column[:, 3] > 0
-    least, greatest, smooth = nothing.copy(), nothing.copy(), nothing.copy()
-    num_bad = np.zeros(num_columns)
-    least[where] = np.where(has_finite, per_column[:, 0], np.nan)
-    greatest[where] = np.where(has_finite, per_column[:, 1], np.nan)
-    num_bad[where] = per_column[:, 4]
     ends = np.append(starts[1:], len(columns)) - 1
-    smooth[where] = average[ends]
+    per_column = merged(blocks, starts)
+    has_finite = per_column[:, 3] > 0
+
+    def spread(values: Array, fill: float = np.nan) -> Array:
+        """Return a value for each column of dots; those without a block keep `fill`."""
+        found = np.full(num_columns, fill)
+        found[columns[starts]] = values
+        return found
+
     last_smooth = float(average[-1])
     return Window(
         first,
         last,
-        least,
-        greatest,
-        smooth,
-        num_bad,
-        index.last_value(name),
-        None if math.isnan(last_smooth) else last_smooth,
+        least=spread(np.where(has_finite, per_column[:, 0], np.nan)),
+        greatest=spread(np.where(has_finite, per_column[:, 1], np.nan)),
+        smooth=spread(average[ends]),
+        num_bad=spread(per_column[:, 4], 0.0),
+        last_value=index.last_value(name),
+        last_smooth=None if math.isnan(last_smooth) else last_smooth,
     )
+
+
+def _blocks_of(
+    index: SeriesIndex, name: str, first: float, last: float, num_columns: int, smoothing: float
+) -> tuple[Array, Array]:
+    """Return the blocks between two steps, after those that the moving average remembers."""
+    begin, end = (int(row) for row in index.rows_of(np.array([first, np.nextafter(last, np.inf)])))
+    most = num_columns * _BLOCKS_PER_COLUMN
+    edges, blocks = index.blocks(name, begin, end, most)
+    memory = math.ceil(_WARM_UP / (1.0 - smoothing)) if smoothing > 0 else 0
+    early, before = index.blocks(name, max(0, begin - memory), begin, most)
+    if len(blocks) and len(before):
+        return np.concatenate([early[:-1], edges]), np.concatenate([before, blocks])
+    return edges, blocks
 
 
 def _moving_average(blocks: Array, smoothing: float) -> Array:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loba_tui.client.metrics.index import BLOCK, RATE, SeriesIndex, discard_orphans
+from loba_tui.client.metrics.blocks import BLOCK
+from loba_tui.client.metrics.index import RATE, SeriesIndex, discard_orphans
 from loba_tui.client.metrics.window import window
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
