@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from loba_tui.core.plugins import KINDS
+
 pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -24,6 +26,7 @@ NEEDED = {
     "models/data/blueprints/00.png",
     "models/data/blueprints/metadata.jsonl",
     "core/program/optimizers/adamw.py",
+    *(f"client/plugins/templates/{name}.py.txt" for name in (*KINDS, "test")),
 }
 
 
