@@ -15,6 +15,7 @@ import torch
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.build import Built, build, build_accelerator
 from loba_tui.core.program.data.open import open_data
+from loba_tui.core.program.evaluation.figures import measure_figures
 from loba_tui.core.program.evaluation.measure import measure, read_values
 from loba_tui.core.program.evaluation.report import Report, make_report
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
@@ -95,8 +96,7 @@ def prove_quietly(subject: Ready, scales: Sequence[float] | None = None) -> Repo
             plugins=SHIPPED,
         )
     samples = images.reshape(-1, *images.shape[2:])
-    return make_report(
-        recipe.name,
+    figures = measure_figures(
         scales,
         samples,
         measured=measure(recipe.proof.measure, samples, plugins=SHIPPED)
@@ -107,6 +107,7 @@ def prove_quietly(subject: Ready, scales: Sequence[float] | None = None) -> Repo
             for choice in recipe.proof.preserve
         },
     )
+    return make_report(recipe.name, figures)
 
 
 def least_preserved(report: Report) -> float:

@@ -29,10 +29,10 @@ import slider_trajectories
 from loba_tui.core.errors import LobaError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import write_adapter
-from loba_tui.core.program.evaluation.effect import Effect
-from loba_tui.core.program.evaluation.erasure import Erasure
+from loba_tui.core.program.evaluation.eraser_effect import Erasure
 from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.evaluation.report import Report
+from loba_tui.core.program.evaluation.slider_effect import Effect
 from loba_tui.core.program.finish import provenance
 
 

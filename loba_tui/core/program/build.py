@@ -23,7 +23,7 @@ from loba_tui.core.program.closed_form.solution import Solver, SolverParts
 from loba_tui.core.program.closed_form.solved_run import SolvedRun
 from loba_tui.core.program.data.training_data import TrainingData, stand_in
 from loba_tui.core.program.drop_ins import load_choice, plugin_hashes
-from loba_tui.core.program.evaluation.recipe_efficacy import make_yardstick
+from loba_tui.core.program.evaluation.efficacy.recipe import make_probe
 from loba_tui.core.program.method import Method, MethodParts, StartsWarm
 from loba_tui.core.program.objectives.timed_loss import TimedLoss
 from loba_tui.core.program.open_model import OpenModel
@@ -223,7 +223,7 @@ def _watch(
             "Leave it out; only sliders between two prompts are looked at while they train.",
         )
     return Watch(
-        lambda: make_yardstick(model.container, scale, recipe, model.embeds, most=MOST_CONCEPTS),
+        lambda: make_probe(model.container, scale, recipe, model.embeds, most=MOST_CONCEPTS),
         every=train.efficacy_every,
         stop_when=train.stop_when,
         processes=Processes(accelerator),

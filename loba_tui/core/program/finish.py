@@ -18,8 +18,9 @@ from loba_tui.core.program.adapter_files.adapter import write_adapter
 from loba_tui.core.program.adapter_files.lycoris import notes_of
 from loba_tui.core.program.build import Built
 from loba_tui.core.program.drop_ins import plugin_hashes
-from loba_tui.core.program.evaluation.proof import draw_strip, prove
+from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.open_model import OpenModel
+from loba_tui.core.program.sampling.recipe_images import draw_strip
 from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.recipe.data_paths import portable
 from loba_tui.core.recipe.load import dump_recipe

@@ -24,7 +24,7 @@ from torch import Tensor
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.program.adapter_layers.kinds import block_of, tuner_layers
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
-from loba_tui.core.program.evaluation.efficacy import HeldOut
+from loba_tui.core.program.trajectories.held_out import HeldOut
 
 QUIET = 1e-6
 """A part that moves predictions by less than this share of the whole has no direction."""
@@ -131,7 +131,7 @@ def measure_overlap(
         names: PEFT's names of the adapters.
         strengths: How strong each is.
         labels: What to call them.
-        held_out: From `efficacy.roll_out`.
+        held_out: From `trajectories.held_out.roll_out`.
         prompts: One row for each prompt of that rollout.
         batch_size: UNet rows at once.
     """

@@ -9,7 +9,7 @@ import numpy as np
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.drop_ins import load_choice
-from loba_tui.core.program.evaluation.effect import Measurement
+from loba_tui.core.program.evaluation.slider_effect import Measurement
 from loba_tui.core.recipe.schema import Choice, Recipe
 
 Measure = Callable[[np.ndarray], float | str | None]

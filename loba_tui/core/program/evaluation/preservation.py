@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loba_tui.core.program.evaluation.effect import Effect, base_index
 from loba_tui.core.program.evaluation.image_health import ImageHealth
+from loba_tui.core.program.evaluation.slider_effect import Effect, base_index
 
 KEPT_SHARE = 0.9
 """A scale counts as clean where at least this share of samples kept each label and is unbroken."""

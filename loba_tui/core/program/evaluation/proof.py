@@ -10,19 +10,23 @@ from typing import Any
 import numpy as np
 
 from loba_tui.core import files as durable
-from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
-from loba_tui.core.program.evaluation.erasure import JUDGED_SCALE, Erasure, measure_erasure
+from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy
+from loba_tui.core.program.evaluation.efficacy.recipe import measure_efficacy, spread
+from loba_tui.core.program.evaluation.efficacy.slider import SliderEfficacy
+from loba_tui.core.program.evaluation.eraser_effect import JUDGED_SCALE, Erasure, measure_erasure
+from loba_tui.core.program.evaluation.figures import Figures, measure_figures
 from loba_tui.core.program.evaluation.measure import measure, read_values
-from loba_tui.core.program.evaluation.recipe_efficacy import measure_efficacy, spread
 from loba_tui.core.program.evaluation.region import Region, measure_region
 from loba_tui.core.program.evaluation.report import Report, make_report
 from loba_tui.core.program.evaluation.report_plot import draw_report
-from loba_tui.core.program.open_model import Embeddings, batch_of
-from loba_tui.core.program.sampling.images import Progress, sample_scales
-from loba_tui.core.program.sampling.strip import save_strip, strip
+from loba_tui.core.program.evaluation.slider_effect import Measurement
+from loba_tui.core.program.open_model import Embeddings
+from loba_tui.core.program.sampling.images import Progress
+from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, write_strip
 from loba_tui.core.recipe.schema import Choice, Recipe
 
 PROOF_STRIP = "samples/proof.png"
@@ -55,53 +59,55 @@ def prove(
         progress: Told how many images are drawn, of how many.
         ended_early: Why training ended itself, to be said in the report.
     """
-    prompts, seeds = (*recipe.proof_prompts, *recipe.other_prompts), recipe.proof.seeds
-    scales = proof_scales(recipe)
-    images = sample_scales(
-        container,
-        scale,
-        batch_of(embeds, prompts),
-        scales=scales,
-        seeds=seeds,
-        settings=recipe.sample,
-        negative=_negative(recipe, embeds),
-        resolution=recipe.train.resolution,
-        progress=progress,
-        plugins=plugins,
-    )
-    figures = measure_efficacy(container, scale, recipe, embeds, plugins)
+    grid = proof_grid(recipe)
+    images = draw_grid(container, scale, recipe, embeds, grid, progress=progress, plugins=plugins)
+    efficacy = measure_efficacy(container, scale, recipe, embeds, plugins)
     samples = images.reshape(-1, *images.shape[2:])
-    erasure = _erasure(recipe, scales, samples, plugins)
-    measured = None
-    if recipe.proof.measure is not None and erasure is None:
-        measured = measure(recipe.proof.measure, samples, plugins)
-    # What an eraser makes of its own concept may look like anything; the others may not.
-    judged = samples[-erasure.num_others :] if erasure and erasure.num_others else samples
-    report = make_report(
-        recipe.name,
-        scales,
-        judged,
-        measured=measured,
-        labels={
-            _label(choice): read_values(choice, judged, plugins) for choice in recipe.proof.preserve
-        },
-        efficacy=figures,
-        region=_region(recipe, scales, samples),
-        erasure=erasure,
-        details=_details(container, recipe, num_images=images[..., 0, 0, 0].size),
-    )
-    if ended_early:
-        report = replace(report, verdict=(*report.verdict, ended_early))
-    for name in (PROOF_STRIP, REPORT_JSON, REPORT_PNG):
-        (out_dir / name).parent.mkdir(parents=True, exist_ok=True)
-    shown = spread(range(len(prompts)), MAX_STRIP_PROMPTS)
-    sheet = strip(images[shown], scales=scales, prompts=[prompts[i] for i in shown], seeds=seeds)
-    with durable.staged(out_dir / PROOF_STRIP) as path:
-        save_strip(sheet, path)
+    figures, measured = _measure(recipe, grid, samples, efficacy, plugins)
+    details = _details(container, recipe, grid)
+    report = make_report(recipe.name, figures, details=details, remark=ended_early)
+    shown = spread(range(len(grid.prompts)), MAX_STRIP_PROMPTS)
+    few = replace(grid, prompts=[grid.prompts[i] for i in shown])
+    write_strip(images[shown], few, out_dir / PROOF_STRIP)
+    (out_dir / REPORT_PNG).parent.mkdir(parents=True, exist_ok=True)
     with durable.staged(out_dir / REPORT_PNG) as path:
         draw_report(report, samples, path, measured=measured)
     durable.replace_file(out_dir / REPORT_JSON, report.to_json().encode())
     return report
+
+
+def proof_grid(recipe: Recipe) -> Grid:
+    """Return what the proof draws; 0 is compared with, and an eraser is for use at 1."""
+    needed = {0.0} if recipe.proof.erased is None else {0.0, JUDGED_SCALE}
+    scales = sorted({float(scale) for scale in recipe.sample.scales} | needed)
+    return Grid((*recipe.proof_prompts, *recipe.other_prompts), recipe.proof.seeds, scales)
+
+
+def _measure(
+    recipe: Recipe,
+    grid: Grid,
+    samples: np.ndarray,
+    efficacy: SliderEfficacy | EraserEfficacy | None,
+    plugins: Plugins,
+) -> tuple[Figures, Measurement | None]:
+    """Return the figures of the samples, and the attribute that a slider moves, if measured."""
+    proof, scales = recipe.proof, grid.scales
+    erasure = _erasure(recipe, scales, samples, plugins)
+    measured = None
+    if proof.measure is not None and erasure is None:
+        measured = measure(proof.measure, samples, plugins)
+    # What an eraser makes of its own concept may look like anything; the others may not.
+    judged = samples[-erasure.num_others :] if erasure and erasure.num_others else samples
+    figures = measure_figures(
+        scales,
+        judged,
+        measured=measured,
+        labels={_label(choice): read_values(choice, judged, plugins) for choice in proof.preserve},
+        efficacy=efficacy,
+        region=_region(recipe, scales, samples),
+        erasure=erasure,
+    )
+    return figures, measured
 
 
 def _region(recipe: Recipe, scales: Sequence[float], samples: np.ndarray) -> Region | None:
@@ -111,12 +117,6 @@ def _region(recipe: Recipe, scales: Sequence[float], samples: np.ndarray) -> Reg
         return measure_region(recipe.proof.region, scales, samples)
     except ValueError as error:
         raise RecipeError(f"proof.region: {error}") from error
-
-
-def proof_scales(recipe: Recipe) -> tuple[float, ...]:
-    """Return the scales of the proof: 0 is compared with, and an eraser is for use at 1."""
-    needed = {0.0} if recipe.proof.erased is None else {0.0, JUDGED_SCALE}
-    return tuple(sorted({float(scale) for scale in recipe.sample.scales} | needed))
 
 
 def _erasure(
@@ -142,59 +142,23 @@ def _erasure(
     return measure_erasure(scales, asking, others, measure=proof.measure.name, label=proof.erased)
 
 
-def draw_strip(
-    container: ModelContainer,
-    scale: RowScale,
-    recipe: Recipe,
-    embeds: Embeddings,
-    *,
-    path: Path,
-    progress: Progress | None = None,
-    plugins: Plugins,
-) -> Path:
-    """Draw the recipe's sample prompts and seeds at its scales as one picture; return its path."""
-    prompts, settings = recipe.sample_prompts, recipe.sample
-    images = sample_scales(
-        container,
-        scale,
-        batch_of(embeds, prompts),
-        scales=settings.scales,
-        seeds=settings.seeds,
-        settings=settings,
-        negative=_negative(recipe, embeds),
-        resolution=recipe.train.resolution,
-        progress=progress,
-        plugins=plugins,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet = strip(images, scales=settings.scales, prompts=prompts, seeds=settings.seeds)
-    with durable.staged(path) as temporary:
-        save_strip(sheet, temporary)
-    return path
-
-
 def _label(choice: Choice) -> str:
     """Return a preserved label's name, with its options: one measure may be used twice."""
     options = ", ".join(f"{name}={value}" for name, value in choice.options.items())
     return f"{choice.name} ({options})" if options else choice.name
 
 
-def _negative(recipe: Recipe, embeds: Embeddings) -> PromptEmbeds | None:
-    """Return the negative prompt's row; "" means the model's own unconditional embeddings."""
-    prompt = recipe.sample.negative_prompt
-    return embeds[prompt] if prompt else None
-
-
-def _details(container: ModelContainer, recipe: Recipe, *, num_images: int) -> dict[str, Any]:
+def _details(container: ModelContainer, recipe: Recipe, grid: Grid) -> dict[str, Any]:
     """Return how it was measured, enough to do it again."""
     settings = recipe.sample
     halves = 2 if settings.guidance_scale > 1 else 1
+    num_images = len(grid.prompts) * len(grid.seeds) * len(grid.scales)
     return {
         "base_model": recipe.base_model.id,
         "base_model_revision": container.revision,
-        "prompts": [*recipe.proof_prompts, *recipe.other_prompts],
+        "prompts": list(grid.prompts),
         "negative_prompt": settings.negative_prompt,
-        "seeds": list(recipe.proof.seeds),
+        "seeds": list(grid.seeds),
         "sampler": settings.noise.name,
         "sampling_steps": settings.steps,
         "guidance_scale": settings.guidance_scale,

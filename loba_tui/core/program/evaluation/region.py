@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loba_tui.core.program.evaluation.effect import base_index
+from loba_tui.core.program.evaluation.slider_effect import base_index
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom as shares of an image's sides, 0 to 1."""

@@ -1,63 +1,48 @@
-"""What a finished adapter was measured to do: figures, verdict and report.json.
-
-Takes arrays (images and what measures read off them) and knows nothing of models; `proof.py` makes
-the arrays, `report_plot.py` draws the page. `verdict.py` turns the figures into words.
-"""
+"""A finished adapter's report: its figures, what they amount to, and report.json."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from loba_tui.core.program.evaluation.effect import Effect, Measurement, base_index, measure_effect
-from loba_tui.core.program.evaluation.erasure import Erasure
-from loba_tui.core.program.evaluation.image_health import ImageHealth, inspect_images
-from loba_tui.core.program.evaluation.preservation import (
-    Preservation,
-    clean_range,
-    measure_preservation,
-)
-from loba_tui.core.program.evaluation.region import Region
+from loba_tui.core.program.evaluation.figures import Figures
 from loba_tui.core.program.evaluation.verdict import judge
 
-if TYPE_CHECKING:
-    from loba_tui.core.program.evaluation.efficacy import Efficacy
-    from loba_tui.core.program.evaluation.erasure_efficacy import ErasureEfficacy
-
 REPORT_VERSION = 1
+_KEYS = (
+    *("name", "scales", "num_samples", "images", "effect", "preservation", "clean_range"),
+    *("efficacy", "outcome", "verdict", "region", "erasure", "details"),
+)
+"""The order of report.json."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """Everything report.json says; shares are 0 to 1, "per scale" tuples follow `scales`."""
+@dataclass(frozen=True, kw_only=True)
+class Report(Figures):
+    """Everything report.json says.
+
+    Attributes:
+        name: Of the run or adapter.
+        outcome: What the figures amount to, one of `verdict.OUTCOMES`.
+        verdict: The sentences that explain it.
+        details: How it was measured: prompts, seeds, sampler, base model, costs.
+    """
 
     name: str
-    scales: tuple[float, ...]
-    num_samples: int
-    images: ImageHealth
-    effect: Effect | None
-    preservation: tuple[Preservation, ...]
-    clean_range: tuple[float, float] | None
-    """Ends of the unbroken row of clean scales around 0; None if 0 itself is unclean."""
-    efficacy: Efficacy | ErasureEfficacy | None
     outcome: str
     verdict: tuple[str, ...]
-    region: Region | None = None
-    erasure: Erasure | None = None
-    """Of an eraser alone; images and preservation are then those of prompts that ask for others."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """How it was measured: prompts, seeds, sampler, base model, costs."""
 
     def to_json(self) -> str:
         """Return the text of report.json; figures that do not exist are null, never NaN."""
-        content = {"version": REPORT_VERSION, **dataclasses.asdict(self)}
-        return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        content = dataclasses.asdict(self)
+        ordered = {"version": REPORT_VERSION, **{key: content[key] for key in _KEYS}}
+        return json.dumps(_plain(ordered), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def summary(self) -> dict[str, str]:
         """Return the measured effect in a few short strings, fit for an adapter's metadata."""
@@ -79,52 +64,27 @@ class Report:
 
 def make_report(
     name: str,
-    scales: Sequence[float],
-    images: np.ndarray,
+    figures: Figures,
     *,
-    measured: Measurement | None = None,
-    labels: Mapping[str, np.ndarray] | None = None,
-    region: Region | None = None,
-    efficacy: Efficacy | ErasureEfficacy | None = None,
-    erasure: Erasure | None = None,
     details: Mapping[str, Any] | None = None,
+    remark: str | None = None,
 ) -> Report:
-    """Judge an adapter by its images.
+    """Judge an adapter by its figures.
 
     Args:
         name: Of the run or adapter.
-        scales: (num_scales), ascending, 0 among them.
-        images: (num_samples, num_scales, H, W, 3) in [0, 1].
-        measured: The attribute that the slider is to move; None where nothing measures it.
-        labels: What must not change, by name: (num_samples, num_scales) of str, number or None.
-        efficacy: Figures of the UNet alone, if they were computed.
-        region: How much changes where it is wanted, and elsewhere.
-        erasure: What an eraser was measured to do; None for a slider.
+        figures: What was measured.
         details: How it was measured; copied into the report.
+        remark: A sentence to be said after the verdict's own.
     """
-    base = base_index(scales)
-    health = inspect_images(images, base)
-    effect = None if measured is None else measure_effect(scales, measured)
-    preservation = tuple(
-        measure_preservation(label, values, scales) for label, values in (labels or {}).items()
-    )
-    report = Report(
+    outcome, verdict = judge(figures)
+    return Report(
+        **vars(figures),
         name=name,
-        scales=tuple(float(scale) for scale in scales),
-        num_samples=erasure.num_asking + erasure.num_others if erasure else images.shape[0],
-        images=health,
-        effect=effect,
-        preservation=preservation,
-        clean_range=clean_range(scales, effect, preservation, health),
-        efficacy=efficacy,
-        outcome="",
-        verdict=(),
-        region=region,
-        erasure=erasure,
+        outcome=outcome,
+        verdict=(*verdict, remark) if remark else verdict,
         details=dict(details or {}),
     )
-    outcome, sentences = judge(report)
-    return dataclasses.replace(report, outcome=outcome, verdict=sentences)
 
 
 def _plain(value: Any) -> Any:

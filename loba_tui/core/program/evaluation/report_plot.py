@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loba_tui.core.program.evaluation.effect import Measurement
-from loba_tui.core.program.evaluation.erasure import Erasure
+from loba_tui.core.program.evaluation.eraser_effect import Erasure
 from loba_tui.core.program.evaluation.preservation import KEPT_SHARE
 from loba_tui.core.program.evaluation.report import Report
+from loba_tui.core.program.evaluation.slider_effect import Measurement
 from loba_tui.core.text import clean
 from loba_tui.core.units import scale_label
 

@@ -7,7 +7,6 @@ margin for the allocator and for workspaces inside kernels, and the size of comp
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,7 +20,7 @@ from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.build import attach_adapter, solves
-from loba_tui.core.program.evaluation.efficacy import efficacy
+from loba_tui.core.program.evaluation.efficacy.probe import BATCH_SIZE
 from loba_tui.core.program.open_model import prompts_of
 from loba_tui.core.program.planning.method_calls import (
     NO_CALLS,
@@ -50,7 +49,6 @@ _HEADER_BYTES, _PLAIN_STATE_BYTES = 160, 64 * 1024
 """Of one tensor in a safetensors header, and of a checkpoint's state.json."""
 _SMALL_MODEL, _SMALL_BATCH = 20_000_000, 64 * 64**2
 """Parameters and pixels up to which real operators are faster than shapes."""
-_EFFICACY_ROWS = inspect.signature(efficacy).parameters["batch_size"].default
 
 
 @dataclass(frozen=True)
@@ -306,7 +304,7 @@ class Estimator:
         training = weights + resident + max(student.peak_bytes, teacher.peak_bytes)
         num_guided = 2 if settings.guidance_scale > 1 else 1
         looks = recipe.proof.enabled or recipe.train.efficacy_every > 0
-        rows = max(settings.batch_size * num_guided, _EFFICACY_ROWS * looks)
+        rows = max(settings.batch_size * num_guided, BATCH_SIZE * looks)
         drawing = networks.denoiser_cost(Call(rows, with_grad=False)).peak_bytes
         drawing = max(drawing, networks.decode_cost(settings.batch_size).peak_bytes)
         sampling = sample_weights + resident + drawing

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from loba_tui.core import files as durable
-from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.adapter import read_adapter
@@ -24,10 +23,10 @@ from loba_tui.core.program.combine.interference import (
 )
 from loba_tui.core.program.combine.interference_plot import draw_interference
 from loba_tui.core.program.combine.merge import merge, write_merged
+from loba_tui.core.program.evaluation.efficacy.recipe import roll_out_held
 from loba_tui.core.program.evaluation.measure import read_values
-from loba_tui.core.program.evaluation.recipe_efficacy import roll_out_held
 from loba_tui.core.program.open_model import OpenModel
-from loba_tui.core.program.sampling.images import sample_scales
+from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid
 from loba_tui.core.recipe.load import parse_text
 from loba_tui.core.recipe.schema import Choice, Recipe
 from loba_tui.core.run.launch import Request
@@ -104,7 +103,7 @@ def serve_interference(
     found = measure_overlap(container, names, strengths, labels, held_out, few)
     scales = [AdapterScale(container.denoiser, name) for name in names]
     shown = prompts[:_MOST_PROMPTS]
-    images = _draw(recipe, model, scales, strengths, model.batch(shown), writer, plugins)
+    images = _draw(recipe, model, scales, strengths, shown, writer, plugins)
     found = replace(
         found,
         attributes=tuple(_attributes(parts, labels, images, plugins)),
@@ -138,28 +137,19 @@ def _draw(
     model: OpenModel,
     scales: Sequence[AdapterScale],
     strengths: Sequence[float],
-    embeds: PromptEmbeds,
+    prompts: Sequence[str],
     writer: RunWriter,
     plugins: Plugins,
 ) -> np.ndarray:
     """Return images (num_prompts, 2 + num_adapters, H, W, 3): none, each alone, all."""
     num = len(strengths)
     alone = [[s if i == j else 0.0 for j, s in enumerate(strengths)] for i in range(num)]
+    grid = Grid(prompts, recipe.proof.seeds[:1], (1.0,))
     columns = []
-    negative = recipe.sample.negative_prompt
     for done, combination in enumerate([[0.0] * num, *alone, list(strengths)]):
         writer.status(measured=done, to_measure=num + 2)
-        images = sample_scales(
-            model.container,
-            SeveralScales(scales, combination),
-            embeds,
-            scales=(1.0,),
-            seeds=recipe.proof.seeds[:1],
-            settings=recipe.sample,
-            negative=model.batch([negative]) if negative else None,
-            resolution=recipe.train.resolution,
-            plugins=plugins,
-        )
+        scale = SeveralScales(scales, combination)
+        images = draw_grid(model.container, scale, recipe, model.embeds, grid, plugins=plugins)
         columns.append(images[:, 0, 0])
     return np.stack(columns, axis=1)
 

@@ -17,8 +17,7 @@ from loba_tui.core.program.data.open import cut_captions, open_data
 from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
 from loba_tui.core.program.planning.preview import preview
-from loba_tui.core.program.sampling.images import sample_scales
-from loba_tui.core.program.sampling.strip import save_strip, strip
+from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, write_strip
 from loba_tui.core.program.serving.combine_requests import (
     attach_several,
     serve_interference,
@@ -153,26 +152,22 @@ def _draw(
     plugins: Plugins,
 ) -> Path:
     """Draw every prompt, seed and scale, as a file each and together as one strip."""
-    settings, prompts = recipe.sample, recipe.sample_prompts
-    images = sample_scales(
+    grid = Grid.of_samples(recipe)
+    images = draw_grid(
         model.container,
         scale,
-        model.batch(prompts),
-        scales=settings.scales,
-        seeds=settings.seeds,
-        settings=settings,
-        negative=model.batch([settings.negative_prompt]) if settings.negative_prompt else None,
-        resolution=recipe.train.resolution,
+        recipe,
+        model.embeds,
+        grid,
         progress=lambda done, total: writer.status(measured=done, to_measure=total),
         plugins=plugins,
     )
     folder = writer.run_dir.samples
     for place in np.ndindex(*images.shape[:3]):
         prompt, seed, at = place
-        name = f"{prompt:03d}-seed{settings.seeds[seed]}-scale{settings.scales[at]:+g}.png"
+        name = f"{prompt:03d}-seed{grid.seeds[seed]}-scale{grid.scales[at]:+g}.png"
         pixels = (images[place] * 255).round().astype(np.uint8)
         Image.fromarray(pixels).save(folder / name)
     path = folder / "strip.png"
-    sheet = strip(images, scales=settings.scales, prompts=prompts, seeds=settings.seeds)
-    save_strip(sheet, path)
+    write_strip(images, grid, path)
     return path

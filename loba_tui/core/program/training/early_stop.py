@@ -11,7 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from loba_tui.core.program.evaluation.efficacy import Efficacy, Verdict, Yardstick
+from loba_tui.core.program.evaluation.efficacy.probe import EfficacyProbe
+from loba_tui.core.program.evaluation.efficacy.slider import (
+    SliderEfficacy,
+    Verdict,
+    slider_efficacy,
+)
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.recipe.schema import StopWhenSection
 
@@ -42,7 +47,7 @@ class Look:
     verdict: Verdict
 
     @classmethod
-    def of(cls, step: int, figures: Efficacy) -> Look:
+    def of(cls, step: int, figures: SliderEfficacy) -> Look:
         """Return a look with the figures after `step` steps."""
         return cls(
             step=step,
@@ -77,7 +82,7 @@ class Watch:
 
     def __init__(
         self,
-        make_yardstick: Callable[[], Yardstick | None],
+        make_probe: Callable[[], EfficacyProbe | None],
         *,
         every: int,
         stop_when: StopWhenSection | None = None,
@@ -86,13 +91,13 @@ class Watch:
         """Begin without a look.
 
         Args:
-            make_yardstick: Called for the first look; None where there is nothing to look at.
+            make_probe: Called for the first look; None where there is nothing to look at.
             every: Steps between looks.
             stop_when: What ends the run; None lets it go on.
             processes: All take the first one's figures, so that all decide alike.
         """
-        self._make_yardstick = make_yardstick
-        self._yardstick: Yardstick | None = None
+        self._make_probe = make_probe
+        self._probe: EfficacyProbe | None = None
         self._every = every
         self._stop_when = stop_when
         self._processes = processes or Processes()
@@ -104,18 +109,18 @@ class Watch:
 
     def look(self, step: int) -> Look | None:
         """Measure the adapter as it is now."""
-        if self._yardstick is None:
-            self._yardstick = self._make_yardstick()
-        if self._yardstick is None:
+        if self._probe is None:
+            self._probe = self._make_probe()
+        if self._probe is None:
             return None
-        look: Look = self._processes.share(Look.of(step, self._yardstick.measure()))
+        look: Look = self._processes.share(Look.of(step, slider_efficacy(self._probe)))
         self.looks.append(look)
         return look
 
     @property
     def num_unet_rows(self) -> int:
-        """UNet rows that the looks have cost so far, the making of the yardstick among them."""
-        return self._yardstick.num_unet_rows if self._yardstick is not None else 0
+        """UNet rows that the looks have cost so far, the making of the probe among them."""
+        return self._probe.num_unet_rows if self._probe is not None else 0
 
     def state(self) -> list[dict[str, Any]]:
         """Return the looks as JSON."""

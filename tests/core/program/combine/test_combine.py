@@ -32,7 +32,7 @@ from loba_tui.core.program.combine.merge import (
     reduce_rank,
     write_merged,
 )
-from loba_tui.core.program.evaluation.efficacy import roll_out
+from loba_tui.core.program.trajectories.held_out import roll_out
 from loba_tui.core.run.directory import Ledger
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {

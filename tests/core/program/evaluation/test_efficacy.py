@@ -11,7 +11,9 @@ from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.adapters.lora import get_adapter
-from loba_tui.core.program.evaluation.efficacy import HeldOut, efficacy, judge, roll_out
+from loba_tui.core.program.evaluation.efficacy.probe import EfficacyProbe, ProbePrompts
+from loba_tui.core.program.evaluation.efficacy.slider import judge, slider_efficacy
+from loba_tui.core.program.trajectories.held_out import HeldOut, roll_out
 
 TARGET, POSITIVE, NEGATIVE, PRESERVED = torch.eye(4)
 DIRECTION = POSITIVE - NEGATIVE
@@ -45,11 +47,10 @@ def figures_of(model: LinearModel, *, preserve=None, multiplier=1.0):
         return PromptEmbeds(vector.view(1, 1, 4))
 
     held_out = HeldOut(torch.zeros(6, 4, 1, 1), torch.arange(6), [0] * 6, 0)
-    return efficacy(
-        model, model, held_out, target=rows(TARGET), positive=rows(POSITIVE),
-        negative=rows(NEGATIVE), preserve=preserve and rows(PRESERVED), multiplier=multiplier,
-        batch_size=4,
-    )  # fmt: skip
+    prompts = ProbePrompts(
+        rows(TARGET), rows(POSITIVE), rows(NEGATIVE), preserve and rows(PRESERVED)
+    )
+    return slider_efficacy(EfficacyProbe(model, model, held_out, prompts, batch_size=4), multiplier)
 
 
 @pytest.mark.parametrize("multiplier", [0.5, 1.0, 3.0])
@@ -156,11 +157,9 @@ def test_fresh_adapter_is_dead_and_the_adapter_does_not_touch_the_rollout(contai
     scale = AdapterScale(container.denoiser)
     arguments = {"make_scheduler": ddim(container), "seed": 3, "num_steps": 3, "keep": (1, 2)}
     fresh = roll_out(container, scale, prompts, **arguments)
-    figures = efficacy(
-        container, scale, fresh, target=prompts,
-        positive=container.encode_prompts(["a large circle"]),
-        negative=container.encode_prompts(["a small circle"]),
-    )  # fmt: skip
+    large, small = (container.encode_prompts([f"a {size} circle"]) for size in ("large", "small"))
+    probe = EfficacyProbe(container, scale, fresh, ProbePrompts(prompts, large, small))
+    figures = slider_efficacy(probe)
     assert figures.verdict == "dead"
     assert figures.relative_length == 0
     for name, parameter in container.denoiser.named_parameters():

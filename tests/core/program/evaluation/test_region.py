@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from loba_tui.core.program.evaluation.figures import measure_figures
 from loba_tui.core.program.evaluation.region import inside_of, measure_region
 from loba_tui.core.program.evaluation.report import make_report
 
@@ -44,6 +45,6 @@ def test_a_box_holds_the_pixels_whose_middle_lies_in_it() -> None:
 def test_the_report_says_it() -> None:
     made = images(0.2, 0.02)
     region = measure_region((0, 0.5, 1, 1), SCALES, made)
-    report = make_report("x", SCALES, made, region=region)
+    report = make_report("x", measure_figures(SCALES, made, region=region))
     assert "Inside the region images change 10.0 times as much as outside, at +2." in report.verdict
     assert '"ratio": 10' in report.to_json()

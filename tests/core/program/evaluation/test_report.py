@@ -3,11 +3,12 @@ import json
 import numpy as np
 import pytest
 
-from loba_tui.core.program.evaluation.effect import Measurement
-from loba_tui.core.program.evaluation.efficacy import Efficacy
+from loba_tui.core.program.evaluation.efficacy.slider import SliderEfficacy
+from loba_tui.core.program.evaluation.figures import measure_figures
 from loba_tui.core.program.evaluation.preservation import measure_preservation
 from loba_tui.core.program.evaluation.report import make_report
 from loba_tui.core.program.evaluation.report_plot import draw_report
+from loba_tui.core.program.evaluation.slider_effect import Measurement
 from loba_tui.core.program.evaluation.verdict import OUTCOMES
 from loba_tui.models.shapes_world import Scene, draw, read
 
@@ -55,8 +56,7 @@ def table(images, of):
 def report_on(kind, **kwargs):
     images = drawn_slider(kind)
     area = table(images, lambda reading: np.nan if reading.shape is None else reading.area)
-    return make_report(
-        kind,
+    figures = measure_figures(
         SCALES,
         images,
         measured=Measurement("shape_area", area.astype(float), "pixels"),
@@ -66,6 +66,7 @@ def report_on(kind, **kwargs):
         },
         **kwargs,
     )
+    return make_report(kind, figures)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_clean_range_is_contiguous_around_zero():
     images = np.repeat(drawn_slider("dead")[:, 3:4], 7, axis=1)
     labels = np.full(images.shape[:2], "same", dtype=object)
     labels[:2, 5] = "other"  # 20 % at +2: what is clean beyond it does not count
-    report = make_report("run", SCALES, images, labels={"label": labels})
+    report = make_report("run", measure_figures(SCALES, images, labels={"label": labels}))
     assert report.clean_range == (-3, 1)
 
 
@@ -109,9 +110,10 @@ def test_numeric_label_may_move_by_a_tenth():
 
 def test_without_a_measure_the_unet_alone_decides():
     images = drawn_slider("working")
-    figures = Efficacy(0.9, 0.9, 0.5, 0.5, 0.6, 0.9, 1, None, "working", 8, 40)
-    assert make_report("run", SCALES, images, efficacy=figures).outcome == "working"
-    alone = make_report("run", SCALES, images)
+    efficacy = SliderEfficacy(0.9, 0.9, 0.5, 0.5, 0.6, 0.9, 1, None, "working", 8, 40)
+    figures = measure_figures(SCALES, images, efficacy=efficacy)
+    assert make_report("run", figures).outcome == "working"
+    alone = make_report("run", measure_figures(SCALES, images))
     assert alone.outcome == "unmeasured"
     assert alone.images.change[0] > alone.images.change[2] > alone.images.change[3] == 0
 
@@ -119,7 +121,7 @@ def test_without_a_measure_the_unet_alone_decides():
 def test_json_is_versioned_and_holds_no_nan():
     images = drawn_slider("working")
     nothing = Measurement("shape_area", np.full(images.shape[:2], np.nan), "pixels")
-    text = make_report("run", SCALES, images, measured=nothing).to_json()
+    text = make_report("run", measure_figures(SCALES, images, measured=nothing)).to_json()
     content = json.loads(text, parse_constant=lambda name: pytest.fail(name))
     assert content["version"] == 1
     assert content["effect"]["unit"] == "pixels"
@@ -150,7 +152,7 @@ def test_page_is_drawn_with_the_same_bytes_every_time(kind, tmp_path):
 def test_page_survives_foreign_text_and_a_missing_measure(tmp_path):
     import dataclasses
 
-    report = make_report("x", (-1.0, 0.0, 2.5), drawn_slider("dead")[:1, :3])
+    report = make_report("x", measure_figures((-1.0, 0.0, 2.5), drawn_slider("dead")[:1, :3]))
     hostile = dataclasses.replace(
         report, name="$\\frac{1}{ \x1b[31m" + "w" * 90, verdict=("$x_{$ " * 60,)
     )

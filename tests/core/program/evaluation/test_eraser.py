@@ -16,10 +16,11 @@ from loba_tui.core.program.closed_form.linear_edit import StateUpdate
 from loba_tui.core.program.closed_form.prompt_states import text_projections
 from loba_tui.core.program.closed_form.solution import Solution, layer_updates
 from loba_tui.core.program.closed_form.solved_run import attach_solution
-from loba_tui.core.program.evaluation.erasure import measure_erasure
-from loba_tui.core.program.evaluation.erasure_efficacy import ErasureEfficacy, judge
+from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy, judge
+from loba_tui.core.program.evaluation.efficacy.recipe import measure_efficacy
+from loba_tui.core.program.evaluation.eraser_effect import measure_erasure
+from loba_tui.core.program.evaluation.figures import measure_figures
 from loba_tui.core.program.evaluation.proof import prove
-from loba_tui.core.program.evaluation.recipe_efficacy import measure_efficacy
 from loba_tui.core.program.evaluation.report import Report, make_report
 from loba_tui.core.program.evaluation.report_plot import draw_report
 from loba_tui.core.program.evaluation.verdict import OUTCOMES
@@ -44,7 +45,7 @@ def report_on(asking: np.ndarray, others: dict[str, np.ndarray], *, noisy: bool 
     if noisy:
         images[:, 1:] = rng.random(images[:, 1:].shape)
     erasure = measure_erasure(SCALES, asking, others, measure="shape_color", label="red")
-    return make_report("eraser", SCALES, images, erasure=erasure)
+    return make_report("eraser", measure_figures(SCALES, images, erasure=erasure))
 
 
 GONE = labels("red red blue", "red blue -", "red red green", "red blue blue")
@@ -180,10 +181,9 @@ def test_the_proof_draws_strength_one_and_counts_all_prompts(
 def test_removal_is_one_where_the_concept_is_read_as_its_guide(tiny_sdxl_folder: Path) -> None:
     for exact, expected, verdict in ((True, 1.0, "working"), (False, 0.0, "dead")):
         container, scale, embeds = model_with(tiny_sdxl_folder, exact=exact)
-        found = measure_efficacy(
-            container, scale, Recipe.model_validate(RECIPE), embeds, plugins=SHIPPED
-        )
-        assert isinstance(found, ErasureEfficacy)
+        recipe = Recipe.model_validate(RECIPE)
+        found = measure_efficacy(container, scale, recipe, embeds, plugins=SHIPPED)
+        assert isinstance(found, EraserEfficacy)
         assert found.removal == pytest.approx(expected, abs=1e-3)
         assert found.verdict == verdict
         assert found.leakage is not None

@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from loba_tui.core.program.evaluation.erasure import (
+from loba_tui.core.program.evaluation.eraser_effect import (
     ASKED_SHARE,
     DEAD_SHARE_MOVED,
     ERASED_SHARE,
     MOST_ACCURACY_LOST,
     Erasure,
 )
+from loba_tui.core.program.evaluation.figures import Figures
 from loba_tui.core.program.evaluation.preservation import KEPT_SHARE
 from loba_tui.core.units import scale_label
-
-if TYPE_CHECKING:
-    from loba_tui.core.program.evaluation.report import Report
 
 MOST_NAMED = 4
 
 
-def judge_erasure(report: Report, erasure: Erasure) -> tuple[str, tuple[str, ...]]:
+def judge_eraser(figures: Figures, erasure: Erasure) -> tuple[str, tuple[str, ...]]:
     """Return the outcome, one of `verdict.OUTCOMES`, and the sentences that explain it."""
-    outcome = _outcome(report, erasure)
+    outcome = _outcome(figures, erasure)
     sentences = [_headline(outcome, erasure), _share_sentence(erasure)]
     sentences += _other_sentences(erasure)
-    kept = [kept for kept in report.preservation if kept.num_judged]
+    kept = [kept for kept in figures.preservation if kept.num_judged]
     if kept:
-        at = report.scales.index(erasure.at)
+        at = figures.scales.index(erasure.at)
         shares = ", ".join(f"{each.label} in {each.share_unchanged[at]:.0%}" for each in kept)
         sentences.append(f"Unchanged there beside that: {shares} of samples.")
-    if report.efficacy is not None:
-        sentences.append(report.efficacy.sentence())
+    if figures.efficacy is not None:
+        sentences.append(figures.efficacy.sentence())
     return outcome, tuple(sentences)
 
 
-def _outcome(report: Report, erasure: Erasure) -> str:
+def _outcome(figures: Figures, erasure: Erasure) -> str:
     """Name the first thing that is wrong, the gravest first."""
     if erasure.share_before < ASKED_SHARE:
         return "unmeasured"
     moved = erasure.share_before - erasure.share_after
     # A measure says anything about broken images.
-    if report.images.share_sound[report.scales.index(erasure.at)] < KEPT_SHARE:
+    if figures.images.share_sound[figures.scales.index(erasure.at)] < KEPT_SHARE:
         return "breaking"
     if erasure.accuracy_lost > MOST_ACCURACY_LOST:
         return "damaging"

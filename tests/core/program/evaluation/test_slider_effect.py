@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from loba_tui.core.program.evaluation.effect import (
+from loba_tui.core.program.evaluation.slider_effect import (
     Measurement,
     mean_ranks,
     measure_effect,

@@ -1,4 +1,4 @@
-"""The model-free figures of a recipe's adapter: its own concepts on held-out latents."""
+"""The efficacy of a recipe's adapter: its own concepts on held-out latents."""
 
 from __future__ import annotations
 
@@ -10,45 +10,58 @@ import numpy as np
 from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
 from loba_tui.core.plugins import SHIPPED, Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
-from loba_tui.core.program.evaluation.efficacy import Efficacy, HeldOut, Yardstick, roll_out
-from loba_tui.core.program.evaluation.erasure_efficacy import ErasureEfficacy, erasure_efficacy
+from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy, eraser_efficacy
+from loba_tui.core.program.evaluation.efficacy.probe import EfficacyProbe, ProbePrompts
+from loba_tui.core.program.evaluation.efficacy.slider import SliderEfficacy, slider_efficacy
 from loba_tui.core.program.open_model import Embeddings, batch_of
-from loba_tui.core.recipe.schema import Concept, Recipe
+from loba_tui.core.program.trajectories.held_out import HeldOut, roll_out
+from loba_tui.core.recipe.schema import Recipe
 
 MAX_EFFICACY_CONCEPTS = 8
 
 
-def make_yardstick(
+def make_probe(
     container: ModelContainer,
     scale: RowScale,
     recipe: Recipe,
     embeds: Embeddings,
     *,
+    erases: bool = False,
     most: int = MAX_EFFICACY_CONCEPTS,
-) -> Yardstick | None:
-    """Return what model-free figures are read off, None where no concept says both directions.
+) -> EfficacyProbe | None:
+    """Return what efficacy is read off, None for a slider where no concept says both directions.
 
     Args:
         container: The model, with the adapter attached.
         scale: Strength of that adapter.
         recipe: Names the concepts.
         embeds: Of all prompts of the concepts.
+        erases: Whether the adapter is to move concepts to what takes their place; a slider's goes
+            from negative to positive prompts.
         most: Concepts and preserve prompts that are looked at, evenly spread over all of them.
     """
-    pairs = [c for c in recipe.method.expanded_concepts() if c.positive and c.negative]
-    if not pairs:
+    concepts = recipe.method.expanded_concepts()
+    if not erases:
+        concepts = [concept for concept in concepts if concept.positive and concept.negative]
+    if not concepts:
         return None
-    concepts: Sequence[Concept] = spread(pairs, most)
-    preserve = spread(list(dict.fromkeys(p for c in pairs for p in c.preserve)), most)
+    preserve = spread(list(dict.fromkeys(p for c in concepts for p in c.preserve)), most)
+    concepts = spread(concepts, most)
     target = batch_of(embeds, [concept.target for concept in concepts])
-    return Yardstick(
+    if erases:
+        empty = container.empty_embeds()
+        neutrals = [concept.neutral for concept in concepts]
+        towards = PromptEmbeds.cat([empty if p is None else embeds[p] for p in neutrals])
+        away = None
+    else:
+        towards = batch_of(embeds, [concept.positive or "" for concept in concepts])
+        away = batch_of(embeds, [concept.negative or "" for concept in concepts])
+    kept = batch_of(embeds, preserve) if preserve else None
+    return EfficacyProbe(
         container,
         scale,
         roll_out_held(container, scale, recipe, target),
-        target=target,
-        positive=batch_of(embeds, [concept.positive or "" for concept in concepts]),
-        negative=batch_of(embeds, [concept.negative or "" for concept in concepts]),
-        preserve=batch_of(embeds, preserve) if preserve else None,
+        ProbePrompts(target, towards, away, kept),
     )
 
 
@@ -58,37 +71,17 @@ def measure_efficacy(
     recipe: Recipe,
     embeds: Embeddings,
     plugins: Plugins,
-) -> Efficacy | ErasureEfficacy | None:
-    """Return the model-free figures of an eraser or of a slider.
+) -> SliderEfficacy | EraserEfficacy | None:
+    """Return the efficacy of an eraser or of a slider.
 
     None for a slider where no concept says positive and negative.
     """
     constants = plugins.describe("methods", recipe.method.name).constants
-    if constants.get("ERASES"):
-        return _measure_erasure_efficacy(container, scale, recipe, embeds)
-    yardstick = make_yardstick(container, scale, recipe, embeds)
-    return None if yardstick is None else yardstick.measure()
-
-
-def _measure_erasure_efficacy(
-    container: ModelContainer, scale: RowScale, recipe: Recipe, embeds: Embeddings
-) -> ErasureEfficacy:
-    concepts = spread(recipe.method.expanded_concepts(), MAX_EFFICACY_CONCEPTS)
-    kept = dict.fromkeys(p for c in recipe.method.expanded_concepts() for p in c.preserve)
-    preserve = spread(list(kept), MAX_EFFICACY_CONCEPTS)
-    target = batch_of(embeds, [concept.target for concept in concepts])
-    goals = [
-        container.empty_embeds() if concept.neutral is None else embeds[concept.neutral]
-        for concept in concepts
-    ]
-    return erasure_efficacy(
-        container,
-        scale,
-        roll_out_held(container, scale, recipe, target),
-        target=target,
-        goal=PromptEmbeds.cat(goals),
-        preserve=batch_of(embeds, preserve) if preserve else None,
-    )
+    erases = bool(constants.get("ERASES"))
+    probe = make_probe(container, scale, recipe, embeds, erases=erases)
+    if probe is None:
+        return None
+    return eraser_efficacy(probe) if erases else slider_efficacy(probe)
 
 
 def roll_out_held(

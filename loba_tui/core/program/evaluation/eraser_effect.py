@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loba_tui.core.program.evaluation.effect import base_index
+from loba_tui.core.program.evaluation.slider_effect import base_index
 
 JUDGED_SCALE = 1.0
 """An eraser is made to be used at this strength."""

@@ -1,0 +1,93 @@
+"""Draws with a recipe's own sampler, negative prompt and resolution, and writes picture strips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loba_tui.core import files as durable
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.plugins import Plugins
+from loba_tui.core.program.adapter_layers.strength import RowScale
+from loba_tui.core.program.open_model import Embeddings, batch_of
+from loba_tui.core.program.sampling.images import Progress, sample_scales
+from loba_tui.core.program.sampling.strip import save_strip, strip
+from loba_tui.core.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is drawn: every prompt with every seed at every scale."""
+
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    scales: Sequence[float]
+
+    @classmethod
+    def of_samples(cls, recipe: Recipe) -> Grid:
+        """Return the grid of a recipe's sample section."""
+        return cls(recipe.sample_prompts, recipe.sample.seeds, recipe.sample.scales)
+
+
+def draw_grid(
+    container: ModelContainer,
+    scale: RowScale,
+    recipe: Recipe,
+    embeds: Embeddings,
+    grid: Grid,
+    *,
+    progress: Progress | None = None,
+    plugins: Plugins,
+) -> np.ndarray:
+    """Return the images (num_prompts, num_seeds, num_scales, H, W, 3) of a grid, in [0, 1].
+
+    Args:
+        container: The model, with the adapter attached.
+        scale: Strength of that adapter.
+        recipe: Names the sampler.
+        embeds: Of the grid's prompts and of the negative prompt.
+        grid: What to draw.
+        progress: Told how many images are drawn, of how many.
+    """
+    negative = recipe.sample.negative_prompt
+    return sample_scales(
+        container,
+        scale,
+        batch_of(embeds, grid.prompts),
+        scales=grid.scales,
+        seeds=grid.seeds,
+        settings=recipe.sample,
+        # "" means the model's own unconditional embeddings.
+        negative=embeds[negative] if negative else None,
+        resolution=recipe.train.resolution,
+        progress=progress,
+        plugins=plugins,
+    )
+
+
+def write_strip(images: np.ndarray, grid: Grid, path: Path) -> None:
+    """Write a grid's images as one picture; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet = strip(images, scales=grid.scales, prompts=grid.prompts, seeds=grid.seeds)
+    with durable.staged(path) as temporary:
+        save_strip(sheet, temporary)
+
+
+def draw_strip(
+    container: ModelContainer,
+    scale: RowScale,
+    recipe: Recipe,
+    embeds: Embeddings,
+    *,
+    path: Path,
+    progress: Progress | None = None,
+    plugins: Plugins,
+) -> Path:
+    """Draw the recipe's sample prompts and seeds at its scales as one picture; return its path."""
+    grid = Grid.of_samples(recipe)
+    images = draw_grid(container, scale, recipe, embeds, grid, progress=progress, plugins=plugins)
+    write_strip(images, grid, path)
+    return path
