@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loba_tui.commands.options import Json, Recipe, Set, echo_json, find_run, user_plugins
+from loba_tui.commands.options import (
+    Json,
+    Recipe,
+    Set,
+    echo_json,
+    echo_result,
+    find_run,
+    user_plugins,
+)
 from loba_tui.core.errors import ExitCode
 
 if TYPE_CHECKING:
     from loba_tui.client.recipes.open import OpenedRecipe
+    from loba_tui.core.findings import Finding
 
 
 def validate(
@@ -87,12 +96,9 @@ def plan(
             plugins=plugins,
             most_seconds=-1.0 if fresh else planning.MOST_SECONDS,
         )
-    if as_json:
-        echo_json(document)
-        return
     canvas = Canvas.of(sys.stdout)
-    for line in data_lines(document) if data else plan_lines(document["sections"], canvas):
-        typer.echo(line)
+    lines = data_lines(document) if data else plan_lines(document["sections"], canvas)
+    echo_result(document, lines, as_json=as_json)
 
 
 def doctor(
@@ -108,7 +114,6 @@ def doctor(
     from loba_tui.client.machine import doctor as examination
     from loba_tui.commands.live_line import foreground
     from loba_tui.core.findings import worst_code
-    from loba_tui.core.text import clean
 
     run_dir = None if run_name is None else find_run(run_name)
     findings = [
@@ -118,13 +123,8 @@ def doctor(
         *examination.devices(foreground()),
         *(() if run_dir is None else examination.run_folder(run_dir)),
     ]
-    if as_json:
-        echo_json([finding.as_json() for finding in findings])
-    else:
-        for finding in findings:
-            typer.echo(f"{finding.state:5}{clean(finding.check):20} {clean(finding.message)}")
-            if finding.hint:
-                typer.echo(f"{'':26}{clean(finding.hint)}")
+    document = [finding.as_json() for finding in findings]
+    echo_result(document, map(_finding_text, findings), as_json=as_json)
     _exit_unless_done(worst_code(findings))
 
 
@@ -137,6 +137,13 @@ def _open(path: Path) -> OpenedRecipe:
         return hub_recipes.open_recipe(path)
     # A name that is no file here may be a shipped recipe's, as it is for `run` and `plan`.
     return hub_recipes.OpenedRecipe(path if path.exists() else shipped.find(path) or path)
+
+
+def _finding_text(finding: Finding) -> str:
+    from loba_tui.core.text import clean
+
+    text = f"{finding.state:5}{clean(finding.check):20} {clean(finding.message)}"
+    return f"{text}\n{'':26}{clean(finding.hint)}" if finding.hint else text
 
 
 def _exit_unless_done(code: ExitCode) -> None:

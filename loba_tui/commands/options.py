@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -90,6 +91,21 @@ def echo_json(document: Any, *, indent: int | None = 2) -> None:
     # Escaped, a file's name with bytes that are no UTF-8 is JSON all the same, and the document can
     # be written whatever the terminal's encoding is.
     typer.echo(json.dumps(document, indent=indent))
+
+
+def echo_result(document: Any, lines: Iterable[str], *, as_json: bool) -> None:
+    """Write a result to stdout: as one JSON document, or as lines for reading.
+
+    Args:
+        document: The result for `--json`.
+        lines: The same for reading; a generator is not started where JSON is wanted.
+        as_json: Which of them.
+    """
+    if as_json:
+        echo_json(document)
+        return
+    for line in lines:
+        typer.echo(line)
 
 
 def find_run(name: str) -> RunDir:

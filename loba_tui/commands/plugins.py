@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from loba_tui.commands.options import Json, echo_json, user_plugins
+from loba_tui.commands.options import Json, echo_result, user_plugins
 from loba_tui.core.errors import RefusedError
 
 plugins_app = typer.Typer(
@@ -29,11 +29,7 @@ def plugins_ls(
     from loba_tui.client.plugins import listing as plugin_listing
 
     found = list(plugin_listing.entries(user_plugins(), kind))
-    if as_json:
-        echo_json([entry.record() for entry in found])
-        return
-    for entry in found:
-        typer.echo(entry.line)
+    echo_result([each.record() for each in found], (each.line for each in found), as_json=as_json)
 
 
 @plugins_app.command("show")
@@ -48,11 +44,7 @@ def plugins_show(
     from loba_tui.client.plugins import listing as plugin_listing
 
     entry = plugin_listing.find(words, user_plugins())
-    if as_json:
-        echo_json(entry.record())
-        return
-    for line in entry.lines():
-        typer.echo(line)
+    echo_result(entry.record(), entry.lines(), as_json=as_json)
 
 
 @plugins_app.command("trust")

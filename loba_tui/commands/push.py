@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loba_tui.commands.options import Json, Yes, confirm, echo_json, find_run, user_plugins
+from loba_tui.commands.options import (
+    Json,
+    Yes,
+    confirm,
+    echo_json,
+    echo_result,
+    find_run,
+    user_plugins,
+)
 
 if TYPE_CHECKING:
     from loba_tui.client.hub.push import PushPlan
@@ -46,7 +54,6 @@ def push(
     Example: loba push last --repo me/size-slider --dry-run
     """
     from loba_tui.client.hub import push as pushing
-    from loba_tui.core.text import clean
 
     run_dir = find_run(run_name)
     plan = pushing.plan_push(
@@ -67,20 +74,24 @@ def push(
     commit = plan.parent
     if plan.changed:
         _ask(plan, yes)
-        if not sys.stderr.isatty():
-            from huggingface_hub.utils import disable_progress_bars
-
-            disable_progress_bars()
-        said = clean(message, limit=500) if message else pushing.default_message(run_dir)
-        commit = pushing.push(plan, said)
+        commit = _upload(plan, message or pushing.default_message(run_dir))
     else:
         typer.echo("nothing changed; it is all there already", err=True)
-    if as_json:
-        echo_json(record | {"commit": commit})
-        return
-    typer.echo(f"{'page':11}{plan.url}")
-    typer.echo(f"{'commit':11}{commit}")
-    typer.echo(f"{'load with':11}{plan.load_line}")
+    rows = {"page": plan.url, "commit": commit, "load with": plan.load_line}
+    lines = (f"{label:11}{value}" for label, value in rows.items())
+    echo_result(record | {"commit": commit}, lines, as_json=as_json)
+
+
+def _upload(plan: PushPlan, message: str) -> str:
+    """Upload what has changed and return the commit; bars are drawn on a terminal only."""
+    from loba_tui.client.hub import push as pushing
+    from loba_tui.core.text import clean
+
+    if not sys.stderr.isatty():
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
+    return pushing.push(plan, clean(message, limit=500))
 
 
 def _ask(plan: PushPlan, yes: bool) -> None:

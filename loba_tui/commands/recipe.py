@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from loba_tui.commands.options import Json, echo_json, user_plugins
+from loba_tui.commands.options import Json, echo_json, echo_result, user_plugins
 from loba_tui.core.errors import ExitCode, RecipeError, ResourceError
 
 recipe_app = typer.Typer(
@@ -94,12 +94,8 @@ def recipe_diff(
     plugins, ledger = user_plugins(), Ledger.of_user(os.environ)
     recipes = [recipe_files.resolve(each, ledger, plugins) for each in (left, right)]
     found = differences(*recipes)
-    if as_json:
-        echo_json([each.record() for each in found])
-        return
-    for each in found:
-        typer.echo(each.line)
-    if not found:
+    echo_result([each.record() for each in found], (each.line for each in found), as_json=as_json)
+    if not found and not as_json:
         typer.echo("the same", err=True)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loba_tui.commands.options import Json, echo_json, find_run, user_plugins
+from loba_tui.commands.options import Json, echo_json, echo_result, find_run, user_plugins
 from loba_tui.core.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -56,11 +56,7 @@ def runs_ls(as_json: Json = False) -> None:
     from loba_tui.core.run.directory import Ledger
 
     records = [listing.run_record(run_dir) for run_dir in Ledger.of_user(os.environ).runs()]
-    if as_json:
-        echo_json(records)
-        return
-    for record in records:
-        typer.echo(listing.run_line(record))
+    echo_result(records, map(listing.run_line, records), as_json=as_json)
 
 
 @runs_app.command("show")
@@ -72,11 +68,7 @@ def runs_show(name: Run, as_json: Json = False) -> None:
     from loba_tui.client.runs import describe as listing
 
     record = listing.run_record(find_run(name))
-    if as_json:
-        echo_json(record)
-        return
-    for line in listing.record_lines(record):
-        typer.echo(line)
+    echo_result(record, listing.record_lines(record), as_json=as_json)
 
 
 @runs_app.command("logs")

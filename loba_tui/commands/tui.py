@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from loba_tui.commands.options import find_run, user_plugins
 from loba_tui.core.errors import RecipeError
 
 Run = Annotated[
@@ -38,17 +39,10 @@ def tui(
     Example: loba tui --run last
     """
     from loba_tui.client.context import Context
-    from loba_tui.client.runs.resolve import find_run
     from loba_tui.commands import tui_plain as plain
-    from loba_tui.core.plugins import Plugins
 
-    context = Context(
-        environ=os.environ,
-        out_dir=out_dir,
-        plugins=Plugins.of_user(os.environ),
-        images=images,
-    )
-    run_dir = None if run is None else find_run(run, context.ledger)
+    context = Context(environ=os.environ, out_dir=out_dir, plugins=user_plugins(), images=images)
+    run_dir = None if run is None else find_run(run)
     if in_browser:
         from loba_tui.commands import tui_web as web
 

@@ -34,7 +34,6 @@ def serve(arguments: Sequence[str], *, port: int, say: Callable[[str], None]) ->
         ResourceError: textual-serve is not installed, or the port is taken.
     """
     try:
-        from aiohttp import web
         from textual_serve.server import Server
     except ImportError as error:
         raise ResourceError(
@@ -43,7 +42,34 @@ def serve(arguments: Sequence[str], *, port: int, say: Callable[[str], None]) ->
         ) from error
     _require_free(port)
     key = secrets.token_urlsafe(18)
-    cookie = f"loba_{port}"
+
+    class Guarded(Server):
+        """A server that lets in whoever has the key."""
+
+        def initialize_logging(self) -> None:
+            """Write nothing: addresses in a log would hold the key."""
+
+        async def _make_app(self) -> Any:
+            made = await super()._make_app()
+            made.middlewares.append(_guard(key, cookie=f"loba_{port}"))
+            return made
+
+        async def on_startup(self, app: Any) -> None:
+            say(f"http://localhost:{port}/?key={key}")
+            host = socket.gethostname()
+            say(f"from another machine first: ssh -L {port}:localhost:{port} {host}")
+
+        async def handle_index(self, request: Any) -> Any:
+            # Behind `ssh -L` the browser may know this under another port.
+            self.public_url = f"http://{request.host}"
+            return await super().handle_index(request)
+
+    Guarded(_command(arguments), host=HOST, port=port, title="LOBA").serve()
+
+
+def _guard(key: str, *, cookie: str) -> Any:
+    """Return the middleware that turns everybody away who has neither the key nor its cookie."""
+    from aiohttp import web
 
     @web.middleware
     async def guarded(request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -61,29 +87,7 @@ def serve(arguments: Sequence[str], *, port: int, say: Callable[[str], None]) ->
             return web.Response(status=403, text=text)
         return await handler(request)
 
-    class Guarded(Server):
-        """A server that lets in whoever has the key."""
-
-        def initialize_logging(self) -> None:
-            """Write nothing: addresses in a log would hold the key."""
-
-        async def _make_app(self) -> Any:
-            made = await super()._make_app()
-            made.middlewares.append(guarded)
-            return made
-
-        async def on_startup(self, app: Any) -> None:
-            say(f"http://localhost:{port}/?key={key}")
-            say(
-                f"from another machine first: ssh -L {port}:localhost:{port} {socket.gethostname()}"
-            )
-
-        async def handle_index(self, request: Any) -> Any:
-            # Behind `ssh -L` the browser may know this under another port.
-            self.public_url = f"http://{request.host}"
-            return await super().handle_index(request)
-
-    Guarded(_command(arguments), host=HOST, port=port, title="LOBA").serve()
+    return guarded
 
 
 def _command(arguments: Sequence[str]) -> str:
