@@ -19,7 +19,7 @@ from loba_tui.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from loba_tui.client.hub.push import PushPlan
+    from loba_tui.client.hub.push_plan import PushPlan
 
 
 def push(
@@ -54,11 +54,12 @@ def push(
     Example: loba push last --repo me/size-slider --dry-run
     """
     from loba_tui.client.hub import push as pushing
+    from loba_tui.client.hub.push_plan import Choices, plan_push
 
     run_dir = find_run(run_name)
-    plan = pushing.plan_push(
+    plan = plan_push(
         run_dir,
-        pushing.Choices(repo, public, revision, license_id),
+        Choices(repo, public, revision, license_id),
         os.environ,
         plugins=user_plugins(),
         needs_login=not dry_run,

@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.text import clean
+from loba_tui.models import BUILTIN_PREFIX
 
-BUILTIN = "builtin:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MAX_PROMPTS = 8
 _MAX_SENTENCE = 400
@@ -178,7 +178,7 @@ def _origin(facts: CardFacts) -> list[str]:
     recipe = facts.recipe
     base = recipe.base_model.id
     at = f" at `{facts.base_revision}`" if facts.base_revision else ""
-    if base.startswith(BUILTIN):
+    if base.startswith(BUILTIN_PREFIX):
         shown = f"`{_plain(base)}`, which LOBA-Trainer carries"
     elif hub_base(base):
         shown = f"[{base}](https://huggingface.co/{base}){at}"

@@ -1,0 +1,231 @@
+"""What `loba push` would do: what of a run goes to the hub, and what that changes there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import (
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from loba_tui.client.hub.errors import explained, not_logged_in
+from loba_tui.client.hub.model_card import hub_base
+from loba_tui.client.hub.uploads import PEFT, Upload, collect, refuse_secrets
+from loba_tui.core.associate.caches.transfer.hub_errors import UNREACHABLE
+from loba_tui.core.errors import RefusedError
+from loba_tui.core.plugins import Plugins
+from loba_tui.core.recipe.load import load_recipe
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.text import clean
+from loba_tui.models import BUILTIN_PREFIX
+
+_BUILTIN_LICENSE = "apache-2.0"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the command line says.
+
+    Attributes:
+        repo_id: user/name, a name alone, or None for the run's own.
+        revision: Branch; None is main.
+        license: None takes the base model's.
+    """
+
+    repo_id: str | None = None
+    is_public: bool = False
+    revision: str | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class PushPlan:
+    """What a push would do.
+
+    Attributes:
+        parent: The commit that the branch stands on; None where repository or branch is new.
+        new: Paths that are not there yet.
+        replaced: Paths that are there with another content.
+        notes: What the user should know before.
+    """
+
+    repo_id: str
+    is_public: bool
+    revision: str
+    exists: bool
+    parent: str | None
+    uploads: tuple[Upload, ...]
+    new: tuple[str, ...]
+    replaced: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def changed(self) -> tuple[Upload, ...]:
+        """Return what is not there already."""
+        paths = {*self.new, *self.replaced}
+        return tuple(each for each in self.uploads if each.path in paths)
+
+    @property
+    def load_line(self) -> str:
+        """Return the line of Python that loads it."""
+        at = "" if self.revision == "main" else f', revision="{self.revision}"'
+        if any(each.path.startswith(f"{PEFT}/") for each in self.uploads):
+            return f'PeftModel.from_pretrained(pipe.unet, "{self.repo_id}", subfolder="{PEFT}"{at})'
+        return f'pipe.load_lora_weights("{self.repo_id}"{at})'
+
+    @property
+    def url(self) -> str:
+        """Return the repository's page."""
+        return f"{constants.ENDPOINT}/{self.repo_id}"
+
+
+@dataclass(frozen=True)
+class _Account:
+    """Who pushes, and what is there; a plan without a login knows neither."""
+
+    name: str | None
+    info: Any = None
+    branches: Mapping[str, str] | None = None
+
+
+def plan_push(
+    run_dir: RunDir,
+    choices: Choices,
+    environ: Mapping[str, str],
+    *,
+    plugins: Plugins,
+    needs_login: bool = True,
+) -> PushPlan:
+    """Return what pushing a run would do; nothing is changed on the hub.
+
+    Args:
+        run_dir: Of a finished run.
+        choices: What the command line says.
+        environ: Its secrets must not be in any file.
+        needs_login: Whether a missing login is an error.
+
+    Raises:
+        CorruptError: The run holds no sound adapter.
+        RefusedError: A file looks as if it held a token, or the repository is public already.
+        LobaError: The hub cannot be asked, or does not let this user in.
+    """
+    recipe = load_recipe(run_dir.recipe, plugins=plugins)
+    base_model = recipe.base_model.id
+    api = HfApi()
+    with explained(choices.repo_id or recipe.name):
+        account = _account(api, needs_login=needs_login)
+        repo_id = _repo_id(choices.repo_id, recipe.name, account.name)
+        if account.name is not None:
+            account = _look(api, account, repo_id)
+        notes = []
+        license_id = choices.license
+        if license_id is None:
+            license_id = _license_of(api, base_model)
+            if license_id is None:
+                notes.append("no licence is given; --license names one, such as openrail++")
+    if hub_base(recipe.base_model.id) is None and not recipe.base_model.id.startswith(
+        BUILTIN_PREFIX
+    ):
+        notes.append(
+            f"the recipe and the adapter name {clean(recipe.base_model.id)}, a folder of this "
+            "machine; others cannot load it"
+        )
+    _check_visibility(account, repo_id, choices)
+    uploads = collect(run_dir, recipe, repo_id, license_id)
+    refuse_secrets(uploads, environ)
+    revision = choices.revision or "main"
+    there = _listed(api, repo_id, revision, account)
+    return PushPlan(
+        repo_id=repo_id,
+        is_public=choices.is_public,
+        revision=revision,
+        exists=account.info is not None,
+        parent=(account.branches or {}).get(revision),
+        uploads=uploads,
+        new=tuple(each.path for each in uploads if each.path not in there),
+        replaced=tuple(
+            each.path
+            for each in uploads
+            if each.path in there and there[each.path] not in each.checksums
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _account(api: HfApi, *, needs_login: bool) -> _Account:
+    try:
+        return _Account(str(api.whoami()["name"]))
+    except LocalTokenNotFoundError as error:
+        if needs_login:
+            raise not_logged_in() from error
+        return _Account(None)
+    except OfflineModeIsEnabled:
+        if needs_login:
+            raise
+        return _Account(None)
+
+
+def _repo_id(wanted: str | None, recipe_name: str, user: str | None) -> str:
+    name = wanted or re.sub(r"[^A-Za-z0-9._-]+", "-", recipe_name).strip("-._") or "adapter"
+    if "/" not in name:
+        name = f"{user or 'you'}/{name}"
+    validate_repo_id(name)
+    return name
+
+
+def _look(api: HfApi, account: _Account, repo_id: str) -> _Account:
+    try:
+        info = api.model_info(repo_id)
+    except RepositoryNotFoundError:
+        return account
+    branches = {each.name: each.target_commit for each in api.list_repo_refs(repo_id).branches}
+    return _Account(account.name, info, branches)
+
+
+def _listed(api: HfApi, repo_id: str, revision: str, account: _Account) -> dict[str, str]:
+    """Return the files of a branch and what each is listed by; a new branch begins as main."""
+    branches = account.branches or {}
+    commit = branches.get(revision, branches.get("main"))
+    if commit is None:
+        return {}
+    with explained(repo_id):
+        info = api.model_info(repo_id, revision=commit, files_metadata=True)
+    return {
+        each.rfilename: str(each.lfs.sha256 if each.lfs else each.blob_id)
+        for each in info.siblings or []
+    }
+
+
+def _license_of(api: HfApi, base_model: str) -> str | None:
+    if base_model.startswith(BUILTIN_PREFIX):
+        return _BUILTIN_LICENSE
+    if hub_base(base_model) is None:
+        return None
+    try:
+        data = api.model_info(base_model).card_data
+    except UNREACHABLE:  # what the hub answers is among them
+        return None
+    found = data.get("license") if data is not None else None
+    return clean(found, limit=60) if isinstance(found, str) and found != "other" else None
+
+
+def _check_visibility(account: _Account, repo_id: str, choices: Choices) -> None:
+    if account.info is None:
+        return
+    if not account.info.private and not choices.is_public:
+        raise RefusedError(
+            f"{repo_id} is there already, and everybody can read it.",
+            "Add --public if that is meant, or name another one with --repo.",
+        )
+    if account.info.private and choices.is_public:
+        raise RefusedError(
+            f"{repo_id} is there already, and it is private.",
+            "Leave --public out; who may see it is changed in its settings on the hub.",
+        )

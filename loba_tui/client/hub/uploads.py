@@ -1,0 +1,160 @@
+"""The files that a run gives to the hub, and the page that goes with them.
+
+A run folder may come from anywhere: only plain files of known names are taken from it, and a file
+that holds what looks like an access token stops everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import get_token
+
+from loba_tui.client.hub.model_card import CardFacts, model_card
+from loba_tui.core.associate.safe_files import check_safetensors
+from loba_tui.core.errors import CorruptError, RefusedError
+from loba_tui.core.recipe.data_paths import portable
+from loba_tui.core.recipe.load import dump_recipe
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.redact import Redactor
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.reader import RunReader
+from loba_tui.core.text import clean
+
+# The one that `load_lora_weights` takes of several.
+WEIGHTS = "pytorch_lora_weights.safetensors"
+# Of a kind that it does not take; PEFT loads the folder.
+OTHER_WEIGHTS = "adapter.safetensors"
+PEFT = "peft"
+_PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
+KOHYA = "adapter.kohya.safetensors"
+CARD, RECIPE, REPORT, STRIP, PICTURE = (
+    "README.md", "recipe.yaml", "report.json", "strip.png", "report.png",
+)  # fmt: skip
+_CHUNK_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file as it is to stand in the repository.
+
+    Attributes:
+        source: Its content, or the file that holds it.
+        checksums: git's sha1 and sha256, either of which the hub may list it by.
+    """
+
+    path: str
+    source: bytes | Path
+    size: int
+    checksums: frozenset[str]
+
+
+def collect(
+    run_dir: RunDir, recipe: Recipe, repo_id: str, license_id: str | None
+) -> tuple[Upload, ...]:
+    """Return what is uploaded of a finished run: its page, its files and its recipe.
+
+    Raises:
+        CorruptError: It holds no sound adapter.
+        RefusedError: One of its files is no plain file inside its folder.
+    """
+    found = _files(run_dir)
+    if not run_dir.adapter.is_file():
+        raise CorruptError(
+            f"{clean(run_dir.path)} holds no finished adapter.",
+            f"Continue the run first: loba run --resume {clean(run_dir.path)}",
+        )
+    uploads = [_upload(run_dir, name, path) for name, path in found.items()]
+    # Where this user's images lie is nobody else's business.
+    uploads.append(_of_bytes(RECIPE, dump_recipe(portable(recipe)).encode()))
+    headers = [check_safetensors(path) for path in found.values() if path.suffix == ".safetensors"]
+    metadata = {str(k): str(v) for k, v in headers[0].get("__metadata__", {}).items()}
+    facts = CardFacts(
+        repo_id=repo_id,
+        recipe=recipe,
+        metadata=metadata,
+        report=RunReader(run_dir).report() if REPORT in found else None,
+        base_revision=metadata.get("loba.base_model_revision") or recipe.base_model.revision,
+        license=license_id,
+        peft=PEFT if OTHER_WEIGHTS in found else None,
+        kohya=KOHYA if KOHYA in found else None,
+        strip=STRIP if STRIP in found else None,
+        picture=PICTURE if PICTURE in found else None,
+    )
+    return (_of_bytes(CARD, model_card(facts).encode()), *uploads)
+
+
+def _files(run_dir: RunDir) -> dict[str, Path]:
+    """Return the files of a run by the names that they get; the adapter is the first."""
+    is_peft = os.path.lexists(run_dir.adapter_peft)
+    found = {OTHER_WEIGHTS if is_peft else WEIGHTS: run_dir.adapter}
+    if is_peft:
+        found |= {f"{PEFT}/{name}": run_dir.adapter_peft / name for name in _PEFT_FILES}
+    pictures = run_dir.samples.glob
+    strips = sorted(pictures("step-*.png")) or sorted(pictures("*.png"))
+    optional = {
+        KOHYA: run_dir.adapter_kohya,
+        REPORT: run_dir.report,
+        PICTURE: run_dir.report_picture,
+        **({STRIP: strips[-1]} if strips else {}),
+    }
+    return found | {name: path for name, path in optional.items() if os.path.lexists(path)}
+
+
+def _upload(run_dir: RunDir, name: str, path: Path) -> Upload:
+    """Return a file of the run for upload; a link could lead to anything of this user's."""
+    inside = os.path.join(os.path.realpath(run_dir.path), path.relative_to(run_dir.path))
+    if os.path.realpath(path) != inside:
+        raise RefusedError(
+            f"{clean(path)} leads out of its run's folder; it is not uploaded.",
+            "A run's files have to be plain files in its own folders.",
+        )
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise RefusedError(f"{clean(path)} is not an ordinary file; it is not uploaded.")
+            if not name.endswith(".safetensors"):
+                return _of_bytes(name, file.read())
+            git = hashlib.sha1(f"blob {facts.st_size}\0".encode(), usedforsecurity=False)
+            sha256 = hashlib.sha256()
+            while chunk := file.read(_CHUNK_BYTES):
+                git.update(chunk)
+                sha256.update(chunk)
+    except OSError as error:
+        raise RefusedError(
+            f"{clean(path)} cannot be uploaded: {error.strerror or error}.",
+            "A run's files have to be plain files that can be read.",
+        ) from error
+    sums = frozenset({git.hexdigest(), sha256.hexdigest()})
+    return Upload(name, path, facts.st_size, sums)
+
+
+def _of_bytes(name: str, content: bytes) -> Upload:
+    git = hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False)
+    sums = frozenset({git.hexdigest(), hashlib.sha256(content).hexdigest()})
+    return Upload(name, content, len(content), sums)
+
+
+def refuse_secrets(uploads: Sequence[Upload], environ: Mapping[str, str]) -> None:
+    """Refuse files that hold a token, without repeating it."""
+    own = get_token()
+    secrets = [own] if own else []
+    redactors = [Redactor.of(environ), Redactor(secrets)]
+    for each in uploads:
+        if isinstance(each.source, bytes):
+            text = each.source.decode("utf-8", "replace")
+        else:
+            # The weights themselves are numbers; what else a file says stands in its header.
+            text = json.dumps(check_safetensors(each.source), ensure_ascii=False)
+        if any(redactor.text(text) != text for redactor in redactors):
+            raise RefusedError(
+                f"{each.path}: holds what looks like an access token; it is not shown here.",
+                "Nothing was uploaded. Find where it comes from, and revoke it if it was shared.",
+            )
