@@ -14,7 +14,7 @@ from loba_tui.core.associate.caches.tensors import prune as tensor_prune
 from loba_tui.core.associate.caches.tensors import scan as tensor_scan
 from loba_tui.core.associate.caches.tensors.layout import KINDS
 from loba_tui.core.errors import CorruptError, InUseError, RecipeError
-from loba_tui.core.text import clean, nearest
+from loba_tui.core.text import clean, did_you_mean
 from loba_tui.core.units import parse_age, parse_size, show_size
 
 Confirm = Callable[[str], None]
@@ -127,10 +127,9 @@ def kinds_of(given: Sequence[str]) -> list[str]:
     """
     for each in given:
         if each not in KINDS:
-            meant = nearest(each, KINDS)
             raise RecipeError(
                 f"{clean(each, limit=60)} is no kind of what is kept.",
-                f"Did you mean {meant}?" if meant else f"Kinds: {', '.join(KINDS)}.",
+                did_you_mean(each, KINDS, f"Kinds: {', '.join(KINDS)}."),
             )
     return list(given)
 

@@ -86,6 +86,16 @@ def nearest(word: str, candidates: Iterable[str], *, cutoff: float = 0.6) -> str
     return folded[found[0]] if found else None
 
 
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return the hint that offers the nearest known name; where none is near, another hint."""
+    return offer(nearest(word, known)) or otherwise
+
+
+def offer(meant: str | None) -> str:
+    """Return the hint that offers what was meant; empty where that is not known."""
+    return f"Did you mean {clean(meant)}?" if meant else ""
+
+
 def _likeness(word: str, candidate: str) -> float:
     return difflib.SequenceMatcher(None, candidate, word).ratio()
 

@@ -13,6 +13,7 @@ from textual.pilot import Pilot
 
 from loba_tui.app import LobaApp
 from loba_tui.client.context import Context
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.writer import RunWriter
 
@@ -38,6 +39,7 @@ def make_app(home: Path, run: RunDir | None = None, **changes: object) -> LobaAp
             "environ": environment(home),
             "out_dir": home / "output",
             "program": STAND_IN,
+            "plugins": SHIPPED,
             "seconds": 0.1,
             **changes,
         }  # type: ignore[arg-type]

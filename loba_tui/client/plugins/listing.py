@@ -10,7 +10,7 @@ from typing import Any
 from loba_tui.core.errors import LobaError, RecipeError, RefusedError
 from loba_tui.core.plugins import KINDS, SHIPPED, Plugin, Plugins, parse
 from loba_tui.core.plugins.user import PluginFile
-from loba_tui.core.text import clean, nearest, quote
+from loba_tui.core.text import clean, did_you_mean, quote
 
 _SAID = {
     "shipped": "",
@@ -124,10 +124,9 @@ def check_kind(kind: str) -> str:
         RecipeError: There is no such kind.
     """
     if kind not in KINDS:
-        meant = nearest(kind, KINDS)
         raise RecipeError(
             f"{clean(kind)} is not a kind of drop-in.",
-            f"Did you mean {meant}?" if meant else f"Kinds: {', '.join(KINDS)}.",
+            did_you_mean(kind, KINDS, f"Kinds: {', '.join(KINDS)}."),
         )
     return kind
 
@@ -146,10 +145,9 @@ def find(words: Sequence[str], plugins: Plugins) -> Entry:
     if found:
         choices = ", ".join(f"{entry.kind}/{entry.name}" for entry in found)
         raise RecipeError(f"{clean(name)} is several drop-ins: {choices}.", "Name one of them.")
-    meant = nearest(name, [entry.name for entry in known])
     raise RecipeError(
         f"There is no drop-in called {clean(' '.join(words))}.",
-        f"Did you mean {meant}?" if meant else "`loba plugins ls` lists them all.",
+        did_you_mean(name, [entry.name for entry in known], "`loba plugins ls` lists them all."),
     )
 
 
@@ -246,8 +244,9 @@ def _meant(wanted: str, own: Sequence[Entry], plugins: Plugins) -> Entry:
     kind, _, name = wanted.rpartition("/")
     if any(plugins.is_shipped(each, name) for each in KINDS if kind in ("", each)):
         raise RecipeError(f"{clean(wanted)} comes with LOBA-Trainer and needs no trust.")
-    meant = nearest(name, [entry.name for entry in own])
     raise RecipeError(
         f"There is no plugin called {clean(wanted)} in {plugins.user.folder}.",
-        f"Did you mean {meant}?" if meant else "Begin one with: loba plugins new KIND NAME",
+        did_you_mean(
+            name, [entry.name for entry in own], "Begin one with: loba plugins new KIND NAME"
+        ),
     )

@@ -18,7 +18,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.files import write_atomically
 from loba_tui.core.recipe import shipped
 from loba_tui.core.run.directory import RunDir
-from loba_tui.core.text import clean, nearest
+from loba_tui.core.text import clean, did_you_mean
 
 if TYPE_CHECKING:
     from loba_tui.core.associate.caches.transfer.fetch import WantedFile
@@ -106,10 +106,9 @@ def find_recipe(wanted: Path | None) -> Path:
     if found is not None:
         return found
     names = shipped.names()
-    meant = nearest(wanted.stem, names)
     raise RecipeError(
         f"{wanted}: there is no such recipe.",
-        f"Did you mean {meant}?" if meant else f"Shipped recipes: {', '.join(names)}.",
+        did_you_mean(wanted.stem, names, f"Shipped recipes: {', '.join(names)}."),
     )
 
 
@@ -152,10 +151,9 @@ def _chosen(files: dict[str, WantedFile], path: str, where: str) -> WantedFile:
 
     recipes = [name for name in files if name.endswith((".yaml", ".yml"))]
     if path not in files:
-        meant = nearest(path, recipes)
         raise RecipeError(
             f"{clean(where)} has no {clean(path, limit=120)}.",
-            f"Did you mean {clean(meant)}?" if meant else _has(recipes),
+            did_you_mean(path, recipes, _has(recipes)),
         )
     if path not in recipes:
         raise RecipeError(f"{clean(path, limit=120)} is not a recipe.", _has(recipes))

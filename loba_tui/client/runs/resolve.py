@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
 from loba_tui.core.run.directory import Ledger, RunDir
-from loba_tui.core.text import clean, nearest
+from loba_tui.core.text import clean, did_you_mean
 
 UNSAFE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 MOST_STRENGTH = 20.0
@@ -33,10 +33,9 @@ def find_run(wanted: str, ledger: Ledger) -> RunDir:
     if begun:
         shown = ", ".join(map(clean, begun[-4:]))
         raise RecipeError(f"{clean(wanted)} is the start of several runs: {shown}.", "Say more.")
-    meant = nearest(wanted, known)
     raise RecipeError(
         f"There is no run called {clean(wanted)}.",
-        f"Did you mean {meant}?" if meant else "`loba runs ls` lists the known runs.",
+        did_you_mean(wanted, known, "`loba runs ls` lists the known runs."),
     )
 
 

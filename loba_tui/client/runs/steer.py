@@ -19,7 +19,7 @@ from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.queue import Queue
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event, Status, encode
-from loba_tui.core.text import clean, nearest, quote
+from loba_tui.core.text import clean, did_you_mean, quote
 from loba_tui.core.units import show_mib
 
 POLL_SECONDS = 0.1
@@ -99,11 +99,10 @@ def set_command(run_dir: RunDir, assignment: str, plugins: Plugins) -> Command:
 
     key = assignment.partition("=")[0].strip()
     if key not in LIVE_KEYS:
-        meant = nearest(key, LIVE_KEYS)
         listed = f"What can be: {', '.join(LIVE_KEYS)}."
         raise RecipeError(
             f"{clean(key)} cannot be changed while a run goes on.",
-            f"Did you mean {meant}?" if meant else listed,
+            did_you_mean(key, LIVE_KEYS, listed),
         )
     value: Any = load_recipe(run_dir.recipe, [assignment], plugins=plugins).model_dump(mode="json")
     for part in key.split("."):
@@ -124,12 +123,9 @@ def memory_command(run_dir: RunDir, kind: CommandKind, component: str) -> Comman
         known = [str(each.get("component")) for each in resident if isinstance(each, dict)]
         known += [str(each) for each in unloaded]
         if component not in known:
-            meant = nearest(component, known)
             raise RecipeError(
                 f"The model of {run_dir.name} has no component {clean(component)}.",
-                f"Did you mean {clean(meant)}?"
-                if meant
-                else f"It has {clean(', '.join(known), limit=200)}.",
+                did_you_mean(component, known, f"It has {clean(', '.join(known), limit=200)}."),
             )
     return Command(kind, {"component": component})
 

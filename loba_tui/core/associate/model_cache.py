@@ -44,7 +44,7 @@ from loba_tui.core.associate.sources.hub_snapshot import OnFetch
 from loba_tui.core.associate.sources.locate import ModelSource, locate
 from loba_tui.core.associate.sources.weights import weights_bytes
 from loba_tui.core.errors import RecipeError, ResourceError
-from loba_tui.core.text import nearest
+from loba_tui.core.text import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -310,9 +310,9 @@ class ModelCache:
     def _resident(self, model_id: str) -> DiffusionPipeline:
         pipeline = self._memory.peek(model_id)
         if pipeline is None:
-            meant = nearest(model_id, list(self._memory))
             raise RecipeError(
-                f"{model_id} is not loaded", f"Did you mean {meant}?" if meant else "Load it first."
+                f"{model_id} is not loaded",
+                did_you_mean(model_id, list(self._memory), "Load it first."),
             )
         return pipeline
 
@@ -327,10 +327,9 @@ class ModelCache:
                 raise RecipeError(f"{name} of {model_id} is not in memory")
             if name not in modules:
                 known = [*modules, *self.left_out(model_id)]
-                meant = nearest(name, known)
                 raise RecipeError(
                     f"{model_id} has no component {name}",
-                    f"Did you mean {meant}?" if meant else f"It has {', '.join(known)}.",
+                    did_you_mean(name, known, f"It has {', '.join(known)}."),
                 )
         return list(components) or list(modules)
 

@@ -20,7 +20,7 @@ from loba_tui.core.plugins.loading import load_factory, taking_options
 from loba_tui.core.plugins.options import Option
 from loba_tui.core.plugins.syntax import KINDS, Plugin, parse
 from loba_tui.core.plugins.user import UserPlugins, is_plugin_name
-from loba_tui.core.text import nearest, quote
+from loba_tui.core.text import did_you_mean, nearest, quote
 
 __all__ = [
     "KINDS",
@@ -133,10 +133,9 @@ class Plugins:
     def _find(self, kind: str, name: str) -> Path:
         files = self._files(kind)
         if name not in files:
-            near = nearest(name, files)
             raise RecipeError(
                 f"there is no {KINDS[kind].noun} called {quote(name)}",
-                f"Did you mean {near}?" if near else f"There is {', '.join(sorted(files))}.",
+                did_you_mean(name, files, f"There is {', '.join(sorted(files))}."),
             )
         return files[name]
 

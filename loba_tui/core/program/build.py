@@ -216,7 +216,7 @@ def _watch(
     train = recipe.train
     if not train.efficacy_every:
         return None
-    if not any(c.positive and c.negative for c in recipe.method.expanded_concepts()):
+    if not any(c.positive and c.negative for c in recipe.method.expanded_concepts):
         raise RecipeError(
             "train.efficacy_every: no concept says both positive and negative, so there is no"
             " direction to look along",
@@ -247,7 +247,7 @@ def build_method(
             container=model.container,
             student=student,
             scale=scale,
-            concepts=recipe.method.expanded_concepts(),
+            concepts=recipe.method.expanded_concepts,
             embeds=model.embeds,
             empty=model.container.empty_embeds(),
             make_noise_scheduler=lambda: make_noise(model.container.scheduler_config),
@@ -280,7 +280,7 @@ def build_solver(recipe: Recipe, model: OpenModel, plugins: Plugins) -> Solver:
     solver: Solver = load_choice("methods", recipe.method, plugins)(
         SolverParts(
             container=model.container,
-            concepts=recipe.method.expanded_concepts(),
+            concepts=recipe.method.expanded_concepts,
             embeds=model.embeds,
             seed=recipe.train.seed,
         )

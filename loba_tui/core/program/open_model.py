@@ -53,7 +53,7 @@ def batch_of(embeds: Embeddings, prompts: Sequence[str]) -> PromptEmbeds:
 def prompts_of(recipe: Recipe) -> list[str]:
     """Return every prompt that training, sampling and proof can ask for, each once."""
     prompts: list[str | None] = [recipe.sample.negative_prompt]
-    for concept in recipe.method.expanded_concepts():
+    for concept in recipe.method.expanded_concepts:
         prompts += [concept.target, concept.positive, concept.negative, concept.neutral]
         prompts += concept.preserve
     prompts += [*recipe.sample_prompts, *recipe.proof_prompts, *recipe.other_prompts]

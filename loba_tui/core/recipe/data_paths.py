@@ -25,9 +25,7 @@ def with_absolute_paths(recipe: Recipe, tree: Node, file: Path, *, origin: str) 
     """
 
     def absolute(index: int, key: str, path: str) -> str:
-        node: Node | None = tree
-        for step in ("data", "sources", index, key):
-            node = node.child(step) if node is not None else None
+        node = tree.at(("data", "sources", index, key))
         is_in_file = node is not None and node.place.file == origin
         base = file.parent if is_in_file else Path()
         return str((base / Path(path).expanduser()).absolute())

@@ -20,7 +20,7 @@ from loba_tui.core.recipe.checks.recipe import check_tree
 from loba_tui.core.recipe.data_paths import with_absolute_paths
 from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.recipe.tree import Node, list_node, mapping_node, read_tree
+from loba_tui.core.recipe.tree import Node, node_of, read_tree
 from loba_tui.core.redact import TOKEN
 from loba_tui.core.text import clean, nearest
 
@@ -58,9 +58,20 @@ def parse_recipe(
     mapping: Mapping[str, Any], origin: str = "<flags>", *, plugins: Plugins
 ) -> Recipe:
     """Return the recipe that a version 1 mapping stands for; `origin` names it in errors."""
-    tree = _node_of(mapping, Place(origin))
+    tree = node_of(mapping, Place(origin))
     _refuse_tokens_in(tree)
     return _recipe_of(tree, [], plugins)
+
+
+def recipe_with(recipe: Recipe, key: str, value: Any, *, plugins: Plugins) -> Recipe:
+    """Return a recipe with one value set at a dotted key, such as `train.steps`.
+
+    Raises:
+        ProblemsFound: The value does not fit, or there is no such key.
+    """
+    place = Place("set")
+    tree = node_of(recipe.model_dump(mode="json"), place)
+    return _recipe_of(tree.with_value(key.split("."), node_of(value, place)), [], plugins)
 
 
 def parse_text(text: str, origin: str, *, plugins: Plugins) -> Recipe:
@@ -235,15 +246,6 @@ def _recipes_in(folder: Path) -> str:
     return f"; it holds {', '.join(map(clean, found))}" if found else ""
 
 
-def _node_of(value: Any, place: Place) -> Node:
-    if isinstance(value, Mapping):
-        data = {str(key): _node_of(item, place) for key, item in value.items()}
-        return mapping_node(data, dict.fromkeys(data, place), place)
-    if isinstance(value, list | tuple):
-        return list_node([_node_of(item, place) for item in value], place)
-    return Node(value, place, {})
-
-
 def _override(tree: Node, override: str) -> Node:
     """Return the tree with one `key.path=value` set; the value is YAML."""
     place = Place("--set " + clean(override, limit=100))
@@ -257,29 +259,4 @@ def _override(tree: Node, override: str) -> Node:
             raise ProblemsFound(problems)
     else:
         value = Node(None, place, {})
-    return _with_value(tree, steps, value, place, [])
-
-
-def _with_value(
-    node: Node, steps: Sequence[str], value: Node, place: Place, before: list[str]
-) -> Node:
-    if not steps:
-        return value
-    step, rest, path = steps[0], steps[1:], [*before, steps[0]]
-    if isinstance(node.data, tuple):
-        if not (step.isascii() and step.isdigit() and int(step) < len(node.data)):
-            message = (
-                f"{clean('.'.join(before))} is a list of {len(node.data)}; expected its number"
-            )
-            raise ProblemsFound([Problem.at(place, clean(".".join(path)), message)])
-        items = list(node.data)
-        items[int(step)] = _with_value(items[int(step)], rest, value, place, path)
-        return list_node(items, node.place)
-    if not isinstance(node.data, dict) and node.data is not None:
-        message = f"{clean('.'.join(before))} is a value, not a section"
-        raise ProblemsFound([Problem.at(place, clean(".".join(path)), message)])
-    data = dict(node.data or {})
-    empty = Node(None, place, {})
-    data[step] = _with_value(data.get(step, empty), rest, value, place, path)
-    keys = {**node.keys, step: place if not rest else node.keys.get(step, place)}
-    return mapping_node(data, keys, node.place)
+    return tree.with_value(steps, value)

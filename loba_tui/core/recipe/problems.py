@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from loba_tui.core.errors import ExitCode, RecipeError
-from loba_tui.core.text import clean
+from loba_tui.core.text import clean, offer
 
 
 @dataclass(frozen=True, order=True)
@@ -52,12 +52,16 @@ class Problem:
         """Return a problem at a place."""
         return cls(place.file, place.line, place.column, key, message, suggestion, refused)
 
+    @property
+    def text(self) -> str:
+        """The message, and what was meant where that is known."""
+        return f"{self.message}. {offer(self.suggestion)}" if self.suggestion else self.message
+
     def __str__(self) -> str:
         """Return the line that is shown to the user."""
         where = Place(self.file, self.line, self.column)
         key = f"{clean(self.key, limit=120)}: " if self.key else ""
-        meant = f". Did you mean {clean(self.suggestion)}?" if self.suggestion else ""
-        return f"{where}: {key}{self.message}{meant}"
+        return f"{where}: {key}{self.text}"
 
 
 class ProblemsFound(RecipeError):

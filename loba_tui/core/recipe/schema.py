@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import string
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -116,9 +117,10 @@ class MethodSection(Choice):
 
     concepts: tuple[Concept, ...] = ()
 
-    def expanded_concepts(self) -> list[Concept]:
-        """Return all concepts with their placeholders filled in, in recipe order."""
-        return [concept for template in self.concepts for concept in template.expand()]
+    @cached_property
+    def expanded_concepts(self) -> tuple[Concept, ...]:
+        """All concepts with their placeholders filled in, in recipe order."""
+        return tuple(concept for template in self.concepts for concept in template.expand())
 
 
 class AdapterSection(Choice):
@@ -271,7 +273,7 @@ class Recipe(Section):
     @property
     def sample_prompts(self) -> tuple[str, ...]:
         """The prompts that strips are drawn from."""
-        targets = dict.fromkeys(concept.target for concept in self.method.expanded_concepts())
+        targets = dict.fromkeys(concept.target for concept in self.method.expanded_concepts)
         return self.sample.prompts or tuple(targets)[:4]
 
     @property

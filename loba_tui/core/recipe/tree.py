@@ -8,7 +8,7 @@ core schema of YAML 1.2, where `2e-4` is a number and `no` is text.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLStreamError
 from ruamel.yaml.reader import ReaderError
 
-from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound
+from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound, dotted
 from loba_tui.core.text import clean
 
 MAX_DEPTH = 32
@@ -69,6 +69,30 @@ class Node:
             return item
         return None
 
+    def at(self, path: Sequence[str | int]) -> Node | None:
+        """Return the node at a path of keys and item numbers, or None."""
+        node: Node | None = self
+        for step in path:
+            node = node.child(step) if node is not None else None
+        return node
+
+    def plain_at(self, path: Sequence[str | int]) -> Any:
+        """Return what stands at a path as dict, list or scalar; None where nothing does."""
+        node = self.at(path)
+        return None if node is None else node.plain()
+
+    def with_value(self, path: Sequence[str], value: Node) -> Node:
+        """Return the tree with one value set; sections that are missing are made.
+
+        Args:
+            path: Keys, and item numbers in lists, as they are written in `key.path=value`.
+            value: Its place is where the problems are.
+
+        Raises:
+            ProblemsFound: The path leads through a value, or past the end of a list.
+        """
+        return _with_value(self, path, 0, value)
+
     def locate(self, path: Sequence[str | int]) -> Place:
         """Return where a key stands; for one that is missing, where its section's key stands."""
         node, place = self, self.place
@@ -93,6 +117,16 @@ class Node:
                 yield from child.walk((*path, index))
 
 
+def node_of(value: Any, place: Place) -> Node:
+    """Return plain dicts, lists and scalars as a tree that stands at one place."""
+    if isinstance(value, Mapping):
+        data = {str(key): node_of(item, place) for key, item in value.items()}
+        return mapping_node(data, dict.fromkeys(data, place), place)
+    if isinstance(value, list | tuple):
+        return list_node([node_of(item, place) for item in value], place)
+    return Node(value, place, {})
+
+
 def mapping_node(data: dict[str, Node], keys: dict[str, Place], place: Place) -> Node:
     """Return a mapping node with its size and depth counted."""
     size = 1 + sum(1 + child.size for child in data.values())
@@ -104,6 +138,28 @@ def list_node(items: Sequence[Node], place: Place) -> Node:
     """Return a list node with its size and depth counted."""
     size = 1 + sum(child.size for child in items)
     return Node(tuple(items), place, {}, size, 1 + max((c.depth for c in items), default=0))
+
+
+def _with_value(node: Node, path: Sequence[str], depth: int, value: Node) -> Node:
+    if depth == len(path):
+        return value
+    step, place = path[depth], value.place
+    here, there = (clean(dotted(path[:end])) for end in (depth, depth + 1))
+    if isinstance(node.data, tuple):
+        if not (step.isascii() and step.isdigit() and int(step) < len(node.data)):
+            message = f"{here} is a list of {len(node.data)}; expected its number"
+            raise ProblemsFound([Problem.at(place, there, message)])
+        items = list(node.data)
+        items[int(step)] = _with_value(items[int(step)], path, depth + 1, value)
+        return list_node(items, node.place)
+    if not isinstance(node.data, dict) and node.data is not None:
+        message = f"{here} is a value, not a section"
+        raise ProblemsFound([Problem.at(place, there, message)])
+    data = dict(node.data or {})
+    data[step] = _with_value(data.get(step, Node(None, place, {})), path, depth + 1, value)
+    is_last = depth + 1 == len(path)
+    keys = {**node.keys, step: place if is_last else node.keys.get(step, place)}
+    return mapping_node(data, keys, node.place)
 
 
 def read_tree(text: str, origin: str, *, fixed: Place | None = None) -> tuple[Node, list[Problem]]:

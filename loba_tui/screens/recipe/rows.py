@@ -113,10 +113,8 @@ def problem_rows(
     for problem in ordered:
         where = f"{problem.line}:{problem.column} " if problem.line else ""
         key = f"{problem.key}: " if problem.key else ""
-        meant = f". Did you mean {problem.suggestion}?" if problem.suggestion else ""
-        lines = textwrap.wrap(
-            f"! {where}{key}{problem.message}{meant}", max(20, width), subsequent_indent="  "
-        )
+        text = f"! {where}{key}{problem.text}"
+        lines = textwrap.wrap(text, max(20, width), subsequent_indent="  ")
         # The line at hand is told in full, the others in a row each.
         shown = lines if problem in here or len(ordered) == 1 else lines[:1]
         rows += [[(line, "bad")] for line in shown]

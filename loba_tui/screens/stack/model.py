@@ -25,7 +25,7 @@ from loba_tui.core.recipe.problems import Problem, ProblemsFound, dotted
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.recipe.tree import Node, read_tree
 from loba_tui.core.run.control import LIVE_KEYS
-from loba_tui.core.text import clean
+from loba_tui.core.text import clean, offer
 
 
 @dataclass(frozen=True)
@@ -316,9 +316,8 @@ class StackModel:
         except ProblemsFound as error:
             problems = error.problems
         first = next((each for each in problems if _is_about(each, path)), problems[0])
-        meant = f"Did you mean {first.suggestion}?" if first.suggestion else ""
         about = "" if first.key == dotted(path) else f"{first.key}: "
-        raise RecipeError(clean(f"{about}{first.message}"), clean(meant))
+        raise RecipeError(clean(f"{about}{first.message}"), offer(first.suggestion))
 
     def _take(self, text: str, recipe: Recipe, what: str) -> None:
         self._past.append(Step(self.text, what))

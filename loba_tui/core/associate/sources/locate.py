@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from loba_tui.core.associate.pipeline_files import UNUSED_COMPONENTS
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
 from loba_tui.core.associate.sources.hub_snapshot import OnFetch, fetch_snapshot
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
+from loba_tui.core.text import nearest, offer
 from loba_tui.models import BUILTIN_PREFIX, builtin_names
 
 logger = logging.getLogger(__name__)
@@ -176,10 +176,9 @@ def _looks_like_a_path(model_id: str) -> bool:
 
 def _known_models(model_id: str) -> str:
     """Say what comes nearest to a name that was not found."""
-    builtin = [f"{BUILTIN_PREFIX}{name}" for name in builtin_names()]
-    bare = model_id.removeprefix(BUILTIN_PREFIX).rsplit("/", 1)[-1]
-    near = difflib.get_close_matches(bare, [n.removeprefix(BUILTIN_PREFIX) for n in builtin], n=1)
+    names = builtin_names()
+    near = nearest(model_id.removeprefix(BUILTIN_PREFIX).rsplit("/", 1)[-1], names)
     if near:
-        return f"Did you mean {BUILTIN_PREFIX}{near[0]}?"
-    listed = ", ".join(builtin) or "none in this installation"
+        return offer(BUILTIN_PREFIX + near)
+    listed = ", ".join(BUILTIN_PREFIX + name for name in names) or "none in this installation"
     return f"Name a diffusers folder, a hub id (owner/name), or a built-in model ({listed})."

@@ -16,8 +16,7 @@ from loba_tui.core.errors import Interrupted, LobaError, RecipeError, ResourceEr
 from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.processes import Processes
-from loba_tui.core.recipe.edit import set_key
-from loba_tui.core.recipe.load import dump_recipe, parse_text
+from loba_tui.core.recipe.load import recipe_with
 from loba_tui.core.recipe.problems import ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run import control, disk
@@ -249,9 +248,8 @@ class Steering:
         is_kept_here = key in ("sample.every", "save.every", "train.steps")
         if key not in self._values or not (is_kept_here or key in self._setters):
             raise RecipeError(f"{key}: {self._recipe.method.name} cannot change it as it runs")
-        text = set_key(dump_recipe(self._recipe), key.split("."), value, origin="set")
         try:
-            recipe = parse_text(text, "set", plugins=self._plugins)
+            recipe = recipe_with(self._recipe, key, value, plugins=self._plugins)
         except ProblemsFound as error:
             told = "; ".join(f"{each.key}: {each.message}" for each in error.problems)
             raise RecipeError(told) from error

@@ -26,8 +26,7 @@ def check_concepts(tree: Node, method: Plugin | None) -> Iterator[Problem]:
         method: None where the recipe names no known method; then only the prompts are checked.
     """
     required = tuple(method.constants.get("REQUIRES", ())) if method else ()
-    section = tree.child("method")
-    node = section.child("concepts") if section else None
+    node = tree.at(_CONCEPTS)
     items = node.data if node is not None and isinstance(node.data, tuple) else ()
     if required and method and not items and (node is None or node.data in ((), None)):
         message = f"{method.name} needs at least one concept ({', '.join(required)})"
@@ -55,12 +54,10 @@ def check_concepts(tree: Node, method: Plugin | None) -> Iterator[Problem]:
 
 def check_prompts(tree: Node) -> Iterator[Problem]:
     """Yield what is wrong with the prompt lists of `sample` and `proof`."""
-    for section, key in _PROMPT_LISTS:
-        parent = tree.child(section)
-        node = parent.child(key) if parent else None
+    for path in _PROMPT_LISTS:
+        node = tree.at(path)
         if node is None or not isinstance(node.data, tuple):
             continue
-        path = (section, key)
         if not node.data:
             message = "the list is empty; write a prompt, or leave the key out for the default"
             yield Problem.at(tree.locate(path), dotted(path), message)

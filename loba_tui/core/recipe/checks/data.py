@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from loba_tui.core.plugins import Plugin
 from loba_tui.core.recipe.problems import Problem, dotted
@@ -36,7 +35,7 @@ def check_data(tree: Node, method: Plugin | None) -> Iterator[Problem]:
     uses = method.constants.get("USES", ())
     if method.origin == "shipped":
         for path, word in ((("noise",), "noise"), (("loss", "weighting"), "weighting")):
-            if word not in uses and _plain(tree, path) not in (None, []):
+            if word not in uses and tree.plain_at(path) not in (None, []):
                 yield _problem(tree, path, f"{method.name} makes no use of it")
 
 
@@ -71,23 +70,16 @@ def _check_sources(tree: Node, data: Node, method: str, *, paired: bool) -> Iter
 
 
 def _check_crop(tree: Node, data: Node) -> Iterator[Problem]:
-    cache = _plain(data, ("cache",)) or "memory"
-    if _plain(data, ("crop",)) == "random" and cache != "none":
+    cache = data.plain_at(("cache",)) or "memory"
+    if data.plain_at(("crop",)) == "random" and cache != "none":
         message = f"random crops need cache: none; {cache} keeps one crop of each image"
         yield _problem(tree, ("data", "crop"), message)
 
 
 def _check_prompts(tree: Node, method: str) -> Iterator[Problem]:
-    if not _plain(tree, ("sample", "prompts")) and not _plain(tree, ("method", "concepts")):
+    if not tree.plain_at(("sample", "prompts")) and not tree.plain_at(("method", "concepts")):
         message = f"missing; {method} has no concepts whose prompts could be drawn"
         yield _problem(tree, ("sample", "prompts"), message)
-
-
-def _plain(node: Node, path: Path) -> Any:
-    found: Node | None = node
-    for step in path:
-        found = found.child(step) if found is not None else None
-    return None if found is None else found.plain()
 
 
 def _problem(tree: Node, path: Path, message: str) -> Problem:

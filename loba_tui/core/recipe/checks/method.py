@@ -16,7 +16,7 @@ from loba_tui.core.recipe.schema import (
     SchedulerSection,
     TrainSection,
 )
-from loba_tui.core.recipe.tree import Node
+from loba_tui.core.recipe.tree import Node, node_of
 
 # All that training takes; what drawing and loading take of `train` is left out.
 _OF_TRAINING = {
@@ -45,10 +45,11 @@ def check_unused(tree: Node, method: Plugin | None) -> Iterator[Problem]:
         node = tree.child(section)
         if node is None:
             continue
+        usual = node_of(defaults.model_dump(mode="json"), node.place)
         for path, leaf in node.walk((section,)):
             if isinstance(leaf.data, dict | tuple) or path in _USED_ANYWAY:
                 continue
-            if leaf.data != _at(defaults.model_dump(mode="json"), path[1:]):
+            if leaf.data != usual.plain_at(path[1:]):
                 message = f"{method.name} computes its adapter without training, so this is unused"
                 yield Problem.at(tree.locate(path), dotted(path), message)
 
@@ -61,18 +62,10 @@ def check_looks(tree: Node, method: Plugin | None) -> Iterator[Problem]:
         method: None where the recipe names no known method.
     """
     path = ("train", "efficacy_every")
-    given = _node_at(tree, path)
+    given = tree.at(path)
     if method is not None and method.constants.get("ERASES") and given is not None and given.data:
         message = f"these are a slider's figures; those of {method.name} are in its proof"
         yield Problem.at(tree.locate(path), dotted(path), message)
-
-
-def _at(defaults: Any, path: tuple[str | int, ...]) -> Any:
-    for step in path:
-        if not isinstance(defaults, dict):
-            return None
-        defaults = defaults.get(step)
-    return defaults
 
 
 def layers_of(
@@ -107,7 +100,7 @@ def check_layers(tree: Node, method: Plugin | None, adapter: Plugin | None) -> I
         adapter: The same of the adapter.
     """
     path = ("adapter", "layers")
-    section, given = tree.child("method"), _node_at(tree, path)
+    section, given = tree.child("method"), tree.at(path)
     if method is None or adapter is None or section is None or given is None:
         return
     options = section.plain() if isinstance(section.data, dict) else {}
@@ -124,10 +117,3 @@ def check_layers(tree: Node, method: Plugin | None, adapter: Plugin | None) -> I
             " leave this out, or change one of the two"
         )
         yield Problem.at(tree.locate(path), dotted(path), message)
-
-
-def _node_at(tree: Node, path: tuple[str, ...]) -> Node | None:
-    node: Node | None = tree
-    for step in path:
-        node = node.child(step) if node is not None else None
-    return node

@@ -58,7 +58,7 @@ def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Proble
         return None, problems
     chosen = dict(_chosen(tree))
     # What knows most about a key comes first: only the first problem of a key is shown.
-    method = _method(chosen, plugins)
+    method = _described(*chosen.get(("method",), ("methods", "")), plugins)
     problems = [*check_concepts(tree, method), *check_prompts(tree), *check_data(tree, method)]
     told = {problem.key for problem in problems}
     recipe, found = _check_schema(tree, plugins)
@@ -68,10 +68,9 @@ def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Proble
     for path, (kind, name) in chosen.items():
         problems += _check_choice(tree, path, kind, name, plugins)
     problems += [*_check_device(tree), *_check_builtin(tree)]
-    problems += check_unused(tree, _method(chosen, plugins))
-    problems += check_looks(tree, _method(chosen, plugins))
+    problems += [*check_unused(tree, method), *check_looks(tree, method)]
     adapter = _described(*chosen.get(("adapter",), ("adapters", AdapterSection().name)), plugins)
-    problems += check_layers(tree, _method(chosen, plugins), adapter)
+    problems += check_layers(tree, method, adapter)
     return (None if problems else recipe), _without_repeats(problems)
 
 
@@ -230,7 +229,7 @@ def _keys_of(section: Any) -> list[str]:
 def _chosen(tree: Node) -> Iterator[tuple[Path, tuple[str, str]]]:
     """Yield the path, kind and name of every drop-in that the recipe chooses, defaults included."""
     for path, kind in CHOICES:
-        node = _at(tree, path)
+        node = tree.at(path)
         if node is None:
             default = default_name(path)
             if default is not None:
@@ -241,13 +240,6 @@ def _chosen(tree: Node) -> Iterator[tuple[Path, tuple[str, str]]]:
                     yield (*path, index), (kind, name)
         elif (name := _name_of(node, default_name(path))) is not None:
             yield path, (kind, name)
-
-
-def _at(tree: Node, path: Path) -> Node | None:
-    node: Node | None = tree
-    for step in path:
-        node = node.child(step) if node is not None else None
-    return node
 
 
 def _name_of(node: Node, default: str | None) -> str | None:
@@ -270,7 +262,7 @@ def default_name(path: Path) -> str | None:
 def _check_choice(
     tree: Node, path: Path, kind: str, name: str, plugins: Plugins
 ) -> Iterator[Problem]:
-    node = _at(tree, path)
+    node = tree.at(path)
     declared = _keys_of(type_at(Recipe, path)) or ["name"]
     given: dict[str, Any] = {}
     if node is not None and isinstance(node.data, dict):
@@ -291,10 +283,6 @@ def _check_choice(
         )
 
 
-def _method(chosen: dict[Path, tuple[str, str]], plugins: Plugins) -> Plugin | None:
-    return _described(*chosen.get(("method",), ("methods", "")), plugins)
-
-
 def _described(kind: str, name: str, plugins: Plugins) -> Plugin | None:
     """Return what a drop-in says of itself; None if there is none, or a plugin is unusable.
 
@@ -308,7 +296,7 @@ def _described(kind: str, name: str, plugins: Plugins) -> Plugin | None:
 
 def _check_device(tree: Node) -> list[Problem]:
     path = ("base_model", "device")
-    node = _at(tree, path)
+    node = tree.at(path)
     if node is None or not isinstance(node.data, str) or _DEVICE.fullmatch(node.data):
         return []
     message = f"expected auto, cpu, mps, cuda, cuda:N or cuda:122, got {quote(node.data)}"
@@ -319,7 +307,7 @@ def _check_device(tree: Node) -> list[Problem]:
 def _check_builtin(tree: Node) -> list[Problem]:
     """Find a built-in model that is not there; others are looked for when they are loaded."""
     path = ("base_model", "id")
-    node = _at(tree, path)
+    node = tree.at(path)
     if node is None or not isinstance(node.data, str) or not node.data.startswith(BUILTIN_PREFIX):
         return []
     known = [BUILTIN_PREFIX + name for name in builtin_names()]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.recipe.schema import RECIPE_VERSION, Recipe
-from loba_tui.core.text import clean, nearest
+from loba_tui.core.text import clean, did_you_mean
 
 
 class Flag(NamedTuple):
@@ -107,9 +107,8 @@ def migrate_flags(flat: Mapping[str, Any]) -> dict[str, Any]:
     concept: dict[str, Any] = {}
     for key in flat:
         if key != "version" and key not in V0_FLAGS:
-            near = nearest(key, V0_FLAGS)
             raise RecipeError(
-                f"{clean(key)} is not a flag of version 0", f"Did you mean {near}?" if near else ""
+                f"{clean(key)} is not a flag of version 0", did_you_mean(key, V0_FLAGS)
             )
     # In the table's order, so that a migrated file reads like a written one.
     for key, (_, _, path) in V0_FLAGS.items():

@@ -64,7 +64,7 @@ def plain_pipeline(
 
 def draw(container, scale, embeds, **changes):
     arguments = {"scales": SCALES, "seeds": SEEDS, "settings": SETTINGS} | changes
-    return sample_scales(container, scale, embeds, **arguments)
+    return sample_scales(container, scale, embeds, plugins=SHIPPED, **arguments)
 
 
 @pytest.mark.parametrize("guidance_scale", [4.0, 1.0])

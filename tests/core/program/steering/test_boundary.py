@@ -86,7 +86,14 @@ def writer(tmp_path: Path) -> Iterator[RunWriter]:
 
 
 def steering_of(writer: RunWriter, **more: Any) -> Steering:
-    return Steering(recipe_with(), writer=writer, poll_seconds=0.01, disk_poll_seconds=0.02, **more)
+    return Steering(
+        recipe_with(),
+        writer=writer,
+        poll_seconds=0.01,
+        disk_poll_seconds=0.02,
+        plugins=SHIPPED,
+        **more,
+    )
 
 
 def events(run_dir: RunDir, kind: str = "") -> list[dict[str, Any]]:

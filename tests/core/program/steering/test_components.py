@@ -77,7 +77,7 @@ def run(
     run_dir.recipe.write_text(dump_recipe(wanted))
     hand = Hand(run_dir, plan)
     with RunWriter.open(run_dir) as writer:
-        train(wanted, run_dir, writer, hand, **how)
+        train(wanted, run_dir, writer, hand, plugins=SHIPPED, **how)
         writer.status(phase="finished")
     return run_dir, hand
 

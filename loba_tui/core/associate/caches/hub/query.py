@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.text import clean, nearest
+from loba_tui.core.text import clean, did_you_mean
 from loba_tui.core.units import parse_age, parse_size
 
 _CONDITION = re.compile(r"([a-z]+)\s*(>=|<=|!=|>|<|=)\s*(.+)")
@@ -72,10 +72,9 @@ def parse_filter(text: str) -> Filter:
     if key in ("type", "refs", "is", "id"):
         return _words(key, operator, value.strip().lower())
     known = ["size", "used", "accessed", "modified", "type", "refs", "is", "id"]
-    meant = nearest(key, known)
     raise RecipeError(
         f"{clean(key, limit=60)} is nothing to filter by.",
-        f"Did you mean {meant}?" if meant else f"Filters: {', '.join(known)}.",
+        did_you_mean(key, known, f"Filters: {', '.join(known)}."),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from loba_tui.core.associate.caches.hub.layout import KINDS, Cache, Repository, folder_of
 from loba_tui.core.associate.caches.hub.requests import Plan, Target
 from loba_tui.core.errors import InUseError, RecipeError, RefusedError
-from loba_tui.core.text import clean, nearest
+from loba_tui.core.text import clean, did_you_mean
 
 _HASH = re.compile(r"[0-9a-f]{6,40}")
 
@@ -102,11 +102,10 @@ def _find_part(cache: Cache, wanted: str, *, files: bool) -> Target:
     if path in there:
         return Target(target.folder, target.commit, path)
     inside = [each for each in there if each.startswith(f"{path.rstrip('/')}/")]
-    meant = nearest(path, there)
     if inside:
         hint = f"It is a folder; name its files, such as {clean(inside[0], limit=120)}."
     else:
-        hint = f"Did you mean {clean(meant)}?" if meant else f"`loba cache show {clean(name)}`"
+        hint = did_you_mean(path, there, f"`loba cache show {clean(name)}`")
     raise RecipeError(f"{shown} is not in the cache.", hint)
 
 
@@ -137,10 +136,11 @@ def _find_target(cache: Cache, wanted: str) -> Target:
         return matches[0]
     if matches:
         raise RecipeError(f"{shown} is the beginning of several revisions.", "Write more of it.")
-    meant = nearest(name, [each.name for each in cache.repositories])
     raise RecipeError(
         f"{shown} is not in the cache.",
-        f"Did you mean {clean(meant)}?" if meant else "`loba cache ls` lists what is.",
+        did_you_mean(
+            name, [each.name for each in cache.repositories], "`loba cache ls` lists what is."
+        ),
     )
 
 

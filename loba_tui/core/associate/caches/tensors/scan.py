@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from loba_tui.core.associate.caches.tensors import layout
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.text import clean, nearest
+from loba_tui.core.text import clean, did_you_mean
 
 _HEADER_BYTES = 64 * 1024
 _MAX_FACTS_BYTES = 64 * 1024
@@ -102,10 +102,11 @@ def find(found: Sequence[TensorGroup], targets: Sequence[str]) -> list[TensorGro
             )
         ]
         if not meant:
-            near = nearest(target, [group.id for group in found])
             raise RecipeError(
                 f"Nothing is kept as {clean(target, limit=200)}.",
-                f"Did you mean {clean(near)}?" if near else "`loba cache ls` lists what is there.",
+                did_you_mean(
+                    target, [group.id for group in found], "`loba cache ls` lists what is there."
+                ),
             )
         chosen |= {group.id: group for group in meant}
     return list(chosen.values())

@@ -23,7 +23,7 @@ from loba_tui.core.associate.caches.transfer.hub_errors import explained
 from loba_tui.core.associate.pipeline_files import INDEX_NAME, component_names, select_files
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.text import clean, nearest
+from loba_tui.core.text import clean, did_you_mean
 
 _HINT = "Names are owner/name, as on the hub's pages."
 
@@ -128,10 +128,9 @@ def pull(plan: PullPlan, report: Report) -> Path:
 def _chosen(components: Sequence[str], only: Sequence[str]) -> list[str]:
     for name in only:
         if name not in components:
-            meant = nearest(name, components)
             raise RecipeError(
                 f"--only: there is no component {clean(name)}.",
-                f"Did you mean {meant}?" if meant else f"It has {clean(', '.join(components))}.",
+                did_you_mean(name, components, f"It has {clean(', '.join(components))}."),
             )
     return [name for name in components if not only or name in only]
 

@@ -40,7 +40,7 @@ def make_probe(
             from negative to positive prompts.
         most: Concepts and preserve prompts that are looked at, evenly spread over all of them.
     """
-    concepts = recipe.method.expanded_concepts()
+    concepts = list(recipe.method.expanded_concepts)
     if not erases:
         concepts = [concept for concept in concepts if concept.positive and concept.negative]
     if not concepts:
