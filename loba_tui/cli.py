@@ -16,10 +16,11 @@ from loba_tui.commands.cache import cache_app
 from loba_tui.commands.check import doctor, plan, validate
 from loba_tui.commands.plugins import plugins_app
 from loba_tui.commands.push import push
+from loba_tui.commands.queue import queue_app
 from loba_tui.commands.recipe import recipe_app
 from loba_tui.commands.run import replay, run
-from loba_tui.commands.runs import queue_app, runs_app
-from loba_tui.commands.tui import tui
+from loba_tui.commands.runs import runs_app
+from loba_tui.commands.tui.dashboard import tui
 from loba_tui.core.errors import ExitCode, LobaError
 
 

@@ -29,6 +29,10 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key; repeatable."),
 ]
+Run = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run folder, a name or the unique start of one, or last."),
+]
 Recipe = Annotated[
     Path | None,
     typer.Argument(metavar="RECIPE", help="A file, a shipped one, or hub://user/repo/FILE@REV."),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loba_tui.commands.options import OutDir, Recipe, Set, find_run, user_plugins
+from loba_tui.commands.options import OutDir, Recipe, Set, find_run, user_ledger, user_plugins
 from loba_tui.core.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -81,13 +81,12 @@ def _prepare(recipe: Path | None, overrides: Sequence[str], out_dir: Path, *, ye
     """Make the folder of a new run, once a stranger's recipe has been agreed to."""
     from loba_tui.client.runs.start import make_run
     from loba_tui.commands.open_recipe import ask_to_run, open_recipe
-    from loba_tui.core.run.directory import Ledger
 
     opened = open_recipe(recipe)
     # One that cannot run is told before anybody is asked about it.
     resolved = opened.load(overrides, user_plugins())
     ask_to_run(opened, yes=yes)
-    run_dir = make_run(resolved, out_dir, Ledger.of_user(os.environ))
+    run_dir = make_run(resolved, out_dir, user_ledger())
     opened.record(run_dir)
     return run_dir
 
@@ -103,11 +102,10 @@ def replay(
     from loba_tui.client.runs import replay as replaying
     from loba_tui.client.runs.events import shorten
     from loba_tui.commands.live_line import foreground
-    from loba_tui.core.run.directory import Ledger
 
     file = Path(wanted)
     original = replaying.Adapter.read(file if file.is_file() else find_run(wanted).adapter)
-    run_dir = replaying.prepare(original, out_dir, Ledger.of_user(os.environ), user_plugins())
+    run_dir = replaying.prepare(original, out_dir, user_ledger(), user_plugins())
     typer.echo(f"run folder {shorten(run_dir.path)}", err=True)
     foreground().run(run_dir)
     is_identical, lines = replaying.compare(original, run_dir)

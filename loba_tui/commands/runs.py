@@ -1,4 +1,4 @@
-"""`loba runs` and `loba queue`: everything that is said to a run that has been started."""
+"""`loba runs`: everything that is said to a run that has been started."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loba_tui.commands.options import Json, echo_json, echo_result, find_run, user_plugins
+from loba_tui.commands.options import (
+    Json,
+    Run,
+    echo_json,
+    echo_result,
+    find_run,
+    user_ledger,
+    user_plugins,
+)
 from loba_tui.core.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -17,14 +25,6 @@ if TYPE_CHECKING:
 runs_app = typer.Typer(
     help="List, follow and steer runs.", no_args_is_help=True, rich_markup_mode=None
 )
-queue_app = typer.Typer(
-    help="Runs that wait for their device.", no_args_is_help=True, rich_markup_mode=None
-)
-
-Run = Annotated[
-    str,
-    typer.Argument(metavar="RUN", help="A run folder, a name or the unique start of one, or last."),
-]
 
 Component = Annotated[
     str, typer.Argument(metavar="COMPONENT", help="As `loba runs show` names it, such as vae.")
@@ -32,18 +32,18 @@ Component = Annotated[
 
 
 def _steer(name: str, kind: CommandKind) -> None:
-    from loba_tui.client.runs import steer as runs
+    from loba_tui.client.runs import steer
     from loba_tui.core.run.control import Command
 
-    typer.echo(runs.steer(find_run(name), Command(kind)))
+    typer.echo(steer.steer(find_run(name), Command(kind)))
 
 
 def _move(name: str, kind: CommandKind, component: str) -> None:
-    from loba_tui.client.runs import steer as runs
+    from loba_tui.client.runs import steer
 
     run_dir = find_run(name)
-    runs.require_alive(run_dir, kind)
-    typer.echo(runs.steer(run_dir, runs.memory_command(run_dir, kind, component)))
+    steer.require_alive(run_dir, kind)
+    typer.echo(steer.steer(run_dir, steer.memory_command(run_dir, kind, component)))
 
 
 @runs_app.command("ls")
@@ -52,11 +52,10 @@ def runs_ls(as_json: Json = False) -> None:
 
     Example: loba runs ls --json
     """
-    from loba_tui.client.runs import describe as listing
-    from loba_tui.core.run.directory import Ledger
+    from loba_tui.client.runs.describe import run_line, run_record
 
-    records = [listing.run_record(run_dir) for run_dir in Ledger.of_user(os.environ).runs()]
-    echo_result(records, map(listing.run_line, records), as_json=as_json)
+    records = [run_record(run_dir) for run_dir in user_ledger().runs()]
+    echo_result(records, map(run_line, records), as_json=as_json)
 
 
 @runs_app.command("show")
@@ -118,10 +117,10 @@ def runs_resume(name: Run) -> None:
 
     Example: loba runs resume last
     """
-    from loba_tui.client.runs import steer as runs
+    from loba_tui.client.runs import steer
     from loba_tui.commands.live_line import foreground
 
-    typer.echo(runs.resume(find_run(name), foreground().program))
+    typer.echo(steer.resume(find_run(name), foreground().program))
 
 
 @runs_app.command("save")
@@ -156,12 +155,12 @@ def runs_set(
 
     Example: loba runs set last optimizer.lr=1e-4 train.steps=300
     """
-    from loba_tui.client.runs import steer as runs
+    from loba_tui.client.runs import steer
 
     run_dir, sources = find_run(name), user_plugins()
-    runs.require_alive(run_dir, "set")
-    for command in [runs.set_command(run_dir, each, sources) for each in assignments]:
-        typer.echo(runs.steer(run_dir, command))
+    steer.require_alive(run_dir, "set")
+    for command in [steer.set_command(run_dir, each, sources) for each in assignments]:
+        typer.echo(steer.steer(run_dir, command))
 
 
 @runs_app.command("unload")
@@ -200,10 +199,10 @@ def runs_stop(name: Run) -> None:
 
     Example: loba runs stop last
     """
-    from loba_tui.client.runs import steer as runs
+    from loba_tui.client.runs import steer
     from loba_tui.core.run.queue import Queue
 
-    typer.echo(runs.stop(find_run(name), Queue.of_user(os.environ)))
+    typer.echo(steer.stop(find_run(name), Queue.of_user(os.environ)))
 
 
 @runs_app.command("watch")
@@ -242,13 +241,13 @@ def runs_rm(
     Example: loba runs rm output/size-slider-…
     """
     from loba_tui.client.runs import describe as listing
-    from loba_tui.client.runs import steer as runs
+    from loba_tui.client.runs import steer
     from loba_tui.core.units import show_mib
 
     run_dir = find_run(name)
-    runs.refuse_removal(run_dir)
+    steer.refuse_removal(run_dir)
     record = listing.run_record(run_dir)
-    size = show_mib(runs.size_of(run_dir))
+    size = show_mib(steer.size_of(run_dir))
     typer.echo(f"{listing.run_line(record)}  {size}", err=True)
     if record["adapter"] is not None:
         typer.echo("its finished adapter is deleted too", err=True)
@@ -257,61 +256,5 @@ def runs_rm(
             "Nothing is removed: there is no terminal to ask on.", "Add --yes to remove it."
         )
     if yes or typer.confirm(f"Remove it and free {size}?", err=True):
-        runs.remove(run_dir)
+        steer.remove(run_dir)
         typer.echo(f"removed {run_dir.path}, {size} are free again")
-
-
-@queue_app.command("ls")
-def queue_ls(as_json: Json = False) -> None:
-    """List the runs that wait for their device, in the order in which they start.
-
-    Example: loba queue ls
-    """
-    from loba_tui.client.runs import describe as listing
-    from loba_tui.core.run.queue import Queue
-
-    queue = Queue.of_user(os.environ)
-    records = []
-    for entry in queue.entries():
-        liveness = entry.liveness()
-        record = listing.run_record(entry.run)
-        records.append({**record, "state": liveness.state, "reason": liveness.reason})
-    if as_json:
-        echo_json(records)
-        return
-    for record in records:
-        typer.echo(listing.run_line(record))
-        if record["state"] == "dead":
-            typer.echo(f"{'':10}{record['reason']}")
-    if records and not queue.is_supervised():
-        typer.echo("nothing is started at present; start with: loba queue start", err=True)
-
-
-@queue_app.command("start")
-def queue_start() -> None:
-    """Start what is queued, as after a restart of the machine; interrupted runs go on.
-
-    Example: loba queue start
-    """
-    from loba_tui.commands.live_line import foreground
-    from loba_tui.core.run.queue import Queue
-
-    queue = Queue.of_user(os.environ)
-    queue.start_supervisor(program=foreground().program)
-    typer.echo(f"{len(queue.entries())} in the queue")
-
-
-@queue_app.command("rm")
-def queue_rm(name: Run) -> None:
-    """Take a run that waits out of the queue; its folder stays.
-
-    Example: loba queue rm last
-    """
-    from loba_tui.client.runs import steer as runs
-    from loba_tui.core.errors import RecipeError
-    from loba_tui.core.run.queue import Queue
-
-    queue, run_dir = Queue.of_user(os.environ), find_run(name)
-    if queue.find(run_dir) is None:
-        raise RecipeError(f"{run_dir.name} is not in the queue.", "`loba queue ls` shows it.")
-    typer.echo(runs.take_out(run_dir, queue))

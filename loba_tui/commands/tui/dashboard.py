@@ -39,12 +39,12 @@ def tui(
     Example: loba tui --run last
     """
     from loba_tui.client.context import Context
-    from loba_tui.commands import tui_plain as plain
+    from loba_tui.commands.tui import plain
 
     context = Context(environ=os.environ, out_dir=out_dir, plugins=user_plugins(), images=images)
     run_dir = None if run is None else find_run(run)
     if in_browser:
-        from loba_tui.commands import tui_web as web
+        from loba_tui.commands.tui import web
 
         given = ["--out-dir", str(out_dir.absolute()), "--images", images]
         given += ["--run", str(run_dir.path)] if run_dir is not None else []
@@ -75,7 +75,7 @@ def _load_true_pictures(mode: str) -> None:
 
 
 def _is_terminal() -> bool:
-    from loba_tui.commands.tui_web import WEB_DRIVER
+    from loba_tui.commands.tui.web import WEB_DRIVER
 
     if os.environ.get("TEXTUAL_DRIVER") == WEB_DRIVER:
         return True

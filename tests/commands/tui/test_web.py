@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from dashboard import environment, record_run
 
-from loba_tui.commands import tui_web as web
+from loba_tui.commands.tui import web
 from loba_tui.core.errors import ResourceError
 
 aiohttp = pytest.importorskip("aiohttp")
