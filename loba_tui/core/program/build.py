@@ -2,66 +2,40 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import cast_training_params
 from torch import Tensor, nn
 
-from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.program import randomness
-from loba_tui.core.program.adapter_layers.kinds import kind_of, settle
+from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.closed_form.solution import Solver, SolverParts
 from loba_tui.core.program.closed_form.solved_run import SolvedRun
 from loba_tui.core.program.data.training_data import TrainingData, stand_in
 from loba_tui.core.program.drop_ins import load_choice, plugin_hashes
-from loba_tui.core.program.evaluation.efficacy.recipe import make_probe
+from loba_tui.core.program.learning_rates import LearningRates
 from loba_tui.core.program.method import Method, MethodParts, StartsWarm
 from loba_tui.core.program.objectives.timed_loss import TimedLoss
 from loba_tui.core.program.open_model import OpenModel
-from loba_tui.core.program.processes import Processes
-from loba_tui.core.program.steering.boundary import KeepsPreserve, Steering
+from loba_tui.core.program.sampling.run_strips import StripDrawer
+from loba_tui.core.program.steering.boundary import Steering
+from loba_tui.core.program.steering.live_settings import KeepsPreserve, LiveSettings
+from loba_tui.core.program.training.adapter_run import AdapterRun
 from loba_tui.core.program.training.checkpoint import CheckpointStore
-from loba_tui.core.program.training.early_stop import MOST_CONCEPTS, Watch
+from loba_tui.core.program.training.early_stop import make_early_stop
 from loba_tui.core.program.training.ema import make_average
-from loba_tui.core.program.training.optimizer_state import LearningRates
 from loba_tui.core.program.training.parameter_groups import build_optimizer, parameter_groups
-from loba_tui.core.program.training.run_fingerprint import Settings
+from loba_tui.core.program.training.run_fingerprint import RunFingerprint
 from loba_tui.core.program.training.state import TrainerParts
 from loba_tui.core.program.training.trainer import Trainer
 from loba_tui.core.program.trajectories.base import ForwardCounter
-from loba_tui.core.recipe.checks.method import layers_of
-from loba_tui.core.recipe.schema import AdapterSection, Recipe
-from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.writer import RunWriter
-
-logger = logging.getLogger(__name__)
+from loba_tui.core.recipe.schema import Recipe
 
 _MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
-
-
-@dataclass(frozen=True)
-class Built:
-    """A run, ready to start.
-
-    Attributes:
-        trainer: Runs it; a method that solves has no steps to train.
-    """
-
-    trainer: Trainer | SolvedRun
-
-    @property
-    def scale(self) -> AdapterScale:
-        """Strength of the attached adapter."""
-        return self.trainer.scale
 
 
 def build_accelerator(recipe: Recipe, *, local_rank: int = 0) -> Accelerator:
@@ -81,107 +55,43 @@ def build_accelerator(recipe: Recipe, *, local_rank: int = 0) -> Accelerator:
     )
 
 
-def adapter_section(recipe: Recipe, plugins: Plugins) -> AdapterSection:
-    """Return the recipe's adapter, with the layers that the method's options ask for."""
-    section = recipe.adapter
-    layers = layers_of(
-        plugins.describe("methods", recipe.method.name),
-        recipe.method.options,
-        plugins.describe("adapters", section.name),
-    )
-    if layers is None or "layers" in section.options:
-        return section
-    return AdapterSection(**{**section.model_dump(), "layers": layers})
-
-
-def attach_adapter(recipe: Recipe, container: ModelContainer, plugins: Plugins) -> Any:
-    """Attach the recipe's adapter, float32 and reproducibly initialised; return its PEFT config."""
-    section = adapter_section(recipe, plugins)
-    make = load_choice("adapters", section, plugins)
-    config = make(container.adapter_targets(), rank=section.rank, alpha=section.alpha)
-    if not config.target_modules:
-        raise RecipeError(
-            f"adapter.layers: none of them names a layer of this {container.family} model"
-        )
-    kind_of(config)
-    container.denoiser.requires_grad_(False)
-    with torch.random.fork_rng():
-        # PEFT draws its initial weights from the global generator.
-        seed = randomness.integer(2**31, recipe.train.seed, "adapter")
-        torch.manual_seed(seed)
-        container.denoiser.add_adapter(config)
-    settle(container.denoiser, config)
-    # Updates of a slider are smaller than bfloat16 resolves: the trained weights stay float32.
-    cast_training_params(container.denoiser, torch.float32)
-    return config
-
-
 def build(
     recipe: Recipe,
     model: OpenModel,
     *,
     accelerator: Accelerator,
-    run_dir: RunDir,
-    writer: RunWriter | None,
     steering: Steering,
-    sample: Callable[[int], None] | None = None,
-    plugins: Plugins,
-) -> Built:
-    """Join the recipe's choices into a trainer.
+    strips: StripDrawer,
+) -> AdapterRun:
+    """Join the recipe's choices into a run that is ready to start.
 
     Args:
         recipe: What to build.
         model: The base model with its embeddings.
         accelerator: From `build_accelerator`.
-        run_dir: Where checkpoints go.
-        writer: The run's records; None on processes other than the first.
-        steering: Asked by the trainer at each step boundary; learns here what it can change.
-        sample: Draws a strip during the run.
+        steering: Asked at each step boundary; learns here what it can change.
+        strips: Draws strips during the run.
     """
-    if recipe.base_model.offload == "sequential":
-        # It keeps the weights on the meta device between calls; nothing can be attached there.
-        raise RecipeError(
-            "base_model.offload: sequential is for sampling; it cannot train an adapter",
-            "Use base_model.offload: model, or gradient_checkpointing: true.",
-        )
-    if recipe.data is not None and model.data is None:
-        # Stand-ins are for finding out what a method computes; nothing may be trained on them.
-        raise ValueError("the recipe's images are not open; see data.opening.open_data")
-    for choice in (recipe.scheduler.noise, recipe.sample.noise):
-        # Made once, so that one that does not fit the model is found before training.
-        load_choice("noise", choice, plugins)(model.container.scheduler_config)
+    plugins = steering.context.plugins
+    _check_model(recipe, model, plugins)
     if solves(recipe, plugins):
-        solver = build_solver(recipe, model, plugins)
-        return Built(
-            SolvedRun(solver, model.container, writer=writer, steering=steering, sample=sample)
-        )
-    attach_adapter(recipe, model.container, plugins)
+        return SolvedRun(build_solver(recipe, model, plugins), model.container, steering, strips)
     denoiser = model.container.denoiser
+    attach_adapter(recipe, model.container, plugins)
     scale = AdapterScale(denoiser)
     trainable = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
     groups, factors, trained = parameter_groups(recipe, trainable, plugins)
-
     optimizer = build_optimizer(recipe, groups, plugins)
     average = make_average(recipe.train.ema, trained, optimizer, recipe.optimizer)
-    make_schedule = load_choice("model", recipe.scheduler.model, plugins)
-    step_factor = make_schedule(optimizer, recipe.train.steps)
-    rates = LearningRates(optimizer, recipe.optimizer.lr, step_factor, factors)
-
-    def change_steps(steps: int) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.optimizer.lr  # a torch scheduler takes what it finds for its base
-        rates.change_schedule(make_schedule(optimizer, steps))
-
+    rates = _learning_rates(recipe, optimizer, factors, steering.settings, plugins)
     student, prepared = accelerator.prepare(denoiser, optimizer, device_placement=[False, False])
     counter = ForwardCounter()
     method = build_method(recipe, model, accelerator, student, scale, counter, plugins)
     if isinstance(method, StartsWarm):
         method.start_warm()
-    steering.bind("optimizer.lr", rates.change_base)
-    steering.bind("train.steps", change_steps)
     if isinstance(method, KeepsPreserve):
-        steering.bind("method.preserve_weight", method.change_preserve_weight)
-    trainer = Trainer(
+        steering.settings.bind("method.preserve_weight", method.change_preserve_weight)
+    return Trainer(
         TrainerParts(
             accelerator=accelerator,
             student=student,
@@ -191,42 +101,67 @@ def build(
             learning_rates=rates,
             parameters=trained,
             counter=counter,
-            store=CheckpointStore(run_dir.checkpoints, keep=recipe.save.keep),
-            writer=writer,
-            sample=sample,
+            store=CheckpointStore(steering.context.run_dir.checkpoints, keep=recipe.save.keep),
+            strips=strips,
             steering=steering,
-            settings=Settings.of(
-                recipe,
-                accelerator,
-                model.container.dtype,
-                plugin_hashes(recipe, plugins),
-                images=model.data.fingerprint if model.data is not None else None,
-            ),
+            fingerprint=_fingerprint(recipe, model, accelerator, plugins),
             average=average,
-            watch=_watch(recipe, model, scale, accelerator),
+            early_stop=make_early_stop(recipe, model, scale, steering.context.processes),
         ),
         train=recipe.train,
     )
-    return Built(trainer)
 
 
-def _watch(
-    recipe: Recipe, model: OpenModel, scale: AdapterScale, accelerator: Accelerator
-) -> Watch | None:
-    train = recipe.train
-    if not train.efficacy_every:
-        return None
-    if not any(c.positive and c.negative for c in recipe.method.expanded_concepts):
+def _check_model(recipe: Recipe, model: OpenModel, plugins: Plugins) -> None:
+    """Find what does not fit the model before training.
+
+    Raises:
+        RecipeError: The model cannot be trained as it is held, or a noise scheduler refuses it.
+    """
+    if recipe.base_model.offload == "sequential":
+        # It keeps the weights on the meta device between calls; nothing can be attached there.
         raise RecipeError(
-            "train.efficacy_every: no concept says both positive and negative, so there is no"
-            " direction to look along",
-            "Leave it out; only sliders between two prompts are looked at while they train.",
+            "base_model.offload: sequential is for sampling; it cannot train an adapter",
+            "Use base_model.offload: model, or gradient_checkpointing: true.",
         )
-    return Watch(
-        lambda: make_probe(model.container, scale, recipe, model.embeds, most=MOST_CONCEPTS),
-        every=train.efficacy_every,
-        stop_when=train.stop_when,
-        processes=Processes(accelerator),
+    if recipe.data is not None and model.data is None:
+        # Stand-ins are for finding out what a method computes; nothing may be trained on them.
+        raise ValueError("the recipe's images are not open; see data.open.open_data")
+    for choice in (recipe.scheduler.noise, recipe.sample.noise):
+        load_choice("noise", choice, plugins)(model.container.scheduler_config)
+
+
+def _learning_rates(
+    recipe: Recipe,
+    optimizer: torch.optim.Optimizer,
+    group_factors: Sequence[float],
+    settings: LiveSettings,
+    plugins: Plugins,
+) -> LearningRates:
+    """Return the rates by step and group; settings can change their base and their length."""
+    make_schedule = load_choice("model", recipe.scheduler.model, plugins)
+    step_factor = make_schedule(optimizer, recipe.train.steps)
+    rates = LearningRates(optimizer, recipe.optimizer.lr, step_factor, group_factors)
+
+    def change_steps(steps: int) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.optimizer.lr  # a torch scheduler takes what it finds for its base
+        rates.change_schedule(make_schedule(optimizer, steps))
+
+    settings.bind("optimizer.lr", rates.change_base)
+    settings.bind("train.steps", change_steps)
+    return rates
+
+
+def _fingerprint(
+    recipe: Recipe, model: OpenModel, accelerator: Accelerator, plugins: Plugins
+) -> RunFingerprint:
+    return RunFingerprint.of(
+        recipe,
+        accelerator,
+        model.container.dtype,
+        plugin_hashes(recipe, plugins),
+        images=model.data.fingerprint if model.data is not None else None,
     )
 
 

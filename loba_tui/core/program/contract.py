@@ -30,6 +30,7 @@ from loba_tui.core.program.training.optimizer_state import export_state, import_
 from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import Choice
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.start_options import StartOptions
 from loba_tui.core.run.writer import RunWriter
 
 _LAYERS = (
@@ -249,7 +250,8 @@ def _check_method(choice: Choice, plugins: Plugins) -> None:
     with tempfile.TemporaryDirectory(prefix="loba-contract-") as parent:
         run_dir = RunDir.create(parent, "contract")
         with RunWriter.open(run_dir) as writer:
-            train(recipe, run_dir, writer, SimpleNamespace(is_set=False), plugins=plugins)
+            flag = SimpleNamespace(is_set=False)
+            train(recipe, run_dir, writer, flag, StartOptions(), plugins)
 
 
 _CHECKS: Mapping[str, Callable[[Choice, Plugins], None]] = MappingProxyType(

@@ -1,18 +1,49 @@
-"""A torch learning-rate scheduler as a function of the step, which is what a resumed run needs.
-
-A torch scheduler counts for itself and writes into its optimizer. Here it runs ahead on a stand-in
-optimizer whose rates are noted, so the rate depends on the step alone, is the same after a resume,
-and multiplies with the layer factors like any other.
-"""
+"""Learning rates as functions of the step alone, which is what a resumed run needs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from loba_tui.core.errors import RecipeError
+
+
+class LearningRates:
+    """One learning rate a parameter group: base · model schedule(step) · layer factor.
+
+    Two LambdaLR on one optimizer overwrite each other, so both factors are multiplied here, in
+    closed form: the rate depends on the step alone and needs no state to resume.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        base_lr: float,
+        step_factor: Callable[[int], float],
+        group_factors: Sequence[float],
+    ) -> None:
+        self._optimizer = optimizer
+        self._base_lr = base_lr
+        self._step_factor = step_factor
+        self._group_factors = group_factors
+
+    def change_base(self, base_lr: float) -> None:
+        """Take another base rate from the next step on."""
+        self._base_lr = base_lr
+
+    def change_schedule(self, step_factor: Callable[[int], float]) -> None:
+        """Take another schedule from the next step on, such as that of a longer run."""
+        self._step_factor = step_factor
+
+    def set(self, step: int) -> float:
+        """Set the rates of `step` (0-based) and return the rate of an unscaled layer."""
+        rate = self._base_lr * self._step_factor(step)
+        for group, factor in zip(self._optimizer.param_groups, self._group_factors, strict=True):
+            group["lr"] = rate * factor
+        return rate
 
 
 def stand_in_optimizer(learning_rate: float) -> torch.optim.Optimizer:
@@ -22,14 +53,21 @@ def stand_in_optimizer(learning_rate: float) -> torch.optim.Optimizer:
 
 
 class RecordedRates:
-    """The factor of a step, from a torch scheduler that was made for a stand-in optimizer."""
+    """The factor of a step, from a torch scheduler.
+
+    A torch scheduler counts for itself and writes into its optimizer. Here it runs ahead on a
+    stand-in optimizer whose rates are noted, so the rate depends on the step alone, is the same
+    after a resume, and multiplies with the layer factors like any other.
+
+    Args:
+        scheduler: Made for a `stand_in_optimizer`.
+        where: Names it in errors.
+
+    Raises:
+        RecipeError: Its rates do not depend on the step alone.
+    """
 
     def __init__(self, scheduler: LRScheduler, *, where: str) -> None:
-        """Record `scheduler`, made for a `stand_in_optimizer`; `where` names it in errors.
-
-        Raises:
-            RecipeError: Its rates do not depend on the step alone.
-        """
         if isinstance(scheduler, ReduceLROnPlateau):
             raise RecipeError(
                 f"{where}: ReduceLROnPlateau looks at the loss; a schedule is of the step alone",

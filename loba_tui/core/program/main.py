@@ -22,7 +22,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO, cast
@@ -41,7 +41,8 @@ from loba_tui.core.run import control, disk
 from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.launch import Request
-from loba_tui.core.run.writer import RunWriter
+from loba_tui.core.run.start_options import StartOptions
+from loba_tui.core.run.writer import NullWriter, RunWriter
 from loba_tui.core.user_folders import tensors_folder
 
 logger = logging.getLogger(__name__)
@@ -61,16 +62,26 @@ class Ranks:
 
 
 class StopFlag:
-    """Set by SIGINT, SIGTERM and SIGUSR1; a second SIGINT ends the process at once."""
+    """Set by SIGINT, SIGTERM and SIGUSR1; a second SIGINT ends the process at once.
+
+    A context manager: it takes the signals over, and gives their handlers back at its end. SIGHUP
+    is ignored meanwhile, since a lost terminal is no reason to stop.
+    """
 
     def __init__(self) -> None:
         self.is_set = False
+        self._before: dict[int, Any] = {}
 
-    def install(self) -> None:
-        """Take the signals over; SIGHUP is ignored, since a lost terminal is no reason to stop."""
+    def __enter__(self) -> StopFlag:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._handle)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            self._before[number] = signal.signal(number, self._handle)
+        self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.is_set and number == signal.SIGINT:
@@ -96,27 +107,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             from loba_tui.core.program.serving.plan_server import serve_plans
 
             return serve_plans(plugins)
-        deadline = None if arguments.deadline is None else Deadline.parse(arguments.deadline)
-        force = arguments.force
+        start = StartOptions(
+            local_rank=ranks.local_rank,
+            deadline=None if arguments.deadline is None else Deadline.parse(arguments.deadline),
+            force=arguments.force,
+            tensors=tensors_folder(os.environ),
+        )
+        run_dir = None
         if arguments.run_dir is not None:
             run_dir = RunDir.open(arguments.run_dir)
             recipe = load_recipe(run_dir.recipe, plugins=plugins)
-            return _run(
-                recipe,
-                run_dir,
-                ranks,
-                plugins,
-                resume=arguments.resume,
-                deadline=deadline,
-                force=force,
-                allow_inexact=arguments.allow_inexact,
-            )
-        recipe, parent = _recipe_of(arguments, plugins)
-        if ranks.rank != 0:  # it is told the folder by the first process
-            return _run(recipe, None, ranks, plugins, resume=False, deadline=deadline, force=force)
-        run_dir = _new_run(recipe, parent)
-        sys.stderr.write(f"run directory: {run_dir.path}\n")
-        return _run(recipe, run_dir, ranks, plugins, resume=False, deadline=deadline, force=force)
+            start = replace(start, resume=arguments.resume, allow_inexact=arguments.allow_inexact)
+        else:
+            recipe, parent = _recipe_of(arguments, plugins)
+            if ranks.rank == 0:  # the others are told the folder by the first process
+                run_dir = _new_run(recipe, parent)
+                sys.stderr.write(f"run directory: {run_dir.path}\n")
+        return _run(recipe, run_dir if ranks.rank == 0 else None, start, plugins)
     except LobaError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -185,38 +192,31 @@ def _new_run(recipe: Recipe, parent: Path) -> RunDir:
     return run_dir
 
 
-def _run(
-    recipe: Recipe,
-    run_dir: RunDir | None,
-    ranks: Ranks,
-    plugins: Plugins,
-    *,
-    resume: bool,
-    deadline: Deadline | None,
-    force: bool,
-    allow_inexact: bool = False,
-) -> int:
-    """Train; whatever goes wrong is noted in the run directory before it is raised on."""
-    flag = StopFlag()
-    flag.install()
-    how: dict[str, Any] = {"local_rank": ranks.local_rank, "resume": resume, "deadline": deadline}
-    how |= {"force": force, "allow_inexact": allow_inexact, "tensors": tensors_folder(os.environ)}
-    if ranks.rank != 0 or run_dir is None:
-        from loba_tui.core.program.train import train
+def _run(recipe: Recipe, run_dir: RunDir | None, start: StartOptions, plugins: Plugins) -> int:
+    """Train; whatever goes wrong is noted in the run directory before it is raised on.
 
-        train(recipe, run_dir, None, flag, **how, plugins=plugins)
+    Args:
+        recipe: What to train.
+        run_dir: Where; None on processes other than the first, which has the run's records.
+        start: How it is started.
+    """
+    with StopFlag() as flag:
+        if run_dir is None:
+            from loba_tui.core.program.train import train
+
+            train(recipe, None, NullWriter(), flag, start, plugins)
+            return ExitCode.DONE
+        with RunWriter.open(run_dir, Redactor.of(os.environ)) as writer, Reporting(writer, plugins):
+            # Commands can come as soon as the run is launched; older ones were for another program.
+            control.discard(run_dir, before=psutil.Process().create_time())
+            writer.event("started", resume=start.resume, name=recipe.name)
+            # The torch stack takes seconds to import; the run is visible before that.
+            from loba_tui.core.program.train import train
+
+            train(recipe, run_dir, writer, flag, start, plugins)
+            writer.event("finished")
+            writer.status(phase="finished")
         return ExitCode.DONE
-    with RunWriter.open(run_dir, Redactor.of(os.environ)) as writer, Reporting(writer, plugins):
-        # Commands can come as soon as the run is launched; what is older was for another program.
-        control.discard(run_dir, before=psutil.Process().create_time())
-        writer.event("started", resume=resume, name=recipe.name)
-        # The torch stack takes seconds to import; the run is visible before that.
-        from loba_tui.core.program.train import train
-
-        train(recipe, run_dir, writer, flag, **how, plugins=plugins)
-        writer.event("finished")
-        writer.status(phase="finished")
-    return ExitCode.DONE
 
 
 def _serve(request: Request, plugins: Plugins) -> int:
@@ -233,17 +233,19 @@ def _serve(request: Request, plugins: Plugins) -> int:
 
 
 class Reporting:
-    """Notes how a run ended: stopped, or failed with message, hint, exit code and traceback."""
+    """Notes how a run ended: stopped, or failed with message, hint, exit code and traceback.
+
+    What is not ours becomes an error of ours where that helps.
+    """
 
     def __init__(self, writer: RunWriter, plugins: Plugins) -> None:
         self._writer = writer
         self._plugins = plugins
 
     def __enter__(self) -> None:
-        """Do nothing yet."""
+        pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Write the event, and turn what is not ours into an error of ours where that helps."""
         if error is None:
             return
         ours = as_loba_error(error) or as_plugin_error(error, self._plugins.user.folder)

@@ -42,18 +42,11 @@ _SDPA_KERNELS = MappingProxyType({"math": SDPBackend.MATH, "flash": SDPBackend.F
 
 
 class PipelineWrapper:
-    """Loads and unloads the base model of a run."""
+    """Loads and unloads the base model of a run, in the cache that the pipeline lives in."""
 
     def __init__(self, settings: BaseModelSection, cache: ModelCache) -> None:
-        """Take settings and the cache that the pipeline lives in; nothing is loaded yet."""
         self.settings = settings
         self.cache = cache
-
-    @classmethod
-    def from_settings(cls, settings: BaseModelSection, *, local_rank: int = 0) -> PipelineWrapper:
-        """Return a wrapper with a cache of its own on the device that the settings name."""
-        cache = ModelCache(settings.device, settings.dtype, local_rank=local_rank)
-        return cls(settings, cache)
 
     def load(self, *, with_text_encoders: bool = True) -> ModelContainer:
         """Load the pipeline and apply every setting.

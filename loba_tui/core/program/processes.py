@@ -10,11 +10,17 @@ from accelerate.utils import broadcast_object_list
 
 
 class Processes:
-    """The processes of a run; one alone agrees with itself at no cost."""
+    """The processes of a run; one alone agrees with itself at no cost.
+
+    Attributes:
+        num: How many there are.
+        is_first: Whether this is the one that writes the run's files and takes its commands.
+    """
 
     def __init__(self, accelerator: Accelerator | None = None) -> None:
         self._accelerator = accelerator
         self.num = accelerator.num_processes if accelerator is not None else 1
+        self.is_first = accelerator is None or accelerator.is_main_process
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """Return for each flag whether any process has set it."""

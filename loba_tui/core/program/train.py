@@ -2,180 +2,161 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import replace
-from pathlib import Path
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
 
 from loba_tui.core.errors import CorruptError, Interrupted
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.program.build import Built, build, build_accelerator
+from loba_tui.core.program.build import build, build_accelerator
 from loba_tui.core.program.data.open import encode_data, open_data
+from loba_tui.core.program.data.prepare import PreparedData
 from loba_tui.core.program.evaluation.measure import check_measures
-from loba_tui.core.program.finish import draw_sample, finish
+from loba_tui.core.program.finish import finish
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
 from loba_tui.core.program.planning.preflight import Preflight
 from loba_tui.core.program.processes import Processes
+from loba_tui.core.program.sampling.run_strips import StripDrawer
 from loba_tui.core.program.steering.boundary import Steering
-from loba_tui.core.program.steering.components import Residents
+from loba_tui.core.program.steering.components import Components
+from loba_tui.core.program.steering.context import RunContext
+from loba_tui.core.program.steering.disk_wait import DiskWait
+from loba_tui.core.program.steering.live_settings import LiveSettings
+from loba_tui.core.program.steering.stop import Flag, StopRequest
+from loba_tui.core.program.training.adapter_run import AdapterRun
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.changes import ChangeRecord
-from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.writer import RunWriter
-
-logger = logging.getLogger(__name__)
-
-
-class Flag(Protocol):
-    """Something that a signal sets."""
-
-    is_set: bool
+from loba_tui.core.run.start_options import StartOptions
+from loba_tui.core.run.writer import Records
 
 
 def train(
     recipe: Recipe,
     run_dir: RunDir | None,
-    writer: RunWriter | None,
+    records: Records,
     flag: Flag,
-    *,
-    local_rank: int = 0,
-    resume: bool = False,
-    deadline: Deadline | None = None,
-    force: bool = False,
-    allow_inexact: bool = False,
+    start: StartOptions,
     plugins: Plugins,
-    tensors: Path | None = None,
 ) -> None:
     """Train a recipe, export the adapter and prove it.
 
     Args:
         recipe: What to do.
         run_dir: Where; None on processes that are told by the first one.
-        writer: The run's records; None on processes other than the first.
+        records: What the run tells.
         flag: Asked at each step boundary; set means save and stop.
-        local_rank: This process among those of its host.
-        resume: Go on from the newest checkpoint that verifies.
-        deadline: Save and stop in time for it.
-        force: Start although the estimate says that it cannot fit.
-        allow_inexact: Resume a checkpoint that another machine made.
-        tensors: Where embeddings and latents are kept between runs; None keeps none.
+        start: How it is started.
     """
     # What would only fail at the end is found before anything is loaded.
     check_measures(recipe, plugins)
-    accelerator = build_accelerator(recipe, local_rank=local_rank)
+    accelerator = build_accelerator(recipe, local_rank=start.local_rank)
     _be_reproducible(accelerator.device)
     processes = Processes(accelerator)
-    run_dir = RunDir(Path(processes.share(str(run_dir.path) if run_dir is not None else "")))
-    steering = Steering(
-        recipe,
-        writer=writer,
-        processes=processes,
-        should_stop=lambda: flag.is_set,
-        deadline=deadline,
-        plugins=plugins,
-    )
-
-    def on_phase(phase: str) -> None:
-        if processes.num == 1 and steering.is_to_stop():
-            raise Interrupted(
-                f"stopped while {phase}, before the first step", "loba run --resume RUN starts it."
-            )
-        if writer is not None:
-            writer.status(phase=phase, total=steering.steps, device=str(accelerator.device))
-
-    def on_fetch(done: int, total: int) -> None:
-        if processes.num == 1 and steering.is_to_stop():
-            raise Interrupted(
-                "stopped while the model was fetched; what came is kept",
-                "loba run --resume RUN goes on with it.",
-            )
-        if writer is not None:
-            writer.status(fetched=done, to_fetch=total)
+    stop = StopRequest(flag, start.deadline)
+    context = RunContext(processes.share(run_dir), records, processes, stop, plugins)
+    settings = LiveSettings(recipe, context)
 
     preflight = Preflight(recipe, accelerator.device, plugins)
-    if writer is not None:
-        preflight.announce(writer, force=force)
-    data = open_data(recipe, writer, on_phase, plugins)
+    if processes.is_first:
+        preflight.announce(records, context.run_dir.path, force=start.force)
+    preparation = _Preparation(recipe, context, start, settings.steps, accelerator.device)
+    images = preparation.open_images()
     with preflight.explains_out_of_memory():
-        model = open_model(
-            recipe,
-            prompts=[*prompts_of(recipe), *(data.prompts() if data is not None else ())],
-            local_rank=local_rank,
-            on_phase=on_phase,
-            on_fetch=on_fetch,
-            tensors=tensors,
-            on_problem=logger.warning if writer is None else writer.warn,
-        )
-        if data is not None:
-            encode_data(data, model.container, model.open_latents, writer, on_phase)
-            model = replace(model, data=data)
-        residents = Residents(model.wrapper.cache, recipe.base_model.id, model.container, writer)
-        steering.bind_memory(residents.obey)
-        built: Built | None = None
+        model = preparation.open_model(images)
+        components = Components(model.wrapper.cache, recipe.base_model.id, model.container, records)
+        steering = Steering(context, settings, DiskWait(context), components.obey)
+        strips = StripDrawer(recipe, model, context, components)
+        run = build(recipe, model, accelerator=accelerator, steering=steering, strips=strips)
+        records.event("built", **_facts(accelerator, model, run))
+        components.publish()
 
-        def sample(step: int) -> None:
-            assert built is not None
-            assert writer is not None
-            with residents.lent():
-                draw_sample(recipe, model, built, writer, step, plugins)
+        _take_up_changes(settings, context)
+        if start.resume:
+            _restore(run, records, allow_inexact=start.allow_inexact)
+        run.run(until=run.step + 1)
+        preflight.compare(records)
+        run.run()
 
-        built = build(
-            recipe,
-            model,
-            accelerator=accelerator,
-            run_dir=run_dir,
-            writer=writer,
-            steering=steering,
-            sample=sample,
-            plugins=plugins,
-        )
-        if writer is not None:
-            writer.event("built", **_facts(accelerator, model, built))
-            residents.publish()
-        _take_up_record(steering, processes, run_dir, writer)
-        if resume:
-            _restore(built, writer, allow_inexact=allow_inexact)
-        built.trainer.run(until=built.trainer.step + 1)
-        if writer is not None:
-            preflight.compare(writer)
-        built.trainer.run()
         accelerator.wait_for_everyone()
-        if writer is not None:
-            with built.trainer.averaged_weights():
-                finish(recipe, model, built, writer, plugins)
+        if processes.is_first:
+            with run.averaged_weights():
+                finish(recipe, model, run, strips)
     accelerator.end_training()
 
 
-def _take_up_record(
-    steering: Steering, processes: Processes, run_dir: RunDir, writer: RunWriter | None
-) -> None:
+@dataclass(frozen=True)
+class _Preparation:
+    """Opens a run's images and its model; it can be stopped, and tells how far it is."""
+
+    recipe: Recipe
+    context: RunContext
+    start: StartOptions
+    steps: int
+    device: torch.device
+
+    def open_images(self) -> PreparedData | None:
+        """Open and check the recipe's images."""
+        return open_data(self.recipe, self.context.records, self._on_phase, self.context.plugins)
+
+    def open_model(self, images: PreparedData | None) -> OpenModel:
+        """Load the model, and encode all prompts and images."""
+        recipe, records = self.recipe, self.context.records
+        model = open_model(
+            recipe,
+            prompts=[*prompts_of(recipe), *(images.prompts() if images is not None else ())],
+            local_rank=self.start.local_rank,
+            on_phase=self._on_phase,
+            on_fetch=self._on_fetch,
+            tensors=self.start.tensors,
+            on_problem=records.warn,
+        )
+        if images is None:
+            return model
+        encode_data(images, model.container, model.open_latents, records, self._on_phase)
+        return replace(model, data=images)
+
+    def _on_phase(self, phase: str) -> None:
+        self._go_on_or_stop(
+            f"stopped while {phase}, before the first step", "loba run --resume RUN starts it."
+        )
+        self.context.records.status(phase=phase, total=self.steps, device=str(self.device))
+
+    def _on_fetch(self, done: int, total: int) -> None:
+        self._go_on_or_stop(
+            "stopped while the model was fetched; what came is kept",
+            "loba run --resume RUN goes on with it.",
+        )
+        self.context.records.status(fetched=done, to_fetch=total)
+
+    def _go_on_or_stop(self, message: str, hint: str) -> None:
+        # Several processes agree on a stop at the first boundary: one alone would hang the others.
+        if self.context.processes.num == 1 and self.context.stop.is_set:
+            raise Interrupted(message, hint)
+
+
+def _take_up_changes(settings: LiveSettings, context: RunContext) -> None:
     """Take over what was changed in an earlier part of this run, or in the run to replay."""
     record = None
-    try:
-        record = ChangeRecord.read(run_dir.changes) if writer is not None else None
-    except CorruptError as error:
-        assert writer is not None
-        # The checkpoints have their own copy.
-        writer.event("warning", message=error.message)
-    record = processes.share(record)
+    if context.processes.is_first:
+        try:
+            record = ChangeRecord.read(context.run_dir.changes)
+        except CorruptError as error:
+            # The checkpoints have their own copy.
+            context.records.warn(error.message)
+    record = context.processes.share(record)
     if record is not None:
-        steering.load(record, step=0)
+        settings.load(record, step=0)
 
 
-def _restore(built: Built, writer: RunWriter | None, *, allow_inexact: bool) -> None:
-    checkpoint, skipped = built.trainer.load_newest(allow_inexact=allow_inexact)
-    if writer is None:
-        return
+def _restore(run: AdapterRun, records: Records, *, allow_inexact: bool) -> None:
+    checkpoint, skipped = run.load_newest(allow_inexact=allow_inexact)
     for reason in skipped:
-        writer.event("warning", message=f"skipped checkpoint {reason}")
-    for difference in built.trainer.inexact:
-        writer.event("warning", message=f"this run does not go on exactly: {difference}")
-    step = checkpoint.step if checkpoint is not None else 0
-    writer.event("resumed", step=step)
+        records.event("warning", message=f"skipped checkpoint {reason}")
+    for difference in run.inexact:
+        records.event("warning", message=f"this run does not go on exactly: {difference}")
+    records.event("resumed", step=checkpoint.step if checkpoint is not None else 0)
 
 
 def _be_reproducible(device: torch.device) -> None:
@@ -185,9 +166,9 @@ def _be_reproducible(device: torch.device) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def _facts(accelerator: Accelerator, model: OpenModel, built: Built) -> dict[str, object]:
+def _facts(accelerator: Accelerator, model: OpenModel, run: AdapterRun) -> dict[str, object]:
     denoiser = model.container.denoiser
-    trained = sum(parameter.numel() for parameter in built.trainer.parameters.values())
+    trained = sum(parameter.numel() for parameter in run.parameters.values())
     total = sum(parameter.numel() for parameter in denoiser.parameters())
     return {
         "device": str(accelerator.device),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ from loba_tui.core.recipe.schema import (
     SchedulerSection,
 )
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.start_options import StartOptions
 from loba_tui.core.run.writer import RunWriter
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -37,14 +39,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 @pytest.fixture(autouse=True, scope="module")
 def _keep_process_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The program owns its process: signals, threads and the ledger are put back for the tests."""
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    """The program owns its process: threads and the ledger are put back for the tests."""
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     torch.set_num_threads(threads)
 
 
@@ -137,7 +136,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(unbroken: RunDir, tmp_path
     recipe = recipe_with()
     run_dir = new_run(recipe, tmp_path)
     with RunWriter.open(run_dir) as writer, pytest.raises(Interrupted, match="step 3 of 6"):
-        train(recipe, run_dir, writer, StopAfter(run_dir, 3), plugins=SHIPPED)
+        train(recipe, run_dir, writer, StopAfter(run_dir, 3), StartOptions(), SHIPPED)
     assert not run_dir.adapter.exists()
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
     (resumed,) = [event for event in events(run_dir) if event["event"] == "resumed"]
@@ -158,7 +157,7 @@ def test_averaging_optimizers_export_the_average_and_resume_to_the_same_bytes(
     assert program.main(["--run-dir", str(whole.path)]) == ExitCode.DONE
 
     with RunWriter.open(halves) as writer, pytest.raises(Interrupted):
-        train(recipe, halves, writer, StopAfter(halves, 2), plugins=SHIPPED)
+        train(recipe, halves, writer, StopAfter(halves, 2), StartOptions(), SHIPPED)
     assert program.main(["--run-dir", str(halves.path), "--resume"]) == ExitCode.DONE
     assert sha256(halves.adapter) == sha256(whole.adapter)
 
@@ -200,10 +199,27 @@ def test_a_noise_scheduler_that_does_not_fit_the_model_is_found_before_training(
         train_in(recipe.model_copy(update={section: changed}), tmp_path)
 
 
+def test_a_stop_flag_gives_the_signals_back_whatever_happened() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with contextlib.suppress(Interrupted), program.StopFlag() as flag:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+        assert flag.is_set
+        raise Interrupted("stopped")
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_run_in_this_process_gives_the_signals_back(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    again = new_run(recipe_with(steps=1), tmp_path)
+    assert program.main(["--run-dir", str(again.path)]) == ExitCode.DONE
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
 def train_in(recipe: Recipe, folder: Path) -> None:
     run_dir = new_run(recipe, folder)
     with RunWriter.open(run_dir) as writer:
-        train(recipe, run_dir, writer, program.StopFlag(), plugins=SHIPPED)
+        train(recipe, run_dir, writer, program.StopFlag(), StartOptions(), SHIPPED)
 
 
 def test_sigint_saves_and_ends_with_75_and_a_second_process_resumes(tmp_path: Path) -> None:

@@ -109,5 +109,5 @@ def test_unload_frees_the_pipeline(tiny_sdxl_folder):
 
 def test_settings_make_a_cache_on_their_device(tiny_sdxl_folder):
     section = BaseModelSection(id=str(tiny_sdxl_folder), device="cpu", dtype="bfloat16")
-    wrapper = PipelineWrapper.from_settings(section)
+    wrapper = PipelineWrapper(section, ModelCache(section.device, section.dtype))
     assert wrapper.load().dtype is torch.bfloat16

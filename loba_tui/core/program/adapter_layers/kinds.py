@@ -40,11 +40,6 @@ def block_of(module: str) -> str:
     return match.group() if match else module
 
 
-def is_adapter_parameter(parameter_name: str) -> bool:
-    """Say whether a parameter of a network is an adapter's."""
-    return _PARAMETER.fullmatch(parameter_name) is not None
-
-
 def kind_of(config: PeftConfig | dict[str, Any]) -> str:
     """Return the kind of a PEFT configuration: LoRA, DoRA, LoHa, LoKr or OFT.
 

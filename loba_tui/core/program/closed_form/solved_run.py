@@ -1,14 +1,10 @@
-"""A run of a method that computes its adapter: one step, no optimizer, and nothing to check-point.
-
-To the rest of the program it is what a trainer is: it can be asked to stop before it begins, says
-what it did in the run's records, and leaves an adapter on the model.
-"""
+"""A run of a method that computes its adapter: one step, no optimizer, and no checkpoints."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -20,10 +16,10 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.closed_form.solution import LayerUpdate, Solution, Solver
+from loba_tui.core.program.sampling.run_strips import StripDrawer
 from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.training.checkpoint import Checkpoint
 from loba_tui.core.program.training.memory_meter import MemoryMeter
-from loba_tui.core.run.writer import RunWriter
 
 
 class SolvedRun:
@@ -34,22 +30,15 @@ class SolvedRun:
     """
 
     def __init__(
-        self,
-        solver: Solver,
-        container: ModelContainer,
-        *,
-        writer: RunWriter | None,
-        steering: Steering,
-        sample: Callable[[int], None] | None = None,
+        self, solver: Solver, container: ModelContainer, steering: Steering, strips: StripDrawer
     ) -> None:
         self._solver = solver
         self._container = container
-        self._writer = writer
-        self._sample = sample
+        self._records = steering.context.records
+        self._strips = strips
         self._scale: AdapterScale | None = None
         self.steering = steering
         self.step = 0
-        self.forwards = 0
         self.inexact: list[str] = []
         self.ended_early: str | None = None
 
@@ -73,8 +62,7 @@ class SolvedRun:
         """
         if self.step or until == 0:
             return
-        if self._writer is not None:
-            self._writer.status(phase="solving", step=0, total=1)
+        self._records.status(phase="solving", step=0, total=1)
         self.steering.boundary(self)
         begin = time.perf_counter()
         with torch.no_grad():
@@ -82,23 +70,22 @@ class SolvedRun:
             attach_solution(solution, self._container)
         self._scale = AdapterScale(self._container.denoiser)
         self.step = 1
-        if self._writer is not None:
-            self._writer.metric(
-                step=1,
-                seconds=round(time.perf_counter() - begin, 6),
-                memory_mib=MemoryMeter(self._container.device).mib(),
-                forwards=self.forwards,
-                **solution.figures,
-            )
-            self._writer.status(phase="solving", step=1, total=1)
+        self._records.metric(
+            step=1,
+            seconds=round(time.perf_counter() - begin, 6),
+            memory_mib=MemoryMeter(self._container.device).mib(),
+            forwards=0,
+            **solution.figures,
+        )
+        self._records.status(phase="solving", step=1, total=1)
 
     def save(self) -> None:
-        """Do nothing: there is no state between before and after."""
+        """Save nothing: there is no state between before and after."""
 
     def sample(self) -> None:
         """Draw a strip, if there is an adapter yet."""
-        if self._sample is not None and self._writer is not None and self.step:
-            self._sample(self.step)
+        if self.step:
+            self._strips.draw_between_steps(self.scale, self.step)
 
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Lend the weights to draw, measure and export: those that are there."""

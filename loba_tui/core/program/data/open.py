@@ -9,14 +9,13 @@ import torch
 from loba_tui.core.associate.caches.tensors.latents import LatentCache
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.prompt_truncation import ends_cut_off, tokenizer_of
-from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.data.buckets import Geometry
 from loba_tui.core.program.data.items import BadFile
 from loba_tui.core.program.data.prepare import PreparedData, Progress, prepare
 from loba_tui.core.program.planning.model_shapes import find_configuration, open_shapes
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.run.writer import RunWriter
+from loba_tui.core.run.writer import Records
 from loba_tui.core.text import clean
 
 BAD_DATA = "bad-data.txt"
@@ -26,7 +25,7 @@ _MOST_IN_EVENT = 20
 
 def open_data(
     recipe: Recipe,
-    writer: RunWriter | None,
+    records: Records,
     on_phase: Callable[[str], None],
     plugins: Plugins,
 ) -> PreparedData | None:
@@ -34,7 +33,7 @@ def open_data(
 
     Args:
         recipe: What is run.
-        writer: The run's records; None on processes other than the first.
+        records: What the run tells.
         on_phase: Told the phase again and again; raises where the run is to stop.
 
     Returns:
@@ -48,22 +47,18 @@ def open_data(
     described = plugins.describe("methods", recipe.method.name)
 
     def on_bad(bad: Sequence[BadFile]) -> None:
-        if writer is None:
-            return
         lines = [f"{clean(each.name)}: {clean(each.problem)}" for each in bad]
-        path = writer.run_dir.path / BAD_DATA
-        write_atomically(path, ("\n".join(lines) + "\n").encode())
-        writer.event("bad_data", count=len(bad), first=lines[:_MOST_IN_EVENT], path=str(path))
+        path = records.write_file(BAD_DATA, ("\n".join(lines) + "\n").encode())
+        records.event("bad_data", count=len(bad), first=lines[:_MOST_IN_EVENT], path=path)
 
     data = prepare(
         recipe,
         geometry_of(recipe),
         paired=described.constants.get("DATA") == "pairs",
-        progress=_progress("checking data", writer, on_phase),
+        progress=_progress("checking data", records, on_phase),
         on_bad=on_bad,
     )
-    if writer is not None:
-        writer.event("data", **data.summary())
+    records.event("data", **data.summary())
     return data
 
 
@@ -71,7 +66,7 @@ def encode_data(
     data: PreparedData,
     container: ModelContainer,
     open_latents: Callable[[], LatentCache],
-    writer: RunWriter | None,
+    records: Records,
     on_phase: Callable[[str], None],
 ) -> None:
     """Encode the images of a run; other arguments as in `open_data`.
@@ -81,7 +76,7 @@ def encode_data(
         container: The model.
         open_latents: Returns the cache on the disk.
     """
-    data.encode(container, open_latents, _progress("encoding images", writer, on_phase))
+    data.encode(container, open_latents, _progress("encoding images", records, on_phase))
 
 
 def geometry_of(recipe: Recipe) -> Geometry:
@@ -107,12 +102,11 @@ def cut_captions(recipe: Recipe, data: PreparedData) -> dict[str, str] | None:
     return None if tokenizer is None else ends_cut_off(tokenizer, data.prompts())
 
 
-def _progress(phase: str, writer: RunWriter | None, on_phase: Callable[[str], None]) -> Progress:
+def _progress(phase: str, records: Records, on_phase: Callable[[str], None]) -> Progress:
     on_phase(phase)
 
     def progress(done: int, total: int) -> None:
         on_phase(phase)
-        if writer is not None:
-            writer.status(images=done, of_images=total)
+        records.status(images=done, of_images=total)
 
     return progress

@@ -12,8 +12,9 @@ import torch
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.plugins import Plugins
+from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
-from loba_tui.core.program.build import attach_adapter, solves
+from loba_tui.core.program.build import solves
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
 from loba_tui.core.program.planning.estimate import Estimate, Work
 from loba_tui.core.program.planning.method_calls import Call, attach_bound

@@ -18,8 +18,9 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
+from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
-from loba_tui.core.program.build import attach_adapter, solves
+from loba_tui.core.program.build import solves
 from loba_tui.core.program.evaluation.efficacy.probe import BATCH_SIZE
 from loba_tui.core.program.open_model import prompts_of
 from loba_tui.core.program.planning.method_calls import (

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 import torch
@@ -20,7 +21,7 @@ from loba_tui.core.program.planning.estimate import Estimate, Estimator
 from loba_tui.core.program.planning.free_resources import free_memory, room_for
 from loba_tui.core.program.planning.remedies import advice, memory_remedies, require_room
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.run.writer import RunWriter
+from loba_tui.core.run.writer import Records
 from loba_tui.core.units import show_memory
 
 logger = logging.getLogger(__name__)
@@ -46,17 +47,17 @@ class Preflight:
     _estimate: Estimate | None = None
     _resident_before: int = field(default_factory=lambda: psutil.Process().memory_info().rss)
 
-    def announce(self, writer: RunWriter, *, force: bool = False) -> None:
+    def announce(self, writer: Records, folder: Path, *, force: bool = False) -> None:
         """Write what the run will need as an event; nothing is loaded yet.
 
         Args:
             writer: The run's records.
+            folder: Where the run lies.
             force: Go on although it does not fit.
 
         Raises:
             ResourceError: It cannot fit in the memory or on the disk that is free.
         """
-        folder = writer.run_dir.path
         estimator = Estimator(self.device, self.plugins)
         try:
             self._estimate = estimator.estimate(self.recipe)
@@ -82,7 +83,7 @@ class Preflight:
             writer.event("warning", message=f"{error.message}; --force starts it all the same")
         self._resident_before = psutil.Process().memory_info().rss
 
-    def compare(self, writer: RunWriter) -> None:
+    def compare(self, writer: Records) -> None:
         """Write the estimated and the measured memory of the first step as an event."""
         if self._estimate is None:
             return

@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.adapter import load_adapter, read_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, RowScale
@@ -24,7 +23,7 @@ from loba_tui.core.program.serving.combine_requests import (
     serve_merge,
 )
 from loba_tui.core.program.serving.device_check import device_findings
-from loba_tui.core.program.steering.components import Residents
+from loba_tui.core.program.steering.components import Components
 from loba_tui.core.recipe.load import load_recipe, parse_text
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
@@ -61,16 +60,15 @@ def serve(
     recipe = wanted_recipe(request, plugins)
     if request.action == "plan":
         sections = preview(recipe, plugins)
-        path = writer.run_dir.path / PLAN
-        write_atomically(path, json.dumps(sections, allow_nan=False).encode())
-        writer.event("planned", path=str(path))
+        path = writer.write_file(PLAN, json.dumps(sections, allow_nan=False).encode())
+        writer.event("planned", path=path)
         return
     if request.action == "data":
         data = open_data(recipe, writer, lambda phase: writer.status(phase=phase), plugins)
         if data is None:
             raise RecipeError("data: missing; this recipe has no images to check")
         found = {**data.summary(), "cut_captions": cut_captions(recipe, data)}
-        write_atomically(writer.run_dir.path / PLAN, json.dumps(found).encode())
+        writer.write_file(PLAN, json.dumps(found).encode())
         return
     model = open_model(
         recipe,
@@ -90,7 +88,7 @@ def serve(
         load_adapter(model.container, Path(request.adapter))
         model.container.denoiser.requires_grad_(False)
         scale = AdapterScale(model.container.denoiser)
-    Residents(model.wrapper.cache, recipe.base_model.id, model.container, writer).publish()
+    Components(model.wrapper.cache, recipe.base_model.id, model.container, writer).publish()
     if request.action == "eval":
         writer.status(phase="measuring")
         report = prove(
@@ -105,8 +103,8 @@ def serve(
         writer.event("measured", outcome=report.outcome, verdict=list(report.verdict))
     else:
         writer.status(phase="sampling")
-        path = _draw(recipe, model, scale, writer, plugins)
-        writer.event("sampled", path=str(path))
+        strip_path = _draw(recipe, model, scale, writer, plugins)
+        writer.event("sampled", path=str(strip_path))
 
 
 def wanted_recipe(request: Request, plugins: Plugins) -> Recipe:

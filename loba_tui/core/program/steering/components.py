@@ -18,37 +18,30 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError, ResourceError
 from loba_tui.core.run.control import Command
-from loba_tui.core.run.writer import RunWriter
+from loba_tui.core.run.writer import Records
 
 
-class Residents:
-    """The components of a run's base model."""
+class Components:
+    """The components of a run's base model.
+
+    Args:
+        cache: Where it is loaded.
+        model_id: Its id there.
+        container: What training uses.
+        records: Their status says what is in memory.
+    """
 
     def __init__(
-        self,
-        cache: ModelCache,
-        model_id: str,
-        container: ModelContainer,
-        writer: RunWriter | None = None,
+        self, cache: ModelCache, model_id: str, container: ModelContainer, records: Records
     ) -> None:
-        """Take the loaded model of a run; nothing is told yet.
-
-        Args:
-            cache: Where it is loaded.
-            model_id: Its id there.
-            container: What training uses.
-            writer: The run's records; None tells nobody.
-        """
         self._cache = cache
         self._model_id = model_id
         self._container = container
-        self._writer = writer
+        self._records = records
         self._told: dict[str, Any] | None = None
 
     def publish(self) -> None:
         """Write what is resident into the status, if that has changed."""
-        if self._writer is None:
-            return
         facts: dict[str, Any] = {
             "resident": [
                 each.as_json()
@@ -59,7 +52,7 @@ class Residents:
         }
         if facts != self._told:
             self._told = facts
-            self._writer.status(**facts)
+            self._records.status(**facts)
 
     def obey(self, command: Command) -> dict[str, Any]:
         """Unload, offload or onload a component; return what the answer says of it.

@@ -1,8 +1,8 @@
-"""Looks at what the adapter does while it trains, and says when training has nothing left to do.
+"""Check what the adapter does while it trains, and say when training has nothing left to do.
 
-A look costs a few dozen UNet rows without gradients, takes no randomness from the run and leaves no
-trace in it: a watched run has the same bits as one that is not. What is decided depends on the
-figures of the looks alone, which a checkpoint keeps, so that a resumed run ends at the same step.
+A check costs a few dozen UNet rows without gradients, takes no randomness from the run and leaves
+no trace in it: a checked run has the same bits as one that is not. What is decided depends on the
+figures of the checks alone, which a checkpoint keeps, so that a resumed run ends at the same step.
 """
 
 from __future__ import annotations
@@ -11,22 +11,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.evaluation.efficacy.probe import EfficacyProbe
+from loba_tui.core.program.evaluation.efficacy.recipe import make_probe
 from loba_tui.core.program.evaluation.efficacy.slider import (
     SliderEfficacy,
     Verdict,
     slider_efficacy,
 )
+from loba_tui.core.program.open_model import OpenModel
 from loba_tui.core.program.processes import Processes
-from loba_tui.core.recipe.schema import StopWhenSection
+from loba_tui.core.recipe.schema import Recipe, StopWhenSection
 
 MOST_CONCEPTS = 4
-"""Concepts of a look, at four timesteps each: 32 UNet rows, or 48 with preserve prompts."""
+"""Concepts of a check, at four timesteps each: 32 UNet rows, or 48 with preserve prompts."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """The figures of one look, the weaker side's where there are two.
+class EfficacyCheck:
+    """The figures of one check, the weaker side's where there are two.
 
     Attributes:
         step: Steps that were done.
@@ -47,8 +51,8 @@ class Look:
     verdict: Verdict
 
     @classmethod
-    def of(cls, step: int, figures: SliderEfficacy) -> Look:
-        """Return a look with the figures after `step` steps."""
+    def of(cls, step: int, figures: SliderEfficacy) -> EfficacyCheck:
+        """Return a check with the figures after `step` steps."""
         return cls(
             step=step,
             strength=min(figures.strength_up, figures.strength_down),
@@ -70,84 +74,80 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Ending:
+class StopReason:
     """Why a run ends before its last step."""
 
     outcome: str
     message: str
 
 
-class Watch:
-    """The looks of a run so far."""
+class EarlyStop:
+    """The checks of a run so far, and what they come to.
+
+    Args:
+        make_probe: Called for the first check; None where there is nothing to check.
+        every: Steps between checks.
+        stop_when: What ends the run; None lets it go on.
+        processes: All take the first one's figures, so that all decide alike.
+    """
 
     def __init__(
         self,
         make_probe: Callable[[], EfficacyProbe | None],
         *,
         every: int,
-        stop_when: StopWhenSection | None = None,
-        processes: Processes | None = None,
+        stop_when: StopWhenSection | None,
+        processes: Processes,
     ) -> None:
-        """Begin without a look.
-
-        Args:
-            make_probe: Called for the first look; None where there is nothing to look at.
-            every: Steps between looks.
-            stop_when: What ends the run; None lets it go on.
-            processes: All take the first one's figures, so that all decide alike.
-        """
         self._make_probe = make_probe
         self._probe: EfficacyProbe | None = None
         self._every = every
         self._stop_when = stop_when
-        self._processes = processes or Processes()
-        self.looks: list[Look] = []
+        self._processes = processes
+        self.checks: list[EfficacyCheck] = []
 
     def is_due(self, step: int) -> bool:
-        """Say whether a look belongs after `step` steps."""
+        """Say whether a check belongs after `step` steps."""
         return step % self._every == 0
 
-    def look(self, step: int) -> Look | None:
+    def check(self, step: int) -> EfficacyCheck | None:
         """Measure the adapter as it is now."""
         if self._probe is None:
             self._probe = self._make_probe()
         if self._probe is None:
             return None
-        look: Look = self._processes.share(Look.of(step, slider_efficacy(self._probe)))
-        self.looks.append(look)
-        return look
-
-    @property
-    def num_unet_rows(self) -> int:
-        """UNet rows that the looks have cost so far, the making of the probe among them."""
-        return self._probe.num_unet_rows if self._probe is not None else 0
+        check: EfficacyCheck = self._processes.share(
+            EfficacyCheck.of(step, slider_efficacy(self._probe))
+        )
+        self.checks.append(check)
+        return check
 
     def state(self) -> list[dict[str, Any]]:
-        """Return the looks as JSON."""
-        return [asdict(look) for look in self.looks]
+        """Return the checks as JSON."""
+        return [asdict(check) for check in self.checks]
 
     def load_state(self, state: Sequence[dict[str, Any]]) -> None:
         """Take back what `state` returned."""
-        self.looks = [Look(**look) for look in state]
+        self.checks = [EfficacyCheck(**check) for check in state]
 
     @property
-    def ending(self) -> Ending | None:
-        """Why the run is over after its last look, None while it goes on."""
-        if self._stop_when is None or not self.looks:
+    def reason(self) -> StopReason | None:
+        """Why the run is over after its last check, None while it goes on."""
+        if self._stop_when is None or not self.checks:
             return None
-        return judge_looks(self.looks, self._stop_when)
+        return stop_reason(self.checks, self._stop_when)
 
 
-def judge_looks(looks: Sequence[Look], wanted: StopWhenSection) -> Ending | None:
-    """Return why these looks end a run, None where they do not."""
-    last = looks[-1]
-    recent = looks[-wanted.patience :]
+def stop_reason(checks: Sequence[EfficacyCheck], wanted: StopWhenSection) -> StopReason | None:
+    """Return why these checks end a run, None where they do not."""
+    last = checks[-1]
+    recent = checks[-wanted.patience :]
     if last.step >= wanted.dead_after and len(recent) == wanted.patience:
         for outcome in ("dead", "collapsed"):
-            if all(look.verdict == outcome for look in recent):
-                return Ending(
+            if all(check.verdict == outcome for check in recent):
+                return StopReason(
                     outcome,
-                    f"Training ended itself after step {last.step}: {wanted.patience} looks in a "
+                    f"Training ended itself after step {last.step}: {wanted.patience} checks in a "
                     f"row found the slider {outcome} (length {last.relative_length:.3f}, "
                     f"alignment {last.alignment:.2f}).",
                 )
@@ -156,18 +156,43 @@ def judge_looks(looks: Sequence[Look], wanted: StopWhenSection) -> Ending | None
     if wanted.strength is not None:
         if last.strength < wanted.strength:
             return None
-        return Ending(
+        return StopReason(
             "converged",
             f"Training ended itself after step {last.step}: strength {last.strength:.3f} is the "
             f"{wanted.strength:g} that was wanted.",
         )
-    if len(looks) <= wanted.patience:
+    if len(checks) <= wanted.patience:
         return None
-    before = looks[-1 - wanted.patience]
+    before = checks[-1 - wanted.patience]
     if before.verdict == "working" and last.strength <= before.strength * (1 + wanted.gain):
-        return Ending(
+        return StopReason(
             "converged",
             f"Training ended itself after step {last.step}: strength {last.strength:.3f} has grown "
             f"by no more than {wanted.gain:.0%} since step {before.step}.",
         )
     return None
+
+
+def make_early_stop(
+    recipe: Recipe, model: OpenModel, scale: AdapterScale, processes: Processes
+) -> EarlyStop | None:
+    """Return the checks that a recipe asks for, None where it asks for none.
+
+    Raises:
+        RecipeError: No concept has a direction that could be checked.
+    """
+    train = recipe.train
+    if not train.efficacy_every:
+        return None
+    if not any(c.positive and c.negative for c in recipe.method.expanded_concepts):
+        raise RecipeError(
+            "train.efficacy_every: no concept says both positive and negative, so there is no"
+            " direction to look along",
+            "Leave it out; only sliders between two prompts are looked at while they train.",
+        )
+    return EarlyStop(
+        lambda: make_probe(model.container, scale, recipe, model.embeds, most=MOST_CONCEPTS),
+        every=train.efficacy_every,
+        stop_when=train.stop_when,
+        processes=processes,
+    )

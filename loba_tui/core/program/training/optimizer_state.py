@@ -1,9 +1,9 @@
-"""An optimizer's state by parameter name, as tensors and plain JSON, and its learning rates."""
+"""An optimizer's state by parameter name, as tensors and plain JSON."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,41 +13,6 @@ from torch import Tensor
 from loba_tui.core.errors import CorruptError
 
 _SEPARATOR = "::"
-
-
-class LearningRates:
-    """One learning rate a parameter group: base · model schedule(step) · layer factor.
-
-    Two LambdaLR on one optimizer overwrite each other, so both factors are multiplied here, in
-    closed form: the rate depends on the step alone and needs no state to resume.
-    """
-
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        base_lr: float,
-        step_factor: Callable[[int], float],
-        group_factors: Sequence[float],
-    ) -> None:
-        self._optimizer = optimizer
-        self._base_lr = base_lr
-        self._step_factor = step_factor
-        self._group_factors = group_factors
-
-    def change_base(self, base_lr: float) -> None:
-        """Take another base rate from the next step on."""
-        self._base_lr = base_lr
-
-    def change_schedule(self, step_factor: Callable[[int], float]) -> None:
-        """Take another schedule from the next step on, such as that of a longer run."""
-        self._step_factor = step_factor
-
-    def set(self, step: int) -> float:
-        """Set the rates of `step` (0-based) and return the rate of an unscaled layer."""
-        rate = self._base_lr * self._step_factor(step)
-        for group, factor in zip(self._optimizer.param_groups, self._group_factors, strict=True):
-            group["lr"] = rate * factor
-        return rate
 
 
 @contextmanager

@@ -32,7 +32,7 @@ _LIBRARIES = ("torch", "diffusers", "peft", "accelerate")
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunFingerprint:
     """What is kept in a checkpoint to know its run again.
 
     Attributes:
@@ -52,8 +52,8 @@ class Settings:
         plugins: Mapping[str, str],
         *,
         images: str | None = None,
-    ) -> Settings:
-        """Return the settings of a run on this machine.
+    ) -> RunFingerprint:
+        """Return the fingerprint of a run on this machine.
 
         Args:
             recipe: The run's.

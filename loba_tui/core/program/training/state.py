@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,16 +10,17 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.learning_rates import LearningRates
 from loba_tui.core.program.method import Method
+from loba_tui.core.program.sampling.run_strips import StripDrawer
 from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.training.checkpoint import Checkpoint, CheckpointStore
-from loba_tui.core.program.training.early_stop import Watch
+from loba_tui.core.program.training.early_stop import EarlyStop
 from loba_tui.core.program.training.ema import MovingAverage
-from loba_tui.core.program.training.optimizer_state import LearningRates, export_state, import_state
-from loba_tui.core.program.training.run_fingerprint import Settings
+from loba_tui.core.program.training.optimizer_state import export_state, import_state
+from loba_tui.core.program.training.run_fingerprint import RunFingerprint
 from loba_tui.core.program.trajectories.base import ForwardCounter
 from loba_tui.core.run.changes import ChangeRecord
-from loba_tui.core.run.writer import RunWriter
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,11 @@ class TrainerParts:
         parameters: The trainable parameters by name, float32.
         counter: UNet rows computed so far.
         store: Where checkpoints go.
-        writer: The run directory; None on processes other than the first.
-        sample: Draws a strip after the given number of steps; None draws nothing during the run.
+        strips: Draws what the adapter does while it trains.
         steering: Asked at each step boundary what is wanted before the next step.
-        settings: What a checkpoint's bits depend on.
+        fingerprint: What a checkpoint's bits depend on.
         average: Of the weights; None where those of the last step are the result.
-        watch: Looks at what the adapter does; None looks at nothing.
+        early_stop: Checks what the adapter does; None checks nothing.
     """
 
     accelerator: Accelerator
@@ -53,12 +53,11 @@ class TrainerParts:
     parameters: Mapping[str, nn.Parameter]
     counter: ForwardCounter
     store: CheckpointStore
-    writer: RunWriter | None
-    sample: Callable[[int], None] | None
+    strips: StripDrawer
     steering: Steering
-    settings: Settings
-    average: MovingAverage | None = None
-    watch: Watch | None = None
+    fingerprint: RunFingerprint
+    average: MovingAverage | None
+    early_stop: EarlyStop | None
 
 
 def checkpoint_of(
@@ -89,12 +88,12 @@ def checkpoint_of(
         tensors=parted,
         state={
             **({} if average is None else {"ema": average.num_steps}),
-            **({} if parts.watch is None else {"looks": parts.watch.state()}),
+            **({} if parts.early_stop is None else {"looks": parts.early_stop.state()}),
             "optimizer": plain,
             "forwards": parts.counter.rows,
-            "steering": parts.steering.record.as_json(),
+            "steering": parts.steering.settings.record.as_json(),
             "num_skips": num_skips,
-            "settings": parts.settings.as_json(),
+            "settings": parts.fingerprint.as_json(),
             "inexact": list(inexact),
             "scaler": scaler.state_dict() if scaler is not None else None,
         },
@@ -112,7 +111,7 @@ def restore(parts: TrainerParts, checkpoint: Checkpoint, *, allow_inexact: bool)
         LookupError, TypeError, ValueError, AttributeError, RuntimeError: It is not of this run.
     """
     state = checkpoint.state
-    found = parts.settings.inexact_after(state["settings"], allow_inexact=allow_inexact)
+    found = parts.fingerprint.inexact_after(state["settings"], allow_inexact=allow_inexact)
     inexact = list(dict.fromkeys([*state["inexact"], *found]))
     _restore_weights(parts, checkpoint.tensors["adapter"])
     parts.optimizer.state.clear()
@@ -121,16 +120,17 @@ def restore(parts: TrainerParts, checkpoint: Checkpoint, *, allow_inexact: bool)
     )
     if parts.average is not None:
         parts.average.load(checkpoint.tensors["ema"], state["ema"])
-    if parts.watch is not None:
-        parts.watch.load_state(state["looks"])
+    if parts.early_stop is not None:
+        parts.early_stop.load_state(state["looks"])
     parts.method.load_state(checkpoint.tensors["method"])
     parts.counter.rows = state["forwards"]
     if parts.accelerator.scaler is not None and state.get("scaler"):
         parts.accelerator.scaler.load_state_dict(state["scaler"])
-    # What was steered after the checkpoint is newer than what it knows.
-    kept = parts.steering.record
+    # What was changed after the checkpoint is newer than what it knows.
+    settings = parts.steering.settings
+    kept = settings.record
     record = kept if kept != ChangeRecord() else ChangeRecord.from_json(state["steering"])
-    parts.steering.load(record, checkpoint.step)
+    settings.load(record, checkpoint.step)
     return inexact
 
 

@@ -8,13 +8,10 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loba_tui.core.errors import CorruptError, Interrupted, NumericsError
-from loba_tui.core.program.adapter_layers.strength import AdapterScale
-from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.training.checkpoint import Checkpoint
-from loba_tui.core.program.training.early_stop import Watch
 from loba_tui.core.program.training.memory_meter import MemoryMeter
 from loba_tui.core.program.training.optimizer_state import averaged_weights
 from loba_tui.core.program.training.state import TrainerParts, checkpoint_of, restore
@@ -27,31 +24,31 @@ class Trainer:
     def __init__(self, parts: TrainerParts, *, train: TrainSection) -> None:
         self._parts = parts
         self._train = train
+        self._settings = parts.steering.settings
+        self._records = parts.steering.context.records
         self._memory = MemoryMeter(parts.accelerator.device)
         self._num_skips = 0
         self._saved_step: int | None = None
         self._allow_inexact = False
         self.step = 0
         self.inexact: list[str] = []
-
-    @property
-    def forwards(self) -> int:
-        """UNet rows computed so far on this process; a backward counts as one more."""
-        return self._parts.counter.rows
+        self.steering = parts.steering
+        self.scale = parts.scale
+        self.parameters = parts.parameters
 
     @property
     def is_done(self) -> bool:
-        """Whether the last step is made, or a look has found that no more are needed."""
-        return self.step >= self._parts.steering.steps or self.ended_early is not None
+        """Whether the last step is made, or a check has found that no more are needed."""
+        return self.step >= self._settings.steps or self.ended_early is not None
 
     @property
     def ended_early(self) -> str | None:
         """Why training ended itself before its last step; None where it did not."""
-        watch = self._parts.watch
-        if watch is None or self.step >= self._parts.steering.steps:
+        early_stop = self._parts.early_stop
+        if early_stop is None or self.step >= self._settings.steps:
             return None
-        ending = watch.ending
-        return ending.message if ending is not None else None
+        reason = early_stop.reason
+        return reason.message if reason is not None else None
 
     def run(self, until: int | None = None) -> None:
         """Train from the current step to the last one.
@@ -63,21 +60,21 @@ class Trainer:
             Interrupted: If the run was asked to stop; its checkpoint is saved.
             NumericsError: At a loss or gradient that is not finite, as `train.on_nan` has it.
         """
-        parts, steering = self._parts, self._parts.steering
+        settings = self._settings
         self._report_status("training")
-        if self._train.on_nan == "rollback" and not parts.store.has_any():
+        if self._train.on_nan == "rollback" and not self._parts.store.has_any():
             self.save()
         while not self.is_done and self.step != until:
-            steering.boundary(self)
-            if steering.is_skipped(self.step):
+            self.steering.boundary(self)
+            if settings.is_skipped(self.step):
                 self.step += 1
             else:
                 self._measured_step()
             self._report_status("training")
             is_last = self.is_done
-            if is_last or _is_due(self.step, steering.save_every):
+            if is_last or _is_due(self.step, settings.save_every):
                 self.save()
-            if _is_due(self.step, steering.sample_every) and not is_last:
+            if _is_due(self.step, settings.sample_every) and not is_last:
                 self.sample()
 
     def _measured_step(self) -> None:
@@ -90,25 +87,24 @@ class Trainer:
             return
         self.step += 1
         seconds = round(time.perf_counter() - begin, 6)
-        figures |= self._look()
-        if self._parts.writer is not None:
-            self._parts.writer.metric(
-                step=self.step, seconds=seconds, memory_mib=self._memory.mib(), **figures
-            )
+        figures |= self._check_efficacy()
+        self._records.metric(
+            step=self.step, seconds=seconds, memory_mib=self._memory.mib(), **figures
+        )
 
-    def _look(self) -> dict[str, float]:
-        """Look at what the adapter does where that is due; note it where the run ends by it."""
-        watch, writer = self._parts.watch, self._parts.writer
-        if watch is None or not watch.is_due(self.step):
+    def _check_efficacy(self) -> dict[str, float]:
+        """Measure what the adapter does where that is due; note it where the run ends by it."""
+        early_stop = self._parts.early_stop
+        if early_stop is None or not early_stop.is_due(self.step):
             return {}
         with self.averaged_weights():
-            look = watch.look(self.step)
-        ending = watch.ending
-        if writer is not None and ending is not None and self.ended_early:
-            writer.event(
-                "ended_early", step=self.step, outcome=ending.outcome, message=ending.message
+            check = early_stop.check(self.step)
+        reason = early_stop.reason
+        if reason is not None and self.ended_early:
+            self._records.event(
+                "ended_early", step=self.step, outcome=reason.outcome, message=reason.message
             )
-        return look.metrics() if look is not None else {}
+        return check.metrics() if check is not None else {}
 
     def _one_step(self) -> dict[str, float]:
         """Run one optimizer step, and return its figures; the weights stay where it is bad."""
@@ -118,7 +114,7 @@ class Trainer:
         for micro in range(train.gradient_accumulation):
             with parts.accelerator.accumulate(parts.student):
                 index = self.step * train.gradient_accumulation + micro
-                output = parts.method.step(index, self.step / parts.steering.steps)
+                output = parts.method.step(index, self.step / self._settings.steps)
                 parts.accelerator.backward(output.loss)
                 figures = {"loss": output.loss.detach(), **output.metrics}
                 for name, value in figures.items():
@@ -172,18 +168,17 @@ class Trainer:
         parts.optimizer.zero_grad()
         bad_step = self.step
         if train.on_nan == "rollback":
-            parts.steering.pass_over(bad_step)
+            self._settings.skip(bad_step)
             self.load_newest()
         else:
             self.step += 1
-        if parts.writer is not None:
-            parts.writer.event(
-                "skipped",
-                step=bad_step,
-                back_to=self.step if train.on_nan == "rollback" else None,
-                num_skips=self._num_skips,
-                message=error.message,
-            )
+        self._records.event(
+            "skipped",
+            step=bad_step,
+            back_to=self.step if train.on_nan == "rollback" else None,
+            num_skips=self._num_skips,
+            message=error.message,
+        )
 
     def save(self) -> None:
         """Save a checkpoint of the current step; wait where the disk has no room for it."""
@@ -191,43 +186,20 @@ class Trainer:
         if self._saved_step == self.step:
             return
         method_state = parts.method.state()  # every process, as it may gather
-        if parts.writer is None:
-            parts.steering.persist(lambda: None, num_bytes=0, step=self.step)
-            return
         begin = time.perf_counter()
         checkpoint = self._checkpoint(method_state)
         path = parts.store.path(self.step)
-        parts.steering.persist(
+        self.steering.disk.persist(
             lambda: parts.store.save(checkpoint), num_bytes=checkpoint.num_bytes, step=self.step
         )
         self._saved_step = self.step
         seconds = round(time.perf_counter() - begin, 4)
-        parts.writer.event("saved", step=self.step, path=path.name, seconds=seconds)
+        self._records.event("saved", step=self.step, path=path.name, seconds=seconds)
 
     def _checkpoint(self, method_state: Mapping[str, Tensor]) -> Checkpoint:
         return checkpoint_of(
             self._parts, self.step, method_state, num_skips=self._num_skips, inexact=self.inexact
         )
-
-    @property
-    def steering(self) -> Steering:
-        """Who is asked at the boundaries."""
-        return self._parts.steering
-
-    @property
-    def scale(self) -> AdapterScale:
-        """Strength of the adapter."""
-        return self._parts.scale
-
-    @property
-    def watch(self) -> Watch | None:
-        """The looks at what the adapter does, where the recipe asks for some."""
-        return self._parts.watch
-
-    @property
-    def parameters(self) -> Mapping[str, nn.Parameter]:
-        """The trained parameters by name."""
-        return self._parts.parameters
 
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Lend the weights to draw, measure and export, where other ones are trained at."""
@@ -238,22 +210,10 @@ class Trainer:
     def load_newest(
         self, *, allow_inexact: bool | None = None
     ) -> tuple[Checkpoint | None, list[str]]:
-        """Go on from the newest checkpoint that verifies.
-
-        Args:
-            allow_inexact: Put up with one that another machine made; None as before. `inexact` then
-                says for good what was different.
-
-        Returns:
-            The checkpoint, None where none was saved yet, and why newer ones were skipped.
-
-        Raises:
-            RecipeError: If it is of another recipe, or of another machine.
-            CorruptError: If there are checkpoints, but none verifies, or not one of this run.
-        """
+        """Go on from the newest checkpoint that verifies; `AdapterRun` has it in full."""
         if allow_inexact is not None:
             self._allow_inexact = allow_inexact
-        if self._parts.writer is not None:
+        if self._parts.accelerator.is_main_process:
             self._parts.store.tidy()
         checkpoint, skipped = self._parts.store.load_newest()
         if checkpoint is not None:
@@ -276,21 +236,16 @@ class Trainer:
 
     def sample(self) -> None:
         """Draw a strip of what the adapter does now."""
-        parts = self._parts
-        if parts.sample is None or parts.writer is None:
-            return
         self._report_status("sampling")
         try:
             with self.averaged_weights():
-                parts.sample(self.step)
+                self._parts.strips.draw_between_steps(self.scale, self.step)
         except Interrupted:  # the boundary that comes next stops the run
-            parts.writer.event("sample_failed", step=self.step, message="cut short by the stop")
+            self._records.event("sample_failed", step=self.step, message="cut short by the stop")
         self._report_status("training")
 
     def _report_status(self, phase: str) -> None:
-        if self._parts.writer is not None:
-            total = self._parts.steering.steps
-            self._parts.writer.status(phase=phase, step=self.step, total=total)
+        self._records.status(phase=phase, step=self.step, total=self._settings.steps)
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -32,7 +32,7 @@ from loba_tui.core.program.adapter_files.adapter import (
 )
 from loba_tui.core.program.adapter_files.file import read_file
 from loba_tui.core.program.adapter_files.kohya_keys import BlockLayout, from_kohya, to_kohya
-from loba_tui.core.program.adapter_layers.kinds import is_adapter_parameter, settle
+from loba_tui.core.program.adapter_layers.kinds import adapted_module, settle
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 
 LINEAR = ("cross_attention", "projection")
@@ -76,7 +76,7 @@ def trained(folder: Path, kind: str, **options: Any) -> ModelContainer:
     settle(container.denoiser, config)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in container.denoiser.named_parameters():
-        if is_adapter_parameter(name):
+        if adapted_module(name) != name:
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.data += 0.1 * noise * parameter.data.abs().mean().clamp_min(0.5)
     return container

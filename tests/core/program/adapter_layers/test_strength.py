@@ -12,7 +12,7 @@ from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.kinds import (
-    is_adapter_parameter,
+    adapted_module,
     kind_of,
     settle,
     tuner_layers,
@@ -40,7 +40,7 @@ def container(tiny_sdxl_folder: Path, request: pytest.FixtureRequest) -> SDXLCon
     # A fresh adapter changes nothing; a trained one has moved in all of its parameters.
     generator = torch.Generator().manual_seed(1)
     for name, parameter in container.denoiser.named_parameters():
-        if is_adapter_parameter(name):
+        if adapted_module(name) != name:
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.data += 0.1 * noise * parameter.data.abs().mean().clamp_min(0.5)
     return container
@@ -126,14 +126,14 @@ def test_gradients_reach_every_parameter_at_any_strength_but_zero(
     with scale(torch.tensor([-1.0, 0.0, 1.0, 2.0])):
         container.predict(*inputs).square().mean().backward()
     for name, parameter in container.denoiser.named_parameters():
-        if is_adapter_parameter(name):
+        if adapted_module(name) != name:
             assert parameter.grad is not None, name
             assert bool(parameter.grad.isfinite().all()), name
     container.denoiser.zero_grad()
     with scale(0.0):
         container.predict(*inputs).square().mean().backward()
     for name, parameter in container.denoiser.named_parameters():
-        if is_adapter_parameter(name) and parameter.grad is not None:
+        if adapted_module(name) != name and parameter.grad is not None:
             assert not bool(parameter.grad.any()), name
     container.denoiser.zero_grad()
 

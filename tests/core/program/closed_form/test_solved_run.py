@@ -15,8 +15,8 @@ from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import Interrupted, RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import KOHYA_NAME, load_adapter, read_adapter
+from loba_tui.core.program.adapter_layers.attach import adapter_section
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
-from loba_tui.core.program.build import adapter_section
 from loba_tui.core.program.closed_form.solution import LayerUpdate, Solution
 from loba_tui.core.program.closed_form.solved_run import attach_solution
 from loba_tui.core.program.planning.estimate import Estimator
@@ -29,6 +29,7 @@ from loba_tui.core.run import control
 from loba_tui.core.run.control import Command
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
+from loba_tui.core.run.start_options import StartOptions
 from loba_tui.core.run.writer import RunWriter
 
 METHODS = {
@@ -64,9 +65,8 @@ def run(recipe: Recipe, parent: Path, *, resume: bool = False) -> RunDir:
     parent.mkdir(exist_ok=True)
     run_dir = RunDir.create(parent, recipe.name)
     with RunWriter.open(run_dir) as writer:
-        train(
-            recipe, run_dir, writer, SimpleNamespace(is_set=False), resume=resume, plugins=SHIPPED
-        )
+        flag = SimpleNamespace(is_set=False)
+        train(recipe, run_dir, writer, flag, StartOptions(resume=resume), SHIPPED)
     return run_dir
 
 
@@ -163,14 +163,9 @@ def test_a_solution_that_changes_nothing_is_refused(tiny_sdxl_folder: Path) -> N
 def test_it_can_be_stopped_before_it_begins(tiny_sdxl_folder: Path, tmp_path: Path) -> None:
     run_dir = RunDir.create(tmp_path, "computed")
     control.send(run_dir, Command("stop"))
+    recipe, flag = recipe_of(tiny_sdxl_folder, "uce"), SimpleNamespace(is_set=False)
     with RunWriter.open(run_dir) as writer, pytest.raises(Interrupted, match="after step 0 of 1"):
-        train(
-            recipe_of(tiny_sdxl_folder, "uce"),
-            run_dir,
-            writer,
-            SimpleNamespace(is_set=False),
-            plugins=SHIPPED,
-        )
+        train(recipe, run_dir, writer, flag, StartOptions(), SHIPPED)
     assert not run_dir.adapter.exists()
 
 

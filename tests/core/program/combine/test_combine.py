@@ -20,7 +20,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import load_adapter, read_adapter, write_adapter
 from loba_tui.core.program.adapter_files.formats import LoraLayer
-from loba_tui.core.program.adapter_layers.kinds import is_adapter_parameter, settle, tuner_layers
+from loba_tui.core.program.adapter_layers.kinds import adapted_module, settle, tuner_layers
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.combine.attach import Part, SeveralScales, attach
 from loba_tui.core.program.combine.interference import measure_overlap, measured_attribute
@@ -68,7 +68,7 @@ def files(tiny_sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> d
         settle(container.denoiser, config)
         generator = torch.Generator().manual_seed(number)
         for parameter_name, parameter in container.denoiser.named_parameters():
-            if is_adapter_parameter(parameter_name):
+            if adapted_module(parameter_name) != parameter_name:
                 parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
         write_adapter(container.denoiser, folder / name, metadata={"loba.base_model": "tiny"})
         made[name] = folder / name / "adapter.safetensors"

@@ -25,6 +25,7 @@ from loba_tui.core.program.train import train
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.start_options import StartOptions
 from loba_tui.core.run.writer import RunWriter
 
 STEPS = 8
@@ -77,9 +78,8 @@ def new_run(recipe: Recipe, parent: Path) -> RunDir:
 
 def run_here(recipe: Recipe, run_dir: RunDir, *, resume: bool = False) -> bytes:
     with RunWriter.open(run_dir) as writer:
-        train(
-            recipe, run_dir, writer, SimpleNamespace(is_set=False), resume=resume, plugins=SHIPPED
-        )
+        flag = SimpleNamespace(is_set=False)
+        train(recipe, run_dir, writer, flag, StartOptions(resume=resume), SHIPPED)
     return run_dir.adapter.read_bytes()
 
 

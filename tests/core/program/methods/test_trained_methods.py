@@ -21,6 +21,7 @@ from loba_tui.core.program.train import train
 from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import Recipe, SampleSection
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.start_options import StartOptions
 from loba_tui.core.run.writer import RunWriter
 
 PROMPT = "a red circle"
@@ -73,7 +74,7 @@ def run(recipe: Recipe, parent: Path) -> RunDir:
     parent.mkdir()
     run_dir = RunDir.create(parent, recipe.name)
     with RunWriter.open(run_dir) as writer:
-        train(recipe, run_dir, writer, SimpleNamespace(is_set=False), plugins=SHIPPED)
+        train(recipe, run_dir, writer, SimpleNamespace(is_set=False), StartOptions(), SHIPPED)
     return run_dir
 
 

@@ -20,6 +20,7 @@ from loba_tui.core.program.train import train
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.start_options import StartOptions
 from loba_tui.core.run.writer import RunWriter
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -62,7 +63,7 @@ def test_parameters_and_optimizer_state_are_those_of_a_run(tmp_path: Path, optim
     run_dir = RunDir.create(tmp_path, "run")
     run_dir.recipe.write_text(dump_recipe(recipe))
     with RunWriter.open(run_dir) as writer:
-        train(recipe, run_dir, writer, StopNever(), plugins=SHIPPED)
+        train(recipe, run_dir, writer, StopNever(), StartOptions(), SHIPPED)
 
     from safetensors.torch import load_file
 
@@ -138,8 +139,8 @@ def test_force_starts_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("loba_tui.core.program.planning.preflight.room_for", tiny)
     with RunWriter.open(RunDir.create(tmp_path, "run")) as writer:
         with pytest.raises(ResourceError):
-            Preflight(recipe_of(), CPU, plugins=SHIPPED).announce(writer)
-        Preflight(recipe_of(), CPU, plugins=SHIPPED).announce(writer, force=True)
+            Preflight(recipe_of(), CPU, plugins=SHIPPED).announce(writer, tmp_path)
+        Preflight(recipe_of(), CPU, plugins=SHIPPED).announce(writer, tmp_path, force=True)
         assert "--force" in writer.run_dir.events.read_text()
 
 

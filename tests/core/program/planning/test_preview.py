@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED, Plugins
 from loba_tui.core.plugins.user import UserPlugins
-from loba_tui.core.program.build import attach_adapter
+from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.open_model import open_model
 from loba_tui.core.program.planning import preview as module
 from loba_tui.core.program.planning.preview import MOST_POINTS

@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from steering_stand_in import steering_of
 
 from loba_tui.core.errors import ExitCode, Interrupted, NumericsError, ResourceError
 from loba_tui.core.plugins import SHIPPED
@@ -22,6 +24,7 @@ from loba_tui.core.program.adapter_files.adapter import read_adapter
 from loba_tui.core.program.method import StepOutput
 from loba_tui.core.program.methods.text_slider import TextSlider
 from loba_tui.core.program.steering.boundary import Steering
+from loba_tui.core.program.steering.disk_wait import DiskWait
 from loba_tui.core.program.train import train
 from loba_tui.core.program.training.trainer import Trainer
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
@@ -32,6 +35,7 @@ from loba_tui.core.run.control import Command, send
 from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
+from loba_tui.core.run.start_options import StartOptions
 from loba_tui.core.run.writer import RunWriter
 
 
@@ -85,15 +89,8 @@ def writer(tmp_path: Path) -> Iterator[RunWriter]:
         yield writer
 
 
-def steering_of(writer: RunWriter, **more: Any) -> Steering:
-    return Steering(
-        recipe_with(),
-        writer=writer,
-        poll_seconds=0.01,
-        disk_poll_seconds=0.02,
-        plugins=SHIPPED,
-        **more,
-    )
+def steering_with(writer: RunWriter, **more: Any) -> Steering:
+    return steering_of(recipe_with(), writer.run_dir, writer, **more)
 
 
 def events(run_dir: RunDir, kind: str = "") -> list[dict[str, Any]]:
@@ -102,7 +99,7 @@ def events(run_dir: RunDir, kind: str = "") -> list[dict[str, Any]]:
 
 
 def test_commands_are_carried_out_and_answered_by_their_name(writer: RunWriter) -> None:
-    steering, subject = steering_of(writer), Subject()
+    steering, subject = steering_with(writer), Subject()
     names = [send(writer.run_dir, Command(kind)) for kind in ("save", "sample")]
     steering.boundary(subject)
     assert subject.done == ["save", "sample"]
@@ -113,25 +110,25 @@ def test_commands_are_carried_out_and_answered_by_their_name(writer: RunWriter) 
 
 def test_what_is_no_command_is_answered_with_a_refusal(writer: RunWriter) -> None:
     (writer.run_dir.control / "00000001-ab.json").write_text('{"version":1,"command":"rm"}')
-    steering_of(writer).boundary(Subject())
+    steering_with(writer).boundary(Subject())
     (answer,) = events(writer.run_dir, "command")
     assert answer["id"] == "00000001-ab"
     assert not answer["accepted"]
 
 
 def test_a_setting_changes_from_the_next_step_on_and_is_recorded(writer: RunWriter) -> None:
-    steering, rates = steering_of(writer), []
-    steering.bind("optimizer.lr", rates.append)
+    steering, rates = steering_with(writer), []
+    steering.settings.bind("optimizer.lr", rates.append)
     for key, value in (("optimizer.lr", 1e-4), ("save.every", 2), ("train.steps", 9)):
         send(writer.run_dir, Command("set", {"key": key, "value": value}))
     steering.boundary(Subject())
     assert rates == [1e-4]
-    assert (steering.save_every, steering.steps) == (2, 9)
+    assert (steering.settings.save_every, steering.settings.steps) == (2, 9)
     steered = [{key: e[key] for key in ("step", "key", "old", "new")} for e in
                events(writer.run_dir, "steered")]  # fmt: skip
     assert steered[0] == {"step": 3, "key": "optimizer.lr", "old": 1e-3, "new": 1e-4}
-    assert ChangeRecord.read(writer.run_dir.changes) == steering.record
-    assert [change.key for change in steering.record.changes] == [
+    assert ChangeRecord.read(writer.run_dir.changes) == steering.settings.record
+    assert [change.key for change in steering.settings.record.changes] == [
         "optimizer.lr",
         "save.every",
         "train.steps",
@@ -157,15 +154,15 @@ def test_a_setting_changes_from_the_next_step_on_and_is_recorded(writer: RunWrit
 def test_a_bad_value_is_refused_with_a_reason_and_changes_nothing(
     writer: RunWriter, key: Any, value: Any, message: str
 ) -> None:
-    steering = steering_of(writer)
+    steering = steering_with(writer)
     for live in ("optimizer.lr", "method.preserve_weight"):
-        steering.bind(live, lambda value: pytest.fail(f"set to {value}"))
+        steering.settings.bind(live, lambda value: pytest.fail(f"set to {value}"))
     send(writer.run_dir, Command("set", {"key": key, "value": value}))
     steering.boundary(Subject())
     (answer,) = events(writer.run_dir, "command")
     assert not answer["accepted"]
     assert message in answer["message"]
-    assert steering.record == ChangeRecord()
+    assert steering.settings.record == ChangeRecord()
     assert not writer.run_dir.changes.exists()
 
 
@@ -176,7 +173,7 @@ def later(work: Callable[[], object], seconds: float = 0.4) -> threading.Timer:
 
 
 def test_a_paused_run_waits_without_work_and_goes_on(writer: RunWriter) -> None:
-    steering, subject = Steering(recipe_with(), writer=writer, plugins=SHIPPED), Subject()
+    steering, subject = steering_with(writer, poll_seconds=0.25), Subject()
     writer.status(phase="training")
     send(writer.run_dir, Command("pause"))
     seen: list[str] = []
@@ -209,20 +206,27 @@ def test_a_paused_run_waits_without_work_and_goes_on(writer: RunWriter) -> None:
 
 @pytest.mark.parametrize("how", ["command", "signal"])
 def test_a_paused_run_can_be_stopped(writer: RunWriter, how: str) -> None:
-    flag = threading.Event()
-    steering, subject = steering_of(writer, should_stop=flag.is_set), Subject()
+    flag = SimpleNamespace(is_set=False)
+    steering, subject = steering_with(writer, flag=flag), Subject()
     send(writer.run_dir, Command("pause"))
-    later(flag.set if how == "signal" else lambda: send(writer.run_dir, Command("stop")))
+
+    def stop() -> None:
+        if how == "signal":
+            flag.is_set = True
+        else:
+            send(writer.run_dir, Command("stop"))
+
+    later(stop)
     with pytest.raises(Interrupted, match="after step 3 of 6"):
         steering.boundary(subject)
     assert subject.done == ["save"]
 
 
 def test_a_deadline_stops_with_time_to_spare(writer: RunWriter) -> None:
-    steering_of(writer, deadline=Deadline.parse("1h")).boundary(Subject())
+    steering_with(writer, deadline=Deadline.parse("1h")).boundary(Subject())
     subject = Subject()
     with pytest.raises(Interrupted):
-        steering_of(writer, deadline=Deadline.parse("3s")).boundary(subject)
+        steering_with(writer, deadline=Deadline.parse("3s")).boundary(subject)
     assert subject.done == ["save"]
 
 
@@ -237,7 +241,7 @@ def test_a_disk_without_room_is_waited_for(writer: RunWriter, number: int) -> No
             error = ResourceError("the checkpoint could not be written")
             raise error from OSError(failures.pop(), "no room")
 
-    steering_of(writer).persist(write, num_bytes=1, step=4)
+    steering_with(writer).disk.persist(write, num_bytes=1, step=4)
     assert phases == ["training", "paused_disk", "paused_disk"]
     assert writer.phase == "training"
     assert [event["event"] for event in events(writer.run_dir)] == ["paused_disk", "continued"]
@@ -252,7 +256,7 @@ def test_a_save_is_not_begun_where_it_cannot_fit(
         disk, "room_for", lambda *_: disk.Room(room.needed_bytes, free.pop(0), 0, 0)
     )
     written: list[int] = []
-    steering_of(writer).persist(lambda: written.append(len(free)), num_bytes=10, step=4)
+    steering_with(writer).disk.persist(lambda: written.append(len(free)), num_bytes=10, step=4)
     assert written == [0]
     (paused,) = events(writer.run_dir, "paused_disk")
     assert "64 MiB are needed and 1 MiB are free" in paused["message"]
@@ -265,7 +269,7 @@ def test_a_run_that_waits_for_the_disk_can_be_stopped(writer: RunWriter) -> None
     send(writer.run_dir, Command("sample"))
     later(lambda: send(writer.run_dir, Command("stop")))
     with pytest.raises(Interrupted, match="the disk has no room"):
-        steering_of(writer).persist(write, num_bytes=1, step=4)
+        steering_with(writer).disk.persist(write, num_bytes=1, step=4)
     assert [a["accepted"] for a in events(writer.run_dir, "command")] == [False, True]
 
 
@@ -274,7 +278,7 @@ def test_a_failure_that_is_not_the_disks_is_raised(writer: RunWriter) -> None:
         raise PermissionError(errno.EACCES, "denied")
 
     with pytest.raises(PermissionError):
-        steering_of(writer).persist(write, num_bytes=1, step=4)
+        steering_with(writer).disk.persist(write, num_bytes=1, step=4)
 
 
 # Whole runs.
@@ -328,7 +332,14 @@ def run_steered(run_dir: RunDir, hand: Hand) -> None:
     from loba_tui.core.recipe.load import load_recipe
 
     with RunWriter.open(run_dir) as writer:
-        train(load_recipe(run_dir.recipe, plugins=SHIPPED), run_dir, writer, hand, plugins=SHIPPED)
+        train(
+            load_recipe(run_dir.recipe, plugins=SHIPPED),
+            run_dir,
+            writer,
+            hand,
+            StartOptions(),
+            SHIPPED,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -422,7 +433,7 @@ def test_a_stop_while_the_result_is_measured_is_obeyed_and_loses_nothing(tmp_pat
 
     run_dir = new_run(recipe, tmp_path / "stopped")
     with RunWriter.open(run_dir) as writer, pytest.raises(Interrupted, match="images were drawn"):
-        train(recipe, run_dir, writer, WhileMeasuring(writer), plugins=SHIPPED)
+        train(recipe, run_dir, writer, WhileMeasuring(writer), StartOptions(), SHIPPED)
     assert not run_dir.report.exists()
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
     assert sha256(run_dir) == sha256(plain)
@@ -541,7 +552,7 @@ def test_a_disk_that_fills_up_delays_a_run_and_changes_nothing(
 
     monkeypatch.setattr(os, "fsync", failing_fsync)
     monkeypatch.setattr(os, "write", failing_write)
-    monkeypatch.setattr(Steering, "_wait_for_disk", lambda *_: None)
+    monkeypatch.setattr(DiskWait, "_wait", lambda *_: None)
     run_dir, code = run_with(recipe, tmp_path / "full")
     assert code == ExitCode.DONE
     kinds = [event["event"] for event in events(run_dir)]

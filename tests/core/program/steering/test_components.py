@@ -19,13 +19,14 @@ from loba_tui.client.runs import describe as listing
 from loba_tui.client.runs import steer as runs
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.program.steering.components import Residents
+from loba_tui.core.program.steering.components import Components
 from loba_tui.core.program.train import train
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.control import Command, send
 from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.writer import RunWriter
+from loba_tui.core.run.start_options import StartOptions
+from loba_tui.core.run.writer import NullWriter, Records, RunWriter
 
 TEXT_ENCODERS = ["text_encoder", "text_encoder_2"]
 
@@ -77,7 +78,7 @@ def run(
     run_dir.recipe.write_text(dump_recipe(wanted))
     hand = Hand(run_dir, plan)
     with RunWriter.open(run_dir) as writer:
-        train(wanted, run_dir, writer, hand, plugins=SHIPPED, **how)
+        train(wanted, run_dir, writer, hand, StartOptions(**how), SHIPPED)
         writer.status(phase="finished")
     return run_dir, hand
 
@@ -163,9 +164,9 @@ def test_what_moves_by_itself_is_left_alone() -> None:
     cache = ModelCache("cpu")
     container = cache.container("builtin:shapes-xl")
     container.pipeline.vae._hf_hook = object()  # as accelerate marks what it moves
-    residents = Residents(cache, "builtin:shapes-xl", container)
+    components = Components(cache, "builtin:shapes-xl", container, NullWriter())
     with pytest.raises(RecipeError, match=r"base_model\.offload moves"):
-        residents.obey(move("unload", "vae"))
+        components.obey(move("unload", "vae"))
     assert container.pipeline.vae is not None
 
 
@@ -194,19 +195,19 @@ def test_what_was_offloaded_goes_back_after_the_pictures(monkeypatch) -> None:
     container: Any = SimpleNamespace(
         pipeline=pipeline, denoiser=pipeline.components["unet"], device=cache.device
     )
-    residents = Residents(cache, "model", container)
-    answer = residents.obey(move("offload", "vae"))
+    components = Components(cache, "model", container, NullWriter())
+    answer = components.obey(move("offload", "vae"))
     assert (answer, vae.weight.device.type) == ({"component": "vae", "bytes": 48}, "cpu")
-    with residents.lent():
+    with components.lent():
         cache.onload("model", "vae")  # as a container does that needs it
         assert vae.weight.device.type == "meta"
     assert vae.weight.device.type == "cpu"
-    residents.obey(move("onload", "vae"))
-    with residents.lent():
+    components.obey(move("onload", "vae"))
+    with components.lent():
         pass
     assert vae.weight.device.type == "meta"
     with pytest.raises(RecipeError, match="cannot be offloaded"):
-        residents.obey(move("offload", "unet"))
+        components.obey(move("offload", "unet"))
 
 
 def test_a_name_is_checked_before_the_command_is_sent(moved) -> None:
@@ -239,22 +240,22 @@ def test_the_status_is_written_only_when_something_changed(tmp_path) -> None:
     container = cache.container("builtin:shapes-xl")
     told: list[dict[str, Any]] = []
 
-    class Writer:
+    class Telling(Records):
         def status(self, **facts: Any) -> None:
             told.append(facts)
 
-    residents = Residents(cache, "builtin:shapes-xl", container, Writer())  # type: ignore[arg-type]
-    residents.publish()
-    residents.publish()
+    components = Components(cache, "builtin:shapes-xl", container, Telling())
+    components.publish()
+    components.publish()
     assert len(told) == 1
-    with residents.lent():
+    with components.lent():
         pass
     assert len(told) == 1
-    residents.obey(move("unload", "vae"))
+    components.obey(move("unload", "vae"))
     assert told[1]["unloaded"] == ["vae"]
-    with residents.lent():
+    with components.lent():
         container.require("vae")
-        residents.publish()
+        components.publish()
     assert [each["unloaded"] for each in told[1:]] == [["vae"], [], ["vae"]]
 
 

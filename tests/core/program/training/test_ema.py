@@ -100,13 +100,14 @@ def test_a_run_exports_the_average(tmp_path: Path) -> None:
 
     from loba_tui.core.program.train import train
     from loba_tui.core.run.directory import RunDir
+    from loba_tui.core.run.start_options import StartOptions
     from loba_tui.core.run.writer import RunWriter
 
     torch.set_num_threads(1)
     run_dir = RunDir.create(tmp_path, "run")
     with RunWriter.open(run_dir) as writer:
         recipe = recipe_of(ema={"decay": 0.9})
-        train(recipe, run_dir, writer, SimpleNamespace(is_set=False), plugins=SHIPPED)
+        train(recipe, run_dir, writer, SimpleNamespace(is_set=False), StartOptions(), SHIPPED)
     checkpoint = run_dir.checkpoints / "step-000003"
     averaged = load_file(checkpoint / "ema.safetensors")
     trained = load_file(checkpoint / "adapter.safetensors")

@@ -19,19 +19,21 @@ import pytest
 import torch
 from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
+from steering_stand_in import steering_of
 
 from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.plugins import KINDS, SHIPPED
 from loba_tui.core.program.build import build, build_accelerator
 from loba_tui.core.program.data.open import open_data
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
-from loba_tui.core.program.steering.boundary import Steering
+from loba_tui.core.program.sampling.run_strips import StripDrawer
+from loba_tui.core.program.steering.components import Components
 from loba_tui.core.program.training.checkpoint import Checkpoint
 from loba_tui.core.program.training.trainer import Trainer
 from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.writer import RunWriter
+from loba_tui.core.run.writer import NullWriter, RunWriter
 from loba_tui.models.shapes_xl_parts import make_pipeline, make_text_parts, make_unet, make_vae
 
 STEPS = 6
@@ -160,7 +162,7 @@ def with_images(recipe: Recipe, model: OpenModel) -> OpenModel:
     """Return the model with the recipe's images, and with what their captions are encoded to."""
     if recipe.data is None:
         return model
-    data = open_data(recipe, None, lambda phase: None, plugins=SHIPPED)
+    data = open_data(recipe, NullWriter(), lambda phase: None, plugins=SHIPPED)
     assert data is not None
     data.encode(model.container, model.open_latents)
     row = next(iter(model.embeds.values()))
@@ -177,16 +179,11 @@ def trainer_of(
     container.pipeline = copy.copy(container.pipeline)
     container.pipeline.unet = copy.deepcopy(container.pipeline.unet)
     model = with_images(recipe, dataclasses.replace(opened, container=container))
-    with RunWriter.open(RunDir(folder)) as writer:
-        yield build(
-            recipe,
-            model,
-            accelerator=accelerator,
-            run_dir=RunDir(folder),
-            writer=writer,
-            steering=Steering(recipe, writer=writer, plugins=SHIPPED),
-            plugins=SHIPPED,
-        ).trainer
+    run_dir = RunDir(folder)
+    with RunWriter.open(run_dir) as writer:
+        steering = steering_of(recipe, run_dir, writer)
+        strips = StripDrawer(recipe, model, steering.context, Components(None, "", None, writer))
+        yield build(recipe, model, accelerator=accelerator, steering=steering, strips=strips)
 
 
 def state_of(trainer: Trainer) -> dict[str, Any]:

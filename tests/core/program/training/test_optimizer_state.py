@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from loba_tui.core.errors import CorruptError, ResourceError
 from loba_tui.core.plugins import SHIPPED
+from loba_tui.core.program.learning_rates import LearningRates
 from loba_tui.core.program.training.optimizer_state import (
-    LearningRates,
     averaged_weights,
     export_state,
     import_state,

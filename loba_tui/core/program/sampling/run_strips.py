@@ -1,0 +1,68 @@
+"""Draw the strips of a run into its folder."""
+
+from __future__ import annotations
+
+import logging
+
+from loba_tui.core.errors import Interrupted, LobaError
+from loba_tui.core.program.adapter_layers.strength import RowScale
+from loba_tui.core.program.open_model import OpenModel
+from loba_tui.core.program.sampling.recipe_images import draw_strip
+from loba_tui.core.program.steering.components import Components
+from loba_tui.core.program.steering.context import RunContext
+from loba_tui.core.recipe.schema import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+class StripDrawer:
+    """Draws what a run's adapter does; a strip that fails is noted and never ends the run."""
+
+    def __init__(
+        self, recipe: Recipe, model: OpenModel, context: RunContext, components: Components
+    ) -> None:
+        self._recipe = recipe
+        self._model = model
+        self._context = context
+        self._components = components
+
+    def draw(self, scale: RowScale, step: int) -> None:
+        """Draw the strip of a step.
+
+        Raises:
+            Interrupted: The run was asked to stop meanwhile.
+        """
+        records = self._context.records
+        try:
+            path = draw_strip(
+                self._model.container,
+                scale,
+                self._recipe,
+                self._model.embeds,
+                path=self._context.run_dir.sample_strip(step),
+                progress=lambda done, total: go_on_or_stop(self._context, step),
+                plugins=self._context.plugins,
+            )
+            records.event("sampled", step=step, path=str(path))
+        except Interrupted:
+            raise
+        # Torch raises out of memory as a RuntimeError; the VAE may have to be loaded again, and
+        # fail.
+        except (RuntimeError, OSError, LobaError) as error:
+            logger.exception("the strip of step %d failed", step)
+            records.event("sample_failed", step=step, message=str(error))
+
+    def draw_between_steps(self, scale: RowScale, step: int) -> None:
+        """Draw on the first process; components that come for it go again, as training goes on."""
+        if self._context.processes.is_first:
+            with self._components.lent():
+                self.draw(scale, step)
+
+
+def go_on_or_stop(context: RunContext, step: int) -> None:
+    """Raise Interrupted where a run is to stop between two images."""
+    if context.stop.is_set:
+        raise Interrupted(
+            f"stopped after step {step} while images were drawn; the state is saved",
+            "Go on with: loba run --resume RUN",
+        )

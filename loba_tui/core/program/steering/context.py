@@ -1,0 +1,44 @@
+"""What all parts of a run share: its folder, its records, its processes, and what may stop it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loba_tui.core.plugins import Plugins
+from loba_tui.core.program.processes import Processes
+from loba_tui.core.program.steering.stop import StopRequest
+from loba_tui.core.run import control
+from loba_tui.core.run.control import Command
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.writer import Records
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a run shares, as one of its processes sees it.
+
+    Attributes:
+        run_dir: The run's folder.
+        records: What the run tells; the first process writes it.
+        processes: Those that train together.
+        stop: Says whether the run is to stop.
+        poll_seconds: Between two looks while the run waits.
+    """
+
+    run_dir: RunDir
+    records: Records
+    processes: Processes
+    stop: StopRequest
+    plugins: Plugins
+    poll_seconds: float = 0.25
+
+    def take_commands(self) -> list[Command]:
+        """Take the commands that wait, oldest first; processes other than the first take none."""
+        if not self.processes.is_first:
+            return []
+        return control.take(
+            self.run_dir,
+            on_refused=lambda name, reason: self.records.event(
+                "command", id=name.removesuffix(".json"), accepted=False, message=reason
+            ),
+        )

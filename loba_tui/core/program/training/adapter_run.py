@@ -1,0 +1,70 @@
+"""What makes an adapter: a trainer step by step, or a method that computes it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from torch import nn
+
+from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.steering.boundary import Steered, Steering
+from loba_tui.core.program.training.checkpoint import Checkpoint
+
+
+class AdapterRun(Steered, Protocol):
+    """A run from its first step to the finished adapter.
+
+    Attributes:
+        step: Steps that are done.
+        steering: Asked at each step boundary.
+        inexact: In what the run differs, for good, from one that was never resumed.
+    """
+
+    steering: Steering
+    inexact: list[str]
+
+    @property
+    def scale(self) -> AdapterScale:
+        """Strength of the adapter."""
+        ...
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """The adapter's weights by name."""
+        ...
+
+    @property
+    def ended_early(self) -> str | None:
+        """Why the run ended itself before its last step; None where it did not."""
+        ...
+
+    def run(self, until: int | None = None) -> None:
+        """Make the steps that are left, or those until `until` are done.
+
+        Raises:
+            Interrupted: The run was asked to stop.
+        """
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Lend the weights to draw, measure and export, where other ones are trained at."""
+        ...
+
+    def load_newest(
+        self, *, allow_inexact: bool | None = None
+    ) -> tuple[Checkpoint | None, list[str]]:
+        """Go on from the newest checkpoint that verifies.
+
+        Args:
+            allow_inexact: Put up with one that another machine made; None as before. `inexact` then
+                says for good what was different.
+
+        Returns:
+            The checkpoint, None where none was saved yet, and why newer ones were skipped.
+
+        Raises:
+            RecipeError: If it is of another recipe, or of another machine.
+            CorruptError: If there are checkpoints, but none verifies, or not one of this run.
+        """
+        ...

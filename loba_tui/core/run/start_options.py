@@ -1,0 +1,29 @@
+"""How a run is started, beside what its recipe says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loba_tui.core.run.deadline import Deadline
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """What the command line and the launcher say of a start.
+
+    Attributes:
+        local_rank: This process among those of its host.
+        resume: Go on from the newest checkpoint that verifies.
+        deadline: Save and stop in time for it.
+        force: Start although the estimate says that it cannot fit.
+        allow_inexact: Resume a checkpoint that another machine made.
+        tensors: Where embeddings and latents are kept between runs; None keeps none.
+    """
+
+    local_rank: int = 0
+    resume: bool = False
+    deadline: Deadline | None = None
+    force: bool = False
+    allow_inexact: bool = False
+    tensors: Path | None = None
