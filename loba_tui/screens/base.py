@@ -88,6 +88,15 @@ def asks(
     return start
 
 
+def problem_of(act: Callable[..., object], *args: object) -> str:
+    """Return why an act fails, or ""."""
+    try:
+        act(*args)
+    except LobaError as error:
+        return str(error)
+    return ""
+
+
 class LobaScreen(Screen[None], inherit_bindings=False):
     """A screen of the dashboard; see the package's docstring for how to make one."""
 
@@ -212,10 +221,23 @@ class LobaScreen(Screen[None], inherit_bindings=False):
         """
         self._start(partial(self._work, function, done), group=group, exclusive=exclusive)
 
+    async def in_thread(
+        self, function: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
+    ) -> Result:
+        """Call a function, which must not touch widgets, in a thread and return its result.
+
+        Who awaits it is cancelled where the screen is gone by then, as its widgets are.
+        """
+        try:
+            return await asyncio.to_thread(function, *args, **kwargs)
+        finally:
+            if not (self.is_attached and self.app.is_running):
+                raise asyncio.CancelledError
+
     async def _work(
         self, function: Callable[[], Result], done: Callable[[Result], None] | None
     ) -> None:
-        result = await asyncio.to_thread(function)
+        result = await self.in_thread(function)
         if done is not None:
             done(result)
 

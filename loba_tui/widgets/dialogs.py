@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from textual import events
 from textual.app import ComposeResult
@@ -17,7 +17,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Input
 
 from loba_tui.widgets.line import Line, Lines, Piece, plain, wrapped
-from loba_tui.widgets.table import Column, MarkTable, Row
+from loba_tui.widgets.table import MarkTable
+from loba_tui.widgets.table_rows import Column, Row
 
 _SCROLL: list[BindingType] = [
     Binding("j,down", "scroll(1)", "down", show=False),
@@ -29,35 +30,64 @@ _SCROLL: list[BindingType] = [
 ]
 
 
-class TextDialog(ModalScreen[bool]):
+Answer = TypeVar("Answer")
+
+
+class Dialog(ModalScreen[Answer]):
+    """A box with a heading, what it is about, and the keys that answer."""
+
+    KEYS: ClassVar[tuple[Piece, ...]] = ()
+    KIND: ClassVar[str] = ""
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self._heading = title
+
+    def compose(self) -> ComposeResult:
+        """Lay out heading, content and the keys that answer."""
+        with Vertical(classes=f"dialog {self.KIND}"):
+            yield Line((self._heading, "strong"), classes="heading")
+            yield from self.compose_content()
+            yield Line(*self.answers(), classes="answers")
+
+    def compose_content(self) -> ComposeResult:
+        """Yield what stands between heading and keys."""
+        raise NotImplementedError
+
+    def answers(self) -> Sequence[Piece]:
+        """Return the keys that answer, as pieces of text."""
+        return self.KEYS
+
+    def answer(self, answer: Answer | None) -> None:
+        """Close with an answer; a key that comes after it was closed does nothing."""
+        if self.is_active:
+            self.dismiss(answer)
+
+    def action_leave(self) -> None:
+        """Close without an answer."""
+        self.answer(None)
+
+
+class TextDialog(Dialog[bool]):
     """A text to read, scrolled with the usual keys."""
 
+    KEYS = (("q", "key"), " back   ", ("j k", "key"), " scroll")
     BINDINGS: ClassVar[list[BindingType]] = [
         *_SCROLL,
-        Binding("escape,ctrl+g,q,enter,question_mark", "answer(False)", "back"),
+        Binding("escape,ctrl+g,q,enter,question_mark", "leave", "back"),
     ]
 
     def __init__(self, title: str, rows: Sequence[Sequence[Piece]]) -> None:
-        """Show `rows` under `title`."""
-        super().__init__()
-        self._heading, self._content = title, rows
+        super().__init__(title)
+        self._content = rows
 
-    def compose(self) -> ComposeResult:
-        """Lay out heading, text and the keys that answer."""
-        with Vertical(classes="dialog"):
-            heading = Line(classes="heading")
-            heading.say((self._heading, "strong"))
-            yield heading
-            with VerticalScroll(can_focus=False):
-                content = Lines(id="content")
-                content.show(self._content)
-                yield content
-            answers = Line(classes="answers")
-            answers.say(*self.answers())
-            yield answers
+    def compose_content(self) -> ComposeResult:
+        """Yield the text."""
+        with VerticalScroll(can_focus=False):
+            yield Lines(self._content, id="content")
 
     def on_mount(self) -> None:
-        """Show the text once the width is known."""
+        """Break the text once the width is known."""
         self.call_after_refresh(self._wrap)
 
     def on_resize(self, event: events.Resize) -> None:
@@ -67,10 +97,6 @@ class TextDialog(ModalScreen[bool]):
     def _wrap(self) -> None:
         width = self.query_one(VerticalScroll).scrollable_content_region.width
         self.query_one("#content", Lines).show(wrapped(self._content, max(20, width - 1)))
-
-    def answers(self) -> list[Piece]:
-        """Return the keys that answer, as pieces of text."""
-        return [("q", "key"), " back   ", ("j k", "key"), " scroll"]
 
     @property
     def text(self) -> str:
@@ -82,28 +108,33 @@ class TextDialog(ModalScreen[bool]):
         """Scroll the text."""
         self.query_one(VerticalScroll).scroll_relative(y=by, animate=False)
 
-    def action_answer(self, yes: bool) -> None:
-        """Close with an answer."""
-        self.dismiss(yes)
-
 
 class ConfirmDialog(TextDialog):
-    """A plan and the question whether to carry it out; only `y` says yes."""
+    """A plan and the question whether to carry it out; only `y` says yes.
+
+    Args:
+        title: The question.
+        rows: The plan.
+        yes: What `y` does, in a word or two.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *_SCROLL,
-        Binding("y", "answer(True)", "yes"),
-        Binding("escape,ctrl+g,q,n", "answer(False)", "no"),
+        Binding("y", "agree", "yes"),
+        Binding("escape,ctrl+g,q,n", "leave", "no"),
     ]
 
     def __init__(self, title: str, rows: Sequence[Sequence[Piece]], yes: str) -> None:
-        """Ask; `yes` says in a word or two what `y` does."""
         super().__init__(title, rows)
         self._yes = yes
 
     def answers(self) -> list[Piece]:
         """Return what y and n do."""
         return [("y", "key"), f" {self._yes}   ", ("n", "key"), " back"]
+
+    def action_agree(self) -> None:
+        """Close with a yes."""
+        self.answer(True)
 
 
 @dataclass(frozen=True)
@@ -120,9 +151,17 @@ class Choice:
     hint: str = ""
 
 
-class ChoiceDialog(ModalScreen[str | None]):
-    """A list with an input that narrows it down; returns the key of the choice."""
+class ChoiceDialog(Dialog[str]):
+    """A list with an input that narrows it down; returns the key of the choice.
 
+    Args:
+        title: The question.
+        choices: What can be chosen.
+        at: The key of the one that the cursor begins on.
+    """
+
+    KEYS = (("enter", "key"), " choose  ", ("↑ ↓", "key"), " move  ", ("esc", "key"), " back")
+    KIND = "choices"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+g", "leave", "back"),
         Binding("down,ctrl+n", "move(1)", "down", show=False, priority=True),
@@ -132,54 +171,38 @@ class ChoiceDialog(ModalScreen[str | None]):
     ]
 
     def __init__(self, title: str, choices: Sequence[Choice], *, at: str | None = None) -> None:
-        """Offer `choices`; the cursor begins on the one of key `at`."""
-        super().__init__()
-        self._heading, self._choices, self._at = title, choices, at
+        super().__init__(title)
+        self._choices, self._at = choices, at
 
-    def compose(self) -> ComposeResult:
-        """Lay out heading, input, list and keys."""
+    def compose_content(self) -> ComposeResult:
+        """Yield the input and the list."""
         hint_width = max((len(choice.hint) for choice in self._choices), default=0)
-        with Vertical(classes="dialog choices"):
-            heading = Line(classes="heading")
-            heading.say((self._heading, "strong"))
-            yield heading
-            line = Input(placeholder="type to narrow down", compact=True)
-            line.cursor_blink = False
-            yield line
-            columns = [
-                Column("label", "", 0),
-                Column("hint", "", min(34, hint_width), at_least=44),
-            ]
-            table = MarkTable(columns, can_mark=False, can_sort=False, is_list=True)
-            table.can_focus = False
-            table.add_class("-list")
-            yield table
-            answers = Line(classes="answers")
-            answers.say(
-                ("enter", "key"), " choose  ", ("↑ ↓", "key"), " move  ", ("esc", "key"), " back"
-            )
-            yield answers
+        yield _input(placeholder="type to narrow down")
+        columns = [Column("label", "", 0), Column("hint", "", min(34, hint_width), at_least=44)]
+        table = MarkTable(columns, can_mark=False, can_sort=False, is_list=True)
+        table.can_focus = False
+        table.add_class("-list")
+        yield table
 
     def on_mount(self) -> None:
         """Fill the list and let typing go to the input."""
-        table = self.query_one(MarkTable)
-        table.set_rows([Row(c.key, (c.label, c.hint)) for c in self._choices])
+        self._show("")
         if self._at is not None:
-            table.go_to(self._at)
+            self.query_one(MarkTable).go_to(self._at)
         self.query_one(Input).focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Narrow the list down to what holds all words."""
-        table = self.query_one(MarkTable)
-        words = event.value.casefold().split()
-        table.set_rows(
-            [
-                Row(choice.key, (choice.label, choice.hint))
-                for choice in self._choices
-                if all(word in f"{choice.label} {choice.hint}".casefold() for word in words)
-            ]
+        self._show(event.value)
+        self.query_one(MarkTable).action_move_to(0)
+
+    def _show(self, typed: str) -> None:
+        words = typed.casefold().split()
+        self.query_one(MarkTable).set_rows(
+            Row(choice.key, (choice.label, choice.hint))
+            for choice in self._choices
+            if all(word in f"{choice.label} {choice.hint}".casefold() for word in words)
         )
-        table.action_move_to(0)
 
     def action_move(self, by: int) -> None:
         """Move over the list while the input keeps the focus."""
@@ -192,16 +215,20 @@ class ChoiceDialog(ModalScreen[str | None]):
         """
         key = self.query_one(MarkTable).cursor_key
         if key is not None:
-            self.dismiss(key)
-
-    def action_leave(self) -> None:
-        """Choose nothing."""
-        self.dismiss(None)
+            self.answer(key)
 
 
-class LineDialog(ModalScreen[str | None]):
-    """One line to type; it closes only with a line that passes its check."""
+class LineDialog(Dialog[str]):
+    """One line to type; it closes only with a line that passes its check.
 
+    Args:
+        title: The question.
+        rows: What helps to answer it.
+        value: To begin with.
+        check: Returns what is wrong with a line, or "".
+    """
+
+    KEYS = (("enter", "key"), " accept  ", ("esc", "key"), " back")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+g", "leave", "back"),
     ]
@@ -214,33 +241,14 @@ class LineDialog(ModalScreen[str | None]):
         value: str = "",
         check: Callable[[str], str] = lambda text: "",
     ) -> None:
-        """Ask for a line.
+        super().__init__(title)
+        self._content, self._value, self._check = rows, value, check
 
-        Args:
-            title: The question.
-            rows: What helps to answer it.
-            value: To begin with.
-            check: Returns what is wrong with a line, or "".
-        """
-        super().__init__()
-        self._heading, self._content, self._value, self._check = title, rows, value, check
-
-    def compose(self) -> ComposeResult:
-        """Lay out question, help, input and what is wrong with it."""
-        with Vertical(classes="dialog"):
-            heading = Line(classes="heading")
-            heading.say((self._heading, "strong"))
-            yield heading
-            content = Lines()
-            content.show(self._content)
-            yield content
-            line = Input(value=self._value, compact=True, select_on_focus=False)
-            line.cursor_blink = False
-            yield line
-            yield Lines(id="wrong")
-            answers = Line(classes="answers")
-            answers.say(("enter", "key"), " accept  ", ("esc", "key"), " back")
-            yield answers
+    def compose_content(self) -> ComposeResult:
+        """Yield help, input and what is wrong with it."""
+        yield Lines(self._content)
+        yield _input(value=self._value, select_on_focus=False)
+        yield Lines(id="wrong")
 
     def on_mount(self) -> None:
         """Let typing go to the input."""
@@ -252,11 +260,13 @@ class LineDialog(ModalScreen[str | None]):
         """Close with the line, or say what is wrong with it."""
         value = event.value.strip()
         wrong = self._check(value) if value else "Type something, or leave with esc."
-        if not wrong:
-            self.dismiss(value)
-            return
-        self.query_one("#wrong", Lines).show([[(row, "bad")] for row in wrong.splitlines()])
+        if wrong:
+            self.query_one("#wrong", Lines).show([[(row, "bad")] for row in wrong.splitlines()])
+        else:
+            self.answer(value)
 
-    def action_leave(self) -> None:
-        """Close without a line."""
-        self.dismiss(None)
+
+def _input(**options: Any) -> Input:
+    line = Input(compact=True, **options)
+    line.cursor_blink = False
+    return line

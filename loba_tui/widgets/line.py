@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 from rich.segment import Segment
-from rich.style import Style
 from textual.geometry import Region
 from textual.strip import Strip
 
@@ -16,6 +15,8 @@ from loba_tui.widgets.tones import Toned
 
 Piece = str | tuple[str, str]
 """Text, or text and its tone (see `tones.TONES`)."""
+
+_WORDS = re.compile(r"\s*\S+|\s+$")
 
 
 def plain(text: object) -> str:
@@ -29,11 +30,14 @@ class Lines(Toned):
     """Rows of pieces of text. Every piece is cleaned and nothing in it is markup."""
 
     def __init__(
-        self, *, name: str | None = None, id: str | None = None, classes: str | None = None
+        self,
+        rows: Sequence[Sequence[Piece]] = (),
+        *,
+        id: str | None = None,
+        classes: str | None = None,
     ) -> None:
-        """Be empty."""
-        super().__init__(name=name, id=id, classes=classes)
-        self._rows: list[tuple[tuple[str, str], ...]] = []
+        super().__init__(id=id, classes=classes)
+        self._rows = [tuple(map(_piece, row)) for row in rows]
 
     @property
     def text(self) -> str:
@@ -43,16 +47,17 @@ class Lines(Toned):
     def show(self, rows: Sequence[Sequence[Piece]]) -> None:
         """Show these rows, repainting only those that differ."""
         before = self._rows
-        self._rows = [tuple(_piece(piece) for piece in row) for row in rows]
+        self._rows = [tuple(map(_piece, row)) for row in rows]
+        if len(before) != len(self._rows) and self.styles.is_auto_height:
+            self.refresh(layout=True)
+            return
         changed = [
-            y
+            Region(0, y, max(1, self.size.width), 1)
             for y in range(max(len(before), len(self._rows)))
             if before[y : y + 1] != self._rows[y : y + 1]
         ]
-        if len(before) != len(self._rows) and self.styles.is_auto_height:
-            self.refresh(layout=True)
-        elif changed and self.is_attached:
-            self.refresh(*(Region(0, y, max(1, self.size.width), 1) for y in changed))
+        if changed and self.is_attached:
+            self.refresh(*changed)
 
     def get_content_height(self, container: object, viewport: object, width: int) -> int:
         """Return the number of rows."""
@@ -64,20 +69,18 @@ class Lines(Toned):
         width = self.size.width
         segments = []
         if y < len(self._rows):
-            segments = [Segment(text, self._style(tone, ground)) for text, tone in self._rows[y]]
+            segments = [
+                Segment(text, ground + self.tone(tone) if tone else ground)
+                for text, tone in self._rows[y]
+            ]
         return Strip(segments).adjust_cell_length(width, ground)
-
-    def _style(self, tone: str, ground: Style) -> Style:
-        if not tone:
-            return ground
-        return ground + self.tone(tone)
-
-
-_WORDS = re.compile(r"\s*\S+|\s+$")
 
 
 class Line(Lines):
     """One row of text."""
+
+    def __init__(self, *pieces: Piece, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__([pieces] if pieces else (), id=id, classes=classes)
 
     def say(self, *pieces: Piece) -> None:
         """Show these pieces."""

@@ -7,12 +7,9 @@ what changes in them, over the link too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
-from rich.cells import cell_len, set_cell_size
-from rich.segment import Segment
-from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
@@ -21,71 +18,27 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from loba_tui.widgets.filter import Filter
+from loba_tui.widgets.keys import page_keys, step_keys
 from loba_tui.widgets.line import plain
+from loba_tui.widgets.table_paint import Painter
+from loba_tui.widgets.table_rows import Column, Row, shown_keys
 from loba_tui.widgets.tones import Toned
-
-_MARK = "●"
-_GAP = 1
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column.
-
-    Attributes:
-        key: What filters and sorting call it.
-        width: Cells; 0 takes what the others leave, for one column of a table.
-        at_least: The table's width from which on the column is shown.
-        least: Cells that a column of width 0 never goes below.
-        cut: Where text that is too long loses its characters: what tells names apart may be at
-            their end.
-    """
-
-    key: str
-    label: str
-    width: int
-    align: Literal["left", "right"] = "left"
-    at_least: int = 0
-    least: int = 8
-    cut: Literal["end", "middle"] = "end"
-
-
-class Cell(NamedTuple):
-    """A cell's text and its tone (see `tones.TONES`)."""
-
-    text: str
-    tone: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row.
-
-    Attributes:
-        key: What the row is known by as long as it exists.
-        cells: One for each column, cleaned by the table.
-        values: What each column sorts by and filters compare; the texts where it is empty.
-        tone: Of all cells that have none of their own.
-    """
-
-    key: str
-    cells: tuple[str | Cell, ...]
-    values: tuple[Any, ...] = ()
-    tone: str = ""
-    texts: tuple[str, ...] = field(default=(), compare=False)
 
 
 class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
-    """Rows that can be moved over, marked, filtered and sorted."""
+    """Rows that can be moved over, marked, filtered and sorted.
+
+    Args:
+        columns: At most one of width 0.
+        can_mark: Offer marks.
+        can_sort: Offer sorting; otherwise rows stay in the order in which they are given.
+        is_list: Have no header, and show the cursor without the focus too.
+    """
 
     BINDING_GROUP_TITLE = "Table"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j,down", "move(1)", "down", show=False, id="table.down"),
-        Binding("k,up", "move(-1)", "up", show=False, id="table.up"),
-        Binding("g,home", "move_to(0)", "first row", show=False, id="table.first"),
-        Binding("G,end", "move_to(-1)", "last row", show=False, id="table.last"),
-        Binding("ctrl+d,pagedown", "page(1)", "half a page down", show=False, id="table.page_down"),
-        Binding("ctrl+u,pageup", "page(-1)", "half a page up", show=False, id="table.page_up"),
+        *step_keys("table", "move", down="down", up="up", first="first row", last="last row"),
+        *page_keys("table"),
         Binding("space", "mark", "mark", id="table.mark"),
         Binding("v", "mark_range", "mark from the last mark to here", show=False, id="table.range"),
         Binding("a", "mark_all", "mark all, or none", show=False, id="table.all"),
@@ -123,15 +76,6 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
         can_sort: bool = True,
         is_list: bool = False,
     ) -> None:
-        """Be empty.
-
-        Args:
-            columns: At most one of width 0.
-            id: Of the widget.
-            can_mark: Offer marks.
-            can_sort: Offer sorting; otherwise rows stay in the order in which they are given.
-            is_list: Have no header, and show the cursor without the focus too.
-        """
         super().__init__(id=id)
         self.columns = tuple(columns)
         self._can_mark, self._can_sort, self._is_list = can_mark, can_sort, is_list
@@ -157,7 +101,7 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
             if old is not None and old == row:
                 found[row.key] = old
                 continue
-            found[row.key] = _cleaned(row)
+            found[row.key] = row.cleaned()
             changed.append(row.key)
         self._rows = found
         gone = self._marks - found.keys()
@@ -172,21 +116,7 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
         self._settle(at)
 
     def _order(self) -> list[str]:
-        names = [column.key for column in self.columns]
-        rows: Iterable[Row] = self._rows.values()
-        if self.filter.tests:
-            rows = [
-                row
-                for row in rows
-                if self.filter.holds(
-                    dict(zip(names, row.texts, strict=False)),
-                    dict(zip(names, row.values or row.texts, strict=False)),
-                )
-            ]
-        if self._sort is not None:
-            index, is_reversed = self._sort
-            rows = sorted(rows, key=lambda row: _sort_key(row, index), reverse=is_reversed)
-        return [row.key for row in rows]
+        return shown_keys(self._rows.values(), self.columns, self.filter, self._sort)
 
     def _settle(self, at: str | None) -> None:
         """Find the cursor's row again after rows came, went or moved."""
@@ -205,7 +135,7 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
         if not wanted:
             return
         first, last = self._in_sight()
-        spans = list(self._spans())
+        spans = list(self._painter().spans())
         regions = []
         for index in range(first, last):
             key = self._shown[index]
@@ -243,11 +173,6 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
         """Return how many rows there are, hidden ones included."""
         return len(self._rows)
 
-    @property
-    def shown_keys(self) -> list[str]:
-        """Return the keys of the rows that pass the filter, in their order."""
-        return list(self._shown)
-
     def unmark(self) -> None:
         """Take all marks away."""
         if self._marks:
@@ -258,9 +183,7 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
     def set_filter(self, text: str) -> str:
         """Show only rows that pass; return what could not be understood, or ""."""
         self.filter = Filter.parse(text, [column.key for column in self.columns])
-        at = self.cursor_key
-        self._shown = self._order()
-        self._settle(at)
+        self._reorder()
         return self.filter.problem
 
     def go_to(self, key: str) -> None:
@@ -340,17 +263,16 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
     def action_sort_next(self) -> None:
         """Sort by the next column; after the last, by none."""
         index = 0 if self._sort is None else self._sort[0] + 1
-        self._resort((index, False) if index < len(self.columns) else None)
+        self._sort = (index, False) if index < len(self.columns) else None
+        self._reorder()
 
     def action_sort_reverse(self) -> None:
         """Turn the order around."""
-        if self._sort is None:
-            self._resort((0, True))
-        else:
-            self._resort((self._sort[0], not self._sort[1]))
+        index, is_reversed = self._sort or (0, False)
+        self._sort = (index, not is_reversed)
+        self._reorder()
 
-    def _resort(self, sort: tuple[int, bool] | None) -> None:
-        self._sort = sort
+    def _reorder(self) -> None:
         at = self.cursor_key
         self._shown = self._order()
         self._settle(at)
@@ -400,89 +322,17 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
         if regions:
             self.refresh(*regions)
 
-    def _spans(self) -> Iterable[tuple[int, int, int]]:
-        """Yield index, first cell and width of each column that is shown."""
-        total = self.size.width
-        shown = [i for i, column in enumerate(self.columns) if total >= column.at_least]
-        margin = 2 if self._can_mark else 1
-        fixed = sum(self.columns[i].width for i in shown) + _GAP * len(shown) + margin
-        x = margin
-        for index in shown:
-            column = self.columns[index]
-            width = column.width or max(column.least, total - fixed)
-            yield index, x, width
-            x += width + _GAP
+    def _painter(self) -> Painter:
+        return Painter(self.columns, self.size.width, self._can_mark, self.rich_style, self.tone)
 
     def render_line(self, y: int) -> Strip:
         """Return the header, or the row at `y`."""
-        ground = self.rich_style
-        width = self.size.width
+        painter = self._painter()
         if y < self._num_header_rows:
-            return self._header(width)
+            return painter.header(self._sort)
         index = y - self._num_header_rows + round(self.scroll_y)
         if index >= len(self._shown):
-            return Strip.blank(width, ground)
+            return painter.blank()
         key = self._shown[index]
-        row = self._rows[key]
-        style = ground
-        if row.tone:
-            style += self.tone(row.tone)
-        if key in self._marks:
-            style += self.tone("marked")
         is_cursor = index == self._cursor and (self.has_focus or self._is_list)
-        over = self.tone("cursor") if is_cursor else None
-        return self._row_strip(row, style, over, width, is_marked=key in self._marks)
-
-    def _row_strip(
-        self, row: Row, style: Style, over: Style | None, width: int, *, is_marked: bool
-    ) -> Strip:
-        base = style + over if over else style
-        sign = (_MARK if is_marked else " ") + " " if self._can_mark else " "
-        segments = [Segment(sign, base)]
-        for index, _, cells in self._spans():
-            text = row.texts[index]
-            cell = row.cells[index]
-            tone = cell.tone if isinstance(cell, Cell) else ""
-            own = base
-            if tone:
-                own = style + self.tone(tone)
-                own = own + over if over else own
-            segments.append(Segment(_fit(text, cells, self.columns[index]), own))
-            segments.append(Segment(" " * _GAP, base))
-        return Strip(segments).adjust_cell_length(width, base)
-
-    def _header(self, width: int) -> Strip:
-        style = self.rich_style + self.tone("header")
-        segments = [Segment("  " if self._can_mark else " ", style)]
-        for index, _, cells in self._spans():
-            column = self.columns[index]
-            label = column.label
-            if self._sort is not None and self._sort[0] == index:
-                label = f"{label}{'▼' if self._sort[1] else '▲'}"
-            segments.append(Segment(_fit(label, cells, column) + " " * _GAP, style))
-        return Strip(segments).adjust_cell_length(width, style)
-
-
-def _cleaned(row: Row) -> Row:
-    texts = tuple(plain(c.text if isinstance(c, Cell) else c) for c in row.cells)
-    return Row(row.key, row.cells, row.values, row.tone, texts)
-
-
-def _fit(text: str, width: int, column: Column) -> str:
-    taken = cell_len(text)
-    if taken > width:
-        if column.cut == "middle" and width > 8 and text.isascii():
-            return f"{text[: width - 5]}…{text[-4:]}"
-        return set_cell_size(text, width - 1) + "…" if width > 1 else set_cell_size(text, width)
-    room = " " * (width - taken)
-    return room + text if column.align == "right" else text + room
-
-
-def _sort_key(row: Row, index: int) -> tuple[int, Any]:
-    """Return what a column sorts by: what is missing last, numbers before text."""
-    value = row.values[index] if row.values else row.texts[index]
-    if value is None:
-        return (2, "")
-    if isinstance(value, int | float):
-        return (0, value)
-    return (1, str(value).casefold())
+        return painter.row(self._rows[key], is_marked=key in self._marks, is_cursor=is_cursor)

@@ -16,6 +16,7 @@ from loba_tui.client.context import Context
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.writer import RunWriter
+from loba_tui.widgets.table import MarkTable
 
 HOSTILE = "\x1b]0;owned\x07\x1b[31mred[/bold][@click=app.quit]x\u202e\u0007"
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_program.py")))
@@ -37,6 +38,7 @@ def make_app(home: Path, run: RunDir | None = None, **changes: object) -> LobaAp
     context = Context(
         **{
             "environ": environment(home),
+            "plugins": SHIPPED,
             "out_dir": home / "output",
             "program": STAND_IN,
             "plugins": SHIPPED,
@@ -105,3 +107,8 @@ async def until(pilot: Pilot[None], is_so: Callable[[], object], *, seconds: flo
 def screen_text(app: LobaApp) -> str:
     """Return what the terminal would show, row by row."""
     return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+
+
+def shown_keys(table: MarkTable) -> list[str]:
+    """Return the keys of the rows that pass the filter, in their order."""
+    return list(table._shown)

@@ -6,14 +6,13 @@ Each of these asks over the screen and returns what was done in a sentence, "" w
 from __future__ import annotations
 
 import time
-from asyncio import to_thread
+from functools import partial
 
 from loba_tui.client.cache import hub_text as cache_listing
 from loba_tui.core.associate.caches.hub.cache import HubCache
 from loba_tui.core.associate.caches.hub.requests import Prune, Removal
-from loba_tui.core.errors import LobaError
 from loba_tui.core.units import parse_size, show_size
-from loba_tui.screens.base import LobaScreen
+from loba_tui.screens.base import LobaScreen, problem_of
 from loba_tui.screens.cache.rows import removal_hint, removal_rows
 from loba_tui.screens.cache.tree import CacheState
 from loba_tui.widgets.dialogs import Choice, ChoiceDialog, ConfirmDialog, LineDialog, TextDialog
@@ -31,7 +30,7 @@ _RULES = (
 
 async def remove(screen: LobaScreen, state: CacheState, request: Removal | Prune) -> str:
     """Show what a removal frees and breaks, and do it after a yes."""
-    plan = await to_thread(state.cache.plan, request)
+    plan = await screen.in_thread(state.cache.plan, request)
     # As wide as a dialog: see .dialog in app.tcss.
     width = min(90, int(screen.size.width * 0.9) - 6)
     rows = removal_rows(state, plan, width)
@@ -44,7 +43,7 @@ async def remove(screen: LobaScreen, state: CacheState, request: Removal | Prune
     if not await screen.ask(ConfirmDialog(f"Remove this and free {size}?", rows, "remove")):
         return ""
     screen.query_one("#tree", MarkTable).unmark()
-    await to_thread(state.cache.execute, plan)
+    await screen.in_thread(state.cache.execute, plan)
     return f"moved {size} to the trash; z brings it back"
 
 
@@ -57,8 +56,9 @@ async def prune(screen: LobaScreen, state: CacheState) -> str:
     if rule == "leftovers":
         request = Prune(now, detached=True, incomplete=True, unreferenced=True)
     elif rule == "under":
-        help_rows = [["Such as 200GB or 500GiB."]]
-        text = await screen.ask(LineDialog("Keep the cache under", help_rows, check=_size_problem))
+        rows = [["Such as 200GB or 500GiB."]]
+        dialog = LineDialog("Keep the cache under", rows, check=partial(problem_of, parse_size))
+        text = await screen.ask(dialog)
         if text is None:
             return ""
         request = Prune(now, keep_bytes=parse_size(text))
@@ -67,15 +67,15 @@ async def prune(screen: LobaScreen, state: CacheState) -> str:
     return await remove(screen, state, request)
 
 
-async def undo(cache: HubCache, entry_id: str | None = None) -> str:
+async def undo(screen: LobaScreen, cache: HubCache, entry_id: str | None = None) -> str:
     """Bring a deletion back, the newest where none is named."""
-    lines = await to_thread(lambda: list(cache_listing.restored_lines(cache.undo(entry_id))))
-    return "; ".join(line.strip() for line in lines)
+    entry = await screen.in_thread(cache.undo, entry_id)
+    return "; ".join(line.strip() for line in cache_listing.restored_lines(entry))
 
 
 async def trash(screen: LobaScreen, cache: HubCache) -> str:
     """Show what can be brought back, and what emptying the trash frees."""
-    entries, size = await to_thread(_trashed, cache)
+    entries, size = await screen.in_thread(_trashed, cache)
     if not entries:
         screen.tell("The trash is empty.")
         return ""
@@ -85,13 +85,13 @@ async def trash(screen: LobaScreen, cache: HubCache) -> str:
     if key is None:
         return ""
     if key:
-        return await undo(cache, key)
+        return await undo(screen, cache, key)
     rows: list[list[Piece]] = [[line] for _, line in entries]
     rows += [[""], [("This cannot be undone.", "warn")]]
     title = f"Empty the trash and free {show_size(size)}?"
     if not await screen.ask(ConfirmDialog(title, rows, "empty")):
         return ""
-    freed = await to_thread(lambda: cache.empty_trash(cache.trash()))
+    freed = await screen.in_thread(lambda: cache.empty_trash(cache.trash()))
     return f"freed {show_size(freed)}"
 
 
@@ -100,11 +100,3 @@ def _trashed(cache: HubCache) -> tuple[list[tuple[str, str]], int]:
     entries = cache.trash()
     records = [cache_listing.entry_record(e, cache.trash_size([e])) for e in entries]
     return [(r["id"], cache_listing.entry_line(r)) for r in records], cache.trash_size(entries)
-
-
-def _size_problem(text: str) -> str:
-    try:
-        parse_size(text)
-    except LobaError as error:
-        return str(error)
-    return ""

@@ -17,7 +17,7 @@ from loba_tui.core.errors import Interrupted, RecipeError
 from loba_tui.core.units import show_age, show_size
 from loba_tui.screens.cache.tree import CacheState, Node
 from loba_tui.widgets.line import Piece
-from loba_tui.widgets.table import Cell, Column, Row
+from loba_tui.widgets.table_rows import Cell, Column, Row
 
 if TYPE_CHECKING:
     from loba_tui.core.associate.caches.transfer.fetch import WantedFile

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from asyncio import to_thread
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
@@ -24,7 +23,8 @@ from loba_tui.screens.cache.transfers import Transfers
 from loba_tui.screens.cache.tree import SORTS, CacheState, Node, parse_filters
 from loba_tui.widgets.dialogs import TextDialog
 from loba_tui.widgets.line import Line, Lines
-from loba_tui.widgets.table import MarkTable, Row
+from loba_tui.widgets.table import MarkTable
+from loba_tui.widgets.table_rows import Row
 
 _MEMORY_SECONDS = 5.0
 
@@ -247,7 +247,7 @@ class CacheScreen(LobaScreen):
     async def action_undo(self) -> None:
         """Bring the newest deletion back."""
         if self._state is not None:
-            self._done(await removal.undo(self._state.cache))
+            self._done(await removal.undo(self, self._state.cache))
 
     @asks
     async def action_trash(self) -> None:
@@ -278,8 +278,8 @@ class CacheScreen(LobaScreen):
         if not targets or state is None:
             return
         wanted = list(dict.fromkeys(Target(each.folder, each.commit) for each in targets))
-        keep = not set(wanted) <= await to_thread(state.cache.pins)
-        await to_thread(state.cache.pin, wanted, keep=keep)
+        keep = not set(wanted) <= await self.in_thread(state.cache.pins)
+        await self.in_thread(state.cache.pin, wanted, keep=keep)
         names = ", ".join(target_name(state.found, each) for each in wanted)
         self._done(f"{'pinned' if keep else 'unpinned'} {names}")
 
@@ -290,7 +290,7 @@ class CacheScreen(LobaScreen):
         if not targets or state is None:
             return
         target = Target(targets[0].folder, targets[0].commit)
-        rows = await to_thread(needed_rows, state, target)
+        rows = await self.in_thread(needed_rows, state, target)
         await self.ask(TextDialog(target_name(state.found, target), rows))
 
     def action_memory(self, kind: CommandKind) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from asyncio import to_thread
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -49,7 +48,7 @@ class Transfers:
         line.display = True
         ticker = self._ticker = Ticker(lambda text: self._from_thread(lambda: line.say(text)))
         try:
-            return await to_thread(act, ticker)
+            return await self._screen.in_thread(act, ticker)
         finally:
             ticker.cancel()  # where the screen is gone, the thread is still at work
             self._ticker = None

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 
 from loba_tui.client.runs import steer as runs
-from loba_tui.core.errors import LobaError
 from loba_tui.core.run.control import LIVE_KEYS, Command, CommandKind
 from loba_tui.core.run.directory import RunDir
-from loba_tui.screens.base import LobaScreen
+from loba_tui.screens.base import LobaScreen, asks, problem_of
 from loba_tui.widgets.dialogs import ConfirmDialog, LineDialog
 from loba_tui.widgets.line import Piece
 
 
-class Steering(LobaScreen):
-    """A screen about one run that can be steered from it."""
+class RunActions(LobaScreen):
+    """A screen about one run, with the keys that steer it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("P", "steer('pause')", "pause", id="monitor.pause"),
@@ -36,28 +36,29 @@ class Steering(LobaScreen):
         """Read what was appended to the run."""
         raise NotImplementedError
 
-    def _command(self, what: str, act: Callable[[RunDir], str]) -> None:
+    async def _command(self, what: str, act: Callable[[], str]) -> None:
         """Do something with the run off the UI thread, and show how it answers."""
-        run = self.watched()
-        if run is None:
-            return
         self.tell(f"{what} …")
+        answer = await self.in_thread(act)
+        self.tell(f"{what}: {answer}", "good")
+        self.look()
 
-        def done(answer: str) -> None:
-            self.tell(f"{what}: {answer}", "good")
-            self.look()
-
-        self.work(lambda: act(run), done, group="steer")
-
-    def action_steer(self, kind: CommandKind) -> None:
+    @asks
+    async def action_steer(self, kind: CommandKind) -> None:
         """Send a command and show the run's answer."""
-        self._command(kind, lambda run: runs.steer(run, Command(kind)))
+        run = self.watched()
+        if run is not None:
+            await self._command(kind, lambda: runs.steer(run, Command(kind)))
 
-    def action_go_on(self) -> None:
+    @asks
+    async def action_go_on(self) -> None:
         """Let a paused run go on, or start one that has ended from its checkpoint."""
-        self._command("resume", lambda run: runs.resume(run, self.context.program))
+        run = self.watched()
+        if run is not None:
+            await self._command("resume", lambda: runs.resume(run, self.context.program))
 
-    def action_stop(self) -> None:
+    @asks
+    async def action_stop(self) -> None:
         """Have the run save and end, after a yes."""
         run = self.watched()
         if run is None:
@@ -67,14 +68,11 @@ class Steering(LobaScreen):
             [""],
             [(f"the same as: loba runs stop {run.name}", "dim")],
         ]
+        if await self.ask(ConfirmDialog(f"Stop {run.name} and save?", rows, "stop")):
+            await self._command("stop", lambda: runs.stop(run, self.context.queue))
 
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self._command("stop", lambda run: runs.stop(run, self.context.queue))
-
-        self.app.push_screen(ConfirmDialog(f"Stop {run.name} and save?", rows, "stop"), answered)
-
-    def action_set(self) -> None:
+    @asks
+    async def action_set(self) -> None:
         """Change a setting while the run goes on."""
         run, plugins = self.watched(), self.context.plugins
         if run is None:
@@ -87,18 +85,12 @@ class Steering(LobaScreen):
             [(f"the same as: loba runs set {run.name} KEY=VALUE", "dim")],
         ]
 
-        def check(text: str) -> str:
-            try:
-                runs.set_command(run, text, plugins)
-            except LobaError as error:
-                return str(error)
-            return ""
+        def command(text: str) -> Command:
+            return runs.set_command(run, text, plugins)
 
-        def accepted(text: str | None) -> None:
-            if text is not None:
-                self._command(
-                    "set", lambda run: runs.steer(run, runs.set_command(run, text, plugins))
-                )
-
-        dialog = LineDialog("Set a value", rows, value="optimizer.lr=", check=check)
-        self.app.push_screen(dialog, accepted)
+        dialog = LineDialog(
+            "Set a value", rows, value="optimizer.lr=", check=partial(problem_of, command)
+        )
+        text = await self.ask(dialog)
+        if text is not None:
+            await self._command("set", lambda: runs.steer(run, command(text)))

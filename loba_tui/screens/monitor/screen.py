@@ -7,31 +7,26 @@ from dataclasses import replace
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
 from textual.widget import Widget
 
 from loba_tui.client.machine.state import Machine
 from loba_tui.client.metrics.index import discard_orphans
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
-from loba_tui.screens.base import FILTER
-from loba_tui.screens.monitor.actions import Steering
+from loba_tui.screens.base import FILTER, asks
+from loba_tui.screens.monitor.actions import RunActions
 from loba_tui.screens.monitor.charts_pane import ChartsPane, Rows
 from loba_tui.screens.monitor.heading import heading_rows, short_line
+from loba_tui.screens.monitor.layout import Panes
 from loba_tui.screens.monitor.log_view import LogView
 from loba_tui.screens.monitor.machine_pane import MachinePane
 from loba_tui.screens.monitor.model import SMOOTHINGS, Frame, MonitorModel, View
 from loba_tui.screens.monitor.sample_pane import SamplePane
-from loba_tui.widgets.chart import legend, shortened
 from loba_tui.widgets.dialogs import Choice, ChoiceDialog
-from loba_tui.widgets.line import Line, Lines, Piece, plain
-
-PANES = ("charts", "machine", "samples", "log", "events")
-# Below this only one pane is shown at a time.
-_WIDE = (110, 32)
+from loba_tui.widgets.line import Lines
 
 
-class MonitorScreen(Steering):
+class MonitorScreen(RunActions):
     """The run at hand."""
 
     BINDING_GROUP_TITLE = "Monitor"
@@ -61,39 +56,26 @@ class MonitorScreen(Steering):
     ]
 
     def __init__(self) -> None:
-        """Watch nothing yet."""
         super().__init__()
         self._model: MonitorModel | None = None
         self._machine: Machine | None = None
         self._frame: Frame | None = None
         self._view = View()
-        self._pane = PANES[0]
-        self._is_full = False
         self._is_looking = False
         self._chart_filter = ""
 
     # Frame
 
     def compose_body(self) -> Iterable[Widget]:
-        """Yield heading, tabs and the panes."""
-        yield Lines(id="heading")
-        yield Line(id="panes")
-        with Horizontal(id="upper"):
-            yield ChartsPane()
-            with Vertical(id="side"):
-                yield MachinePane()
-                yield SamplePane(self.context.images)
-        with Horizontal(id="lower"):
-            yield LogView("log", id="log")
-            yield LogView("events", id="events")
-        yield Lines(id="nothing")
+        """Yield the parts."""
+        yield Panes(self.context.images)
 
     def on_mount(self) -> None:
         """Begin to look."""
         self._machine = Machine()
         self.work(lambda: discard_orphans(self.context.cache))
         self.set_interval(self.context.seconds, self.look)
-        self._arrange()
+        self._panes.lay_out()
         self.query_one(ChartsPane).focus()
         self.shown_again()
 
@@ -106,7 +88,7 @@ class MonitorScreen(Steering):
 
     def on_resize(self, event: object) -> None:
         """Choose the layout for the size."""
-        self._arrange()
+        self._panes.lay_out()
 
     def shown_again(self) -> None:
         """Watch what was asked for, else what is watched already, else the newest run."""
@@ -134,7 +116,7 @@ class MonitorScreen(Steering):
         self._model = MonitorModel(run, compared, self.context.cache, self._machine)
         self._frame, self._view = None, View()
         self._is_looking = False
-        self._arrange()
+        self._panes.show_runs((run, *compared))
         self.look()
 
     def watched(self) -> RunDir | None:
@@ -173,7 +155,7 @@ class MonitorScreen(Steering):
         if is_other:
             self.refresh_bindings()
         if is_first:
-            self._arrange()
+            self._panes.lay_out()
         self.query_one("#heading", Lines).show(heading_rows(frame, self.size.width))
         self.about(frame.run.name, "dim" if frame.liveness.state == "dead" else "")
         self.query_one(ChartsPane).set_names(self._chart_names())
@@ -183,7 +165,7 @@ class MonitorScreen(Steering):
         self.query_one("#log", LogView).show(frame.log)
         self.query_one("#events", LogView).show(frame.events)
         self.query_one(SamplePane).set_paths(frame.samples)
-        self._draw_panes()
+        self._panes.draw_tabs()
         self._draw_charts()
         self._draw_sample()
         if frame.is_behind:
@@ -217,7 +199,7 @@ class MonitorScreen(Steering):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what the run, as it stands, can do."""
-        if not any(f"action_{action}" in vars(each) for each in (MonitorScreen, Steering)):
+        if not any(f"action_{action}" in vars(each) for each in (MonitorScreen, RunActions)):
             return True
         if self._frame is None:
             return False
@@ -234,95 +216,41 @@ class MonitorScreen(Steering):
         """Return the run's progress in a line."""
         return short_line(self._frame) if self._frame else "no run"
 
-    # Layout
+    # Parts
 
-    def _arrange(self) -> None:
-        """Show all parts where there is room, else the one that the keys are about."""
-        has_run = self._model is not None
-        is_wide = self.size.width >= _WIDE[0] and self.size.height >= _WIDE[1]
-        shows_all = is_wide and not self._is_full
-        self.set_class(shows_all, "-all")
-        for name in PANES:
-            self.query_one(f"#{name}").display = has_run and (shows_all or name == self._pane)
-        for group, members in (
-            ("side", ("machine", "samples")),
-            ("upper", ("charts", "machine", "samples")),
-            ("lower", ("log", "events")),
-        ):
-            self.query_one(f"#{group}").display = has_run and (shows_all or self._pane in members)
-        self.query_one("#heading").display = has_run
-        is_compared = self._model is not None and bool(self._model.compared)
-        self.query_one("#panes").display = has_run and (not shows_all or is_compared)
-        nothing = self.query_one("#nothing", Lines)
-        nothing.display = not has_run
-        if not has_run:
-            nothing.show(
-                [
-                    [("No run to watch.", "strong")],
-                    [""],
-                    ["Press ", ("1", "key"), " for the list of runs, then ", ("n", "key")],
-                    ["to start one: the embedded example needs nothing."],
-                ]
-            )
-        self._draw_panes()
+    @property
+    def _panes(self) -> Panes:
+        return self.query_one(Panes)
+
+    def on_panes_arranged(self, event: Panes.Arranged) -> None:
+        """Draw what depends on the size, once that is known."""
         self.call_after_refresh(self._draw_charts)
         self.call_after_refresh(self._draw_sample)
 
-    def _draw_panes(self) -> None:
-        pieces: list[Piece] = []
-        if not self.has_class("-all"):
-            pieces += [(f" {n} ", "active" if n == self._pane else "dim") for n in PANES]
-        if self._model is not None and self._model.compared:
-            taken = sum(len(piece[0]) for piece in pieces) + 2
-            room = (self.size.width - taken) // len(self._all_runs()) - 4
-            names = [shortened(plain(run.name), max(6, room)) for run in self._all_runs()]
-            pieces += ["  ", *legend(names)]
-        self.query_one("#panes", Line).say(*pieces)
-
-    def _all_runs(self) -> list[RunDir]:
-        return [self._model.run, *self._model.compared] if self._model is not None else []
-
-    def _go_to(self, pane: str) -> None:
-        self._pane = pane
-        self._arrange()
-        self.query_one(f"#{pane}").focus()
-
-    def on_descendant_focus(self, event: object) -> None:
-        """Follow the focus, wherever it came from."""
-        focused = self.focused
-        if focused is not None and focused.id in PANES and focused.id != self._pane:
-            self._pane = focused.id
-            self._arrange()
-
     def action_pane(self, by: int) -> None:
         """Go to the next part."""
-        self._go_to(PANES[(PANES.index(self._pane) + by) % len(PANES)])
+        self._panes.step(by)
 
     def action_full(self) -> None:
         """Show one part alone, or all again."""
-        self._is_full = not self._is_full
-        self._arrange()
-
-    def _bring_up(self, pane: str) -> None:
-        if not self.query_one(f"#{pane}").display:
-            self._go_to(pane)
+        self._panes.toggle_full()
 
     # Filter and search
 
     def action_filter(self) -> None:
         """Look for a word in the log or the events; elsewhere choose charts by name."""
-        if self._pane not in ("log", "events"):
-            self._bring_up("charts")
+        if self._panes.log_at_hand is None:
+            self._panes.bring_up("charts")
         super().action_filter()
 
     def filter_text(self) -> str:
         """Return what is looked for, or the filter of the charts."""
-        log = self._searched()
+        log = self._panes.log_at_hand
         return log.word if log is not None else self._chart_filter
 
     def filter_changed(self, text: str) -> str:
         """Look for a word, or choose charts."""
-        log = self._searched()
+        log = self._panes.log_at_hand
         if log is not None:
             return log.search(text)
         self._chart_filter = text
@@ -330,11 +258,6 @@ class MonitorScreen(Steering):
         self.query_one(ChartsPane).set_names(names)
         self._draw_charts()
         return "" if names else "no chart has this in its name"
-
-    def _searched(self) -> LogView | None:
-        if self._pane not in ("log", "events"):
-            return None
-        return self.query_one(f"#{self._pane}", LogView)
 
     # Charts and samples
 
@@ -368,49 +291,46 @@ class MonitorScreen(Steering):
     def _change_view(self, change: Callable[[View, float, float], View]) -> None:
         if self._frame is None:
             return
-        self._bring_up("charts")
+        self._panes.bring_up("charts")
         self._view = change(self._view, *self._frame.steps)
         self._draw_charts()
 
     def action_sample_step(self, by: int) -> None:
         """Show the strip of an earlier or a later step."""
-        self._bring_up("samples")
+        self._panes.bring_up("samples")
         self.query_one(SamplePane).action_step(by)
         self.call_after_refresh(self._draw_sample)
 
     def action_sample_scale(self, by: int) -> None:
         """Show the images of the next scale below or above."""
-        self._bring_up("samples")
+        self._panes.bring_up("samples")
         self.query_one(SamplePane).step_scale(by)
         self.call_after_refresh(self._draw_sample)
 
-    def action_compare(self) -> None:
+    @asks
+    async def action_compare(self) -> None:
         """Lay another run over this one, or take one away."""
         if self._model is None:
             return
         here, compared = self._model.run, self._model.compared
-        others = [run for run in reversed(self.context.ledger.runs()) if run != here]
+        others = {str(run.path): run for run in reversed(self.context.ledger.runs()) if run != here}
         if not others:
             self.tell("There is no other run to compare with.", "warn")
             return
         choices = [
-            Choice(str(run.path), run.name, "shown; choose to take away" if run in compared else "")
-            for run in others
+            Choice(key, run.name, "shown; choose to take away" if run in compared else "")
+            for key, run in others.items()
         ]
-
-        def chosen(key: str | None) -> None:
-            run = next((each for each in others if str(each.path) == key), None)
-            if run is None:
-                return
-            rest = tuple(each for each in compared if each != run)
-            self.loba.marked_runs = rest if run in compared else (*compared, run)
-            self.loba.run_to_watch = here
-            self._watch(here, self.loba.marked_runs)
-
-        self.app.push_screen(ChoiceDialog("Compare with which run?", choices), chosen)
+        key = await self.ask(ChoiceDialog("Compare with which run?", choices))
+        if key is None:
+            return
+        run = others[key]
+        rest = tuple(each for each in compared if each != run)
+        self.loba.marked_runs = rest if run in compared else (*compared, run)
+        self.loba.run_to_watch = here
+        self._watch(here, self.loba.marked_runs)
 
     def action_copy(self) -> None:
         """Copy the run's folder through the terminal (OSC 52)."""
         if self._model is not None:
-            self.app.copy_to_clipboard(str(self._model.run.path))
-            self.tell(f"copied {self._model.run.path}")
+            self.copy(str(self._model.run.path))

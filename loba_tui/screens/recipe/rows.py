@@ -19,7 +19,7 @@ from loba_tui.core.recipe.problems import Problem, ProblemsFound
 from loba_tui.core.units import show_short_age
 from loba_tui.screens.recipe.saving import diff_rows
 from loba_tui.widgets.line import Piece
-from loba_tui.widgets.table import Cell, Column, Row
+from loba_tui.widgets.table_rows import Cell, Column, Row
 
 COLUMNS = (
     Column("recipe", "recipe", 0, least=12),

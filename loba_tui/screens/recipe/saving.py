@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from time import time
 
@@ -21,78 +21,46 @@ def diff_rows(lines: Sequence[str]) -> list[list[Piece]]:
     return [[(line, _TONES.get(line[:1], ""))] for line in lines]
 
 
-def choose_recipe(screen: LobaScreen, then: Callable[[RecipeFile], None]) -> None:
-    """Let one of all recipes be chosen."""
-
-    def choose(files: list[RecipeFile]) -> None:
-        known = {str(file.path): file for file in files}
-        choices = [Choice(key, file.label, file.origin) for key, file in known.items()]
-
-        def chosen(key: str | None) -> None:
-            if key is not None:
-                then(known[key])
-
-        screen.app.push_screen(ChoiceDialog("Open which recipe?", choices), chosen)
-
-    screen.work(lambda: recipe_files.listing(Path.cwd(), screen.context.ledger), choose)
+async def choose_recipe(
+    screen: LobaScreen, title: str, files: Sequence[RecipeFile]
+) -> RecipeFile | None:
+    """Let one of some recipes be chosen."""
+    known = {str(file.path): file for file in files}
+    choices = [Choice(key, file.label, file.origin) for key, file in known.items()]
+    key = await screen.ask(ChoiceDialog(title, choices))
+    return known[key] if key is not None else None
 
 
-def ask_to_save(
-    screen: LobaScreen,
-    file: RecipeFile,
-    text: str,
-    *,
-    was: str,
-    done: Callable[[RecipeFile], None],
-) -> None:
+async def save(screen: LobaScreen, file: RecipeFile, text: str, *, was: str) -> RecipeFile | None:
     """Show what saving changes, and do it after a yes.
 
     Args:
-        screen: Asks, and tells what went wrong.
+        screen: Asks.
         file: Where the text came from; shipped recipes and those of runs get a copy.
         text: The new text.
         was: What the file held when it was read.
-        done: Called with the file that holds the text then.
+
+    Returns:
+        The file that holds the text then; None where nothing was written.
     """
-    if not file.is_writable:
-        _ask_for_name(screen, file, lambda path: _confirm(screen, path, text, was, done, new=True))
-        return
-    _confirm(screen, file.path, text, was, done, new=False)
-
-
-def _confirm(
-    screen: LobaScreen,
-    path: Path,
-    text: str,
-    was: str,
-    done: Callable[[RecipeFile], None],
-    *,
-    new: bool,
-) -> None:
+    path = file.path if file.is_writable else await _copy_path(screen, file)
+    if path is None:
+        return None
     rows = diff_rows(text_diff(was, text)) or [["It differs in nothing."]]
-
-    def answered(yes: bool | None) -> None:
-        if yes:
-            screen.work(
-                lambda: recipe_files.write(path, text, was=None if new else was),
-                lambda _: done(RecipeFile(path, path.name, "local", time())),
-            )
-
-    title = f"Write {path.name} as a new recipe?" if new else f"Write {path.name}?"
-    screen.app.push_screen(ConfirmDialog(title, rows, "write"), answered)
+    title = f"Write {path.name}?" if file.is_writable else f"Write {path.name} as a new recipe?"
+    if not await screen.ask(ConfirmDialog(title, rows, "write")):
+        return None
+    await screen.in_thread(recipe_files.write, path, text, was=was if file.is_writable else None)
+    return RecipeFile(path, path.name, "local", time())
 
 
-def _ask_for_name(screen: LobaScreen, file: RecipeFile, then: Callable[[Path], None]) -> None:
+async def _copy_path(screen: LobaScreen, file: RecipeFile) -> Path | None:
     why = "comes with the package" if file.origin == "shipped" else "is the record of a run"
     rows: list[list[Piece]] = [[f"{file.label} {why} and stays as it is."], ["Name a copy:"]]
     stem = Path(file.label).stem if file.origin == "shipped" else file.path.parent.name
-
-    def answered(name: str | None) -> None:
-        if name is not None:
-            then(Path(name).expanduser().absolute())
-
-    dialog = LineDialog("Save as", rows, value=f"my-{stem}.yaml"[-64:], check=_check_name)
-    screen.app.push_screen(dialog, answered)
+    value = f"my-{stem}.yaml"[-64:]
+    name = await screen.ask(LineDialog("Save as", rows, value=value, check=_check_name))
+    return Path(name).expanduser().absolute() if name is not None else None
 
 
 def _check_name(name: str) -> str:

@@ -20,7 +20,7 @@ from loba_tui.client.recipes.files import RecipeFile
 from loba_tui.core.errors import LobaError, ResourceError
 from loba_tui.core.recipe.diff import text_diff
 from loba_tui.core.recipe.problems import Problem
-from loba_tui.screens.base import FILTER, LobaScreen
+from loba_tui.screens.base import FILTER, asks
 from loba_tui.screens.recipe.rows import (
     COLUMNS,
     Drafts,
@@ -32,22 +32,23 @@ from loba_tui.screens.recipe.rows import (
     problem_rows,
     problems_of,
 )
-from loba_tui.screens.recipe.saving import ask_to_save, diff_rows
-from loba_tui.screens.recipe.starting import ask_to_start
+from loba_tui.screens.recipe.saving import choose_recipe, diff_rows, save
 from loba_tui.screens.recipe.yaml_area import YamlArea
-from loba_tui.widgets.dialogs import Choice, ChoiceDialog, LineDialog, TextDialog
-from loba_tui.widgets.line import Lines, Piece
+from loba_tui.screens.runs.starting import start_and_watch
+from loba_tui.screens.table_screen import TableScreen
+from loba_tui.widgets.dialogs import LineDialog, TextDialog
+from loba_tui.widgets.line import Lines
 from loba_tui.widgets.table import MarkTable
 
 _TYPING_SECONDS = 0.15
 
 
-class RecipeScreen(LobaScreen):
+class RecipeScreen(TableScreen):
     """Recipes of this folder, of the package and of runs, and an editor for them."""
 
     BINDING_GROUP_TITLE = "Recipe"
     HELP_TEXT = "What is typed stays here until it is written, also while another recipe is shown."
-    AUTO_FOCUS = "#files"
+    AUTO_FOCUS = TABLE = "#files"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("w,ctrl+s", "write", "write", id="recipe.write"),
         Binding("n", "start", "start it", id="recipe.start"),
@@ -63,7 +64,6 @@ class RecipeScreen(LobaScreen):
     ]
 
     def __init__(self) -> None:
-        """Know no recipes yet."""
         super().__init__()
         self._files: dict[str, RecipeFile] = {}
         self._open: Opened | None = None
@@ -91,19 +91,17 @@ class RecipeScreen(LobaScreen):
     def _show_files(self, files: list[RecipeFile]) -> None:
         self._files = {str(file.path): file for file in files}
         self._show_table()
-        table = self.query_one("#files", MarkTable)
-        if self._open is None:
-            wanted = self.loba.recipe_to_edit
-            if wanted is not None:
-                table.go_to(str(wanted.path))
+        wanted = self.loba.recipe_to_edit
+        if self._open is None and wanted is not None:
+            self.table.go_to(str(wanted.path))
         self._show_under_cursor()
 
     def _show_table(self) -> None:
         rows = [file_row(f, is_draft=self._drafts.has(f.path)) for f in self._files.values()]
-        self.query_one("#files", MarkTable).set_rows(rows)
+        self.table.set_rows(rows)
 
     def _show_under_cursor(self) -> None:
-        file = self._files.get(self.query_one("#files", MarkTable).cursor_key or "")
+        file = self.here(self._files)
         if file is not None:
             self.work(lambda: opened(file), self._show_opened, group="open", exclusive=True)
 
@@ -143,16 +141,6 @@ class RecipeScreen(LobaScreen):
     def action_list(self) -> None:
         """Go back to the list."""
         self.query_one("#files").focus()
-
-    def filter_changed(self, text: str) -> str:
-        """Filter the list."""
-        problem = self.query_one("#files", MarkTable).set_filter(text)
-        self._show_under_cursor()
-        return problem
-
-    def filter_text(self) -> str:
-        """Return the list's filter."""
-        return self.query_one("#files", MarkTable).filter.text
 
     # Typing
 
@@ -205,14 +193,16 @@ class RecipeScreen(LobaScreen):
         else:
             self.tell("There is nothing to undo.")
 
-    def action_diff(self) -> None:
+    @asks
+    async def action_diff(self) -> None:
         """Show what writing would change."""
         if self._open is not None:
             lines = text_diff(self._open.text, self._drafts.text_of(self._open))
             rows = diff_rows(lines) or [["Nothing has changed."]]
-            self.app.push_screen(TextDialog("Not written yet", rows))
+            await self.ask(TextDialog("Not written yet", rows))
 
-    def action_write(self) -> None:
+    @asks
+    async def action_write(self) -> None:
         """Show the diff, and write the file after a yes."""
         found = self._open
         if found is None or found.problem:
@@ -221,50 +211,52 @@ class RecipeScreen(LobaScreen):
         if text == found.text and found.file.is_writable:
             self.tell("Nothing has changed.")
             return
-
-        def done(written: RecipeFile) -> None:
+        written = await save(self, found.file, text, was=found.text)
+        if written is not None:
             self._drafts.forget(found.file.path)
             self._open = Opened(written, text)
-            self.loba.recipe_to_edit = written
-            self.tell(f"wrote {written.path}", "good")
-            self.shown_again()
+            self._show_written(written)
 
-        ask_to_save(self, found.file, text, was=found.text, done=done)
+    def _show_written(self, file: RecipeFile) -> None:
+        self.loba.recipe_to_edit = file
+        self.tell(f"wrote {file.path}", "good")
+        self.shown_again()
 
-    def action_start(self) -> None:
+    def _file_alone(self, why: str = "") -> Opened | None:
+        """Return the recipe where nothing is typed that its file does not hold; else say so."""
+        found = self._open
+        if found is None or not self._drafts.has(found.file.path):
+            return found
+        self.tell(f"Write the changes first, with w{why}.", "warn")
+        return None
+
+    @asks
+    async def action_start(self) -> None:
         """Start the recipe and watch it."""
-        if self._open is None:
-            return
-        if self._drafts.has(self._open.file.path):
-            self.tell("Write the changes first, with w.", "warn")
-            return
-        ask_to_start(self, self._open.file.path)
+        found = self._file_alone()
+        if found is not None:
+            await start_and_watch(self, found.file.path)
 
     def action_stack(self) -> None:
         """Edit what the recipe chooses by forms."""
-        if self._open is None or not self.loba.has_entry("stack"):
+        if not self.loba.has_entry("stack"):
             return
-        if self._drafts.has(self._open.file.path):
-            self.tell("Write the changes first, with w: the stack editor reads the file.", "warn")
-            return
-        self.loba.edit_stack(self._open.file)
+        found = self._file_alone(": the stack editor reads the file")
+        if found is not None:
+            self.loba.edit_stack(found.file)
 
-    def action_editor(self) -> None:
+    @asks
+    async def action_editor(self) -> None:
         """Edit the file in the user's own editor; what cannot be written to is copied first."""
-        found = self._open
+        found = self._file_alone()
         if found is None:
             return
-        if self._drafts.has(found.file.path):
-            self.tell("Write the changes first, with w.", "warn")
-        elif found.file.is_writable:
-            self._run_editor(found.file.path)
-        else:
-
-            def done(copied: RecipeFile) -> None:
-                self.loba.recipe_to_edit = copied
-                self._run_editor(copied.path)
-
-            ask_to_save(self, found.file, found.text, was=found.text, done=done)
+        file: RecipeFile | None = found.file
+        if not found.file.is_writable:
+            file = await save(self, found.file, found.text, was=found.text)
+            self.loba.recipe_to_edit = file or self.loba.recipe_to_edit
+        if file is not None:
+            self._run_editor(file.path)
 
     def _run_editor(self, path: Path) -> None:
         environ = self.context.environ
@@ -281,55 +273,35 @@ class RecipeScreen(LobaScreen):
             self.tell(f"{command} cannot be started: {error}", "bad")
         self.shown_again()
 
-    def action_compare(self) -> None:
+    @asks
+    async def action_compare(self) -> None:
         """Compare the recipe with another one: the marked one, or one to choose."""
         found = self._open
         if found is None:
             return
-        marked = [
-            self._files[key]
-            for key in self.query_one("#files", MarkTable).chosen
-            if key in self._files and self._files[key].path != found.file.path
-        ]
-        if len(marked) == 1:
-            self._compare(found, marked[0])
-            return
-        choices = [Choice(key, f.label, f.origin) for key, f in self._files.items()]
-
-        def chosen(key: str | None) -> None:
-            if key is not None:
-                self._compare(found, self._files[key])
-
-        self.app.push_screen(ChoiceDialog(f"Compare {found.file.label} with", choices), chosen)
-
-    def _compare(self, found: Opened, other: RecipeFile) -> None:
-        text, plugins = self._drafts.text_of(found), self.context.plugins
-
-        def show(rows: list[list[Piece]]) -> None:
-            self.app.push_screen(TextDialog(f"{found.file.label} → {other.label}", rows))
-
-        self.work(lambda: comparison_rows(found.file, text, other, plugins), show)
-
-    def action_new(self) -> None:
-        """Write a small recipe to begin with."""
-        plugins = self.context.plugins
-
-        def named(name: str | None) -> None:
-            if name is not None:
-                self.work(lambda: new_recipe_file(name, plugins), made)
-
-        def made(file: RecipeFile) -> None:
-            self._open, self.loba.recipe_to_edit = None, file
-            self.tell(f"wrote {file.path}", "good")
-            self.shown_again()
-
-        rows = [["It trains on the embedded model, and validates as it is."]]
-        self.app.push_screen(
-            LineDialog("Name of the new recipe", [*rows], value="my-slider"), named
+        marked = [file for file in self.chosen(self._files) if file.path != found.file.path]
+        title = f"Compare {found.file.label} with"
+        other = (
+            marked[0]
+            if len(marked) == 1
+            else await choose_recipe(self, title, [*self._files.values()])
         )
+        if other is not None:
+            text, plugins = self._drafts.text_of(found), self.context.plugins
+            rows = await self.in_thread(comparison_rows, found.file, text, other, plugins)
+            await self.ask(TextDialog(f"{found.file.label} → {other.label}", rows))
+
+    @asks
+    async def action_new(self) -> None:
+        """Write a small recipe to begin with."""
+        rows = [["It trains on the embedded model, and validates as it is."]]
+        name = await self.ask(LineDialog("Name of the new recipe", rows, value="my-slider"))
+        if name is not None:
+            file = await self.in_thread(new_recipe_file, name, self.context.plugins)
+            self._open = None
+            self._show_written(file)
 
     def action_copy(self) -> None:
         """Copy the file's path through the terminal (OSC 52)."""
         if self._open is not None:
-            self.app.copy_to_clipboard(str(self._open.file.path))
-            self.tell(f"copied {self._open.file.path}")
+            self.copy(str(self._open.file.path))

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from loba_tui.client.context import Context
-from loba_tui.client.recipes.open import find_recipe
 from loba_tui.client.runs import steer as runs
 from loba_tui.client.runs.summary import RunSummary
 from loba_tui.core.errors import LobaError
-from loba_tui.core.run import launch
-from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import LivenessState
 from loba_tui.core.units import show_countdown, show_mib, show_short_age
 from loba_tui.widgets.line import Piece
 from loba_tui.widgets.sparkline import sparkline
-from loba_tui.widgets.table import Cell, Column, Row
+from loba_tui.widgets.table_rows import Cell, Column, Row
 
 _TREND = 12
 COLUMNS = (
@@ -162,43 +157,3 @@ def removed(summary: RunSummary) -> str:
     """Delete a run and say so."""
     runs.remove(summary.run)
     return f"removed {summary.run.name}"
-
-
-def start_rows(name: str, context: Context) -> tuple[str, list[list[Piece]]]:
-    """Return a shipped recipe's name and what starting it comes to.
-
-    Raises:
-        RecipeError: It cannot be used as it is.
-    """
-    from loba_tui.core.recipe.load import load_recipe
-
-    path = find_recipe(Path(name))
-    recipe = load_recipe(path, [], plugins=context.plugins)
-    rows: list[list[Piece]] = [
-        ["recipe      ", str(path)],
-        ["base model  ", recipe.base_model.id],
-        ["method      ", recipe.method.name],
-        ["steps       ", f"{recipe.train.steps}, batch size {recipe.train.batch_size}"],
-        ["device      ", recipe.base_model.device],
-        ["folder      ", str(context.out_dir.absolute() / recipe.name) + "-…"],
-        [""],
-        ["It runs by itself: leaving the dashboard does not end it."],
-        [""],
-        [(f"the same as: loba run {path.name} --detach --out-dir {context.out_dir}", "dim")],
-    ]
-    return name, rows
-
-
-def start(name: str, context: Context) -> RunDir:
-    """Start a shipped recipe as a run of its own.
-
-    Raises:
-        LobaError: The recipe, the folder or the program cannot be used.
-    """
-    from loba_tui.client.runs.start import make_run
-    from loba_tui.core.recipe.load import load_recipe
-
-    recipe = load_recipe(find_recipe(Path(name)), [], plugins=context.plugins)
-    run = make_run(recipe, context.out_dir, context.ledger)
-    launch.launch(run, program=context.program)
-    return run

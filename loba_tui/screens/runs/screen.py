@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -13,18 +15,10 @@ from textual.widget import Widget
 from loba_tui.client.runs import steer as runs
 from loba_tui.client.runs.summary import RunSummary, RunWatcher
 from loba_tui.core.recipe import shipped
-from loba_tui.core.run.directory import RunDir
-from loba_tui.screens.base import FILTER, LobaScreen
-from loba_tui.screens.runs.rows import (
-    COLUMNS,
-    DeletionPlan,
-    removed,
-    run_row,
-    same_as,
-    short_row,
-    start,
-    start_rows,
-)
+from loba_tui.screens.base import FILTER, asks
+from loba_tui.screens.runs.rows import COLUMNS, DeletionPlan, removed, run_row, same_as, short_row
+from loba_tui.screens.runs.starting import start_recipe
+from loba_tui.screens.table_screen import TableScreen
 from loba_tui.widgets.dialogs import Choice, ChoiceDialog, ConfirmDialog, TextDialog
 from loba_tui.widgets.line import Lines, Piece
 from loba_tui.widgets.table import MarkTable
@@ -33,9 +27,10 @@ EXAMPLE = "slider"
 """The recipe that a first start is pointed to."""
 
 
-class RunsScreen(LobaScreen):
+class RunsScreen(TableScreen):
     """The list of runs."""
 
+    TABLE = "#runs"
     BINDING_GROUP_TITLE = "Runs"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "start", "new run", id="runs.start"),
@@ -48,11 +43,9 @@ class RunsScreen(LobaScreen):
     ]
 
     def __init__(self) -> None:
-        """Know no runs yet."""
         super().__init__()
         self._watcher: RunWatcher | None = None
         self._summaries: dict[str, RunSummary] = {}
-        self._is_looking = False
 
     def compose_body(self) -> Iterable[Widget]:
         """Yield the table, and what is shown where there are no runs."""
@@ -72,17 +65,13 @@ class RunsScreen(LobaScreen):
         self.look()
 
     def look(self) -> None:
-        """Read what has changed, unless that goes on already or nobody sees it."""
-        if self._is_looking or self._watcher is None or self.app.screen_stack[0] is not self:
-            return
-        self._is_looking = True
-        self.work(self._watcher.look, self._show, group="look")
+        """Read what has changed, unless nobody sees it."""
+        if self._watcher is not None and self.app.screen_stack[0] is self:
+            self.work_latest("look", self._watcher.look, self._show)
 
     def _show(self, summaries: list[RunSummary]) -> None:
-        self._is_looking = False
         self._summaries = {str(summary.run.path): summary for summary in summaries}
-        table = self.query_one("#runs", MarkTable)
-        now = time.time()
+        table, now = self.table, time.time()
         table.set_rows([run_row(summary, now) for summary in summaries])
         is_empty = not summaries
         if is_empty == table.display:
@@ -96,8 +85,7 @@ class RunsScreen(LobaScreen):
 
     def _summarize(self) -> None:
         num_alive = sum(s.liveness.is_alive for s in self._summaries.values())
-        table = self.query_one("#runs", MarkTable)
-        self.about(f"{num_alive} alive of {table.summary('runs')}")
+        self.about(f"{num_alive} alive of {self.table.summary('runs')}")
 
     def _welcome(self) -> None:
         rows: list[list[Piece]] = [
@@ -108,9 +96,12 @@ class RunsScreen(LobaScreen):
             ["needs no GPU and no download, takes a few minutes, and then"],
             ["measures what the slider does."],
             [""],
-            [("?", "key"), " shows all keys, ", (":", "key"), " all actions, ", ("q", "key")],
+            [
+                *(("?", "key"), " shows all keys, "),
+                *((":", "key"), " all actions, "),
+                *(("q", "key"), " leaves."),
+            ],
         ]
-        rows[-1].append(" leaves.")
         self.query_one("#welcome", Lines).show(rows)
 
     def one_line(self) -> str:
@@ -127,22 +118,11 @@ class RunsScreen(LobaScreen):
 
     def filter_changed(self, text: str) -> str:
         """Filter the table."""
-        problem = self.query_one("#runs", MarkTable).set_filter(text)
+        problem = super().filter_changed(text)
         self._summarize()
         return problem
 
-    def filter_text(self) -> str:
-        """Return the table's filter."""
-        return self.query_one("#runs", MarkTable).filter.text
-
     # Actions
-
-    def _chosen(self) -> list[RunSummary]:
-        return [
-            self._summaries[key]
-            for key in self.query_one("#runs", MarkTable).chosen
-            if key in self._summaries
-        ]
 
     def on_mark_table_chosen(self, event: MarkTable.Chosen) -> None:
         """Show a run in the monitor."""
@@ -156,94 +136,64 @@ class RunsScreen(LobaScreen):
 
     def action_compare(self) -> None:
         """Lay the marked runs over the one under the cursor, in the monitor."""
-        table = self.query_one("#runs", MarkTable)
-        here = self._summaries.get(table.cursor_key or "")
-        others = [s.run for s in self._chosen() if here is None or s.run != here.run]
+        here = self.here(self._summaries)
+        others = [s.run for s in self.chosen(self._summaries) if here is None or s.run != here.run]
         if here is None or not others:
             self.tell("Mark other runs with space, then compare the one under the cursor.", "warn")
             return
         self.loba.watch_run(here.run, others)
 
-    def action_stop(self) -> None:
+    @asks
+    async def action_stop(self) -> None:
         """Have the chosen runs save and end."""
-        chosen = [s for s in self._chosen() if s.can_stop]
+        chosen = [s for s in self.chosen(self._summaries) if s.can_stop]
         if not chosen:
             self.tell("None of these is alive or queued.", "warn")
             return
         rows: list[list[Piece]] = [short_row(s) for s in chosen]
         rows += [[""], ["Each saves and ends; ", ("R", "key"), " goes on with it later."]]
         rows += same_as("stop", chosen)
-
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self._each(chosen, lambda s: runs.stop(s.run, self.context.queue))
-
-        self.app.push_screen(ConfirmDialog("Stop and save?", rows, "stop"), answered)
+        if await self.ask(ConfirmDialog("Stop and save?", rows, "stop")):
+            self._each(chosen, lambda s: runs.stop(s.run, self.context.queue))
 
     def action_resume(self) -> None:
         """Let paused runs go on and start ended ones from their checkpoints."""
-        chosen = self._chosen()
-        if chosen:
-            self._each(chosen, lambda s: runs.resume(s.run, self.context.program))
+        self._each(self.chosen(self._summaries), lambda s: runs.resume(s.run, self.context.program))
 
-    def action_delete(self) -> None:
+    @asks
+    async def action_delete(self) -> None:
         """Show what deleting the chosen runs frees and breaks, and do it after a yes."""
-        chosen = self._chosen()
+        chosen = self.chosen(self._summaries)
         if not chosen:
             return
-        self.work(lambda: DeletionPlan.of(chosen), self._confirm_deletion)
-
-    def _confirm_deletion(self, plan: DeletionPlan) -> None:
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self._each(plan.removable, lambda s: removed(s))
-                self.query_one("#runs", MarkTable).unmark()
-
-        if plan.removable:
-            self.app.push_screen(ConfirmDialog(plan.title, plan.rows, "delete"), answered)
-        else:
-            self.app.push_screen(TextDialog(plan.title, plan.rows))
+        plan = await self.in_thread(DeletionPlan.of, chosen)
+        if not plan.removable:
+            await self.ask(TextDialog(plan.title, plan.rows))
+        elif await self.ask(ConfirmDialog(plan.title, plan.rows, "delete")):
+            self._each(plan.removable, removed)
+            self.table.unmark()
 
     def _each(self, chosen: Sequence[RunSummary], act: Callable[[RunSummary], str]) -> None:
         for summary in chosen:
-            self._one(summary, act)
+            self.work(partial(act, summary), partial(self._tell_done, summary.run.name))
 
-    def _one(self, summary: RunSummary, act: Callable[[RunSummary], str]) -> None:
-        name = summary.run.name
+    def _tell_done(self, name: str, text: str) -> None:
+        self.tell(text if name in text else f"{name}: {text}", "good")
+        self.look()
 
-        def done(text: str) -> None:
-            self.tell(text if name in text else f"{name}: {text}", "good")
-            self.look()
-
-        self.work(lambda: act(summary), done, group="act")
-
-    def action_start(self) -> None:
+    @asks
+    async def action_start(self) -> None:
         """Choose a shipped recipe, see what is started, and start it."""
         names = sorted(shipped.names(), key=lambda name: (name != EXAMPLE, name))
         choices = [Choice(n, n, "the embedded example" if n == EXAMPLE else "") for n in names]
-
-        def chosen(name: str | None) -> None:
-            if name is not None:
-                self.work(lambda: start_rows(name, self.context), self._confirm_start)
-
-        self.app.push_screen(ChoiceDialog("Start which recipe?", choices), chosen)
-
-    def _confirm_start(self, plan: tuple[str, list[list[Piece]]]) -> None:
-        name, rows = plan
-
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self.work(lambda: start(name, self.context), self._started)
-
-        self.app.push_screen(ConfirmDialog(f"Start {name}?", rows, "start"), answered)
-
-    def _started(self, run: RunDir) -> None:
-        self.tell(f"started {run.name}", "good")
-        self.look()
+        name = await self.ask(ChoiceDialog("Start which recipe?", choices))
+        run = await start_recipe(self, Path(name)) if name is not None else None
+        if run is not None:
+            self.tell(f"started {run.name}", "good")
+            self.look()
 
     def action_copy(self) -> None:
         """Copy the folder of the run under the cursor through the terminal (OSC 52)."""
-        key = self.query_one("#runs", MarkTable).cursor_key
+        key = self.table.cursor_key
         if key is not None:
-            self.app.copy_to_clipboard(key)
-            self.tell(f"copied {key}")
+            self.copy(key)

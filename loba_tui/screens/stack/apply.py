@@ -20,42 +20,25 @@ from loba_tui.widgets.dialogs import Choice, ChoiceDialog, ConfirmDialog, TextDi
 from loba_tui.widgets.line import Piece
 
 
-def ask_to_apply(screen: LobaScreen, model: StackModel) -> None:
+async def apply_to_run(screen: LobaScreen, model: StackModel) -> None:
     """Choose a run that is alive, show what of the recipe it can take, and change it."""
-
-    def choose(alive: list[RunDir]) -> None:
-        if not alive:
-            screen.tell("No run is alive.", "warn")
-            return
-        choices = [Choice(str(run.path), run.name) for run in alive]
-
-        def chosen(key: str | None) -> None:
-            if key is not None:
-                _plan(screen, model, RunDir(Path(key)))
-
-        screen.app.push_screen(ChoiceDialog("Apply to which run?", choices), chosen)
-
-    screen.work(lambda: alive_runs(screen.context.ledger), choose)
-
-
-def _plan(screen: LobaScreen, model: StackModel, run: RunDir) -> None:
+    alive = await screen.in_thread(alive_runs, screen.context.ledger)
+    if not alive:
+        screen.tell("No run is alive.", "warn")
+        return
+    choices = [Choice(str(run.path), run.name) for run in alive]
+    key = await screen.ask(ChoiceDialog("Apply to which run?", choices))
+    if key is None:
+        return
     plugins = screen.context.plugins
-
-    def confirm(plan: LivePlan) -> None:
-        def answered(yes: bool | None) -> None:
-            if yes:
-                screen.work(lambda: plan.carry_out(plugins), told)
-
-        if plan.able:
-            title = f"Change {run.name} while it goes on?"
-            screen.app.push_screen(ConfirmDialog(title, plan.rows, "change"), answered)
-        else:
-            screen.app.push_screen(TextDialog("Nothing can be changed", plan.rows))
-
-    def told(answers: list[str]) -> None:
+    plan = await screen.in_thread(LivePlan.of, model, RunDir(Path(key)), plugins)
+    if not plan.able:
+        await screen.ask(TextDialog("Nothing can be changed", plan.rows))
+        return
+    title = f"Change {plan.run.name} while it goes on?"
+    if await screen.ask(ConfirmDialog(title, plan.rows, "change")):
+        answers = await screen.in_thread(plan.carry_out, plugins)
         screen.tell("; ".join(answers), "good")
-
-    screen.work(lambda: LivePlan.of(model, run, plugins), confirm)
 
 
 def alive_runs(ledger: Ledger) -> list[RunDir]:

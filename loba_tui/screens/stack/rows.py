@@ -11,7 +11,7 @@ from loba_tui.client.recipes.files import RecipeFile
 from loba_tui.core.recipe import shipped
 from loba_tui.screens.stack.model import Field, Slot, StackModel, written
 from loba_tui.widgets.line import Piece
-from loba_tui.widgets.table import Cell, Column, Row
+from loba_tui.widgets.table_rows import Cell, Column, Row
 
 SLOT_COLUMNS = (Column("part", "", 13), Column("choice", "", 0, least=6))
 FORM_COLUMNS = (

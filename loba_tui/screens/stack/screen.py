@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 from textual import events
@@ -19,10 +21,10 @@ from loba_tui.client.recipes.files import RecipeFile
 from loba_tui.core.errors import LobaError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.load import dump_recipe
-from loba_tui.screens.base import LobaScreen
-from loba_tui.screens.recipe.saving import ask_to_save, choose_recipe, diff_rows
-from loba_tui.screens.recipe.starting import ask_to_start
-from loba_tui.screens.stack.apply import ask_to_apply
+from loba_tui.screens.base import LobaScreen, asks
+from loba_tui.screens.recipe.saving import choose_recipe, diff_rows, save
+from loba_tui.screens.runs.starting import start_and_watch
+from loba_tui.screens.stack.apply import apply_to_run
 from loba_tui.screens.stack.model import SLOTS, Field, Slot, StackModel
 from loba_tui.screens.stack.plan_pane import PlanPane
 from loba_tui.screens.stack.rows import (
@@ -34,7 +36,14 @@ from loba_tui.screens.stack.rows import (
     first_file,
     slot_row,
 )
-from loba_tui.widgets.dialogs import Choice, ChoiceDialog, ConfirmDialog, LineDialog, TextDialog
+from loba_tui.widgets.dialogs import (
+    Choice,
+    ChoiceDialog,
+    ConfirmDialog,
+    Dialog,
+    LineDialog,
+    TextDialog,
+)
 from loba_tui.widgets.line import Lines
 from loba_tui.widgets.table import MarkTable
 
@@ -70,7 +79,6 @@ class StackScreen(LobaScreen):
         answer: Answer
 
     def __init__(self) -> None:
-        """Have no recipe yet."""
         super().__init__()
         self._file: RecipeFile | None = None
         self._model: StackModel | None = None
@@ -195,7 +203,7 @@ class StackScreen(LobaScreen):
         if event.table.id == "slots":
             self.action_focus_part("form")
         else:
-            self._edit()
+            self.action_edit()
 
     def action_focus_part(self, part: str) -> None:
         """Go to the parts or to the form."""
@@ -216,36 +224,26 @@ class StackScreen(LobaScreen):
 
     # Changes
 
-    def _edit(self) -> None:
+    @asks
+    async def action_edit(self) -> None:
+        """Choose or type a value for the field at hand."""
         field, model = self._field(), self._model
         if field is None or model is None:
             return
+        dialog: Dialog[str]
         if field.choices:
             kind = self._slot.kind if field.is_name else ""
             choices = [
                 Choice(name, f"{name:22} {model.summary(kind, name)}" if kind else name)
                 for name in field.choices
             ]
-
-            def chosen(name: str | None) -> None:
-                if name is not None:
-                    self._set(field, name)
-
             dialog = ChoiceDialog(field.key, choices, at=field.written)
-            self.app.push_screen(dialog, chosen)
-            return
-
-        def typed(text: str | None) -> None:
-            if text is not None:
-                self._set(field, text)
-
-        line = LineDialog(
-            field.key,
-            field_rows(field),
-            value=field.written,
-            check=lambda text: model.check(field, text),
-        )
-        self.app.push_screen(line, typed)
+        else:
+            rows, check = field_rows(field), partial(model.check, field)
+            dialog = LineDialog(field.key, rows, value=field.written, check=check)
+        typed = await self.ask(dialog)
+        if typed is not None:
+            self._set(field, typed)
 
     def _set(self, field: Field, typed: str) -> None:
         if self._model is None:
@@ -295,13 +293,15 @@ class StackScreen(LobaScreen):
         self.tell(f"took back: {what}", "good")
         self._changed()
 
-    def action_diff(self) -> None:
+    @asks
+    async def action_diff(self) -> None:
         """Show what writing would change."""
         if self._model is not None:
             rows = diff_rows(self._model.diff) or [["Nothing has changed."]]
-            self.app.push_screen(TextDialog("Not written yet", rows))
+            await self.ask(TextDialog("Not written yet", rows))
 
-    def action_write(self) -> None:
+    @asks
+    async def action_write(self) -> None:
         """Show the diff and write the recipe after a yes."""
         model, file = self._model, self._file
         if model is None or file is None:
@@ -309,47 +309,45 @@ class StackScreen(LobaScreen):
         if not model.is_changed:
             self.tell("Nothing has changed.")
             return
-
-        def done(written: RecipeFile) -> None:
+        written = await save(self, file, model.text, was=model.saved)
+        if written is not None:
             model.mark_saved()
             self._file = self.loba.recipe_to_edit = written
             self._show_state()
             self.tell(f"wrote {written.path}", "good")
 
-        ask_to_save(self, file, model.text, was=model.saved, done=done)
-
     # Other recipes, and runs
 
-    def action_open(self) -> None:
-        """Choose another recipe."""
-        choose_recipe(self, self._open)
-
-    def _open(self, file: RecipeFile) -> None:
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self.loba.recipe_to_edit = file
-                self._show_wanted()
-
+    @asks
+    async def action_open(self) -> None:
+        """Choose another recipe, and leave what is not written only after a yes."""
+        files = await self.in_thread(recipe_files.listing, Path.cwd(), self.context.ledger)
+        file = await choose_recipe(self, "Open which recipe?", files)
+        if file is None:
+            return
         if self._model is not None and self._model.is_changed:
             rows = [["These changes are not written:"], [""]]
             rows += [[line] for line in self._model.diff]
-            self.app.push_screen(ConfirmDialog("Leave the changes?", rows, "leave"), answered)
-        else:
-            answered(True)
+            if not await self.ask(ConfirmDialog("Leave the changes?", rows, "leave")):
+                return
+        self.loba.recipe_to_edit = file
+        self._show_wanted()
 
-    def action_start(self) -> None:
+    @asks
+    async def action_start(self) -> None:
         """Start the recipe as it is in the file, and watch it."""
         if self._file is None or self._model is None:
             return
         if self._model.is_changed:
             self.tell("Write the changes first, with w.", "warn")
-            return
-        ask_to_start(self, self._file.path)
+        else:
+            await start_and_watch(self, self._file.path)
 
-    def action_apply(self) -> None:
+    @asks
+    async def action_apply(self) -> None:
         """Bring a running run to this recipe, as far as it can be changed while it goes on."""
         if self._model is not None:
-            ask_to_apply(self, self._model)
+            await apply_to_run(self, self._model)
 
 
 def _opened(file: RecipeFile, plugins: Plugins) -> tuple[RecipeFile, StackModel | None, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import hub_layouts as layouts
 import pytest
-from dashboard import HOSTILE, drive, environment, make_app, screen_text, until
+from dashboard import HOSTILE, drive, environment, make_app, screen_text, shown_keys, until
 from textual.pilot import Pilot
 
 from loba_tui.app import LobaApp
@@ -113,10 +113,10 @@ def test_marked_revisions_and_files_go_together(home: Path) -> None:
         await until(pilot, lambda: table.num_rows > 4)
         keys = [f"{MODEL}@{ONE}:unet/w.safetensors", f"{MODEL}@{TWO}"]
         for key in keys:
-            if key not in table.shown_keys:
+            if key not in shown_keys(table):
                 table.go_to(f"{MODEL}@{ONE}")
                 await pilot.press("l")
-                await until(pilot, lambda key=key: key in table.shown_keys)
+                await until(pilot, lambda key=key: key in shown_keys(table))
             table.go_to(key)
             await pilot.press("space")
         assert set(table.marked) == set(keys)
@@ -166,17 +166,17 @@ def test_what_needs_a_model_is_told(home: Path) -> None:
 def test_filter_and_order(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         table = await opened(pilot)
-        assert table.shown_keys == [MODEL, "datasets--org--data"]
+        assert shown_keys(table) == [MODEL, "datasets--org--data"]
         await pilot.press("O")
-        assert table.shown_keys == ["datasets--org--data", MODEL]
+        assert shown_keys(table) == ["datasets--org--data", MODEL]
         await pilot.press("o", "o", "o")
         assert "by name" in shown(pilot)
         await pilot.press("slash", *"size>10kb")
-        await until(pilot, lambda: table.shown_keys == [MODEL])
+        await until(pilot, lambda: shown_keys(table) == [MODEL])
         await pilot.press("escape")
-        await until(pilot, lambda: len(table.shown_keys) == 2)
+        await until(pilot, lambda: len(shown_keys(table)) == 2)
         await pilot.press("slash", *"dat", "enter")
-        await until(pilot, lambda: table.shown_keys == ["datasets--org--data"])
+        await until(pilot, lambda: shown_keys(table) == ["datasets--org--data"])
         await pilot.press("slash", *" sizes>1")
         await until(pilot, lambda: "Did you mean size" in shown(pilot))
 

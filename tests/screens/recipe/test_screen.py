@@ -7,7 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from dashboard import HOSTILE, STAND_IN, drive, environment, make_app, screen_text, until
+from dashboard import (
+    HOSTILE,
+    STAND_IN,
+    drive,
+    environment,
+    make_app,
+    screen_text,
+    shown_keys,
+    until,
+)
 from textual.pilot import Pilot
 
 from loba_tui.app import LobaApp
@@ -228,7 +237,7 @@ def test_the_list_is_filtered(home: Path) -> None:
         await pilot.press("slash", *"from:local", "enter")
         table = screen.query_one("#files", MarkTable)
         wanted = [str(Path("mine.yaml").absolute())]
-        await until(pilot, lambda: table.shown_keys == wanted)
+        await until(pilot, lambda: shown_keys(table) == wanted)
 
     drive(make_app(home), story)
 
