@@ -38,7 +38,6 @@ def make_app(home: Path, run: RunDir | None = None, **changes: object) -> LobaAp
     context = Context(
         **{
             "environ": environment(home),
-            "plugins": SHIPPED,
             "out_dir": home / "output",
             "program": STAND_IN,
             "plugins": SHIPPED,
