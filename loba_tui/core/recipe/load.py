@@ -70,7 +70,7 @@ def recipe_with(recipe: Recipe, key: str, value: Any, *, plugins: Plugins) -> Re
         ProblemsFound: The value does not fit, or there is no such key.
     """
     place = Place("set")
-    tree = node_of(recipe.model_dump(mode="json"), place)
+    tree = node_of(_as_written(recipe), place)
     return _recipe_of(tree.with_value(key.split("."), node_of(value, place)), [], plugins)
 
 
@@ -116,11 +116,6 @@ def check_text(text: str, origin: str, *, plugins: Plugins) -> list[Problem]:
 
 def dump_recipe(recipe: Recipe) -> str:
     """Return the resolved recipe as YAML that loads to the same recipe."""
-    mapping = recipe.model_dump(mode="json")
-    # An empty list of prompts stands for the default and is an error when written.
-    for section in ("sample", "proof"):
-        if not mapping[section]["prompts"]:
-            del mapping[section]["prompts"]
     yaml = YAML(typ="safe", pure=True)
     yaml.Representer = _Representer
     yaml.default_flow_style = False
@@ -128,8 +123,17 @@ def dump_recipe(recipe: Recipe) -> str:
     yaml.allow_unicode = True
     yaml.width = 10_000
     stream = io.StringIO()
-    yaml.dump(mapping, stream)
+    yaml.dump(_as_written(recipe), stream)
     return stream.getvalue()
+
+
+def _as_written(recipe: Recipe) -> dict[str, Any]:
+    mapping = recipe.model_dump(mode="json")
+    # An empty list of prompts stands for the default and is an error when written.
+    for section in ("sample", "proof"):
+        if not mapping[section]["prompts"]:
+            del mapping[section]["prompts"]
+    return mapping
 
 
 class _Representer(SafeRepresenter):
