@@ -12,7 +12,7 @@ import typer
 
 from loba_tui import __version__
 from loba_tui.commands.adapters import evaluate, export, interfere, merge, sample
-from loba_tui.commands.cache import cache_app
+from loba_tui.commands.cache.app import cache_app
 from loba_tui.commands.check import doctor, plan, validate
 from loba_tui.commands.plugins import plugins_app
 from loba_tui.commands.push import push

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
 
 import typer
 
@@ -60,6 +63,50 @@ Recipes = Annotated[
         "--recipes", metavar="PATH", help="Recipes that may need it; ./recipes if left out."
     ),
 ]
+
+
+@dataclass(frozen=True)
+class RemovalOptions:
+    """How a command that removes something goes about it."""
+
+    dry_run: DryRun = False
+    yes: Yes = False
+    no_undo: NoUndo = False
+    as_json: Json = False
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take options as frozen dataclasses, whose fields Typer shows one by one.
+
+    Typer knows only parameters; a command with a dozen of them hands them on one by one too.
+    """
+    groups: dict[str, type] = {}
+    parameters = []
+    hints = get_type_hints(command, include_extras=True)
+    for parameter in inspect.signature(command).parameters.values():
+        hint = hints[parameter.name]
+        if is_dataclass(hint):
+            groups[parameter.name] = cast("type", hint)
+            of_fields = get_type_hints(hint, include_extras=True)
+            parameters += [
+                parameter.replace(
+                    name=each.name, annotation=of_fields[each.name], default=each.default
+                )
+                for each in fields(hint)
+            ]
+        else:
+            parameters.append(parameter.replace(annotation=hint))
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{each.name: values.pop(each.name) for each in fields(group)})
+        command(**values)
+
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
 
 
 def confirm(

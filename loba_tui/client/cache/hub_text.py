@@ -1,83 +1,47 @@
-"""What `loba cache` says: records for JSON and lines for reading, without the command line."""
+"""The hub's cache as text: records for JSON and lines for reading."""
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from loba_tui.client.cache.backend import Listed
 from loba_tui.core.associate.caches.hub.cache import HubCache
 from loba_tui.core.associate.caches.hub.journal import Entry
 from loba_tui.core.associate.caches.hub.layout import Cache, Repository, Revision
-from loba_tui.core.associate.caches.hub.query import Filter, Row, parse_filter, parse_sort
+from loba_tui.core.associate.caches.hub.query import Row
 from loba_tui.core.associate.caches.hub.requests import Plan, Target, last_wanted
 from loba_tui.core.associate.caches.hub.targets import target_name
 from loba_tui.core.associate.caches.hub.trash import Restored
+from loba_tui.core.associate.caches.hub.verify import Checked
 from loba_tui.core.text import clean
-from loba_tui.core.units import show_age, show_size
+from loba_tui.core.units import show_size
 
-HEADER = f"{'SIZE':>9}  {'USED':7}{'FETCHED':9}{'REVS':>4}  {'REFS':16}{'MARKS':22}ID"
 _MAX_SHOWN = 12
 
 
 class Lister:
-    """Turns repositories into rows, with what is known of pins and runs."""
+    """Turns repositories into rows and records, with what is known of pins and runs."""
 
-    def __init__(self, cache: HubCache, *, revisions: bool, now: float | None = None) -> None:
+    def __init__(self, cache: HubCache) -> None:
         self._usage = cache.usage
         self._pins = cache.pins()
         self._root = cache.root
-        self._revisions = revisions
-        self._now = time.time() if now is None else now
 
-    def records(
-        self,
-        found: Iterable[Repository],
-        filters: Sequence[str],
-        sort: str,
-        limit: int | None,
-        others: Iterable[tuple[Row, dict[str, Any]]] = (),
-    ) -> Iterator[dict[str, Any]]:
-        """Yield the records that pass all filters; without a sort, as the repositories come.
-
-        Args:
-            found: Repositories.
-            filters: Conditions, as they were typed.
-            sort: Key and order; "" leaves the order.
-            limit: Most records; None is all.
-            others: Rows of what is kept beside the hub's cache; they come after.
-        """
-        tests = [parse_filter(each) for each in filters]
-        beside = (pair for pair in others if all(test(pair[0], self._now) for test in tests))
-        pairs: Iterator[tuple[Row, dict[str, Any]]]
-        pairs = itertools.chain(self._chosen(found, tests), beside)
-        if sort:
-            key, is_reversed = parse_sort(sort)
-            pairs = iter(sorted(pairs, key=lambda pair: key(pair[0]), reverse=is_reversed))
-        for number, (_, record) in enumerate(pairs):
-            if limit is not None and number >= limit:
-                return
-            yield record
-
-    def _chosen(
-        self, found: Iterable[Repository], tests: Sequence[Filter]
-    ) -> Iterator[tuple[Row, dict[str, Any]]]:
-        for repository in found:
-            revisions = repository.revisions if self._revisions else (None,)
-            for revision in revisions:
-                record = self.record(repository, revision)
-                row = Row(
-                    name=repository.name,
-                    kind=repository.kind,
-                    size=record["size"],
-                    used=last_wanted(repository, revision, self._usage),
-                    modified=record["last_fetched"],
-                    refs=record["refs"],
-                    marks=record["marks"],
-                )
-                if all(test(row, self._now) for test in tests):
-                    yield row, record
+    def row(self, repository: Repository, revision: Revision | None) -> Listed:
+        """Return a repository, or one revision of it, with what it is chosen and sorted by."""
+        record = self.record(repository, revision)
+        row = Row(
+            name=repository.name,
+            kind=repository.kind,
+            size=record["size"],
+            used=last_wanted(repository, revision, self._usage),
+            modified=record["last_fetched"],
+            refs=record["refs"],
+            marks=record["marks"],
+        )
+        return row, record
 
     def record(self, repository: Repository, revision: Revision | None) -> dict[str, Any]:
         """Return a repository, or one revision of it, as JSON holds it."""
@@ -130,22 +94,6 @@ class Lister:
         marks += ["detached"] if any(not each.refs for each in repository.revisions) else []
         return marks
 
-    def line(self, record: Mapping[str, Any]) -> str:
-        """Return a record as one line under `HEADER`."""
-        name = record["id"]
-        if "revision" in record:
-            name = f"{name}@{record['revision'][:12]}"
-        count = record.get("entries", record.get("revisions", 1))
-        return (
-            f"{show_size(record['size']):>9}  {self._age(record['last_used'], 'never'):7}"
-            f"{self._age(record['last_fetched'], '-'):9}{count:>4}  "
-            f"{clean(' '.join(record['refs']), limit=15):16}"
-            f"{clean(' '.join(record['marks']), limit=21):22}{clean(name)}"
-        )
-
-    def _age(self, when: float | None, otherwise: str) -> str:
-        return show_age(max(0.0, self._now - when)) if when else otherwise
-
 
 def total_line(cache: Cache) -> str:
     """Return what a cache holds and takes in all."""
@@ -163,7 +111,7 @@ def repository_record(cache: HubCache, found: Cache, target: Target) -> dict[str
     """Return everything known of a repository, or of one of its revisions."""
     repository = found.repository(target.folder)
     assert repository is not None
-    lister = Lister(cache, revisions=True)
+    lister = Lister(cache)
     chosen = [each for each in repository.revisions if target.commit in (None, each.commit)]
     usage = cache.usage
     return lister.record(repository, None) | {
@@ -273,6 +221,19 @@ def _some(lines: Sequence[str]) -> Iterator[str]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' if number != 1 else ''}" if number else ""
+
+
+def verdict_counts(results: Sequence[Checked]) -> dict[str, int]:
+    """Return how many contents have each verdict."""
+    return {
+        verdict: sum(each.verdict == verdict for each in results)
+        for verdict in ("good", "damaged", "missing", "unknown")
+    }
+
+
+def verdict_line(counts: Mapping[str, int]) -> str:
+    """Return the verdicts that were given; "" where there was nothing to check."""
+    return ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
 
 
 def entry_record(entry: Entry, size: int) -> dict[str, Any]:

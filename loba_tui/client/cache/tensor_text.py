@@ -1,4 +1,4 @@
-"""What `loba cache` says of kept latents and embeddings, in the words of the hub's rows."""
+"""Kept latents and embeddings as text: records for JSON and lines for reading."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loba_tui.client.cache.backend import Listed
 from loba_tui.core.associate.caches.hub.query import Row
 from loba_tui.core.associate.caches.tensors import scan as tensor_scan
 from loba_tui.core.associate.caches.tensors.prune import Item, Plan
@@ -17,7 +18,7 @@ _MAX_SHOWN = 12
 _AGAIN = "what needs them makes them again"
 
 
-def rows(root: Path | None) -> Iterator[tuple[Row, dict[str, Any]]]:
+def rows(root: Path | None) -> Iterator[Listed]:
     """Yield what is kept, a row for each model and machine that computed it."""
     for group in tensor_scan.scan(root) if root is not None else ():
         record = group_record(root, group)

@@ -106,9 +106,8 @@ def needed_rows(state: CacheState, target: Target) -> list[list[Piece]]:
 
 def verified_rows(results: Sequence[Checked]) -> tuple[str, list[list[Piece]]]:
     """Return the verdict of a check as a title, and what is wrong as rows."""
-    verdicts = ("good", "damaged", "missing", "unknown")
-    counts = {name: sum(each.verdict == name for each in results) for name in verdicts}
-    title = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+    counts = cache_listing.verdict_counts(results)
+    title = cache_listing.verdict_line(counts)
     rows: list[list[Piece]] = [
         [
             (f"{each.verdict:9}", "bad" if each.verdict in ("damaged", "missing") else "warn"),

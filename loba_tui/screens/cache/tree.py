@@ -19,8 +19,7 @@ from loba_tui.client.runs import describe as listing
 from loba_tui.core.associate.caches.hub.cache import HubCache
 from loba_tui.core.associate.caches.hub.layout import Cache, Repository, Revision
 from loba_tui.core.associate.caches.hub.query import Filter, Row, parse_filter, parse_sort
-from loba_tui.core.associate.caches.hub.requests import Target, last_wanted
-from loba_tui.core.associate.caches.hub.usage import Usage
+from loba_tui.core.associate.caches.hub.requests import Target
 from loba_tui.core.errors import LobaError
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
@@ -80,8 +79,8 @@ class CacheState:
         cache = HubCache.of_user(environ, recipes)
         found = cache.scan()
         now = time.time()
-        lister = cache_listing.Lister(cache, revisions=True, now=now)
-        roots = [_repository(each, lister, cache.usage) for each in found.repositories]
+        lister = cache_listing.Lister(cache)
+        roots = [_repository(each, lister) for each in found.repositories]
         roots += [
             (row, _tensors(record)) for row, record in tensor_listing.rows(tensors_folder(environ))
         ]
@@ -157,19 +156,8 @@ def parse_filters(text: str) -> tuple[list[Filter], str]:
     return tests, "; ".join(problems)
 
 
-def _repository(
-    repository: Repository, lister: cache_listing.Lister, usage: Usage
-) -> tuple[Row, Node]:
-    record = lister.record(repository, None)
-    row = Row(
-        name=repository.name,
-        kind=repository.kind,
-        size=record["size"],
-        used=last_wanted(repository, None, usage),
-        modified=record["last_fetched"],
-        refs=record["refs"],
-        marks=record["marks"],
-    )
+def _repository(repository: Repository, lister: cache_listing.Lister) -> tuple[Row, Node]:
+    row, record = lister.row(repository, None)
     node = Node(
         key=repository.folder,
         kind="repository",

@@ -224,7 +224,7 @@ def test_a_prune_removes_what_it_plans_and_keeps_what_it_must(
 
 def test_listing_and_removing_load_no_torch():
     code = (
-        "import sys, loba_tui.commands.cache_tensors, loba_tui.core.associate.caches.tensors.prune;"
+        "import sys, loba_tui.client.cache.tensor_backend;"
         "sys.exit(bool({'torch', 'safetensors', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,156 @@
+"""Latents and embeddings that runs keep, as a backend of `loba cache`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loba_tui.client.cache import tensor_text
+from loba_tui.client.cache.backend import Listed, Outcome, PruneRules, Shown, Verified
+from loba_tui.core.associate.caches.tensors import scan as tensor_scan
+from loba_tui.core.associate.caches.tensors.layout import KINDS
+from loba_tui.core.associate.caches.tensors.prune import (
+    Plan,
+    Prune,
+    execute,
+    plan_prune,
+    plan_removal,
+    tidy,
+)
+from loba_tui.core.errors import CorruptError, InUseError, RecipeError
+from loba_tui.core.text import clean, did_you_mean
+from loba_tui.core.units import show_size
+
+
+class TensorBackend:
+    """A `CacheBackend` of tensors, which are made again when needed, so that nothing is undone.
+
+    Args:
+        root: Where they are kept; None is nowhere.
+        kinds: Which of them a prune takes.
+
+    Raises:
+        RecipeError: A kind is none; from all but `rows`: nothing is kept.
+    """
+
+    def __init__(self, root: Path | None, kinds: Collection[str] = KINDS) -> None:
+        for each in kinds:
+            if each not in KINDS:
+                raise RecipeError(
+                    f"{clean(each, limit=60)} is no kind of what is kept.",
+                    did_you_mean(each, KINDS, f"Kinds: {', '.join(KINDS)}."),
+                )
+        self._folder, self._kinds = root, kinds
+
+    @property
+    def _root(self) -> Path:
+        if self._folder is None:
+            raise RecipeError("Nothing is kept: LOBA_CACHE is off.", "Unset it, or name a folder.")
+        return self._folder
+
+    def rows(self, *, revisions: bool) -> Iterator[Listed]:
+        """Yield a row for each model and machine that computed something."""
+        return tensor_text.rows(self._folder)
+
+    def total(self, shown: Sequence[Mapping[str, Any]]) -> str:
+        """Return how many entries were shown, and what they take."""
+        return tensor_text.total_line([each for each in shown if "entries" in each])
+
+    def warnings(self) -> Iterator[str]:
+        """Yield nothing: marks tell what is broken."""
+        return iter(())
+
+    def show(self, target: str) -> Shown:
+        """Return a group with its entries, or several groups."""
+        groups = tensor_scan.find(tensor_scan.scan(self._root), [target])
+        records = [tensor_text.show_record(self._root, group) for group in groups]
+        lines = (line for record in records for line in tensor_text.show_lines(record))
+        return Shown(records[0] if len(records) == 1 else records, lines)
+
+    def plan_removal(self, targets: Sequence[str]) -> TensorRemoval:
+        """Plan to remove whole groups."""
+        groups = tensor_scan.find(tensor_scan.scan(self._root), targets)
+        return TensorRemoval(self._root, plan_removal(groups), is_prune=False)
+
+    def plan_prune(self, rules: PruneRules) -> TensorRemoval:
+        """Plan to remove entries by age or size, and what broken writes left."""
+        if rules.detached or rules.unreferenced:
+            raise RecipeError(
+                "--detached and --unreferenced are about the hub's cache, not about --type.",
+                "Take --unused and --keep-under.",
+            )
+        request = Prune(rules.now, rules.unused_seconds, rules.keep_bytes)
+        plan = plan_prune(tensor_scan.scan(self._root, self._kinds), request)
+        return TensorRemoval(self._root, plan, is_prune=True)
+
+    def verify(
+        self, targets: Sequence[str], *, tell: Callable[[str], None], warn: Callable[[str], None]
+    ) -> Verified:
+        """Check entries against the checksums in them."""
+        groups = tensor_scan.scan(self._root)
+        num_good, damaged = 0, []
+        for group in tensor_scan.find(groups, targets) if targets else groups:
+            for entry, problem in tensor_scan.verify(self._root, group):
+                if problem is None:
+                    num_good += 1
+                    continue
+                damaged.append({"id": group.id, "path": entry.path, "why": problem})
+                warn(f"{'damaged':9}{clean(group.id)} {entry.path}: {clean(problem)}")
+        error = CorruptError(
+            f"{len(damaged)} entries are damaged.", "A run that meets one makes it again."
+        )
+        return Verified(
+            record={"good": num_good, "damaged": len(damaged), "files": damaged},
+            summary=f"{num_good} good" + (f", {len(damaged)} damaged" if damaged else ""),
+            error=error if damaged else None,
+        )
+
+
+@dataclass(frozen=True)
+class TensorRemoval:
+    """A removal of kept tensors that was worked out and not done yet.
+
+    Attributes:
+        is_prune: What is in use is skipped, and old leftovers of other removals go too.
+    """
+
+    root: Path
+    plan: Plan
+    is_prune: bool
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to remove."""
+        return not self.plan.items
+
+    def record(self) -> dict[str, Any]:
+        """Return the plan as JSON holds it."""
+        return tensor_text.plan_record(self.plan)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the plan for reading."""
+        return tensor_text.plan_lines(self.plan)
+
+    def refuse(self) -> None:
+        """Raise where a run uses something that was named."""
+        if self.plan.in_use and not self.is_prune:
+            names = ", ".join(clean(each.id) for each in self.plan.in_use)
+            raise InUseError(
+                f"Nothing was removed: a run uses {names}.",
+                "Stop the run, or wait until it is done.",
+            )
+
+    def question(self, *, for_good: bool) -> str:
+        """Return what the user is asked; it is always for good."""
+        return f"Remove it for good and free {show_size(self.plan.frees)}?"
+
+    def execute(self, *, for_good: bool) -> Outcome:
+        """Remove it; there is no undo."""
+        if self.is_prune:
+            tidy(self.root)
+        if not self.plan.items:
+            return Outcome(self.record(), "nothing to remove")
+        freed = execute(self.root, self.plan)
+        return Outcome(tensor_text.plan_record(self.plan, freed), f"freed {show_size(freed)}")
