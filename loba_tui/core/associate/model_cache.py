@@ -7,7 +7,6 @@ cache.unload("stabilityai/stable-diffusion-xl-base-1.0")
 
 from __future__ import annotations
 
-import gc
 import logging
 import weakref
 from collections.abc import Collection, Iterator, Sequence
@@ -25,11 +24,12 @@ from loba_tui.core.associate.caches.memory.components import (
     is_hooked,
     remove_components,
 )
+from loba_tui.core.associate.caches.memory.release import empty_accelerator, is_freed
 from loba_tui.core.associate.caches.memory.resident import (
     MemoryCache,
     ResidentComponent,
     bytes_by_place,
-    is_same_device,
+    bytes_on,
     modules_of,
 )
 from loba_tui.core.associate.containers.base import ModelContainer
@@ -213,7 +213,10 @@ class ModelCache:
             self._loaded.pop(model_id, None)
             watched.append(weakref.ref(pipeline))
         del pipeline, going, alone
-        return self._is_freed(model_id, watched)
+        if is_freed(watched, self.device):
+            return True
+        logger.warning("%s is unloaded, but it is still held elsewhere", model_id)
+        return False
 
     def offload(self, model_id: str, *components: str) -> None:
         """Move a pipeline, or some of its components, from the accelerator to the CPU's memory.
@@ -367,28 +370,8 @@ class ModelCache:
             )
 
     def _on_device(self, modules: Collection[nn.Module]) -> int:
-        return sum(
-            size
-            for (place, _), size in bytes_by_place(modules).items()
-            if is_same_device(torch.device(place), self.device)
-        )
-
-    def _is_freed(self, model_id: str, watched: Sequence[weakref.ref[object]]) -> bool:
-        """Verify that nothing keeps these alive; move what lives on off the accelerator."""
-        gc.collect()
-        alive = [each for each in (watch() for watch in watched) if each is not None]
-        for each in alive:
-            if isinstance(each, nn.Module) and self.device.type != "cpu":
-                each.to("cpu")
-        self._empty()
-        if alive:
-            logger.warning("%s is unloaded, but it is still held elsewhere", model_id)
-        return not alive
+        return bytes_on(self.device, bytes_by_place(modules))
 
     def _forget(self, model_id: str) -> None:
         self._loaded.pop(model_id, None)
-        self._empty()
-
-    def _empty(self) -> None:
-        if self.device.type != "cpu":
-            torch.accelerator.empty_cache()
+        empty_accelerator(self.device)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from loba_tui.core.associate.caches.tensors.latents import LatentCache
 from loba_tui.core.associate.caches.tensors.prompt_embeds import PromptEmbedCache, has_all
-from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
-from loba_tui.core.associate.containers.prompt_truncation import tell_of_ends
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.containers.prompt_truncation import describe_truncation
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.program.data.prepare import PreparedData
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
@@ -88,8 +89,8 @@ def open_model(
     wrapper = PipelineWrapper(settings, cache)
     kept = wrapper.store(tensors, "embeds", on_problem=on_problem)
     container = wrapper.load(with_text_encoders=not has_all(kept, prompts))
-    if ends := container.cut_ends(prompts):
-        on_problem(tell_of_ends(ends, container.most_tokens))
+    if ends := container.truncated_tails(prompts):
+        on_problem(describe_truncation(ends, container.most_tokens))
     on_phase("encoding")
     embeds = PromptEmbedCache(container, kept)
     embeds.encode(prompts)

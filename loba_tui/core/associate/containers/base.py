@@ -1,100 +1,15 @@
-"""What the trainer asks of a model of any family: the container protocol and its embeddings."""
+"""The protocol by which the trainer speaks to a model of any family."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class PromptEmbeds:
-    """What a denoiser is conditioned on, one row a prompt.
-
-    Attributes:
-        embeds: Hidden states of the text encoders, (B, T, D).
-        pooled: Pooled state, (B, P); None for families that have none.
-    """
-
-    embeds: Tensor
-    pooled: Tensor | None = None
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return self.embeds.shape[0]
-
-    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> PromptEmbeds:
-        """Return the given rows; a single index keeps the batch dimension."""
-        if isinstance(rows, int):
-            rows = [rows]
-        elif not isinstance(rows, slice | Tensor):
-            rows = list(rows)
-        return PromptEmbeds(self.embeds[rows], None if self.pooled is None else self.pooled[rows])
-
-    def select(self, indices: Sequence[int] | Tensor) -> PromptEmbeds:
-        """Return the rows of the given indices, in that order, repeats allowed."""
-        return self[indices]
-
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> PromptEmbeds:
-        """Return the same embeddings on a device and in a dtype; None leaves either as it is."""
-        pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
-        return PromptEmbeds(self.embeds.to(device=device, dtype=dtype), pooled)
-
-    def expand(self, num_rows: int) -> PromptEmbeds:
-        """Return a single row repeated to a batch, without copying it."""
-        pooled = None if self.pooled is None else self.pooled.expand(num_rows, -1)
-        return PromptEmbeds(self.embeds.expand(num_rows, -1, -1), pooled)
-
-    @staticmethod
-    def cat(parts: Sequence[PromptEmbeds]) -> PromptEmbeds:
-        """Join rows of the same family into one batch."""
-        pooled = [part.pooled for part in parts if part.pooled is not None]
-        return PromptEmbeds(
-            torch.cat([part.embeds for part in parts]), torch.cat(pooled) if pooled else None
-        )
-
-
-@dataclass(frozen=True)
-class LatentMoments:
-    """The distribution that an image's latent is drawn from, scaled as the denoiser takes it.
-
-    Attributes:
-        mean: (B, C, h, w).
-        std: As many; the same scaling is in it.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """Return the latents that this standard normal noise (B, C, h, w) draws."""
-        return self.mean + self.std * noise
-
-
-@dataclass(frozen=True)
-class Framing:
-    """How each row's image was cut out of its file, for models that are told so (SD-XL).
-
-    Such a model has learned what upscaled and cut images look like, and can be asked for neither
-    (micro-conditioning, https://arxiv.org/abs/2307.01952, section 2.2).
-
-    Attributes:
-        original_size: Height and width of the image as it came, in pixels, (B, 2).
-        crop_top_left: Top and left of the cut, in pixels of the image as it was scaled, (B, 2).
-    """
-
-    original_size: Tensor
-    crop_top_left: Tensor
-
-    def repeat(self, times: int) -> Framing:
-        """Return all rows again and again."""
-        return Framing(self.original_size.repeat(times, 1), self.crop_top_left.repeat(times, 1))
+from loba_tui.core.associate.embeds import Framing, LatentMoments, PromptEmbeds
 
 
 class ComponentMemory(Protocol):
@@ -189,7 +104,7 @@ class ModelContainer(Protocol):
         """Tokens of a prompt that are read, start and end included."""
         ...
 
-    def cut_ends(self, prompts: Sequence[str]) -> dict[str, str]:
+    def truncated_tails(self, prompts: Sequence[str]) -> dict[str, str]:
         """Return of each prompt that is longer than what is read the end that has no effect."""
         ...
 

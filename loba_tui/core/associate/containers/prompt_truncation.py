@@ -14,7 +14,7 @@ _MOST_NAMED, _MOST_CHARACTERS = 3, 60
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 
-def ends_cut_off(tokenizer: Any, prompts: Iterable[str]) -> dict[str, str]:
+def truncated_tails(tokenizer: Any, prompts: Iterable[str]) -> dict[str, str]:
     """Return of each prompt that does not fit the end that is not read.
 
     Args:
@@ -35,11 +35,11 @@ def ends_cut_off(tokenizer: Any, prompts: Iterable[str]) -> dict[str, str]:
     }
 
 
-def tell_of_ends(ends: Mapping[str, str], most: int) -> str:
-    """Say which prompts do not fit; `most` is the number of tokens that are read."""
-    named = [f"{_shown(p)} loses {_shown(end)}" for p, end in list(ends.items())[:_MOST_NAMED]]
-    more = len(ends) - len(named)
-    are = "1 prompt is" if len(ends) == 1 else f"{len(ends)} prompts are"
+def describe_truncation(tails: Mapping[str, str], most: int) -> str:
+    """Return which prompts do not fit; `most` is the number of tokens that are read."""
+    named = [f"{_shown(p)} loses {_shown(tail)}" for p, tail in list(tails.items())[:_MOST_NAMED]]
+    more = len(tails) - len(named)
+    are = "1 prompt is" if len(tails) == 1 else f"{len(tails)} prompts are"
     return (
         f"{are} longer than the {most - 2} tokens that this model reads, and what is at the end"
         f" has no effect: {'; '.join(named)}{f'; and {more} more' if more else ''}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import Framing, PromptEmbeds
 from loba_tui.core.associate.containers.unet import UNetContainer
+from loba_tui.core.associate.embeds import Framing, PromptEmbeds
 
 
 class SDContainer(UNetContainer):

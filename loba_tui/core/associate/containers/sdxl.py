@@ -6,8 +6,8 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import Framing, PromptEmbeds
 from loba_tui.core.associate.containers.unet import UNetContainer
+from loba_tui.core.associate.embeds import Framing, PromptEmbeds
 
 
 class SDXLContainer(UNetContainer):

@@ -11,13 +11,9 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from loba_tui.core.associate.containers.base import (
-    ComponentMemory,
-    Framing,
-    LatentMoments,
-    PromptEmbeds,
-)
-from loba_tui.core.associate.containers.prompt_truncation import ends_cut_off
+from loba_tui.core.associate.containers.base import ComponentMemory
+from loba_tui.core.associate.containers.prompt_truncation import truncated_tails
+from loba_tui.core.associate.embeds import Framing, LatentMoments, PromptEmbeds
 from loba_tui.core.errors import RecipeError
 
 _PROMPTS_AT_ONCE = 32
@@ -148,9 +144,9 @@ class UNetContainer(ABC):
         ).input_ids
         return ids
 
-    def cut_ends(self, prompts: Sequence[str]) -> dict[str, str]:
+    def truncated_tails(self, prompts: Sequence[str]) -> dict[str, str]:
         """Return of each prompt that is longer than what is read the end that has no effect."""
-        return ends_cut_off(self._tokenizer, prompts)
+        return truncated_tails(self._tokenizer, prompts)
 
     @property
     def most_tokens(self) -> int:

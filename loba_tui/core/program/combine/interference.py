@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.program.adapter_layers.kinds import block_of, tuner_layers
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.trajectories.held_out import HeldOut

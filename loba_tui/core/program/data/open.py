@@ -8,7 +8,7 @@ import torch
 
 from loba_tui.core.associate.caches.tensors.latents import LatentCache
 from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.associate.containers.prompt_truncation import ends_cut_off, tokenizer_of
+from loba_tui.core.associate.containers.prompt_truncation import tokenizer_of, truncated_tails
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.data.buckets import Geometry
 from loba_tui.core.program.data.items import BadFile
@@ -99,7 +99,7 @@ def cut_captions(recipe: Recipe, data: PreparedData) -> dict[str, str] | None:
     settings = recipe.base_model
     folder, origin = find_configuration(settings.id, settings.revision)
     tokenizer = None if origin == "assumed" else tokenizer_of(folder)
-    return None if tokenizer is None else ends_cut_off(tokenizer, data.prompts())
+    return None if tokenizer is None else truncated_tails(tokenizer, data.prompts())
 
 
 def _progress(phase: str, records: Records, on_phase: Callable[[str], None]) -> Progress:

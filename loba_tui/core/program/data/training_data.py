@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import Framing
+from loba_tui.core.associate.embeds import Framing
 from loba_tui.core.program import randomness
 from loba_tui.core.program.data.batches import Arrangement, SampleOrder, Unit
 from loba_tui.core.program.data.captions import num_variants, variant

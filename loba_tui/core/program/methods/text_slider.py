@@ -14,7 +14,7 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.option_types import NonZeroFloat, UnitFloat
 from loba_tui.core.program.closed_form.slider import start_from_instant
 from loba_tui.core.program.method import Method, MethodParts, StepOutput

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.program.method import MethodParts, StepOutput
 from loba_tui.core.program.objectives.preserve import PreserveRows, SpreadRows
 from loba_tui.core.program.objectives.spm_anchors import random_anchor

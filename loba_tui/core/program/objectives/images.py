@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import Framing, PromptEmbeds
+from loba_tui.core.associate.embeds import Framing, PromptEmbeds
 from loba_tui.core.program.method import MethodParts
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.program import randomness
 
 _LENGTHS = (0.8, 1.2)

@@ -16,12 +16,8 @@ import torch
 from torch import Tensor
 
 from loba_tui.core.associate.caches.tensors.latents import LatentCache
-from loba_tui.core.associate.containers.base import (
-    Framing,
-    LatentMoments,
-    ModelContainer,
-    PromptEmbeds,
-)
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.embeds import Framing, LatentMoments, PromptEmbeds
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.build import build_method, build_solver

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import NumericsError, RecipeError
 from loba_tui.core.program import randomness
 from loba_tui.core.program.trajectories.base import (

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.program import randomness
 from loba_tui.core.program.adapter_layers.strength import RowScale
 

@@ -9,9 +9,10 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.loading import load_pipeline
 from loba_tui.core.associate.containers.registry import make_container
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.sources.locate import locate
 from loba_tui.core.errors import RecipeError
 

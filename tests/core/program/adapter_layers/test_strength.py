@@ -6,8 +6,8 @@ import torch
 from peft import VeraConfig
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import PromptEmbeds
 from loba_tui.core.associate.containers.sdxl import SDXLContainer
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from loba_tui.core.associate.caches.tensors.latents import LatentCache
-from loba_tui.core.associate.containers.base import LatentMoments
+from loba_tui.core.associate.embeds import LatentMoments
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.data.batches import SampleOrder, arrange
 from loba_tui.core.program.data.buckets import Geometry

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale

@@ -11,7 +11,8 @@ import pytest
 import torch
 from method_parts import container_with_adapter, parts_for
 
-from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.method import MethodParts

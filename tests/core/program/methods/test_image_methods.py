@@ -13,7 +13,8 @@ from diffusers import DDPMScheduler
 from method_parts import container_with_adapter, parts_for
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import Framing, ModelContainer
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.embeds import Framing
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.data.training_data import DataBatch
 from loba_tui.core.program.method import MethodParts

@@ -18,7 +18,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load, save
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program import randomness

@@ -78,7 +78,6 @@ class MemoryCache:
     """Pipelines held by id, in the order of their last use."""
 
     def __init__(self) -> None:
-        """Start with nothing resident."""
         self._pipelines: OrderedDict[str, DiffusionPipeline] = OrderedDict()
         self._leases: Counter[str] = Counter()
         # Components outlive their pipelines where a caller keeps them; they take memory still.
@@ -177,12 +176,14 @@ class MemoryCache:
 
     def num_bytes(self, device: torch.device) -> int:
         """Return what all components take on one device."""
-        return sum(
-            size
-            for component in self.resident()
-            for (place, _), size in component.bytes_by.items()
-            if is_same_device(torch.device(place), device)
-        )
+        return sum(bytes_on(device, component.bytes_by) for component in self.resident())
+
+
+def bytes_on(device: torch.device, bytes_by: Mapping[Place, int]) -> int:
+    """Return how many of some bytes lie on a device."""
+    return sum(
+        size for (place, _), size in bytes_by.items() if is_same_device(torch.device(place), device)
+    )
 
 
 def is_same_device(one: torch.device, other: torch.device) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from loba_tui.core.associate.caches.tensors.store import TensorStore, alone
-from loba_tui.core.associate.containers.base import LatentMoments
+from loba_tui.core.associate.embeds import LatentMoments
 
 
 class EncodesImages(Protocol):

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 
 from loba_tui.core.associate.caches.tensors.store import TensorStore
-from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.associate.embeds import PromptEmbeds
 
 _CONTIGUOUS = torch.contiguous_format
 

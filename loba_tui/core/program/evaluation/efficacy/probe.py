@@ -19,7 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.trajectories.held_out import HeldOut
 

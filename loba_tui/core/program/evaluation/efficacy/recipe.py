@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from loba_tui.core.associate.containers.base import ModelContainer, PromptEmbeds
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.plugins import SHIPPED, Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy, eraser_efficacy

@@ -3,7 +3,7 @@ import torch
 from loba_tui.core.associate.caches.tensors.fingerprint import producer_fingerprint
 from loba_tui.core.associate.caches.tensors.prompt_embeds import PromptEmbedCache, has_all
 from loba_tui.core.associate.caches.tensors.store import TensorStore
-from loba_tui.core.associate.containers.base import PromptEmbeds
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
 
 TEXT_PARTS = ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"]
