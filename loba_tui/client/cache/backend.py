@@ -10,38 +10,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from loba_tui.core.associate.caches.hub.query import Row
+from loba_tui.core.associate.caches.hub.requests import Prune
 from loba_tui.core.errors import LobaError
 
 Listed = tuple[Row, dict[str, Any]]
 """What a thing is chosen and sorted by, and its record."""
-
-
-@dataclass(frozen=True)
-class PruneRules:
-    """By which rules something is of no more use.
-
-    Attributes:
-        now: Wall time that ages are counted from.
-        unused_seconds: What was neither used nor fetched for so long.
-        keep_bytes: The least recently used, until no more is left.
-        detached: Revisions on no branch or tag, which no run or recipe needs.
-        incomplete: What broken downloads left.
-        unreferenced: Contents that no revision links to.
-    """
-
-    now: float
-    unused_seconds: float | None = None
-    keep_bytes: int | None = None
-    detached: bool = False
-    incomplete: bool = False
-    unreferenced: bool = False
-
-
-class Outcome(NamedTuple):
-    """What was done, as JSON holds it and as a sentence."""
-
-    record: Mapping[str, Any]
-    text: str
 
 
 class Shown(NamedTuple):
@@ -49,6 +22,13 @@ class Shown(NamedTuple):
 
     record: Any
     lines: Iterator[str]
+
+
+class Outcome(NamedTuple):
+    """What was done, as JSON holds it and as a sentence."""
+
+    record: Mapping[str, Any]
+    text: str
 
 
 class Verified(NamedTuple):
@@ -59,46 +39,29 @@ class Verified(NamedTuple):
     error: LobaError | None
 
 
-class PlannedRemoval(Protocol):
-    """A removal that was worked out and not done yet."""
+@dataclass(frozen=True)
+class PlannedRemoval:
+    """A removal that was worked out and not done yet.
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to remove."""
-        ...
+    Attributes:
+        is_empty: There is nothing to remove.
+        record: The plan as JSON holds it.
+        lines: The plan for reading: what goes, what that frees, and what it breaks.
+        question: What the user is asked before it is done.
+        refuse: Raises where something that was named is pinned or in use.
+        execute: Does it; raises where things are no longer as they were planned for.
+    """
 
-    def record(self) -> Mapping[str, Any]:
-        """Return the plan as JSON holds it."""
-        ...
-
-    def lines(self) -> Iterator[str]:
-        """Yield the plan for reading: what goes, what that frees, and what it breaks."""
-        ...
-
-    def refuse(self) -> None:
-        """Raise where something that was named must not go.
-
-        Raises:
-            RefusedError: It is pinned.
-            InUseError: It is in use.
-        """
-        ...
-
-    def question(self, *, for_good: bool) -> str:
-        """Return what the user is asked before it is done."""
-        ...
-
-    def execute(self, *, for_good: bool) -> Outcome:
-        """Do it; `for_good` frees the space at once where there would be an undo.
-
-        Raises:
-            LobaError: It cannot be done, or things are no longer as they were planned for.
-        """
-        ...
+    is_empty: bool
+    record: Mapping[str, Any]
+    lines: Sequence[str]
+    question: str
+    refuse: Callable[[], None]
+    execute: Callable[[], Outcome]
 
 
 class CacheBackend(Protocol):
-    """One store of the cache, as `loba cache` speaks to it."""
+    """One store of the cache. What takes targets raises RecipeError for one that is not there."""
 
     def rows(self, *, revisions: bool) -> Iterator[Listed]:
         """Yield what is there, each as soon as it is read; `revisions` gives each a row."""
@@ -113,27 +76,15 @@ class CacheBackend(Protocol):
         ...
 
     def show(self, target: str) -> Shown:
-        """Return everything known of a target.
-
-        Raises:
-            RecipeError: There is no such thing.
-        """
+        """Return everything known of a target."""
         ...
 
-    def plan_removal(self, targets: Sequence[str]) -> PlannedRemoval:
-        """Plan to remove what is named.
-
-        Raises:
-            RecipeError: Something of it is not there.
-        """
+    def plan_removal(self, targets: Sequence[str], *, for_good: bool) -> PlannedRemoval:
+        """Plan to remove what is named; `for_good` frees the space where there would be an undo."""
         ...
 
-    def plan_prune(self, rules: PruneRules) -> PlannedRemoval:
-        """Plan to remove what is of no more use.
-
-        Raises:
-            RecipeError: A rule means nothing here.
-        """
+    def plan_prune(self, rules: Prune, *, for_good: bool) -> PlannedRemoval:
+        """Plan to remove what is of no more use; RecipeError where a rule means nothing here."""
         ...
 
     def verify(
@@ -145,8 +96,5 @@ class CacheBackend(Protocol):
             targets: What to check; all of it where none is named.
             tell: Told what is being read.
             warn: Told what is not good, as soon as it is found.
-
-        Raises:
-            RecipeError: There is no such thing.
         """
         ...

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from loba_tui.client.cache import hub_text
-from loba_tui.client.cache.backend import Listed, Outcome, PruneRules, Shown, Verified
+from loba_tui.client.cache.backend import Listed, Outcome, PlannedRemoval, Shown, Verified
 from loba_tui.core.associate.caches.hub.cache import HubCache
 from loba_tui.core.associate.caches.hub.layout import Cache, Problem, Repository
-from loba_tui.core.associate.caches.hub.requests import Plan, Prune, Removal
+from loba_tui.core.associate.caches.hub.requests import Prune, Removal
 from loba_tui.core.associate.caches.hub.targets import find_targets, parts_of, refuse
 from loba_tui.core.associate.caches.hub.verify import Checked
 from loba_tui.core.errors import CorruptError
@@ -56,21 +56,44 @@ class HubBackend:
         record = hub_text.repository_record(self._cache, found, wanted)
         return Shown(record, hub_text.repository_lines(record))
 
-    def plan_removal(self, targets: Sequence[str]) -> HubRemoval:
+    def plan_removal(self, targets: Sequence[str], *, for_good: bool) -> PlannedRemoval:
         """Plan to remove repositories, revisions and files."""
         found = self._cache.scan()
-        return self._planned(found, Removal(tuple(find_targets(found, targets, files=True))))
+        request = Removal(tuple(find_targets(found, targets, files=True)))
+        return self._planned(found, request, for_good)
 
-    def plan_prune(self, rules: PruneRules) -> HubRemoval:
+    def plan_prune(self, rules: Prune, *, for_good: bool) -> PlannedRemoval:
         """Plan a prune; without a rule it takes what is detached, incomplete or unreferenced."""
-        flags = (rules.detached, rules.incomplete, rules.unreferenced)
-        if rules.unused_seconds is None and rules.keep_bytes is None and not any(flags):
-            flags = (True, True, True)
-        request = Prune(rules.now, rules.unused_seconds, rules.keep_bytes, *flags)
-        return self._planned(self._cache.scan(), request)
+        flags = rules.detached or rules.incomplete or rules.unreferenced
+        if rules.unused_seconds is None and rules.keep_bytes is None and not flags:
+            rules = replace(rules, detached=True, incomplete=True, unreferenced=True)
+        return self._planned(self._cache.scan(), rules, for_good)
 
-    def _planned(self, found: Cache, request: Removal | Prune) -> HubRemoval:
-        return HubRemoval(self._cache, found, self._cache.plan(request, found))
+    def _planned(self, found: Cache, request: Removal | Prune, for_good: bool) -> PlannedRemoval:
+        plan = self._cache.plan(request, found)
+        record = hub_text.plan_record(found, plan)
+
+        def execute() -> Outcome:
+            entry = self._cache.execute(plan) if plan.items else None
+            if entry is None:
+                return Outcome(record | {"trash": None}, "nothing to remove")
+            if for_good:
+                freed = self._cache.empty_trash([entry])
+                return Outcome(record | {"trash": None}, f"freed {show_size(freed)}")
+            return Outcome(
+                record | {"trash": entry.id},
+                f"moved {show_size(plan.frees)} to the trash as {entry.id}; "
+                "`loba cache undo` brings it back, `loba cache trash empty` frees the space",
+            )
+
+        return PlannedRemoval(
+            is_empty=not plan.items,
+            record=record,
+            lines=list(hub_text.plan_lines(found, plan)),
+            question="Remove it for good?" if for_good else "Remove it?",
+            refuse=lambda: refuse(plan, found),
+            execute=execute,
+        )
 
     def verify(
         self, targets: Sequence[str], *, tell: Callable[[str], None], warn: Callable[[str], None]
@@ -99,48 +122,4 @@ class HubBackend:
             record={**counts, "files": [each._asdict() for each in results]},
             summary=hub_text.verdict_line(counts),
             error=error if num_bad else None,
-        )
-
-
-@dataclass(frozen=True)
-class HubRemoval:
-    """A removal from the hub's cache that was worked out and not done yet."""
-
-    cache: HubCache
-    found: Cache
-    plan: Plan
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to remove."""
-        return not self.plan.items
-
-    def record(self) -> dict[str, Any]:
-        """Return the plan as JSON holds it."""
-        return hub_text.plan_record(self.found, self.plan)
-
-    def lines(self) -> Iterator[str]:
-        """Yield the plan for reading."""
-        return hub_text.plan_lines(self.found, self.plan)
-
-    def refuse(self) -> None:
-        """Raise where something that was named is pinned or in use."""
-        refuse(self.plan, self.found)
-
-    def question(self, *, for_good: bool) -> str:
-        """Return what the user is asked."""
-        return "Remove it for good?" if for_good else "Remove it?"
-
-    def execute(self, *, for_good: bool) -> Outcome:
-        """Move it to the trash, and empty that entry where it goes for good."""
-        entry = self.cache.execute(self.plan) if self.plan.items else None
-        if entry is None:
-            return Outcome(self.record() | {"trash": None}, "nothing to remove")
-        if for_good:
-            freed = self.cache.empty_trash([entry])
-            return Outcome(self.record() | {"trash": None}, f"freed {show_size(freed)}")
-        return Outcome(
-            self.record() | {"trash": entry.id},
-            f"moved {show_size(self.plan.frees)} to the trash as {entry.id}; "
-            "`loba cache undo` brings it back, `loba cache trash empty` frees the space",
         )

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loba_tui.client.cache import tensor_text
-from loba_tui.client.cache.backend import Listed, Outcome, PruneRules, Shown, Verified
+from loba_tui.client.cache.backend import Listed, Outcome, PlannedRemoval, Shown, Verified
+from loba_tui.core.associate.caches.hub.requests import Prune
 from loba_tui.core.associate.caches.tensors import scan as tensor_scan
 from loba_tui.core.associate.caches.tensors.layout import KINDS
 from loba_tui.core.associate.caches.tensors.prune import (
     Plan,
-    Prune,
     execute,
     plan_prune,
     plan_removal,
@@ -69,21 +68,49 @@ class TensorBackend:
         lines = (line for record in records for line in tensor_text.show_lines(record))
         return Shown(records[0] if len(records) == 1 else records, lines)
 
-    def plan_removal(self, targets: Sequence[str]) -> TensorRemoval:
-        """Plan to remove whole groups."""
-        groups = tensor_scan.find(tensor_scan.scan(self._root), targets)
-        return TensorRemoval(self._root, plan_removal(groups), is_prune=False)
+    def plan_removal(self, targets: Sequence[str], *, for_good: bool) -> PlannedRemoval:
+        """Plan to remove whole groups; there is no undo in any case."""
+        plan = plan_removal(tensor_scan.find(tensor_scan.scan(self._root), targets))
+        in_use = ", ".join(clean(each.id) for each in plan.in_use)
 
-    def plan_prune(self, rules: PruneRules) -> TensorRemoval:
+        def refuse() -> None:
+            if in_use:
+                raise InUseError(
+                    f"Nothing was removed: a run uses {in_use}.",
+                    "Stop the run, or wait until it is done.",
+                )
+
+        return self._planned(plan, refuse, lambda: None)
+
+    def plan_prune(self, rules: Prune, *, for_good: bool) -> PlannedRemoval:
         """Plan to remove entries by age or size, and what broken writes left."""
         if rules.detached or rules.unreferenced:
             raise RecipeError(
                 "--detached and --unreferenced are about the hub's cache, not about --type.",
                 "Take --unused and --keep-under.",
             )
-        request = Prune(rules.now, rules.unused_seconds, rules.keep_bytes)
-        plan = plan_prune(tensor_scan.scan(self._root, self._kinds), request)
-        return TensorRemoval(self._root, plan, is_prune=True)
+        root = self._root
+        plan = plan_prune(tensor_scan.scan(root, self._kinds), rules)
+        return self._planned(plan, refuse=lambda: None, prepare=lambda: tidy(root))
+
+    def _planned(
+        self, plan: Plan, refuse: Callable[[], None], prepare: Callable[[], object]
+    ) -> PlannedRemoval:
+        def do() -> Outcome:
+            prepare()
+            if not plan.items:
+                return Outcome(tensor_text.plan_record(plan), "nothing to remove")
+            freed = execute(self._root, plan)
+            return Outcome(tensor_text.plan_record(plan, freed), f"freed {show_size(freed)}")
+
+        return PlannedRemoval(
+            is_empty=not plan.items,
+            record=tensor_text.plan_record(plan),
+            lines=list(tensor_text.plan_lines(plan)),
+            question=f"Remove it for good and free {show_size(plan.frees)}?",
+            refuse=refuse,
+            execute=do,
+        )
 
     def verify(
         self, targets: Sequence[str], *, tell: Callable[[str], None], warn: Callable[[str], None]
@@ -106,51 +133,3 @@ class TensorBackend:
             summary=f"{num_good} good" + (f", {len(damaged)} damaged" if damaged else ""),
             error=error if damaged else None,
         )
-
-
-@dataclass(frozen=True)
-class TensorRemoval:
-    """A removal of kept tensors that was worked out and not done yet.
-
-    Attributes:
-        is_prune: What is in use is skipped, and old leftovers of other removals go too.
-    """
-
-    root: Path
-    plan: Plan
-    is_prune: bool
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to remove."""
-        return not self.plan.items
-
-    def record(self) -> dict[str, Any]:
-        """Return the plan as JSON holds it."""
-        return tensor_text.plan_record(self.plan)
-
-    def lines(self) -> Iterator[str]:
-        """Yield the plan for reading."""
-        return tensor_text.plan_lines(self.plan)
-
-    def refuse(self) -> None:
-        """Raise where a run uses something that was named."""
-        if self.plan.in_use and not self.is_prune:
-            names = ", ".join(clean(each.id) for each in self.plan.in_use)
-            raise InUseError(
-                f"Nothing was removed: a run uses {names}.",
-                "Stop the run, or wait until it is done.",
-            )
-
-    def question(self, *, for_good: bool) -> str:
-        """Return what the user is asked; it is always for good."""
-        return f"Remove it for good and free {show_size(self.plan.frees)}?"
-
-    def execute(self, *, for_good: bool) -> Outcome:
-        """Remove it; there is no undo."""
-        if self.is_prune:
-            tidy(self.root)
-        if not self.plan.items:
-            return Outcome(self.record(), "nothing to remove")
-        freed = execute(self.root, self.plan)
-        return Outcome(tensor_text.plan_record(self.plan, freed), f"freed {show_size(freed)}")

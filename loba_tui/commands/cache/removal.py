@@ -56,7 +56,8 @@ def cache_rm(
 
     Example: loba cache rm runwayml/stable-diffusion-v1-5 --dry-run
     """
-    _carry_out(backend_of(targets, recipes).plan_removal(targets), options)
+    backend = backend_of(targets, recipes)
+    _carry_out(backend.plan_removal(targets, for_good=options.no_undo), options)
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,9 @@ def cache_prune(
 
     Example: loba cache prune --type latents --type embeds --unused 30d
     """
-    from loba_tui.client.cache.backend import PruneRules
     from loba_tui.client.cache.hub_backend import HubBackend
     from loba_tui.client.cache.tensor_backend import TensorBackend
+    from loba_tui.core.associate.caches.hub.requests import Prune
     from loba_tui.core.units import parse_age, parse_size
 
     backend: CacheBackend
@@ -117,7 +118,7 @@ def cache_prune(
         backend = TensorBackend(tensors_folder(os.environ), rules.kinds)
     else:
         backend = HubBackend(open_cache(recipes))
-    parsed = PruneRules(
+    request = Prune(
         now=time.time(),
         unused_seconds=None if rules.unused is None else parse_age(rules.unused),
         keep_bytes=None if rules.keep_under is None else parse_size(rules.keep_under),
@@ -125,7 +126,7 @@ def cache_prune(
         incomplete=rules.incomplete,
         unreferenced=rules.unreferenced,
     )
-    _carry_out(backend.plan_prune(parsed), options)
+    _carry_out(backend.plan_prune(request, for_good=options.no_undo), options)
 
 
 def cache_undo(
@@ -196,18 +197,18 @@ def trash_empty(
 def _carry_out(planned: PlannedRemoval, options: RemovalOptions) -> None:
     """Show a plan, ask, and do it."""
     if not options.as_json:
-        for line in planned.lines():
+        for line in planned.lines:
             typer.echo(line, err=not options.dry_run)
     if options.dry_run:
         if options.as_json:
-            echo_json(planned.record())
+            echo_json(planned.record)
         elif planned.is_empty:
             typer.echo("nothing to remove")
         return
     planned.refuse()
     if not planned.is_empty:
-        confirm(planned.question(for_good=options.no_undo), yes=options.yes)
-    outcome = planned.execute(for_good=options.no_undo)
+        confirm(planned.question, yes=options.yes)
+    outcome = planned.execute()
     if options.as_json:
         echo_json(outcome.record)
     if planned.is_empty or not options.as_json:

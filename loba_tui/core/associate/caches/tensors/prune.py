@@ -22,6 +22,7 @@ from loba_tui.core.associate.caches.hub.paths import (
     open_folder,
     parent_of,
 )
+from loba_tui.core.associate.caches.hub.requests import Prune
 from loba_tui.core.associate.caches.tensors import layout
 from loba_tui.core.associate.caches.tensors.file_hashes import HASHES
 from loba_tui.core.associate.caches.tensors.scan import Entry, TensorGroup, facts_of, folder_of
@@ -32,21 +33,6 @@ _GONE = ".gone-"
 # What a writer has not renamed by then it never will.
 _LEFTOVER_SECONDS = 3600.0
 _HASH_SECONDS = 180 * 86400.0
-
-
-@dataclass(frozen=True)
-class Prune:
-    """What is of no more use.
-
-    Attributes:
-        now: Wall time.
-        unused_seconds: Entries that nothing has read for so long; None keeps them.
-        keep_bytes: The least recently used until no more is left; None keeps them.
-    """
-
-    now: float
-    unused_seconds: float | None = None
-    keep_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +70,7 @@ def plan_removal(groups: Sequence[TensorGroup]) -> Plan:
 
 
 def plan_prune(groups: Sequence[TensorGroup], request: Prune) -> Plan:
-    """Plan to remove what is of no more use; what broken writes left always goes."""
+    """Plan to remove what is too old or too much; what broken writes left always goes."""
     free = [each for each in groups if not each.is_in_use]
     going: dict[str, set[Entry]] = {group.id: set() for group in free}
     if request.unused_seconds is not None:

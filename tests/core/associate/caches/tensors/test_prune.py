@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loba_tui.core.associate.caches.hub.requests import Prune
 from loba_tui.core.associate.caches.tensors import layout as tensor_layout
 from loba_tui.core.associate.caches.tensors import prune as tensor_prune
 from loba_tui.core.associate.caches.tensors import scan as tensor_scan
-from loba_tui.core.associate.caches.tensors.prune import Prune
 from loba_tui.core.associate.caches.tensors.store import TensorStore
 from loba_tui.core.errors import InUseError, RecipeError, RefusedError
 
