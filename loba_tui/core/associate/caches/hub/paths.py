@@ -11,7 +11,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -80,6 +80,18 @@ def parent_of(root: int, path: str, *, make: bool = False) -> Iterator[tuple[int
         yield here, parts[-1]
     finally:
         os.close(here)
+
+
+def entries_of(
+    path: str | Path, on_error: Callable[[OSError], None] = lambda error: None
+) -> dict[str, os.DirEntry[str]]:
+    """Return what lies in a folder by name; nothing where it cannot be listed, which is told."""
+    try:
+        with os.scandir(path) as found:
+            return {entry.name: entry for entry in found}
+    except OSError as error:
+        on_error(error)
+        return {}
 
 
 def exists(folder: int, name: str) -> bool:

@@ -23,7 +23,7 @@ from loba_tui.core.associate.caches.hub.layout import (
     Repository,
     parse_folder,
 )
-from loba_tui.core.associate.caches.hub.paths import client_lock, exists, parent_of
+from loba_tui.core.associate.caches.hub.paths import client_lock, entries_of, exists, parent_of
 from loba_tui.core.errors import InUseError, RefusedError
 
 _MAX_MANIFEST_BYTES = 16 * 2**20
@@ -53,10 +53,10 @@ def scan_store(root: Path, repositories: tuple[Repository, ...]) -> Mapping[str,
                 linked.setdefault(blob.payload, set()).add(path)
     found = {}
     base = f"{os.fspath(root)}/{STORE}"
-    for prefix, entry in sorted(_folder(base).items()):
+    for prefix, entry in sorted(entries_of(base).items()):
         if len(prefix) != 2 or not entry.is_dir(follow_symlinks=False):
             continue
-        for name, payload in _folder(f"{base}/{prefix}").items():
+        for name, payload in entries_of(f"{base}/{prefix}").items():
             if not (PAYLOAD.fullmatch(name) and name.startswith(prefix)):
                 continue
             try:
@@ -141,14 +141,6 @@ def inside(root: Path, path: str, target: str) -> str | None:
         return resolved.removeprefix(base) if resolved.startswith(base) else None
     resolved = posixpath.normpath(f"{posixpath.dirname(path)}/{target}")
     return None if resolved.startswith("..") else resolved
-
-
-def _folder(path: str) -> dict[str, os.DirEntry[str]]:
-    try:
-        with os.scandir(path) as found:
-            return {entry.name: entry for entry in found}
-    except OSError:
-        return {}
 
 
 def register(root_path: Path, root: int, path: str) -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from loba_tui.core.associate.caches.hub.paths import entries_of
 from loba_tui.core.associate.caches.tensors import layout
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.text import clean, did_you_mean
@@ -195,11 +196,7 @@ def facts_of(entry: os.DirEntry[str]) -> os.stat_result:
 
 def folder_of(path: Path) -> list[os.DirEntry[str]]:
     """Return what lies in a folder, by name; nothing where it cannot be listed."""
-    try:
-        with os.scandir(path) as found:
-            return sorted(found, key=lambda entry: entry.name)
-    except OSError:
-        return []
+    return sorted(entries_of(path).values(), key=lambda entry: entry.name)
 
 
 def _is_locked(path: Path) -> bool:
