@@ -119,6 +119,7 @@ def _fetch(address: str) -> OpenedRecipe:
     from loba_tui.core.associate.caches.hub.layout import folder_of
     from loba_tui.core.associate.caches.transfer import fetch as hub_fetch
     from loba_tui.core.associate.caches.transfer.hub_errors import explained
+    from loba_tui.core.associate.caches.transfer.retry import asked
 
     matched = _ADDRESS.fullmatch(address)
     if matched is None or {"", ".", ".."} & set(matched.group(2).split("/")):
@@ -130,7 +131,7 @@ def _fetch(address: str) -> OpenedRecipe:
         explained(repo_id, revision, _FORM + ".", section=""),
         hold_repository(root, folder_of(repo_id)),
     ):
-        commit = hub_fetch.asked(lambda: api.resolve_revision(repo_id, revision=revision).resolved)
+        commit = asked(lambda: api.resolve_revision(repo_id, revision=revision).resolved)
         there = try_to_load_from_cache(repo_id, path, revision=commit)
         if not isinstance(there, str):
             files = hub_fetch.list_files(api, repo_id, commit)

@@ -94,12 +94,14 @@ def resolve_device(
 
 
 def resolve_dtype(
-    name: str, device: torch.device, *, facts: AcceleratorFacts | None = None
+    name: torch.dtype | str, device: torch.device, *, facts: AcceleratorFacts | None = None
 ) -> torch.dtype:
-    """Return the dtype that base weights are held in on a device.
+    """Return the dtype that base weights are held in on a device; torch's own stay as they are.
 
     `auto` is float32 on the CPU, bfloat16 where CUDA has it in hardware, else float16.
     """
+    if isinstance(name, torch.dtype):
+        return name
     if name == "auto":
         if device.type == "cpu":
             return torch.float32

@@ -7,7 +7,6 @@ cache.unload("stabilityai/stable-diffusion-xl-base-1.0")
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from loba_tui.core.associate.caches.memory.budget import Budget
 from loba_tui.core.associate.caches.memory.components import (
     Components,
     LoadedAs,
+    check_names,
     find_shared,
     is_hooked,
     remove_components,
@@ -45,8 +45,6 @@ from loba_tui.core.associate.sources.locate import ModelSource, locate
 from loba_tui.core.associate.sources.weights import weights_bytes
 from loba_tui.core.errors import RecipeError, ResourceError
 from loba_tui.core.text import did_you_mean
-
-logger = logging.getLogger(__name__)
 
 
 class ModelCache:
@@ -79,9 +77,7 @@ class ModelCache:
             ResourceError: The device is not there.
         """
         self.device = resolve_device(device, local_rank=local_rank)
-        self.dtype = (
-            dtype if isinstance(dtype, torch.dtype) else resolve_dtype(dtype or "auto", self.device)
-        )
+        self.dtype = resolve_dtype(dtype or "auto", self.device)
         self._on_fetch = on_fetch
         self._memory = MemoryCache()
         self._loaded: dict[str, LoadedAs] = {}
@@ -119,8 +115,7 @@ class ModelCache:
                     f"{model_id} is loaded already, of another revision or variant.",
                     f"Call unload({model_id!r}) first.",
                 )
-            missing = loaded.left_out - set(leave_out) if loaded is not None else set()
-            if missing:
+            if missing := set(self.left_out(model_id)) - set(leave_out):
                 self.onload(model_id, *missing)
             return pipeline
         source = self.locate(model_id, revision, variant)
@@ -166,7 +161,7 @@ class ModelCache:
         modules = modules_of(pipeline).values()
         # No list of what others hold: it would keep that in memory while room is made.
         new = [module for module in modules if not self._memory.holders(module)]
-        self._budget.make_room(self._on_device(new), model_id)
+        self._budget.make_room(bytes_on(self.device, bytes_by_place(new)), model_id)
         self._memory.put(model_id, pipeline)
         self._loaded.pop(model_id, None)
 
@@ -199,24 +194,20 @@ class ModelCache:
         if model_id not in self._memory:
             return False
         pipeline = self._resident(model_id)
-        names = self._named(model_id, components) if components else list(modules_of(pipeline))
-        going = [pipeline.components[name] for name in names]
-        alone = [module for module in going if self._memory.holders(module) == [model_id]]
+        going = self._named(model_id, components)
+        alone = [module for module in going.values() if self._memory.holders(module) == [model_id]]
         watched: list[weakref.ref[object]] = [weakref.ref(module) for module in alone]
         if components:
-            remove_components(pipeline, names)
+            remove_components(pipeline, list(going))
             if model_id in self._loaded:
-                self._loaded[model_id].left_out.update(names)
+                self._loaded[model_id].left_out.update(going)
         else:
             pipeline.remove_all_hooks()
             self._memory.pop(model_id)
             self._loaded.pop(model_id, None)
             watched.append(weakref.ref(pipeline))
         del pipeline, going, alone
-        if is_freed(watched, self.device):
-            return True
-        logger.warning("%s is unloaded, but it is still held elsewhere", model_id)
-        return False
+        return is_freed(model_id, watched, self.device)
 
     def offload(self, model_id: str, *components: str) -> None:
         """Move a pipeline, or some of its components, from the accelerator to the CPU's memory.
@@ -231,9 +222,13 @@ class ModelCache:
                 "there is nowhere to offload to: the device is the CPU",
                 "Unloading frees the memory; the component is loaded again when it is needed.",
             )
-        self._refuse_hooked(model_id)
-        for name in self._named(model_id, components):
-            self._modules(model_id)[name].to("cpu")
+        if is_hooked(self._resident(model_id)):
+            raise RecipeError(
+                f"{model_id} is offloaded by itself already, as base_model.offload asks for",
+                "Set base_model.offload: none to move its components by hand.",
+            )
+        for module in self._named(model_id, components).values():
+            module.to("cpu")
         torch.accelerator.empty_cache()
 
     def onload(self, model_id: str, *components: str) -> None:
@@ -248,21 +243,18 @@ class ModelCache:
             ResourceError: It does not fit into the budget beside what is in use.
         """
         pipeline, loaded = self._resident(model_id), self._loaded.get(model_id)
-        left_out = loaded.left_out if loaded is not None else set()
+        left_out = self.left_out(model_id)
         names = list(components) or [*modules_of(pipeline), *left_out]
-        missing = [name for name in names if name in left_out]
         here = [name for name in names if name not in left_out]
-        if loaded is not None and missing:
+        if loaded is not None and len(here) < len(names):
+            missing = [name for name in names if name in left_out]
             self._bring_back(pipeline, model_id, loaded, missing)
-        if self.device.type != "cpu" and here:
-            modules = [self._modules(model_id)[name] for name in self._named(model_id, here)]
-            if loaded is None or loaded.to_device:
-                coming = sum(bytes_by_place(modules).values()) - self._on_device(modules)
-                self._budget.make_room(coming, model_id)
-                for module in modules:
-                    module.to(self.device)
-        else:
-            self._named(model_id, here)
+        modules = self._named(model_id, here).values()
+        if here and self.device.type != "cpu" and (loaded is None or loaded.to_device):
+            sizes = bytes_by_place(modules)
+            self._budget.make_room(sum(sizes.values()) - bytes_on(self.device, sizes), model_id)
+            for module in modules:
+                module.to(self.device)
 
     def holds(self, pipeline: DiffusionPipeline) -> bool:
         """Say whether a pipeline is resident here, under whatever id."""
@@ -319,28 +311,19 @@ class ModelCache:
             )
         return pipeline
 
-    def _modules(self, model_id: str) -> dict[str, nn.Module]:
-        return modules_of(self._resident(model_id))
-
-    def _named(self, model_id: str, components: Collection[str]) -> list[str]:
-        """Return the names of components, all of the model's where none are given."""
-        modules = self._modules(model_id)
-        for name in components:
-            if name in self.left_out(model_id):
-                raise RecipeError(f"{name} of {model_id} is not in memory")
-            if name not in modules:
-                known = [*modules, *self.left_out(model_id)]
-                raise RecipeError(
-                    f"{model_id} has no component {name}",
-                    did_you_mean(name, known, f"It has {', '.join(known)}."),
-                )
-        return list(components) or list(modules)
+    def _named(self, model_id: str, components: Collection[str]) -> dict[str, nn.Module]:
+        """Return networks by name, all of the model's where none are named."""
+        modules = modules_of(self._resident(model_id))
+        check_names(components, model_id, modules, self.left_out(model_id))
+        return {name: modules[name] for name in components or modules}
 
     def _shared(
         self, source: ModelSource, variant: str | None, names: Collection[str]
     ) -> dict[str, nn.Module]:
         """Return the components that a resident model has in the very same form."""
-        candidates = [(self._modules(each), loaded) for each, loaded in self._loaded.items()]
+        candidates = [
+            (modules_of(self._resident(each)), loaded) for each, loaded in self._loaded.items()
+        ]
         return find_shared(candidates, source, variant, names=names, dtype=self.dtype)
 
     def _bring_back(
@@ -361,16 +344,6 @@ class ModelCache:
             pipeline.enable_model_cpu_offload(device=self.device)
         loaded.left_out.difference_update(names)
         self._memory.notice(pipeline)
-
-    def _refuse_hooked(self, model_id: str) -> None:
-        if is_hooked(self._resident(model_id)):
-            raise RecipeError(
-                f"{model_id} is offloaded by itself already, as base_model.offload asks for",
-                "Set base_model.offload: none to move its components by hand.",
-            )
-
-    def _on_device(self, modules: Collection[nn.Module]) -> int:
-        return bytes_on(self.device, bytes_by_place(modules))
 
     def _forget(self, model_id: str) -> None:
         self._loaded.pop(model_id, None)

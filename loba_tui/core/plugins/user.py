@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from loba_tui.core.errors import RefusedError, ResourceError
 from loba_tui.core.text import clean
+from loba_tui.core.user_folders import user_folder_if_any
 
 MAX_BYTES = 1024 * 1024
 PRIVATE_DIR_MODE = 0o700
@@ -71,15 +72,9 @@ class UserPlugins:
 
     @classmethod
     def of_user(cls, environ: Mapping[str, str]) -> UserPlugins:
-        """Return the user's plugin folder under `XDG_CONFIG_HOME` or its default."""
-        config = Path(environ.get("XDG_CONFIG_HOME", ""))
-        # The XDG base directory specification tells to ignore relative paths.
-        if not config.is_absolute():
-            try:
-                config = Path.home() / ".config"
-            except RuntimeError:  # a user without a home, as some containers have
-                return cls()
-        return cls(config / "loba" / "plugins", config / "loba" / "trusted.json")
+        """Return the user's own drop-ins; none where the user has no home folder."""
+        config = user_folder_if_any(environ, "config")
+        return cls() if config is None else cls(config / "plugins", config / "trusted.json")
 
     def files(self, kind: str) -> dict[str, Path]:
         """Return the user's files of a kind by name; tests that lie beside them are left out."""

@@ -19,6 +19,7 @@ from loba_tui.core.associate.caches.hub.layout import folder_of
 from loba_tui.core.associate.caches.transfer import fetch as hub_fetch
 from loba_tui.core.associate.caches.transfer.fetch import NoBar, WantedFile
 from loba_tui.core.associate.caches.transfer.hub_errors import UNREACHABLE, explained, unreachable
+from loba_tui.core.associate.caches.transfer.retry import asked
 from loba_tui.core.associate.pipeline_files import INDEX_NAME, component_names, select_files
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
 from loba_tui.core.errors import RecipeError
@@ -56,7 +57,7 @@ def fetch_snapshot(
     root = Path(constants.HF_HUB_CACHE)
     with explained(model_id, revision, hint), hold_repository(root, folder_of(model_id)):
         api = HfApi()
-        commit = hub_fetch.asked(lambda: api.resolve_revision(model_id, revision=revision).resolved)
+        commit = asked(lambda: api.resolve_revision(model_id, revision=revision).resolved)
         try:
             files = hub_fetch.list_files(api, model_id, commit)
         except UNREACHABLE as error:

@@ -14,6 +14,8 @@ from torch import nn
 from loba_tui.core.associate.caches.memory.resident import modules_of
 from loba_tui.core.associate.sources.locate import ModelSource
 from loba_tui.core.associate.sources.weights import is_same_component
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.text import did_you_mean
 
 # What is trained: an adapter put on it for one model must not be there for another.
 _NEVER_SHARED = frozenset({"unet", "transformer"})
@@ -104,6 +106,25 @@ def find_shared(
             if is_plain and is_same_component(loaded.source, source, name, variants=variants):
                 found[name] = module
     return found
+
+
+def check_names(
+    names: Collection[str], model_id: str, modules: Collection[str], left_out: Collection[str]
+) -> None:
+    """Check that a model has components of these names in memory.
+
+    Raises:
+        RecipeError: There is no such component, or it is left out.
+    """
+    for name in names:
+        if name in left_out:
+            raise RecipeError(f"{name} of {model_id} is not in memory")
+        if name not in modules:
+            known = [*modules, *left_out]
+            raise RecipeError(
+                f"{model_id} has no component {name}",
+                did_you_mean(name, known, f"It has {', '.join(known)}."),
+            )
 
 
 def is_hooked(pipeline: DiffusionPipeline) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import logging
 import weakref
 from collections.abc import Sequence
 
 import torch
 from torch import nn
+
+logger = logging.getLogger(__name__)
 
 
 def empty_accelerator(device: torch.device) -> None:
@@ -16,7 +19,7 @@ def empty_accelerator(device: torch.device) -> None:
         torch.accelerator.empty_cache()
 
 
-def is_freed(watched: Sequence[weakref.ref[object]], device: torch.device) -> bool:
+def is_freed(model_id: str, watched: Sequence[weakref.ref[object]], device: torch.device) -> bool:
     """Say whether nothing keeps these alive; move what lives on off the accelerator."""
     gc.collect()
     alive = [each for each in (watch() for watch in watched) if each is not None]
@@ -24,4 +27,6 @@ def is_freed(watched: Sequence[weakref.ref[object]], device: torch.device) -> bo
         if isinstance(each, nn.Module) and device.type != "cpu":
             each.to("cpu")
     empty_accelerator(device)
+    if alive:
+        logger.warning("%s is unloaded, but it is still held elsewhere", model_id)
     return not alive

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple
 
 from huggingface_hub import (
     HfApi,
@@ -29,8 +29,6 @@ from huggingface_hub import (
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HTTPError,
-    OfflineModeIsEnabled,
-    RevisionResolutionError,
 )
 from huggingface_hub.file_download import http_get, is_xet_available
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
@@ -39,6 +37,7 @@ from tqdm import tqdm
 from loba_tui.core.associate.caches.hub.layout import LOCKS, folder_of
 from loba_tui.core.associate.caches.hub.paths import check_path
 from loba_tui.core.associate.caches.hub.verify import checksum_of
+from loba_tui.core.associate.caches.transfer.retry import WAITS_SECONDS, asked, is_passing
 from loba_tui.core.errors import CorruptError, ResourceError
 from loba_tui.core.text import clean
 from loba_tui.core.units import show_size
@@ -47,13 +46,10 @@ _WORKERS = 4
 # A disk that is filled to the last byte breaks more than this fetch.
 _RESERVE_BYTES = 256 * 2**20
 _MAX_ETAG = 200
-_WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)
-_TRY_AGAIN_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO})
 
 Report = Callable[["WantedFile | None", int], None]
-Answer = TypeVar("Answer")
 
 
 class WantedFile(NamedTuple):
@@ -107,22 +103,6 @@ def with_state(root: Path, model_id: str, commit: str, file: WantedFile) -> Want
     except OSError:
         return file
     return file._replace(partial=min(partial.st_size, file.size))
-
-
-def asked(ask: Callable[[], Answer]) -> Answer:
-    """Ask the hub something, again after a while where it is busy or down.
-
-    Raises:
-        Exception: The last answer, where all were such.
-    """
-    for seconds in _WAITS_SECONDS[:-1]:
-        try:
-            return ask()
-        except (HfHubHTTPError, RevisionResolutionError) as error:
-            if not _is_passing(error):
-                raise
-        time.sleep(seconds)
-    return ask()
 
 
 def fetch_files(
@@ -282,14 +262,14 @@ class _Fetch:
                 status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
                 if status == 416:
                     file.truncate(0)  # what is there is longer than the content
-                elif not _is_passing(error):
+                elif not is_passing(error):
                     raise
                 came = file.seek(0, os.SEEK_END)
                 num_in_vain = 0 if came > there else num_in_vain + 1
                 there = came
-                if num_in_vain > (len(_WAITS_SECONDS) if status else 1):
+                if num_in_vain > (len(WAITS_SECONDS) if status else 1):
                     raise
-                time.sleep(_WAITS_SECONDS[max(0, num_in_vain - 1)])
+                time.sleep(WAITS_SECONDS[max(0, num_in_vain - 1)])
 
     def _is_sound(self, path: Path) -> bool:
         expected = self._file.checksum
@@ -317,17 +297,6 @@ class _Fetch:
             hint = "Check who owns the cache, or set HF_HUB_CACHE to a folder that can be written."
             return ResourceError(f"The cache could not be written while {what}", hint)
         return ResourceError(f"The system refused something while {what}", "Start again.")
-
-
-def _is_passing(error: BaseException) -> bool:
-    """Say whether the same question may be answered better in a while."""
-    if isinstance(error, RevisionResolutionError):
-        return isinstance(error.__cause__, HfHubHTTPError) and _is_passing(error.__cause__)
-    if isinstance(error, OfflineModeIsEnabled):
-        return False
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in _TRY_AGAIN_STATUS
-    return isinstance(error, HTTPError | ConnectionError)
 
 
 def _check_disk(root: Path, needed: int) -> None:

@@ -20,6 +20,7 @@ from loba_tui.core.associate.caches.hub.paths import open_folder, parent_of
 from loba_tui.core.associate.caches.transfer import fetch as hub_fetch
 from loba_tui.core.associate.caches.transfer.fetch import NoBar, Report, WantedFile
 from loba_tui.core.associate.caches.transfer.hub_errors import explained
+from loba_tui.core.associate.caches.transfer.retry import asked
 from loba_tui.core.associate.pipeline_files import INDEX_NAME, component_names, select_files
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES
 from loba_tui.core.errors import RecipeError
@@ -74,13 +75,13 @@ def plan_pull(
         tempfile.TemporaryDirectory() as folder,
     ):
         api = HfApi()
-        commit = hub_fetch.asked(
+        commit = asked(
             lambda: api.resolve_revision(model_id, revision=revision, cache_dir=folder).resolved
         )
         listed = hub_fetch.list_files(api, model_id, commit)
         names = list(listed)
         if INDEX_NAME in listed:
-            index = hub_fetch.asked(
+            index = asked(
                 lambda: hf_hub_download(
                     model_id, INDEX_NAME, revision=commit, cache_dir=folder, tqdm_class=NoBar
                 )
