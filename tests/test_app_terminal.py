@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from dashboard import STAND_IN, environment
+from loba_command import slider_recipe
 
 from loba_tui.client.runs.start import make_run
 from loba_tui.core.plugins import SHIPPED
@@ -27,16 +28,6 @@ from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.run import launch
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
-
-RECIPE = """\
-version: 1
-name: brief
-base_model: {id: builtin:shapes-xl}
-method:
-  name: text_slider
-  concepts: [{target: a shape, positive: a large shape, negative: a small shape}]
-train: {steps: 5000, resolution: 32}
-"""
 
 
 def wait_for(is_so: Callable[[], object], what: str, seconds: float = 120.0) -> None:
@@ -85,7 +76,7 @@ class Tmux:
 def test_a_real_run_is_watched_and_steered_in_tmux(tmp_path: Path) -> None:
     environ = {**environment(tmp_path), "OMP_NUM_THREADS": "1", "TERM": "screen-256color"}
     recipe = tmp_path / "brief.yaml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(slider_recipe("brief") + "train: {steps: 5000, resolution: 32}\n")
     run = make_run(
         load_recipe(recipe, plugins=SHIPPED), tmp_path / "output", Ledger.of_user(environ)
     )

@@ -7,10 +7,10 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from loba_command import Loba
 
 RECIPE = """\
 version: 1
@@ -24,40 +24,20 @@ scheduler:
 BOOM = "raise SystemExit('it was imported')\n"
 
 
-@pytest.fixture
-def environ(tmp_path: Path) -> Mapping[str, str]:
-    return {
-        **os.environ,
-        "XDG_CONFIG_HOME": str(tmp_path / "config"),
-        "XDG_STATE_HOME": str(tmp_path / "state"),
-        "HOME": str(tmp_path),
-    }
+class Plugging(Loba):
+    """Runs the command beside a folder of the user's own drop-ins."""
 
-
-class Loba:
-    """Runs the command in a folder of its own."""
-
-    def __init__(self, place: Path, environ: Mapping[str, str]) -> None:
-        self.place, self.environ = place, environ
-        self.folder = Path(environ["XDG_CONFIG_HOME"]) / "loba" / "plugins"
-
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-P", "-m", "loba_tui.cli", *arguments],
-            cwd=self.place,
-            env=self.environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+    def __init__(self, place: Path) -> None:
+        config = place / "config"
+        super().__init__(place, timeout=60, XDG_CONFIG_HOME=str(config), HOME=str(place))
+        self.folder = config / "loba" / "plugins"
 
     def on_a_terminal(self, answer: bytes, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         parent, child = pty.openpty()
         os.write(parent, answer)
         try:
             return subprocess.run(
-                [sys.executable, "-P", "-m", "loba_tui.cli", *arguments],
+                [*self.command, *arguments],
                 env=self.environ,
                 stdin=child,
                 capture_output=True,
@@ -73,11 +53,11 @@ class Loba:
 
 
 @pytest.fixture
-def loba(tmp_path: Path, environ: Mapping[str, str]) -> Loba:
-    return Loba(tmp_path, environ)
+def loba(tmp_path: Path) -> Plugging:
+    return Plugging(tmp_path)
 
 
-def test_from_new_to_a_recipe_that_validates_to_a_changed_file(loba: Loba) -> None:
+def test_from_new_to_a_recipe_that_validates_to_a_changed_file(loba: Plugging) -> None:
     made = loba("plugins", "new", "timestep", "mine")
     assert made.returncode == 0, made.stderr
     path, test = map(Path, made.stdout.split())
@@ -121,7 +101,7 @@ def test_from_new_to_a_recipe_that_validates_to_a_changed_file(loba: Loba) -> No
 
 
 @pytest.mark.slow
-def test_the_test_that_new_writes_passes_and_fails(loba: Loba) -> None:
+def test_the_test_that_new_writes_passes_and_fails(loba: Plugging) -> None:
     path, test = map(Path, loba("plugins", "new", "timestep", "mine").stdout.split())
     command = [sys.executable, "-m", "pytest", "-q", str(test)]
     assert subprocess.run(command, env=loba.environ, capture_output=True).returncode == 0
@@ -131,7 +111,7 @@ def test_the_test_that_new_writes_passes_and_fails(loba: Loba) -> None:
     assert "a weight is negative" in failed.stdout
 
 
-def test_trust_asks_on_a_terminal_and_refuses_without_one(loba: Loba) -> None:
+def test_trust_asks_on_a_terminal_and_refuses_without_one(loba: Plugging) -> None:
     loba("plugins", "new", "losses", "mine")
     refused = loba("plugins", "trust")
     assert refused.returncode == 8
@@ -145,7 +125,7 @@ def test_trust_asks_on_a_terminal_and_refuses_without_one(loba: Loba) -> None:
     assert (again.returncode, again.stdout) == (0, "")
 
 
-def test_everything_in_the_folder_is_listed_and_nothing_is_imported(loba: Loba) -> None:
+def test_everything_in_the_folder_is_listed_and_nothing_is_imported(loba: Plugging) -> None:
     loba("plugins", "new", "losses", "mine")
     folder = loba.folder / "losses"
     texts = {
@@ -195,7 +175,7 @@ def test_everything_in_the_folder_is_listed_and_nothing_is_imported(loba: Loba) 
     ],
 )
 def test_new_makes_no_file_that_could_not_be_used(
-    loba: Loba, arguments: tuple[str, str], said: str
+    loba: Plugging, arguments: tuple[str, str], said: str
 ) -> None:
     told = loba("plugins", "new", *arguments)
     assert told.returncode == 2
@@ -203,7 +183,7 @@ def test_new_makes_no_file_that_could_not_be_used(
     assert not list(loba.place.rglob("*.py"))
 
 
-def test_new_never_overwrites(loba: Loba) -> None:
+def test_new_never_overwrites(loba: Plugging) -> None:
     loba("plugins", "new", "noise", "mine")
     again = loba("plugins", "new", "noise", "mine")
     assert again.returncode == 2

@@ -6,70 +6,29 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from loba_command import COMMAND_WITH_STAND_IN, Loba, slider_recipe, step, wait_until
 
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
 
-STAND_IN = Path(__file__).parents[1] / "support/stand_in_program.py"
-# What `loba` does, except that the program it starts is the stand-in, and that a hang-up counts
-# even where the tests themselves run under nohup.
-DRIVER = f"""
-import functools, signal, sys
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-from loba_tui import cli
-from loba_tui.client.runs import foreground
-program = (sys.executable, {str(STAND_IN)!r})
-foreground.Foreground = functools.partial(foreground.Foreground, program=program)
-cli.main()
-"""
-LOBA = [sys.executable, "-c", DRIVER]
-RECIPE = """\
-version: 1
-name: done
-base_model: {id: builtin:shapes-xl}
-method:
-  name: text_slider
-  concepts: [{target: a shape, positive: a large shape, negative: a small shape}]
-"""
-
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "recipe.yaml").write_text(slider_recipe("done"))
     return tmp_path
 
 
-@pytest.fixture
-def environ(tmp_path: Path) -> Mapping[str, str]:
-    return {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state"), "TERM": "xterm"}
-
-
-class Loba:
-    """Runs the command in a folder of its own."""
-
-    def __init__(self, place: Path, environ: Mapping[str, str]) -> None:
-        self.place, self.environ = place, environ
-
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*LOBA, *arguments],
-            cwd=self.place,
-            env=self.environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+class Viewer(Loba):
+    """Runs the command and watches the only run below `output`."""
 
     def start(self, name: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*LOBA, "run", "recipe.yaml", "--set", f"name={name}"],
+            [*COMMAND_WITH_STAND_IN, "run", "recipe.yaml", "--set", f"name={name}"],
             cwd=self.place,
             env=self.environ,
             stdin=subprocess.DEVNULL,
@@ -82,23 +41,20 @@ class Loba:
         (path,) = (self.place / "output").iterdir()
         return RunDir(path)
 
-    def wait_for_step(self, step: int) -> RunDir:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            if (self.place / "output").is_dir() and any((self.place / "output").iterdir()):
-                run_dir = self.run_dir()
-                if any(m.step >= step for m in RunReader(run_dir).new_metrics()):
-                    return run_dir
-            time.sleep(0.05)
-        raise AssertionError("the stand-in never got there")
+    def wait_for_step(self, number: int) -> RunDir:
+        output = self.place / "output"
+        wait_until(lambda: output.is_dir() and any(output.iterdir()), 30)
+        run_dir = self.run_dir()
+        wait_until(lambda: step(run_dir) >= number, 30)
+        return run_dir
 
 
 @pytest.fixture
-def loba(place: Path, environ: Mapping[str, str]) -> Loba:
-    return Loba(place, environ)
+def loba(place: Path) -> Viewer:
+    return Viewer(place, COMMAND_WITH_STAND_IN, timeout=60, TERM="xterm")
 
 
-def test_a_run_shows_plain_progress_and_ends_with_its_results(loba: Loba) -> None:
+def test_a_run_shows_plain_progress_and_ends_with_its_results(loba: Viewer) -> None:
     done = loba("run", "recipe.yaml")
     assert done.returncode == 0, done.stderr
     run_dir = loba.run_dir()
@@ -113,7 +69,7 @@ def test_a_run_shows_plain_progress_and_ends_with_its_results(loba: Loba) -> Non
     assert "name: done" in run_dir.recipe.read_text()
 
 
-def test_hostile_text_of_the_program_is_shown_without_its_escapes(loba: Loba) -> None:
+def test_hostile_text_of_the_program_is_shown_without_its_escapes(loba: Viewer) -> None:
     done = loba("run", "recipe.yaml")
     assert "warning: slow red" in done.stderr
     failed = loba("run", "recipe.yaml", "--set", "name=out-of-memory")
@@ -132,7 +88,7 @@ def test_hostile_text_of_the_program_is_shown_without_its_escapes(loba: Loba) ->
     ],
 )
 def test_a_failing_program_is_explained_and_its_exit_code_handed_on(
-    loba: Loba, name: str, code: int, message: str
+    loba: Viewer, name: str, code: int, message: str
 ) -> None:
     failed = loba("run", "recipe.yaml", "--set", f"name={name}")
     assert failed.returncode == code
@@ -141,7 +97,7 @@ def test_a_failing_program_is_explained_and_its_exit_code_handed_on(
     assert 'File "' not in failed.stderr or name == "silent"
 
 
-def test_the_hint_comes_with_the_message(loba: Loba) -> None:
+def test_the_hint_comes_with_the_message(loba: Viewer) -> None:
     assert (
         "Lower train.batch_size."
         in loba("run", "recipe.yaml", "--set", "name=out-of-memory").stderr
@@ -149,7 +105,7 @@ def test_the_hint_comes_with_the_message(loba: Loba) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_one_signal_saves_and_ends_resumable(loba: Loba, number: signal.Signals) -> None:
+def test_one_signal_saves_and_ends_resumable(loba: Viewer, number: signal.Signals) -> None:
     viewer = loba.start("long")
     loba.wait_for_step(3)
     viewer.send_signal(number)
@@ -160,7 +116,7 @@ def test_one_signal_saves_and_ends_resumable(loba: Loba, number: signal.Signals)
     assert RunReader(loba.run_dir()).liveness().state == "stopped"
 
 
-def test_a_second_interrupt_kills_at_once(loba: Loba) -> None:
+def test_a_second_interrupt_kills_at_once(loba: Viewer) -> None:
     viewer = loba.start("deaf")
     run_dir = loba.wait_for_step(3)
     viewer.send_signal(signal.SIGINT)
@@ -173,7 +129,7 @@ def test_a_second_interrupt_kills_at_once(loba: Loba) -> None:
     assert RunReader(run_dir).liveness().state == "dead"
 
 
-def test_a_hang_up_ends_the_viewer_and_not_the_run(loba: Loba) -> None:
+def test_a_hang_up_ends_the_viewer_and_not_the_run(loba: Viewer) -> None:
     viewer = loba.start("long")
     run_dir = loba.wait_for_step(3)
     viewer.send_signal(signal.SIGHUP)
@@ -202,11 +158,11 @@ def _read_terminal(descriptor: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize(("terminal", "rewrites"), [("xterm", True), ("dumb", False)])
 def test_only_a_capable_terminal_gets_a_rewriting_line(
-    loba: Loba, terminal: str, rewrites: bool
+    loba: Viewer, terminal: str, rewrites: bool
 ) -> None:
     master, slave = pty.openpty()
     viewer = subprocess.Popen(
-        [*LOBA, "run", "recipe.yaml"],
+        [*COMMAND_WITH_STAND_IN, "run", "recipe.yaml"],
         cwd=loba.place,
         env={**loba.environ, "TERM": terminal, "NO_COLOR": "1"},
         stdin=subprocess.DEVNULL,
@@ -224,19 +180,19 @@ def test_only_a_capable_terminal_gets_a_rewriting_line(
     assert ("\x1b" in shown) == rewrites
 
 
-def test_an_interrupted_run_goes_on_with_resume(loba: Loba) -> None:
+def test_an_interrupted_run_goes_on_with_resume(loba: Viewer) -> None:
     viewer = loba.start("long")
     run_dir = loba.wait_for_step(3)
     viewer.send_signal(signal.SIGINT)
     viewer.communicate(timeout=30)
-    run_dir.recipe.write_text(RECIPE)
+    run_dir.recipe.write_text(slider_recipe("done"))
     done = loba("run", "--resume", str(run_dir.path))
     assert done.returncode == 0, done.stderr
     assert "argv ['--resume']" in run_dir.log.read_text()
     assert loba("run", "--resume", run_dir.name).returncode == 0
 
 
-def test_detached_runs_outlive_the_command(loba: Loba) -> None:
+def test_detached_runs_outlive_the_command(loba: Viewer) -> None:
     done = loba("run", "recipe.yaml", "--detach", "--set", "name=long")
     assert done.returncode == 0, done.stderr
     run_dir = loba.wait_for_step(1)
@@ -280,7 +236,7 @@ def test_detached_runs_outlive_the_command(loba: Loba) -> None:
     ],
 )
 def test_bad_input_is_one_screen_with_its_exit_code(
-    loba: Loba, arguments: list[str], code: int, message: str
+    loba: Viewer, arguments: list[str], code: int, message: str
 ) -> None:
     (loba.place / "a.safetensors").write_bytes(b"")
     (loba.place / "wrong.yaml").write_text("{'version': 3}")
@@ -293,13 +249,13 @@ def test_bad_input_is_one_screen_with_its_exit_code(
     assert not (loba.place / "output").exists()
 
 
-def test_the_shipped_recipe_stands_in_for_a_missing_file_and_says_so(loba: Loba) -> None:
+def test_the_shipped_recipe_stands_in_for_a_missing_file_and_says_so(loba: Viewer) -> None:
     done = loba("run", "recipes/slider.yaml", "--set", "name=done")
     assert done.returncode == 0, done.stderr
     assert "recipes/slider.yaml is not here; taking the shipped" in done.stderr
 
 
-def test_a_request_reaches_the_program_and_reports_in_its_own_folder(loba: Loba) -> None:
+def test_a_request_reaches_the_program_and_reports_in_its_own_folder(loba: Viewer) -> None:
     loba("run", "recipe.yaml")
     run_dir = loba.run_dir()
     arguments = ("--prompt", "a red circle", "--scales", "-2,0,2", "--seeds", "4,5")
@@ -321,7 +277,7 @@ def test_a_request_reaches_the_program_and_reports_in_its_own_folder(loba: Loba)
     assert request["recipe"] == str(loba.place / "recipe.yaml")
 
 
-def test_export_copies_and_never_overwrites_unasked(loba: Loba) -> None:
+def test_export_copies_and_never_overwrites_unasked(loba: Viewer) -> None:
     loba("run", "recipe.yaml")
     name = loba.run_dir().name
     done = loba("export", name)
@@ -333,7 +289,7 @@ def test_export_copies_and_never_overwrites_unasked(loba: Loba) -> None:
     assert loba("export", name, "--format", "kohya").returncode == 8
 
 
-def test_plugins_are_listed_with_their_options(loba: Loba) -> None:
+def test_plugins_are_listed_with_their_options(loba: Viewer) -> None:
     listed = json.loads(loba("plugins", "ls", "optimizers", "--json").stdout)
     assert "adamw" in [plugin["name"] for plugin in listed]
     shown = json.loads(loba("plugins", "show", "optimizers/adamw", "--json").stdout)
@@ -343,9 +299,9 @@ def test_plugins_are_listed_with_their_options(loba: Loba) -> None:
 
 @pytest.mark.slow
 def test_the_real_program_trains_and_proves_and_its_adapter_is_drawn(
-    tmp_path: Path, environ: Mapping[str, str]
+    tmp_path: Path,
 ) -> None:
-    loba = [sys.executable, "-m", "loba_tui.cli"]
+    ask = Loba(tmp_path, timeout=300, TERM="xterm")
     small = {
         "train.steps": "3",
         "sample.prompts": "[a red circle on a white background]",
@@ -354,18 +310,6 @@ def test_the_real_program_trains_and_proves_and_its_adapter_is_drawn(
         "sample.steps": "3",
     }
     overrides = [f"--set={key}={value}" for key, value in small.items()]
-
-    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*loba, *arguments],
-            cwd=tmp_path,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
     done = ask("run", "slider", *overrides)
     assert done.returncode == 0, done.stderr
     assert "running on cpu" in done.stderr or "running on cuda" in done.stderr

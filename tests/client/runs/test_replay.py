@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from loba_command import Loba, kill_runs, state, step, wait_until
 
 from loba_tui.client.runs import replay
 from loba_tui.core.errors import CorruptError, RecipeError
@@ -40,69 +41,29 @@ proof: {{enabled: false}}
 """
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it never came to pass"
-        time.sleep(0.02)
-
-
-class Loba:
-    """Runs the real command and the real program in a folder of its own."""
+class Training(Loba):
+    """Runs the real program on the CPU."""
 
     def __init__(self, place: Path) -> None:
-        self.place = place
-        self.environ = {
-            **os.environ,
-            "XDG_STATE_HOME": str(place / "state"),
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        }
+        super().__init__(place, timeout=300, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
 
     def recipe(self, steps: int, name: str = "run") -> str:
         (self.place / "recipe.yaml").write_text(RECIPE.format(steps=steps, name=name))
         return "recipe.yaml"
 
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "loba_tui.cli", *arguments],
-            cwd=self.place,
-            env=self.environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    def says(self, *arguments: str) -> str:
-        done = self(*arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
 
 @pytest.fixture
-def loba(tmp_path: Path) -> Iterator[Loba]:
-    loba = Loba(tmp_path)
+def loba(tmp_path: Path) -> Iterator[Training]:
+    loba = Training(tmp_path)
     yield loba
-    for run_dir in Ledger.of_user(loba.environ).runs():
-        status = RunReader(run_dir).status()
-        if RunReader(run_dir).liveness().is_alive and status and status.owner:
-            os.kill(status.owner.pid, signal.SIGKILL)
-
-
-def step(run_dir: RunDir) -> int:
-    return max((metric.step for metric in RunReader(run_dir).new_metrics()), default=0)
-
-
-def state(run_dir: RunDir) -> str:
-    return RunReader(run_dir).liveness().state
+    kill_runs(loba.environ)
 
 
 def kinds(run_dir: RunDir) -> list[str]:
     return [event.kind for event in RunReader(run_dir).new_events()]
 
 
-def test_a_steered_killed_and_resumed_run_is_replayed_to_the_same_file(loba: Loba) -> None:
+def test_a_steered_killed_and_resumed_run_is_replayed_to_the_same_file(loba: Training) -> None:
     told = loba.says("run", loba.recipe(5000), "--detach")
     run_dir = RunDir(Path(told.strip()))
     wait_until(lambda: step(run_dir) >= 3)
@@ -147,7 +108,9 @@ def test_a_steered_killed_and_resumed_run_is_replayed_to_the_same_file(loba: Lob
     assert any("loba.recipe" in line and "loba.steering" in line for line in lines)
 
 
-def test_what_does_not_say_how_it_was_made_cannot_be_replayed(loba: Loba, tmp_path: Path) -> None:
+def test_what_does_not_say_how_it_was_made_cannot_be_replayed(
+    loba: Training, tmp_path: Path
+) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     with pytest.raises(RecipeError, match="does not say how it was made"):
         replay.prepare(
@@ -162,7 +125,7 @@ def test_what_does_not_say_how_it_was_made_cannot_be_replayed(loba: Loba, tmp_pa
     assert loba("replay", "c.safetensors").returncode == 2
 
 
-def test_a_deadline_is_kept(loba: Loba) -> None:
+def test_a_deadline_is_kept(loba: Training) -> None:
     begin = time.monotonic()
     done = loba("run", loba.recipe(100_000), "--deadline", "40s")
     assert done.returncode == 75, done.stderr
@@ -193,7 +156,7 @@ def heartbeat(run_dir: RunDir) -> float:
     return status.heartbeat if status is not None else 0.0
 
 
-def test_a_run_on_a_full_disk_waits_and_goes_on_by_itself(loba: Loba, small_disk: Path) -> None:
+def test_a_run_on_a_full_disk_waits_and_goes_on_by_itself(loba: Training, small_disk: Path) -> None:
     told = loba.says("run", loba.recipe(60), "--detach", "--out-dir", str(small_disk))
     run_dir = RunDir(Path(told.strip()))
     wait_until(lambda: "saved" in kinds(run_dir))
@@ -216,7 +179,7 @@ def test_a_run_on_a_full_disk_waits_and_goes_on_by_itself(loba: Loba, small_disk
     assert {"paused_disk", "continued"} <= set(kinds(run_dir))
 
 
-def test_a_run_of_two_processes_is_steered_as_one(loba: Loba) -> None:
+def test_a_run_of_two_processes_is_steered_as_one(loba: Training) -> None:
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     launcher += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]

@@ -7,65 +7,34 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from loba_command import (
+    COMMAND_WITH_STAND_IN,
+    DRIVER,
+    Loba,
+    kill_runs,
+    slider_recipe,
+    state,
+    step,
+    wait_until,
+)
 
-from loba_tui.core.run.directory import Ledger, RunDir
+from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.queue import Queue
 from loba_tui.core.run.queue_supervisor import shares_device
 from loba_tui.core.run.reader import RunReader
 
-STAND_IN = Path(__file__).parents[2] / "support/stand_in_program.py"
-DRIVER = f"""
-import functools, sys
-from loba_tui import cli
-from loba_tui.client.runs import foreground
-program = (sys.executable, {str(STAND_IN)!r})
-foreground.Foreground = functools.partial(foreground.Foreground, program=program)
-cli.main()
-"""
-RECIPE = """\
-version: 1
-name: done
-base_model: {id: builtin:shapes-xl, device: cpu}
-method:
-  name: text_slider
-  concepts: [{target: a shape, positive: a large shape, negative: a small shape}]
-"""
 
-
-def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it never came to pass"
-        time.sleep(0.05)
-
-
-class Loba:
-    """Runs the command in a folder of its own."""
+class Queueing(Loba):
+    """Starts runs of the stand-in, at once or by the queue."""
 
     def __init__(self, place: Path) -> None:
-        self.place = place
-        self.environ = {**os.environ, "XDG_STATE_HOME": str(place / "state")}
-        (place / "recipe.yaml").write_text(RECIPE)
-
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", DRIVER, *arguments],
-            cwd=self.place,
-            env=self.environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=90,
-        )
-
-    def says(self, *arguments: str) -> str:
-        done = self(*arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        super().__init__(place, COMMAND_WITH_STAND_IN)
+        text = slider_recipe("done", model="{id: builtin:shapes-xl, device: cpu}")
+        (place / "recipe.yaml").write_text(text)
 
     def start(self, name: str, *more: str) -> RunDir:
         told = self.says("run", "recipe.yaml", f"--set=name={name}", "--detach", *more)
@@ -82,27 +51,16 @@ class Loba:
         return Queue.of_user(self.environ)
 
 
-def state(run_dir: RunDir) -> str:
-    return RunReader(run_dir).liveness().state
-
-
-def step(run_dir: RunDir) -> int:
-    return RunReader(run_dir).new_metrics()[-1].step
-
-
 @pytest.fixture
-def loba(tmp_path: Path) -> Iterator[Loba]:
-    loba = Loba(tmp_path)
+def loba(tmp_path: Path) -> Iterator[Queueing]:
+    loba = Queueing(tmp_path)
     yield loba
     for entry in loba.queue.entries():
         loba.queue.remove(entry)
-    for run_dir in Ledger.of_user(loba.environ).runs():
-        status = RunReader(run_dir).status()
-        if RunReader(run_dir).liveness().is_alive and status and status.owner:
-            os.kill(status.owner.pid, signal.SIGKILL)
+    kill_runs(loba.environ)
 
 
-def test_a_run_is_paused_and_goes_on(loba: Loba) -> None:
+def test_a_run_is_paused_and_goes_on(loba: Queueing) -> None:
     run_dir = loba.start("long")
     assert loba.says("runs", "pause", "last").startswith("paused at step")
     at = step(run_dir)
@@ -113,7 +71,7 @@ def test_a_run_is_paused_and_goes_on(loba: Loba) -> None:
     wait_until(lambda: step(run_dir) > at)
 
 
-def test_commands_are_answered_by_the_program(loba: Loba) -> None:
+def test_commands_are_answered_by_the_program(loba: Queueing) -> None:
     run_dir = loba.start("long")
     assert loba.says("runs", "save", run_dir.name[:8]).startswith("saved at step")
     assert loba.says("runs", "sample", str(run_dir.path)).startswith("sampled at step")
@@ -135,7 +93,7 @@ def test_commands_are_answered_by_the_program(loba: Loba) -> None:
     ],
 )
 def test_a_wrong_setting_is_refused_before_it_is_sent(
-    loba: Loba, assignment: str, message: str
+    loba: Queueing, assignment: str, message: str
 ) -> None:
     run_dir = loba.start("long")
     refused = loba("runs", "set", "last", "save.every=2", assignment)
@@ -144,7 +102,7 @@ def test_a_wrong_setting_is_refused_before_it_is_sent(
     assert not [event for event in RunReader(run_dir).new_events() if event.kind == "command"]
 
 
-def test_stop_ends_a_run_and_resume_starts_it_again(loba: Loba) -> None:
+def test_stop_ends_a_run_and_resume_starts_it_again(loba: Queueing) -> None:
     run_dir = loba.start("long")
     assert loba.says("runs", "stop", "last").startswith("stopped at step")
     assert state(run_dir) == "stopped"
@@ -156,7 +114,7 @@ def test_stop_ends_a_run_and_resume_starts_it_again(loba: Loba) -> None:
     assert loba("runs", "resume", "last").returncode == 2
 
 
-def test_a_killed_run_is_dead_at_once_and_can_be_resumed(loba: Loba) -> None:
+def test_a_killed_run_is_dead_at_once_and_can_be_resumed(loba: Queueing) -> None:
     run_dir = loba.start("long")
     status = RunReader(run_dir).status()
     assert status is not None
@@ -170,7 +128,7 @@ def test_a_killed_run_is_dead_at_once_and_can_be_resumed(loba: Loba) -> None:
     wait_until(lambda: state(run_dir) == "running")
 
 
-def test_logs_follow_a_run_to_its_end(loba: Loba) -> None:
+def test_logs_follow_a_run_to_its_end(loba: Queueing) -> None:
     run_dir = loba.start("long")
     argv = [sys.executable, "-c", DRIVER, "runs", "logs", "-f", "last"]
     with subprocess.Popen(
@@ -186,7 +144,7 @@ def test_logs_follow_a_run_to_its_end(loba: Loba) -> None:
     assert "argv" in loba.says("runs", "logs", run_dir.name)
 
 
-def test_hostile_text_in_events_is_shown_without_its_escapes(loba: Loba) -> None:
+def test_hostile_text_in_events_is_shown_without_its_escapes(loba: Queueing) -> None:
     run_dir = loba.start("done")
     wait_until(lambda: state(run_dir) == "finished")
     told = loba.says("runs", "logs", "last")
@@ -194,7 +152,7 @@ def test_hostile_text_in_events_is_shown_without_its_escapes(loba: Loba) -> None
     assert not set("\x1b\x07\u202e") & set(told)
 
 
-def test_a_run_is_removed_only_when_it_is_over_and_that_is_wanted(loba: Loba) -> None:
+def test_a_run_is_removed_only_when_it_is_over_and_that_is_wanted(loba: Queueing) -> None:
     run_dir = loba.start("long")
     assert loba("runs", "rm", "last", "--yes").returncode == 6
     loba.says("runs", "stop", "last")
@@ -210,7 +168,7 @@ def test_a_run_is_removed_only_when_it_is_over_and_that_is_wanted(loba: Loba) ->
     assert loba.says("runs", "ls") == ""
 
 
-def test_a_name_that_fits_several_runs_is_not_guessed(loba: Loba) -> None:
+def test_a_name_that_fits_several_runs_is_not_guessed(loba: Queueing) -> None:
     for _ in range(2):
         loba.says("run", "recipe.yaml", "--detach")
     failed = loba("runs", "show", "done")
@@ -219,19 +177,19 @@ def test_a_name_that_fits_several_runs_is_not_guessed(loba: Loba) -> None:
 
 
 @pytest.mark.parametrize("when", ["soon", "2020-01-01"])
-def test_a_deadline_that_cannot_be_met_is_refused_at_once(loba: Loba, when: str) -> None:
+def test_a_deadline_that_cannot_be_met_is_refused_at_once(loba: Queueing, when: str) -> None:
     failed = loba("run", "recipe.yaml", "--deadline", when)
     assert failed.returncode == 2
     assert not (loba.place / "output").exists()
 
 
-def test_a_deadline_is_handed_to_the_program(loba: Loba) -> None:
+def test_a_deadline_is_handed_to_the_program(loba: Queueing) -> None:
     run_dir = loba.start("long", "--deadline", "2h")
     assert "argv ['--deadline', '2h']" in run_dir.log.read_text()
 
 
 @pytest.mark.parametrize("attached", [False, True])
-def test_closing_the_terminal_leaves_the_run_alone(loba: Loba, attached: bool) -> None:
+def test_closing_the_terminal_leaves_the_run_alone(loba: Queueing, attached: bool) -> None:
     pid, master = pty.fork()
     if pid == 0:
         # What started the tests may ignore hang-ups, as nohup does, and a child inherits that.
@@ -250,7 +208,7 @@ def test_closing_the_terminal_leaves_the_run_alone(loba: Loba, attached: bool) -
     assert state(run_dir) == "running"
 
 
-def test_queued_runs_start_one_after_the_other(loba: Loba) -> None:
+def test_queued_runs_start_one_after_the_other(loba: Queueing) -> None:
     busy = loba.start("long")  # outside the queue, on the same device
     first, second = loba.enqueue("done"), loba.enqueue("done")
     assert [state(first), state(second)] == ["queued", "queued"]
@@ -267,7 +225,7 @@ def test_queued_runs_start_one_after_the_other(loba: Loba) -> None:
     assert loba.says("queue", "ls") == ""
 
 
-def test_a_run_can_be_taken_out_of_the_queue(loba: Loba) -> None:
+def test_a_run_can_be_taken_out_of_the_queue(loba: Queueing) -> None:
     loba.start("long")
     waiting, other = loba.enqueue("done"), loba.enqueue("done")
     assert loba("runs", "rm", waiting.name, "--yes").returncode == 6
@@ -278,7 +236,7 @@ def test_a_run_can_be_taken_out_of_the_queue(loba: Loba) -> None:
     assert loba("queue", "rm", waiting.name).returncode == 2
 
 
-def test_after_a_restart_the_queue_is_shown_and_goes_on_where_it_was(loba: Loba) -> None:
+def test_after_a_restart_the_queue_is_shown_and_goes_on_where_it_was(loba: Queueing) -> None:
     begun, waiting = loba.enqueue("long"), loba.enqueue("done")
     wait_until(lambda: state(begun) == "running")
     # What a restart does: the supervisor and the run are gone without a word.
