@@ -12,9 +12,9 @@ from textual.binding import Binding, BindingType
 from textual.theme import Theme
 
 from loba_tui.client.context import Context
-from loba_tui.client.notify import watcher as watching
+from loba_tui.client.notify import watcher
 from loba_tui.client.notify.delivery import FILE, Settings, terminal_bytes
-from loba_tui.client.notify.notices import Notice, NoticeWatch
+from loba_tui.client.notify.notices import Notice, NoticeFinder
 from loba_tui.core.run.directory import RunDir
 from loba_tui.screens import help as helping
 from loba_tui.screens import keymap
@@ -85,7 +85,7 @@ class LobaApp(App[None]):
         self.theme = "loba" if context.has_many_colors else "ansi-dark"
         for entry in self.entries:
             self.add_mode(entry.id, entry.make)
-        self._notices = NoticeWatch(context.ledger)
+        self._notices = NoticeFinder(context.ledger)
         self._notify = Settings.load(context.config / FILE)
         changed = keymap.load(context.config / keymap.FILE, type(self), self.entries)
         if changed:
@@ -93,7 +93,7 @@ class LobaApp(App[None]):
 
     def on_mount(self) -> None:
         """Show the first screen, or the run that was asked for."""
-        self.run_worker(lambda: watching.ensure(self.context.environ), thread=True)
+        self.run_worker(lambda: watcher.ensure(self.context.environ), thread=True)
         self.set_interval(max(_NOTICE_SECONDS, self.context.seconds), self._look_for_notices)
         self._look_for_notices()
         # Once something is to be seen; the first key that shows another screen need not wait then.

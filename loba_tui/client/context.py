@@ -1,4 +1,4 @@
-"""What the dashboard takes from its surroundings; tests put stand-ins here."""
+"""The dashboard's environment and folders; tests put stand-ins here."""
 
 from __future__ import annotations
 

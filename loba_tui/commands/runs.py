@@ -218,17 +218,17 @@ def runs_watch(
 
     Example: loba runs watch
     """
-    from loba_tui.client.notify import watcher as watching
+    from loba_tui.client.notify import watcher
     from loba_tui.client.notify.delivery import Settings
 
-    settings = Settings.load(watching.settings_path(os.environ))
-    watcher = watching.Watcher(os.environ, settings, sys.stdout)
-    if settings.webhook and not watcher.hold():
+    settings = Settings.load(watcher.settings_path(os.environ))
+    notifier = watcher.Notifier(os.environ, settings, sys.stdout)
+    if settings.webhook and not notifier.hold():
         typer.echo("another watcher tells the webhook", err=True)
     try:
-        watching.stay(watcher, patience=2 * watching.POLL_SECONDS if until_done else None)
+        watcher.stay(notifier, patience=2 * watcher.POLL_SECONDS if until_done else None)
     finally:
-        watcher.close()
+        notifier.close()
 
 
 @runs_app.command("rm")

@@ -25,7 +25,7 @@ _MAX_SENTENCE = 400
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card is written from.
+    """The facts that a card is written from.
 
     Attributes:
         repo_id: Where it is going to stand.

@@ -1,9 +1,9 @@
-"""What `loba push` would do: what of a run goes to the hub, and what that changes there."""
+"""The plan of `loba push`: which files of a run go to the hub, and what they change there."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ _BUILTIN_LICENSE = "apache-2.0"
 
 @dataclass(frozen=True)
 class Choices:
-    """What the command line says.
+    """The choices of the command line.
 
     Attributes:
         repo_id: user/name, a name alone, or None for the run's own.
@@ -47,7 +47,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class PushPlan:
-    """What a push would do.
+    """The changes that a push would make.
 
     Attributes:
         parent: The commit that the branch stands on; None where repository or branch is new.
@@ -155,8 +155,18 @@ def plan_push(
             for each in uploads
             if each.path in there and there[each.path] not in each.checksums
         ),
-        notes=tuple(notes),
+        notes=tuple(_notes(base_model, license_id)),
     )
+
+
+def _notes(base_model: str, license_id: str | None) -> Iterator[str]:
+    if license_id is None:
+        yield "no licence is given; --license names one, such as openrail++"
+    if hub_base(base_model) is None and not base_model.startswith(BUILTIN_PREFIX):
+        yield (
+            f"the recipe and the adapter name {clean(base_model)}, a folder of this machine;"
+            " others cannot load it"
+        )
 
 
 def _account(api: HfApi, *, needs_login: bool) -> _Account:

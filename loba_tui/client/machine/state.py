@@ -45,10 +45,9 @@ class MachineState:
 
 
 class GpuProbe:
-    """The child process that asks NVML, and its newest answer."""
+    """The child process that asks NVML, started at once, and its newest answer."""
 
     def __init__(self) -> None:
-        """Start it."""
         self.newest: Mapping[str, Any] = {}
         self._rest = b""
         self._process: subprocess.Popen[bytes] | None = None
@@ -84,7 +83,7 @@ class GpuProbe:
         return self.newest
 
     def close(self) -> None:
-        """End it."""
+        """Kill the process."""
         if self._process is None:
             return
         self._process.kill()

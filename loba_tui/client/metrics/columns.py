@@ -27,7 +27,7 @@ _VERSION = 1
 
 @dataclass
 class Meta:
-    """What is known of the columns; replaced as a whole after each growth.
+    """The record of what columns hold; replaced as a whole after each growth.
 
     Attributes:
         offset: Bytes of the metrics file that the columns hold.

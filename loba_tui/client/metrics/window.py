@@ -1,4 +1,4 @@
-"""What a chart draws of a series: least and greatest of each column of dots, and a smoothed line.
+"""A series as a chart draws it: least and greatest of each column of dots, and a smoothed line.
 
 Two columns of dots stand in a cell of the terminal. However many rows a column covers, its extremes
 and its values that are not finite are kept, so no spike is ever hidden.

@@ -1,4 +1,4 @@
-"""How somebody is told: bell, desktop notification through the terminal, webhook.
+"""The delivery of a notice: bell, desktop notification through the terminal, webhook.
 
 `~/.config/loba/notify.yaml`, all of it optional:
 
@@ -41,7 +41,7 @@ _WAIT_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Settings:
-    """What is told and how.
+    """Which notices are delivered, and how.
 
     Attributes:
         webhook: Often a secret by itself, so it is never shown.

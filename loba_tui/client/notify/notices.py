@@ -1,4 +1,4 @@
-"""What is worth telling somebody who does not look: a run finished, failed, met a NaN, or is dead.
+"""Notices, worth telling to somebody who does not look: a run finished, failed, met a NaN, or died.
 
 Runs are watched from outside, by their files: a run that was killed cannot tell of it itself, and
 a training program that talks to the network is one that can hang on it.
@@ -48,7 +48,7 @@ class _Followed:
 
 
 @dataclass
-class NoticeWatch:
+class NoticeFinder:
     """Finds what has happened since the last look, over all runs of a ledger.
 
     What has happened before the first look is not told. Looking costs a `stat` for each run that

@@ -1,4 +1,4 @@
-"""`loba runs watch`: tells what happens to runs, also where no dashboard is open.
+"""`loba runs watch`: a process that finds notices and delivers them, with no dashboard open.
 
     python -m loba_tui.client.notify.watcher
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from loba_tui.client.notify.delivery import FILE, Settings, payload, send, terminal_bytes
-from loba_tui.client.notify.notices import Notice, NoticeWatch
+from loba_tui.client.notify.notices import Notice, NoticeFinder
 from loba_tui.core.errors import LobaError, ResourceError
 from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE
 from loba_tui.core.redact import Redactor
@@ -36,7 +36,7 @@ def settings_path(environ: Mapping[str, str]) -> Path:
     return user_folder(environ, "config") / FILE
 
 
-class Watcher:
+class Notifier:
     """Looks at runs and tells.
 
     Args:
@@ -55,7 +55,7 @@ class Watcher:
         self._environ, self._settings, self._out, self._post = environ, settings, out, post
         self._ledger = Ledger.of_user(environ)
         self._redactor = Redactor.of(environ)
-        self.watch = NoticeWatch(self._ledger)
+        self.finder = NoticeFinder(self._ledger)
         self._lock: int | None = None
 
     def hold(self) -> bool:
@@ -80,7 +80,7 @@ class Watcher:
 
     def look(self) -> list[Notice]:
         """Tell what has happened since the last look, and return it."""
-        found = [n for n in self.watch.look() if n.kind in self._settings.events]
+        found = [n for n in self.finder.look() if n.kind in self._settings.events]
         for notice in found:
             self._tell(notice)
         return found
@@ -120,12 +120,12 @@ def ensure(environ: Mapping[str, str]) -> bool:
     return True
 
 
-def stay(watcher: Watcher, *, patience: float | None, poll: float = POLL_SECONDS) -> None:
+def stay(notifier: Notifier, *, patience: float | None, poll: float = POLL_SECONDS) -> None:
     """Watch until nothing is alive for `patience` seconds; None watches for ever."""
     idle_since = time.monotonic()
     while True:
-        watcher.look()
-        if watcher.watch.num_alive:
+        notifier.look()
+        if notifier.finder.num_alive:
             idle_since = time.monotonic()
         elif patience is not None and time.monotonic() - idle_since > patience:
             return
@@ -135,13 +135,13 @@ def stay(watcher: Watcher, *, patience: float | None, poll: float = POLL_SECONDS
 def main() -> int:
     """Watch in the background, and tell the webhook; end at once where another one does."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    watcher = Watcher(os.environ, Settings.load(settings_path(os.environ)), sys.stdout)
-    if not watcher.hold():
+    notifier = Notifier(os.environ, Settings.load(settings_path(os.environ)), sys.stdout)
+    if not notifier.hold():
         return 0
     try:
-        stay(watcher, patience=_PATIENCE_SECONDS)
+        stay(notifier, patience=_PATIENCE_SECONDS)
     finally:
-        watcher.close()
+        notifier.close()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a recipe comes to while it is edited: asked of a program process that stays.
+"""The figures of a recipe while it is edited, asked of a program process that stays.
 
 The terminal never loads torch, and starting what does takes seconds. So one process is started when
 an editor opens, in the background, and answers every change; it ends with this one.

@@ -1,4 +1,4 @@
-"""What a run needs, as lines of text."""
+"""The requirements of a run as lines of text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from loba_tui.core.text import clean
 from loba_tui.core.units import show_estimate, show_memory
 
 
-def needs_lines(needs: Mapping[str, Any]) -> Iterator[str]:
+def requirement_lines(needs: Mapping[str, Any]) -> Iterator[str]:
     """Yield a plan's figures of parameters, memory, disk, work and time."""
     memory, disk, work = needs["memory"], needs["disk"], needs["work"]
     base = ", ".join(f"{clean(name)} {count:,}" for name, count in needs["parameters"].items())

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from loba_tui.client.plans.ascii_charts import Canvas
-from loba_tui.client.plans.requirements_text import needs_lines
+from loba_tui.client.plans.requirements_text import requirement_lines
 from loba_tui.core.text import clean
 
 _MOST_CAPTIONS = 20
@@ -45,7 +45,7 @@ def data_lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _needs(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:
-    for line in needs_lines(section):
+    for line in requirement_lines(section):
         for part in textwrap.wrap(line, canvas.width, subsequent_indent="    ") or [""]:
             yield canvas.text(part)
 

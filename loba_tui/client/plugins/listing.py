@@ -1,4 +1,4 @@
-"""What `loba plugins` says and does, without the command line: list, show, trust."""
+"""List drop-ins, show them, and find those that are to be trusted."""
 
 from __future__ import annotations
 
@@ -83,12 +83,8 @@ class Entry:
         if self.problem:
             lines.append(self.problem)
         if self.plugin:
-            lines += [
-                "",
-                clean(self.plugin.doc, keep_newlines=True),
-                "",
-                *option_lines(self.plugin),
-            ]
+            lines += ["", clean(self.plugin.doc, keep_newlines=True)]
+            lines += ["", *option_lines(self.plugin)]
         return lines
 
 
@@ -140,15 +136,19 @@ def find(words: Sequence[str], plugins: Plugins) -> Entry:
     kind, _, name = "/".join(words).rpartition("/")
     known = [entry for entry in entries(plugins, kind or None) if entry.state != "shadowed"]
     found = [entry for entry in known if entry.name == name]
-    if len(found) == 1:
-        return found[0]
     if found:
-        choices = ", ".join(f"{entry.kind}/{entry.name}" for entry in found)
-        raise RecipeError(f"{clean(name)} is several drop-ins: {choices}.", "Name one of them.")
+        return _only(found, name, "drop-ins")
     raise RecipeError(
         f"There is no drop-in called {clean(' '.join(words))}.",
         did_you_mean(name, [entry.name for entry in known], "`loba plugins ls` lists them all."),
     )
+
+
+def _only(found: Sequence[Entry], wanted: str, noun: str) -> Entry:
+    if len(found) > 1:
+        choices = ", ".join(f"{entry.kind}/{entry.name}" for entry in found)
+        raise RecipeError(f"{clean(wanted)} is several {noun}: {choices}.", "Name one of them.")
+    return found[0]
 
 
 def to_trust(wanted: str | None, plugins: Plugins) -> list[PluginFile]:
@@ -236,11 +236,8 @@ def _meant(wanted: str, own: Sequence[Entry], plugins: Plugins) -> Entry:
             )
         return found[0]
     found = [entry for entry in own if wanted in (entry.name, f"{entry.kind}/{entry.name}")]
-    if len(found) == 1:
-        return found[0]
     if found:
-        choices = ", ".join(f"{entry.kind}/{entry.name}" for entry in found)
-        raise RecipeError(f"{clean(wanted)} is several plugins: {choices}.", "Name one of them.")
+        return _only(found, wanted, "plugins")
     kind, _, name = wanted.rpartition("/")
     if any(plugins.is_shipped(each, name) for each in KINDS if kind in ("", each)):
         raise RecipeError(f"{clean(wanted)} comes with LOBA-Trainer and needs no trust.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Literal
 from loba_tui.client.recipes.open import find_recipe, is_address, open_recipe
 from loba_tui.client.runs.resolve import find_run
 from loba_tui.core.errors import RecipeError, ResourceError
-from loba_tui.core.files import write_atomically
+from loba_tui.core.files import replace_file, unwritable
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe import shipped
 from loba_tui.core.recipe.load import MAX_BYTES, load_recipe, read_recipe_text, refuse_tokens
@@ -92,11 +93,6 @@ def resolve(wanted: str, ledger: Ledger, plugins: Plugins) -> Recipe:
     return load_recipe(find_recipe(path), plugins=plugins)
 
 
-def read(path: Path) -> str:
-    """Return a recipe's text; see `read_recipe_text` for what it raises."""
-    return read_recipe_text(path)
-
-
 def write(path: Path, text: str, *, was: str | None) -> None:
     """Replace a recipe's text, or make a new file.
 
@@ -125,10 +121,16 @@ def write(path: Path, text: str, *, was: str | None) -> None:
             f"{clean(path)} was changed by somebody else since it was read.",
             "Open it anew, or save this under another name.",
         )
-    mode = target.stat().st_mode & 0o7777
-    write_atomically(target, content, sync=True)
-    with suppress(OSError):
-        target.chmod(mode)
+    try:
+        replace_recipe(target, content)
+    except OSError as error:
+        raise unwritable(target, error) from error
+
+
+def replace_recipe(path: Path, content: bytes) -> None:
+    """Replace a recipe's content; a link stays, and so does the mode of the file that it names."""
+    target = path.resolve()
+    replace_file(target, content, mode=stat.S_IMODE(target.stat().st_mode))
 
 
 def _create(path: Path, content: bytes) -> None:

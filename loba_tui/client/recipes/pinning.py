@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from loba_tui.core import files as durable
+from loba_tui.client.recipes.files import replace_recipe
 from loba_tui.core.errors import RecipeError, ResourceError
 from loba_tui.core.recipe.edit import set_key
 from loba_tui.core.recipe.load import read_recipe_text
@@ -46,11 +45,8 @@ class Pinning:
         Raises:
             ResourceError: It cannot be written.
         """
-        # What a link names is the recipe; the link itself stays.
-        path = self.path.resolve()
         try:
-            mode = stat.S_IMODE(path.stat().st_mode)
-            durable.replace_file(path, self.after.encode(), mode=mode)
+            replace_recipe(self.path, self.after.encode())
         except OSError as error:
             raise ResourceError(
                 f"{clean(self.path)} cannot be written: {error.strerror or error}.",

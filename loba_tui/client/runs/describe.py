@@ -1,4 +1,4 @@
-"""What is known of a run, as JSON and as lines."""
+"""The facts that are known of a run, as JSON and as lines."""
 
 from __future__ import annotations
 

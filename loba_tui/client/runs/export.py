@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from loba_tui.core.errors import CorruptError, RefusedError, ResourceError
+from loba_tui.core.files import staged
 from loba_tui.core.run.directory import RunDir
 
 
@@ -32,12 +32,10 @@ def export_adapter(run_dir: RunDir, file_format: str, out: Path | None, *, repla
         target = target / f"{run_dir.name}.{file_format}.safetensors"
     if target.exists() and not replace:
         raise RefusedError(f"{target} exists already.", "Add --yes to replace it.")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
+        with staged(target) as temporary:
+            shutil.copyfile(source, temporary)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ResourceError(
             f"{target} cannot be written: {error.strerror or error}.",
             "Choose another place with --out.",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from subprocess import Popen
 
-from loba_tui.client.notify import watcher as watching
+from loba_tui.client.notify import watcher
 from loba_tui.client.runs.follow import Follower
 from loba_tui.client.runs.progress import Screen
 from loba_tui.core.run import launch
@@ -17,7 +17,7 @@ from loba_tui.core.run.records import Event
 
 @dataclass(frozen=True)
 class Foreground:
-    """What a command needs to start programs.
+    """The starter of programs for a command.
 
     Args:
         environ: The environment of this process.
@@ -35,14 +35,14 @@ class Foreground:
         Raises:
             LobaError: It did not finish; carries its message and exit code.
         """
-        watching.ensure(self.environ)
+        watcher.ensure(self.environ)
         return self._stay(
             run_dir, lambda: launch.launch(run_dir, argv_extra=argv_extra, program=self.program)
         )
 
     def detach(self, run_dir: RunDir, argv_extra: Sequence[str] = ()) -> None:
         """Start the program on a run folder and leave it to itself."""
-        watching.ensure(self.environ)
+        watcher.ensure(self.environ)
         launch.launch(run_dir, argv_extra=argv_extra, program=self.program)
 
     def request(self, folder: RunDir, wanted: launch.Request) -> list[Event]:

@@ -18,7 +18,7 @@ _CALM_SECONDS = 10.0
 
 
 class Progress:
-    """What is known of a run so far, as one line of text."""
+    """A run's progress as one line of text, as far as it is known."""
 
     def __init__(self) -> None:
         self.phase = "starting"

@@ -1,4 +1,4 @@
-"""What `loba sample`, `eval`, `merge` and `interfere` ask of the program."""
+"""The requests that `loba sample`, `eval`, `merge` and `interfere` make of the program."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from loba_tui.client.runs.resolve import resolve_adapter, resolve_parts
+from loba_tui.client.runs.resolve import find_run, resolve_adapter, split_strength
 from loba_tui.core.errors import RecipeError, ResourceError
 from loba_tui.core.files import PRIVATE_DIR_MODE
 from loba_tui.core.run.directory import Ledger, RunDir
@@ -35,8 +35,15 @@ def about_several(
     Raises:
         LobaError: One is neither a run nor an adapter file, or not finished.
     """
-    parts, run = resolve_parts(texts, ledger, option=option)
-    return Request(action, parts[0][0], run=run, out_dir="", several=tuple(parts))
+    several, runs = [], []
+    for text in texts:
+        name, strength = split_strength(text, option)
+        path = Path(name) if Path(name).exists() else find_run(name, ledger).path
+        file, run_dir = resolve_adapter(path)
+        several.append((str(file.absolute()), strength))
+        runs.append(str(run_dir.path) if run_dir else None)
+    # Model, prompts and measure are the first one's.
+    return Request(action, several[0][0], run=runs[0], out_dir="", several=tuple(several))
 
 
 @dataclass(frozen=True)

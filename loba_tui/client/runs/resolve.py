@@ -1,9 +1,8 @@
-"""Which run, and which adapter files at which strengths, a user means."""
+"""Find the run, the adapter file and the strength that a user means."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
@@ -89,25 +88,3 @@ def split_strength(text: str, option: str) -> tuple[str, float]:
             "As in size-slider@1.5 or path/to/adapter.safetensors@-1",
         )
     return name, strength
-
-
-def resolve_parts(
-    texts: Sequence[str], ledger: Ledger, *, option: str
-) -> tuple[list[tuple[str, float]], str | None]:
-    """Return the files and strengths that are meant, and the run folder of the first.
-
-    Raises:
-        LobaError: One is neither a run nor an adapter file, or not finished.
-    """
-    parts: list[tuple[str, float]] = []
-    first = None
-    for number, text in enumerate(texts):
-        name, strength = split_strength(text, option)
-        path = Path(name)
-        if not path.exists():
-            path = find_run(name, ledger).path
-        file, run_dir = resolve_adapter(path)
-        if number == 0 and run_dir is not None:
-            first = str(run_dir.path)
-        parts.append((str(file.absolute()), strength))
-    return parts, first

@@ -1,4 +1,4 @@
-"""Prepare a new run, or the way in which one is started again."""
+"""Make the folder of a new run, and the arguments that a run is started with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from loba_tui.client.notify import watcher as watching
+from loba_tui.client.notify import watcher
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.files import write_atomically
 from loba_tui.core.recipe.load import dump_recipe, read_recipe_text
@@ -54,7 +54,7 @@ def enqueue(
     if owner.is_held(run_dir.lock):
         raise owner.in_use(run_dir.lock)
     device = re.search(r"^ +device: (\S+)$", read_recipe_text(run_dir.recipe), re.MULTILINE)
-    watching.ensure(environ)
+    watcher.ensure(environ)
     queue = Queue.of_user(environ)
     queue.add(
         run_dir,

@@ -1,4 +1,4 @@
-"""What `loba runs` does with a run: steer it, resume it, stop it, remove it."""
+"""Steer a run, resume it, stop it, remove it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the list of runs says of each: read in the background, and only where a file has changed."""
+"""Runs as lines of a list: read in the background, and only where a file has changed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class RunSummary:
 
 @dataclass
 class _Known:
-    """What was read of a run, with the stamps of the files that it was read from."""
+    """Facts read of a run, with the stamps of the files that they were read from."""
 
     stamps: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     method: str = ""
@@ -81,11 +81,10 @@ class _Known:
     rate: float | None = None
 
 
-class RunWatcher:
+class RunSummaries:
     """Summaries of all runs of a ledger; each look costs what has changed since the last one."""
 
     def __init__(self, ledger: Ledger) -> None:
-        """Know nothing yet."""
         self._ledger = ledger
         self._known: dict[Path, _Known] = {}
         self._settled: dict[Path, tuple[object, RunSummary]] = {}

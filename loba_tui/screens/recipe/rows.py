@@ -13,7 +13,7 @@ from loba_tui.client.recipes.files import RecipeFile
 from loba_tui.core.errors import LobaError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.diff import differences, text_diff
-from loba_tui.core.recipe.load import check_text, parse_text
+from loba_tui.core.recipe.load import check_text, parse_text, read_recipe_text
 from loba_tui.core.recipe.new import new_recipe
 from loba_tui.core.recipe.problems import Problem, ProblemsFound
 from loba_tui.core.units import show_short_age
@@ -71,7 +71,7 @@ class Drafts:
 def opened(file: RecipeFile) -> Opened:
     """Read a recipe; what cannot be read is shown with the reason."""
     try:
-        return Opened(file, recipe_files.read(file.path))
+        return Opened(file, read_recipe_text(file.path))
     except LobaError as error:
         return Opened(file, "", str(error))
 
@@ -133,7 +133,7 @@ def comparison_rows(
         RefusedError: One holds what looks like an access token.
         ProblemsFound: The other one cannot be read.
     """
-    theirs = recipe_files.read(other.path)
+    theirs = read_recipe_text(other.path)
     rows: list[list[Piece]] = [[("What they come to", "strong")]]
     try:
         found = differences(

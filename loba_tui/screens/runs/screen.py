@@ -13,7 +13,7 @@ from textual.containers import Vertical
 from textual.widget import Widget
 
 from loba_tui.client.runs import steer as runs
-from loba_tui.client.runs.summary import RunSummary, RunWatcher
+from loba_tui.client.runs.summary import RunSummaries, RunSummary
 from loba_tui.core.recipe import shipped
 from loba_tui.screens.base import FILTER, asks
 from loba_tui.screens.runs.rows import COLUMNS, DeletionPlan, removed, run_row, same_as, short_row
@@ -44,7 +44,7 @@ class RunsScreen(TableScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self._watcher: RunWatcher | None = None
+        self._reader: RunSummaries | None = None
         self._summaries: dict[str, RunSummary] = {}
 
     def compose_body(self) -> Iterable[Widget]:
@@ -55,7 +55,7 @@ class RunsScreen(TableScreen):
 
     def on_mount(self) -> None:
         """Look at once, and then again and again."""
-        self._watcher = RunWatcher(self.context.ledger)
+        self._reader = RunSummaries(self.context.ledger)
         self.query_one("#empty").display = False
         self.set_interval(self.context.seconds, self.look)
         self.look()
@@ -66,8 +66,8 @@ class RunsScreen(TableScreen):
 
     def look(self) -> None:
         """Read what has changed, unless nobody sees it."""
-        if self._watcher is not None and self.app.screen_stack[0] is self:
-            self.work_latest("look", self._watcher.look, self._show)
+        if self._reader is not None and self.app.screen_stack[0] is self:
+            self.work_latest("look", self._reader.look, self._show)
 
     def _show(self, summaries: list[RunSummary]) -> None:
         self._summaries = {str(summary.run.path): summary for summary in summaries}

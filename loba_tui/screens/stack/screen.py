@@ -20,7 +20,7 @@ from loba_tui.client.recipes import files as recipe_files
 from loba_tui.client.recipes.files import RecipeFile
 from loba_tui.core.errors import LobaError
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.recipe.load import dump_recipe
+from loba_tui.core.recipe.load import dump_recipe, read_recipe_text
 from loba_tui.screens.base import LobaScreen, asks
 from loba_tui.screens.recipe.saving import choose_recipe, diff_rows, save
 from loba_tui.screens.runs.starting import start_and_watch
@@ -353,7 +353,7 @@ class StackScreen(LobaScreen):
 def _opened(file: RecipeFile, plugins: Plugins) -> tuple[RecipeFile, StackModel | None, str]:
     """Read a recipe; one with problems is shown with them."""
     try:
-        text = recipe_files.read(file.path)
+        text = read_recipe_text(file.path)
         return file, StackModel(text, file.label, plugins=plugins), ""
     except LobaError as error:
         return file, None, str(error)

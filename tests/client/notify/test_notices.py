@@ -19,9 +19,9 @@ from dashboard import HOSTILE, drive, environment, make_app, record_run, screen_
 from textual.pilot import Pilot
 
 from loba_tui.app import LobaApp
-from loba_tui.client.notify import watcher as watching
+from loba_tui.client.notify import watcher
 from loba_tui.client.notify.delivery import Settings, payload, send, terminal_bytes
-from loba_tui.client.notify.notices import Notice, NoticeWatch
+from loba_tui.client.notify.notices import Notice, NoticeFinder
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.recipe.problems import ProblemsFound
 from loba_tui.core.redact import Redactor
@@ -37,49 +37,49 @@ def new_run(home: Path, name: str = "size") -> RunDir:
     return run
 
 
-def told(watch: NoticeWatch) -> list[tuple[str, str]]:
-    return [(notice.kind, notice.text.split(" ", 1)[1]) for notice in watch.look()]
+def told(finder: NoticeFinder) -> list[tuple[str, str]]:
+    return [(notice.kind, notice.text.split(" ", 1)[1]) for notice in finder.look()]
 
 
 def test_only_what_happens_after_the_first_look_is_told(tmp_path: Path) -> None:
     record_run(tmp_path, "old")
-    watch = NoticeWatch(Ledger.of_user(environment(tmp_path)))
-    assert watch.look() == []
+    finder = NoticeFinder(Ledger.of_user(environment(tmp_path)))
+    assert finder.look() == []
     run = new_run(tmp_path)
     with RunWriter.open(run) as writer:
         writer.event("started")
         writer.status(phase="training", step=3, total=9)
-        assert told(watch) == []
-        assert watch.num_alive == 1
+        assert told(finder) == []
+        assert finder.num_alive == 1
         writer.event("skipped", step=3, message="the loss is NaN")
-        assert told(watch) == [("nan", "met a loss that is not finite: the loss is NaN")]
+        assert told(finder) == [("nan", "met a loss that is not finite: the loss is NaN")]
         writer.event("measured", outcome="dead")
         writer.event("finished")
         writer.status(phase="finished")
-        found = watch.look()
+        found = finder.look()
     assert [notice.kind for notice in found] == ["dead_slider", "finished"]
     assert (found[0].step, found[0].total) == (3, 9)
-    assert watch.look() == []
-    assert watch.num_alive == 0
+    assert finder.look() == []
+    assert finder.num_alive == 0
 
 
 def test_failures_are_told_once_and_a_loss_that_is_not_finite_by_its_name(tmp_path: Path) -> None:
-    watch = NoticeWatch(Ledger.of_user(environment(tmp_path)))
-    watch.look()
+    finder = NoticeFinder(Ledger.of_user(environment(tmp_path)))
+    finder.look()
     for name, exit_code in (("one", 4), ("two", 5)):
         with RunWriter.open(new_run(tmp_path, name)) as writer:
             writer.status(phase="training", step=1, total=9)
             writer.event("failed", message=f"bad {HOSTILE}", exit_code=exit_code)
             writer.status(phase="failed")
-    found = watch.look()
+    found = finder.look()
     assert [notice.kind for notice in found] == ["failed", "nan"]
     assert not set("".join(notice.text for notice in found)) & set("\x1b\x07\u202e")
-    assert watch.look() == []
+    assert finder.look() == []
 
 
 def test_a_run_that_was_killed_is_told_although_it_said_nothing(tmp_path: Path) -> None:
-    watch = NoticeWatch(Ledger.of_user(environment(tmp_path)))
-    watch.look()
+    finder = NoticeFinder(Ledger.of_user(environment(tmp_path)))
+    finder.look()
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
@@ -96,25 +96,25 @@ def test_a_run_that_was_killed_is_told_although_it_said_nothing(tmp_path: Path) 
     )
     assert program.stdout is not None
     assert program.stdout.readline() == "ready\n"
-    assert watch.look() == []
+    assert finder.look() == []
     program.kill()
     program.wait()
-    ((kind, text),) = told(watch)
+    ((kind, text),) = told(finder)
     assert kind == "failed"
     assert text.startswith("died: process")
-    assert watch.look() == []
+    assert finder.look() == []
 
 
 def test_a_run_that_goes_on_after_its_end_is_followed_again(tmp_path: Path) -> None:
     run = new_run(tmp_path)
-    watch = NoticeWatch(Ledger.of_user(environment(tmp_path)))
+    finder = NoticeFinder(Ledger.of_user(environment(tmp_path)))
     for number in range(2):
         with RunWriter.open(run) as writer:
             writer.status(phase="training", step=number, total=9)
             writer.event("finished")
             writer.status(phase="finished")
         os.utime(run.status, (time.time(), 1000.0 + number))
-        assert told(watch) == ([] if number == 0 else [("finished", "finished")])
+        assert told(finder) == ([] if number == 0 else [("finished", "finished")])
 
 
 # Settings
@@ -244,18 +244,18 @@ def test_one_watcher_tells_the_webhook_and_another_only_writes_lines(tmp_path: P
 
     settings = Settings(webhook="https://x.example/secret", events=("finished",))
     outs = [io.StringIO(), io.StringIO()]
-    watchers = [watching.Watcher(environment(tmp_path), settings, out, post=post) for out in outs]
-    assert [watcher.hold() for watcher in watchers] == [True, False]
-    for watcher in watchers:
-        watcher.look()
+    notifiers = [watcher.Notifier(environment(tmp_path), settings, out, post=post) for out in outs]
+    assert [each.hold() for each in notifiers] == [True, False]
+    for each in notifiers:
+        each.look()
     for name in ("one", "two"):
         with RunWriter.open(new_run(tmp_path, name)) as writer:
             writer.event("skipped", message="x")
             writer.event("finished")
             writer.status(phase="finished")
-    for watcher in watchers:
-        assert len(watcher.look()) == 2
-        watcher.close()
+    for each in notifiers:
+        assert len(each.look()) == 2
+        each.close()
     assert len(sent) == 2
     assert "it answered 500" in outs[0].getvalue()
     assert "finished" in outs[1].getvalue()
@@ -267,16 +267,16 @@ def test_a_watcher_of_its_own_tells_the_webhook_of_a_run_and_ends(
     tmp_path: Path, hook: Hook
 ) -> None:
     environ = {**os.environ, **environment(tmp_path)}
-    path = watching.settings_path(environ)
-    assert not watching.ensure(environ)  # nothing is set
+    path = watcher.settings_path(environ)
+    assert not watcher.ensure(environ)  # nothing is set
     path.parent.mkdir(parents=True)
     path.write_text("webhook: http://example.com/\n")
-    assert not watching.ensure(environ)  # a mistake must not keep a run from starting
+    assert not watcher.ensure(environ)  # a mistake must not keep a run from starting
     path.write_text(f"webhook: {hook.address}\n")
     code = (
         "from loba_tui.client.notify import watcher; watcher._PATIENCE_SECONDS = 4; watcher.main()"
     )
-    watcher = subprocess.Popen([sys.executable, "-c", code], env=environ)
+    process = subprocess.Popen([sys.executable, "-c", code], env=environ)
     run = new_run(tmp_path)
     deadline = time.monotonic() + 60
     with RunWriter.open(run) as writer:
@@ -287,7 +287,7 @@ def test_a_watcher_of_its_own_tells_the_webhook_of_a_run_and_ends(
         time.sleep(1)
         writer.event("finished")
         writer.status(phase="finished")
-    assert watcher.wait(60) == 0
+    assert process.wait(60) == 0
     assert [document["event"] for document in hook.got] == ["finished"]
 
 

@@ -19,7 +19,7 @@ from dashboard import (
 from textual.pilot import Pilot
 from textual.screen import Screen
 
-from loba_tui.client.runs.summary import RunWatcher
+from loba_tui.client.runs.summary import RunSummaries
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.screens.runs.screen import RunsScreen
@@ -210,11 +210,11 @@ def test_hundreds_of_runs_cost_little_after_the_first_look(tmp_path: Path) -> No
         run.status.write_text('{"phase": "finished", "step": 5, "total": 5, "heartbeat": 1.0}')
         run.metrics.write_text('{"step": 1, "loss": 0.5, "seconds": 0.1}\n' * 100)
         ledger.register(run)
-    watcher = RunWatcher(ledger)
-    first = watcher.look()
+    summaries = RunSummaries(ledger)
+    first = summaries.look()
     assert len(first) == 300
     begin = time.process_time()
-    second = watcher.look()
+    second = summaries.look()
     # Some 15 ms; reading them all again takes ten times that.
     assert time.process_time() - begin < 0.5
     assert all(one is other for one, other in zip(first, second, strict=True))
@@ -229,7 +229,7 @@ def test_a_long_record_is_probed_and_a_short_one_read(tmp_path: Path, num_rows: 
     )
     ledger = Ledger(tmp_path / "runs.jsonl")
     ledger.register(run)
-    (summary,) = RunWatcher(ledger).look()
+    (summary,) = RunSummaries(ledger).look()
     assert summary.loss == num_rows - 1
     assert summary.rate == pytest.approx(2.0)
     assert list(summary.losses) == sorted(summary.losses)
