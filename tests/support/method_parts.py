@@ -14,7 +14,8 @@ from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.method import MethodParts
-from loba_tui.core.program.trajectories.base import ForwardCounter
+from loba_tui.core.program.objectives.timed_loss import TimedLoss
+from loba_tui.core.program.trajectories.predictions import ForwardCounter
 
 
 def container_with_adapter(folder: Path) -> ModelContainer:
@@ -44,7 +45,7 @@ def parts_for(
         "empty": container.empty_embeds(),
         "make_noise_scheduler": lambda: SHIPPED.load("noise", "ddim")(container.scheduler_config),
         "density": SHIPPED.load("timestep", "uniform")(),
-        "loss": SHIPPED.load("losses", "mse")(),
+        "loss": TimedLoss(SHIPPED.load("losses", "mse")()),
         "batch_size": 4,
         "num_processes": 1,
         "rank": 0,

@@ -32,7 +32,7 @@ from loba_tui.core.program.training.parameter_groups import build_optimizer, par
 from loba_tui.core.program.training.run_fingerprint import RunFingerprint
 from loba_tui.core.program.training.state import TrainerParts
 from loba_tui.core.program.training.trainer import Trainer
-from loba_tui.core.program.trajectories.base import ForwardCounter
+from loba_tui.core.program.trajectories.predictions import ForwardCounter
 from loba_tui.core.recipe.schema import Recipe
 
 _MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}

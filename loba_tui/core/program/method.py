@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.associate.embeds import PromptEmbeds
+from loba_tui.core.associate.embeds import Framing, PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.data.training_data import TrainingData
 from loba_tui.core.program.objectives.timed_loss import TimedLoss
-from loba_tui.core.program.trajectories.bank import BankSize, BankTrajectories
-from loba_tui.core.program.trajectories.base import (
-    ForwardCounter,
-    RestartTrajectories,
-    RolloutPlan,
-    TimestepDensity,
-    Trajectories,
-)
+from loba_tui.core.program.trajectories.base import RolloutPlan
 from loba_tui.core.program.trajectories.forward_process import Diffusion, NoiseChange, Weighting
-from loba_tui.core.program.trajectories.rolling import RollingTrajectories
+from loba_tui.core.program.trajectories.options import TrajectoryOptions
+from loba_tui.core.program.trajectories.predictions import ForwardCounter
+from loba_tui.core.program.trajectories.timestep_density import TimestepDensity
 from loba_tui.core.recipe.schema import Concept
-
-ElementwiseLoss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -80,7 +73,7 @@ class MethodParts:
         empty: Embeddings of the unconditional prompt, one row.
         make_noise_scheduler: Returns a fresh diffusers scheduler of the recipe's noise drop-in.
         density: Which timesteps to prefer.
-        loss: Elementwise loss of prediction and target, and of the timestep where it needs that.
+        loss: Elementwise loss of prediction, target and timestep.
         batch_size: Rows of a micro-step on this process.
         num_processes: Processes that share the global batch.
         rank: This process's place among them.
@@ -102,7 +95,7 @@ class MethodParts:
     empty: PromptEmbeds
     make_noise_scheduler: Callable[[], Any]
     density: TimestepDensity
-    loss: ElementwiseLoss
+    loss: TimedLoss
     batch_size: int
     num_processes: int
     rank: int
@@ -131,9 +124,37 @@ class MethodParts:
             weighting=self.weighting,
         )
 
-    def loss_at(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
-        """Return the loss of rows (B, C, H, W) at timesteps t (B,), 0 clean and 1 noise."""
-        return TimedLoss(self.loss)(prediction, target, t)
+    def predict_student(
+        self,
+        strengths: Tensor | float,
+        inputs: Tensor,
+        timesteps: Tensor,
+        prompts: PromptEmbeds,
+        framing: Framing | None = None,
+    ) -> Tensor:
+        """Return what the model predicts with the adapter, in float32 and with gradients.
+
+        The strengths, (B,) or one for all rows, stay set: gradient checkpointing runs this forward
+        again in backward.
+        """
+        self.scale.set(strengths)
+        return self.counter.predict(
+            self.container, inputs, timesteps, prompts, framing=framing, student=self.student
+        ).float()
+
+    @torch.no_grad()
+    def predict_base(
+        self,
+        inputs: Tensor,
+        timesteps: Tensor,
+        prompts: PromptEmbeds,
+        framing: Framing | None = None,
+    ) -> Tensor:
+        """Return what the model predicts without the adapter, in float32."""
+        with self.scale.base():
+            return self.counter.predict(
+                self.container, inputs, timesteps, prompts, framing=framing
+            ).float()
 
     def normalised(self, timesteps: Tensor) -> Tensor:
         """Return timesteps as losses have them: 0 is clean, and 1 is noise."""
@@ -150,50 +171,29 @@ class MethodParts:
         """Return the embeddings of `prompts` as one batch."""
         return PromptEmbeds.cat([self.embeds[prompt] for prompt in prompts])
 
-    def trajectories(
-        self,
-        name: str,
-        *,
-        num_steps: int,
-        guidance_scale: float,
-        num_slots: int | None = None,
-        bank: BankSize | None = None,
-        adapter_on: Callable[[], AbstractContextManager[None]] | None = None,
-    ) -> Trajectories:
-        """Return the source of noisy latents of a name: "rolling", "bank" or "restart".
+    def rollout_plan(self, options: TrajectoryOptions, *, adapter_scale: float) -> RolloutPlan:
+        """Return what the trajectories of these concepts are made of.
 
         Args:
-            name: Which of them.
-            num_steps: Sampling steps N of a whole rollout.
-            guidance_scale: Classifier-free guidance of the rollout.
-            num_slots: Latents in flight; None means three per row of the global batch.
-            bank: How much a bank holds; None takes its defaults.
-            adapter_on: The adapter's state during rollouts; None means off.
+            options: Of the trajectories.
+            adapter_scale: Strength of the adapter during rollouts; 0 is the base model.
         """
-        plan = RolloutPlan(
+        return RolloutPlan(
             container=self.container,
             targets=[self.embeds[concept.target] for concept in self.concepts],
             empty=self.empty,
             make_scheduler=self.make_noise_scheduler,
-            num_steps=num_steps,
-            guidance_scale=guidance_scale,
+            num_steps=options.rollout_steps,
+            guidance_scale=options.rollout_guidance,
             latent_shape=self.container.latent_shape(self.resolution),
             batch_size=self.batch_size,
             num_processes=self.num_processes,
             rank=self.rank,
             seed=self.seed,
             density=self.density,
-            rollout_adapter=adapter_on or self.scale.base,
+            rollout_adapter=(
+                (lambda: self.scale(adapter_scale)) if adapter_scale else self.scale.base
+            ),
             counter=self.counter,
             gather=self.gather,
         )
-        if name == "restart":
-            return RestartTrajectories(plan)
-        if name == "bank":
-            if adapter_on is not None:
-                raise RecipeError(
-                    "method.rollout_scale: a bank is made once, by the base model alone",
-                    "Leave rollout_scale at 0, or take method.trajectories: rolling.",
-                )
-            return BankTrajectories(plan, bank or BankSize.of(plan.global_batch_size))
-        return RollingTrajectories(plan, num_slots or 3 * plan.global_batch_size)

@@ -57,21 +57,13 @@ class Addift(ImageMethod):
         upward = torch.tensor([(row + index) % 2 == 0 for row in batch.rows])
         is_up = upward.to(applied.device).view(-1, 1, 1, 1)
         mine, other = torch.where(is_up, high, low), torch.where(is_up, low, high)
-        keeps_outside = batch.masks is not None and parts.keep_outside > 0
-        target = self._base(other, timesteps, prompts, batch.framing)
-        own = self._base(mine, timesteps, prompts, batch.framing) if keeps_outside else None
+        target = parts.predict_base(other, timesteps, prompts, batch.framing)
+        own = None
+        if self._holds_outside(batch.masks):
+            own = parts.predict_base(mine, timesteps, prompts, batch.framing)
         scales = torch.where(upward, torch.tensor(batch.scales[1]), torch.tensor(batch.scales[0]))
         strengths = self._strength * scales
-        student = self._student(strengths, mine, timesteps, prompts, batch.framing)
-
-        losses = parts.loss_at(student, target, t)
-        if batch.masks is not None:
-            losses = batch.masks * losses
-        loss = difference_loss = (losses.mean(dim=(1, 2, 3)) * weights).mean()
-        metrics = {"difference_loss": difference_loss.detach()}
-        if own is not None and batch.masks is not None:
-            off = (1 - batch.masks) * parts.loss_at(student, own, t)
-            outside_loss = (off.mean(dim=(1, 2, 3)) * weights).mean()
-            metrics["outside_loss"] = outside_loss.detach()
-            loss = loss + parts.keep_outside * outside_loss
-        return StepOutput(loss=loss, metrics=metrics)
+        predicted = parts.predict_student(strengths, mine, timesteps, prompts, batch.framing)
+        return self._output(
+            "difference", predicted, target, own, t=t, weights=weights, masks=batch.masks
+        )

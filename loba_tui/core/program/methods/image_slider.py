@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import torch
 from pydantic import NonNegativeFloat
-from torch import Tensor
 
 from loba_tui.core.program.method import Method, MethodParts, StepOutput
-from loba_tui.core.program.objectives.images import ImageMethod
+from loba_tui.core.program.objectives.images import ImageMethod, weighted_mean
 
 DATA = "pairs"
 USES = ("noise", "weighting")
@@ -58,28 +57,22 @@ class ImageSlider(ImageMethod):
         masks = None if batch.masks is None else batch.masks.repeat(2, 1, 1, 1)
         framing = None if batch.framing is None else batch.framing.repeat(2)
 
-        keeps_outside = masks is not None and parts.keep_outside > 0
+        seen = (noised, timesteps, prompts, framing)
         base = None
-        if keeps_outside or self._direction_weight:
-            base = self._base(noised, timesteps, prompts, framing)
+        if self._holds_outside(masks) or self._direction_weight:
+            base = parts.predict_base(*seen)
         strengths = torch.tensor([*batch.scales[0], *batch.scales[1]])
-        student = self._student(strengths, noised, timesteps, prompts, framing)
-
-        def mean(losses: Tensor) -> Tensor:
-            return (losses.mean(dim=(1, 2, 3)) * weights[: len(losses)]).mean()
-
-        losses = parts.loss_at(student, diffusion.target(clean, wanted, timesteps), t)
-        loss = pair_loss = mean(losses if masks is None else masks * losses)
-        metrics = {"pair_loss": pair_loss.detach()}
-        if base is not None and masks is not None and keeps_outside:
-            outside_loss = mean((1 - masks) * parts.loss_at(student, base, t))
-            metrics["outside_loss"] = outside_loss.detach()
-            loss = loss + parts.keep_outside * outside_loss
-        if base is not None and self._direction_weight:
-            low, high = student.chunk(2)
-            base_low, base_high = base.chunk(2)
-            half = t[: len(low)]
-            common_loss = mean(parts.loss_at((low + high) / 2, (base_low + base_high) / 2, half))
-            metrics["common_loss"] = common_loss.detach()
-            loss = loss + self._direction_weight * common_loss
-        return StepOutput(loss=loss, metrics=metrics)
+        predicted = parts.predict_student(strengths, *seen)
+        target = diffusion.target(clean, wanted, timesteps)
+        output = self._output("pair", predicted, target, base, t=t, weights=weights, masks=masks)
+        if base is None or not self._direction_weight:
+            return output
+        low, high = predicted.chunk(2)
+        base_low, base_high = base.chunk(2)
+        half = len(low)
+        losses = parts.loss((low + high) / 2, (base_low + base_high) / 2, t[:half])
+        common_loss = weighted_mean(losses, weights[:half])
+        return StepOutput(
+            loss=output.loss + self._direction_weight * common_loss,
+            metrics={**output.metrics, "common_loss": common_loss.detach()},
+        )

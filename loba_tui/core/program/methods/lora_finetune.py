@@ -42,20 +42,10 @@ class LoraFinetune(ImageMethod):
         weights = batch.weights * diffusion.weights(timesteps).to(latents.device)
         t = diffusion.normalised(timesteps)
 
-        kept = None
-        if batch.masks is not None and parts.keep_outside:
-            kept = self._base(noised, timesteps, prompts, batch.framing)
-        student = self._student(1.0, noised, timesteps, prompts, batch.framing)
-        losses = parts.loss_at(student, diffusion.target(latents, wanted, timesteps), t)
-        if batch.masks is not None:
-            losses = batch.masks * losses
-        image_loss = (losses.mean(dim=(1, 2, 3)) * weights).mean()
-        metrics = {"image_loss": image_loss.detach()}
-        loss = image_loss
-        if kept is not None:
-            assert batch.masks is not None
-            off = (1 - batch.masks) * parts.loss_at(student, kept, t)
-            outside_loss = (off.mean(dim=(1, 2, 3)) * weights).mean()
-            metrics["outside_loss"] = outside_loss.detach()
-            loss = loss + parts.keep_outside * outside_loss
-        return StepOutput(loss=loss, metrics=metrics)
+        seen = (noised, timesteps, prompts, batch.framing)
+        base = parts.predict_base(*seen) if self._holds_outside(batch.masks) else None
+        predicted = parts.predict_student(1.0, *seen)
+        target = diffusion.target(latents, wanted, timesteps)
+        return self._output(
+            "image", predicted, target, base, t=t, weights=weights, masks=batch.masks
+        )

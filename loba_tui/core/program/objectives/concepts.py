@@ -1,106 +1,97 @@
-"""What the trained erasers have in common: one prompt is taught what others predict.
+"""Methods that teach the adapter a concept: in one prompt it learns what the base says of others.
 
-    L = MSE(ε₁(x_t, student prompt), sg[y]) + p · MSE(ε₁(x_t, r), sg ε₀(x_t, r))
-        + a · MSE(ε₁(x_t, anchor), sg ε₀(x_t, anchor))
+    L = MSE(ε_m(x_t, student prompt), sg[y]) + Σ p · MSE(ε_m(x_t, r), sg ε₀(x_t, r))
 
-A method says which prompts the frozen base is asked for (its roles) and how the target y is made of
-what it answers; everything else is here. x_t are of the concept's own sampling trajectories, r is a
-preserve prompt, and an anchor a random embedding (SPM, https://arxiv.org/abs/2312.16145).
+An objective says which prompts the frozen base is asked for (its roles), how the target y is made
+of what it answers, and which strengths m of the adapter are trained; everything else is here. x_t
+are of the concept's own sampling trajectories, and r is what is to be held: a preserve prompt or an
+anchor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.program.method import MethodParts, StepOutput
-from loba_tui.core.program.objectives.preserve import PreserveRows, SpreadRows
-from loba_tui.core.program.objectives.spm_anchors import random_anchor
-from loba_tui.core.program.trajectories.bank import BankSize
+from loba_tui.core.program.objectives.preserve import Held, PreservedPrompts, PreserveOptions
 from loba_tui.core.program.trajectories.base import Draw
+from loba_tui.core.program.trajectories.options import TrajectoryOptions
+from loba_tui.core.program.trajectories.predictions import guided
 from loba_tui.core.recipe.schema import Concept
 
 Roles = Mapping[str, str | None]
 """The prompts that the base is asked for, by role; None is the unconditional prompt."""
 
-_TARGET, _EMPTY, _PRESERVE, _ANCHOR = "target", "empty", "preserve", "anchor"
+_TARGET, _NEUTRAL, _EMPTY = "target", "neutral", "empty"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptOptions(TrajectoryOptions, PreserveOptions):
+    """Options that every method of this kind has."""
 
 
 @dataclass(frozen=True)
-class EraserOptions:
-    """Options that every trained eraser has.
-
-    Attributes:
-        trajectories: "rolling" keeps a pool of latents in flight; "bank" makes noisy latents and
-            teacher predictions once; "restart" is a fresh rollout every step.
-        rollout_steps: Sampling steps N of a whole rollout.
-        rollout_guidance: Classifier-free guidance of rollouts.
-        slots: Latents in flight for "rolling"; None takes three per row of the global batch.
-        bank_images: Images of "bank"; None takes three per row of the global batch.
-        bank_samples: Noisy latents of "bank"; None takes 24 per row of the global batch.
-        preserve_weight: Weight p of the preserve term.
-        preserve_share: Share of a batch's rows that also train a preserve prompt.
-        anchor_weight: Weight a of the anchor term; 0 has no anchors.
-        anchor_share: Share of a batch's rows that also train an anchor.
-    """
-
-    trajectories: Literal["rolling", "bank", "restart"]
-    rollout_steps: int
-    rollout_guidance: float
-    slots: int | None
-    bank_images: int | None
-    bank_samples: int | None
-    preserve_weight: float
-    preserve_share: float
-    anchor_weight: float
-    anchor_share: float
-
-
-@dataclass(frozen=True)
-class Lesson:
+class ConceptObjective:
     """What a method teaches.
 
     Attributes:
+        name: Of its figure, `<name>_loss`.
         roles: Returns the prompts that the base is asked for about a concept.
         student: Returns the prompt whose prediction is trained.
-        target: Returns y (B, C, H, W) from the base's answers by role and guidance g (B, 1, 1, 1).
+        target: Returns y (B, C, H, W) from the base's answers by role and m·g (B, 1, 1, 1), g being
+            the concept's guidance.
+        strengths: m; the rows of the global batch take them in turn.
+        order: Roles in the order in which the base is asked for all rows. Empty asks row by row,
+            and for a prompt that several roles of a row share once. How rows are batched decides
+            the last bits of what the base says.
     """
 
+    name: str
     roles: Callable[[Concept], Roles]
     student: Callable[[Concept], str]
     target: Callable[[Mapping[str, Tensor], Tensor], Tensor]
+    strengths: Sequence[float] = (1.0,)
+    order: Sequence[str] = ()
 
 
-class Eraser:
-    """A method that teaches the adapter at strength 1; -1 and others are left to the user."""
+class ConceptMethod:
+    """Trains a `ConceptObjective`."""
 
-    def __init__(self, parts: MethodParts, lesson: Lesson, options: EraserOptions) -> None:
+    def __init__(
+        self,
+        parts: MethodParts,
+        objective: ConceptObjective,
+        options: ConceptOptions,
+        *,
+        also_held: Sequence[Held] = (),
+        rollout_scale: float = 0.0,
+    ) -> None:
+        """Join an objective with its trajectories.
+
+        Args:
+            parts: What the method works with.
+            objective: What it teaches.
+            options: From the recipe.
+            also_held: What is held besides the preserve prompts.
+            rollout_scale: Strength of the adapter during rollouts.
+        """
         self._parts = parts
-        self._lesson = lesson
-        self._options = options
-        self._preserve = PreserveRows(parts.concepts, options.preserve_share, parts.seed)
-        self._anchors = SpreadRows(options.anchor_share if options.anchor_weight else 0.0)
-        self.change_preserve_weight(options.preserve_weight)
-        self._trajectories = parts.trajectories(
-            options.trajectories,
-            num_steps=options.rollout_steps,
-            guidance_scale=options.rollout_guidance,
-            num_slots=options.slots,
-            bank=BankSize.of(
-                parts.batch_size * parts.num_processes,
-                num_images=options.bank_images,
-                num_samples=options.bank_samples,
-            ),
-        )
+        self._objective = objective
+        self._preserve = PreservedPrompts(parts, options)
+        self._held: list[Held] = [self._preserve, *also_held]
+        self._plan = parts.rollout_plan(options, adapter_scale=rollout_scale)
+        self._trajectories = options.over(self._plan)
+        # What moves the latents on is then asked of the base in the same call as the rest.
+        self._base_moves_latents = self._trajectories.moves and rollout_scale == 0
 
     def change_preserve_weight(self, weight: float) -> None:
-        """Take another weight; without preserve prompts there is nothing to weigh."""
-        self._preserve_weight = weight if self._preserve.has_any else 0.0
+        """Take another weight of the preserve term."""
+        self._preserve.change_weight(weight)
 
     def state(self) -> dict[str, Tensor]:
         """Return the state of the trajectories."""
@@ -111,109 +102,116 @@ class Eraser:
         self._trajectories.load_state(state)
 
     def step(self, index: int, progress: float) -> StepOutput:
-        """Return the erasing loss plus the weighted other terms of one micro-step."""
-        parts = self._parts
+        """Return the objective's loss plus the weighted terms of what is held."""
+        parts, objective = self._parts, self._objective
         draw = self._trajectories.draw(index, progress)
         teacher = self._trajectories.teachers(draw, lambda rows: self._teacher(rows, index))
         if self._trajectories.moves:
-            self._trajectories.advance(draw, index, self._guided(teacher))
+            self._trajectories.advance(draw, index, self._guided(draw, teacher))
 
-        concepts = [parts.concepts[concept] for concept in draw.concepts]
-        kept_rows, kept_prompts = self._kept(draw, index) if self._preserve_weight else ([], [])
-        anchor_rows, anchors = self._anchors_of(draw, index)
-        num_rows = len(concepts)
-        rows = [*range(num_rows), *kept_rows, *anchor_rows]
-        # The strength stays set: gradient checkpointing runs this forward again in backward.
-        parts.scale.set(1.0)
-        student = parts.container.predict(
+        concepts = self._concepts_of(draw)
+        strengths = [objective.strengths[row % len(objective.strengths)] for row in draw.rows]
+        held = [(term, *term.pick(draw, index)) for term in self._held if term.weight]
+        own = list(range(len(concepts)))
+        rows = [*own, *(row for _, its_rows, _ in held for row in its_rows)]
+        prompts = [parts.select([objective.student(concept) for concept in concepts])]
+        predicted, *predicted_held = parts.predict_student(
+            torch.tensor([strengths[row] for row in rows]),
             draw.inputs[rows],
             draw.timesteps[rows],
-            PromptEmbeds.cat(
-                [
-                    parts.select([self._lesson.student(concept) for concept in concepts]),
-                    *([parts.select(kept_prompts)] if kept_prompts else []),
-                    *anchors,
-                ]
-            ),
-            denoiser=parts.student,
-        ).float()
-        parts.counter.rows += 2 * len(rows)
+            PromptEmbeds.cat([*prompts, *(each for *_, embeds in held for each in embeds)]),
+        ).split([len(own), *(len(its_rows) for _, its_rows, _ in held)])
 
-        guidance = student.new_tensor([concept.guidance for concept in concepts])
-        target = self._lesson.target(teacher, guidance.view(-1, 1, 1, 1))
+        guidance = [m * concept.guidance for m, concept in zip(strengths, concepts, strict=True)]
+        target = objective.target(teacher, predicted.new_tensor(guidance).view(-1, 1, 1, 1))
         t = parts.normalised(draw.timesteps)
-        own, kept, anchored = student.split([num_rows, len(kept_rows), len(anchor_rows)])
-        losses = parts.loss_at(own, target, t).mean(dim=(1, 2, 3))
+        losses = parts.loss(predicted, target, t).mean(dim=(1, 2, 3))
         loss = (losses * draw.weights).mean()
-        metrics = {"erase_loss": loss.detach()}
-        for name, weight, share, predicted, at in (
-            (_PRESERVE, self._preserve_weight, self._preserve.share, kept, kept_rows),
-            (_ANCHOR, self._options.anchor_weight, self._anchors.share, anchored, anchor_rows),
-        ):
-            if weight:
-                held = parts.loss_at(predicted, teacher[name][at], t[at]).mean(dim=(1, 2, 3))
-                # Divided by the expected count, not by this process's: so that processes add up
-                # to what one process with the whole batch computes.
-                term = (held * draw.weights[at]).sum() / (share * num_rows)
-                metrics[f"{name}_loss"] = term.detach()
-                loss = loss + weight * term
+        metrics = {f"{objective.name}_loss": loss.detach()}
+        for (term, at, _), ours in zip(held, predicted_held, strict=True):
+            # Without rows this is zero, so that every process reports the same figures.
+            losses = parts.loss(ours, teacher[term.name][at], t[at]).mean(dim=(1, 2, 3))
+            # Divided by the expected count, not by this process's: so that processes add up to
+            # what one process with the whole batch computes.
+            term_loss = (losses * draw.weights[at]).sum() / (term.share * len(own))
+            metrics[f"{term.name}_loss"] = term_loss.detach()
+            loss = loss + term.weight * term_loss
         return StepOutput(loss=loss, metrics=metrics)
 
-    def _kept(self, draw: Draw, index: int) -> tuple[list[int], list[str]]:
-        return self._preserve.pick(draw, index) if self._preserve.has_any else ([], [])
+    def _concepts_of(self, draw: Draw) -> list[Concept]:
+        return [self._parts.concepts[number] for number in draw.concepts]
 
-    def _anchors_of(self, draw: Draw, index: int) -> tuple[list[int], list[PromptEmbeds]]:
-        parts = self._parts
-        rows, anchors = [], []
-        for local, key in self._anchors.pick(draw, index):
-            target = parts.embeds[parts.concepts[draw.concepts[local]].target]
-            rows.append(local)
-            anchors.append(random_anchor(target, parts.seed, *key))
-        return rows, anchors
-
-    @torch.no_grad()
     def _teacher(self, draw: Draw, index: int) -> dict[str, Tensor]:
-        """Return the base's predictions by role, each prompt of a row asked for once.
+        """Return the base's predictions by role, all from one batched call.
 
-        Those of preserve prompts and anchors are zero in rows that have none.
+        Those of what is held are zero in rows that have none.
         """
-        parts = self._parts
-        asked: dict[tuple[int, str | None], int] = {}
-        places: dict[str, list[int]] = {}
-        for row, number in enumerate(draw.concepts):
-            concept = parts.concepts[number]
-            roles = dict(self._lesson.roles(concept))
-            if self._trajectories.moves:  # what moves the latents on is asked for anyway
-                roles |= {_TARGET: concept.target, _EMPTY: None}
-            for role, prompt in roles.items():
-                place = asked.setdefault((row, prompt), len(asked))
-                places.setdefault(role, []).append(place)
-        embeds = [parts.empty if prompt is None else parts.embeds[prompt] for _, prompt in asked]
+        held = [term for term in self._held if self._is_asked(term, draw)]
+        questions = self._questions(draw)
+        names = dict.fromkeys([*(q.role for q in questions), *(term.name for term in held)])
+        for term in held:
+            picked = zip(*term.pick(draw, index), strict=True)
+            questions += [_Question(term.name, row, embeds, term) for row, embeds in picked]
+        order = self._objective.order
+        if order:
+            questions.sort(key=lambda question: order.index(question.role))
+        asked = {(question.row, question.shared): question for question in questions}
         rows = [row for row, _ in asked]
-        extra: dict[str, tuple[list[int], list[PromptEmbeds]]] = {}
-        if draw.samples or self._preserve_weight:  # kept samples are asked about once for all
-            kept_rows, prompts = self._kept(draw, index)
-            extra[_PRESERVE] = kept_rows, [parts.embeds[prompt] for prompt in prompts]
-        extra[_ANCHOR] = self._anchors_of(draw, index)
-        for more_rows, more in extra.values():
-            rows, embeds = rows + more_rows, embeds + more
-        with parts.scale.base():
-            predicted = parts.container.predict(
-                draw.inputs[rows],
-                draw.timesteps[rows],
-                PromptEmbeds.cat(embeds),
-            ).float()
-        parts.counter.rows += len(rows)
-        teacher = {role: predicted[at] for role, at in places.items()}
-        start = len(asked)
-        for name, (more_rows, _) in extra.items():
-            teacher[name] = torch.zeros_like(teacher[next(iter(places))])
-            teacher[name][more_rows] = predicted[start : start + len(more_rows)]
-            start += len(more_rows)
+        predicted = self._parts.predict_base(
+            draw.inputs[rows],
+            draw.timesteps[rows],
+            PromptEmbeds.cat([question.embeds for question in asked.values()]),
+        )
+        places = {key: place for place, key in enumerate(asked)}
+        teacher = {name: torch.zeros_like(predicted[: len(draw.rows)]) for name in names}
+        for question in questions:
+            place = places[question.row, question.shared]
+            teacher[question.role][question.row] = predicted[place]
         return teacher
 
-    def _guided(self, teacher: Mapping[str, Tensor]) -> Tensor:
+    def _questions(self, draw: Draw) -> list[_Question]:
+        """Return what the base is asked of the concepts, row by row."""
+        parts, objective = self._parts, self._objective
+        concepts = self._concepts_of(draw)
+        questions = []
+        for row, concept in enumerate(concepts):
+            roles = dict(objective.roles(concept))
+            if self._base_moves_latents:
+                if any(concept.neutral for concept in concepts):  # else the neutral is the target
+                    roles[_TARGET] = concept.target
+                roles[_EMPTY] = None
+            for role, prompt in roles.items():
+                embeds = parts.empty if prompt is None else parts.embeds[prompt]
+                shared = role if objective.order else (prompt,)
+                questions.append(_Question(role, row, embeds, shared))
+        return questions
+
+    def _is_asked(self, term: Held, draw: Draw) -> bool:
+        """Say whether the base is asked for a term; for samples that are kept, once for all.
+
+        Their preserve weight can be raised from zero later.
+        """
+        is_kept = bool(draw.samples) and term is self._preserve and self._preserve.has_any
+        return term.weight > 0 or is_kept
+
+    def _guided(self, draw: Draw, teacher: Mapping[str, Tensor]) -> Tensor:
         """Return the guided prediction that advances the drawn latents."""
-        empty = teacher[_EMPTY]
-        guided: Tensor = empty + self._options.rollout_guidance * (teacher[_TARGET] - empty)
-        return guided
+        if self._base_moves_latents:
+            conditional = teacher[_TARGET if _TARGET in teacher else _NEUTRAL]
+            return guided(teacher[_EMPTY], conditional, self._plan.guidance_scale)
+        prompts = self._parts.select([concept.target for concept in self._concepts_of(draw)])
+        return self._plan.guided(draw.inputs, draw.timesteps, prompts)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A prompt that the base is asked for in one row.
+
+    Attributes:
+        shared: Questions of a row in which this is the same share one answer.
+    """
+
+    role: str
+    row: int
+    embeds: PromptEmbeds
+    shared: object

@@ -1,18 +1,16 @@
-"""What methods that train on images have in common: no state, and two ways to predict."""
+"""What methods that train on images share: their draws, and a loss that masks confine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from loba_tui.core.associate.embeds import Framing, PromptEmbeds
-from loba_tui.core.program.method import MethodParts
+from loba_tui.core.program.method import MethodParts, StepOutput
 
 
 class ImageMethod:
-    """A method whose every draw is a function of the seed and the step."""
+    """A method without state: its every draw is a function of the seed and the step."""
 
     def __init__(self, parts: MethodParts) -> None:
         self._parts = parts
@@ -26,33 +24,46 @@ class ImageMethod:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take nothing back."""
 
-    def _student(
+    def _holds_outside(self, masks: Tensor | None) -> bool:
+        """Say whether what masks leave out is held where the base model has it."""
+        return masks is not None and self._parts.keep_outside > 0
+
+    def _output(
         self,
-        strengths: float | Tensor,
-        noised: Tensor,
-        timesteps: Tensor,
-        prompts: PromptEmbeds,
-        framing: Framing | None,
-    ) -> Tensor:
-        """Return what the model predicts with the adapter, in float32 and with gradients.
+        name: str,
+        predicted: Tensor,
+        target: Tensor,
+        base: Tensor | None,
+        *,
+        t: Tensor,
+        weights: Tensor,
+        masks: Tensor | None,
+    ) -> StepOutput:
+        """Return ‖M ∘ (f − y)‖² + k ‖(1 − M) ∘ (f − f₀)‖²; without masks, M is 1.
 
-        The strengths (B,) stay set: gradient checkpointing runs this forward again in backward.
+        Args:
+            name: Of the first term's figure, `<name>_loss`.
+            predicted: f (B, C, H, W), with gradients.
+            target: y, of the same shape.
+            base: f₀, which is held outside of the masks; None leaves the second term out. Its
+                weight k is the recipe's `data.mask.keep_outside`.
+            t: (B,) timesteps from 0, clean, to 1, noise.
+            weights: (B,) of the rows.
+            masks: M (B, 1, H, W).
         """
-        parts = self._parts
-        parts.scale.set(strengths)
-        predicted = parts.container.predict(
-            noised, timesteps, prompts, framing=framing, denoiser=parts.student
-        )
-        parts.counter.rows += 2 * len(noised)
-        return predicted.float()
+        losses = self._parts.loss(predicted, target, t)
+        if masks is not None:
+            losses = masks * losses
+        loss = weighted_mean(losses, weights)
+        metrics = {f"{name}_loss": loss.detach()}
+        if base is not None and self._holds_outside(masks):
+            assert masks is not None
+            outside = weighted_mean((1 - masks) * self._parts.loss(predicted, base, t), weights)
+            metrics["outside_loss"] = outside.detach()
+            loss = loss + self._parts.keep_outside * outside
+        return StepOutput(loss=loss, metrics=metrics)
 
-    @torch.no_grad()
-    def _base(
-        self, noised: Tensor, timesteps: Tensor, prompts: PromptEmbeds, framing: Framing | None
-    ) -> Tensor:
-        """Return what the model predicts without the adapter, in float32."""
-        parts = self._parts
-        with parts.scale.base():
-            predicted = parts.container.predict(noised, timesteps, prompts, framing=framing)
-        parts.counter.rows += len(noised)
-        return predicted.float()
+
+def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean of losses (B, C, H, W) with weights (B,) for the rows."""
+    return (losses.mean(dim=(1, 2, 3)) * weights).mean()

@@ -7,14 +7,54 @@ it is drawn anew.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from loba_tui.core.associate.embeds import PromptEmbeds
+from loba_tui.core.option_types import UnitFloat
 from loba_tui.core.program import randomness
+from loba_tui.core.program.method import MethodParts
+from loba_tui.core.program.objectives.preserve import spread_rows
+from loba_tui.core.program.trajectories.base import Draw
 
 _LENGTHS = (0.8, 1.2)
 _MOST_TRIES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorOptions:
+    """Options of methods that can hold anchors.
+
+    Attributes:
+        anchor_weight: Weight of SPM's anchors, random text embeddings that must not change
+            (https://arxiv.org/abs/2312.16145, which has 1000); 0 has none.
+        anchor_share: Share of a batch's rows that also train an anchor.
+    """
+
+    anchor_weight: NonNegativeFloat = 0.0
+    anchor_share: UnitFloat = 0.25
+
+
+class SpmAnchors:
+    """Holds an anchor in each picked row; see `objectives.preserve.Held`."""
+
+    name = "anchor"
+
+    def __init__(self, parts: MethodParts, options: AnchorOptions) -> None:
+        self._parts = parts
+        self.weight, self.share = options.anchor_weight, options.anchor_share
+
+    def pick(self, draw: Draw, index: int) -> tuple[list[int], list[PromptEmbeds]]:
+        """Return local rows, and an anchor for each."""
+        parts, rows, anchors = self._parts, [], []
+        for local, key in spread_rows(draw, index, self.share):
+            target = parts.embeds[parts.concepts[draw.concepts[local]].target]
+            rows.append(local)
+            anchors.append(random_anchor(target, parts.seed, *key))
+        return rows, anchors
 
 
 def random_anchor(target: PromptEmbeds, seed: int, *key: int | str) -> PromptEmbeds:

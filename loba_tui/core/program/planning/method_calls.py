@@ -23,7 +23,7 @@ from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.build import build_method, build_solver
 from loba_tui.core.program.closed_form.solved_run import config_of_ranks
 from loba_tui.core.program.open_model import OpenModel, prompts_of
-from loba_tui.core.program.trajectories.base import ForwardCounter
+from loba_tui.core.program.trajectories.predictions import ForwardCounter
 from loba_tui.core.recipe.schema import Recipe
 
 _STEPS_WATCHED = 8

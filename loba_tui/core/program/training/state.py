@@ -19,7 +19,7 @@ from loba_tui.core.program.training.early_stop import EarlyStop
 from loba_tui.core.program.training.ema import MovingAverage
 from loba_tui.core.program.training.optimizer_state import export_state, import_state
 from loba_tui.core.program.training.run_fingerprint import RunFingerprint
-from loba_tui.core.program.trajectories.base import ForwardCounter
+from loba_tui.core.program.trajectories.predictions import ForwardCounter
 from loba_tui.core.run.changes import ChangeRecord
 
 

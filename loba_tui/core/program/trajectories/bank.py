@@ -22,9 +22,9 @@ from loba_tui.core.program.trajectories.base import (
     Draw,
     RolloutPlan,
     Teachers,
-    model_input,
-    step_latents,
+    Trajectories,
 )
+from loba_tui.core.program.trajectories.forward_process import NoiseLevels
 
 # A density may change over the run, and where the samples lie cannot: they follow its mean.
 _PROGRESS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -57,7 +57,7 @@ class BankSize:
         )
 
 
-class BankTrajectories:
+class BankTrajectories(Trajectories):
     """Noisy latents of the base's own images; everything follows from the seed alone.
 
     So nothing of it goes into a checkpoint: a resumed run makes the very same bank again, which
@@ -99,11 +99,6 @@ class BankTrajectories:
             self._teachers = self._uncounted(lambda: self._predicted(predict))
         device = draw.inputs.device
         return {role: kept[draw.samples].to(device) for role, kept in self._teachers.items()}
-
-    moves = False
-
-    def advance(self, draw: Draw, index: int, noise_pred: Tensor) -> None:
-        """Do nothing: the bank stays as it is."""
 
     def state(self) -> dict[str, Tensor]:
         """Return whether the bank was made; what is in it follows from the seed."""
@@ -148,13 +143,7 @@ class BankTrajectories:
         latents = torch.cat([plan.noise(scheduler, "bank", number) for number in numbers])
         generators = [randomness.generator(plan.seed, "bank steps", number) for number in numbers]
         prompts = PromptEmbeds.cat([plan.targets[self._concept_of(number)] for number in numbers])
-        with plan.rollout_adapter():
-            for timestep in scheduler.timesteps:
-                inputs = model_input(scheduler, latents, timestep)
-                noise_pred = plan.guided(
-                    inputs, timestep.to(latents.device).repeat(len(numbers)), prompts
-                )
-                latents = step_latents(scheduler, noise_pred, timestep, latents, generators)
+        latents = plan.rolled_out(scheduler, latents, prompts, generators)
         if not bool(latents.isfinite().all()):
             raise NumericsError(
                 "the base model draws images that are not finite",
@@ -265,39 +254,6 @@ class BankTrajectories:
                 "Use base_model.dtype: bfloat16 or float32.",
             )
         return dict(zip(roles, made.unbind(1), strict=True))
-
-
-class NoiseLevels:
-    """The forward process of a model: which timestep belongs to which noise level.
-
-    Diffusion models see √ᾱ_t·x₀ + √(1 − ᾱ_t)·ε whatever sampler is used (those that scale the noise
-    instead divide it out again in `scale_model_input`); flow-matching models (1 − σ)·x₀ + σ·ε.
-    """
-
-    def __init__(self, scheduler: Any) -> None:
-        """Read it off a diffusers scheduler."""
-        num_steps = scheduler.config.num_train_timesteps
-        kept = getattr(scheduler, "alphas_cumprod", None)
-        if kept is None:
-            self._labels = torch.arange(1, num_steps + 1, dtype=torch.float32)
-            sigma = self._labels.double() / num_steps
-            self._signal, self._noise = 1 - sigma, sigma
-            self.grid = sigma
-        else:
-            self._labels = torch.arange(num_steps)
-            kept = kept.double().cpu()
-            self._signal, self._noise = kept.sqrt(), (1 - kept).sqrt()
-            self.grid = self._labels.double() / (num_steps - 1)
-
-    def noised(self, clean: Tensor, noise: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (B, C, H, W) images at noise levels (B,), and the timesteps (B,) of those."""
-        signal = self._signal[levels].to(clean.dtype).view(-1, 1, 1, 1)
-        share = self._noise[levels].to(clean.dtype).view(-1, 1, 1, 1)
-        return signal * clean + share * noise, self._labels[levels]
-
-    def at(self, timesteps: Tensor) -> Tensor:
-        """Return the levels (B,) that timesteps (B,) label."""
-        return (timesteps - self._labels[0]).round().long()
 
 
 def _in_turn(count: int, seed: int, use: str, number: int) -> int:

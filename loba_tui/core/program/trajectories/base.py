@@ -3,9 +3,7 @@
 Latents x_t are drawn together with the timestep label t that belongs to their noise level (the LECO
 family labels them 19 to 42 train timesteps off), and every UNet row that they cost is counted.
 
-Here is what all sources have in common, and `RestartTrajectories`, the reference algorithm of
-Concept Sliders (Gandikota et al. 2023, https://arxiv.org/abs/2311.12092): a fresh rollout from pure
-noise for every step.
+Here is what all sources have in common; each has a module of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +21,8 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program import randomness
-
-TimestepDensity = Callable[[Tensor, float], Tensor]
+from loba_tui.core.program.trajectories.predictions import ForwardCounter
+from loba_tui.core.program.trajectories.timestep_density import TimestepDensity
 
 
 @dataclass(frozen=True)
@@ -57,40 +55,30 @@ What it returns depends on inputs, timesteps, concepts and, where there are any,
 """
 
 
-@dataclass
-class ForwardCounter:
-    """UNet rows that were really computed; a row with its backward counts as two."""
+class Trajectories:
+    """A source of noisy latents; one that keeps nothing has only to draw."""
 
-    rows: int = 0
-
-
-class Trajectories(Protocol):
-    """A source of noisy latents."""
+    moves = False
+    """Whether `advance` wants a guided prediction for the drawn rows."""
 
     def draw(self, index: int, progress: float) -> Draw:
         """Return this process's rows of micro-step `index`; `progress` of the run is in [0, 1]."""
-        ...
+        raise NotImplementedError
 
     def teachers(self, draw: Draw, predict: Teachers) -> dict[str, Tensor]:
         """Return the frozen base's predictions of the drawn rows, computed now or before."""
-        ...
-
-    @property
-    def moves(self) -> bool:
-        """Whether `advance` wants a guided prediction for the drawn rows."""
-        ...
+        return predict(draw)
 
     def advance(self, draw: Draw, index: int, noise_pred: Tensor) -> None:
         """Move the drawn latents one sampling step on, given their guided prediction."""
-        ...
+        raise NotImplementedError
 
     def state(self) -> dict[str, Tensor]:
-        """Return what `load_state` needs to go on exactly from here."""
-        ...
+        """Return what `load_state` needs to go on exactly; nothing if the seed tells it all."""
+        return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take a state that `state` returned."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -174,73 +162,33 @@ class RolloutPlan:
 
     @torch.no_grad()
     def guided(self, inputs: Tensor, timesteps: Tensor, prompts: PromptEmbeds) -> Tensor:
-        """Return classifier-free guided predictions (B, C, H, W) of `inputs`."""
-        num_rows = inputs.shape[0]
-        embeds = PromptEmbeds.cat([self.empty.select([0] * num_rows), prompts])
-        self.counter.rows += 2 * num_rows
-        empty, conditional = self.container.predict(
-            torch.cat([inputs, inputs]),
-            torch.cat([timesteps, timesteps]),
-            embeds,
-        ).chunk(2)
-        return empty + self.guidance_scale * (conditional - empty)
+        """Return predictions (B, C, H, W) of `inputs`, guided and with the rollout's adapter."""
+        with self.rollout_adapter():
+            return self.counter.predict_guided(
+                self.container,
+                inputs,
+                timesteps,
+                prompts,
+                empty=self.empty,
+                guidance_scale=self.guidance_scale,
+            )
 
-
-class RestartTrajectories:
-    """A rollout from pure noise for every step, to a random point of the sampling grid.
-
-    As in the reference, one micro-step has one concept and one timestep; rows differ in noise.
-    """
-
-    def __init__(self, plan: RolloutPlan) -> None:
-        self._plan = plan
-
-    @torch.no_grad()
-    def draw(self, index: int, progress: float) -> Draw:
-        """Roll a fresh batch out to one random timestep."""
-        plan = self._plan
-        scheduler = plan.new_scheduler()
-        concept = randomness.integer(len(plan.targets), plan.seed, "concept", index)
-        weights = plan.weights(scheduler, progress)
-        if float(weights[1:].sum()) > 0:
-            weights[0] = 0  # k ~ U{1..N−1}: pure noise itself is never trained on
-        (stop,) = randomness.weighted_choice(weights, 1, plan.seed, "stop", index)
-
-        rows = plan.my_rows()
-        latents = torch.cat([plan.noise(scheduler, "noise", index, row) for row in rows])
-        generators = [randomness.generator(plan.seed, "advance", index, row) for row in rows]
-        prompts = plan.targets[concept].select([0] * len(rows))
-        with plan.rollout_adapter():
-            for timestep in scheduler.timesteps[:stop]:
-                inputs = model_input(scheduler, latents, timestep)
-                labels = timestep.to(latents.device).repeat(len(rows))
-                noise_pred = plan.guided(inputs, labels, prompts)
-                latents = step_latents(scheduler, noise_pred, timestep, latents, generators)
-        timestep = scheduler.timesteps[stop]
-        return Draw(
-            inputs=model_input(scheduler, latents, timestep),
-            timesteps=timestep.to(latents.device).repeat(len(rows)),
-            weights=torch.ones(len(rows), device=latents.device),
-            concepts=[concept] * len(rows),
-            rows=rows,
-            slots=[],
-        )
-
-    def teachers(self, draw: Draw, predict: Teachers) -> dict[str, Tensor]:
-        """Compute them: no draw comes again."""
-        return predict(draw)
-
-    moves = False
-
-    def advance(self, draw: Draw, index: int, noise_pred: Tensor) -> None:
-        """Do nothing: the next draw begins from noise."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Return nothing: every draw is a function of the seed and the step."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take nothing back."""
+    def rolled_out(
+        self,
+        scheduler: Any,
+        latents: Tensor,
+        prompts: PromptEmbeds,
+        generators: list[torch.Generator],
+        *,
+        num_steps: int | None = None,
+    ) -> Tensor:
+        """Return latents (B, C, H, W) of pure noise some steps on; None takes all steps."""
+        for timestep in scheduler.timesteps[:num_steps]:
+            inputs = model_input(scheduler, latents, timestep)
+            labels = timestep.to(latents.device).repeat(len(latents))
+            noise_pred = self.guided(inputs, labels, prompts)
+            latents = step_latents(scheduler, noise_pred, timestep, latents, generators)
+        return latents
 
 
 def model_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""The forward process that fine-tuning on images needs: noise, timesteps, targets and weights.
+"""The forward process q(x_t | x₀): noise on images, and what a model is to say of them.
 
-For ε-, v- and x₀-prediction; which of them is the model's own affair. Zero-terminal-SNR schedules
-(Lin et al. 2023, https://arxiv.org/abs/2305.08891) come with `scheduler.noise`.
+Fine-tuning on images draws noise, timesteps, targets and weights for ε-, v- and x₀-prediction;
+which of them is the model's own affair. Zero-terminal-SNR schedules (Lin et al. 2023,
+https://arxiv.org/abs/2305.08891) come with `scheduler.noise`.
 """
 
 from __future__ import annotations
@@ -16,14 +17,52 @@ from torch import Tensor
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program import randomness
 from loba_tui.core.program.trajectories.noise_schedulers import is_flow_matching
+from loba_tui.core.program.trajectories.timestep_density import TimestepDensity
 
 NoiseChange = Callable[[Tensor, Tensor, Callable[..., Tensor]], tuple[Tensor, Tensor]]
 """Takes the noise that is applied, the noise that is wanted, and a source of normal noise."""
 Weighting = Callable[[Tensor], Tensor]
 """From a signal-to-noise ratio (B,) to the weight (B,) of the squared error in x₀."""
-TimestepDensity = Callable[[Tensor, float], Tensor]
 
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+class NoiseLevels:
+    """How much of image and noise a model sees at each of its timesteps: x_t = a_t x₀ + b_t ε.
+
+    Diffusion models have a = √ᾱ and b = √(1 − ᾱ) whatever sampler is used (those that scale the
+    noise instead divide it out again in `scale_model_input`); flow-matching models a = 1 − σ and
+    b = σ.
+    """
+
+    def __init__(self, scheduler: Any, dtype: torch.dtype = torch.float64) -> None:
+        """Read them off a diffusers scheduler; its own `add_noise` computes in float32."""
+        num_steps = scheduler.config.num_train_timesteps
+        kept = getattr(scheduler, "alphas_cumprod", None)
+        if kept is None:
+            self._labels = torch.arange(1, num_steps + 1, dtype=torch.float32)
+            self.grid = self._labels.double() / num_steps
+            self._a, self._b = 1 - self.grid, self.grid
+        else:
+            self._labels = torch.arange(num_steps)
+            self.grid = self._labels.double() / (num_steps - 1)
+            kept = kept.to("cpu", dtype)
+            self._a, self._b = kept.sqrt(), (1 - kept).sqrt()
+
+    def noised(self, clean: Tensor, noise: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (B, C, H, W) images at noise levels (B,), and the timesteps (B,) of those."""
+        a, b = self.coefficients(levels, clean)
+        return a * clean + b * noise, self._labels[levels]
+
+    def coefficients(self, levels: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a and b of levels (B,) as (B, 1, 1, 1), with device and dtype of `like`."""
+        at = levels.cpu()
+        a, b = (table[at].to(like).view(-1, 1, 1, 1) for table in (self._a, self._b))
+        return a, b
+
+    def at(self, timesteps: Tensor) -> Tensor:
+        """Return the levels (B,) that timesteps (B,) label."""
+        return (timesteps - self._labels[0]).round().long()
 
 
 class Diffusion:
@@ -66,6 +105,7 @@ class Diffusion:
                 " leaves an ε-predicting model nothing to learn there",
                 "Take it with a model that predicts v or x₀.",
             )
+        self._levels = NoiseLevels(self._scheduler, torch.float32)
         self._seed, self._density = seed, density
         self._changes, self._weighting = changes, weighting
 
@@ -126,8 +166,7 @@ class Diffusion:
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return x_t = √ᾱ x₀ + √(1 − ᾱ) ε, (B, C, H, W)."""
-        noised: Tensor = self._scheduler.add_noise(latents, noise, timesteps)
-        return noised
+        return self._levels.noised(latents, noise, timesteps.cpu())[0]
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return what the model should have said: ε, v = √ᾱ ε − √(1 − ᾱ) x₀, or x₀."""
@@ -135,8 +174,8 @@ class Diffusion:
             return noise
         if self.prediction_type == "sample":
             return latents
-        velocity: Tensor = self._scheduler.get_velocity(latents, noise, timesteps)
-        return velocity
+        a, b = self._levels.coefficients(timesteps, latents)
+        return a * noise - b * latents
 
     def snr(self, timesteps: Tensor) -> Tensor:
         """Return ᾱ / (1 − ᾱ), (B,)."""

@@ -16,6 +16,7 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.program import randomness
 from loba_tui.core.program.adapter_layers.strength import RowScale
+from loba_tui.core.program.trajectories.predictions import ForwardCounter
 
 ROLLOUT_GUIDANCE = 3.0
 
@@ -67,26 +68,28 @@ def roll_out(
     shape = (num_prompts, *container.latent_shape(resolution))
     latents = randomness.normal(shape, seed, "efficacy").to(container.device)
     latents = latents * float(scheduler.init_noise_sigma)
-    both = PromptEmbeds.cat([container.empty_embeds().select([0] * num_prompts), prompts])
-    inputs, labels, num_unet_rows = [], [], 0
+    inputs, labels, counter = [], [], ForwardCounter()
     with scale.base():
         for position, timestep in enumerate(scheduler.timesteps[: max(keep) + 1]):
             model_input = scheduler.scale_model_input(latents, timestep)
+            label = timestep.to(latents.device).repeat(num_prompts)
             if position in keep:
                 inputs.append(model_input)
-                labels.append(timestep.to(latents.device).repeat(num_prompts))
+                labels.append(label)
             if position == max(keep):
                 break
-            label = timestep.to(latents.device).repeat(2 * num_prompts)
-            empty, conditional = container.predict(
-                torch.cat([model_input, model_input]), label, both
-            ).chunk(2)
-            num_unet_rows += 2 * num_prompts
-            noise_pred = empty + ROLLOUT_GUIDANCE * (conditional - empty)
+            noise_pred = counter.predict_guided(
+                container,
+                model_input,
+                label,
+                prompts,
+                empty=container.empty_embeds(),
+                guidance_scale=ROLLOUT_GUIDANCE,
+            )
             latents = scheduler.step(noise_pred, timestep, latents, return_dict=False)[0]
     return HeldOut(
         inputs=torch.cat(inputs),
         timesteps=torch.cat(labels),
         rows=list(range(num_prompts)) * len(inputs),
-        num_unet_rows=num_unet_rows,
+        num_unet_rows=counter.rows,
     )

@@ -18,7 +18,7 @@ from loba_tui.core.program import randomness
 from loba_tui.core.program.trajectories.base import (
     Draw,
     RolloutPlan,
-    Teachers,
+    Trajectories,
     model_input,
     step_latents,
 )
@@ -31,13 +31,15 @@ from loba_tui.core.program.trajectories.scheduler_history import (
 _HISTORY = "history"
 
 
-class RollingTrajectories:
+class RollingTrajectories(Trajectories):
     """A pool of latents in flight, each at its own point of its own trajectory.
 
     Each slot has a scheduler of its own, so that multistep ones remember its trajectory and no
     other. Every process holds the whole pool. It predicts for its own rows of the global batch; the
     predictions are gathered, and all slots advance alike everywhere.
     """
+
+    moves = True
 
     def __init__(self, plan: RolloutPlan, num_slots: int) -> None:
         self._plan = plan
@@ -81,9 +83,7 @@ class RollingTrajectories:
             slots = [slot for slot in range(self._num_slots) if goals[slot] > position]
             inputs, labels = self._inputs(latents, slots)
             prompts = PromptEmbeds.cat([plan.targets[self._concept_of(slot)] for slot in slots])
-            with plan.rollout_adapter():
-                noise_pred = plan.guided(inputs, labels, prompts)
-            self._step_slots(latents, slots, noise_pred, -1 - position)
+            self._step_slots(latents, slots, plan.guided(inputs, labels, prompts), -1 - position)
 
     def _timestep(self, slot: int) -> Tensor:
         timestep: Tensor = self._grid.timesteps[int(self._positions[slot])]
@@ -139,12 +139,6 @@ class RollingTrajectories:
             rows=rows,
             slots=slots,
         )
-
-    def teachers(self, draw: Draw, predict: Teachers) -> dict[str, Tensor]:
-        """Compute them: latents in flight are never where they were before."""
-        return predict(draw)
-
-    moves = True
 
     @torch.no_grad()
     def advance(self, draw: Draw, index: int, noise_pred: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The shift of flow-matching models, for the timestep schedulers that offer it."""
+"""Densities over timesteps, and the shift of flow-matching models that some of them offer."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-Density = Callable[[Tensor, float], Tensor]
+TimestepDensity = Callable[[Tensor, float], Tensor]
+"""From normalised timesteps (N,), 0 clean and 1 noise, and progress in [0, 1] to weights (N,)."""
 
 
-def shifted(density: Density, shift: float) -> Density:
+def shifted(density: TimestepDensity, shift: float) -> TimestepDensity:
     """Return the density of t' = s·t / (1 + (s − 1)·t), where t has the given density.
 
     SD3 (Esser et al. 2024, equation 23, https://arxiv.org/abs/2403.03206) shifts timesteps towards

@@ -35,7 +35,7 @@ class LinearModel:
     def base(self):
         return self(0.0)
 
-    def predict(self, latents, timesteps, embeds) -> Tensor:
+    def predict(self, latents, timesteps, embeds, **_) -> Tensor:
         m = self._multiplier
         change = m * self._up if m > 0 else -m * self._down
         share = torch.where(embeds.embeds[:, :, 3] == 1, self._leak, 1.0)

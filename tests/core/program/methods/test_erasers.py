@@ -16,7 +16,7 @@ from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.method import MethodParts
-from loba_tui.core.program.objectives.concepts import Eraser
+from loba_tui.core.program.objectives.concepts import ConceptMethod
 from loba_tui.core.program.objectives.spm_anchors import random_anchor
 from loba_tui.core.program.trajectories.base import Draw
 from loba_tui.core.recipe.schema import Concept
@@ -35,7 +35,9 @@ def container(tiny_sdxl_folder: Path) -> ModelContainer:
 def make(container: ModelContainer) -> Iterator[Any]:
     with ExitStack() as lent:
 
-        def build(name: str, concepts: list[Concept], **options: Any) -> tuple[Eraser, MethodParts]:
+        def build(
+            name: str, concepts: list[Concept], **options: Any
+        ) -> tuple[ConceptMethod, MethodParts]:
             parts = lent.enter_context(parts_for(container, PROMPTS, concepts=concepts))
             options = {"rollout_steps": 4, "preserve_weight": 0.0, **options}
             return SHIPPED.load("methods", name)(parts, **options), parts
@@ -43,7 +45,7 @@ def make(container: ModelContainer) -> Iterator[Any]:
         yield build
 
 
-def next_draw(method: Eraser) -> Draw:
+def next_draw(method: ConceptMethod) -> Draw:
     """Return what the next step will train on; drawing takes nothing away."""
     return method._trajectories.draw(0, 0.0)
 
@@ -147,7 +149,7 @@ def test_preserve_prompts_and_anchors_keep_the_base_prediction(
     draw = next_draw(method)
     output = method.step(0, 0.0)
     kept = mse(predict(parts, draw, "green", 1.0), predict(parts, draw, "green", 0))
-    rows, anchors = method._anchors_of(draw, 0)
+    rows, anchors = method._held[1].pick(draw, 0)
     assert len(rows) == 2
     inputs, times = draw.inputs[rows], draw.timesteps[rows]
     with torch.no_grad():

@@ -18,6 +18,7 @@ from loba_tui.core.associate.embeds import Framing
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.data.training_data import DataBatch
 from loba_tui.core.program.method import MethodParts
+from loba_tui.core.program.objectives.timed_loss import TimedLoss
 
 PROMPTS = ("a dot", "a cross")
 NUM_ROWS = 3
@@ -190,7 +191,7 @@ def test_weightings_scheduled_losses_and_noise_changes_are_used(make: Make, name
     changes: list[dict[str, Any]] = [
         {"weighting": SHIPPED.load("weightings", "min_snr")()},
         {"noise_changes": [SHIPPED.load("noising", "offset")(strength=0.5)]},
-        {"loss": SHIPPED.load("losses", "huber")(delta=0.2, schedule="exponential")},
+        {"loss": TimedLoss(SHIPPED.load("losses", "huber")(delta=0.2, schedule="exponential"))},
     ]
     for change in changes:
         assert float(make(name, images, **change)[0].step(0, 0.0).loss.detach()) != plain

@@ -20,7 +20,7 @@ from loba_tui.core.program import randomness
 from loba_tui.core.program.closed_form.prompt_states import text_projections
 from loba_tui.core.program.closed_form.slider import slider_update, start_from_instant
 from loba_tui.core.program.method import MethodParts
-from loba_tui.core.program.methods.text_slider import TextSlider, get_method
+from loba_tui.core.program.methods.text_slider import TextSlider
 from loba_tui.core.program.trajectories.base import Draw
 from loba_tui.core.recipe.schema import Concept
 
@@ -49,7 +49,8 @@ def make(container: ModelContainer) -> Any:
 
         def build(concepts: list[Concept] = CONCEPTS, **options: Any) -> tuple[Any, MethodParts]:
             parts = lent.enter_context(parts_for(container, PROMPTS, concepts=concepts))
-            return get_method(parts, rollout_steps=5, **options), parts
+            text_slider = SHIPPED.load("methods", "text_slider")
+            return text_slider(parts, rollout_steps=5, **options), parts
 
         yield build
 

@@ -19,8 +19,10 @@ from loba_tui.core.program.timestep_schedulers.curriculum import (
     get_timestep_scheduler as curriculum,
 )
 from loba_tui.core.program.timestep_schedulers.linear import get_timestep_scheduler as linear
-from loba_tui.core.program.trajectories.bank import BankSize, BankTrajectories, NoiseLevels
-from loba_tui.core.program.trajectories.base import Draw, ForwardCounter, RolloutPlan
+from loba_tui.core.program.trajectories.bank import BankSize, BankTrajectories
+from loba_tui.core.program.trajectories.base import Draw, RolloutPlan
+from loba_tui.core.program.trajectories.forward_process import NoiseLevels
+from loba_tui.core.program.trajectories.predictions import ForwardCounter
 from tests.core.program.trajectories.test_trajectories import (
     CONFIG,
     NOISE,

@@ -27,13 +27,13 @@ from loba_tui.core.program.schedulers.noise.euler_ancestral import step_noise as
 from loba_tui.core.program.timestep_schedulers.linear import get_timestep_scheduler as linear
 from loba_tui.core.program.timestep_schedulers.uniform import get_timestep_scheduler as uniform
 from loba_tui.core.program.trajectories.base import (
-    ForwardCounter,
-    RestartTrajectories,
     RolloutPlan,
     Trajectories,
     model_input,
     step_latents,
 )
+from loba_tui.core.program.trajectories.predictions import ForwardCounter
+from loba_tui.core.program.trajectories.restart import RestartTrajectories
 from loba_tui.core.program.trajectories.rolling import RollingTrajectories
 
 SHAPE = (4, 8, 8)
