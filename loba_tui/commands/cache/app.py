@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +18,7 @@ from loba_tui.commands.options import (
     Recipes,
     Targets,
     echo_json,
+    echo_result,
     open_cache,
     plain,
 )
@@ -105,11 +107,7 @@ def cache_show(
     Example: loba cache show stabilityai/stable-diffusion-xl-base-1.0
     """
     shown = backend_of([target], recipes).show(target)
-    if as_json:
-        echo_json(shown.record)
-        return
-    for line in shown.lines:
-        typer.echo(line)
+    echo_result(shown.record, shown.lines, as_json=as_json)
 
 
 cache_app.command("pull")(cache_pull)
@@ -125,14 +123,8 @@ def cache_pin(targets: Targets) -> None:
 
     Example: loba cache pin stabilityai/stable-diffusion-xl-base-1.0
     """
-    from loba_tui.core.associate.caches.hub.targets import find_targets, target_name
-
-    cache = open_cache([])
-    found = cache.scan()
-    wanted = find_targets(found, targets)
-    cache.pin(wanted)
-    for target in wanted:
-        typer.echo(f"pinned {target_name(found, target)}")
+    for name, _ in _set_pins(targets, keep=True):
+        typer.echo(f"pinned {name}")
 
 
 @cache_app.command("unpin")
@@ -141,16 +133,20 @@ def cache_unpin(targets: Targets) -> None:
 
     Example: loba cache unpin stabilityai/stable-diffusion-xl-base-1.0
     """
+    for name, was_pinned in _set_pins(targets, keep=False):
+        typer.echo(f"unpinned {name}" if was_pinned else f"{name} was not pinned")
+
+
+def _set_pins(targets: Sequence[str], *, keep: bool) -> list[tuple[str, bool]]:
+    """Pin or unpin targets; return each one's name and whether it was pinned before."""
     from loba_tui.core.associate.caches.hub.targets import find_targets, target_name
 
     cache = open_cache([])
     found = cache.scan()
     wanted = find_targets(found, targets)
     pins = cache.pins()
-    cache.pin(wanted, keep=False)
-    for target in wanted:
-        name = target_name(found, target)
-        typer.echo(f"unpinned {name}" if target in pins else f"{name} was not pinned")
+    cache.pin(wanted, keep=keep)
+    return [(target_name(found, target), target in pins) for target in wanted]
 
 
 @cache_app.command("verify")
@@ -175,9 +171,6 @@ def cache_verify(
     found = backend_of(targets or [], []).verify(
         targets or [], tell=lambda text: typer.echo(text, err=True), warn=warn
     )
-    if as_json:
-        echo_json(found.record)
-    else:
-        typer.echo(found.summary)
+    echo_result(found.record, [found.summary], as_json=as_json)
     if found.error is not None:
         raise found.error

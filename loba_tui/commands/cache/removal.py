@@ -21,6 +21,7 @@ from loba_tui.commands.options import (
     Yes,
     confirm,
     echo_json,
+    echo_result,
     grouped,
     open_cache,
     plain,
@@ -138,9 +139,9 @@ def cache_undo(
 
     Example: loba cache undo
     """
-    from loba_tui.client.cache import hub_text as cache_listing
+    from loba_tui.client.cache import hub_text
 
-    for line in cache_listing.restored_lines(open_cache([]).undo(entry_id)):
+    for line in hub_text.restored_lines(open_cache([]).undo(entry_id)):
         typer.echo(line)
 
 
@@ -150,17 +151,11 @@ def trash_ls(as_json: Json = False) -> None:
 
     Example: loba cache trash ls
     """
-    from loba_tui.client.cache import hub_text as cache_listing
+    from loba_tui.client.cache import hub_text
 
     cache = open_cache([])
-    records = [
-        cache_listing.entry_record(entry, cache.trash_size([entry])) for entry in cache.trash()
-    ]
-    if as_json:
-        echo_json(records)
-        return
-    for record in records:
-        typer.echo(cache_listing.entry_line(record))
+    records = [hub_text.entry_record(entry, cache.trash_size([entry])) for entry in cache.trash()]
+    echo_result(records, map(hub_text.entry_line, records), as_json=as_json)
 
 
 @trash_app.command("empty")

@@ -6,7 +6,6 @@ import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.text import clean, did_you_mean
@@ -21,8 +20,6 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     "=": lambda left, right: left == right,
     "!=": lambda left, right: left != right,
 }
-
-SortKey = Literal["name", "size", "used", "modified"]
 
 
 @dataclass(frozen=True)
