@@ -20,7 +20,8 @@ from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.shipped import folder
 from loba_tui.screens.cache.rows import node_row
 from loba_tui.screens.cache.tree import CacheState
-from loba_tui.screens.stack.model import SLOTS, StackModel
+from loba_tui.screens.stack.fields import SLOTS
+from loba_tui.screens.stack.model import StackModel
 from loba_tui.screens.stack.rows import slot_row
 
 CHANGES = 10
@@ -40,7 +41,7 @@ def time_forms(recipe: str) -> float:
 
     def change() -> None:
         field = model.fields(SLOTS[0])[1]
-        model.set(field, model.nudged(field, 1) or "")
+        model.set(field, field.nudged(1) or "")
         for slot in SLOTS:
             slot_row(slot, model)
         dump_recipe(model.recipe)
@@ -74,7 +75,7 @@ def time_planner(recipe: str) -> tuple[float, float, float]:
     later = []
     for _ in range(CHANGES):
         field = model.fields(SLOTS[0])[1]
-        model.set(field, model.nudged(field, 1) or "")
+        model.set(field, field.nudged(1) or "")
         later.append(ask())
     client.close()
     return (

@@ -49,26 +49,19 @@ class Dashboard(Protocol):
     """
 
     context: Context
+    entries: tuple[Tab, ...]
     run_to_watch: RunDir | None
     marked_runs: tuple[RunDir, ...]
     recipe_to_edit: RecipeFile | None
 
-    @property
-    def entries(self) -> Sequence[Tab]:
-        """Return the screens that there are."""
-        ...
-
     def has_entry(self, screen_id: str) -> bool:
         """Say whether there is a screen of that name."""
-        ...
 
     def watch_run(self, run: RunDir, compared: Sequence[RunDir] = ()) -> None:
         """Show a run in the monitor, with others laid over it."""
-        ...
 
     def edit_stack(self, file: RecipeFile) -> None:
         """Show a recipe in the stack editor."""
-        ...
 
 
 def asks(

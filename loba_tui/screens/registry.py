@@ -7,20 +7,17 @@ from dataclasses import dataclass
 
 from textual.screen import Screen
 
+from loba_tui.widgets.bars import Tab
+
 
 @dataclass(frozen=True)
-class ScreenEntry:
+class ScreenEntry(Tab):
     """One screen.
 
     Attributes:
-        id: What actions and the keymap call it.
-        key: The key that shows it.
         target: Its class, as `module:Class`.
     """
 
-    id: str
-    key: str
-    title: str
     target: str
 
     def load(self) -> type[Screen[None]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 from textual import events
@@ -16,23 +16,18 @@ _MOST_ROWS = 3
 _MESSAGE_SECONDS = {"good": 5.0, "": 5.0, "warn": 9.0, "bad": 12.0}
 
 
-class Tab(Protocol):
-    """A screen that the top row names."""
+@dataclass(frozen=True)
+class Tab:
+    """A screen that the top row names.
 
-    @property
-    def id(self) -> str:
-        """Return the name of its mode."""
-        ...
+    Attributes:
+        id: What actions and the keymap call it.
+        key: The key that shows it.
+    """
 
-    @property
-    def key(self) -> str:
-        """Return the key that shows it."""
-        ...
-
-    @property
-    def title(self) -> str:
-        """Return what it is called."""
-        ...
+    id: str
+    key: str
+    title: str
 
 
 class TopBar(Line):

@@ -26,7 +26,6 @@ class FilterBar(Input):
         text: str
 
     def __init__(self) -> None:
-        """Be hidden."""
         super().__init__(id="filter", select_on_focus=False, compact=True)
         self.cursor_blink = False
         self.display = False

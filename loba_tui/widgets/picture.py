@@ -51,7 +51,6 @@ class Picture(Widget):
     """Shows what `half_blocks` made."""
 
     def __init__(self) -> None:
-        """Show nothing yet."""
         super().__init__()
         self._strips: list[Strip] = []
 
@@ -59,11 +58,6 @@ class Picture(Widget):
         """Show these rows."""
         self._strips = strips
         self.refresh()
-
-    @property
-    def num_rows(self) -> int:
-        """Return how many rows the picture has."""
-        return len(self._strips)
 
     def render_line(self, y: int) -> Strip:
         """Return one row of the picture."""

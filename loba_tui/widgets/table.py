@@ -168,11 +168,6 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
         here = self.cursor_key
         return self.marked or ([here] if here is not None else [])
 
-    @property
-    def num_rows(self) -> int:
-        """Return how many rows there are, hidden ones included."""
-        return len(self._rows)
-
     def unmark(self) -> None:
         """Take all marks away."""
         if self._marks:

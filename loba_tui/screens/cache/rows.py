@@ -129,7 +129,6 @@ class Ticker:
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        """Begin."""
         self._say = say
         self._lock = threading.Lock()
         self._stop = threading.Event()

@@ -16,26 +16,28 @@ from loba_tui.core.associate.caches.hub.targets import target_name
 from loba_tui.core.errors import LobaError
 from loba_tui.core.run.control import CommandKind
 from loba_tui.core.units import show_size
-from loba_tui.screens.base import FILTER, LobaScreen, asks
+from loba_tui.screens.base import FILTER, asks
 from loba_tui.screens.cache import removal
 from loba_tui.screens.cache.rows import COLUMNS, needed_rows, node_row, targets_of
 from loba_tui.screens.cache.transfers import Transfers
 from loba_tui.screens.cache.tree import SORTS, CacheState, Node, parse_filters
+from loba_tui.screens.table_screen import TableScreen
 from loba_tui.widgets.dialogs import TextDialog
 from loba_tui.widgets.line import Line, Lines
 from loba_tui.widgets.table import MarkTable
 from loba_tui.widgets.table_rows import Row
 
 _MEMORY_SECONDS = 5.0
+_HINT = ["Press ", ("n", "key"), " to fetch a model; ", ("z", "key"), " undoes a deletion."]
 
 
-class CacheScreen(LobaScreen):
+class CacheScreen(TableScreen):
     """A tree of repositories, revisions and files, and of what living runs hold in memory."""
 
     BINDING_GROUP_TITLE = "Cache"
     FILTER_HINT = "words, size>1GB, used>30d, refs=main, is=pinned, type=dataset, owner/*"
     HELP_TEXT = "What is removed lies in a trash beside the cache until T empties it."
-    AUTO_FOCUS = "#tree"
+    AUTO_FOCUS = TABLE = "#tree"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("d", "remove", "delete", id="cache.remove"),
         Binding("z", "undo", "undo", id="cache.undo"),
@@ -121,8 +123,7 @@ class CacheScreen(LobaScreen):
             order += ":desc" if order == "name" else ":asc"
         nodes = list(state.rows(self._opened, tests, order))
         self._by_key = {node.key: node for node in nodes}
-        table = self.query_one("#tree", MarkTable)
-        table.set_rows([self._row(node, state) for node in nodes])
+        self.table.set_rows([self._row(node, state) for node in nodes])
         self._show_emptiness(state)
         self._tell_summary()
         return problem
@@ -157,7 +158,7 @@ class CacheScreen(LobaScreen):
         state = self._state
         if state is None:
             return
-        marked = self.query_one("#tree", MarkTable).marked
+        marked = self.table.marked
         size = show_size(sum(self._by_key[key].size for key in marked if key in self._by_key))
         words = [f"{show_size(state.found.size)} in {len(state.found.repositories)} repositories"]
         words += [f"{len(marked)} marked, {size}"] if marked else []
@@ -188,8 +189,7 @@ class CacheScreen(LobaScreen):
 
     def action_open(self, wanted: bool) -> None:
         """Show what is below a row, or hide it; on what is closed, go to the row above it."""
-        table = self.query_one("#tree", MarkTable)
-        node = self._by_key.get(table.cursor_key or "")
+        node = self.here(self._by_key)
         if node is None:
             return
         if wanted:
@@ -199,7 +199,7 @@ class CacheScreen(LobaScreen):
         elif node.depth:
             keys = list(self._by_key)
             above = keys[: keys.index(node.key)]
-            table.go_to(next(k for k in reversed(above) if self._by_key[k].depth < node.depth))
+            self.table.go_to(next(k for k in reversed(above) if self._by_key[k].depth < node.depth))
         self._show_rows()
 
     def action_sort(self) -> None:
@@ -214,13 +214,9 @@ class CacheScreen(LobaScreen):
 
     # Commands
 
-    def _chosen(self) -> list[Node]:
-        keys = self.query_one("#tree", MarkTable).chosen
-        return [self._by_key[key] for key in keys if key in self._by_key]
-
     def _targets(self) -> list[Target]:
         try:
-            return targets_of(self._chosen())
+            return targets_of(self.chosen(self._by_key))
         except LobaError as error:
             self.tell_error(error)
             return []
@@ -295,7 +291,7 @@ class CacheScreen(LobaScreen):
 
     def action_memory(self, kind: CommandKind) -> None:
         """Move a component of a living run's model."""
-        node = self._by_key.get(self.query_one("#tree", MarkTable).cursor_key or "")
+        node = self.here(self._by_key)
         if node is None or node.kind != "component" or node.run is None:
             self.tell("This moves components in memory; none is under the cursor.", "warn")
             return
@@ -304,6 +300,6 @@ class CacheScreen(LobaScreen):
 
     def action_copy(self) -> None:
         """Copy the id through the terminal (OSC 52)."""
-        chosen = self._chosen()
+        chosen = self.chosen(self._by_key)
         if chosen:
             self.copy(chosen[0].name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +69,6 @@ class CacheState:
     found: Cache
     roots: tuple[tuple[Row, Node], ...]
     memory: tuple[tuple[Node, tuple[Node, ...]], ...]
-    num_undoable: int
     now: float
     _marks: Callable[[Repository, Revision], list[str]] = field(repr=False, compare=False)
 
@@ -89,7 +88,6 @@ class CacheState:
             found=found,
             roots=tuple(roots),
             memory=tuple(_memory(Ledger.of_user(environ))),
-            num_undoable=len(cache.trash()),
             now=now,
             _marks=lambda repository, revision: lister.record(repository, revision)["marks"],
         )
@@ -208,33 +206,23 @@ def _memory(ledger: Ledger) -> Iterator[tuple[Node, tuple[Node, ...]]]:
             continue
         record = listing.run_record(run)
         components = [
-            Node(
-                key=f"memory {run.path} {each['component']}",
-                kind="component",
-                depth=1,
-                name=each["component"],
+            replace(
+                _component(run, each["component"]),
                 size=each["bytes"],
                 refs=f"{each['device']} {each['dtype']}",
-                run=run,
-                leaf=True,
             )
             for each in record["resident"]
         ]
         components += [
-            Node(
-                key=f"memory {run.path} {name}",
-                kind="component",
-                depth=1,
-                name=name,
-                size=0,
-                marks=("unloaded",),
-                run=run,
-                leaf=True,
-            )
-            for name in record["unloaded"]
+            replace(_component(run, name), marks=("unloaded",)) for name in record["unloaded"]
         ]
         if components:
             size = sum(node.size for node in components)
             key = f"memory {run.path}"
             head = Node(key, "run", 0, run.name, size, refs="in memory", marks=("live",), run=run)
             yield head, tuple(components)
+
+
+def _component(run: RunDir, name: str) -> Node:
+    key = f"memory {run.path} {name}"
+    return Node(key, "component", depth=1, name=name, size=0, run=run, leaf=True)

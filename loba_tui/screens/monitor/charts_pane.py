@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.cells import cell_len
-from rich.segment import Segment
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Region
 from textual.message import Message
-from textual.strip import Strip
 
 from loba_tui.widgets.chart import LABEL_WIDTH, ChartData, cut, draw
-from loba_tui.widgets.tones import Toned
+from loba_tui.widgets.line import Lines
 
 _LEAST_WIDTH, _LEAST_HEIGHT = 38, 8
 _GAP = 1
@@ -22,7 +19,7 @@ _GAP = 1
 Rows = list[list[tuple[str, str]]]
 
 
-class ChartsPane(Toned, can_focus=True):
+class ChartsPane(Lines, can_focus=True):
     """A grid of charts. It says which series it has room for; what they show comes from outside."""
 
     BINDING_GROUP_TITLE = "Charts"
@@ -38,14 +35,12 @@ class ChartsPane(Toned, can_focus=True):
         """Other series are to be drawn, or in another size."""
 
     def __init__(self) -> None:
-        """Show nothing yet."""
         super().__init__(id="charts")
         self._names: tuple[str, ...] = ()
         self._selected = 0
         self._is_one = False
         self._is_chosen = False
         self._charts: list[Rows] = []
-        self._lines: list[list[tuple[str, str]]] = []
 
     def set_names(self, names: Sequence[str]) -> None:
         """Say which series there are; the selected one stays selected."""
@@ -99,16 +94,15 @@ class ChartsPane(Toned, can_focus=True):
         width, height = self.chart_size
         return [draw(chart, width, height) for chart in charts]
 
-    def show(self, charts: list[Rows]) -> None:
+    def draw(self, charts: list[Rows]) -> None:
         """Show what `drawn` returned, repainting only rows that differ."""
         self._charts = charts
-        self._compose_lines()
+        self._lay_out()
 
-    def _compose_lines(self) -> None:
+    def _lay_out(self) -> None:
         wide, _ = self.grid
         width, height = self.chart_size
-        before, selected = self._lines, self.selected
-        lines: list[list[tuple[str, str]]] = []
+        lines: Rows = []
         for first in range(0, len(self._charts), wide):
             band = self._charts[first : first + wide]
             names = self.wanted[first : first + wide]
@@ -117,21 +111,11 @@ class ChartsPane(Toned, can_focus=True):
                 for rows, name in zip(band, names, strict=False):
                     row = rows[y] if y < len(rows) else []
                     if y == 0:
-                        sign = "▸" if name == selected and self.has_focus else " "
+                        sign = "▸" if name == self.selected and self.has_focus else " "
                         row = [(sign, "key"), *row]
                     line += _padded(cut(row, width), width + _GAP)
                 lines.append(line)
-        self._lines = lines
-        changed = [
-            y for y in range(max(len(before), len(lines))) if before[y : y + 1] != lines[y : y + 1]
-        ]
-        if changed:
-            self.refresh(*(Region(0, y, max(1, self.size.width), 1) for y in changed))
-
-    @property
-    def text(self) -> str:
-        """Return what is shown, as plain text."""
-        return "\n".join("".join(text for text, _ in line) for line in self._lines)
+        self.show(lines)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer nothing where there are no charts."""
@@ -145,7 +129,7 @@ class ChartsPane(Toned, can_focus=True):
         if self.wanted != before or self._is_one:
             self.post_message(self.Wanted())
         else:
-            self._compose_lines()
+            self._lay_out()
 
     def action_enlarge(self) -> None:
         """Show the selected chart alone, or all again."""
@@ -154,27 +138,15 @@ class ChartsPane(Toned, can_focus=True):
 
     def on_focus(self, event: events.Focus) -> None:
         """Show which chart the keys are about."""
-        self._compose_lines()
+        self._lay_out()
 
     def on_blur(self, event: events.Blur) -> None:
         """Take the sign away."""
-        self._compose_lines()
+        self._lay_out()
 
     def on_resize(self, event: events.Resize) -> None:
         """Ask for charts of the new size."""
         self.post_message(self.Wanted())
-
-    def render_line(self, y: int) -> Strip:
-        """Return one row of the grid."""
-        ground = self.rich_style
-        segments = []
-        if y < len(self._lines):
-            for text, tone in self._lines[y]:
-                style = ground
-                if tone:
-                    style = ground + self.tone(tone)
-                segments.append(Segment(text, style))
-        return Strip(segments).adjust_cell_length(self.size.width, ground)
 
 
 def _padded(row: list[tuple[str, str]], width: int) -> list[tuple[str, str]]:

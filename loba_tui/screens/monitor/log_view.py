@@ -10,10 +10,12 @@ from rich.segment import Segment
 from textual.binding import Binding, BindingType
 from textual.strip import Strip
 
+from loba_tui.widgets.keys import page_keys, step_keys
 from loba_tui.widgets.line import plain
 from loba_tui.widgets.tones import Toned
 
 _SIDEWAYS = 16
+_STEPS = step_keys("log", "scroll", down="down", up="up", first="top", last="end, and follow")
 
 
 class LogView(Toned, can_focus=True):
@@ -21,12 +23,9 @@ class LogView(Toned, can_focus=True):
 
     BINDING_GROUP_TITLE = "Log"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j,down", "scroll(1)", "down", show=False, id="log.down"),
-        Binding("k,up", "scroll(-1)", "up", show=False, id="log.up"),
-        Binding("ctrl+d,pagedown", "page(1)", "half a page down", show=False, id="log.page_down"),
-        Binding("ctrl+u,pageup", "page(-1)", "half a page up", show=False, id="log.page_up"),
-        Binding("g,home", "scroll(-1000000)", "top", show=False, id="log.first"),
-        Binding("G,end", "scroll(1000000)", "end, and follow", show=False, id="log.last"),
+        *_STEPS[:2],
+        *page_keys("log"),
+        *_STEPS[2:],
         Binding("L", "sideways(1)", "see what is cut at the right", show=False, id="log.right"),
         Binding("H", "sideways(-1)", "back to the left", show=False, id="log.left"),
         Binding("n", "find(1)", "next match", id="log.next"),
@@ -34,7 +33,6 @@ class LogView(Toned, can_focus=True):
     ]
 
     def __init__(self, title: str, *, id: str) -> None:
-        """Be empty, under a title."""
         super().__init__(id=id)
         self._title = title
         self._lines: tuple[str, ...] = ()

@@ -28,7 +28,6 @@ class MachinePane(VerticalScroll, can_focus=True):
     BINDING_GROUP_TITLE = "Machine"
 
     def __init__(self) -> None:
-        """Show nothing yet."""
         super().__init__(id="machine")
 
     def compose(self) -> Any:

@@ -110,7 +110,6 @@ class Frame:
     liveness: Liveness
     names: tuple[str, ...] = ()
     steps: tuple[float, float] = (0.0, 0.0)
-    num_rows: int = 0
     share_read: float = 1.0
     is_behind: bool = False
     latest: dict[str, float] = field(default_factory=dict)
@@ -132,7 +131,6 @@ class MonitorModel:
     def __init__(
         self, run: RunDir, compared: Sequence[RunDir], cache: Path, machine: Machine
     ) -> None:
-        """Open the indexes."""
         self.run, self.compared = run, tuple(compared)
         self._indexes = [SeriesIndex(each, cache) for each in (run, *compared)]
         self._machine = machine
@@ -169,7 +167,6 @@ class MonitorModel:
                 liveness=liveness,
                 names=(*ordered(self.index.names), *figures(machine)),
                 steps=self.index.steps(),
-                num_rows=self.index.num_rows,
                 share_read=self.index.share_read if is_behind else 1.0,
                 is_behind=is_behind,
                 latest=self._latest(),

@@ -35,7 +35,6 @@ class SamplePane(Vertical, can_focus=True):
     ]
 
     def __init__(self, mode: ImageMode) -> None:
-        """Show pictures in this way."""
         super().__init__(id="samples")
         self._mode = mode
         self._paths: tuple[Path, ...] = ()

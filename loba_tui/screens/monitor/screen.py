@@ -189,7 +189,7 @@ class MonitorScreen(RunActions):
         def draw() -> list[Rows]:
             return pane.drawn(model.charts(names, view, num_cells))
 
-        self.work_latest("charts", draw, pane.show)
+        self.work_latest("charts", draw, pane.draw)
 
     def _draw_sample(self) -> None:
         pane = self.query_one(SamplePane)

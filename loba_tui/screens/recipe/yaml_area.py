@@ -54,7 +54,6 @@ class YamlArea(TextArea):
     ]
 
     def __init__(self, *, id: str) -> None:
-        """Be empty."""
         super().__init__(
             id=id,
             soft_wrap=False,

@@ -15,7 +15,8 @@ from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.screens.base import LobaScreen
-from loba_tui.screens.stack.model import StackModel, written
+from loba_tui.screens.stack.fields import written
+from loba_tui.screens.stack.model import StackModel
 from loba_tui.widgets.dialogs import Choice, ChoiceDialog, ConfirmDialog, TextDialog
 from loba_tui.widgets.line import Piece
 

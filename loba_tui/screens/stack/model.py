@@ -7,99 +7,32 @@ that is valid is taken.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
 from loba_tui.core.errors import LobaError, RecipeError
-from loba_tui.core.option_types import choices, describe_type, type_at
 from loba_tui.core.plugins import KINDS, Plugin, Plugins
 from loba_tui.core.recipe.checks.recipe import default_name
 from loba_tui.core.recipe.diff import differences, text_diff
-from loba_tui.core.recipe.edit import delete_key, set_key, spell
+from loba_tui.core.recipe.edit import delete_key, set_key
 from loba_tui.core.recipe.load import parse_text
 from loba_tui.core.recipe.problems import Problem, ProblemsFound, dotted
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.recipe.tree import Node, read_tree
 from loba_tui.core.run.control import LIVE_KEYS
 from loba_tui.core.text import clean, offer
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A place of the recipe with a form: a choice of drop-in, or a plain section.
-
-    Attributes:
-        kind: Of drop-in; empty for a plain section.
-        section: The plan's section that shows what it does; empty for none.
-    """
-
-    path: tuple[str, ...]
-    title: str
-    kind: str = ""
-    section: str = ""
-
-    @property
-    def id(self) -> str:
-        """Return its dotted path."""
-        return ".".join(self.path)
-
-
-SLOTS = (
-    Slot(("optimizer",), "Optimizer", "optimizers", "learning_rate"),
-    Slot(("scheduler", "model"), "Learning rate", "model", "learning_rate"),
-    Slot(("scheduler", "layer"), "Layers", "layer", "layers"),
-    Slot(("scheduler", "noise"), "Noise", "noise", "noise"),
-    Slot(("scheduler", "timestep"), "Timesteps", "timestep", "timesteps"),
-    Slot(("loss",), "Loss", "losses"),
-    Slot(("adapter",), "Adapter", "adapters", "layers"),
-    Slot(("method",), "Method", "methods"),
-    Slot(("train",), "Training", "", "learning_rate"),
+from loba_tui.screens.stack.fields import (
+    SLOTS,
+    Field,
+    Slot,
+    declared_fields,
+    keys_at,
+    option_field,
+    parsed,
+    section_of,
+    written,
 )
-
-
-@dataclass(frozen=True)
-class Field:
-    """One line of a form.
-
-    Attributes:
-        path: The key in the recipe.
-        value: What holds, the default where the recipe does not say.
-        is_given: The recipe's own text says it.
-        is_name: It chooses the drop-in itself.
-        expected: What it takes, in plain language.
-        choices: Every value where they can be listed.
-        is_live: A running run takes a change of it.
-    """
-
-    path: tuple[str, ...]
-    label: str
-    value: Any
-    default: Any
-    expected: str
-    help: str = ""
-    is_given: bool = False
-    is_required: bool = False
-    is_name: bool = False
-    choices: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """Return the dotted key."""
-        return dotted(self.path)
-
-    @property
-    def is_live(self) -> bool:
-        """Say whether a running run takes a change of it."""
-        return self.key in LIVE_KEYS
-
-    @property
-    def written(self) -> str:
-        """Return the value as a recipe writes it."""
-        return written(self.value)
 
 
 @dataclass(frozen=True)
@@ -140,11 +73,6 @@ class StackModel:
         """Return what saving would change, as lines of a diff."""
         return text_diff(self.saved, self.text)
 
-    @property
-    def saved_recipe(self) -> Recipe:
-        """Return the recipe as it was read or last saved."""
-        return parse_text(self.saved, self.origin, plugins=self.plugins)
-
     def mark_saved(self) -> None:
         """Take the text as what the file holds now; undo still goes further back."""
         self.saved = self.text
@@ -154,7 +82,7 @@ class StackModel:
     def fields(self, slot: Slot) -> list[Field]:
         """Return a slot's form: the choice first, then the keys of its section, then options."""
         given = self._given(slot.path)
-        current = _at(self.recipe, slot.path)
+        current = section_of(self.recipe, slot.path)
         found: list[Field] = []
         if slot.kind:
             name = default_name(slot.path)
@@ -173,31 +101,16 @@ class StackModel:
                     choices=names,
                 )
             )
-        declared = _declared(slot, current, given)
-        return [*found, *declared, *self._options(slot, current, given, declared)]
-
-    def _options(
-        self, slot: Slot, current: Any, given: Sequence[str], declared: Sequence[Field]
-    ) -> Iterator[Field]:
-        if not slot.kind:
-            return
-        known = {field.path[-1] for field in declared}
-        plugin = self._describe(slot.kind, current.name)
-        for option in plugin.options.values():
-            if option.name in known or option.type is None:
-                continue
-            default = list(option.default) if isinstance(option.default, tuple) else option.default
-            yield Field(
-                path=(*slot.path, option.name),
-                label=option.name,
-                value=current.options.get(option.name, default),
-                default=default,
-                expected=option.expected,
-                help=option.help,
-                is_given=option.name in given,
-                is_required=option.required,
-                choices=_listed(option.type),
-            )
+        found += declared_fields(slot, current, given)
+        if slot.kind:
+            known = {field.path[-1] for field in found}
+            options = self._describe(slot.kind, current.name).options.values()
+            found += [
+                option_field(slot, option, current.options, is_given=option.name in given)
+                for option in options
+                if option.name not in known and option.type is not None
+            ]
+        return found
 
     def summary(self, kind: str, name: str) -> str:
         """Return the first line of a drop-in's documentation, or what is wrong with it."""
@@ -208,20 +121,6 @@ class StackModel:
         return clean(plugin.doc.partition("\n")[0], limit=160)
 
     # Changes
-
-    def nudged(self, field: Field, by: int) -> str | None:
-        """Return the next value up or down as it would be typed; None where there is none."""
-        value = field.value
-        if field.choices:
-            at = field.choices.index(field.written) if field.written in field.choices else 0
-            return field.choices[(at + by) % len(field.choices)]
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return None
-        if isinstance(value, int) and "whole number" in field.expected:
-            return str(value + by * max(1, 10 ** (len(str(abs(value))) - 2)))
-        if "from 0 to 1" in field.expected:
-            return written(round(min(1.0, max(0.0, value + by * 0.05)), 4))
-        return written(float(f"{value * 1.25**by:.2g}") if value else by * 0.01)
 
     def check(self, field: Field, typed: str) -> str:
         """Return what is wrong with a value for a field, or ""; nothing is changed."""
@@ -237,7 +136,7 @@ class StackModel:
         Raises:
             RecipeError: The value does not fit; with what is expected and the nearest valid one.
         """
-        value = _value(typed)
+        value = parsed(typed)
         if field.is_given and value == field.value:
             return []
         text, said = self._with(field, typed)
@@ -278,7 +177,7 @@ class StackModel:
         return able, unable
 
     def _with(self, field: Field, typed: str) -> tuple[str, list[str]]:
-        text, value = self.text, _value(typed)
+        text, value = self.text, parsed(typed)
         said: list[str] = []
         if field.is_name and isinstance(value, str):
             text, said = self._without_foreign_options(field, value)
@@ -293,18 +192,16 @@ class StackModel:
         if name not in field.choices:
             return self.text, []  # the check says so, with the nearest name
         plugin = self._describe(slot.kind, name)
-        declared = {each.path[-1] for each in _declared(slot, _at(self.recipe, slot.path), ())}
+        known = {"name", "concepts", *type(section_of(self.recipe, slot.path)).model_fields}
         gone = [
             key
             for key in self._given(slot.path)
-            if key not in plugin.options
-            and key not in declared | {"name", "concepts"}
-            and not plugin.takes_any_option
+            if key not in plugin.options and key not in known and not plugin.takes_any_option
         ]
         text = self.text
         for key in gone:
             # The section must not go with its last option: the name is about to stand there.
-            if "name" not in _keys_at(read_tree(text, self.origin)[0], slot.path):
+            if "name" not in keys_at(read_tree(text, self.origin)[0], slot.path):
                 text = set_key(text, (*slot.path, "name"), name, origin=self.origin)
             text = delete_key(text, (*slot.path, key), origin=self.origin)
         return text, [f"{name} has no {key}, so that was taken out" for key in gone]
@@ -327,7 +224,7 @@ class StackModel:
         """Return the keys that a section has in the text as it is now, which is read once."""
         if self._read is None or self._read[0] != self.text:
             self._read = (self.text, read_tree(self.text, self.origin)[0])
-        return _keys_at(self._read[1], path)
+        return keys_at(self._read[1], path)
 
     def _describe(self, kind: str, name: str) -> Plugin:
         """Return what a drop-in says of itself; its file is read once."""
@@ -335,86 +232,6 @@ class StackModel:
             found = self.plugins.describe(kind, name)
             self._described[kind, name] = found
         return self._described[kind, name]
-
-
-def written(value: Any) -> str:
-    """Return a value as a recipe writes it on one line."""
-    if isinstance(value, float) and float(f"{value:g}") == value:
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(written, value)) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {written(part)}" for key, part in value.items()) + "}"
-    spelled = spell(value)
-    return spelled if spelled is not None else json.dumps(value, ensure_ascii=False)
-
-
-def _value(typed: str) -> Any:
-    """Return what is typed as YAML means it; what is no YAML is text."""
-    if not typed.strip():
-        return ""
-    try:
-        tree, problems = read_tree(typed, "<field>")
-    except ProblemsFound:
-        return typed
-    return typed if problems else tree.plain()
-
-
-def _keys_at(node: Node, path: Sequence[str]) -> tuple[str, ...]:
-    """Return the keys of a section; none where it is not there."""
-    for step in path:
-        found = node.child(step)
-        if found is None:
-            return ()
-        node = found
-    return tuple(node.data) if isinstance(node.data, dict) else ()
-
-
-def _at(recipe: Recipe, path: Sequence[str]) -> Any:
-    value: Any = recipe
-    for step in path:
-        value = getattr(value, step)
-    return value
-
-
-def _declared(slot: Slot, current: Any, given: Sequence[str]) -> list[Field]:
-    """Return the keys that the section's own type has, beside the name and lists of sections."""
-    found = []
-    for name, field in type(current).model_fields.items():
-        if name in ("name", "concepts"):
-            continue
-        kind = type_at(type(current), (name,))
-        found.append(
-            Field(
-                path=(*slot.path, name),
-                label=name,
-                value=_plain(getattr(current, name)),
-                default=None if field.is_required() else _plain(field.get_default()),
-                expected=describe_type(kind),
-                help=field.description or "",
-                is_given=name in given,
-                is_required=field.is_required(),
-                choices=_listed(kind),
-            )
-        )
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """Return a section within a section as a table, as a recipe has it."""
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-
-
-def _listed(kind: Any) -> tuple[str, ...]:
-    """Return every value of a type that has few, as a recipe writes them."""
-    said = describe_type(kind)
-    if said.startswith("a list"):
-        return ()
-    found = choices(kind)
-    found += ["true", "false"] if "true or false" in said else []
-    if not found:
-        return ()
-    return tuple([*found, "null"] if said.endswith("null") else found)
 
 
 def _is_about(problem: Problem, path: Sequence[str]) -> bool:

@@ -26,7 +26,6 @@ class PlanPane(Lines):
     """
 
     def __init__(self, *, id: str, is_unicode: bool = True) -> None:
-        """Have no answers yet."""
         super().__init__(id=id)
         self._is_unicode = is_unicode
         self._answers: dict[str, Answer] = {}

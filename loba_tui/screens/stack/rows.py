@@ -1,15 +1,11 @@
-"""What the stack editor says of parts and fields, and the plan of changing a running run."""
+"""Rows of the stack editor: its parts, and the fields of a part."""
 
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 
-from loba_tui.client.context import Context
-from loba_tui.client.recipes import files as recipe_files
-from loba_tui.client.recipes.files import RecipeFile
-from loba_tui.core.recipe import shipped
-from loba_tui.screens.stack.model import Field, Slot, StackModel, written
+from loba_tui.screens.stack.fields import Field, Slot, written
+from loba_tui.screens.stack.model import StackModel
 from loba_tui.widgets.line import Piece
 from loba_tui.widgets.table_rows import Cell, Column, Row
 
@@ -20,14 +16,6 @@ FORM_COLUMNS = (
     Column("from", "from", 7, at_least=44),
 )
 _DETAIL_ROWS = 4
-
-
-def first_file(context: Context) -> RecipeFile:
-    """Return the recipe that an editor opens when none was asked for."""
-    files = recipe_files.listing(Path.cwd(), context.ledger)
-    example = [file for file in files if file.path == shipped.find("slider")]
-    local = [file for file in files if file.origin == "local" and file.path.parent == Path.cwd()]
-    return (local or example or files)[0]
 
 
 def slot_row(slot: Slot, model: StackModel) -> Row:

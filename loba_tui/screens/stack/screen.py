@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,14 @@ from loba_tui.client.plans.client import Answer, PlanClient
 from loba_tui.client.recipes import files as recipe_files
 from loba_tui.client.recipes.files import RecipeFile
 from loba_tui.core.errors import LobaError
-from loba_tui.core.plugins import Plugins
-from loba_tui.core.recipe.load import dump_recipe, read_recipe_text
+from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.screens.base import LobaScreen, asks
 from loba_tui.screens.recipe.saving import choose_recipe, diff_rows, save
 from loba_tui.screens.runs.starting import start_and_watch
 from loba_tui.screens.stack.apply import apply_to_run
-from loba_tui.screens.stack.model import SLOTS, Field, Slot, StackModel
+from loba_tui.screens.stack.fields import SLOTS, Field, Slot
+from loba_tui.screens.stack.model import StackModel
+from loba_tui.screens.stack.opening import first_file, opened
 from loba_tui.screens.stack.plan_pane import PlanPane
 from loba_tui.screens.stack.rows import (
     FORM_COLUMNS,
@@ -33,7 +34,6 @@ from loba_tui.screens.stack.rows import (
     detail_rows,
     field_row,
     field_rows,
-    first_file,
     slot_row,
 )
 from loba_tui.widgets.dialogs import (
@@ -135,7 +135,7 @@ class StackScreen(LobaScreen):
     def _show_wanted(self) -> None:
         wanted = self.loba.recipe_to_edit
         self.work(
-            lambda: _opened(wanted or first_file(self.context), self.context.plugins),
+            lambda: opened(wanted or first_file(self.context), self.context.plugins),
             self._show_recipe,
             group="open",
             exclusive=True,
@@ -243,13 +243,12 @@ class StackScreen(LobaScreen):
             dialog = LineDialog(field.key, rows, value=field.written, check=check)
         typed = await self.ask(dialog)
         if typed is not None:
-            self._set(field, typed)
+            self._change(partial(model.set, field, typed))
 
-    def _set(self, field: Field, typed: str) -> None:
-        if self._model is None:
-            return
+    def _change(self, change: Callable[[], list[str] | None]) -> None:
+        """Change the recipe, and tell what else that did, or why it cannot be."""
         try:
-            said = self._model.set(field, typed)
+            said = change()
         except LobaError as error:
             self.tell_error(error)
             return
@@ -266,23 +265,17 @@ class StackScreen(LobaScreen):
         field = self._field()
         if field is None or self._model is None:
             return
-        typed = self._model.nudged(field, by)
+        typed = field.nudged(by)
         if typed is None:
             self.tell(f"{field.label} has no next value; enter lets you type one.")
         else:
-            self._set(field, typed)
+            self._change(partial(self._model.set, field, typed))
 
     def action_default(self) -> None:
         """Take the key out of the recipe."""
         field = self._field()
-        if field is None or self._model is None:
-            return
-        try:
-            self._model.unset(field)
-        except LobaError as error:
-            self.tell_error(error)
-            return
-        self._changed()
+        if field is not None and self._model is not None:
+            self._change(partial(self._model.unset, field))
 
     def action_undo(self) -> None:
         """Take the last change back."""
@@ -348,12 +341,3 @@ class StackScreen(LobaScreen):
         """Bring a running run to this recipe, as far as it can be changed while it goes on."""
         if self._model is not None:
             await apply_to_run(self, self._model)
-
-
-def _opened(file: RecipeFile, plugins: Plugins) -> tuple[RecipeFile, StackModel | None, str]:
-    """Read a recipe; one with problems is shown with them."""
-    try:
-        text = read_recipe_text(file.path)
-        return file, StackModel(text, file.label, plugins=plugins), ""
-    except LobaError as error:
-        return file, None, str(error)

@@ -11,6 +11,7 @@ from dashboard import (
     drive,
     environment,
     make_app,
+    num_rows,
     record_run,
     screen_text,
     shown_keys,
@@ -38,7 +39,7 @@ def message(pilot: Pilot[None]) -> str:
 
 async def listed(pilot: Pilot[None], num: int) -> MarkTable:
     table = table_of(pilot)
-    await until(pilot, lambda: table.num_rows == num)
+    await until(pilot, lambda: num_rows(table) == num)
     return table
 
 

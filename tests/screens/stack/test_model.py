@@ -14,7 +14,8 @@ from loba_tui.core.plugins.user import UserPlugins
 from loba_tui.core.recipe.load import parse_text
 from loba_tui.core.recipe.problems import ProblemsFound
 from loba_tui.core.recipe.shipped import folder
-from loba_tui.screens.stack.model import SLOTS, Field, Slot, StackModel, written
+from loba_tui.screens.stack.fields import SLOTS, Field, Slot, written
+from loba_tui.screens.stack.model import StackModel
 
 SLIDER = (folder() / "slider.yaml").read_text()
 SLOT = {slot.id: slot for slot in SLOTS}
@@ -164,14 +165,14 @@ def test_a_section_within_a_section_is_one_line(model: StackModel) -> None:
     assert shown.startswith("{decay: 0.9")
     assert model.check(field(model, "train.ema"), shown) == ""
     assert "decay" in model.check(field(model, "train.ema"), "{decay: 2}")
-    assert model.nudged(field(model, "train.ema"), 1) is None
+    assert field(model, "train.ema").nudged(1) is None
 
 
 def test_what_a_running_run_can_take_is_told_from_what_it_cannot(model: StackModel) -> None:
     model.set(field(model, "optimizer.lr"), "1e-3")
     model.set(field(model, "train.steps"), "90")
     model.set(field(model, "adapter.rank"), "8")
-    able, unable = model.live_changes(model.saved_recipe)
+    able, unable = model.live_changes(parse_text(model.saved, "x", plugins=SHIPPED))
     assert able == [("optimizer.lr", 1e-3), ("train.steps", 90)]
     assert unable == ["adapter.rank"]
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from dashboard import HOSTILE, drive, environment, make_app, screen_text, until
+from dashboard import HOSTILE, drive, environment, make_app, num_rows, screen_text, until
 from textual.pilot import Pilot
 
 from loba_tui.app import LobaApp
@@ -44,7 +44,7 @@ async def opened(pilot: Pilot[None]) -> StackScreen:
     screen = pilot.app.screen
     assert isinstance(screen, StackScreen)
     form = screen.query_one("#form", MarkTable)
-    await until(pilot, lambda: form.num_rows > 3)
+    await until(pilot, lambda: num_rows(form) > 3)
     await until(pilot, lambda: not screen.query_one(PlanPane).is_waiting)
     return screen
 
