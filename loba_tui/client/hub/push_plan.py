@@ -124,19 +124,8 @@ def plan_push(
         repo_id = _repo_id(choices.repo_id, recipe.name, account.name)
         if account.name is not None:
             account = _look(api, account, repo_id)
-        notes = []
-        license_id = choices.license
-        if license_id is None:
-            license_id = _license_of(api, base_model)
-            if license_id is None:
-                notes.append("no licence is given; --license names one, such as openrail++")
-    if hub_base(recipe.base_model.id) is None and not recipe.base_model.id.startswith(
-        BUILTIN_PREFIX
-    ):
-        notes.append(
-            f"the recipe and the adapter name {clean(recipe.base_model.id)}, a folder of this "
-            "machine; others cannot load it"
-        )
+        asked = choices.license
+        license_id = _license_of(api, base_model) if asked is None else asked
     _check_visibility(account, repo_id, choices)
     uploads = collect(run_dir, recipe, repo_id, license_id)
     refuse_secrets(uploads, environ)
@@ -150,11 +139,7 @@ def plan_push(
         parent=(account.branches or {}).get(revision),
         uploads=uploads,
         new=tuple(each.path for each in uploads if each.path not in there),
-        replaced=tuple(
-            each.path
-            for each in uploads
-            if each.path in there and there[each.path] not in each.checksums
-        ),
+        replaced=tuple(each.path for each in uploads if each.replaces(there)),
         notes=tuple(_notes(base_model, license_id)),
     )
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from huggingface_hub import get_token
 
 from loba_tui.client.hub.model_card import CardFacts, model_card
+from loba_tui.client.runs.resolve import unfinished
 from loba_tui.core.associate.safe_files import check_safetensors
-from loba_tui.core.errors import CorruptError, RefusedError
+from loba_tui.core.errors import RefusedError
 from loba_tui.core.recipe.data_paths import portable
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
@@ -54,6 +55,10 @@ class Upload:
     size: int
     checksums: frozenset[str]
 
+    def replaces(self, listed: Mapping[str, str]) -> bool:
+        """Say whether a file of its name with another content is among the checksums listed."""
+        return self.path in listed and listed[self.path] not in self.checksums
+
 
 def collect(
     run_dir: RunDir, recipe: Recipe, repo_id: str, license_id: str | None
@@ -66,10 +71,7 @@ def collect(
     """
     found = _files(run_dir)
     if not run_dir.adapter.is_file():
-        raise CorruptError(
-            f"{clean(run_dir.path)} holds no finished adapter.",
-            f"Continue the run first: loba run --resume {clean(run_dir.path)}",
-        )
+        raise unfinished(run_dir)
     uploads = [_upload(run_dir, name, path) for name, path in found.items()]
     # Where this user's images lie is nobody else's business.
     uploads.append(_of_bytes(RECIPE, dump_recipe(portable(recipe)).encode()))

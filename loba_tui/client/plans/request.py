@@ -12,7 +12,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,9 @@ from loba_tui.client.runs.foreground import Foreground
 from loba_tui.core.errors import CorruptError, ExitCode, LobaError
 from loba_tui.core.files import PRIVATE_DIR_MODE, write_atomically
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.recipe.checks.recipe import CHOICES
+from loba_tui.core.recipe.checks.recipe import chosen_drop_ins
 from loba_tui.core.recipe.load import dump_recipe
-from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run import launch
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.user_folders import user_folder_if_any
@@ -125,7 +125,7 @@ def plan(
 def fingerprint(recipe: Recipe, plugins: Plugins) -> str:
     """Return the hash of everything that a plan depends on."""
     parts = [str(PLAN_VERSION), __version__, dump_recipe(recipe)]
-    for kind, name in _chosen(recipe):
+    for kind, name in chosen_drop_ins(recipe):
         content = (
             plugins.describe(kind, name).path.read_bytes()
             if plugins.is_shipped(kind, name)
@@ -140,17 +140,6 @@ def fingerprint(recipe: Recipe, plugins: Plugins) -> str:
         with suppress(OSError):
             parts.append(f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}")
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _chosen(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Yield kind and name of every drop-in that the recipe chooses."""
-    for path, kind in CHOICES:
-        value: Any = recipe
-        for step in path:
-            value = getattr(value, str(step))
-        for choice in value if isinstance(value, tuple) else (value,):
-            if isinstance(choice, Choice):
-                yield kind, choice.name
 
 
 def check_data(recipe: Recipe, here: Foreground) -> dict[str, Any]:

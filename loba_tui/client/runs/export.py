@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from loba_tui.core.errors import CorruptError, RefusedError, ResourceError
+from loba_tui.client.runs.resolve import unfinished
+from loba_tui.core.errors import RefusedError, ResourceError
 from loba_tui.core.files import staged
 from loba_tui.core.run.directory import RunDir
 
@@ -23,10 +24,7 @@ def export_adapter(run_dir: RunDir, file_format: str, out: Path | None, *, repla
             "Its kind is read by PEFT alone: see the folder adapter/peft of the run.",
         )
     if not source.is_file():
-        raise CorruptError(
-            f"{run_dir.path} holds no finished adapter.",
-            f"Continue the run first: loba run --resume {run_dir.path}",
-        )
+        raise unfinished(run_dir)
     target = out if out is not None else Path(f"{run_dir.name}.{file_format}.safetensors")
     if target.is_dir():
         target = target / f"{run_dir.name}.{file_format}.safetensors"

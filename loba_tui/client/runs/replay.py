@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from loba_tui.client.runs.resolve import unfinished
 from loba_tui.core.associate.safe_files import check_safetensors
-from loba_tui.core.errors import CorruptError, RecipeError
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.run.changes import STEERING_KEY, ChangeRecord
@@ -93,7 +94,7 @@ def compare(original: Adapter, run_dir: RunDir) -> tuple[bool, list[str]]:
     try:
         replayed = Adapter.read(path)
     except RecipeError as error:
-        raise CorruptError(f"{run_dir.path} holds no finished adapter.") from error
+        raise unfinished(run_dir) from error
     if replayed.sha256 == original.sha256:
         return True, [f"identical  sha256 {original.sha256}"]
     lines = [f"original   sha256 {original.sha256}", f"replayed   sha256 {replayed.sha256}"]

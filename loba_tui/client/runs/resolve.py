@@ -47,10 +47,7 @@ def resolve_adapter(wanted: Path) -> tuple[Path, RunDir | None]:
     if wanted.is_dir():
         run_dir = RunDir.open(wanted)
         if not run_dir.adapter.is_file():
-            raise CorruptError(
-                f"{wanted} holds no finished adapter.",
-                f"Continue the run first: loba run --resume {wanted}",
-            )
+            raise unfinished(run_dir)
         return run_dir.adapter, run_dir
     if wanted.suffix.lower() in UNSAFE_SUFFIXES:
         raise RefusedError(
@@ -65,6 +62,15 @@ def resolve_adapter(wanted: Path) -> tuple[Path, RunDir | None]:
     # A file inside a run folder belongs to that run.
     owner = RunDir(wanted.absolute().parent.parent)
     return wanted.absolute(), owner if owner.recipe.is_file() else None
+
+
+def unfinished(run_dir: RunDir) -> CorruptError:
+    """Return the error of a run that has no adapter yet."""
+    shown = clean(run_dir.path)
+    return CorruptError(
+        f"{shown} holds no finished adapter.",
+        f"Continue the run first: loba run --resume {shown}",
+    )
 
 
 def split_strength(text: str, option: str) -> tuple[str, float]:

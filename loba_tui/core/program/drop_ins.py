@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from peft import PeftConfig
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.learning_rates import RecordedRates, stand_in_optimizer
-from loba_tui.core.recipe.checks.recipe import CHOICES
+from loba_tui.core.recipe.checks.recipe import chosen_drop_ins
 from loba_tui.core.recipe.schema import Choice, Recipe
 
 
@@ -51,21 +51,11 @@ def load_choice(kind: str, choice: Choice, plugins: Plugins) -> Callable[..., An
 def plugin_hashes(recipe: Recipe, plugins: Plugins) -> dict[str, str]:
     """Return the sha256 of each of the user's own drop-ins that a recipe uses, by kind/name."""
     hashes = {}
-    for path, kind in CHOICES:
-        for choice in _choices_at(recipe, path):
-            if not plugins.is_shipped(kind, choice.name):
-                file = plugins.user.read(kind, choice.name)
-                hashes[file.key] = file.sha256
+    for kind, name in chosen_drop_ins(recipe):
+        if not plugins.is_shipped(kind, name):
+            file = plugins.user.read(kind, name)
+            hashes[file.key] = file.sha256
     return hashes
-
-
-def _choices_at(recipe: Recipe, path: tuple[str | int, ...]) -> Iterator[Choice]:
-    node: Any = recipe
-    for step in path:
-        node = getattr(node, str(step))
-    for choice in node if isinstance(node, tuple) else (node,):
-        if choice is not None:
-            yield choice
 
 
 def result_problem(kind: str, made: Any, args: tuple[Any, ...] = ()) -> str:

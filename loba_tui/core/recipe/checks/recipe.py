@@ -44,6 +44,17 @@ CHOICES: tuple[tuple[Path, str], ...] = (
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,4})?")
 
 
+def chosen_drop_ins(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Yield kind and name of every drop-in that a recipe chooses, defaults included."""
+    for path, kind in CHOICES:
+        node: Any = recipe
+        for step in path:
+            node = getattr(node, str(step))
+        for choice in node if isinstance(node, tuple) else (node,):
+            if isinstance(choice, Choice):
+                yield kind, choice.name
+
+
 def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Problem]]:
     """Return the recipe, or None and every problem found.
 
