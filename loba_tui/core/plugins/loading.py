@@ -8,7 +8,6 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType, ModuleType, TracebackType
 from typing import Any
@@ -56,13 +55,17 @@ def taking_options(factory: Callable[..., Any], class_name: str) -> Callable[...
     if not class_name:
         return factory
     options_class = inspect.unwrap(factory).__globals__[class_name]
-    names = {field.name for field in fields(options_class)}
+    own = inspect.signature(options_class).parameters
 
     @functools.wraps(factory)
     def make(*args: Any, **given: Any) -> Any:
-        own = {name: given.pop(name) for name in list(given) if name in names}
-        return factory(*args, **given, **{OPTIONS_PARAMETER: options_class(**own)})
+        options = options_class(**{name: given.pop(name) for name in list(given) if name in own})
+        return factory(*args, **given, **{OPTIONS_PARAMETER: options})
 
+    taken = inspect.signature(factory)
+    others = [each for each in taken.parameters.values() if each.name != OPTIONS_PARAMETER]
+    shown = sorted([*others, *own.values()], key=lambda each: each.kind)
+    make.__dict__["__signature__"] = taken.replace(parameters=shown)
     return make
 
 

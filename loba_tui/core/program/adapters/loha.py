@@ -7,28 +7,22 @@ https://arxiv.org/abs/2108.06098; LyCORIS, Yeh et al. 2023, https://arxiv.org/ab
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 from peft import LoHaConfig
-from pydantic import PositiveFloat, PositiveInt
+
+from loba_tui.core.program.adapter_layers.options import AdapterOptions
 
 
-def get_adapter(
-    targets: Mapping[str, Sequence[str]],
-    *,
-    rank: PositiveInt = 4,
-    alpha: PositiveFloat = 1.0,
-    layers: Sequence[
-        Literal["cross_attention", "self_attention", "feed_forward", "projection", "convolution"]
-    ] = ("cross_attention", "self_attention"),
-) -> LoHaConfig:
-    """Return a PEFT configuration for the layers of the named groups.
+@dataclass(frozen=True, kw_only=True)
+class LoHaOptions(AdapterOptions):
+    """Options of the product.
 
-    Args:
-        targets: Module names by group, as the model container lists them.
+    Attributes:
         rank: Rank r of both products.
-        alpha: The update is scaled by alpha / rank.
-        layers: Which groups get an update.
     """
-    modules = [name for group in layers for name in targets.get(group, ())]
-    return LoHaConfig(r=rank, alpha=alpha, target_modules=modules)
+
+
+def get_adapter(targets: Mapping[str, Sequence[str]], *, options: LoHaOptions) -> LoHaConfig:
+    """Return a PEFT configuration for the layers of the named groups."""
+    return LoHaConfig(r=options.rank, alpha=options.alpha, target_modules=options.modules(targets))

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from peft import LoraConfig
-from pydantic import PositiveFloat, PositiveInt
+
+from loba_tui.core.program.adapter_layers.options import LinearAdapterOptions
 
 
 def get_adapter(
-    targets: Mapping[str, Sequence[str]],
-    *,
-    rank: PositiveInt = 4,
-    alpha: PositiveFloat = 1.0,
-    layers: Sequence[Literal["cross_attention", "self_attention", "feed_forward", "projection"]] = (
-        "cross_attention",
-        "self_attention",
-    ),
+    targets: Mapping[str, Sequence[str]], *, options: LinearAdapterOptions
 ) -> LoraConfig:
-    """Return a PEFT configuration for the linear layers of the named groups.
-
-    Args:
-        targets: Module names by group, as the model container lists them.
-        rank: Rank r of the update B A.
-        alpha: The update is scaled by alpha / rank.
-        layers: Which groups get an update.
-    """
-    modules = [name for group in layers for name in targets.get(group, ())]
+    """Return a PEFT configuration for the linear layers of the named groups."""
     return LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=modules, init_lora_weights="gaussian"
+        r=options.rank,
+        lora_alpha=options.alpha,
+        target_modules=options.modules(targets),
+        init_lora_weights="gaussian",
     )

@@ -7,42 +7,36 @@ stay (Qiu et al. 2023, https://arxiv.org/abs/2306.07280). A scale s goes to W + 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 from peft import OFTConfig
-from pydantic import PositiveFloat, PositiveInt
 
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.adapter_layers.options import LinearAdapterOptions
 
 
-def get_adapter(
-    targets: Mapping[str, Sequence[str]],
-    *,
-    rank: PositiveInt = 4,
-    alpha: PositiveFloat = 1.0,
-    layers: Sequence[Literal["cross_attention", "self_attention", "feed_forward", "projection"]] = (
-        "cross_attention",
-        "self_attention",
-    ),
-) -> OFTConfig:
-    """Return a PEFT configuration for the linear layers of the named groups.
+@dataclass(frozen=True, kw_only=True)
+class OftOptions(LinearAdapterOptions):
+    """Options of the rotations.
 
-    Args:
-        targets: Module names by group, as the model container lists them.
+    Attributes:
         rank: Side of the rotated blocks; it has to divide the inputs of every layer.
         alpha: A rotation has none; it stays at 1.
-        layers: Which groups get an update.
+    """
+
+
+def get_adapter(targets: Mapping[str, Sequence[str]], *, options: OftOptions) -> OFTConfig:
+    """Return a PEFT configuration for the linear layers of the named groups.
 
     Raises:
         RecipeError: An alpha is asked for.
     """
-    if alpha != 1.0:
+    if options.alpha != 1.0:
         raise RecipeError("adapter.alpha: a rotation has no alpha", "Leave it out, or set it to 1.")
-    modules = [name for group in layers for name in targets.get(group, ())]
     return OFTConfig(
         r=0,
-        oft_block_size=rank,
-        target_modules=modules,
+        oft_block_size=options.rank,
+        target_modules=options.modules(targets),
         # The series that PEFT prefers is not a rotation once angles grow.
         use_cayley_neumann=False,
     )

@@ -12,31 +12,21 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import PositiveInt
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.option_types import UnitFloat
+from loba_tui.core.program.training.adam_options import AdamOptions
 
 
 def get_optimizer(
-    params: Iterable[Any],
-    lr: float,
-    *,
-    beta1: UnitFloat = 0.9,
-    beta2: UnitFloat = 0.999,
-    eps: PositiveFloat = 1e-8,
-    weight_decay: NonNegativeFloat = 0.01,
-    min_8bit_size: PositiveInt = 4096,
+    params: Iterable[Any], lr: float, *, options: AdamOptions, min_8bit_size: PositiveInt = 4096
 ) -> torch.optim.Optimizer:
     """Return bitsandbytes' AdamW8bit over `params` (tensors or parameter groups).
 
     Args:
         params: What is trained.
         lr: Learning rate.
-        beta1: Decay of the first moment.
-        beta2: Decay of the second moment.
-        eps: Added to the denominator.
-        weight_decay: Decoupled from the gradient.
+        options: Of AdamW.
         min_8bit_size: Smaller tensors keep 32-bit moments; a block of 256 shares one scale.
 
     Raises:
@@ -49,11 +39,4 @@ def get_optimizer(
             f"optimizer.name: adamw_8bit needs the package bitsandbytes ({error})",
             "Install it with: pip install 'loba-trainer[gpu]'; or choose adamw or adafactor.",
         ) from error
-    return AdamW8bit(
-        params,
-        lr=lr,
-        betas=(beta1, beta2),
-        eps=eps,
-        weight_decay=weight_decay,
-        min_8bit_size=min_8bit_size,
-    )
+    return AdamW8bit(params, lr=lr, **options.as_keywords(), min_8bit_size=min_8bit_size)

@@ -9,42 +9,34 @@ For a slider: `optimizer: {name: lamb, lr: 2.0e-3}`
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from pytorch_optimizer import Lamb
 
-from loba_tui.core.option_types import UnitFloat
+from loba_tui.core.program.training.adam_options import AdamOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class LambOptions(AdamOptions):
+    """Adam's options with LAMB's defaults."""
+
+    eps: PositiveFloat = 1e-6
+    weight_decay: NonNegativeFloat = 0.0
 
 
 def get_optimizer(
-    params: Iterable[Any],
-    lr: float,
-    *,
-    beta1: UnitFloat = 0.9,
-    beta2: UnitFloat = 0.999,
-    eps: PositiveFloat = 1e-6,
-    weight_decay: NonNegativeFloat = 0.0,
-    bound_gradients: bool = False,
+    params: Iterable[Any], lr: float, *, options: LambOptions, bound_gradients: bool = False
 ) -> torch.optim.Optimizer:
     """Return pytorch_optimizer's LAMB over `params` (tensors or parameter groups).
 
     Args:
         params: What is trained.
         lr: Learning rate, relative to each tensor's norm.
-        beta1: Decay of the first moment.
-        beta2: Decay of the second moment.
-        eps: Added to the denominator.
-        weight_decay: Decoupled from the gradient.
+        options: Of Adam.
         bound_gradients: Divide by the norm of all gradients where it exceeds 1, as LAMB's first
             version did; train.max_grad_norm does the same already.
     """
-    return Lamb(
-        params,
-        lr=lr,
-        betas=(beta1, beta2),
-        eps=eps,
-        weight_decay=weight_decay,
-        pre_norm=bound_gradients,
-    )
+    return Lamb(params, lr=lr, **options.as_keywords(), pre_norm=bound_gradients)

@@ -12,25 +12,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import PositiveFloat
 from pytorch_optimizer import Prodigy
 
 from loba_tui.core.option_types import UnitFloat
+from loba_tui.core.program.training.adam_options import AdamOptions
 
 ONE_LEARNING_RATE = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProdigyOptions(AdamOptions):
+    """Adam's options; the second moment also decides how fast the estimate forgets.
+
+    Attributes:
+        beta2: Decay of the second moment, and by its root of the estimate.
+    """
+
+    beta2: UnitFloat = 0.99
 
 
 def get_optimizer(
     params: Iterable[Any],
     lr: float,
     *,
-    beta1: UnitFloat = 0.9,
-    beta2: UnitFloat = 0.99,
-    eps: PositiveFloat = 1e-8,
-    weight_decay: NonNegativeFloat = 0.01,
+    options: ProdigyOptions,
     first_step: PositiveFloat = 1e-5,
     step_factor: PositiveFloat = 1.0,
     growth_rate: PositiveFloat | None = None,
@@ -42,10 +52,7 @@ def get_optimizer(
     Args:
         params: What is trained.
         lr: Multiple of the estimated step size.
-        beta1: Decay of the first moment.
-        beta2: Decay of the second moment, and by its root of the estimate.
-        eps: Added to the denominator.
-        weight_decay: Decoupled from the gradient.
+        options: Of Adam.
         first_step: The step size d that the estimate starts from.
         step_factor: Multiplies the estimate; 0.5 is careful, 2 is bold. A slider's short run
             overshoots with 1.
@@ -56,9 +63,7 @@ def get_optimizer(
     return Prodigy(
         params,
         lr=lr,
-        betas=(beta1, beta2),
-        eps=eps,
-        weight_decay=weight_decay,
+        **options.as_keywords(),
         d0=first_step,
         d_coef=step_factor,
         growth_rate=math.inf if growth_rate is None else growth_rate,

@@ -11,23 +11,30 @@ For a slider: `optimizer: {name: schedule_free_adamw, lr: 1.0e-3}`
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import NonNegativeFloat, NonNegativeInt
 from schedulefree import AdamWScheduleFree
 
-from loba_tui.core.option_types import UnitFloat
+from loba_tui.core.program.training.adam_options import AdamOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleFreeOptions(AdamOptions):
+    """AdamW's options; the first moment is an average of iterates.
+
+    Attributes:
+        beta1: Where between the iterate and the average gradients are taken.
+    """
 
 
 def get_optimizer(
     params: Iterable[Any],
     lr: float,
     *,
-    beta1: UnitFloat = 0.9,
-    beta2: UnitFloat = 0.999,
-    eps: PositiveFloat = 1e-8,
-    weight_decay: NonNegativeFloat = 0.01,
+    options: ScheduleFreeOptions,
     warmup_steps: NonNegativeInt = 0,
     r: NonNegativeFloat = 0.0,
     weight_lr_power: NonNegativeFloat = 2.0,
@@ -37,10 +44,7 @@ def get_optimizer(
     Args:
         params: What is trained.
         lr: Learning rate, one to ten times AdamW's.
-        beta1: Where between the iterate and the average gradients are taken.
-        beta2: Decay of the second moment.
-        eps: Added to the denominator.
-        weight_decay: Decoupled from the gradient.
+        options: Of AdamW.
         warmup_steps: Steps over which the learning rate rises to `lr`.
         r: Weigh iterates by step ** r in the average; above 0 prefers late ones.
         weight_lr_power: During warm-up, weigh them by the learning rate to this power.
@@ -48,9 +52,7 @@ def get_optimizer(
     optimizer = AdamWScheduleFree(
         params,
         lr=lr,
-        betas=(beta1, beta2),
-        eps=eps,
-        weight_decay=weight_decay,
+        **options.as_keywords(),
         warmup_steps=warmup_steps,
         r=r,
         weight_lr_power=weight_lr_power,

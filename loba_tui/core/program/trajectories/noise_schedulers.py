@@ -3,22 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
 
 from loba_tui.core.errors import RecipeError
 
 Scheduler = TypeVar("Scheduler")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spacing:
+    """Options of schedulers that space timesteps.
+
+    Attributes:
+        timestep_spacing: Where the sampling grid lies; "trailing" includes the noisiest timestep.
+    """
+
+    timestep_spacing: Literal["leading", "trailing", "linspace"] = "trailing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KarrasSigmas:
+    """Options of schedulers that can space noise levels instead of timesteps.
+
+    Attributes:
+        use_karras_sigmas: Space noise levels as in equation 5 of https://arxiv.org/abs/2206.00364.
+    """
+
+    use_karras_sigmas: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroSnr:
+    """Options of schedulers that can end at pure noise.
+
+    Attributes:
+        rescale_betas_zero_snr: Let the last timestep be pure noise (https://arxiv.org/abs/2305.08891);
+            null keeps what the model was trained with.
+    """
+
+    rescale_betas_zero_snr: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimestepOptions(Spacing, ZeroSnr):
+    """Options of schedulers that step over timesteps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultistepOptions(Spacing, KarrasSigmas):
+    """Options of k-diffusion's schedulers without a rescaled end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigmaOptions(Spacing, KarrasSigmas, ZeroSnr):
+    """Options of schedulers that step over noise levels."""
+
+
 def diffusion_scheduler(
-    scheduler_class: type[Scheduler], config: Mapping[str, Any], **options: Any
+    scheduler_class: type[Scheduler],
+    config: Mapping[str, Any],
+    options: Spacing | KarrasSigmas | ZeroSnr,
+    **fixed: Any,
 ) -> Scheduler:
     """Return a diffusers scheduler with the model's betas and prediction type.
 
     Args:
         scheduler_class: One that steps a diffusion process.
         config: The pipeline's scheduler config.
-        options: What to set anew; None leaves it as the model has it.
+        options: What a recipe sets anew; None leaves it as the model has it.
+        fixed: What is set in any case, by the name that diffusers has for it.
 
     Raises:
         RecipeError: The model is a flow-matching one.
@@ -29,8 +83,8 @@ def diffusion_scheduler(
             " chosen scheduler would read as noise",
             "Take flow_match_euler for flow-matching models.",
         )
-    given = {name: value for name, value in options.items() if value is not None}
-    scheduler: Scheduler = scheduler_class.from_config(config, **given)  # type: ignore[attr-defined]
+    given = {name: value for name, value in asdict(options).items() if value is not None}
+    scheduler: Scheduler = scheduler_class.from_config(config, **given, **fixed)  # type: ignore[attr-defined]
     return scheduler
 
 

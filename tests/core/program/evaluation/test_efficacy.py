@@ -10,10 +10,11 @@ from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
-from loba_tui.core.program.adapters.lora import get_adapter
 from loba_tui.core.program.evaluation.efficacy.probe import EfficacyProbe, ProbePrompts
 from loba_tui.core.program.evaluation.efficacy.slider import judge, slider_efficacy
 from loba_tui.core.program.trajectories.held_out import HeldOut, roll_out
+
+get_adapter = SHIPPED.load("adapters", "lora")
 
 TARGET, POSITIVE, NEGATIVE, PRESERVED = torch.eye(4)
 DIRECTION = POSITIVE - NEGATIVE

@@ -10,12 +10,13 @@ from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
-from loba_tui.core.program.adapters.lora import get_adapter
 from loba_tui.core.program.evaluation.measure import check_measures, measure, read_values
 from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.sampling.recipe_images import draw_strip
 from loba_tui.core.recipe.schema import Choice, Recipe
 from loba_tui.models.shapes_world import Scene, draw
+
+get_adapter = SHIPPED.load("adapters", "lora")
 
 RECIPE = {
     "version": 1,

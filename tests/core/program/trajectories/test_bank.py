@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from loba_tui.core.errors import NumericsError, RecipeError
-from loba_tui.core.program.schedulers.noise.ddim import step_noise as ddim
-from loba_tui.core.program.schedulers.noise.euler import step_noise as euler
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.timestep_schedulers.curriculum import (
     get_timestep_scheduler as curriculum,
 )
@@ -32,6 +31,8 @@ from tests.core.program.trajectories.test_trajectories import (
     curved_plan,
     make_plan,
 )
+
+ddim, euler = SHIPPED.load("noise", "ddim"), SHIPPED.load("noise", "euler")
 
 SIZE = BankSize(num_images=6, num_samples=16, chunk=5)
 FRESH = replace(SIZE, num_samples=0)

@@ -22,8 +22,6 @@ from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program import randomness
-from loba_tui.core.program.schedulers.noise.ddim import step_noise as ddim
-from loba_tui.core.program.schedulers.noise.euler_ancestral import step_noise as euler_ancestral
 from loba_tui.core.program.timestep_schedulers.linear import get_timestep_scheduler as linear
 from loba_tui.core.program.timestep_schedulers.uniform import get_timestep_scheduler as uniform
 from loba_tui.core.program.trajectories.base import (
@@ -35,6 +33,8 @@ from loba_tui.core.program.trajectories.base import (
 from loba_tui.core.program.trajectories.predictions import ForwardCounter
 from loba_tui.core.program.trajectories.restart import RestartTrajectories
 from loba_tui.core.program.trajectories.rolling import RollingTrajectories
+
+ddim, euler_ancestral = (SHIPPED.load("noise", name) for name in ("ddim", "euler_ancestral"))
 
 SHAPE = (4, 8, 8)
 CONFIG = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).config

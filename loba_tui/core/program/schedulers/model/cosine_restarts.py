@@ -3,48 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
-from loba_tui.core.option_types import UnitFloat
+from loba_tui.core.program.training.warm_up import Factor, WarmUpAndFall, over_progress
 
 
-def get_scheduler(
-    optimizer: Any,
-    num_steps: int,
-    *,
-    cycles: PositiveInt = 3,
-    growth: PositiveFloat = 1.0,
-    warmup_steps: NonNegativeInt = 0,
-    final_factor: UnitFloat = 0.0,
-) -> Callable[[int], float]:
-    """Return the learning-rate factor by step: linear warm-up, then half cosine waves.
+@dataclass(frozen=True, kw_only=True)
+class RestartOptions(WarmUpAndFall):
+    """Options of the waves.
 
-    Args:
-        optimizer: Not used; the factor depends on the step alone.
-        num_steps: Steps of the whole run, warm-up included.
+    Attributes:
         cycles: Number of waves; each begins at 1.
         growth: How many times as long each wave is as the one before; 2 is the paper's T_mult.
-        warmup_steps: Steps over which the factor rises to 1.
         final_factor: Factor at the end of each wave.
     """
-    lengths = [growth**cycle for cycle in range(cycles)]
-    total = sum(lengths)
 
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+    cycles: PositiveInt = 3
+    growth: PositiveFloat = 1.0
+
+
+def get_scheduler(optimizer: Any, num_steps: int, *, options: RestartOptions) -> Factor:
+    """Return the learning-rate factor by step: linear warm-up, then half cosine waves."""
+    lengths = [options.growth**cycle for cycle in range(options.cycles)]
+    total, final = sum(lengths), options.final_factor
+
+    def curve(progress: float) -> float:
         if progress >= 1:
-            return final_factor
+            return final
         place = progress * total
         for length in lengths:
             if place < length:
                 break
             place -= length
         wave = 0.5 * (1 + math.cos(math.pi * place / length))
-        return final_factor + (1 - final_factor) * wave
+        return final + (1 - final) * wave
 
-    return factor
+    return over_progress(num_steps, options.warmup_steps, curve)

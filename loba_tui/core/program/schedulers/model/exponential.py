@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from pydantic import NonNegativeInt, PositiveFloat
+
+from loba_tui.core.program.training.warm_up import Factor, over_progress
 
 
 def get_scheduler(
@@ -14,7 +15,7 @@ def get_scheduler(
     *,
     final_factor: PositiveFloat = 0.1,
     warmup_steps: NonNegativeInt = 0,
-) -> Callable[[int], float]:
+) -> Factor:
     """Return the learning-rate factor by step: linear warm-up, then final_factor ** progress.
 
     Args:
@@ -23,11 +24,4 @@ def get_scheduler(
         final_factor: Factor at the end of the run.
         warmup_steps: Steps over which the factor rises to 1.
     """
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
-        return final_factor**progress
-
-    return factor
+    return over_progress(num_steps, warmup_steps, lambda progress: final_factor**progress)

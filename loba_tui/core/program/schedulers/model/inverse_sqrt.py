@@ -6,10 +6,11 @@ Vaswani et al. 2017, Attention Is All You Need, https://arxiv.org/abs/1706.03762
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt
+
+from loba_tui.core.program.training.warm_up import Factor, after_warm_up
 
 
 def get_scheduler(
@@ -18,7 +19,7 @@ def get_scheduler(
     *,
     warmup_steps: NonNegativeInt = 10,
     timescale: PositiveInt | None = None,
-) -> Callable[[int], float]:
+) -> Factor:
     """Return the learning-rate factor by step: linear warm-up, then √(timescale / steps).
 
     Args:
@@ -28,10 +29,6 @@ def get_scheduler(
         timescale: Steps after which the rate has fallen to 1/√2; null takes the warm-up's length.
     """
     scale = timescale or max(1, warmup_steps)
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        return math.sqrt(scale / (step - warmup_steps + scale))
-
-    return factor
+    return after_warm_up(
+        warmup_steps, lambda step: math.sqrt(scale / (step - warmup_steps + scale))
+    )

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import PositiveFloat
 
-from loba_tui.core.option_types import UnitFloat
+from loba_tui.core.program.training.warm_up import Factor, WarmUpAndFall, over_progress
 
 
 def get_scheduler(
-    optimizer: Any,
-    num_steps: int,
-    *,
-    power: PositiveFloat = 2.0,
-    warmup_steps: NonNegativeInt = 0,
-    final_factor: UnitFloat = 0.0,
-) -> Callable[[int], float]:
+    optimizer: Any, num_steps: int, *, power: PositiveFloat = 2.0, options: WarmUpAndFall
+) -> Factor:
     """Return the learning-rate factor by step: linear warm-up, then (1 − progress) ** power.
 
     Args:
         optimizer: Not used; the factor depends on the step alone.
         num_steps: Steps of the whole run, warm-up included.
         power: 1 is a straight line; above 1 falls fast at first.
-        warmup_steps: Steps over which the factor rises to 1.
-        final_factor: Factor at the end of the run.
+        options: Of the warm-up and of the end.
     """
+    final = options.final_factor
 
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
-        return final_factor + (1 - final_factor) * (1 - progress) ** power
+    def curve(progress: float) -> float:
+        return final + (1 - final) * (1 - progress) ** power
 
-    return factor
+    return over_progress(num_steps, options.warmup_steps, curve)

@@ -7,12 +7,12 @@ of Hägele et al. 2024, https://arxiv.org/abs/2405.18392.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import NonNegativeInt
 
 from loba_tui.core.option_types import UnitFloat
+from loba_tui.core.program.training.warm_up import Factor, after_warm_up
 
 
 def get_scheduler(
@@ -23,7 +23,7 @@ def get_scheduler(
     decay: UnitFloat = 0.2,
     shape: Literal["linear", "cosine", "sqrt"] = "sqrt",
     final_factor: UnitFloat = 0.0,
-) -> Callable[[int], float]:
+) -> Factor:
     """Return the learning-rate factor by step.
 
     Args:
@@ -36,9 +36,7 @@ def get_scheduler(
     """
     decay_steps = round(decay * num_steps)
 
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
+    def plateau_and_fall(step: int) -> float:
         progress = (step - (num_steps - decay_steps)) / max(1, decay_steps)
         progress = min(1.0, max(0.0, progress))
         height = {
@@ -48,4 +46,4 @@ def get_scheduler(
         }[shape]
         return final_factor + (1 - final_factor) * height
 
-    return factor
+    return after_warm_up(warmup_steps, plateau_and_fall)

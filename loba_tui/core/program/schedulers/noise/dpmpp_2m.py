@@ -7,33 +7,23 @@ from typing import Any, Literal
 
 from diffusers import DPMSolverMultistepScheduler
 
-from loba_tui.core.program.trajectories.noise_schedulers import diffusion_scheduler
+from loba_tui.core.program.trajectories.noise_schedulers import SigmaOptions, diffusion_scheduler
 
 
 def step_noise(
-    config: Mapping[str, Any],
-    *,
-    order: Literal[1, 2, 3] = 2,
-    timestep_spacing: Literal["leading", "trailing", "linspace"] = "trailing",
-    use_karras_sigmas: bool = False,
-    rescale_betas_zero_snr: bool | None = None,
+    config: Mapping[str, Any], *, order: Literal[1, 2, 3] = 2, options: SigmaOptions
 ) -> DPMSolverMultistepScheduler:
     """Return the diffusers scheduler that steps the noise, made from the model's own config.
 
     Args:
         config: The pipeline's scheduler config (betas, prediction type).
         order: Predictions that a step uses; 3 suits sampling without guidance.
-        timestep_spacing: Where the sampling grid lies; "trailing" includes the noisiest timestep.
-        use_karras_sigmas: Space noise levels as in equation 5 of https://arxiv.org/abs/2206.00364.
-        rescale_betas_zero_snr: Let the last timestep be pure noise (https://arxiv.org/abs/2305.08891);
-            null keeps what the model was trained with.
+        options: Of the grid.
     """
     return diffusion_scheduler(
         DPMSolverMultistepScheduler,
         config,
+        options,
         algorithm_type="dpmsolver++",
         solver_order=order,
-        timestep_spacing=timestep_spacing,
-        use_karras_sigmas=use_karras_sigmas,
-        rescale_betas_zero_snr=rescale_betas_zero_snr,
     )

@@ -7,29 +7,16 @@ predictions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from diffusers import HeunDiscreteScheduler
 
-from loba_tui.core.program.trajectories.noise_schedulers import diffusion_scheduler
+from loba_tui.core.program.trajectories.noise_schedulers import (
+    MultistepOptions,
+    diffusion_scheduler,
+)
 
 
-def step_noise(
-    config: Mapping[str, Any],
-    *,
-    timestep_spacing: Literal["leading", "trailing", "linspace"] = "trailing",
-    use_karras_sigmas: bool = False,
-) -> HeunDiscreteScheduler:
-    """Return the diffusers scheduler that steps the noise, made from the model's own config.
-
-    Args:
-        config: The pipeline's scheduler config (betas, prediction type).
-        timestep_spacing: Where the sampling grid lies; "trailing" includes the noisiest timestep.
-        use_karras_sigmas: Space noise levels as in equation 5 of https://arxiv.org/abs/2206.00364.
-    """
-    return diffusion_scheduler(
-        HeunDiscreteScheduler,
-        config,
-        timestep_spacing=timestep_spacing,
-        use_karras_sigmas=use_karras_sigmas,
-    )
+def step_noise(config: Mapping[str, Any], *, options: MultistepOptions) -> HeunDiscreteScheduler:
+    """Return the diffusers scheduler that steps the noise, made from the model's own config."""
+    return diffusion_scheduler(HeunDiscreteScheduler, config, options)

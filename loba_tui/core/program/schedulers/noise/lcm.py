@@ -11,14 +11,11 @@ from typing import Any
 from diffusers import LCMScheduler
 from pydantic import PositiveInt
 
-from loba_tui.core.program.trajectories.noise_schedulers import diffusion_scheduler
+from loba_tui.core.program.trajectories.noise_schedulers import ZeroSnr, diffusion_scheduler
 
 
 def step_noise(
-    config: Mapping[str, Any],
-    *,
-    original_inference_steps: PositiveInt = 50,
-    rescale_betas_zero_snr: bool | None = None,
+    config: Mapping[str, Any], *, original_inference_steps: PositiveInt = 50, options: ZeroSnr
 ) -> LCMScheduler:
     """Return the diffusers scheduler that steps the noise, made from the model's own config.
 
@@ -26,14 +23,13 @@ def step_noise(
         config: The pipeline's scheduler config (betas, prediction type).
         original_inference_steps: The grid that the model was distilled on; its timesteps are picked
             from it.
-        rescale_betas_zero_snr: Let the last timestep be pure noise (https://arxiv.org/abs/2305.08891);
-            null keeps what the model was trained with.
+        options: Of the grid.
     """
     return diffusion_scheduler(
         LCMScheduler,
         config,
+        options,
         original_inference_steps=original_inference_steps,
-        rescale_betas_zero_snr=rescale_betas_zero_snr,
         clip_sample=False,
         set_alpha_to_one=True,
     )

@@ -6,28 +6,15 @@ It remembers four predictions; its first step takes two.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from diffusers import PNDMScheduler
 
-from loba_tui.core.program.trajectories.noise_schedulers import diffusion_scheduler
+from loba_tui.core.program.trajectories.noise_schedulers import Spacing, diffusion_scheduler
 
 
-def step_noise(
-    config: Mapping[str, Any],
-    *,
-    timestep_spacing: Literal["leading", "trailing", "linspace"] = "trailing",
-) -> PNDMScheduler:
-    """Return the diffusers scheduler that steps the noise, made from the model's own config.
-
-    Args:
-        config: The pipeline's scheduler config (betas, prediction type).
-        timestep_spacing: Where the sampling grid lies; "trailing" includes the noisiest timestep.
-    """
+def step_noise(config: Mapping[str, Any], *, options: Spacing) -> PNDMScheduler:
+    """Return the diffusers scheduler that steps the noise, made from the model's own config."""
     return diffusion_scheduler(
-        PNDMScheduler,
-        config,
-        timestep_spacing=timestep_spacing,
-        skip_prk_steps=True,
-        set_alpha_to_one=True,
+        PNDMScheduler, config, options, skip_prk_steps=True, set_alpha_to_one=True
     )
