@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,6 +15,18 @@ from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.learning_rates import RecordedRates, stand_in_optimizer
 from loba_tui.core.recipe.checks.recipe import chosen_drop_ins
 from loba_tui.core.recipe.schema import Choice, Recipe
+
+_FUNCTIONS = MappingProxyType(
+    {
+        "model": "a function of the step, or a torch LRScheduler",
+        "timestep": "a function of timesteps and progress",
+        "losses": "a function of prediction and target",
+        "weightings": "a function of the signal-to-noise ratio",
+        "noising": "a function of two noises and a source of more",
+        "measures": "a function of an image",
+    }
+)
+"""What the factories of these kinds return."""
 
 
 def load_choice(kind: str, choice: Choice, plugins: Plugins) -> Callable[..., Any]:
@@ -78,18 +91,8 @@ def result_problem(kind: str, made: Any, args: tuple[Any, ...] = ()) -> str:
             _has(made, "step", "state", "load_state") or _has(made, "solve", "most_ranks")
         ):
             return f"an object with step, state and load_state, or with solve and most_ranks{got}"
-        case "model" if not callable(made):
-            return f"a function of the step, or a torch LRScheduler{got}"
-        case "timestep" if not callable(made):
-            return f"a function of timesteps and progress{got}"
-        case "losses" if not callable(made):
-            return f"a function of prediction and target{got}"
-        case "weightings" if not callable(made):
-            return f"a function of the signal-to-noise ratio{got}"
-        case "noising" if not callable(made):
-            return f"a function of two noises and a source of more{got}"
-        case "measures" if not callable(made):
-            return f"a function of an image{got}"
+        case _ if kind in _FUNCTIONS and not callable(made):
+            return f"{_FUNCTIONS[kind]}{got}"
         case "layer":
             return _factors_problem(made, len(args[0].param_groups) if args else None)
     return ""

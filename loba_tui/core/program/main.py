@@ -21,8 +21,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO, cast
@@ -46,19 +46,6 @@ from loba_tui.core.run.writer import NullWriter, RunWriter
 from loba_tui.core.user_folders import tensors_folder
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process among those that a launcher started, from its environment variables."""
-
-    rank: int
-    local_rank: int
-
-    @classmethod
-    def of(cls, environ: Mapping[str, str]) -> Ranks:
-        """Return the ranks that torchrun and `accelerate launch` hand on; zeros without them."""
-        return cls(int(environ.get("RANK", 0)), int(environ.get("LOCAL_RANK", 0)))
 
 
 class StopFlag:
@@ -98,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # It warns about torchvision, which nothing here needs, on every start.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    ranks = Ranks.of(os.environ)
+    # torchrun and `accelerate launch` say which of their processes this is.
+    rank, local_rank = (int(os.environ.get(key, 0)) for key in ("RANK", "LOCAL_RANK"))
     plugins = Plugins.of_user(os.environ)
     try:
         if arguments.request is not None:
@@ -108,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return serve_plans(plugins)
         start = StartOptions(
-            local_rank=ranks.local_rank,
+            local_rank=local_rank,
             deadline=None if arguments.deadline is None else Deadline.parse(arguments.deadline),
             force=arguments.force,
             tensors=tensors_folder(os.environ),
@@ -120,10 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             start = replace(start, resume=arguments.resume, allow_inexact=arguments.allow_inexact)
         else:
             recipe, parent = _recipe_of(arguments, plugins)
-            if ranks.rank == 0:  # the others are told the folder by the first process
+            if rank == 0:  # the others are told the folder by the first process
                 run_dir = _new_run(recipe, parent)
                 sys.stderr.write(f"run directory: {run_dir.path}\n")
-        return _run(recipe, run_dir if ranks.rank == 0 else None, start, plugins)
+        return _run(recipe, run_dir if rank == 0 else None, start, plugins)
     except LobaError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

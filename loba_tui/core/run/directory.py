@@ -18,106 +18,63 @@ from loba_tui.core.user_folders import user_folder
 logger = logging.getLogger(__name__)
 
 
+class Below:
+    """A path below the folder of a run, as an attribute of `RunDir`."""
+
+    def __init__(self, *parts: str) -> None:
+        self._parts = parts
+
+    def __get__(self, run_dir: RunDir, _owner: type | None = None) -> Path:
+        return run_dir.path.joinpath(*self._parts)
+
+
 @dataclass(frozen=True)
 class RunDir:
-    """The folder of one run; properties name its files, whether they exist yet or not."""
+    """The folder of one run; attributes name its files, whether they exist yet or not."""
 
     path: Path
 
+    recipe = Below("recipe.yaml")
+    """The resolved recipe, written once."""
+    origin = Below("origin.json")
+    """The file that says where a recipe from elsewhere was fetched from."""
+    status = Below("status.json")
+    """The file that says phase and step; replaced atomically."""
+    metrics = Below("metrics.jsonl")
+    """The file with one record a step; append only."""
+    events = Below("events.jsonl")
+    """The file with everything that is not a step; append only."""
+    log = Below("log.txt")
+    """The file that takes the program's own output."""
+    lock = Below("run.lock")
+    """The file whose exclusive lock is held while a program owns the run."""
+    control = Below("control")
+    """The folder that command files are dropped into."""
+    changes = Below("steering.json")
+    """The record of what was changed while the run went on, and at which steps."""
+    checkpoints = Below("checkpoints")
+    """The folder of `step-000100/` folders."""
+    samples = Below("samples")
+    """The folder of picture strips."""
+    adapter_dir = Below("adapter")
+    """The folder of the finished adapter and its report."""
+    adapter = Below("adapter", "adapter.safetensors")
+    """The adapter in diffusers/PEFT keys."""
+    adapter_kohya = Below("adapter", "adapter.kohya.safetensors")
+    """The adapter in kohya keys."""
+    adapter_peft = Below("adapter", "peft")
+    """The folder that PEFT loads by itself; only some kinds of adapter have one."""
+    report = Below("adapter", "report.json")
+    """The measured effect as JSON."""
+    report_picture = Below("adapter", "report.png")
+    """The measured effect as a picture."""
+    request = Below("request.json")
+    """The request that a `sample` or `eval` program was started with."""
+
     @property
     def name(self) -> str:
-        """Return the folder's own name, `<name>-<time>-<id>`."""
+        """The folder's own name, `<name>-<time>-<id>`."""
         return self.path.name
-
-    @property
-    def recipe(self) -> Path:
-        """Return the resolved recipe, written once."""
-        return self.path / "recipe.yaml"
-
-    @property
-    def origin(self) -> Path:
-        """Return the file that says where a recipe from elsewhere was fetched from."""
-        return self.path / "origin.json"
-
-    @property
-    def status(self) -> Path:
-        """Return the file that says phase and step; replaced atomically."""
-        return self.path / "status.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Return the file with one record a step; append only."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def events(self) -> Path:
-        """Return the file with everything that is not a step; append only."""
-        return self.path / "events.jsonl"
-
-    @property
-    def log(self) -> Path:
-        """Return the file that takes the program's own output."""
-        return self.path / "log.txt"
-
-    @property
-    def lock(self) -> Path:
-        """Return the file whose exclusive lock is held while a program owns the run."""
-        return self.path / "run.lock"
-
-    @property
-    def control(self) -> Path:
-        """Return the folder that command files are dropped into."""
-        return self.path / "control"
-
-    @property
-    def changes(self) -> Path:
-        """Return the record of what was changed while the run went on, and at which steps."""
-        return self.path / "steering.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Return the folder of `step-000100/` folders."""
-        return self.path / "checkpoints"
-
-    @property
-    def samples(self) -> Path:
-        """Return the folder of picture strips."""
-        return self.path / "samples"
-
-    @property
-    def adapter_dir(self) -> Path:
-        """Return the folder of the finished adapter and its report."""
-        return self.path / "adapter"
-
-    @property
-    def adapter(self) -> Path:
-        """Return the adapter in diffusers/PEFT keys."""
-        return self.adapter_dir / "adapter.safetensors"
-
-    @property
-    def adapter_kohya(self) -> Path:
-        """Return the adapter in kohya keys."""
-        return self.adapter_dir / "adapter.kohya.safetensors"
-
-    @property
-    def adapter_peft(self) -> Path:
-        """Return the folder that PEFT loads by itself; only some kinds of adapter have one."""
-        return self.adapter_dir / "peft"
-
-    @property
-    def report(self) -> Path:
-        """Return the measured effect as JSON."""
-        return self.adapter_dir / "report.json"
-
-    @property
-    def report_picture(self) -> Path:
-        """Return the measured effect as a picture."""
-        return self.adapter_dir / "report.png"
-
-    @property
-    def request(self) -> Path:
-        """Return the request that a `sample` or `eval` program was started with."""
-        return self.path / "request.json"
 
     def checkpoint(self, step: int) -> Path:
         """Return the checkpoint folder of a step."""

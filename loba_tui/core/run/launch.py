@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.files import open_to_append, write_atomically
@@ -65,10 +65,6 @@ class Request:
     recipe: str | None = None
     version: int = field(default=RECORD_VERSION, kw_only=True)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the object that is written to the request file."""
-        return asdict(self)
-
     @classmethod
     def read(cls, path: Path | str) -> Request:
         """Read a request file; raise ValueError where it is not one of this version."""
@@ -120,7 +116,7 @@ def request(
     Raises:
         ResourceError: The request or the log cannot be written, or nothing can be started.
     """
-    write_atomically(run_dir.request, encode(wanted.as_json()))
+    write_atomically(run_dir.request, encode(asdict(wanted)))
     return _start(run_dir, [*program, "--request", str(run_dir.request)], environ)
 
 

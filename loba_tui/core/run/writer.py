@@ -39,10 +39,8 @@ _MAX_WAITING_BYTES = 8 * 2**20
 class Records:
     """What a run tells of itself. Nothing is kept of it here; `RunWriter` keeps all of it."""
 
-    @property
-    def phase(self) -> str:
-        """What the run was last said to be doing."""
-        return ""
+    phase = ""
+    """What the run was last said to be doing."""
 
     def metric(self, *, step: int, **values: Any) -> None:
         """Append the record of one step: loss, lr, grad_norm, seconds, memory_mib, forwards, ….
@@ -57,31 +55,11 @@ class Records:
         """Append a warning that the user should see."""
         self.event("warning", message=message)
 
-    def status(
-        self,
-        *,
-        phase: str | None = None,
-        step: int | None = None,
-        total: int | None = None,
-        **extra: Any,
-    ) -> None:
-        """Update what the run is doing; what is not given stays as it was.
-
-        A change of phase is written at once. A mere step is written when the last write is some
-        tenths of a second old, so calling this every step is cheap.
-        """
+    def status(self, **facts: Any) -> None:
+        """Update phase, step, total and whatever else is to be shown; the rest stays as it was."""
 
     def write_file(self, name: str, content: bytes, *, sync: bool = False) -> str:
-        """Replace a file of the run's folder, whole or not at all; return its path.
-
-        Args:
-            name: Of the file.
-            content: All of it.
-            sync: Make it last through a power cut, too.
-
-        Raises:
-            ResourceError: It cannot be written.
-        """
+        """Replace a file of the run's folder, whole or not at all; return its path."""
         return name
 
 
@@ -107,7 +85,7 @@ class RunWriter(Records):
         self._redact = (redactor or Redactor()).value
         self._owner = owner.this_process()
         self._started = time.time()
-        self._phase = "starting"
+        self.phase = "starting"
         self._step = 0
         self._total = 0
         self._extra: dict[str, Any] = {}
@@ -161,23 +139,22 @@ class RunWriter(Records):
         total: int | None = None,
         **extra: Any,
     ) -> None:
-        """Update status.json, at once where the phase changes."""
+        """Update status.json.
+
+        A change of phase is written at once. A mere step is written when the last write is some
+        tenths of a second old, so calling this every step is cheap.
+        """
         with self._guard:
-            if (phase or self._phase, step or self._step) != (self._phase, self._step):
+            if (phase or self.phase, step or self._step) != (self.phase, self._step):
                 self._moved = time.time()
-            urgent = phase is not None and phase != self._phase
-            self._phase = phase if phase is not None else self._phase
+            urgent = phase is not None and phase != self.phase
+            self.phase = phase if phase is not None else self.phase
             self._step = step if step is not None else self._step
             self._total = total if total is not None else self._total
             self._extra.update(self._redact(extra))
             self._status_pending = True
             if urgent or time.monotonic() - self._status_written >= STATUS_INTERVAL_SECONDS:
                 self.flush()
-
-    @property
-    def phase(self) -> str:
-        """The phase in the status."""
-        return self._phase
 
     def write_file(self, name: str, content: bytes, *, sync: bool = False) -> str:
         """Write a file beside the records."""
@@ -190,7 +167,7 @@ class RunWriter(Records):
         with self._guard:
             # `moved` tells a viewer since when nothing has happened, however alive the process is.
             extra = {"started": self._started, "moved": self._moved, **self._extra}
-            status = Status(self._phase, self._step, self._total, time.time(), self._owner, extra)
+            status = Status(self.phase, self._step, self._total, time.time(), self._owner, extra)
             content = encode(status.as_json())
             try:
                 write_atomically(self.run_dir.status, content)

@@ -54,17 +54,14 @@ class AdapterRun(Steered, Protocol):
     def load_newest(
         self, *, allow_inexact: bool | None = None
     ) -> tuple[Checkpoint | None, list[str]]:
-        """Go on from the newest checkpoint that verifies.
+        """Go on from the newest checkpoint that verifies; return it, and why others were skipped.
 
         Args:
             allow_inexact: Put up with one that another machine made; None as before. `inexact` then
                 says for good what was different.
 
-        Returns:
-            The checkpoint, None where none was saved yet, and why newer ones were skipped.
-
         Raises:
-            RecipeError: If it is of another recipe, or of another machine.
-            CorruptError: If there are checkpoints, but none verifies, or not one of this run.
+            RecipeError: It is of another recipe, or of another machine.
+            CorruptError: There are checkpoints, but none verifies, or not one of this run.
         """
         ...
