@@ -21,7 +21,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -181,7 +182,7 @@ def _new_run(recipe: Recipe, parent: Path) -> RunDir:
 
 
 def _run(recipe: Recipe, run_dir: RunDir | None, start: StartOptions, plugins: Plugins) -> int:
-    """Train; whatever goes wrong is noted in the run directory before it is raised on.
+    """Train a recipe.
 
     Args:
         recipe: What to train.
@@ -194,7 +195,7 @@ def _run(recipe: Recipe, run_dir: RunDir | None, start: StartOptions, plugins: P
 
             train(recipe, None, NullWriter(), flag, start, plugins)
             return ExitCode.DONE
-        with RunWriter.open(run_dir, Redactor.of(os.environ)) as writer, Reporting(writer, plugins):
+        with _records_of(run_dir, plugins) as writer:
             # Commands can come as soon as the run is launched; older ones were for another program.
             control.discard(run_dir, before=psutil.Process().create_time())
             writer.event("started", resume=start.resume, name=recipe.name)
@@ -202,55 +203,52 @@ def _run(recipe: Recipe, run_dir: RunDir | None, start: StartOptions, plugins: P
             from loba_tui.core.program.train import train
 
             train(recipe, run_dir, writer, flag, start, plugins)
-            writer.event("finished")
-            writer.status(phase="finished")
-        return ExitCode.DONE
+    return ExitCode.DONE
 
 
 def _serve(request: Request, plugins: Plugins) -> int:
     """Carry out a request; it reports in the request's own folder, as a run does."""
-    folder, redactor = RunDir(Path(request.out_dir)), Redactor.of(os.environ)
-    with RunWriter.open(folder, redactor) as writer, Reporting(writer, plugins):
+    with _records_of(RunDir(Path(request.out_dir)), plugins) as writer:
         writer.event("started", action=request.action)
         from loba_tui.core.program.serving.requests import serve
 
         serve(request, writer, plugins, tensors=tensors_folder(os.environ))
-        writer.event("finished")
-        writer.status(phase="finished")
     return ExitCode.DONE
 
 
-class Reporting:
-    """Notes how a run ended: stopped, or failed with message, hint, exit code and traceback.
+@contextmanager
+def _records_of(run_dir: RunDir, plugins: Plugins) -> Iterator[RunWriter]:
+    """Lend a run's records, and note in them how it ended; a failure is raised on.
 
     What is not ours becomes an error of ours where that helps.
     """
-
-    def __init__(self, writer: RunWriter, plugins: Plugins) -> None:
-        self._writer = writer
-        self._plugins = plugins
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            return
-        ours = as_loba_error(error) or as_plugin_error(error, self._plugins.user.folder)
-        if isinstance(ours, Interrupted):
-            self._writer.event("stopped", message=ours.message, exit_code=int(ours.exit_code))
-            self._writer.status(phase="stopped")
-        else:
-            self._writer.event(
-                "failed",
-                message=ours.message if ours else f"{type(error).__name__}: {error}",
-                hint=ours.hint if ours else "This is a bug of LOBA-Trainer; log.txt has more.",
-                exit_code=int(ours.exit_code if ours else ExitCode.BUG),
-                traceback="".join(traceback.format_exception(error)),
-            )
-            self._writer.status(phase="failed")
-        if ours is not None and ours is not error:
+    with RunWriter.open(run_dir, Redactor.of(os.environ)) as writer:
+        try:
+            yield writer
+        except BaseException as error:
+            ours = as_loba_error(error) or as_plugin_error(error, plugins.user.folder)
+            _note_failure(writer, error, ours)
+            if ours is None or ours is error:
+                raise
             raise ours from error
+        writer.event("finished")
+        writer.status(phase="finished")
+
+
+def _note_failure(writer: RunWriter, error: BaseException, ours: LobaError | None) -> None:
+    """Note that a run was stopped, or failed with message, hint, exit code and traceback."""
+    if isinstance(ours, Interrupted):
+        writer.event("stopped", message=ours.message, exit_code=int(ours.exit_code))
+        writer.status(phase="stopped")
+        return
+    writer.event(
+        "failed",
+        message=ours.message if ours else f"{type(error).__name__}: {error}",
+        hint=ours.hint if ours else "This is a bug of LOBA-Trainer; log.txt has more.",
+        exit_code=int(ours.exit_code if ours else ExitCode.BUG),
+        traceback="".join(traceback.format_exception(error)),
+    )
+    writer.status(phase="failed")
 
 
 def as_loba_error(error: BaseException) -> LobaError | None:

@@ -153,9 +153,9 @@ def _take_up_changes(settings: LiveSettings, context: RunContext) -> None:
 def _restore(run: AdapterRun, records: Records, *, allow_inexact: bool) -> None:
     checkpoint, skipped = run.load_newest(allow_inexact=allow_inexact)
     for reason in skipped:
-        records.event("warning", message=f"skipped checkpoint {reason}")
+        records.warn(f"skipped checkpoint {reason}")
     for difference in run.inexact:
-        records.event("warning", message=f"this run does not go on exactly: {difference}")
+        records.warn(f"this run does not go on exactly: {difference}")
     records.event("resumed", step=checkpoint.step if checkpoint is not None else 0)
 
 
