@@ -22,7 +22,7 @@ from torch import nn
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.plugins.user import UserPlugins
-from loba_tui.core.program.adapter_layers.kinds import kind_of, settle
+from loba_tui.core.program.adapter_layers.kinds import kind_of, make_deterministic
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.program.objectives.timed_loss import TimedLoss
@@ -89,7 +89,7 @@ def _check_adapter(choice: Choice, plugins: Plugins) -> None:
     inject_adapter_in_model(config, network)
     trained = [name for name, p in network.named_parameters() if p.requires_grad]
     assert trained, "nothing of the model is trained"
-    settle(network, config)
+    make_deterministic(network, config)
     with AdapterScale(network)(0.0):
         for name, row in rows.items():
             after = network.get_submodule(name)(row)

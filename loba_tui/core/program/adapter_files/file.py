@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from loba_tui.core import files as durable
 from loba_tui.core.associate.safe_files import check_safetensors, refuse_pickle
 from loba_tui.core.errors import CorruptError, NumericsError, RecipeError, ResourceError
+from loba_tui.core.files import replace_file
 
 _ALIGNMENT = 8
 _STARTS_AT_ZERO = re.compile(
@@ -67,7 +67,7 @@ def write_file(
     content = serialize(tensors, metadata)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        durable.replace_file(path, content, mode=_MODE)
+        replace_file(path, content, mode=_MODE)
         _read_back(path, tensors, metadata)
     except OSError as error:
         raise ResourceError(

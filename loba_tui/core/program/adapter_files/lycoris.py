@@ -20,8 +20,8 @@ import torch
 from peft import LoHaConfig, LoKrConfig, OFTConfig, PeftConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
-from loba_tui.core import files as durable
 from loba_tui.core.errors import CorruptError, RecipeError
+from loba_tui.core.files import replace_file
 from loba_tui.core.program.adapter_files.families import family_of
 from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
 from loba_tui.core.program.adapter_files.formats import (
@@ -31,7 +31,12 @@ from loba_tui.core.program.adapter_files.formats import (
     not_an_adapter,
 )
 from loba_tui.core.program.adapter_files.lycoris_keys import from_lycoris, is_lycoris, to_lycoris
-from loba_tui.core.program.adapter_layers.kinds import adapted_module, kind_of, settle, tuner_layers
+from loba_tui.core.program.adapter_layers.kinds import (
+    adapted_module,
+    kind_of,
+    make_deterministic,
+    tuner_layers,
+)
 
 PEFT_CONFIG_KEY = "peft_config"
 PEFT_FOLDER = "peft"
@@ -101,7 +106,7 @@ def write_files(
     peft = folder / PEFT_FOLDER
     plain = {f"{_PEFT_PREFIX}{name}": weight for name, weight in weights.items()}
     written["peft"] = write_file(peft / "adapter_model.safetensors", plain, {"format": "pt"})
-    durable.replace_file(peft / "adapter_config.json", packed.encode() + b"\n", mode=0o666)
+    replace_file(peft / "adapter_config.json", packed.encode() + b"\n", mode=0o666)
     if kind != "OFT":
         strengths = {
             name: (float(layer.alpha[adapter_name]), layer.r[adapter_name])
@@ -191,7 +196,7 @@ def attach(
     with torch.random.fork_rng():
         # PEFT draws initial weights, which are overwritten, from the global generator.
         unet.add_adapter(peft_config, adapter_name)
-    settle(unet, peft_config, adapter_name)
+    make_deterministic(unet, peft_config, adapter_name)
     wanted = get_peft_model_state_dict(unet, adapter_name=adapter_name)
     given = {name.removeprefix(UNET_PREFIX): weight for name, weight in tensors.items()}
     if odd := wanted.keys() ^ given.keys():

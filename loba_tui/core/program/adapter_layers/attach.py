@@ -11,7 +11,7 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program import randomness
-from loba_tui.core.program.adapter_layers.kinds import kind_of, settle
+from loba_tui.core.program.adapter_layers.kinds import kind_of, make_deterministic
 from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.recipe.checks.method import layers_of
 from loba_tui.core.recipe.schema import AdapterSection, Recipe
@@ -46,7 +46,7 @@ def attach_adapter(recipe: Recipe, container: ModelContainer, plugins: Plugins) 
         seed = randomness.integer(2**31, recipe.train.seed, "adapter")
         torch.manual_seed(seed)
         container.denoiser.add_adapter(config)
-    settle(container.denoiser, config)
+    make_deterministic(container.denoiser, config)
     # Updates of a slider are smaller than bfloat16 resolves: the trained weights stay float32.
     cast_training_params(container.denoiser, torch.float32)
     return config

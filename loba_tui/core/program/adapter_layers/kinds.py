@@ -75,7 +75,9 @@ def _carries(layer: BaseTunerLayer, adapter_name: str) -> bool:
     return False
 
 
-def settle(network: nn.Module, config: PeftConfig, adapter_name: str = "default") -> None:
+def make_deterministic(
+    network: nn.Module, config: PeftConfig, adapter_name: str = "default"
+) -> None:
     """Take the chance out of an adapter's layers, and refuse what PEFT would only warn about.
 
     Raises:

@@ -3,7 +3,7 @@
 PEFT scales an adapter by one number for a whole forward pass, and some kinds not at all. A slider
 is trained and sampled at several strengths at once, so what the adapter adds to each layer is
 multiplied row by row: W x + m·(W' − W) x. For LoRA that is W x + m · α/r · B A x; the factor α/r
-stays PEFT's own. `adapter_kinds` says why it means the same for all kinds.
+stays PEFT's own. `adapter_layers.kinds` says why it means the same for all kinds.
 """
 
 from __future__ import annotations

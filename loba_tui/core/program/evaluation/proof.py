@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from loba_tui.core import files as durable
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.files import replace_file, staged
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy
@@ -70,9 +70,9 @@ def prove(
     few = replace(grid, prompts=[grid.prompts[i] for i in shown])
     write_strip(images[shown], few, out_dir / PROOF_STRIP)
     (out_dir / REPORT_PNG).parent.mkdir(parents=True, exist_ok=True)
-    with durable.staged(out_dir / REPORT_PNG) as path:
+    with staged(out_dir / REPORT_PNG) as path:
         draw_report(report, samples, path, measured=measured)
-    durable.replace_file(out_dir / REPORT_JSON, report.to_json().encode())
+    replace_file(out_dir / REPORT_JSON, report.to_json().encode())
     return report
 
 

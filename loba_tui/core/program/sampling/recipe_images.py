@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from loba_tui.core import files as durable
 from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.files import staged
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.open_model import Embeddings, batch_of
@@ -72,7 +72,7 @@ def write_strip(images: np.ndarray, grid: Grid, path: Path) -> None:
     """Write a grid's images as one picture; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = strip(images, scales=grid.scales, prompts=grid.prompts, seeds=grid.seeds)
-    with durable.staged(path) as temporary:
+    with staged(path) as temporary:
         save_strip(sheet, temporary)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from loba_tui.core import files as durable
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.files import replace_file, staged
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.adapter import read_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, RowScale
@@ -111,8 +111,8 @@ def serve_interference(
     )
     folder = writer.run_dir.path
     content = json.dumps(found.as_json(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    durable.replace_file(folder / INTERFERENCE_JSON, content.encode())
-    with durable.staged(folder / INTERFERENCE_PNG) as path:
+    replace_file(folder / INTERFERENCE_JSON, content.encode())
+    with staged(folder / INTERFERENCE_PNG) as path:
         draw_interference(found, images, shown, path)
     writer.event(
         "interfered",

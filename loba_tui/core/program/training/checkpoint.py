@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from loba_tui.core import files as durable
 from loba_tui.core.errors import CorruptError, LobaError, ResourceError
+from loba_tui.core.files import discard_folder, sync_directory, write_file
 
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
@@ -105,17 +105,17 @@ class CheckpointStore:
         try:
             staged.mkdir()
             for name, content in files.items():
-                durable.write_file(staged / name, content)
-            durable.sync_directory(staged)
+                write_file(staged / name, content)
+            sync_directory(staged)
             if final.exists():
                 kind = "replaced" if self._verifies(final) else "bad"
                 final.rename(_unused_name(final.with_name(f".{kind}-{final.name}")))
             staged.rename(final)
         except OSError:
-            durable.discard_folder(staged)
+            discard_folder(staged)
             raise
         self._is_good.pop(final.name, None)
-        durable.sync_directory(self._folder)
+        sync_directory(self._folder)
         self._read(final)
 
     def _has(self, final: Path, manifest: bytes) -> bool:
@@ -125,7 +125,7 @@ class CheckpointStore:
         except OSError:
             return False
         if is_same and self._verifies(final):
-            durable.sync_directory(self._folder)
+            sync_directory(self._folder)
             return True
         return False
 
@@ -158,7 +158,7 @@ class CheckpointStore:
     def tidy(self) -> None:
         """Clear up after a process that was killed while it saved; for the one that writes."""
         for path in [*self._folder.glob(".tmp-*"), *self._folder.glob(".trash-*")]:
-            durable.discard_folder(path)
+            discard_folder(path)
         for path in sorted(self._folder.glob(".replaced-*")):
             original = path.with_name(path.name.removeprefix(".replaced-").rpartition("-")[0])
             if not original.exists():  # killed between the two renames of a save
@@ -205,7 +205,7 @@ class CheckpointStore:
         with contextlib.suppress(OSError):  # the save is done, whatever becomes of older ones
             good = [path for path in self._paths() if self._verifies(path)]
             for path in [*good[self._keep :], *self._folder.glob(".replaced-*")]:
-                durable.discard_folder(path)
+                discard_folder(path)
 
 
 def _files_of(checkpoint: Checkpoint) -> dict[str, bytes]:

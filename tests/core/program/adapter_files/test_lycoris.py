@@ -32,7 +32,7 @@ from loba_tui.core.program.adapter_files.adapter import (
 )
 from loba_tui.core.program.adapter_files.file import read_file
 from loba_tui.core.program.adapter_files.kohya_keys import BlockLayout, from_kohya, to_kohya
-from loba_tui.core.program.adapter_layers.kinds import adapted_module, settle
+from loba_tui.core.program.adapter_layers.kinds import adapted_module, make_deterministic
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 
 LINEAR = ("cross_attention", "projection")
@@ -73,7 +73,7 @@ def trained(folder: Path, kind: str, **options: Any) -> ModelContainer:
     make = SHIPPED.load("adapters", kind)
     config = make(container.adapter_targets(), **{**KINDS[kind], **options})
     container.denoiser.add_adapter(config)
-    settle(container.denoiser, config)
+    make_deterministic(container.denoiser, config)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in container.denoiser.named_parameters():
         if adapted_module(name) != name:

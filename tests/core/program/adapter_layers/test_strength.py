@@ -14,7 +14,7 @@ from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.kinds import (
     adapted_module,
     kind_of,
-    settle,
+    make_deterministic,
     tuner_layers,
 )
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
@@ -36,7 +36,7 @@ def container(tiny_sdxl_folder: Path, request: pytest.FixtureRequest) -> SDXLCon
     make = SHIPPED.load("adapters", request.param)
     config = make(container.adapter_targets(), **KINDS[request.param])
     container.denoiser.add_adapter(config)
-    settle(container.denoiser, config)
+    make_deterministic(container.denoiser, config)
     # A fresh adapter changes nothing; a trained one has moved in all of its parameters.
     generator = torch.Generator().manual_seed(1)
     for name, parameter in container.denoiser.named_parameters():
@@ -192,7 +192,7 @@ def test_blocks_that_do_not_divide_a_layer_are_the_recipes_error(tiny_sdxl_folde
     config = SHIPPED.load("adapters", "oft")(container.adapter_targets(), rank=7)
     container.denoiser.add_adapter(config)
     with pytest.raises(RecipeError, match="blocks of 7 do not divide"):
-        settle(container.denoiser, config)
+        make_deterministic(container.denoiser, config)
     with pytest.raises(RecipeError, match="no alpha"):
         SHIPPED.load("adapters", "oft")(container.adapter_targets(), alpha=2.0)
 

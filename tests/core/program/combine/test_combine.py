@@ -20,7 +20,11 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import load_adapter, read_adapter, write_adapter
 from loba_tui.core.program.adapter_files.formats import LoraLayer
-from loba_tui.core.program.adapter_layers.kinds import adapted_module, settle, tuner_layers
+from loba_tui.core.program.adapter_layers.kinds import (
+    adapted_module,
+    make_deterministic,
+    tuner_layers,
+)
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.combine.attach import Part, SeveralScales, attach
 from loba_tui.core.program.combine.interference import measure_overlap, measured_attribute
@@ -65,7 +69,7 @@ def files(tiny_sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> d
         container = fresh(tiny_sdxl_folder)
         config = SHIPPED.load("adapters", kind)(container.adapter_targets(), **options)
         container.denoiser.add_adapter(config)
-        settle(container.denoiser, config)
+        make_deterministic(container.denoiser, config)
         generator = torch.Generator().manual_seed(number)
         for parameter_name, parameter in container.denoiser.named_parameters():
             if adapted_module(parameter_name) != parameter_name:

@@ -14,8 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from loba_tui.core import files as durable
-from loba_tui.core.files import PRIVATE_DIR_MODE
+from loba_tui.core.files import PRIVATE_DIR_MODE, replace_file
 
 HASHES = "hashes"
 _SHA256 = re.compile(rb"[0-9a-f]{64}")
@@ -48,7 +47,7 @@ class FileHashes:
         if known is not None and self._place(after) == known and _is_settled(after):
             with suppress(OSError):
                 known.parent.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
-                durable.replace_file(known, found_now.encode(), sync=False)
+                replace_file(known, found_now.encode(), sync=False)
         return found_now
 
     def of_parts(self, folder: Path, names: list[str]) -> str:

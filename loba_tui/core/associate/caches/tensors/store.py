@@ -23,10 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from loba_tui.core import files as durable
 from loba_tui.core.associate.caches.tensors import layout as tensor_layout
 from loba_tui.core.associate.caches.tensors.layout import TensorKind
-from loba_tui.core.files import PRIVATE_DIR_MODE
+from loba_tui.core.files import PRIVATE_DIR_MODE, replace_file, write_file
 from loba_tui.core.text import clean
 
 logger = logging.getLogger(__name__)
@@ -166,7 +165,7 @@ class TensorStore:
             return
         temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp")
         try:
-            durable.write_file(temporary, content, sync=self._sync)
+            write_file(temporary, content, sync=self._sync)
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
@@ -188,7 +187,7 @@ class TensorStore:
             path = self.folder / tensor_layout.GROUP_FILE
             record = {"version": tensor_layout.LAYOUT_VERSION, "shelf": self._fingerprint}
             # Written anew each time: its age tells when the group was last used.
-            durable.replace_file(path, json.dumps(record, indent=1).encode(), sync=False)
+            replace_file(path, json.dumps(record, indent=1).encode(), sync=False)
         except BlockingIOError:
             self._can_read = False
             self._give_up("it is being removed just now")

@@ -13,6 +13,7 @@ from file_faults import FaultyFiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loba_tui.core import files
 from loba_tui.core.associate.caches.tensors import layout as tensor_layout
 from loba_tui.core.associate.caches.tensors import store as tensor_store
 from loba_tui.core.associate.caches.tensors.store import TensorStore
@@ -198,7 +199,8 @@ def test_a_disk_that_takes_nothing_is_reported_once_and_done_without(tmp_path, m
     def refuse(*_args, **_options):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(tensor_store.durable, "write_file", refuse)
+    for module in (tensor_store, files):
+        monkeypatch.setattr(module, "write_file", refuse)
     for n in range(1, 4):
         store.put(f"{n}" * 64, TENSORS, describe={})
     assert len(problems) == 1
