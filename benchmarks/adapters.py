@@ -39,12 +39,12 @@ def main() -> None:
         settings = SETTINGS[name]
         subject = bench.ready([f"adapter.name={name}", *settings, f"train.steps={arguments.steps}"])
         clock = bench.CpuClock()
-        subject.built.trainer.run()
+        subject.run.run()
         seconds = clock.seconds()
         report = bench.prove_quietly(subject)
         areas = dict(zip(report.scales, report.effect.mean, strict=True))
         effect = math.log(areas[2.0] / areas[-2.0])
-        trained = sum(p.numel() for p in subject.built.trainer.parameters.values())
+        trained = sum(p.numel() for p in subject.run.parameters.values())
         curve = " ".join(
             f"**{area:.0f}**" if at == 0 else f"{area:.0f}" for at, area in areas.items()
         )

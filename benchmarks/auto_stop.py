@@ -34,15 +34,15 @@ def main() -> None:
 def row(rule: str, seed: int, steps: int) -> None:
     overrides = (f"train.seed={seed}", f"train.steps={steps}", "train.efficacy_every=5")
     subject = bench.ready([*overrides, f"train.stop_when={{{rule}}}"])
-    trainer = subject.built.trainer
+    trainer = subject.run
     trainer.run()
-    watch = trainer.watch
+    looks = trainer.early_stop
     report = bench.prove_quietly(subject)
     areas = dict(zip(report.scales, report.effect.mean, strict=True))
     effect, rho = math.log(areas[2.0] / areas[-2.0]), report.effect.rho
     print(
-        f"| {rule} | {seed} | {trainer.step} | {trainer.forwards:,} | {watch.num_unet_rows:,} |"
-        f" {watch.looks[-1].strength:.3f} | {effect:.3f} | {rho.mean:.3f} / {rho.worst:.3f} |"
+        f"| {rule} | {seed} | {trainer.step} | {trainer.forwards:,} | {looks.num_unet_rows:,} |"
+        f" {looks.checks[-1].strength:.3f} | {effect:.3f} | {rho.mean:.3f} / {rho.worst:.3f} |"
         f" {bench.least_preserved(report):.2f} |",
         flush=True,
     )

@@ -8,22 +8,33 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
 
 from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.program.build import Built, build, build_accelerator
+from loba_tui.core.program.adapter_layers.strength import RowScale
+from loba_tui.core.program.build import build, build_accelerator
 from loba_tui.core.program.data.open import open_data
 from loba_tui.core.program.evaluation.figures import measure_figures
 from loba_tui.core.program.evaluation.measure import measure, read_values
 from loba_tui.core.program.evaluation.report import Report, make_report
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
+from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.sampling.images import sample_scales
 from loba_tui.core.program.steering.boundary import Steering
+from loba_tui.core.program.steering.components import Components
+from loba_tui.core.program.steering.context import RunContext
+from loba_tui.core.program.steering.disk_wait import DiskWait
+from loba_tui.core.program.steering.live_settings import LiveSettings
+from loba_tui.core.program.steering.stop import StopRequest
+from loba_tui.core.program.training.adapter_run import AdapterRun
 from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.writer import NullWriter
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -34,7 +45,7 @@ class Ready:
 
     recipe: Recipe
     model: OpenModel
-    built: Built
+    run: AdapterRun
 
 
 def ready(
@@ -46,34 +57,34 @@ def ready(
     """Return a recipe with `key.path=value` overrides, ready to train in a throw-away folder."""
     # Looks are off unless asked for: what is timed is training.
     resolved = load_recipe(recipe, ["train.efficacy_every=0", *overrides], plugins=SHIPPED)
-    data = open_data(resolved, None, lambda phase: None, plugins=SHIPPED)
+    data = open_data(resolved, NullWriter(), lambda phase: None, plugins=SHIPPED)
     captions = data.prompts() if data is not None else []
     model = open_model(resolved, prompts=[*prompts_of(resolved), *captions])
     if data is not None:
         data.encode(model.container, model.open_latents)
         model = replace(model, data=data)
-    folder = Path(tempfile.mkdtemp(prefix="loba-bench-"))
-    built = build(
-        resolved,
-        model,
-        accelerator=build_accelerator(resolved),
-        run_dir=RunDir(folder),
-        writer=_Nothing(),  # type: ignore[arg-type]
-        steering=Steering(resolved, plugins=SHIPPED),
-        sample=sample,
-        plugins=SHIPPED,
+    run_dir = RunDir(Path(tempfile.mkdtemp(prefix="loba-bench-")))
+    accelerator, never = build_accelerator(resolved), SimpleNamespace(is_set=False)
+    context = RunContext(run_dir, NullWriter(), Processes(accelerator), StopRequest(never), SHIPPED)
+    components = Components(
+        model.wrapper.cache, resolved.base_model.id, model.container, context.records
     )
-    return Ready(resolved, model, built)
+    settings = LiveSettings(resolved, context)
+    steering = Steering(context, settings, DiskWait(context), components.obey)
+    strips: Any = _Looks(sample)
+    run = build(resolved, model, accelerator=accelerator, steering=steering, strips=strips)
+    return Ready(resolved, model, run)
 
 
-class _Nothing:
-    """Takes a run's records and keeps none."""
+class _Looks:
+    """Calls a function where a run would draw its strip."""
 
-    def metric(self, **_: object) -> None: ...
+    def __init__(self, look: Callable[[int], None] | None) -> None:
+        self._look = look
 
-    def status(self, **_: object) -> None: ...
-
-    def event(self, _kind: str, **_: object) -> None: ...
+    def draw_between_steps(self, _scale: RowScale, step: int) -> None:
+        if self._look is not None:
+            self._look(step)
 
 
 def prove_quietly(subject: Ready, scales: Sequence[float] | None = None) -> Report:
@@ -85,10 +96,10 @@ def prove_quietly(subject: Ready, scales: Sequence[float] | None = None) -> Repo
     """
     recipe = subject.recipe
     scales = recipe.sample.scales if scales is None else scales
-    with subject.built.trainer.averaged_weights():
+    with subject.run.averaged_weights():
         images = sample_scales(
             subject.model.container,
-            subject.built.scale,
+            subject.run.scale,
             subject.model.batch(recipe.proof_prompts),
             scales=scales,
             seeds=recipe.proof.seeds,

@@ -62,15 +62,15 @@ def draw(name: str) -> Picture:
     """Make a recipe's adapter and draw it."""
     ready = bench.ready([], recipe=bench.RECIPES / f"{name}.yaml")
     recipe = ready.recipe
-    ready.built.trainer.run()
+    ready.run.run()
     scales = tuple(sorted({min(recipe.sample.scales), 0.0, max(recipe.sample.scales)}))
     prompts = recipe.proof_prompts
     num_prompts = min(_CELLS // len(scales), len(prompts))
     chosen = [prompts[i] for i in np.linspace(0, len(prompts) - 1, num_prompts).astype(int)]
-    with ready.built.trainer.averaged_weights():
+    with ready.run.averaged_weights():
         images = sample_scales(
             ready.model.container,
-            ready.built.scale,
+            ready.run.scale,
             ready.model.batch(chosen),
             scales=scales,
             seeds=recipe.proof.seeds[:1],

@@ -34,6 +34,7 @@ from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.evaluation.report import Report
 from loba_tui.core.program.evaluation.slider_effect import Effect
 from loba_tui.core.program.finish import provenance
+from loba_tui.core.run.changes import ChangeRecord
 
 
 @dataclass(frozen=True)
@@ -129,19 +130,19 @@ def line(subject: Subject, extra: list[str]) -> str:
     ready = bench.ready(
         [*subject.overrides, *extra], recipe=bench.RECIPES / f"{subject.recipe}.yaml"
     )
-    trainer, recipe = ready.built.trainer, ready.recipe
+    trainer, recipe = ready.run, ready.recipe
     clock = bench.CpuClock()
     trainer.run()
     seconds = clock.seconds()
     container = ready.model.container
     with trainer.averaged_weights(), tempfile.TemporaryDirectory() as folder:
         report = prove(
-            container, ready.built.scale, recipe, ready.model.embeds, Path(folder), plugins=SHIPPED
+            container, ready.run.scale, recipe, ready.model.embeds, Path(folder), plugins=SHIPPED
         )
         written = write_adapter(
             container.denoiser,
             Path(folder),
-            metadata=provenance(recipe, container, trainer.step, plugins=SHIPPED),
+            metadata=provenance(recipe, container, trainer.step, ChangeRecord(), SHIPPED),
         )
     cells = [
         subject.name,

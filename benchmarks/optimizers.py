@@ -74,7 +74,7 @@ def train(name: str, steps: int, every: int, overrides: list[str]) -> tuple[list
         [recipe_line(name), f"train.steps={steps}", f"sample.every={every}", *overrides],
         sample=measure,
     )
-    trainer = subject.built.trainer
+    trainer = subject.run
     clock = bench.CpuClock()
     trainer.run()
     with trainer.averaged_weights():

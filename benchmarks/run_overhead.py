@@ -77,7 +77,7 @@ def overhead(num_steps: int, step_seconds: float) -> None:
 def saves(times: int) -> None:
     """Print how long a checkpoint of the slider recipe takes: written, synced, read and pruned."""
     subject = bench.ready(["train.steps=3"])
-    trainer = subject.built.trainer
+    trainer = subject.run
     trainer.run(until=2)
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder:

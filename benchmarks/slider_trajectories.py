@@ -96,7 +96,7 @@ def train(
         [*overrides, f"train.steps={steps}", f"train.seed={seed}", f"sample.every={every}"],
         sample=look,
     )
-    trainer, clock = subject.built.trainer, bench.CpuClock()
+    trainer, clock = subject.run, bench.CpuClock()
     with contextlib.suppress(Reached):
         trainer.run()
     rows, seconds = trainer.forwards, clock.seconds()

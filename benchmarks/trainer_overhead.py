@@ -25,7 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
     total = (arguments.rounds + 1) * arguments.steps + 1
     subject = bench.ready([f"train.steps={total}"])
-    trainer, container = subject.built.trainer, subject.model.container
+    trainer, container = subject.run, subject.model.container
     unet = container.denoiser
     calls: list[tuple[int, bool]] = []
     hook = unet.register_forward_hook(
@@ -61,7 +61,7 @@ def main() -> None:
                 optimizer.zero_grad()
             else:
                 # The adapter is attached, but off, as it is for the teacher.
-                with torch.no_grad(), subject.built.scale.base():
+                with torch.no_grad(), subject.run.scale.base():
                     container.predict(*inputs[rows], embeds[rows])
 
     def ours() -> None:

@@ -49,7 +49,7 @@ def train(start: str, arguments: argparse.Namespace, seed: int) -> None:
     with contextlib.suppress(Reached):
         if start != "null":  # the base model itself does nothing at any scale
             look(0)
-        subject.built.trainer.run()
+        subject.run.run()
         look(arguments.steps)
 
 

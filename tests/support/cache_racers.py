@@ -34,7 +34,8 @@ print(json.dumps(failed))
 DELETER = """
 import json, random, sys, time
 from pathlib import Path
-from loba_tui.core.associate.caches.hub.cache import HubCache, Removal, find_targets
+from loba_tui.core.associate.caches.hub.cache import HubCache, Removal
+from loba_tui.core.associate.caches.hub.targets import find_targets
 from loba_tui.core.errors import InUseError, RecipeError
 root, seed, stop, ids = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]
 cache, chance, deleted, refused = HubCache(root), random.Random(seed), 0, 0

@@ -39,6 +39,7 @@ class SolvedRun:
         self._scale: AdapterScale | None = None
         self.steering = steering
         self.step = 0
+        self.forwards = 0
         self.inexact: list[str] = []
         self.ended_early: str | None = None
 
@@ -74,7 +75,7 @@ class SolvedRun:
             step=1,
             seconds=round(time.perf_counter() - begin, 6),
             memory_mib=MemoryMeter(self._container.device).mib(),
-            forwards=0,
+            forwards=self.forwards,
             **solution.figures,
         )
         self._records.status(phase="solving", step=1, total=1)

@@ -122,6 +122,11 @@ class EarlyStop:
         self.checks.append(check)
         return check
 
+    @property
+    def num_unet_rows(self) -> int:
+        """UNet rows that the checks have cost so far, the making of the probe among them."""
+        return self._probe.num_unet_rows if self._probe is not None else 0
+
     def state(self) -> list[dict[str, Any]]:
         """Return the checks as JSON."""
         return [asdict(check) for check in self.checks]
