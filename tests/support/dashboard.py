@@ -8,16 +8,21 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
+import pytest
 from textual.pilot import Pilot
+from textual.screen import Screen
 
 from loba_tui.app import LobaApp
 from loba_tui.client.context import Context
 from loba_tui.core.plugins import SHIPPED
+from loba_tui.core.recipe.shipped import folder
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.writer import RunWriter
 from loba_tui.widgets.table import MarkTable
 
+Kind = TypeVar("Kind", bound=Screen[Any])
 HOSTILE = "\x1b]0;owned\x07\x1b[31mred[/bold][@click=app.quit]x\u202e\u0007"
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_program.py")))
 
@@ -101,6 +106,27 @@ async def until(pilot: Pilot[None], is_so: Callable[[], object], *, seconds: flo
     while not is_so():
         assert time.monotonic() < deadline, "it did not come to be so"
         await pilot.pause(0.02)
+
+
+async def comes(pilot: Pilot[None], kind: type[Kind]) -> Kind:
+    """Wait until a screen or dialog of a kind is shown, and return it."""
+    await until(pilot, lambda: isinstance(pilot.app.screen, kind))
+    assert isinstance(pilot.app.screen, kind)
+    return pilot.app.screen
+
+
+def recipe_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go to a folder with the shipped slider as the user's own recipe, and return its parent."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "mine.yaml").write_text((folder() / "slider.yaml").read_text())
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path
+
+
+def shown(pilot: Pilot[None]) -> str:
+    """Return what the terminal shows; see `screen_text`."""
+    assert isinstance(pilot.app, LobaApp)
+    return screen_text(pilot.app)
 
 
 def screen_text(app: LobaApp) -> str:

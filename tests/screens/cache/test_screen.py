@@ -11,11 +11,12 @@ import hub_layouts as layouts
 import pytest
 from dashboard import (
     HOSTILE,
+    comes,
     drive,
     environment,
     make_app,
     num_rows,
-    screen_text,
+    shown,
     shown_keys,
     until,
 )
@@ -57,14 +58,9 @@ def app_at(home: Path) -> LobaApp:
     return make_app(home, environ=environ)
 
 
-def shown(pilot: Pilot[None]) -> str:
-    assert isinstance(pilot.app, LobaApp)
-    return screen_text(pilot.app)
-
-
 async def opened(pilot: Pilot[None], num_rows: int = 2) -> MarkTable:
     await pilot.press("3")
-    await until(pilot, lambda: isinstance(pilot.app.screen, CacheScreen))
+    await comes(pilot, CacheScreen)
     table = pilot.app.screen.query_one("#tree", MarkTable)
     await until(pilot, lambda: num_rows(table) == num_rows)
     return table
@@ -97,9 +93,7 @@ def test_deleting_shows_the_plan_and_undo_brings_everything_back(home: Path) -> 
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot)
         await pilot.press("d")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmDialog))
-        dialog = pilot.app.screen
-        assert isinstance(dialog, ConfirmDialog)
+        dialog = await comes(pilot, ConfirmDialog)
         assert "org/model: all of it, 70.0 KB" in dialog.text
         assert "breaks 1 recipe" in dialog.text
         assert "loba cache rm org/model" in dialog.text
@@ -131,7 +125,7 @@ def test_marked_revisions_and_files_go_together(home: Path) -> None:
         assert set(table.marked) == set(keys)
         assert "2 marked" in shown(pilot)
         await pilot.press("d")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmDialog))
+        await comes(pilot, ConfirmDialog)
         await pilot.press("y")
         await until(pilot, lambda: snapshots(home) == {ONE})
         folder = home / "hub" / MODEL / "snapshots" / ONE
@@ -148,9 +142,7 @@ def test_a_pin_is_set_seen_respected_and_taken_away(home: Path) -> None:
         cache = HubCache(home / "hub")
         assert cache.pins() == {Target(MODEL)}
         await pilot.press("d")
-        await until(pilot, lambda: isinstance(pilot.app.screen, TextDialog))
-        dialog = pilot.app.screen
-        assert isinstance(dialog, TextDialog)
+        dialog = await comes(pilot, TextDialog)
         assert not isinstance(dialog, ConfirmDialog)
         assert "pinned" in dialog.text
         await pilot.press("q", "p")
@@ -163,9 +155,7 @@ def test_what_needs_a_model_is_told(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot)
         await pilot.press("w")
-        await until(pilot, lambda: isinstance(pilot.app.screen, TextDialog))
-        dialog = pilot.app.screen
-        assert isinstance(dialog, TextDialog)
+        dialog = await comes(pilot, TextDialog)
         assert "recipe recipes/mine.yaml" in dialog.text
         assert ONE in dialog.text
 
@@ -200,9 +190,7 @@ def test_every_file_is_verified_and_a_damaged_one_is_named(home: Path) -> None:
         blob = next(p for p in (home / "hub" / MODEL / "blobs").iterdir() if p.stat().st_size > 99)
         blob.write_bytes(b"2" * 70_000)
         await pilot.press("V")
-        await until(pilot, lambda: isinstance(pilot.app.screen, TextDialog))
-        dialog = pilot.app.screen
-        assert isinstance(dialog, TextDialog)
+        dialog = await comes(pilot, TextDialog)
         assert "unet/w.safetensors" in dialog.text
         assert "1 damaged" in shown(pilot)
 
@@ -213,16 +201,16 @@ def test_pruning_and_emptying_the_trash(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot)
         await pilot.press("x")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
+        await comes(pilot, ChoiceDialog)
         await pilot.press(*"90 days", "enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmDialog))
+        await comes(pilot, ConfirmDialog)
         await pilot.press("y")
         await until(pilot, lambda: snapshots(home) == {TWO})
-        await until(pilot, lambda: isinstance(pilot.app.screen, CacheScreen))
+        await comes(pilot, CacheScreen)
         await pilot.press("T")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
+        await comes(pilot, ChoiceDialog)
         await pilot.press(*"empty", "enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmDialog))
+        await comes(pilot, ConfirmDialog)
         await pilot.press("y")
         await until(pilot, lambda: not HubCache(home / "hub").trash())
         await until(pilot, lambda: "freed 70.0 KB" in shown(pilot))
@@ -258,11 +246,11 @@ def test_a_pull_is_planned_confirmed_and_followed(
     async def story(pilot: Pilot[None]) -> None:
         table = await opened(pilot)
         await pilot.press("n")
-        await until(pilot, lambda: isinstance(pilot.app.screen, LineDialog))
+        await comes(pilot, LineDialog)
         await pilot.press(*"new", "enter")
         assert "Expected owner/name" in shown(pilot)
         await pilot.press("ctrl+u", *"org/new@main", "enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmDialog))
+        await comes(pilot, ConfirmDialog)
         assert asked == [("org/new", "main")]
         assert "Fetch 3.0 KB?" in shown(pilot)
         await pilot.press("y")
@@ -296,9 +284,9 @@ def test_a_pull_can_be_ended_and_leaving_ends_it_too(
     async def begin(pilot: Pilot[None]) -> None:
         await opened(pilot)
         await pilot.press("n")
-        await until(pilot, lambda: isinstance(pilot.app.screen, LineDialog))
+        await comes(pilot, LineDialog)
         await pilot.press(*"org/new", "enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmDialog))
+        await comes(pilot, ConfirmDialog)
         await pilot.press("y")
         await until(pilot, lambda: "of 3 files" in shown(pilot))
 
@@ -365,9 +353,9 @@ def test_hostile_names_stay_text(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot, num_rows=3)
         await pilot.press("G", "l", "j", "l", "w")
-        await until(pilot, lambda: isinstance(pilot.app.screen, TextDialog))
+        await comes(pilot, TextDialog)
         await pilot.press("q", "d")
-        await until(pilot, lambda: isinstance(pilot.app.screen, TextDialog))
+        await comes(pilot, TextDialog)
         text = shown(pilot)
         assert "[@click=app.quit]" in text
         assert not set(text) & set("\x1b\x07\u202e")

@@ -10,16 +10,17 @@ import pytest
 from dashboard import (
     HOSTILE,
     STAND_IN,
+    comes,
     drive,
     environment,
     make_app,
-    screen_text,
+    recipe_home,
+    shown,
     shown_keys,
     until,
 )
 from textual.pilot import Pilot
 
-from loba_tui.app import LobaApp
 from loba_tui.core.recipe.edit import set_key
 from loba_tui.core.recipe.shipped import folder
 from loba_tui.core.run.directory import Ledger, RunDir
@@ -32,24 +33,12 @@ from loba_tui.widgets.table import MarkTable
 SLIDER = (folder() / "slider.yaml").read_text()
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "mine.yaml").write_text(SLIDER)
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path
-
-
-def shown(pilot: Pilot[None]) -> str:
-    assert isinstance(pilot.app, LobaApp)
-    return screen_text(pilot.app)
+home = pytest.fixture(recipe_home, name="home")
 
 
 async def opened(pilot: Pilot[None]) -> RecipeScreen:
     await pilot.press("5")
-    await until(pilot, lambda: isinstance(pilot.app.screen, RecipeScreen))
-    screen = pilot.app.screen
-    assert isinstance(screen, RecipeScreen)
+    screen = await comes(pilot, RecipeScreen)
     await until(pilot, lambda: screen.query_one(YamlArea).text)
     await until(pilot, lambda: screen.query_one("#problems", Lines).text)
     return screen
@@ -101,7 +90,7 @@ def test_what_was_typed_stays_while_other_recipes_are_looked_at(home: Path) -> N
         await pilot.press("enter", *"# mine", "enter", "ctrl+g", "j")
         await until(pilot, lambda: not area.text.startswith("# mine"))
         await pilot.press("n")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmDialog))
+        await comes(pilot, ConfirmDialog)
         await pilot.press("n", "k")
         await until(pilot, lambda: area.text.startswith("# mine\n# A slider"))
         await pilot.press("n")
@@ -117,9 +106,7 @@ def test_writing_shows_the_diff_and_takes_invalid_text_too(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot)
         await pilot.press("enter", *"steps", "ctrl+s")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmDialog))
-        dialog = pilot.app.screen
-        assert isinstance(dialog, ConfirmDialog)
+        dialog = await comes(pilot, ConfirmDialog)
         assert "+steps# A slider" in dialog.text
         await pilot.press("y")
         await until(pilot, lambda: Path("mine.yaml").read_text() == f"steps{SLIDER}")
@@ -137,11 +124,9 @@ def test_two_recipes_are_compared_by_what_they_come_to_and_how_they_are_written(
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot)
         await pilot.press("c")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
+        await comes(pilot, ChoiceDialog)
         await pilot.press(*"ancient", "enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, TextDialog))
-        dialog = pilot.app.screen
-        assert isinstance(dialog, TextDialog)
+        dialog = await comes(pilot, TextDialog)
         assert re.search(r"train\.steps: \d+ -> 9", dialog.text)
         assert "+  steps: 9" in dialog.text
 
@@ -152,7 +137,7 @@ def test_a_recipe_is_started_after_a_yes(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot)
         await pilot.press("n")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmDialog))
+        await comes(pilot, ConfirmDialog)
         await pilot.press("y")
         ledger = Ledger.of_user(environment(home))
         await until(pilot, lambda: ledger.runs() and ledger.runs()[0].events.exists())
@@ -178,7 +163,7 @@ def test_a_new_recipe_is_written_and_shown(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         screen = await opened(pilot)
         await pilot.press("N")
-        await until(pilot, lambda: isinstance(pilot.app.screen, LineDialog))
+        await comes(pilot, LineDialog)
         await pilot.press("ctrl+u", *"fresh", "enter")
         await until(pilot, lambda: Path("fresh.yaml").exists())
         await until(

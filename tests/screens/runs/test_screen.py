@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from dashboard import (
     HOSTILE,
+    comes,
     drive,
     environment,
     make_app,
@@ -44,7 +45,7 @@ async def listed(pilot: Pilot[None], num: int) -> MarkTable:
 
 
 async def is_shown(pilot: Pilot[None], dialog: type[Screen[object]]) -> None:
-    await until(pilot, lambda: isinstance(pilot.app.screen, dialog))
+    await comes(pilot, dialog)
 
 
 def test_runs_are_listed_newest_first_and_a_dead_one_looks_dead(tmp_path: Path) -> None:

@@ -6,7 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from dashboard import HOSTILE, drive, environment, make_app, num_rows, screen_text, until
+from dashboard import (
+    HOSTILE,
+    comes,
+    drive,
+    environment,
+    make_app,
+    num_rows,
+    recipe_home,
+    shown,
+    until,
+)
 from textual.pilot import Pilot
 
 from loba_tui.app import LobaApp
@@ -25,12 +35,7 @@ SLIDER = (folder() / "slider.yaml").read_text()
 PLANNER = (sys.executable, str(Path(__file__).parents[2] / "support" / "planner.py"))
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "mine.yaml").write_text(SLIDER)
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path
+home = pytest.fixture(recipe_home, name="home")
 
 
 def app_at(home: Path) -> LobaApp:
@@ -40,9 +45,7 @@ def app_at(home: Path) -> LobaApp:
 async def opened(pilot: Pilot[None]) -> StackScreen:
     """Show the screen and wait until its recipe is drawn."""
     await pilot.press("4")
-    await until(pilot, lambda: isinstance(pilot.app.screen, StackScreen))
-    screen = pilot.app.screen
-    assert isinstance(screen, StackScreen)
+    screen = await comes(pilot, StackScreen)
     form = screen.query_one("#form", MarkTable)
     await until(pilot, lambda: num_rows(form) > 3)
     await until(pilot, lambda: not screen.query_one(PlanPane).is_waiting)
@@ -60,7 +63,7 @@ def test_parts_form_words_curve_and_memory_are_all_there(home: Path, size: tuple
         await opened(pilot)
         await pilot.press("l", "j")
         await pilot.pause()
-        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        text = shown(pilot)
         rows = text.splitlines()
         assert len(rows) == size[1]
         for word in ("Optimizer", "Timesteps", "adamw", "weight_decay", "0.0005"):
@@ -84,14 +87,14 @@ def test_a_change_is_in_the_form_in_the_curve_and_in_the_estimate_and_undo_takes
         await pilot.press("l", "j", "plus")
         assert "  lr: 0.00063\n" in text_of(screen)
         await until(pilot, lambda: "0.00063" in pane.text)
-        assert "mine.yaml *" in screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "mine.yaml *" in shown(pilot)
         await pilot.press("h", *"jjjjjj", "l", "j", "plus")  # the adapter's rank
         await until(pilot, lambda: "5.0 MiB of 1.0 GiB free (+1.0 MiB)" in pane.text)
         await pilot.press("z", "z")
         assert text_of(screen) == SLIDER
         await until(pilot, lambda: "4.0 MiB of 1.0 GiB free" in pane.text)
         await pilot.press("z")
-        assert "nothing to undo" in screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "nothing to undo" in shown(pilot)
         assert (Path("mine.yaml")).read_text() == SLIDER
 
     drive(app_at(home), story)
@@ -101,8 +104,8 @@ def test_a_drop_in_is_chosen_from_a_list_with_its_own_words(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         screen = await opened(pilot)
         await pilot.press("l", "enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
-        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        await comes(pilot, ChoiceDialog)
+        text = shown(pilot)
         assert "Loshchilov" in text
         assert pilot.app.screen.query_one(MarkTable).cursor_key == "adamw"
         await pilot.press(*"lion", "enter")
@@ -118,7 +121,7 @@ def test_a_value_that_does_not_fit_is_told_and_never_taken(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         screen = await opened(pilot)
         await pilot.press("l", "j", "enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, LineDialog))
+        await comes(pilot, LineDialog)
         await pilot.press("ctrl+u", *"fast", "enter")
         wrong = pilot.app.screen.query_one("#wrong", Lines)
         await until(pilot, lambda: "expected a number greater than 0, got 'fast'" in wrong.text)
@@ -134,11 +137,9 @@ def test_writing_shows_the_diff_first_and_keeps_every_other_line(home: Path) -> 
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot)
         await pilot.press("w")
-        assert "Nothing has changed" in screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "Nothing has changed" in shown(pilot)
         await pilot.press("l", "j", "plus", "w")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmDialog))
-        dialog = pilot.app.screen
-        assert isinstance(dialog, ConfirmDialog)
+        dialog = await comes(pilot, ConfirmDialog)
         assert "-  lr: 5.0e-4" in dialog.text
         assert "+  lr: 0.00063" in dialog.text
         await pilot.press("n")
@@ -146,7 +147,7 @@ def test_writing_shows_the_diff_first_and_keeps_every_other_line(home: Path) -> 
         await pilot.press("ctrl+s", "y")
         edited = SLIDER.replace("lr: 5.0e-4", "lr: 0.00063")
         await until(pilot, lambda: Path("mine.yaml").read_text() == edited)
-        await until(pilot, lambda: "wrote" in screen_text(pilot.app))  # type: ignore[arg-type]
+        await until(pilot, lambda: "wrote" in shown(pilot))
 
     drive(app_at(home), story)
 
@@ -157,10 +158,7 @@ def test_a_file_that_somebody_else_has_changed_is_not_overwritten(home: Path) ->
         await pilot.press("l", "j", "plus")
         Path("mine.yaml").write_text("theirs\n")
         await pilot.press("w", "y")
-        await until(
-            pilot,
-            lambda: "changed by somebody else" in screen_text(pilot.app),  # type: ignore[arg-type]
-        )
+        await until(pilot, lambda: "changed by somebody else" in shown(pilot))
         assert Path("mine.yaml").read_text() == "theirs\n"
 
     drive(app_at(home), story, size=(200, 60))
@@ -170,17 +168,15 @@ def test_a_shipped_recipe_is_written_as_a_copy(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot)
         await pilot.press("f")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
+        await comes(pilot, ChoiceDialog)
         await pilot.press(*"slider_brightness", "enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, StackScreen))
-        screen = pilot.app.screen
-        assert isinstance(screen, StackScreen)
+        screen = await comes(pilot, StackScreen)
         await until(pilot, lambda: screen._file is not None and screen._file.origin == "shipped")
         shipped = screen._file
         await pilot.press("l", "j", "plus", "w")
-        await until(pilot, lambda: isinstance(pilot.app.screen, LineDialog))
+        await comes(pilot, LineDialog)
         await pilot.press("ctrl+u", *"copy.yaml", "enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmDialog))
+        await comes(pilot, ConfirmDialog)
         await pilot.press("y")
         await until(pilot, lambda: Path("copy.yaml").exists())
         await until(pilot, lambda: screen._file is not shipped)
@@ -197,10 +193,7 @@ def test_a_recipe_with_problems_is_shown_with_them(home: Path) -> None:
 
     async def story(pilot: Pilot[None]) -> None:
         await pilot.press("4")
-        await until(
-            pilot,
-            lambda: "weight_decay?" in screen_text(pilot.app),  # type: ignore[arg-type]
-        )
+        await until(pilot, lambda: "weight_decay?" in shown(pilot))
         await pilot.press("l", "plus", "z", "w", "0", "enter")
         assert isinstance(pilot.app.screen, StackScreen)
 
@@ -210,10 +203,7 @@ def test_a_recipe_with_problems_is_shown_with_them(home: Path) -> None:
 def test_a_planner_that_cannot_start_is_told_and_the_forms_still_work(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         await pilot.press("4")
-        await until(
-            pilot,
-            lambda: "curves cannot be drawn" in screen_text(pilot.app),  # type: ignore[arg-type]
-        )
+        await until(pilot, lambda: "curves cannot be drawn" in shown(pilot))
         await pilot.press("l", "j", "plus")
         screen = pilot.app.screen
         assert isinstance(screen, StackScreen)
@@ -239,11 +229,9 @@ def test_a_running_run_is_changed_as_far_as_it_can_be(
         await opened(pilot)
         await pilot.press("l", "j", "plus", "h", *"jjjjjj", "l", "j", "plus")
         await pilot.press("L")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
+        await comes(pilot, ChoiceDialog)
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmDialog))
-        dialog = pilot.app.screen
-        assert isinstance(dialog, ConfirmDialog)
+        dialog = await comes(pilot, ConfirmDialog)
         assert "optimizer.lr  0.0005 → 0.00063" in dialog.text
         assert "adapter.rank" in dialog.text
         assert "loba runs set" in dialog.text
@@ -259,10 +247,7 @@ def test_without_a_run_that_is_alive_nothing_is_applied(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot)
         await pilot.press("L")
-        await until(
-            pilot,
-            lambda: "No run is alive" in screen_text(pilot.app),  # type: ignore[arg-type]
-        )
+        await until(pilot, lambda: "No run is alive" in shown(pilot))
 
     drive(app_at(home), story)
 
@@ -280,15 +265,12 @@ def test_hostile_names_and_values_stay_text(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot)
         await pilot.press("h", *"jjjj", "l", "enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
+        await comes(pilot, ChoiceDialog)
         await pilot.press(*"evil", "enter")
-        await until(
-            pilot,
-            lambda: "not trusted yet" in screen_text(pilot.app),  # type: ignore[arg-type]
-        )
+        await until(pilot, lambda: "not trusted yet" in shown(pilot))
         for key in ("w", "D", "q", "f"):
             await pilot.press(key)
-        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        text = shown(pilot)
         assert "\x1b" not in text
         assert "\u202e" not in text
         assert "[@click=app.quit]" in text
@@ -303,8 +285,7 @@ def test_what_has_changed_can_be_read_before_it_is_written(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot)
         await pilot.press("l", "j", "plus", "D")
-        await until(pilot, lambda: isinstance(pilot.app.screen, TextDialog))
-        assert isinstance(pilot.app.screen, TextDialog)
+        await comes(pilot, TextDialog)
         assert "+  lr: 0.00063" in pilot.app.screen.text
 
     drive(app_at(home), story)
