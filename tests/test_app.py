@@ -13,9 +13,9 @@ from dashboard import (
     drive,
     environment,
     make_app,
-    num_rows,
     record_run,
     screen_text,
+    shown_keys,
     until,
 )
 from textual.pilot import Pilot
@@ -55,7 +55,7 @@ def test_help_names_the_keys_of_the_screen_and_their_ids(tmp_path: Path) -> None
 def test_the_palette_runs_an_action_by_its_name(key: str, tmp_path: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         table = pilot.app.screen.query_one(MarkTable)
-        await until(pilot, lambda: num_rows(table) == 2)
+        await until(pilot, lambda: len(shown_keys(table)) == 2)
         await pilot.press(key)
         assert isinstance(pilot.app.screen, ChoiceDialog)
         await pilot.press(*"mark all", "enter")
@@ -83,7 +83,7 @@ def test_every_action_of_the_palette_has_a_description_and_an_id(tmp_path: Path)
 def test_a_small_terminal_shows_one_line_and_comes_back(tmp_path: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         table = pilot.app.screen.query_one(MarkTable)
-        await until(pilot, lambda: num_rows(table) == 1)
+        await until(pilot, lambda: len(shown_keys(table)) == 1)
         await pilot.resize_terminal(59, 14)
         await pilot.pause()
         assert screen_text(pilot.app).strip() == "1 runs, none alive"
@@ -114,7 +114,7 @@ def test_a_key_of_ones_own_takes_the_place_of_the_house_key(tmp_path: Path) -> N
 
     async def story(pilot: Pilot[None]) -> None:
         table = pilot.app.screen.query_one(MarkTable)
-        await until(pilot, lambda: num_rows(table) == 1)
+        await until(pilot, lambda: len(shown_keys(table)) == 1)
         await pilot.press("a")
         assert table.marked == []
         await pilot.press("ctrl+t")

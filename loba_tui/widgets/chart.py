@@ -24,7 +24,7 @@ _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 @dataclass(frozen=True)
 class Curve:
-    """What one run has of a series, as columns of dots; nan where a column has nothing."""
+    """The part of a series that one run has, as columns of dots; nan where there is nothing."""
 
     least: Sequence[float]
     greatest: Sequence[float]

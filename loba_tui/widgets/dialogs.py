@@ -1,4 +1,4 @@
-"""What asks the user something: confirm a plan, choose from a list, type a line, read a text.
+"""Dialogs: confirm a plan, choose from a list, type a line, read a text.
 
 Every dialog is left with esc, ctrl+g and, where no text is typed, q.
 """

@@ -1,4 +1,4 @@
-"""What a piece of text can be besides ordinary, and how each of these looks in a theme.
+"""The tones of pieces of text, and how each of them looks in a theme.
 
 These are no CSS component classes: Textual works every one of those out anew for each widget that
 has them, which was a tenth of the time to the first paint. Each tone has an attribute or stands

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dashboard import comes, drive, make_app, num_rows, record_run, until
+from dashboard import comes, drive, make_app, record_run, shown_keys, until
 from textual.pilot import Pilot
 
 from loba_tui.core.errors import RecipeError
@@ -20,7 +20,7 @@ from loba_tui.widgets.dialogs import ConfirmDialog, TextDialog
 
 async def listed(pilot: Pilot[None]) -> RunsScreen:
     screen = await comes(pilot, RunsScreen)
-    await until(pilot, lambda: num_rows(screen.table) == 1)
+    await until(pilot, lambda: len(shown_keys(screen.table)) == 1)
     return screen
 
 

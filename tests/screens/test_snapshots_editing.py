@@ -13,7 +13,7 @@ from typing import Any
 
 import hub_layouts as layouts
 import pytest
-from dashboard import drive, environment, make_app, num_rows, until
+from dashboard import drive, environment, make_app, shown_keys, until
 from snapshots import compare
 from textual.pilot import Pilot
 
@@ -97,7 +97,7 @@ def test_cache(home: Path, size: tuple[int, int], palette: str) -> None:
     async def story(pilot: Pilot[None]) -> None:
         await pilot.press("3")
         table = pilot.app.screen.query_one("#tree", MarkTable)
-        await until(pilot, lambda: num_rows(table) == 3)
+        await until(pilot, lambda: len(shown_keys(table)) == 3)
         await pilot.press("enter", "j", "enter", "j", "space")
         await compare(pilot, name_of("cache", size, palette))
 
@@ -111,7 +111,7 @@ def test_stack(home: Path, size: tuple[int, int], palette: str) -> None:
     async def story(pilot: Pilot[None]) -> None:
         await pilot.press("4")
         screen = pilot.app.screen
-        await until(pilot, lambda: num_rows(screen.query_one("#form", MarkTable)) > 3)
+        await until(pilot, lambda: len(shown_keys(screen.query_one("#form", MarkTable))) > 3)
         pane = screen.query_one(PlanPane)
         await until(pilot, lambda: not pane.is_waiting)
         await pilot.press("l", "j", "plus")

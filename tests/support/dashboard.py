@@ -137,8 +137,3 @@ def screen_text(app: LobaApp) -> str:
 def shown_keys(table: MarkTable) -> list[str]:
     """Return the keys of the rows that pass the filter, in their order."""
     return list(table._shown)
-
-
-def num_rows(table: MarkTable) -> int:
-    """Return how many rows a table has, hidden ones included."""
-    return len(table._rows)

@@ -1,4 +1,4 @@
-"""What the Cache screen says: rows of its tree, plans, and what needs a model."""
+"""Rows of the Cache screen: its tree, its plans, and who needs a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Cache screen shows, as a tree: what is in memory, repositories, revisions and files.
+"""The tree of the Cache screen: components in memory, repositories, revisions and files.
 
 Everything is read in a thread; which rows are shown (filter, order, what is open) is worked out
 from what was read, without touching the disk.

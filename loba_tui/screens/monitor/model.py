@@ -1,4 +1,4 @@
-"""What the monitor shows of a run, read in the background; nothing here knows of widgets."""
+"""A run as the monitor shows it, read in the background; nothing here knows of widgets."""
 
 from __future__ import annotations
 

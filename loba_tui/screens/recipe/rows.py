@@ -1,4 +1,4 @@
-"""What the Recipe screen says of recipes, of their problems and of how two of them differ."""
+"""Rows of the Recipe screen: recipes, their problems, and how two of them differ."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Opened:
 
 @dataclass
 class Drafts:
-    """What was typed and not written, by file."""
+    """Texts that were typed and not written, by file."""
 
     _texts: dict[Path, str] = field(default_factory=dict)
 

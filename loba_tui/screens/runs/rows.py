@@ -1,4 +1,4 @@
-"""What the Runs screen says of a run, and the plans of what it does to one."""
+"""Rows of the Runs screen: runs, and the plans of its actions."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def same_as(command: str, chosen: Sequence[RunSummary], options: str = "") -> li
 
 @dataclass(frozen=True)
 class DeletionPlan:
-    """What can be deleted of the chosen runs, what that frees, and what is refused."""
+    """The chosen runs that can be deleted, the space that this frees, and those that stay."""
 
     removable: list[RunSummary]
     rows: list[list[Piece]]

@@ -49,7 +49,7 @@ def alive_runs(ledger: Ledger) -> list[RunDir]:
 
 @dataclass(frozen=True)
 class LivePlan:
-    """What changing a running run to an edited recipe comes to.
+    """The changes that bring a running run to an edited recipe.
 
     Attributes:
         able: Keys with the value now and then.

@@ -1,4 +1,4 @@
-"""What a recipe comes to, drawn: its curves, and the memory that it needs."""
+"""The plan of a recipe, drawn: its curves, and the memory that it needs."""
 
 from __future__ import annotations
 

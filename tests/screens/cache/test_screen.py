@@ -9,17 +9,7 @@ from typing import Any
 
 import hub_layouts as layouts
 import pytest
-from dashboard import (
-    HOSTILE,
-    comes,
-    drive,
-    environment,
-    make_app,
-    num_rows,
-    shown,
-    shown_keys,
-    until,
-)
+from dashboard import HOSTILE, comes, drive, environment, make_app, shown, shown_keys, until
 from textual.pilot import Pilot
 
 from loba_tui.app import LobaApp
@@ -62,7 +52,7 @@ async def opened(pilot: Pilot[None], num_rows: int = 2) -> MarkTable:
     await pilot.press("3")
     await comes(pilot, CacheScreen)
     table = pilot.app.screen.query_one("#tree", MarkTable)
-    await until(pilot, lambda: num_rows(table) == num_rows)
+    await until(pilot, lambda: len(shown_keys(table)) == num_rows)
     return table
 
 
@@ -75,15 +65,15 @@ def test_the_tree_opens_down_to_its_files(home: Path, size: tuple[int, int]) -> 
     async def story(pilot: Pilot[None]) -> None:
         table = await opened(pilot)
         await pilot.press("enter", "j", "l")
-        await until(pilot, lambda: num_rows(table) > 4)
+        await until(pilot, lambda: len(shown_keys(table)) > 4)
         text = shown(pilot)
         for word in ("▾ org/model", ONE[:12], TWO[:12], "c.json", "dataset/org/data", "70.0 KB"):
             assert word in text
         assert "██████████" in text
         assert len(text.splitlines()) == size[1]
-        assert ("unet/w.safetensors" in text) or num_rows(table) == 5
+        assert ("unet/w.safetensors" in text) or len(shown_keys(table)) == 5
         await pilot.press("j", "h", "h", "h", "h")
-        await until(pilot, lambda: num_rows(table) == 2)
+        await until(pilot, lambda: len(shown_keys(table)) == 2)
         assert table.cursor_key == MODEL
 
     drive(app_at(home), story, size=size)
@@ -113,7 +103,7 @@ def test_marked_revisions_and_files_go_together(home: Path) -> None:
     async def story(pilot: Pilot[None]) -> None:
         table = await opened(pilot)
         await pilot.press("enter", "j", "l")
-        await until(pilot, lambda: num_rows(table) > 4)
+        await until(pilot, lambda: len(shown_keys(table)) > 4)
         keys = [f"{MODEL}@{ONE}:unet/w.safetensors", f"{MODEL}@{TWO}"]
         for key in keys:
             if key not in shown_keys(table):
@@ -258,7 +248,7 @@ def test_a_pull_is_planned_confirmed_and_followed(
         await pilot.press("V")
         await until(pilot, lambda: "One pull or check at a time" in shown(pilot))
         go_on.set()
-        await until(pilot, lambda: num_rows(table) == 3)
+        await until(pilot, lambda: len(shown_keys(table)) == 3)
         assert not pilot.app.screen.query_one("#progress").display
 
     drive(app_at(home), story, size=(120, 40))

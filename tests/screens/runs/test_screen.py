@@ -12,7 +12,6 @@ from dashboard import (
     drive,
     environment,
     make_app,
-    num_rows,
     record_run,
     screen_text,
     shown_keys,
@@ -40,7 +39,7 @@ def message(pilot: Pilot[None]) -> str:
 
 async def listed(pilot: Pilot[None], num: int) -> MarkTable:
     table = table_of(pilot)
-    await until(pilot, lambda: num_rows(table) == num)
+    await until(pilot, lambda: len(shown_keys(table)) == num)
     return table
 
 

@@ -6,17 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from dashboard import (
-    HOSTILE,
-    comes,
-    drive,
-    environment,
-    make_app,
-    num_rows,
-    recipe_home,
-    shown,
-    until,
-)
+from dashboard import HOSTILE, comes, drive, environment, make_app, recipe_home, shown, until
 from textual.pilot import Pilot
 
 from loba_tui.app import LobaApp
@@ -47,7 +37,7 @@ async def opened(pilot: Pilot[None]) -> StackScreen:
     await pilot.press("4")
     screen = await comes(pilot, StackScreen)
     form = screen.query_one("#form", MarkTable)
-    await until(pilot, lambda: num_rows(form) > 3)
+    await until(pilot, lambda: form.cursor_key is not None)
     await until(pilot, lambda: not screen.query_one(PlanPane).is_waiting)
     return screen
 
