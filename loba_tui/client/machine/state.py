@@ -51,19 +51,11 @@ class GpuProbe:
         self.newest: Mapping[str, Any] = {}
         self._rest = b""
         self._process: subprocess.Popen[bytes] | None = None
+        module = "loba_tui.client.machine.gpu_probe"
+        argv = [sys.executable, "-P", "-m", module, str(_PROBE_SECONDS)]
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
         try:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "loba_tui.client.machine.gpu_probe",
-                    str(_PROBE_SECONDS),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
+            self._process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=null)
             assert self._process.stdout is not None
             os.set_blocking(self._process.stdout.fileno(), False)
         except OSError as error:

@@ -60,7 +60,7 @@ class OpenedRecipe:
             yield f"  {clean(line)}"
 
     def load(self, overrides: Sequence[str], plugins: Plugins) -> Recipe:
-        """Return the recipe with its overrides; what is wrong with it is told with its name."""
+        """Return the recipe with its overrides; its problems name where it is from."""
         from loba_tui.core.recipe.load import load_recipe
 
         return load_recipe(self.path, overrides, plugins=plugins, origin=self.origin)

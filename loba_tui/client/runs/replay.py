@@ -66,7 +66,8 @@ def prepare(original: Adapter, parent: Path, ledger: Ledger, plugins: Plugins) -
     Raises:
         RecipeError: The file does not say how it was made.
     """
-    from loba_tui.core.recipe.load import dump_recipe, parse_text
+    from loba_tui.client.runs.start import make_run
+    from loba_tui.core.recipe.load import parse_text
 
     if _MERGED_KEY in original.metadata:
         raise RecipeError(
@@ -81,8 +82,7 @@ def prepare(original: Adapter, parent: Path, ledger: Ledger, plugins: Plugins) -
     origin = str(original.path)
     recipe = parse_text(original.metadata[_RECIPE_KEY], origin, plugins=plugins)
     record = ChangeRecord.from_text(original.metadata.get(STEERING_KEY, ""), origin)
-    run_dir = RunDir.create(parent, recipe.name, ledger=ledger)
-    write_atomically(run_dir.recipe, dump_recipe(recipe).encode())
+    run_dir = make_run(recipe, parent, ledger)
     if record != ChangeRecord():
         write_atomically(run_dir.changes, record.text().encode() + b"\n")
     return run_dir

@@ -108,11 +108,11 @@ def _numbers(
     return values
 
 
-def prepare_request(wanted: Request, out: Path | None) -> tuple[RunDir, Request]:
+def prepare_request(request: Request, out: Path | None) -> tuple[RunDir, Request]:
     """Make the folder that a request reports to and return it with the completed request."""
     if out is None:
-        parent = Path(wanted.run) / "requests" if wanted.run else Path("output")
-        folder = RunDir.create(parent, wanted.action)
+        parent = Path(request.run) / "requests" if request.run else Path("output")
+        folder = RunDir.create(parent, request.action)
     else:
         folder = RunDir(out.expanduser().absolute())
         try:
@@ -122,4 +122,4 @@ def prepare_request(wanted: Request, out: Path | None) -> tuple[RunDir, Request]
                 f"{out} cannot be made: {error.strerror or error}.",
                 "Choose a folder that can be written to with --out.",
             ) from error
-    return folder, replace(wanted, out_dir=str(folder.path))
+    return folder, replace(request, out_dir=str(folder.path))
