@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from program_runs import adapter_hashes, events, main_with, new_run
 from safetensors.torch import load_file
 
 from loba_tui.core.errors import ExitCode, Interrupted, RecipeError
@@ -73,16 +73,6 @@ def recipe_with(**train_section: Any) -> Recipe:
     )
 
 
-def new_run(recipe: Recipe, parent: Path) -> RunDir:
-    run_dir = RunDir.create(parent, recipe.name)
-    run_dir.recipe.write_text(dump_recipe(recipe))
-    return run_dir
-
-
-def events(run_dir: RunDir) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in run_dir.events.read_text().splitlines()]
-
-
 class StopAfter:
     """A flag that is set once a run has recorded so many steps."""
 
@@ -92,10 +82,6 @@ class StopAfter:
     @property
     def is_set(self) -> bool:
         return self.metrics.exists() and self.metrics.read_text().count("\n") >= self.step
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +114,7 @@ def test_a_run_leaves_all_its_files(unbroken: RunDir) -> None:
 def test_the_same_recipe_and_seed_give_the_same_bytes(unbroken: RunDir, tmp_path: Path) -> None:
     again = new_run(recipe_with(), tmp_path)
     assert program.main(["--run-dir", str(again.path)]) == ExitCode.DONE
-    assert sha256(again.adapter) == sha256(unbroken.adapter)
-    assert sha256(again.adapter_kohya) == sha256(unbroken.adapter_kohya)
+    assert adapter_hashes(again) == adapter_hashes(unbroken)
 
 
 def test_an_interrupted_run_resumes_to_the_same_bytes(unbroken: RunDir, tmp_path: Path) -> None:
@@ -139,9 +124,9 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(unbroken: RunDir, tmp_path
         train(recipe, run_dir, writer, StopAfter(run_dir, 3), StartOptions(), SHIPPED)
     assert not run_dir.adapter.exists()
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
-    (resumed,) = [event for event in events(run_dir) if event["event"] == "resumed"]
+    (resumed,) = events(run_dir, "resumed")
     assert resumed["step"] == 3
-    assert sha256(run_dir.adapter) == sha256(unbroken.adapter)
+    assert adapter_hashes(run_dir) == adapter_hashes(unbroken)
 
 
 def test_averaging_optimizers_export_the_average_and_resume_to_the_same_bytes(
@@ -159,7 +144,7 @@ def test_averaging_optimizers_export_the_average_and_resume_to_the_same_bytes(
     with RunWriter.open(halves) as writer, pytest.raises(Interrupted):
         train(recipe, halves, writer, StopAfter(halves, 2), StartOptions(), SHIPPED)
     assert program.main(["--run-dir", str(halves.path), "--resume"]) == ExitCode.DONE
-    assert sha256(halves.adapter) == sha256(whole.adapter)
+    assert adapter_hashes(halves) == adapter_hashes(whole)
 
     checkpoint = whole.checkpoints / "step-000004"
     trained = load_file(checkpoint / "adapter.safetensors")
@@ -231,7 +216,7 @@ def test_sigint_saves_and_ends_with_75_and_a_second_process_resumes(tmp_path: Pa
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == ExitCode.RESUMABLE
     assert json.loads(run_dir.status.read_text())["phase"] == "stopped"
-    (saved,) = [event for event in events(run_dir) if event["event"] == "saved"]
+    (saved,) = events(run_dir, "saved")
     assert 1 <= saved["step"] < 500
     assert (run_dir.checkpoints / saved["path"] / "manifest.json").is_file()
 
@@ -264,7 +249,7 @@ def test_two_gloo_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> No
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
     (two,) = (RunDir(path) for path in (tmp_path / "two").iterdir())
-    (built,) = [event for event in events(two) if event["event"] == "built"]
+    (built,) = events(two, "built")
     assert built["num_processes"] == 2
 
     one = new_run(recipe_with(batch_size=4), tmp_path / "one")
@@ -294,7 +279,7 @@ def test_the_specifications_flags_train_and_the_adapter_loads_in_diffusers(tmp_p
         "batch_size": "2",
         "out_dir": str(tmp_path / "output"),
     }
-    code = program.main([word for name, value in flags.items() for word in (f"--{name}", value)])
+    code = main_with(flags)
     assert code == ExitCode.DONE
     (run_dir,) = (RunDir(path) for path in (tmp_path / "output").iterdir())
     metrics = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]

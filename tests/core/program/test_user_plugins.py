@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from program_runs import main_with
 from safetensors import safe_open
 
 from loba_tui.core.errors import ExitCode, RecipeError
@@ -210,7 +211,7 @@ def test_a_plugin_trains_from_the_specifications_flags(
         "batch_size": "1",
         "out_dir": str(tmp_path / "out"),
     }
-    code = program.main([word for name, value in flags.items() for word in (f"--{name}", value)])
+    code = main_with(flags)
     assert code == ExitCode.DONE
     (run_dir,) = (tmp_path / "out").iterdir()
     assert len(metrics(run_dir)) == 2

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from program_runs import adapter_hashes, new_run, run_here
 from tiny_sd import open_plain
 
 from loba_tui.core.associate.model_cache import ModelCache
@@ -61,29 +62,16 @@ def recipe_of(folder: Path, method: str, **sections: Any) -> Recipe:
     )
 
 
-def run(recipe: Recipe, parent: Path, *, resume: bool = False) -> RunDir:
-    parent.mkdir(exist_ok=True)
-    run_dir = RunDir.create(parent, recipe.name)
-    with RunWriter.open(run_dir) as writer:
-        flag = SimpleNamespace(is_set=False)
-        train(recipe, run_dir, writer, flag, StartOptions(resume=resume), SHIPPED)
-    return run_dir
-
-
-def bytes_of(run_dir: RunDir) -> list[bytes]:
-    return [run_dir.adapter.read_bytes(), run_dir.adapter_kohya.read_bytes()]
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_computes_the_same_adapter_every_time_and_keeps_no_checkpoint(
     method: str, tiny_sdxl_folder: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_of(tiny_sdxl_folder, method)
     torch.manual_seed(5)
-    one = run(recipe, tmp_path / "one")
+    one = run_here(recipe, new_run(recipe, tmp_path / "one"))
     torch.manual_seed(6)
-    other = run(recipe, tmp_path / "other", resume=True)
-    assert bytes_of(one) == bytes_of(other)
+    other = run_here(recipe, new_run(recipe, tmp_path / "other"), resume=True)
+    assert adapter_hashes(one) == adapter_hashes(other)
     assert list(one.checkpoints.iterdir()) == []
     reader = RunReader(one)
     (metric,) = reader.new_metrics()
@@ -99,7 +87,8 @@ def test_a_run_computes_the_same_adapter_every_time_and_keeps_no_checkpoint(
 def test_its_files_load_in_a_plain_pipeline_and_draw_what_we_draw(
     method: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    run_dir = run(recipe_of(tiny_folder, method), tmp_path / "run")
+    recipe = recipe_of(tiny_folder, method)
+    run_dir = run_here(recipe, new_run(recipe, tmp_path))
     container = ModelCache("cpu", torch.float32).container(str(tiny_folder))
     load_adapter(container, run_dir.adapter)
     embeds = container.encode_prompts(["a red circle"])
@@ -127,7 +116,8 @@ def _euler(config: Any) -> Any:
 
 
 def test_both_formats_say_the_same_update(tiny_sdxl_folder: Path, tmp_path: Path) -> None:
-    run_dir = run(recipe_of(tiny_sdxl_folder, "instant_slider"), tmp_path / "run")
+    recipe = recipe_of(tiny_sdxl_folder, "instant_slider")
+    run_dir = run_here(recipe, new_run(recipe, tmp_path))
     (one, config, _), (other, _, _) = map(read_adapter, (run_dir.adapter, run_dir.adapter_kohya))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)

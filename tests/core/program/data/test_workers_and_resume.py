@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from program_runs import adapter_hashes, events, new_run, run_here
 
 from loba_tui.core.errors import DataError, ExitCode, RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import read_adapter
 from loba_tui.core.program.data.open import BAD_DATA
-from loba_tui.core.program.train import train
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.start_options import StartOptions
-from loba_tui.core.run.writer import RunWriter
 
 STEPS = 8
 
@@ -70,25 +67,12 @@ def recipe_on(model: Path, images: Path, **data: Any) -> Recipe:
     )
 
 
-def new_run(recipe: Recipe, parent: Path) -> RunDir:
-    run_dir = RunDir.create(parent, recipe.name)
-    run_dir.recipe.write_text(dump_recipe(recipe))
-    return run_dir
-
-
-def run_here(recipe: Recipe, run_dir: RunDir, *, resume: bool = False) -> bytes:
-    with RunWriter.open(run_dir) as writer:
-        flag = SimpleNamespace(is_set=False)
-        train(recipe, run_dir, writer, flag, StartOptions(resume=resume), SHIPPED)
-    return run_dir.adapter.read_bytes()
-
-
 @pytest.mark.slow
 def test_killed_with_workers_and_resumed_a_run_is_that_of_one_process(
     tiny_sdxl_folder: Path, images: Path, tmp_path: Path
 ) -> None:
     alone = recipe_on(tiny_sdxl_folder, images)
-    expected = run_here(alone, new_run(alone, tmp_path))
+    expected = adapter_hashes(run_here(alone, new_run(alone, tmp_path)))
 
     shared = recipe_on(tiny_sdxl_folder, images, workers=2)
     run_dir = new_run(shared, tmp_path)
@@ -105,11 +89,10 @@ def test_killed_with_workers_and_resumed_a_run_is_that_of_one_process(
     _, left = psutil.wait_procs(workers, timeout=30)
     assert left == [], "a worker outlived its program"
 
-    resumed = run_here(shared, run_dir, resume=True)
-    events = [json.loads(line)["event"] for line in run_dir.events.read_text().splitlines()]
-    assert "resumed" in events
+    resumed = adapter_hashes(run_here(shared, run_dir, resume=True))
+    assert events(run_dir, "resumed")
     assert resumed == expected
-    again = run_here(shared, new_run(shared, tmp_path))
+    again = adapter_hashes(run_here(shared, new_run(shared, tmp_path)))
     assert again == expected
 
 
@@ -124,8 +107,7 @@ def test_an_adapter_carries_the_images_fingerprint_and_no_folder(
     assert len(metadata["loba.data"]) == 64
     assert f"path: {images.name}" in metadata["loba.recipe"]
     assert str(images) not in metadata["loba.recipe"]
-    events = [json.loads(line) for line in run_dir.events.read_text().splitlines()]
-    told = next(event for event in events if event["event"] == "data")
+    told = events(run_dir, "data")[0]
     assert told["images"] == 5
     assert sum(told["buckets"].values()) == 5
 
@@ -133,10 +115,7 @@ def test_an_adapter_carries_the_images_fingerprint_and_no_folder(
 def test_a_checkpoint_of_other_images_is_refused(
     tiny_sdxl_folder: Path, images: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for path in images.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+    folder = shutil.copytree(images, tmp_path / "images")
     recipe = recipe_on(tiny_sdxl_folder, folder)
     run_dir = new_run(recipe, tmp_path)
     run_here(recipe, run_dir)
@@ -148,10 +127,7 @@ def test_a_checkpoint_of_other_images_is_refused(
 def test_bad_data_ends_a_run_before_the_model_is_loaded_and_can_be_left_out(
     tiny_sdxl_folder: Path, images: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for path in images.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+    folder = shutil.copytree(images, tmp_path / "images")
     (folder / "2.png").write_bytes(b"")
     (folder / "4.txt").unlink()
     recipe = recipe_on(tiny_sdxl_folder, folder)
@@ -168,9 +144,8 @@ def test_bad_data_ends_a_run_before_the_model_is_loaded_and_can_be_left_out(
     lenient = recipe_on(tiny_sdxl_folder, folder, skip_bad=True)
     skipped = new_run(lenient, tmp_path)
     run_here(lenient, skipped)
-    events = [json.loads(line) for line in skipped.events.read_text().splitlines()]
-    assert next(event for event in events if event["event"] == "bad_data")["count"] == 2
-    assert next(event for event in events if event["event"] == "data")["images"] == 3
+    assert events(skipped, "bad_data")[0]["count"] == 2
+    assert events(skipped, "data")[0]["images"] == 3
 
 
 def test_paths_are_relative_to_the_recipe_and_to_the_folder_of_a_command(
@@ -275,10 +250,7 @@ def loba(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_plan_with_data_opens_everything_and_trains_nothing(images: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for path in images.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+    folder = shutil.copytree(images, tmp_path / "images")
     (tmp_path / "a.yaml").write_text(dump_recipe(recipe_on(Path("builtin:shapes-xl"), folder)))
     fine = loba("plan", str(tmp_path / "a.yaml"), "--data", "--json", home=tmp_path)
     assert fine.returncode == ExitCode.DONE, fine.stderr

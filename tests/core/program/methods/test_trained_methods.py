@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from program_runs import adapter_hashes, new_run, run_here
 from tiny_sd import open_plain
 
 from loba_tui.core.associate.model_cache import ModelCache
@@ -17,12 +17,8 @@ from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import load_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.sampling.images import sample_scales
-from loba_tui.core.program.train import train
 from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import Recipe, SampleSection
-from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.start_options import StartOptions
-from loba_tui.core.run.writer import RunWriter
 
 PROMPT = "a red circle"
 CONCEPT = {
@@ -70,14 +66,6 @@ def recipe_of(folder: Path, method: str) -> Recipe:
     )
 
 
-def run(recipe: Recipe, parent: Path) -> RunDir:
-    parent.mkdir()
-    run_dir = RunDir.create(parent, recipe.name)
-    with RunWriter.open(run_dir) as writer:
-        train(recipe, run_dir, writer, SimpleNamespace(is_set=False), StartOptions(), SHIPPED)
-    return run_dir
-
-
 def theirs(folder: Path, file: Path) -> np.ndarray:
     """Draw with diffusers alone."""
     plain = open_plain(folder)
@@ -96,11 +84,10 @@ def test_a_method_trains_the_same_file_twice_and_diffusers_draws_with_it_what_we
 ) -> None:
     recipe = recipe_of(tiny_folder, method)
     torch.manual_seed(5)
-    one = run(recipe, tmp_path / "one")
+    one = run_here(recipe, new_run(recipe, tmp_path / "one"))
     torch.manual_seed(6)
-    other = run(recipe, tmp_path / "other")
-    assert one.adapter.read_bytes() == other.adapter.read_bytes()
-    assert one.adapter_kohya.read_bytes() == other.adapter_kohya.read_bytes()
+    other = run_here(recipe, new_run(recipe, tmp_path / "other"))
+    assert adapter_hashes(one) == adapter_hashes(other)
 
     container = ModelCache("cpu", torch.float32).container(str(tiny_folder))
     load_adapter(container, one.adapter)

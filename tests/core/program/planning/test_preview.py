@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from program_runs import shape_slider
 
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED, Plugins
@@ -36,16 +37,7 @@ def preview(recipe: Recipe, plugins: Plugins) -> dict[str, dict[str, Any]]:
 
 
 def recipe_with(**sections: Any) -> Recipe:
-    concept = {"target": "a shape", "positive": "a large shape", "negative": "a small shape"}
-    return parse_recipe(
-        {
-            "version": 1,
-            "base_model": {"id": "builtin:shapes-xl", "device": "cpu"},
-            "method": {"name": "text_slider", "rollout_steps": 5, "concepts": [concept]},
-            **sections,
-        },
-        plugins=SHIPPED,
-    )
+    return shape_slider(5, **sections)
 
 
 def test_the_learning_rate_is_the_schedules_closed_form() -> None:

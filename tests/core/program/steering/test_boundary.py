@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from program_runs import adapter_hashes, events, new_run
 from steering_stand_in import steering_of
 
 from loba_tui.core.errors import ExitCode, Interrupted, NumericsError, ResourceError
@@ -27,7 +27,7 @@ from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.steering.disk_wait import DiskWait
 from loba_tui.core.program.train import train
 from loba_tui.core.program.training.trainer import Trainer
-from loba_tui.core.recipe.load import dump_recipe, parse_recipe
+from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run import disk
 from loba_tui.core.run.changes import Change, ChangeRecord
@@ -91,11 +91,6 @@ def writer(tmp_path: Path) -> Iterator[RunWriter]:
 
 def steering_with(writer: RunWriter, **more: Any) -> Steering:
     return steering_of(recipe_with(), writer.run_dir, writer, **more)
-
-
-def events(run_dir: RunDir, kind: str = "") -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in run_dir.events.read_text().splitlines()]
-    return [line for line in lines if kind in ("", line["event"])]
 
 
 def test_commands_are_carried_out_and_answered_by_their_name(writer: RunWriter) -> None:
@@ -284,17 +279,6 @@ def test_a_failure_that_is_not_the_disks_is_raised(writer: RunWriter) -> None:
 # Whole runs.
 
 
-def new_run(recipe: Recipe, parent: Path) -> RunDir:
-    run_dir = RunDir.create(parent, recipe.name)
-    run_dir.recipe.write_text(dump_recipe(recipe))
-    return run_dir
-
-
-def sha256(run_dir: RunDir) -> tuple[str, str]:
-    files = (run_dir.adapter, run_dir.adapter_kohya)
-    return tuple(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)  # type: ignore[return-value]
-
-
 def metrics(run_dir: RunDir) -> dict[int, dict[str, Any]]:
     lines = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
     return {line["step"]: line for line in lines}
@@ -380,7 +364,7 @@ def test_a_stopped_run_resumes_with_the_steered_values(steered: RunDir, tmp_path
     with pytest.raises(Interrupted, match="step 6 of 8"):
         run_steered(run_dir, Hand(run_dir, PLAN, stop=6))
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
-    assert sha256(run_dir) == sha256(steered)
+    assert adapter_hashes(run_dir) == adapter_hashes(steered)
 
 
 def test_without_its_record_a_run_resumes_from_what_the_checkpoint_knows(
@@ -391,7 +375,7 @@ def test_without_its_record_a_run_resumes_from_what_the_checkpoint_knows(
         run_steered(run_dir, Hand(run_dir, PLAN, stop=6))
     run_dir.changes.write_text("{")
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
-    assert sha256(run_dir) == sha256(steered)
+    assert adapter_hashes(run_dir) == adapter_hashes(steered)
     assert "steering.json" in events(run_dir, "warning")[0]["message"]
 
 
@@ -406,14 +390,14 @@ def test_changes_after_the_last_checkpoint_are_made_again_at_their_steps(
         if path.name != "step-000004":
             path.rename(path.with_name("lost"))
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
-    assert sha256(run_dir) == sha256(steered)
+    assert adapter_hashes(run_dir) == adapter_hashes(steered)
 
 
 def test_a_record_alone_repeats_the_run(steered: RunDir, tmp_path: Path) -> None:
     run_dir = new_run(recipe_with(), tmp_path)
     run_dir.changes.write_bytes(steered.changes.read_bytes())
     assert program.main(["--run-dir", str(run_dir.path)]) == ExitCode.DONE
-    assert sha256(run_dir) == sha256(steered)
+    assert adapter_hashes(run_dir) == adapter_hashes(steered)
     kept = [{**event, "time": 0} for event in events(steered, "steered")]
     assert [{**event, "time": 0} for event in events(run_dir, "steered")] == kept
 
@@ -436,7 +420,7 @@ def test_a_stop_while_the_result_is_measured_is_obeyed_and_loses_nothing(tmp_pat
         train(recipe, run_dir, writer, WhileMeasuring(writer), StartOptions(), SHIPPED)
     assert not run_dir.report.exists()
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
-    assert sha256(run_dir) == sha256(plain)
+    assert adapter_hashes(run_dir) == adapter_hashes(plain)
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, indices: set[int]) -> list[int]:
@@ -523,7 +507,7 @@ def test_a_rollback_goes_back_to_the_checkpoint_and_leaves_the_bad_draw_out(
     again.changes.write_bytes(run_dir.changes.read_bytes())
     assert program.main(["--run-dir", str(again.path)]) == ExitCode.DONE
     assert seen[8:] == [0, 2, 3, 5]
-    assert sha256(again) == sha256(run_dir)
+    assert adapter_hashes(again) == adapter_hashes(run_dir)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
@@ -560,7 +544,7 @@ def test_a_disk_that_fills_up_delays_a_run_and_changes_nothing(
     assert "paused_disk" in kinds
     assert kinds.count("saved") == 3
     assert sorted(metrics(run_dir)) == [1, 2, 3]
-    assert sha256(run_dir) == sha256(plain)
+    assert adapter_hashes(run_dir) == adapter_hashes(plain)
 
 
 def test_a_policy_for_bad_steps_is_checked_by_the_schema() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from program_runs import events, shape_slider
 from safetensors.torch import load_file
 
 from loba_tui.client.runs import describe as listing
@@ -21,7 +21,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.steering.components import Components
 from loba_tui.core.program.train import train
-from loba_tui.core.recipe.load import dump_recipe, parse_recipe
+from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.control import Command, send
 from loba_tui.core.run.directory import RunDir
@@ -32,21 +32,14 @@ TEXT_ENCODERS = ["text_encoder", "text_encoder_2"]
 
 
 def recipe(**sections: Any) -> Recipe:
-    concept = {"target": "a shape", "positive": "a large shape", "negative": "a small shape"}
-    return parse_recipe(
-        {
-            "version": 1,
-            "name": "held",
-            "base_model": {"id": "builtin:shapes-xl", "device": "cpu"},
-            "adapter": {"layers": ["cross_attention"]},
-            "method": {"name": "text_slider", "rollout_steps": 4, "concepts": [concept]},
-            "train": {"steps": 5, "batch_size": 2},
-            "sample": {"every": 3, "steps": 2, "scales": [-1, 1], "prompts": ["a circle"]},
-            "proof": {"enabled": False},
-            **sections,
-        },
-        plugins=SHIPPED,
-    )
+    settings = {
+        "name": "held",
+        "adapter": {"layers": ["cross_attention"]},
+        "train": {"steps": 5, "batch_size": 2},
+        "sample": {"every": 3, "steps": 2, "scales": [-1, 1], "prompts": ["a circle"]},
+        "proof": {"enabled": False},
+    }
+    return shape_slider(4, **settings | sections)
 
 
 class Hand:
@@ -86,11 +79,6 @@ def run(
 def results(run_dir: RunDir) -> dict[str, str]:
     paths = [run_dir.adapter, run_dir.adapter_kohya, *sorted(run_dir.samples.glob("*.png"))]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-
-
-def events(run_dir: RunDir, kind: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in run_dir.events.read_text().splitlines()]
-    return [line for line in lines if line["event"] == kind]
 
 
 def move(kind: Any, component: str) -> Command:

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from program_runs import new_run, run_here, shape_slider
 from safetensors.torch import load_file
 from torch import nn
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.training.ema import MovingAverage, make_average
-from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import EmaSection, OptimizerSection, Recipe
 
 
@@ -80,34 +79,19 @@ def test_an_optimizer_that_averages_itself_refuses_another_average() -> None:
 
 
 def recipe_of(**train: object) -> Recipe:
-    concept = {"target": "a shape", "positive": "a large shape", "negative": "a small shape"}
-    return parse_recipe(
-        {
-            "version": 1,
-            "base_model": {"id": "builtin:shapes-xl", "device": "cpu"},
-            "method": {"name": "text_slider", "rollout_steps": 2, "concepts": [concept]},
-            "optimizer": {"name": "adamw", "lr": 1e-2},
-            "train": {"steps": 3, "batch_size": 1, **train},
-            "sample": {"scales": [0, 1], "steps": 1, "prompts": ["a shape"]},
-            "proof": {"enabled": False},
-        },
-        plugins=SHIPPED,
+    return shape_slider(
+        2,
+        optimizer={"name": "adamw", "lr": 1e-2},
+        train={"steps": 3, "batch_size": 1, **train},
+        sample={"scales": [0, 1], "steps": 1, "prompts": ["a shape"]},
+        proof={"enabled": False},
     )
 
 
 def test_a_run_exports_the_average(tmp_path: Path) -> None:
-    from types import SimpleNamespace
-
-    from loba_tui.core.program.train import train
-    from loba_tui.core.run.directory import RunDir
-    from loba_tui.core.run.start_options import StartOptions
-    from loba_tui.core.run.writer import RunWriter
-
     torch.set_num_threads(1)
-    run_dir = RunDir.create(tmp_path, "run")
-    with RunWriter.open(run_dir) as writer:
-        recipe = recipe_of(ema={"decay": 0.9})
-        train(recipe, run_dir, writer, SimpleNamespace(is_set=False), StartOptions(), SHIPPED)
+    recipe = recipe_of(ema={"decay": 0.9})
+    run_dir = run_here(recipe, new_run(recipe, tmp_path))
     checkpoint = run_dir.checkpoints / "step-000003"
     averaged = load_file(checkpoint / "ema.safetensors")
     trained = load_file(checkpoint / "adapter.safetensors")
