@@ -1,7 +1,7 @@
 """Where `train.stop_when` ends the slider recipe, and what the slider then is.
 
-Each seed has 200 steps to make and a look every 5 steps; the rule ends it earlier, or not. The
-looks' own UNet rows, which are not the training's, are counted beside it.
+Each seed has 200 steps to make and a check every 5 steps; the rule ends it earlier, or not. The
+checks' own UNet rows, which are not the training's, are counted beside it.
 
     python benchmarks/auto_stop.py [--seeds 0 1 2] [--steps 200]
 """
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", default=list(RULES))
     arguments = parser.parse_args()
     print(bench.machine())
-    print("| stop_when | seed | steps | UNet rows | looks' rows | strength | effect |", end="")
+    print("| stop_when | seed | steps | UNet rows | checks' rows | strength | effect |", end="")
     print(" ρ mean / worst | least preserved within ±2 |")
     print("|---|---|---|---|---|---|---|---|---|")
     for rule in arguments.rules:
@@ -35,14 +35,20 @@ def row(rule: str, seed: int, steps: int) -> None:
     overrides = (f"train.seed={seed}", f"train.steps={steps}", "train.efficacy_every=5")
     subject = bench.ready([*overrides, f"train.stop_when={{{rule}}}"])
     trainer = subject.run
+    rows: list[int] = []
+    subject.model.container.denoiser.register_forward_hook(
+        lambda _module, inputs, _output: rows.append(inputs[0].shape[0])
+    )
     trainer.run()
-    looks = trainer.early_stop
+    early_stop = trainer._parts.early_stop
+    assert early_stop is not None
+    num_check_rows = sum(rows) - subject.num_unet_rows
     report = bench.prove_quietly(subject)
     areas = dict(zip(report.scales, report.effect.mean, strict=True))
     effect, rho = math.log(areas[2.0] / areas[-2.0]), report.effect.rho
     print(
-        f"| {rule} | {seed} | {trainer.step} | {trainer.forwards:,} | {looks.num_unet_rows:,} |"
-        f" {looks.checks[-1].strength:.3f} | {effect:.3f} | {rho.mean:.3f} / {rho.worst:.3f} |"
+        f"| {rule} | {seed} | {trainer.step} | {subject.num_unet_rows:,} | {num_check_rows:,} |"
+        f" {early_stop.checks[-1].strength:.3f} | {effect:.3f} | {rho.mean:.3f} / {rho.worst:.3f} |"
         f" {bench.least_preserved(report):.2f} |",
         flush=True,
     )

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.build import build, build_accelerator
 from loba_tui.core.program.data.open import open_data
 from loba_tui.core.program.evaluation.figures import measure_figures
@@ -25,7 +24,6 @@ from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.sampling.images import sample_scales
 from loba_tui.core.program.steering.boundary import Steering
-from loba_tui.core.program.steering.components import Components
 from loba_tui.core.program.steering.context import RunContext
 from loba_tui.core.program.steering.disk_wait import DiskWait
 from loba_tui.core.program.steering.live_settings import LiveSettings
@@ -34,57 +32,84 @@ from loba_tui.core.program.training.adapter_run import AdapterRun
 from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.writer import NullWriter
+from loba_tui.core.run.writer import Records
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A recipe with its loaded model and trainer."""
+    """A recipe with its loaded model and the run that makes its adapter."""
 
     recipe: Recipe
     model: OpenModel
     run: AdapterRun
+    records: LastFigures
+
+    @property
+    def num_unet_rows(self) -> int:
+        """Rows that training has passed through the UNet so far."""
+        return int(self.records.figures.get("forwards", 0))
+
+
+class LastFigures(Records):
+    """Keeps the figures of a run's last step alone."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, Any] = {}
+
+    def metric(self, *, step: int, **values: Any) -> None:
+        """Take the figures of a step."""
+        self.figures = values
 
 
 def ready(
     overrides: Sequence[str],
     *,
     recipe: Path = RECIPES / "slider.yaml",
-    sample: Callable[[int], None] | None = None,
+    sample: Callable[[int], None] = lambda step: None,
 ) -> Ready:
-    """Return a recipe with `key.path=value` overrides, ready to train in a throw-away folder."""
-    # Looks are off unless asked for: what is timed is training.
+    """Return a recipe with `key.path=value` overrides, ready to train in a throw-away folder.
+
+    Args:
+        overrides: Of the recipe.
+        recipe: Its file.
+        sample: Called with the step wherever a strip would be drawn.
+    """
+    # Probes are off unless asked for: what is timed is training.
     resolved = load_recipe(recipe, ["train.efficacy_every=0", *overrides], plugins=SHIPPED)
-    data = open_data(resolved, NullWriter(), lambda phase: None, plugins=SHIPPED)
+    records = LastFigures()
+    data = open_data(resolved, records, lambda phase: None, SHIPPED)
     captions = data.prompts() if data is not None else []
     model = open_model(resolved, prompts=[*prompts_of(resolved), *captions])
     if data is not None:
         data.encode(model.container, model.open_latents)
         model = replace(model, data=data)
-    run_dir = RunDir(Path(tempfile.mkdtemp(prefix="loba-bench-")))
-    accelerator, never = build_accelerator(resolved), SimpleNamespace(is_set=False)
-    context = RunContext(run_dir, NullWriter(), Processes(accelerator), StopRequest(never), SHIPPED)
-    components = Components(
-        model.wrapper.cache, resolved.base_model.id, model.container, context.records
+    run = build(
+        resolved,
+        model,
+        accelerator=build_accelerator(resolved),
+        steering=steering(resolved, RunDir(Path(tempfile.mkdtemp(prefix="loba-bench-"))), records),
+        strips=_Looks(sample),  # type: ignore[arg-type]
     )
-    settings = LiveSettings(resolved, context)
-    steering = Steering(context, settings, DiskWait(context), components.obey)
-    strips: Any = _Looks(sample)
-    run = build(resolved, model, accelerator=accelerator, steering=steering, strips=strips)
-    return Ready(resolved, model, run)
+    return Ready(resolved, model, run, records)
+
+
+def steering(recipe: Recipe, run_dir: RunDir, records: Records) -> Steering:
+    """Return the steering of a run that one process makes and nobody stops."""
+    stop = StopRequest(SimpleNamespace(is_set=False))
+    context = RunContext(run_dir, records, Processes(), stop, SHIPPED)
+    return Steering(context, LiveSettings(recipe, context), DiskWait(context), lambda command: {})
 
 
 class _Looks:
-    """Calls a function where a run would draw its strip."""
+    """Looks at a run where it would draw a strip."""
 
-    def __init__(self, look: Callable[[int], None] | None) -> None:
+    def __init__(self, look: Callable[[int], None]) -> None:
         self._look = look
 
-    def draw_between_steps(self, _scale: RowScale, step: int) -> None:
-        if self._look is not None:
-            self._look(step)
+    def draw_between_steps(self, scale: object, step: int) -> None:
+        self._look(step)
 
 
 def prove_quietly(subject: Ready, scales: Sequence[float] | None = None) -> Report:

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import torch
@@ -30,9 +31,11 @@ from loba_tui.core import files as durable
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.file import serialize, write_file
-from loba_tui.core.program.steering.boundary import Steering
+from loba_tui.core.program.processes import Processes
+from loba_tui.core.program.steering.context import RunContext
+from loba_tui.core.program.steering.disk_wait import DiskWait
+from loba_tui.core.program.steering.stop import StopRequest
 from loba_tui.core.program.training.checkpoint import Checkpoint, CheckpointStore
-from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.run.changes import Change, ChangeRecord
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.writer import RunWriter
@@ -333,14 +336,10 @@ def _persist() -> Scenario:
     def act(place: Path) -> None:
         store = CheckpointStore(RunDir(place).checkpoints)
         with RunWriter.open(RunDir(place)) as writer:
-            steering = Steering(
-                parse_recipe(_RECIPE, origin="benchmark", plugins=SHIPPED),
-                writer=writer,
-                poll_seconds=0.001,
-                disk_poll_seconds=0.001,
-                plugins=SHIPPED,
-            )
-            steering.persist(lambda: store.save(_checkpoint(2)), num_bytes=1, step=2)
+            stop = StopRequest(SimpleNamespace(is_set=False))
+            context = RunContext(writer.run_dir, writer, Processes(), stop, SHIPPED, 0.001)
+            disk = DiskWait(context, poll_seconds=0.001)
+            disk.persist(lambda: store.save(_checkpoint(2)), num_bytes=1, step=2)
 
     def check(place: Path, outcome: Outcome) -> None:
         folder = RunDir(place).checkpoints

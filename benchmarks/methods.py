@@ -147,8 +147,8 @@ def line(subject: Subject, extra: list[str]) -> str:
     cells = [
         subject.name,
         recipe.method.name,
-        "computed" if trainer.forwards == 0 else str(trainer.step),
-        f"{trainer.forwards:,}",
+        "computed" if ready.num_unet_rows == 0 else str(trainer.step),
+        f"{ready.num_unet_rows:,}",
         f"{seconds:.2f}" if seconds < 10 else f"{seconds:.1f}",
         effect(report),
         others(report),

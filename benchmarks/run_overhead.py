@@ -19,7 +19,6 @@ import bench
 import psutil
 
 from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.training.checkpoint import CheckpointStore
 from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.run.directory import RunDir
@@ -44,7 +43,7 @@ def overhead(num_steps: int, step_seconds: float) -> None:
     subject, process = _Subject(), psutil.Process()
     inside: list[float] = []
     with tempfile.TemporaryDirectory() as folder, RunWriter.open(RunDir(Path(folder))) as writer:
-        steering = Steering(recipe, writer=writer, plugins=SHIPPED)
+        steering = bench.steering(recipe, writer.run_dir, writer)
         cpu = time.process_time()
         for step in range(1, num_steps + 1):
             begin = time.perf_counter()

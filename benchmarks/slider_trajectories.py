@@ -99,7 +99,7 @@ def train(
     trainer, clock = subject.run, bench.CpuClock()
     with contextlib.suppress(Reached):
         trainer.run()
-    rows, seconds = trainer.forwards, clock.seconds()
+    rows, seconds = subject.num_unet_rows, clock.seconds()
     return Result(name, seed, trainer.step, rows, seconds, bench.prove_quietly(subject))
 
 
