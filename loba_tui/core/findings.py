@@ -1,4 +1,4 @@
-"""What an examination found: one line each, and together an exit code."""
+"""Findings of an examination: one line each, and together an exit code."""
 
 from __future__ import annotations
 

@@ -19,10 +19,9 @@ _SHORTEST_SECRET = 8
 
 
 class Redactor:
-    """Replaces what looks like an access token, and the secrets of this process's environment."""
+    """Replaces given secrets, and what looks like an access token anyway."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        """Take the secrets, beside what looks like a token anyway."""
         known = sorted({s for s in secrets if len(s) >= _SHORTEST_SECRET}, key=len, reverse=True)
         patterns = [re.escape(secret) for secret in known]
         self._pattern = re.compile("|".join([*patterns, TOKEN.pattern]))
@@ -56,7 +55,6 @@ class RedactingStream:
     """A text stream that writes on without secrets; what libraries print passes it too."""
 
     def __init__(self, stream: TextIO, redactor: Redactor) -> None:
-        """Wrap a stream."""
         self._stream = stream
         self._redactor = redactor
 

@@ -23,7 +23,7 @@ from loba_tui.client.runs.foreground import Foreground
 from loba_tui.core.errors import CorruptError, ExitCode, LobaError
 from loba_tui.core.files import PRIVATE_DIR_MODE, write_atomically
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.recipe.checks.recipe import chosen_drop_ins
+from loba_tui.core.recipe.checks.choices import chosen_drop_ins
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run import launch

@@ -61,7 +61,7 @@ class Option:
 
     @property
     def expected(self) -> str:
-        """What the option takes, in plain language."""
+        """The type in plain language."""
         return describe_type(self.type)
 
 

@@ -55,7 +55,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Plugin:
-    """What a drop-in file says of itself, without being imported.
+    """A drop-in as its file describes it, without being imported.
 
     Attributes:
         options_class: The dataclass that its factory takes options as; see `plugins.options`.

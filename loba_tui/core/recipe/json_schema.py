@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from loba_tui.core.errors import LobaError
 from loba_tui.core.plugins import Option, Plugin, Plugins
-from loba_tui.core.recipe.checks.recipe import CHOICES, default_name
+from loba_tui.core.recipe.checks.choices import CHOICES, default_name
 from loba_tui.core.recipe.schema import Recipe
 
 
@@ -30,13 +30,13 @@ def recipe_schema(plugins: Plugins) -> dict[str, Any]:
         # Each section gets a definition of its own: the shared Choice knows no drop-ins.
         name = "".join(part.capitalize() for part in (*map(str, path), "choice"))
         definitions[name] = _choice(
-            definitions, owner["properties"][key], _plugins(kind, plugins), default_name(path)
+            definitions, owner["properties"][key], _described(kind, plugins), default_name(path)
         )
         owner["properties"][key] = _pointing_to(owner["properties"][key], name)
     return schema
 
 
-def _plugins(kind: str, plugins: Plugins) -> list[Plugin]:
+def _described(kind: str, plugins: Plugins) -> list[Plugin]:
     """Describe the drop-ins of a kind; a plugin that cannot be described is left out."""
     found = []
     for name in plugins.names(kind):
@@ -48,19 +48,19 @@ def _plugins(kind: str, plugins: Plugins) -> list[Plugin]:
 def _choice(
     definitions: dict[str, Any],
     original: dict[str, Any],
-    plugins: Sequence[Plugin],
+    offered: Sequence[Plugin],
     default: str | None,
 ) -> dict[str, Any]:
     base = definitions[_reference(original)]
     properties = {
         **base["properties"],
         "name": {
-            "enum": [plugin.name for plugin in plugins],
+            "enum": [plugin.name for plugin in offered],
             **({"default": default} if default else {}),
         },
     }
     branches = []
-    for plugin in plugins:
+    for plugin in offered:
         options = {key: _option(option) for key, option in plugin.options.items()}
         required = [option.name for option in plugin.options.values() if option.required]
         # A section that does not name its drop-in has the default one.

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe: where, which key, and what was meant."""
+"""Problems of a recipe: where, which key, and what was meant."""
 
 from __future__ import annotations
 
@@ -68,7 +68,6 @@ class ProblemsFound(RecipeError):
     """The recipe cannot be used; carries every problem, in the order of the file."""
 
     def __init__(self, problems: Sequence[Problem], hint: str = "") -> None:
-        """Order the problems and write them out, one a line."""
         ordered = sorted(dict.fromkeys(problems), key=lambda p: (p.file, p.line, p.column))
         super().__init__("\n".join(map(str, ordered)), hint)
         self.problems = tuple(ordered)

@@ -104,6 +104,18 @@ class Node:
             node = found
         return place
 
+    def problem(
+        self,
+        path: Sequence[str | int],
+        message: str,
+        suggestion: str | None = None,
+        *,
+        refused: bool = False,
+    ) -> Problem:
+        """Return a problem with the key at a path, placed where the key stands."""
+        key = clean(dotted(path), limit=120)
+        return Problem.at(self.locate(path), key, message, suggestion, refused=refused)
+
     def walk(
         self, path: tuple[str | int, ...] = ()
     ) -> Iterator[tuple[tuple[str | int, ...], Node]]:

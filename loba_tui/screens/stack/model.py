@@ -13,7 +13,7 @@ from typing import Any
 
 from loba_tui.core.errors import LobaError, RecipeError
 from loba_tui.core.plugins import KINDS, Plugin, Plugins
-from loba_tui.core.recipe.checks.recipe import default_name
+from loba_tui.core.recipe.checks.choices import default_name
 from loba_tui.core.recipe.diff import differences, text_diff
 from loba_tui.core.recipe.edit import delete_key, set_key
 from loba_tui.core.recipe.load import parse_text

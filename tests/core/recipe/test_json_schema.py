@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe import shipped
-from loba_tui.core.recipe.checks.recipe import CHOICES
+from loba_tui.core.recipe.checks.choices import CHOICES
 from loba_tui.core.recipe.json_schema import recipe_schema
 
 

@@ -1,4 +1,4 @@
-"""What must hold of prompts and concepts beyond their types."""
+"""Checks of prompts and concepts beyond their types."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_concepts(tree: Node, method: Plugin | None) -> Iterator[Problem]:
     items = node.data if node is not None and isinstance(node.data, tuple) else ()
     if required and method and not items and (node is None or node.data in ((), None)):
         message = f"{method.name} needs at least one concept ({', '.join(required)})"
-        yield Problem.at(tree.locate(_CONCEPTS), dotted(_CONCEPTS), message)
+        yield tree.problem(_CONCEPTS, message)
     num_expanded = 0
     for index, concept in enumerate(items):
         if not isinstance(concept.data, dict):
@@ -49,7 +49,7 @@ def check_concepts(tree: Node, method: Plugin | None) -> Iterator[Problem]:
         num_expanded += _num_expanded(concept)
     if num_expanded > MAX_EXPANDED_CONCEPTS:
         message = f"vary multiplies to {num_expanded} concepts; at most {MAX_EXPANDED_CONCEPTS}"
-        yield Problem.at(tree.locate(_CONCEPTS), dotted(_CONCEPTS), message)
+        yield tree.problem(_CONCEPTS, message)
 
 
 def check_prompts(tree: Node) -> Iterator[Problem]:
@@ -60,10 +60,10 @@ def check_prompts(tree: Node) -> Iterator[Problem]:
             continue
         if not node.data:
             message = "the list is empty; write a prompt, or leave the key out for the default"
-            yield Problem.at(tree.locate(path), dotted(path), message)
+            yield tree.problem(path, message)
         for index, item in enumerate(node.data):
             if isinstance(item.data, str) and not item.data.strip():
-                yield Problem.at(item.place, dotted((*path, index)), "the prompt is empty")
+                yield tree.problem((*path, index), "the prompt is empty")
 
 
 def _check_prompts_of(
@@ -72,14 +72,14 @@ def _check_prompts_of(
     target = concept.child("target")
     if target is not None and isinstance(target.data, str) and not target.data.strip():
         place = (*path, "target")
-        yield Problem.at(tree.locate(place), dotted(place), "the prompt is empty")
+        yield tree.problem(place, "the prompt is empty")
     # "" is a real prompt for the other fields: it is the model's unconditional prediction.
     positive, negative = concept.child("positive"), concept.child("negative")
     same = positive is not None and negative is not None and positive.data == negative.data
     if same and {"positive", "negative"} <= set(required) and isinstance(positive.data, str):  # type: ignore[union-attr]
         place = (*path, "negative")
         message = "the same prompt as positive: there is no direction between them"
-        yield Problem.at(tree.locate(place), dotted(place), message)
+        yield tree.problem(place, message)
 
 
 def _check_placeholders(
@@ -94,7 +94,7 @@ def _check_placeholders(
             parts = list(string.Formatter().parse(text_node.data))
         except ValueError:
             message = "a brace is not closed; write {{ or }} for a brace of the prompt itself"
-            yield Problem.at(tree.locate(place), dotted(place), message)
+            yield tree.problem(place, message)
             continue
         for _, name, form, conversion in parts:
             if name is None:
@@ -103,19 +103,19 @@ def _check_placeholders(
                 message = (
                     f"a placeholder is {{name}} and nothing more, got {quote('{' + name + '}')}"
                 )
-                yield Problem.at(tree.locate(place), dotted(place), message)
+                yield tree.problem(place, message)
             elif name not in keys:
                 listed = f"vary has {', '.join(map(clean, keys))}" if keys else "there is no vary"
                 near = nearest(name, keys)
                 message = f"{{{clean(name)}}} is not a key of vary ({listed})"
                 meant = f"{{{near}}}" if near else None
-                yield Problem.at(tree.locate(place), dotted(place), message, meant)
+                yield tree.problem(place, message, meant)
             used.add(name)
     for key in keys:
         if key not in used:
             place = (*path, "vary", key)
             message = f"no prompt of this concept uses {{{clean(key, limit=40)}}}"
-            yield Problem.at(tree.locate(place), clean(dotted(place), limit=120), message)
+            yield tree.problem(place, message)
 
 
 def _texts(concept: Node) -> Iterator[tuple[tuple[str | int, ...], Node]]:

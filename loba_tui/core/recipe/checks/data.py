@@ -1,11 +1,11 @@
-"""What must hold between a recipe's images and the method that is to train on them."""
+"""Checks of a recipe's images against the method that is to train on them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from loba_tui.core.plugins import Plugin
-from loba_tui.core.recipe.problems import Problem, dotted
+from loba_tui.core.recipe.problems import Problem
 from loba_tui.core.recipe.tree import Node
 
 Path = tuple[str | int, ...]
@@ -25,18 +25,18 @@ def check_data(tree: Node, method: Plugin | None) -> Iterator[Problem]:
     kind, data = method.constants.get("DATA"), tree.child("data")
     has_data = data is not None and data.data is not None
     if kind and not has_data:
-        yield _problem(tree, ("data",), f"missing; {method.name} trains on images")
+        yield tree.problem(("data",), f"missing; {method.name} trains on images")
     elif kind and data is not None:
         yield from _check_sources(tree, data, method.name, paired=kind == "pairs")
         yield from _check_crop(tree, data)
         yield from _check_prompts(tree, method.name)
     elif has_data and method.origin == "shipped":
-        yield _problem(tree, ("data",), f"{method.name} trains on prompts alone, not on images")
+        yield tree.problem(("data",), f"{method.name} trains on prompts alone, not on images")
     uses = method.constants.get("USES", ())
     if method.origin == "shipped":
         for path, word in ((("noise",), "noise"), (("loss", "weighting"), "weighting")):
             if word not in uses and tree.plain_at(path) not in (None, []):
-                yield _problem(tree, path, f"{method.name} makes no use of it")
+                yield tree.problem(path, f"{method.name} makes no use of it")
 
 
 def _check_sources(tree: Node, data: Node, method: str, *, paired: bool) -> Iterator[Problem]:
@@ -51,36 +51,32 @@ def _check_sources(tree: Node, data: Node, method: str, *, paired: bool) -> Iter
         value = scale.data if scale is not None else None
         if not paired and value is not None:
             message = f"{method} trains one strength; scale is for image_slider and addift"
-            yield _problem(tree, (*path, "scale"), message)
+            yield tree.problem((*path, "scale"), message)
         if paired and value is None:
-            yield _problem(tree, (*path, "scale"), f"missing; {method} needs it")
+            yield tree.problem((*path, "scale"), f"missing; {method} needs it")
         if paired and value == 0:
             message = "at strength 0 there is nothing to train"
-            yield _problem(tree, (*path, "scale"), message)
+            yield tree.problem((*path, "scale"), message)
         if paired and value is not None and value in scales:
             message = f"another source has strength {value} too"
-            yield _problem(tree, (*path, "scale"), message)
+            yield tree.problem((*path, "scale"), message)
         prior = source.child("prior")
         if paired and prior is not None and prior.data is True:
-            yield _problem(tree, (*path, "prior"), f"{method} has no use for prior images")
+            yield tree.problem((*path, "prior"), f"{method} has no use for prior images")
         scales.append(value)
     if paired and len(items) == 1:
         message = f"{method} needs at least two sources, of different scale"
-        yield _problem(tree, ("data", "sources"), message)
+        yield tree.problem(("data", "sources"), message)
 
 
 def _check_crop(tree: Node, data: Node) -> Iterator[Problem]:
     cache = data.plain_at(("cache",)) or "memory"
     if data.plain_at(("crop",)) == "random" and cache != "none":
         message = f"random crops need cache: none; {cache} keeps one crop of each image"
-        yield _problem(tree, ("data", "crop"), message)
+        yield tree.problem(("data", "crop"), message)
 
 
 def _check_prompts(tree: Node, method: str) -> Iterator[Problem]:
     if not tree.plain_at(("sample", "prompts")) and not tree.plain_at(("method", "concepts")):
         message = f"missing; {method} has no concepts whose prompts could be drawn"
-        yield _problem(tree, ("sample", "prompts"), message)
-
-
-def _problem(tree: Node, path: Path, message: str) -> Problem:
-    return Problem.at(tree.locate(path), dotted(path), message)
+        yield tree.problem(("sample", "prompts"), message)

@@ -1,4 +1,4 @@
-"""What the chosen method makes of other sections: what it leaves unused, what it decides."""
+"""Checks of other sections against the chosen method: settings that it leaves unused or decides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from loba_tui.core.option_types import choices
 from loba_tui.core.plugins import Plugin
-from loba_tui.core.recipe.problems import Problem, dotted
+from loba_tui.core.recipe.problems import Problem
 from loba_tui.core.recipe.schema import (
     AdapterSection,
     Choice,
@@ -51,11 +51,11 @@ def check_unused(tree: Node, method: Plugin | None) -> Iterator[Problem]:
                 continue
             if leaf.data != usual.plain_at(path[1:]):
                 message = f"{method.name} computes its adapter without training, so this is unused"
-                yield Problem.at(tree.locate(path), dotted(path), message)
+                yield tree.problem(path, message)
 
 
-def check_looks(tree: Node, method: Plugin | None) -> Iterator[Problem]:
-    """Yield a look during training that would have nothing to look at.
+def check_efficacy_every(tree: Node, method: Plugin | None) -> Iterator[Problem]:
+    """Yield `train.efficacy_every` where the method has no figures to read while it trains.
 
     Args:
         tree: The whole recipe.
@@ -65,7 +65,7 @@ def check_looks(tree: Node, method: Plugin | None) -> Iterator[Problem]:
     given = tree.at(path)
     if method is not None and method.constants.get("ERASES") and given is not None and given.data:
         message = f"these are a slider's figures; those of {method.name} are in its proof"
-        yield Problem.at(tree.locate(path), dotted(path), message)
+        yield tree.problem(path, message)
 
 
 def layers_of(
@@ -116,4 +116,4 @@ def check_layers(tree: Node, method: Plugin | None, adapter: Plugin | None) -> I
             f"{method.name}'s {option}: {value} has the layers {', '.join(wanted)};"
             " leave this out, or change one of the two"
         )
-        yield Problem.at(tree.locate(path), dotted(path), message)
+        yield tree.problem(path, message)
