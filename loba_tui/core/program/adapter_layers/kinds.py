@@ -25,6 +25,10 @@ from loba_tui.core.errors import RecipeError
 _PARAMETER = re.compile(r"(?P<module>.+?)\.(?:lora|hada|lokr|oft)_.+")
 # down_blocks.1.attentions.0 … belongs to down_blocks.1, mid_block.resnets.0 … to mid_block.
 _BLOCK = re.compile(r"^[^.]+(?:\.\d+)?")
+_BLOCK_ORDER = (
+    *("conv_in", "time_embedding", "add_embedding"),
+    *("down_blocks", "mid_block", "up_blocks"),
+)
 _NAMES = {"LORA": "LoRA", "LOHA": "LoHa", "LOKR": "LoKr", "OFT": "OFT"}
 
 
@@ -38,6 +42,13 @@ def block_of(module: str) -> str:
     """Return the block of a denoiser that a module belongs to, such as down_blocks.1."""
     match = _BLOCK.match(module)
     return match.group() if match else module
+
+
+def block_place(block: str) -> tuple[int, str, int]:
+    """Return a key that sorts blocks in the order that latents pass through them."""
+    name, _, number = block.partition(".")
+    place = _BLOCK_ORDER.index(name) if name in _BLOCK_ORDER else len(_BLOCK_ORDER)
+    return place, name, int(number or 0)
 
 
 def kind_of(config: PeftConfig | dict[str, Any]) -> str:

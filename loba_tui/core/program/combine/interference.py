@@ -19,13 +19,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
-from loba_tui.core.program.adapter_layers.kinds import block_of, tuner_layers
+from loba_tui.core.program.adapter_layers.kinds import block_of, block_place, tuner_layers
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
-from loba_tui.core.program.trajectories.held_out import HeldOut
+from loba_tui.core.program.evaluation.efficacy.probe import length
+from loba_tui.core.program.trajectories.held_out import BATCH_SIZE, HeldOut
 
 QUIET = 1e-6
 """A part that moves predictions by less than this share of the whole has no direction."""
@@ -123,7 +124,7 @@ def measure_overlap(
     held_out: HeldOut,
     prompts: PromptEmbeds,
     *,
-    batch_size: int = 16,
+    batch_size: int = BATCH_SIZE,
 ) -> Interference:
     """Compare the changes that attached adapters make to the denoiser's predictions.
 
@@ -136,36 +137,16 @@ def measure_overlap(
         prompts: One row for each prompt of that rollout.
         batch_size: UNet rows at once.
     """
-    denoiser = container.denoiser
-    blocks = sorted(
-        {block_of(layer) for name in names for layer, _ in tuner_layers(denoiser, name)},
-        key=_place_of,
-    )
-    scales = {
-        (name, block): AdapterScale(denoiser, name, within=block)
-        for name in names
-        for block in blocks
-        if any(block_of(layer) == block for layer, _ in tuner_layers(denoiser, name))
-    }
+    scales = _scales_by_part(container.denoiser, names)
+    strength_of = dict(zip(names, strengths, strict=True))
     embeds = prompts.select(held_out.rows)
 
     def change(active: set[tuple[str, str]]) -> Tensor:
         """Return (R, C·H·W) changes with these parts of the adapters on, and the others at 0."""
-        strength = dict(zip(names, strengths, strict=True))
         with ExitStack() as stack:
-            for key, scale in scales.items():
-                stack.enter_context(scale(strength[key[0]] if key in active else 0.0))
-            rows = []
-            for at in range(0, len(embeds), batch_size):
-                part = slice(at, at + batch_size)
-                rows.append(
-                    container.predict(
-                        held_out.inputs[part],
-                        held_out.timesteps[part],
-                        embeds[part],
-                    ).double()
-                )
-        return torch.cat(rows).flatten(1).cpu() - base
+            for part, scale in scales.items():
+                stack.enter_context(scale(strength_of[part[0]] if part in active else 0.0))
+            return held_out.predict(container, embeds, batch_size=batch_size) - base
 
     base = torch.zeros((), dtype=torch.float64)
     base = change(set())
@@ -173,7 +154,7 @@ def measure_overlap(
     together = change(set(scales))
     total = sum(alone[1:], alone[0])
     by_block = {}
-    for block in blocks:
+    for block in sorted({block for _, block in scales}, key=block_place):
         parts = [change({(name, block)} & scales.keys()) for name in names]
         by_block[block] = _pairs(labels, parts)
     for scale in reversed(scales.values()):
@@ -181,31 +162,32 @@ def measure_overlap(
     return Interference(
         labels=tuple(labels),
         strengths=tuple(strengths),
-        lengths=tuple(_length(part) for part in alone),
+        lengths=tuple(length(part) for part in alone),
         pairs=_pairs(labels, alone),
         blocks=by_block,
-        additivity=_length(together - total) / max(_length(total), QUIET),
+        additivity=length(together - total) / max(length(total), QUIET),
     )
+
+
+def _scales_by_part(
+    denoiser: nn.Module, names: Sequence[str]
+) -> dict[tuple[str, str], AdapterScale]:
+    """Return the strength of each adapter in each block that it has layers in."""
+    parts = [(name, block_of(layer)) for name in names for layer, _ in tuner_layers(denoiser, name)]
+    return {
+        (name, block): AdapterScale(denoiser, name, within=block)
+        for name, block in sorted(set(parts), key=lambda part: (part[0], block_place(part[1])))
+    }
 
 
 def _pairs(labels: Sequence[str], changes: Sequence[Tensor]) -> tuple[Pair, ...]:
     pairs = []
     for i, j in itertools.combinations(range(len(labels)), 2):
         one, other = changes[i], changes[j]
-        moved = min(_length(one), _length(other)) > QUIET
+        moved = min(length(one), length(other)) > QUIET
         overlap = float((one * other).sum() / (one.norm() * other.norm())) if moved else None
         pairs.append(Pair(labels[i], labels[j], overlap))
     return tuple(pairs)
-
-
-def _length(rows: Tensor) -> float:
-    return float(rows.square().sum(1).mean().sqrt())
-
-
-def _place_of(block: str) -> tuple[int, str]:
-    order = ("conv_in", "time_embedding", "add_embedding", "down", "mid", "up")
-    place = next((at for at, name in enumerate(order) if block.startswith(name)), len(order))
-    return place, block
 
 
 def measured_attribute(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from loba_tui.core.associate.caches.tensors.latents import LatentCache
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.prompt_truncation import tokenizer_of, truncated_tails
@@ -13,7 +11,7 @@ from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.data.buckets import Geometry
 from loba_tui.core.program.data.items import BadFile
 from loba_tui.core.program.data.prepare import PreparedData, Progress, prepare
-from loba_tui.core.program.planning.model_shapes import find_configuration, open_shapes
+from loba_tui.core.program.planning.model_shapes import find_configuration, shapes_of
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.writer import Records
 from loba_tui.core.text import clean
@@ -85,8 +83,7 @@ def geometry_of(recipe: Recipe) -> Geometry:
     Raises:
         RecipeError: There is no such model, or `train.resolution` does not fit it.
     """
-    settings = recipe.base_model
-    container = open_shapes(settings.id, settings.revision, torch.float32).container
+    container = shapes_of(recipe).container
     container.latent_shape(recipe.train.resolution)
     return Geometry(recipe.train.resolution or container.resolution, container.pixel_multiple)
 

@@ -12,12 +12,10 @@ import torch
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
-from loba_tui.core.program.build import solves
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
-from loba_tui.core.program.planning.estimate import Estimate, Work
-from loba_tui.core.program.planning.method_calls import Call, attach_bound
+from loba_tui.core.program.planning.estimate_records import Estimate, Work
+from loba_tui.core.program.planning.method_calls import Call, attach_adapter_or_bound
 from loba_tui.core.recipe.schema import Recipe
 
 MAX_PARAMETERS = 100_000_000
@@ -39,10 +37,7 @@ def calibrate(recipe: Recipe, estimate: Estimate, plugins: Plugins) -> Work:
     threads = torch.get_num_threads()
     container = PipelineWrapper(settings, ModelCache(settings.device, settings.dtype)).load()
     try:
-        if solves(recipe, plugins):
-            attach_bound(recipe, container, plugins)
-        else:
-            attach_adapter(recipe, container, plugins)
+        attach_adapter_or_bound(recipe, container, plugins)
         timer = _Timer(container, AdapterScale(container.denoiser), recipe)
         # Without a step there are only pictures, drawn in batches.
         pictures = (Call(2 * recipe.sample.batch_size, with_grad=False),)

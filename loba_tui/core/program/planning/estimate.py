@@ -1,14 +1,14 @@
 """What a run will need, said before it starts: parameters, memory, disk and work.
 
 Nothing is loaded: the recipe's own adapter, optimizer, method and samplers run on a model of shapes
-(estimating/), and what they take is counted. Only two things are assumed rather than counted: a
-margin for the allocator and for workspaces inside kernels, and the size of compressed pictures.
+(`model_shapes`), and what they take is counted (`simulation`). Only two things are assumed rather
+than counted: a margin for the allocator and for workspaces inside kernels, and the size of
+compressed pictures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,16 +18,15 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.build import solves
-from loba_tui.core.program.evaluation.efficacy.probe import BATCH_SIZE
 from loba_tui.core.program.open_model import prompts_of
+from loba_tui.core.program.planning.estimate_records import Disk, Estimate, Memory, Work
 from loba_tui.core.program.planning.method_calls import (
     NO_CALLS,
     Call,
     MethodCalls,
-    attach_bound,
+    attach_adapter_or_bound,
     record_calls,
 )
 from loba_tui.core.program.planning.model_shapes import (
@@ -38,6 +37,7 @@ from loba_tui.core.program.planning.model_shapes import (
 from loba_tui.core.program.planning.network_costs import Networks
 from loba_tui.core.program.planning.state_sizes import optimizer_state_bytes
 from loba_tui.core.program.training.parameter_groups import parameter_groups
+from loba_tui.core.program.trajectories.held_out import BATCH_SIZE
 from loba_tui.core.recipe.schema import Recipe
 
 MARGIN = 0.08
@@ -50,126 +50,6 @@ _HEADER_BYTES, _PLAIN_STATE_BYTES = 160, 64 * 1024
 """Of one tensor in a safetensors header, and of a checkpoint's state.json."""
 _SMALL_MODEL, _SMALL_BATCH = 20_000_000, 64 * 64**2
 """Parameters and pixels up to which real operators are faster than shapes."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on the device.
-
-    Attributes:
-        weights: Base weights that stay during training: denoiser and VAE.
-        loading: Base weights while prompts are encoded, text encoders included.
-        adapter: Trained and frozen adapter weights, float32.
-        gradients: One float32 number per trained parameter.
-        optimizer: The optimizer's state.
-        activations: Held between a micro-step's forward and backward pass.
-        training: Peak of a step.
-        sampling: Peak while pictures are drawn and measured.
-        peak: Largest of all phases, without a margin.
-        needed: The peak with margin and workspaces.
-    """
-
-    weights: int
-    loading: int
-    adapter: int
-    gradients: int
-    optimizer: int
-    activations: int
-    training: int
-    sampling: int
-    peak: int
-    needed: int
-
-    @property
-    def worst_phase(self) -> str:
-        """The phase that the peak is reached in."""
-        phases = {
-            "training": self.training,
-            "sampling": self.sampling,
-            "loading": self.loading,
-        }
-        return max(phases, key=lambda name: phases[name])
-
-
-@dataclass(frozen=True)
-class Disk:
-    """Bytes in the run folder.
-
-    Attributes:
-        checkpoint: One checkpoint: adapter, optimizer and method state.
-        checkpoints: All that are kept at once, the one being written included.
-        samples: Strips of the whole run, taken for photographs.
-        adapter: The exported adapter in both formats.
-        needed: All of it.
-    """
-
-    checkpoint: int
-    checkpoints: int
-    samples: int
-    adapter: int
-    needed: int
-
-
-@dataclass(frozen=True)
-class Work:
-    """How much is to be computed; seconds only where it was timed.
-
-    Attributes:
-        rows_per_step: UNet rows of a step; one with a backward pass counts as two.
-        warm_up_rows: Rows before the first step, to fill a pool of trajectories.
-        sample_rows: Rows of all pictures.
-        flops_per_step: Floating-point operations of a step.
-        flops: Of the whole run.
-        seconds_per_step: Timed, or None.
-        seconds: Of the whole run, loading left out, or None.
-    """
-
-    rows_per_step: float
-    warm_up_rows: float
-    sample_rows: int
-    flops_per_step: float
-    flops: float
-    seconds_per_step: float | None = None
-    seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run will need.
-
-    Attributes:
-        device: As the run would name it.
-        dtype: Of the base weights.
-        origin: Where the model's shapes are from: local, cached, shipped or assumed.
-        resolution: Pixels that are trained and drawn at.
-        parameters: Base parameters by component.
-        adapter_parameters: Of the adapter.
-        trained_parameters: Those of them that the layer scheduler lets train.
-        calls: What the method asks of the network.
-        notes: What is not exact about this, as sentences.
-    """
-
-    device: str
-    dtype: str
-    origin: str
-    resolution: int
-    parameters: Mapping[str, int]
-    adapter_parameters: int
-    trained_parameters: int
-    memory: Memory
-    disk: Disk
-    work: Work
-    calls: MethodCalls
-    notes: tuple[str, ...] = field(default=())
-
-    def as_json(self) -> dict[str, Any]:
-        """Return a plain object for events and for `--json`."""
-        plain = asdict(self)
-        del plain["calls"]
-        plain["memory"]["worst_phase"] = self.memory.worst_phase
-        plain["student_rows"] = self.calls.student_rows
-        plain["teacher_rows"] = self.calls.teacher_rows
-        return plain
 
 
 @dataclass
@@ -262,10 +142,7 @@ class Estimator:
             shapes = open_shapes(settings.id, settings.revision, dtype)
             if not self.shapes_only and _is_small(recipe, shapes.container):
                 shapes.materialise()
-            if solves(recipe, self.plugins):
-                attach_bound(recipe, shapes.container, self.plugins)
-            else:
-                attach_adapter(recipe, shapes.container, self.plugins)
+            attach_adapter_or_bound(recipe, shapes.container, self.plugins)
             denoiser = shapes.container.denoiser
             adapter = {n: p for n, p in denoiser.named_parameters() if p.requires_grad}
             scale = AdapterScale(denoiser)

@@ -14,8 +14,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
-class Room:
-    """What a run can take.
+class FreeResources:
+    """Memory and disk that a run can take.
 
     Attributes:
         device: The device that the estimate is for, as the run would name it.
@@ -30,7 +30,7 @@ class Room:
     inodes: int | None
 
 
-def room_for(device: torch.device, folder: Path, *, is_here: bool = True) -> Room:
+def free_resources(device: torch.device, folder: Path, *, is_here: bool = True) -> FreeResources:
     """Return what is free on a device and in a folder that may not exist yet."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     disk, inodes = None, None
@@ -41,7 +41,7 @@ def room_for(device: torch.device, folder: Path, *, is_here: bool = True) -> Roo
         inodes = status.f_favail if status.f_files else None
     except OSError:
         pass
-    return Room(device, free_memory(device) if is_here else None, disk, inodes)
+    return FreeResources(device, free_memory(device) if is_here else None, disk, inodes)
 
 
 def free_memory(device: torch.device) -> int | None:

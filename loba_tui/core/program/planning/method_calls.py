@@ -19,8 +19,9 @@ from loba_tui.core.associate.caches.tensors.latents import LatentCache
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import Framing, LatentMoments, PromptEmbeds
 from loba_tui.core.plugins import Plugins
+from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
-from loba_tui.core.program.build import build_method, build_solver
+from loba_tui.core.program.build import build_method, build_solver, solves
 from loba_tui.core.program.closed_form.solved_run import config_of_ranks
 from loba_tui.core.program.open_model import OpenModel, prompts_of
 from loba_tui.core.program.trajectories.predictions import ForwardCounter
@@ -86,10 +87,7 @@ def record_calls(
         container: A model without weights, with the adapter attached.
         scale: Strength of that adapter.
     """
-    recorder = Recorder(container)
-    row = recorder.empty_embeds()
-    embeds = dict.fromkeys(prompts_of(recipe), row)
-    model = OpenModel(cast(Any, None), recorder, embeds, lambda: LatentCache(recorder, None))
+    recorder, model = _recorded(recipe, container)
     method = build_method(
         recipe,
         model,
@@ -113,19 +111,23 @@ NO_CALLS = MethodCalls((), ((),), 0)
 """Of a method that computes its adapter from text embeddings and weights alone."""
 
 
-def attach_bound(recipe: Recipe, container: ModelContainer, plugins: Plugins) -> None:
-    """Attach an adapter of the most rank that a method which computes its own can come to.
-
-    Args:
-        recipe: Names the method.
-        container: A model without weights.
-    """
-    recorder = Recorder(container)
-    embeds = dict.fromkeys(prompts_of(recipe), recorder.empty_embeds())
-    model = OpenModel(cast(Any, None), recorder, embeds, lambda: LatentCache(recorder, None))
+def attach_adapter_or_bound(recipe: Recipe, container: ModelContainer, plugins: Plugins) -> None:
+    """Attach the adapter that a run trains, or one as large as a method's own can become."""
+    if not solves(recipe, plugins):
+        attach_adapter(recipe, container, plugins)
+        return
+    _, model = _recorded(recipe, container)
     ranks = build_solver(recipe, model, plugins).most_ranks()
     container.denoiser.requires_grad_(False)
     container.denoiser.add_adapter(config_of_ranks(ranks))
+
+
+def _recorded(recipe: Recipe, container: ModelContainer) -> tuple[Recorder, OpenModel]:
+    """Return a recorder of a model without weights, and the opened model that methods are given."""
+    recorder = Recorder(container)
+    embeds = dict.fromkeys(prompts_of(recipe), recorder.empty_embeds())
+    model = OpenModel(cast(Any, None), recorder, embeds, lambda: LatentCache(recorder, None))
+    return recorder, model
 
 
 @dataclass(frozen=True)

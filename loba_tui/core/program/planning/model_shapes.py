@@ -28,6 +28,7 @@ from loba_tui.core.associate.sources.locate import (
     without_unused,
 )
 from loba_tui.core.errors import CorruptError
+from loba_tui.core.recipe.schema import Recipe
 from loba_tui.models import BUILTIN_PREFIX
 
 _ASSUMED = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -95,6 +96,11 @@ def open_shapes(model_id: str, revision: str | None, dtype: torch.dtype) -> Mode
     container = make_container(pipeline, model_id)
     _encode_nothing(container)
     return ModelShapes(container, origin, folder)
+
+
+def shapes_of(recipe: Recipe) -> ModelShapes:
+    """Return the shapes of a recipe's model in float32."""
+    return open_shapes(recipe.base_model.id, recipe.base_model.revision, torch.float32)
 
 
 def _encode_nothing(container: ModelContainer) -> None:

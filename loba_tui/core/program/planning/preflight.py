@@ -17,9 +17,10 @@ import torch
 
 from loba_tui.core.errors import LobaError, ResourceError
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.program.planning.estimate import Estimate, Estimator
-from loba_tui.core.program.planning.free_resources import free_memory, room_for
-from loba_tui.core.program.planning.remedies import advice, memory_remedies, require_room
+from loba_tui.core.program.planning.estimate import Estimator
+from loba_tui.core.program.planning.estimate_records import Estimate
+from loba_tui.core.program.planning.free_resources import free_memory, free_resources
+from loba_tui.core.program.planning.remedies import advice, memory_remedies, require_fit
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.writer import Records
 from loba_tui.core.units import show_memory
@@ -68,15 +69,15 @@ class Preflight:
             logger.warning("no estimate", exc_info=True)
             writer.event("warning", message=f"what this run will need is not known: {error}")
             return
-        room = room_for(self.device, folder)
+        free = free_resources(self.device, folder)
         writer.event(
             "estimated",
             **self._estimate.as_json(),
-            free_memory=room.memory_bytes,
-            free_disk=room.disk_bytes,
+            free_memory=free.memory_bytes,
+            free_disk=free.disk_bytes,
         )
         try:
-            require_room(estimator, self.recipe, self._estimate, room)
+            require_fit(estimator, self.recipe, self._estimate, free)
         except ResourceError as error:
             if not force:
                 raise

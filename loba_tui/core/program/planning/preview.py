@@ -18,12 +18,12 @@ import torch
 
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.attach import attach_adapter
-from loba_tui.core.program.adapter_layers.kinds import adapted_module, block_of
+from loba_tui.core.program.adapter_layers.kinds import adapted_module, block_of, block_place
 from loba_tui.core.program.build import solves
 from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.program.learning_rates import stand_in_optimizer
-from loba_tui.core.program.planning.model_shapes import ModelShapes, open_shapes
-from loba_tui.core.program.planning.requirements import needs
+from loba_tui.core.program.planning.model_shapes import ModelShapes, shapes_of
+from loba_tui.core.program.planning.requirements import requirements
 from loba_tui.core.program.training.parameter_groups import layer_factors
 from loba_tui.core.recipe.schema import Choice, Recipe
 
@@ -103,7 +103,7 @@ def layers_of(recipe: Recipe, adapted: AdaptedShapes, plugins: Plugins) -> dict[
                 "mean": sum(values.values()) / len(values) if values else None,
                 "most": max(values.values(), default=None),
             }
-            for name, values in sorted(blocks.items(), key=lambda item: _place_of(item[0]))
+            for name, values in sorted(blocks.items(), key=lambda item: block_place(item[0]))
         ],
     }
 
@@ -154,7 +154,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
         # Before `layers`, which puts the adapter on the model.
         "timesteps": timesteps,
         "noise": noise,
-        "needs": needs,
+        "needs": requirements,
         "layers": layers,
     }
 )
@@ -177,7 +177,7 @@ def preview(
     """
     if solves(recipe, plugins):  # nothing is trained, so there is nothing to schedule
         sections = {name: section for name, section in sections.items() if name in SOLVED_SECTIONS}
-    shapes = open_shapes(recipe.base_model.id, recipe.base_model.revision, torch.float32)
+    shapes = shapes_of(recipe)
     return {name: section(recipe, shapes, plugins) for name, section in sections.items()}
 
 
@@ -203,14 +203,6 @@ def _noise_levels(
 
 def _is_block(name: str) -> bool:
     return name == "mid_block" or re.fullmatch(r"(down|up)_blocks\.\d+", name) is not None
-
-
-def _place_of(block: str) -> tuple[int, str, int]:
-    """Return a block's place in the order that latents pass through."""
-    name, _, number = block.partition(".")
-    order = ("conv_in", "time_embedding", "add_embedding", "down_blocks", "mid_block", "up_blocks")
-    place = order.index(name) if name in order else len(order)
-    return place, name, int(number or 0)
 
 
 def _finite(values: Iterable[float]) -> list[float | None]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from loba_tui.core.errors import LobaError, ResourceError
-from loba_tui.core.program.planning.estimate import Estimate, Estimator
-from loba_tui.core.program.planning.free_resources import Room
+from loba_tui.core.program.planning.estimate import Estimator
+from loba_tui.core.program.planning.estimate_records import Estimate
+from loba_tui.core.program.planning.free_resources import FreeResources
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.units import show_memory
 
@@ -26,20 +27,26 @@ class Remedy:
     change: Change
     estimate: Estimate
 
+    @property
+    def keys(self) -> str:
+        """The change as recipe keys."""
+        return ", ".join(f"{key}: {_yaml(value)}" for key, value in self.change.items())
+
     def __str__(self) -> str:
         """Return the change as recipe keys, and what it leads to."""
-        keys = ", ".join(f"{key}: {_yaml(value)}" for key, value in self.change.items())
-        return f"{keys} (then {show_memory(self.estimate.memory.needed)})"
+        return f"{self.keys} (then {show_memory(self.estimate.memory.needed)})"
 
 
-def require_room(estimator: Estimator, recipe: Recipe, estimate: Estimate, room: Room) -> None:
+def require_fit(
+    estimator: Estimator, recipe: Recipe, estimate: Estimate, resources: FreeResources
+) -> None:
     """Refuse a run that cannot fit.
 
     Raises:
         ResourceError: The estimate is above what is free in memory or on the disk, with the
             cheapest changes that would fit.
     """
-    free = room.memory_bytes
+    free = resources.memory_bytes
     if free is not None and estimate.memory.needed > free:
         memory = estimate.memory
         raise ResourceError(
@@ -48,15 +55,12 @@ def require_room(estimator: Estimator, recipe: Recipe, estimate: Estimate, room:
             advice(memory_remedies(estimator, recipe, estimate, limit=free))
             + f" {_FORCE}{_assumption(recipe, estimate)}",
         )
-    disk = room.disk_bytes
+    disk = resources.disk_bytes
     if disk is not None and estimate.disk.needed > disk:
         remedies = _search(
             estimator, recipe, _disk_changes(recipe), lambda found: found.disk.needed <= disk
         )
-        named = "; or ".join(
-            ", ".join(f"{key}: {_yaml(value)}" for key, value in remedy.change.items())
-            for remedy in remedies
-        )
+        named = "; or ".join(remedy.keys for remedy in remedies)
         raise ResourceError(
             f"this run writes about {show_memory(estimate.disk.needed)}, and"
             f" {show_memory(disk)} are free on that disk",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.planning.calibration import TIME_UNKNOWN, calibrate, can_calibrate
 from loba_tui.core.program.planning.estimate import Estimator, device_of
-from loba_tui.core.program.planning.free_resources import room_for
+from loba_tui.core.program.planning.estimate_records import Estimate
+from loba_tui.core.program.planning.free_resources import FreeResources, free_resources
 from loba_tui.core.program.planning.model_shapes import ModelShapes
-from loba_tui.core.program.planning.remedies import require_room
+from loba_tui.core.program.planning.remedies import require_fit
 from loba_tui.core.recipe.schema import Recipe
 
 
-def needs(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[str, Any]:
+def requirements(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[str, Any]:
     """Return parameters, memory, disk, work and time, and whether they fit here and now.
 
     The estimator has shapes of its own, in the dtype and with the adapter of the run.
@@ -24,23 +26,30 @@ def needs(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[str, An
     device, is_here = device_of(recipe)
     estimator = Estimator(device, plugins)
     estimate = estimator.estimate(recipe)
-    notes = list(estimate.notes)
+    notes = []
     if can_calibrate(estimate, recipe, is_here=is_here):
         estimate = replace(estimate, work=calibrate(recipe, estimate, plugins))
     else:
         notes.append(TIME_UNKNOWN)
     if not is_here:
         notes.append(f"There is no {device} here, so its free memory is not known.")
-    room = room_for(device, Path.cwd(), is_here=is_here)
+    free = free_resources(device, Path.cwd(), is_here=is_here)
     problem = None
     try:
-        require_room(estimator, recipe, estimate, room)
+        require_fit(estimator, recipe, estimate, free)
     except ResourceError as error:
         problem = str(error)
+    return as_section(estimate, notes, free, problem)
+
+
+def as_section(
+    estimate: Estimate, notes: Sequence[str], free: FreeResources, problem: str | None
+) -> dict[str, Any]:
+    """Return an estimate as a plan's section: `notes` are added to its own."""
     return {
         **estimate.as_json(),
-        "notes": notes,
-        "free_memory": room.memory_bytes,
-        "free_disk": room.disk_bytes,
+        "notes": [*estimate.notes, *notes],
+        "free_memory": free.memory_bytes,
+        "free_disk": free.disk_bytes,
         "problem": problem,
     }

@@ -27,15 +27,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from loba_tui.core.errors import LobaError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.plugins.loading import as_plugin_error
 from loba_tui.core.program.planning.calibration import TIME_UNKNOWN
 from loba_tui.core.program.planning.estimate import Estimator, device_of
-from loba_tui.core.program.planning.free_resources import room_for
-from loba_tui.core.program.planning.model_shapes import ModelShapes, open_shapes
+from loba_tui.core.program.planning.free_resources import free_resources
+from loba_tui.core.program.planning.model_shapes import ModelShapes, shapes_of
 from loba_tui.core.program.planning.preview import (
     AdaptedShapes,
     Section,
@@ -45,6 +43,7 @@ from loba_tui.core.program.planning.preview import (
     noise,
     timesteps,
 )
+from loba_tui.core.program.planning.requirements import as_section
 from loba_tui.core.recipe.load import parse_text
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.units import show_memory
@@ -88,9 +87,9 @@ class Planner:
             yield name, partial(self._curve, section, recipe)
         yield "layers", lambda: layers_of(recipe, self._adapt(recipe), self.plugins)
 
-    def needs(self, recipe: Recipe) -> Sections:
+    def requirements(self, recipe: Recipe) -> Sections:
         """Yield what the run will need, and how it is computed."""
-        yield "needs", lambda: self._needs(recipe)
+        yield "needs", lambda: self._requirements(recipe)
 
     def _curve(self, section: Section, recipe: Recipe) -> dict[str, Any]:
         return section(recipe, self._open(recipe), self.plugins)
@@ -98,17 +97,17 @@ class Planner:
     def _open(self, recipe: Recipe) -> ModelShapes:
         model = recipe.base_model
         key = json.dumps([model.id, model.revision])
-        return self._shapes.get_or_make(key, lambda: _shapes_of(recipe))
+        return self._shapes.get_or_make(key, lambda: shapes_of(recipe))
 
     def _adapt(self, recipe: Recipe) -> AdaptedShapes:
         model, adapter = recipe.base_model, recipe.adapter.model_dump_json()
         key = json.dumps([model.id, model.revision, adapter])
         # The adapter stays on the model, so this needs one of its own.
         return self._adapted.get_or_make(
-            key, lambda: adapt(recipe, _shapes_of(recipe), self.plugins)
+            key, lambda: adapt(recipe, shapes_of(recipe), self.plugins)
         )
 
-    def _needs(self, recipe: Recipe) -> dict[str, Any]:
+    def _requirements(self, recipe: Recipe) -> dict[str, Any]:
         """Return what the run needs; nothing is timed, and no cheaper recipe is looked for."""
         device, is_here = device_of(recipe)
         # It keeps a network for every adapter that it met: a few recipes later it begins anew.
@@ -116,56 +115,46 @@ class Planner:
         estimator = self._estimators.get_or_make(key, lambda: Estimator(device, self.plugins))
         estimate = estimator.estimate(recipe)
         # To ask CUDA for its free memory takes some hundred MB of it, which a run may need.
-        room = room_for(device, Path.cwd(), is_here=is_here and device.type != "cuda")
+        free = free_resources(device, Path.cwd(), is_here=is_here and device.type != "cuda")
         problem = None
-        if room.memory_bytes is not None and estimate.memory.needed > room.memory_bytes:
-            needed, free = map(show_memory, (estimate.memory.needed, room.memory_bytes))
-            problem = f"it needs about {needed} on {device}, and {free} are free"
-        elif room.disk_bytes is not None and estimate.disk.needed > room.disk_bytes:
-            needed, free = map(show_memory, (estimate.disk.needed, room.disk_bytes))
-            problem = f"it writes about {needed}, and {free} are free on this disk"
-        return {
-            **estimate.as_json(),
-            "notes": [*estimate.notes, TIME_UNKNOWN],
-            "free_memory": room.memory_bytes,
-            "free_disk": room.disk_bytes,
-            "problem": problem,
-        }
-
-
-def _shapes_of(recipe: Recipe) -> ModelShapes:
-    return open_shapes(recipe.base_model.id, recipe.base_model.revision, torch.float32)
+        if free.memory_bytes is not None and estimate.memory.needed > free.memory_bytes:
+            needed, there = map(show_memory, (estimate.memory.needed, free.memory_bytes))
+            problem = f"it needs about {needed} on {device}, and {there} are free"
+        elif free.disk_bytes is not None and estimate.disk.needed > free.disk_bytes:
+            needed, there = map(show_memory, (estimate.disk.needed, free.disk_bytes))
+            problem = f"it writes about {needed}, and {there} are free on this disk"
+        return as_section(estimate, [TIME_UNKNOWN], free, problem)
 
 
 class Inbox:
-    """The newest wish that was not taken yet; older ones are of no more interest."""
+    """The newest request that was not taken yet; older ones are of no more interest."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._wish: Mapping[str, Any] | None = None
+        self._request: Mapping[str, Any] | None = None
 
     @property
     def has_newer(self) -> bool:
-        """Whether a wish waits."""
-        return self._wish is not None
+        """Whether a request waits."""
+        return self._request is not None
 
-    def put(self, wish: Mapping[str, Any]) -> None:
-        """Leave a wish in the place of one that waits."""
+    def put(self, request: Mapping[str, Any]) -> None:
+        """Leave a request in the place of one that waits."""
         with self._condition:
-            self._wish = wish
+            self._request = request
             self._condition.notify()
 
     def take(self) -> Mapping[str, Any]:
-        """Wait for a wish and return it."""
+        """Wait for a request and return it."""
         with self._condition:
-            while self._wish is None:
+            while self._request is None:
                 self._condition.wait()
-            wish, self._wish = self._wish, None
-            return wish
+            request, self._request = self._request, None
+            return request
 
 
 def answer(
-    wish: Mapping[str, Any],
+    request: Mapping[str, Any],
     sections_of: Callable[[Recipe], Sections],
     write: Callable[[dict[str, Any]], None],
     *,
@@ -173,9 +162,9 @@ def answer(
     is_stale: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write what a recipe comes to, a record a section, until it is done or a newer one waits."""
-    number = wish.get("id")
+    number = request.get("id")
     try:
-        recipe = parse_text(str(wish.get("recipe", "")), "<editor>", plugins=plugins)
+        recipe = parse_text(str(request.get("recipe", "")), "<editor>", plugins=plugins)
     except LobaError as error:
         write({"id": number, "error": str(error)})
         return
@@ -207,28 +196,30 @@ def serve_plans(plugins: Plugins) -> int:
             records.write(line)
             records.flush()
 
-    curves, needs = Inbox(), Inbox()
+    curves, requirements = Inbox(), Inbox()
 
     def draw() -> None:
         while True:
-            wish = curves.take()
-            answer(wish, planner.curves, write, plugins=plugins, is_stale=lambda: curves.has_newer)
+            request = curves.take()
+            answer(
+                request, planner.curves, write, plugins=plugins, is_stale=lambda: curves.has_newer
+            )
             if not curves.has_newer:
-                needs.put(wish)
+                requirements.put(request)
 
     def estimate() -> None:
         while True:
-            answer(needs.take(), planner.needs, write, plugins=plugins)
+            answer(requirements.take(), planner.requirements, write, plugins=plugins)
 
     for work in (draw, estimate):
         threading.Thread(target=work, daemon=True).start()
     write(READY)
     for line in sys.stdin:
         try:
-            wish = json.loads(line)
+            request = json.loads(line)
         except ValueError:
             continue
-        if isinstance(wish, dict):
-            curves.put(wish)
+        if isinstance(request, dict):
+            curves.put(request)
     # The other side is gone, and whatever is being computed is for nobody.
     os._exit(0)

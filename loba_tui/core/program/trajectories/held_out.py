@@ -19,6 +19,8 @@ from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.trajectories.predictions import ForwardCounter
 
 ROLLOUT_GUIDANCE = 3.0
+BATCH_SIZE = 16
+"""UNet rows that are predicted at once."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,17 @@ class HeldOut:
     timesteps: Tensor
     rows: list[int]
     num_unet_rows: int
+
+    def predict(
+        self, container: ModelContainer, embeds: PromptEmbeds, *, batch_size: int = BATCH_SIZE
+    ) -> Tensor:
+        """Return predictions (R, C·H·W) in float64 for one row of embeddings each."""
+        parts = []
+        for start in range(0, len(embeds), batch_size):
+            rows = slice(start, start + batch_size)
+            predicted = container.predict(self.inputs[rows], self.timesteps[rows], embeds[rows])
+            parts.append(predicted.double().cpu())
+        return torch.cat(parts).flatten(1)
 
 
 @torch.no_grad()

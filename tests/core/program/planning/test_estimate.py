@@ -11,10 +11,11 @@ import torch
 
 from loba_tui.core.errors import LobaError, ResourceError
 from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.program.planning.estimate import Estimate, Estimator
-from loba_tui.core.program.planning.free_resources import Room
+from loba_tui.core.program.planning.estimate import Estimator
+from loba_tui.core.program.planning.estimate_records import Estimate
+from loba_tui.core.program.planning.free_resources import FreeResources
 from loba_tui.core.program.planning.preflight import Preflight, is_out_of_memory
-from loba_tui.core.program.planning.remedies import require_room, with_changes
+from loba_tui.core.program.planning.remedies import require_fit, with_changes
 from loba_tui.core.program.planning.state_sizes import state_bytes
 from loba_tui.core.program.train import train
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
@@ -99,7 +100,7 @@ def test_what_does_not_fit_is_refused_with_changes_that_do(estimate: Estimate):
     limit = int(0.8 * needed.memory.needed)
 
     with pytest.raises(ResourceError, match="this run needs about") as caught:
-        require_room(estimator, recipe, needed, Room(CPU, limit, None, None))
+        require_fit(estimator, recipe, needed, FreeResources(CPU, limit, None, None))
 
     hint = caught.value.hint
     assert caught.value.exit_code == 4
@@ -113,7 +114,7 @@ def test_what_does_not_fit_is_refused_with_changes_that_do(estimate: Estimate):
 
     guessed = replace(needed, origin="assumed")
     with pytest.raises(ResourceError, match="this run needs about") as caught:
-        require_room(estimator, recipe, guessed, Room(CPU, limit, None, None))
+        require_fit(estimator, recipe, guessed, FreeResources(CPU, limit, None, None))
     assert f"after `loba cache pull {recipe.base_model.id}` the" in caught.value.hint
 
 
@@ -121,22 +122,25 @@ def test_a_disk_that_is_too_small_is_refused(estimate: Estimate):
     recipe = recipe_of(sample={"every": 1, "steps": 1, "scales": [0, 1]})
     estimator = Estimator(CPU, plugins=SHIPPED)
     needed = estimator.estimate(recipe)
-    room = Room(CPU, None, needed.disk.needed - 1, None)
+    free = FreeResources(CPU, None, needed.disk.needed - 1, None)
     with pytest.raises(ResourceError, match=r"sample\.every: 0"):
-        require_room(estimator, recipe, needed, room)
+        require_fit(estimator, recipe, needed, free)
 
 
-def test_room_that_is_not_known_refuses_nothing(estimate: Estimate):
-    require_room(
-        Estimator(CPU, plugins=SHIPPED), recipe_of(), estimate, Room(CUDA, None, None, None)
+def test_free_memory_that_is_not_known_refuses_nothing(estimate: Estimate):
+    require_fit(
+        Estimator(CPU, plugins=SHIPPED),
+        recipe_of(),
+        estimate,
+        FreeResources(CUDA, None, None, None),
     )
 
 
 def test_force_starts_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def tiny(device: torch.device, folder: Path) -> Room:
-        return Room(device, 1000, None, None)
+    def tiny(device: torch.device, folder: Path) -> FreeResources:
+        return FreeResources(device, 1000, None, None)
 
-    monkeypatch.setattr("loba_tui.core.program.planning.preflight.room_for", tiny)
+    monkeypatch.setattr("loba_tui.core.program.planning.preflight.free_resources", tiny)
     with RunWriter.open(RunDir.create(tmp_path, "run")) as writer:
         with pytest.raises(ResourceError):
             Preflight(recipe_of(), CPU, plugins=SHIPPED).announce(writer, tmp_path)

@@ -22,10 +22,7 @@ from torch import Tensor
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.program.adapter_layers.strength import RowScale
-from loba_tui.core.program.trajectories.held_out import HeldOut
-
-BATCH_SIZE = 16
-"""UNet rows at once."""
+from loba_tui.core.program.trajectories.held_out import BATCH_SIZE, HeldOut
 
 # A sound slider of builtin:shapes-xl stays below a length of .8; at 400 times the learning rate it
 # is 8 to 12.
@@ -122,14 +119,8 @@ class EfficacyProbe:
 
     def _predict(self, embeds: PromptEmbeds) -> Tensor:
         """Return (R, C·H·W) predictions in float64."""
-        parts = []
-        for start in range(0, len(embeds), self._batch_size):
-            rows = slice(start, start + self._batch_size)
-            inputs, timesteps = self._held_out.inputs[rows], self._held_out.timesteps[rows]
-            predicted = self._container.predict(inputs, timesteps, embeds[rows])
-            parts.append(predicted.double().cpu())
-            self.num_predicted_rows += len(inputs)
-        return torch.cat(parts).flatten(1)
+        self.num_predicted_rows += len(embeds)
+        return self._held_out.predict(self._container, embeds, batch_size=self._batch_size)
 
 
 def verdict_of_length(relative_length: float) -> Literal["dead", "collapsed"] | None:
