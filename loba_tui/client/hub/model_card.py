@@ -14,6 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from loba_tui.core.adapter_metadata import STEP_KEY, VERSION_KEY
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.text import clean
 from loba_tui.models import BUILTIN_PREFIX
@@ -184,8 +185,8 @@ def _origin(facts: CardFacts) -> list[str]:
         shown = f"[{base}](https://huggingface.co/{base}){at}"
     else:
         shown = "a local folder"
-    version = _plain(facts.metadata.get("loba.version", ""))
-    step = _plain(facts.metadata.get("loba.step", str(recipe.train.steps)))
+    version = _plain(facts.metadata.get(VERSION_KEY, ""))
+    step = _plain(facts.metadata.get(STEP_KEY, str(recipe.train.steps)))
     return [
         "## Origin",
         "",

@@ -6,6 +6,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from loba_tui.client.hub.errors import explained
 from loba_tui.client.hub.push_plan import PushPlan
+from loba_tui.core.adapter_metadata import EFFECT_PREFIX, STEP_KEY
 from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import InUseError
 from loba_tui.core.run.directory import RunDir
@@ -48,7 +49,7 @@ def push(plan: PushPlan, message: str) -> str:
 def default_message(run_dir: RunDir) -> str:
     """Return what a commit is called where the user says nothing."""
     metadata = check_safetensors(run_dir.adapter).get("__metadata__", {})
-    step, outcome = metadata.get("loba.step"), metadata.get("loba.effect.outcome")
+    step, outcome = metadata.get(STEP_KEY), metadata.get(f"{EFFECT_PREFIX}outcome")
     facts = [f"step {clean(step)}" if step else "", clean(outcome) if outcome else ""]
     said = ", ".join(filter(None, facts))
     return f"Upload {clean(run_dir.name, limit=80)}" + (f": {said}" if said else "")

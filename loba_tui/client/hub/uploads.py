@@ -18,6 +18,7 @@ from huggingface_hub import get_token
 
 from loba_tui.client.hub.model_card import CardFacts, model_card
 from loba_tui.client.runs.resolve import unfinished
+from loba_tui.core.adapter_metadata import BASE_REVISION_KEY
 from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import RefusedError
 from loba_tui.core.recipe.data_paths import portable
@@ -82,7 +83,7 @@ def collect(
         recipe=recipe,
         metadata=metadata,
         report=RunReader(run_dir).report() if REPORT in found else None,
-        base_revision=metadata.get("loba.base_model_revision") or recipe.base_model.revision,
+        base_revision=metadata.get(BASE_REVISION_KEY) or recipe.base_model.revision,
         license=license_id,
         peft=PEFT if OTHER_WEIGHTS in found else None,
         kohya=KOHYA if KOHYA in found else None,

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loba_tui.client.runs.resolve import unfinished
+from loba_tui.core.adapter_metadata import MERGED_KEY, RECIPE_KEY, STEERING_KEY
 from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.run.changes import STEERING_KEY, ChangeRecord
+from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir
 
-_RECIPE_KEY = "loba.recipe"
-_MERGED_KEY = "loba.merged"
 _KOHYA_PREFIX = "lora_unet_"
 
 
@@ -69,18 +68,18 @@ def prepare(original: Adapter, parent: Path, ledger: Ledger, plugins: Plugins) -
     from loba_tui.client.runs.start import make_run
     from loba_tui.core.recipe.load import parse_text
 
-    if _MERGED_KEY in original.metadata:
+    if MERGED_KEY in original.metadata:
         raise RecipeError(
             f"{original.path} was merged from several adapters.",
             "Replay each of those, and merge them again.",
         )
-    if _RECIPE_KEY not in original.metadata:
+    if RECIPE_KEY not in original.metadata:
         raise RecipeError(
             f"{original.path} does not say how it was made.",
             "Only adapters that LOBA-Trainer wrote carry their recipe.",
         )
     origin = str(original.path)
-    recipe = parse_text(original.metadata[_RECIPE_KEY], origin, plugins=plugins)
+    recipe = parse_text(original.metadata[RECIPE_KEY], origin, plugins=plugins)
     record = ChangeRecord.from_text(original.metadata.get(STEERING_KEY, ""), origin)
     run_dir = make_run(recipe, parent, ledger)
     if record != ChangeRecord():

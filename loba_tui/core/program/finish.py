@@ -10,6 +10,20 @@ import json
 from collections.abc import Mapping
 
 from loba_tui import __version__
+from loba_tui.core.adapter_metadata import (
+    BASE_MODEL_KEY,
+    BASE_REVISION_KEY,
+    DATA_KEY,
+    EFFECT_PREFIX,
+    INEXACT_KEY,
+    METHOD_KEY,
+    PLUGINS_KEY,
+    RECIPE_KEY,
+    SEED_KEY,
+    STEERING_KEY,
+    STEP_KEY,
+    VERSION_KEY,
+)
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.adapter import write_adapter
@@ -22,7 +36,7 @@ from loba_tui.core.program.training.adapter_run import AdapterRun
 from loba_tui.core.recipe.data_paths import portable
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.run.changes import STEERING_KEY, ChangeRecord
+from loba_tui.core.run.changes import ChangeRecord
 
 
 def provenance(
@@ -40,14 +54,14 @@ def provenance(
     hashes = plugin_hashes(recipe, plugins)
     return {
         **({STEERING_KEY: changed} if changed else {}),
-        **({"loba.plugins": json.dumps(hashes, sort_keys=True)} if hashes else {}),
-        "loba.version": __version__,
-        "loba.recipe": dump_recipe(portable(recipe)),
-        "loba.base_model": recipe.base_model.id,
-        "loba.base_model_revision": container.revision or "",
-        "loba.method": recipe.method.name,
-        "loba.step": str(step),
-        "loba.seed": str(recipe.train.seed),
+        **({PLUGINS_KEY: json.dumps(hashes, sort_keys=True)} if hashes else {}),
+        VERSION_KEY: __version__,
+        RECIPE_KEY: dump_recipe(portable(recipe)),
+        BASE_MODEL_KEY: recipe.base_model.id,
+        BASE_REVISION_KEY: container.revision or "",
+        METHOD_KEY: recipe.method.name,
+        STEP_KEY: str(step),
+        SEED_KEY: str(recipe.train.seed),
     }
 
 
@@ -62,9 +76,9 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     changes = run.steering.settings.record
     metadata = provenance(recipe, model.container, run.step, changes, plugins)
     if model.data is not None:
-        metadata["loba.data"] = model.data.fingerprint
+        metadata[DATA_KEY] = model.data.fingerprint
     if run.inexact:
-        metadata["loba.inexact"] = "; ".join(run.inexact)
+        metadata[INEXACT_KEY] = "; ".join(run.inexact)
 
     def write(effect: Mapping[str, str]) -> None:
         num_bytes = 2 * sum(4 * parameter.numel() for parameter in run.parameters.values())
@@ -100,5 +114,5 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
         plugins=plugins,
         ended_early=run.ended_early,
     )
-    write({f"loba.effect.{key}": value for key, value in report.summary().items()})
+    write({f"{EFFECT_PREFIX}{key}": value for key, value in report.summary().items()})
     records.event("measured", outcome=report.outcome, verdict=list(report.verdict))

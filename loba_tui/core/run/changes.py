@@ -15,9 +15,6 @@ from typing import Any
 from loba_tui.core.errors import CorruptError
 from loba_tui.core.run.control import LIVE_KEYS
 
-STEERING_KEY = "loba.steering"
-"""Where an adapter's metadata has the record."""
-
 _VERSION = 1
 _MAX_BYTES = 1024 * 1024
 

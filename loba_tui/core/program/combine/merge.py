@@ -21,6 +21,13 @@ import torch
 from torch import Tensor
 
 from loba_tui import __version__
+from loba_tui.core.adapter_metadata import (
+    BASE_MODEL_KEY,
+    BASE_REVISION_KEY,
+    MERGED_KEY,
+    RECIPE_KEY,
+    VERSION_KEY,
+)
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_files.adapter import read_adapter
 from loba_tui.core.program.adapter_files.families import family_of_file
@@ -36,10 +43,7 @@ from loba_tui.core.program.adapter_files.formats import (
 from loba_tui.core.program.adapter_layers.kinds import kind_of
 from loba_tui.core.program.combine.attach import Part
 
-MERGED_KEY = "loba.merged"
-"""Where a merged file's metadata says what it was made of."""
-
-_CARRIED = ("loba.recipe", "loba.base_model", "loba.base_model_revision")
+_CARRIED = (RECIPE_KEY, BASE_MODEL_KEY, BASE_REVISION_KEY)
 _NUMERICAL_RANK = 1e-6
 _CONVOLUTION = re.compile(r"\.conv(?:1|2|_shortcut)?$|^conv_(?:in|out)$")
 
@@ -206,7 +210,7 @@ def write_merged(
     _, _, first = read_adapter(parts[0].path)
     metadata = {
         **{key: first[key] for key in _CARRIED if key in first},
-        "loba.version": __version__,
+        VERSION_KEY: __version__,
         MERGED_KEY: json.dumps(origins, sort_keys=True),
     }
     family = family_of_file(first, merged.layers)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from loba_tui.core.adapter_metadata import BASE_MODEL_KEY, RECIPE_KEY
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.files import replace_file, staged
 from loba_tui.core.plugins import Plugins
@@ -34,7 +35,6 @@ from loba_tui.core.run.writer import RunWriter
 
 INTERFERENCE_JSON = "interference.json"
 INTERFERENCE_PNG = "interference.png"
-_RECIPE_KEY = "loba.recipe"
 _MOST_PROMPTS = 8
 _MOST_HELD_OUT = 4
 
@@ -76,7 +76,7 @@ def serve_merge(request: Request, writer: RunWriter) -> None:
 
 
 def _base_models(parts: Sequence[Part]) -> set[str]:
-    found = {read_adapter(part.path)[2].get("loba.base_model", "") for part in parts}
+    found = {read_adapter(part.path)[2].get(BASE_MODEL_KEY, "") for part in parts}
     return found - {""}
 
 
@@ -174,10 +174,10 @@ def _attributes(
 
 def _measure_of(part: Part, plugins: Plugins) -> Choice | None:
     metadata: Mapping[str, str] = read_adapter(part.path)[2]
-    if _RECIPE_KEY not in metadata:
+    if RECIPE_KEY not in metadata:
         return None
     try:
-        recipe = parse_text(metadata[_RECIPE_KEY], origin=str(part.path), plugins=plugins)
+        recipe = parse_text(metadata[RECIPE_KEY], origin=str(part.path), plugins=plugins)
     except RecipeError:
         return None
     return recipe.proof.measure

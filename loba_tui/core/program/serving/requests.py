@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from loba_tui.core.adapter_metadata import RECIPE_KEY
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.adapter import load_adapter, read_adapter
@@ -30,8 +31,6 @@ from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.launch import PLAN, Request
 from loba_tui.core.run.writer import RunWriter
 
-RECIPE_KEY = "loba.recipe"
-
 
 def serve(
     request: Request,
@@ -53,23 +52,32 @@ def serve(
     if request.action == "doctor":
         findings = [finding.as_json() for finding in device_findings()]
         writer.event("examined", findings=findings)
-        return
-    if request.action == "merge":
+    elif request.action == "merge":
         serve_merge(request, writer)
-        return
-    recipe = wanted_recipe(request, plugins)
-    if request.action == "plan":
-        sections = preview(recipe, plugins)
+    elif request.action == "plan":
+        sections = preview(wanted_recipe(request, plugins), plugins)
         path = writer.write_file(PLAN, json.dumps(sections, allow_nan=False).encode())
         writer.event("planned", path=path)
-        return
-    if request.action == "data":
-        data = open_data(recipe, writer, lambda phase: writer.status(phase=phase), plugins)
-        if data is None:
-            raise RecipeError("data: missing; this recipe has no images to check")
-        found = {**data.summary(), "cut_captions": cut_captions(recipe, data)}
-        writer.write_file(PLAN, json.dumps(found).encode())
-        return
+    elif request.action == "data":
+        _check_data(wanted_recipe(request, plugins), writer, plugins)
+    else:
+        _serve_with_model(request, writer, plugins, tensors)
+
+
+def _check_data(recipe: Recipe, writer: RunWriter, plugins: Plugins) -> None:
+    """Open all images of a recipe, and leave what was found."""
+    data = open_data(recipe, writer, lambda phase: writer.status(phase=phase), plugins)
+    if data is None:
+        raise RecipeError("data: missing; this recipe has no images to check")
+    found = {**data.summary(), "cut_captions": cut_captions(recipe, data)}
+    writer.write_file(PLAN, json.dumps(found).encode())
+
+
+def _serve_with_model(
+    request: Request, writer: RunWriter, plugins: Plugins, tensors: Path | None
+) -> None:
+    """Draw, measure or compare adapters on their base model."""
+    recipe = wanted_recipe(request, plugins)
     model = open_model(
         recipe,
         prompts=prompts_of(recipe),
@@ -81,13 +89,7 @@ def serve(
     if request.action == "interfere":
         serve_interference(request, recipe, model, writer, plugins)
         return
-    scale: RowScale
-    if request.several:
-        scale = attach_several(request, model)
-    else:
-        load_adapter(model.container, Path(request.adapter))
-        model.container.denoiser.requires_grad_(False)
-        scale = AdapterScale(model.container.denoiser)
+    scale = _attach(request, model)
     Components(model.wrapper.cache, recipe.base_model.id, model.container, writer).publish()
     if request.action == "eval":
         writer.status(phase="measuring")
@@ -103,12 +105,21 @@ def serve(
         writer.event("measured", outcome=report.outcome, verdict=list(report.verdict))
     else:
         writer.status(phase="sampling")
-        strip_path = _draw(recipe, model, scale, writer, plugins)
-        writer.event("sampled", path=str(strip_path))
+        path = _draw(recipe, model, scale, writer, plugins)
+        writer.event("sampled", path=str(path))
+
+
+def _attach(request: Request, model: OpenModel) -> RowScale:
+    """Put the request's adapter, or all of several, on the model; return their strength."""
+    if request.several:
+        return attach_several(request, model)
+    load_adapter(model.container, Path(request.adapter))
+    model.container.denoiser.requires_grad_(False)
+    return AdapterScale(model.container.denoiser)
 
 
 def wanted_recipe(request: Request, plugins: Plugins) -> Recipe:
-    """Return the recipe that says how an adapter is used, with the request's wishes put in.
+    """Return the recipe that says how an adapter is used, with the request's own values put in.
 
     Raises:
         RecipeError: None is named, and neither the run folder nor the file itself carries one.

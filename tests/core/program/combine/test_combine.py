@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from loba_tui.client.runs import replay
+from loba_tui.core.adapter_metadata import MERGED_KEY
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
@@ -29,13 +30,7 @@ from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.combine.attach import Part, SeveralScales, attach
 from loba_tui.core.program.combine.interference import measure_overlap, measured_attribute
 from loba_tui.core.program.combine.interference_plot import draw_interference
-from loba_tui.core.program.combine.merge import (
-    MERGED_KEY,
-    inner_product,
-    merge,
-    reduce_rank,
-    write_merged,
-)
+from loba_tui.core.program.combine.merge import inner_product, merge, reduce_rank, write_merged
 from loba_tui.core.program.trajectories.held_out import roll_out
 from loba_tui.core.run.directory import Ledger
 
