@@ -111,8 +111,9 @@ def from_kohya(name: str, layout: BlockLayout = SDXL_LAYOUT) -> str:
     if match:
         column, part = int(match[2]), int(match[3])
         if match[1] == "input_blocks":
-            return _from_input_block(column - 1, part, match[4], layout)
-        return _from_output_block(column, part, match[4], layout)
+            # Column 0 is the convolution that everything goes through first.
+            return _from_block("down", column - 1, part, match[4], layout)
+        return _from_block("up", column, part, match[4], layout)
     match = re.fullmatch(r"middle_block_([012])_(.+)", bare)
     if match and match[1] == "1":
         return f"mid_block.attentions.0.{_attention_inner(match[2])}"
@@ -170,18 +171,11 @@ def _part(rest: str) -> tuple[str, int, str]:
     return match["kind"], int(match["layer"]), inner
 
 
-def _from_input_block(column: int, part: int, inner: str, layout: BlockLayout) -> str:
+def _from_block(side: str, column: int, part: int, inner: str, layout: BlockLayout) -> str:
     block, layer = divmod(column, layout.columns)
-    if inner == "op":
-        return f"down_blocks.{block}.downsamplers.0.conv"
-    return f"down_blocks.{block}.{_from_part(part, layer, inner)}"
-
-
-def _from_output_block(column: int, part: int, inner: str, layout: BlockLayout) -> str:
-    block, layer = divmod(column, layout.columns)
-    if inner == "conv":
-        return f"up_blocks.{block}.upsamplers.0.conv"
-    return f"up_blocks.{block}.{_from_part(part, layer, inner)}"
+    if inner == ("op" if side == "down" else "conv"):
+        return f"{side}_blocks.{block}.{side}samplers.0.conv"
+    return f"{side}_blocks.{block}.{_from_part(part, layer, inner)}"
 
 
 def _from_part(part: int, layer: int, inner: str) -> str:

@@ -119,21 +119,7 @@ def list_items(data: DataSection) -> Listing:
     """Return every image that the recipe's sources hold, in an order that is always the same."""
     listing = Listing()
     for index, source in enumerate(data.sources):
-        before = len(listing.items), len(listing.bad)
-        root = source_path(source.path)
-        if root is None:
-            known = ", ".join(builtin_data_names())
-            listing.bad.append(BadFile(source.path, f"there is no such data set; there is {known}"))
-        elif root.suffix.lower() == ".parquet" and root.is_file():
-            _list_parquet(listing, index, source, root, data.captions)
-        elif root.is_dir():
-            _list_folder(listing, index, source, root, data.captions)
-        else:
-            what = "is neither a folder nor a .parquet file" if root.exists() else "does not exist"
-            listing.bad.append(BadFile(source.path, what))
-        if before == (len(listing.items), len(listing.bad)):
-            endings = ", ".join(IMAGE_SUFFIXES)
-            listing.bad.append(BadFile(source.path, f"holds no image ({endings})"))
+        _SourceReader(listing, index, source, data.captions).add_all()
     return listing
 
 
@@ -144,115 +130,163 @@ def source_path(path: str) -> Path | None:
     return Path(path).expanduser()
 
 
-def _list_folder(
-    listing: Listing, index: int, source: DataSource, root: Path, settings: CaptionSection
-) -> None:
-    files = _files_below(listing, source, root)
-    tables = {path: files[path] for path in files if PurePosixPath(path).name in METADATA_NAMES}
-    masks = _masks(listing, source)
-    named: dict[str, str] = {}
-    for place, path in tables.items():
-        named |= _read_metadata(listing, source, place, path, files, settings)
-    for place, path in files.items():
-        suffix = path.suffix.lower()
-        name = f"{source.path}/{place}"
-        if suffix == ".parquet":
-            _list_parquet(listing, index, source, path, settings, name=name)
-        if suffix in UNREADABLE_SUFFIXES:
-            listing.bad.append(BadFile(name, f"{suffix} files cannot be read; convert it to PNG"))
-        if suffix not in IMAGE_SUFFIXES:
-            continue
-        key = place[: -len(suffix)]
-        caption = source.caption if source.caption is not None else named.get(place)
-        beside = (f"{key}{settings.extension}", f"{key}.json", f"{place}{settings.extension}")
-        caption_file = next((files[other] for other in beside if other in files), None)
-        mask_file = None
-        if masks is not None:
-            mask_file = masks.get(key)
-            if mask_file is None:
-                listing.bad.append(BadFile(name, f"has no mask in {source.masks}"))
-        listing.items.append(Item(name, index, key, path, None, caption, caption_file, mask_file))
+@dataclass(frozen=True)
+class _SourceReader:
+    """Lists one source of a recipe.
 
+    Attributes:
+        listing: Where images and problems go.
+        index: Of the source in the recipe.
+        source: The recipe's.
+        settings: How captions are read.
+    """
 
-def _files_below(listing: Listing, source: DataSource, root: Path) -> dict[str, Path]:
-    """Return the files of a folder by their place in it; what is hidden is left alone."""
+    listing: Listing
+    index: int
+    source: DataSource
+    settings: CaptionSection
 
-    def failed(error: OSError) -> None:
-        where = error.filename or source.path
-        listing.bad.append(BadFile(os.fsdecode(where), f"cannot be listed: {error.strerror}"))
+    def add_all(self) -> None:
+        """Add what the source holds to the listing; one without images is a problem."""
+        path, listing = self.source.path, self.listing
+        before = len(listing.items), len(listing.bad)
+        root = source_path(path)
+        if root is None:
+            known = ", ".join(builtin_data_names())
+            self._refuse(path, f"there is no such data set; there is {known}")
+        elif root.suffix.lower() == ".parquet" and root.is_file():
+            self._list_parquet(root, path)
+        elif root.is_dir():
+            self._list_folder(root)
+        else:
+            what = "is neither a folder nor a .parquet file" if root.exists() else "does not exist"
+            self._refuse(path, what)
+        if before == (len(listing.items), len(listing.bad)):
+            self._refuse(path, f"holds no image ({', '.join(IMAGE_SUFFIXES)})")
 
-    found: dict[str, Path] = {}
-    for folder, folders, names in os.walk(root, onerror=failed):
-        folders[:] = sorted((f for f in folders if not f.startswith(".")), key=os.fsencode)
-        for name in sorted(names, key=os.fsencode):
-            if not name.startswith("."):
-                path = Path(folder) / name
-                found[path.relative_to(root).as_posix()] = path
-    return found
+    def _refuse(self, name: str, problem: str) -> None:
+        self.listing.bad.append(BadFile(name, problem))
 
-
-def _masks(listing: Listing, source: DataSource) -> dict[str, Path] | None:
-    """Return the masks of a source by the images' keys, or None where it has no masks."""
-    if source.masks is None:
-        return None
-    root = source_path(source.masks)
-    if root is None or not root.is_dir():
-        listing.bad.append(BadFile(source.masks, "there is no such folder of masks"))
-        return None
-    files = _files_below(listing, source, root)
-    return {
-        place[: -len(path.suffix)]: path
-        for place, path in files.items()
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    }
-
-
-def _read_metadata(
-    listing: Listing,
-    source: DataSource,
-    place: str,
-    path: Path,
-    files: Mapping[str, Path],
-    settings: CaptionSection,
-) -> dict[str, str]:
-    """Return the captions in a metadata file by the images' places in the source."""
-    name = f"{source.path}/{place}"
-    try:
-        if path.stat().st_size > MAX_METADATA_BYTES:
-            raise BadCaption(f"it is larger than {MAX_METADATA_BYTES // 2**20} MiB")
-        text = decode_text(read_file(path), settings.encoding)
-    except (BadCaption, OSError) as error:
-        listing.bad.append(BadFile(name, _reason(error)))
-        return {}
-    captions: dict[str, str] = {}
-    rows = _jsonl_rows(text) if path.suffix == ".jsonl" else _csv_rows(text)
-    for line, row in rows:
-        where = f"{name}:{line}"
-        file_name = next((row[key] for key in _FILE_KEYS if key in row), None)
-        if isinstance(row.get(""), str):
-            listing.bad.append(BadFile(where, row[""]))
-            continue
-        if not isinstance(file_name, str) or not file_name:
-            listing.bad.append(BadFile(where, "it has no file_name"))
-            continue
-        image = os.path.normpath(PurePosixPath(place).parent / file_name)
-        if file_name.startswith("/") or image.startswith(".."):
-            listing.bad.append(BadFile(where, f"{file_name} lies outside of the source"))
-        elif image not in files:
-            listing.bad.append(BadFile(where, f"{file_name} is not there"))
-        elif image in captions:
-            listing.bad.append(BadFile(where, f"{file_name} is named twice"))
-        elif settings.key in row and row[settings.key] is not None:
-            try:
-                captions[image] = caption_in(row, settings)
-            except BadCaption as error:
-                listing.bad.append(BadFile(where, str(error)))
-        elif settings.missing is None and source.caption is None:
-            keys = ", ".join(key for key in row if key not in _FILE_KEYS) or "nothing else"
-            listing.bad.append(
-                BadFile(where, f"it has no {settings.key!r} (it has {keys}); data.captions.key")
+    def _list_folder(self, root: Path) -> None:
+        source, settings = self.source, self.settings
+        files = self._files_below(root)
+        tables = {path: files[path] for path in files if PurePosixPath(path).name in METADATA_NAMES}
+        masks = self._masks()
+        named: dict[str, str] = {}
+        for place, path in tables.items():
+            named |= self._read_metadata(place, path, files)
+        for place, path in files.items():
+            suffix = path.suffix.lower()
+            name = f"{source.path}/{place}"
+            if suffix == ".parquet":
+                self._list_parquet(path, name)
+            if suffix in UNREADABLE_SUFFIXES:
+                self._refuse(name, f"{suffix} files cannot be read; convert it to PNG")
+            if suffix not in IMAGE_SUFFIXES:
+                continue
+            key = place[: -len(suffix)]
+            caption = source.caption if source.caption is not None else named.get(place)
+            beside = (f"{key}{settings.extension}", f"{key}.json", f"{place}{settings.extension}")
+            caption_file = next((files[other] for other in beside if other in files), None)
+            mask_file = None
+            if masks is not None:
+                mask_file = masks.get(key)
+                if mask_file is None:
+                    self._refuse(name, f"has no mask in {source.masks}")
+            self.listing.items.append(
+                Item(name, self.index, key, path, None, caption, caption_file, mask_file)
             )
-    return captions
+
+    def _files_below(self, root: Path) -> dict[str, Path]:
+        """Return the files of a folder by their place in it; what is hidden is left alone."""
+
+        def failed(error: OSError) -> None:
+            where = error.filename or self.source.path
+            self._refuse(os.fsdecode(where), f"cannot be listed: {error.strerror}")
+
+        found: dict[str, Path] = {}
+        for folder, folders, names in os.walk(root, onerror=failed):
+            folders[:] = sorted((f for f in folders if not f.startswith(".")), key=os.fsencode)
+            for name in sorted(names, key=os.fsencode):
+                if not name.startswith("."):
+                    path = Path(folder) / name
+                    found[path.relative_to(root).as_posix()] = path
+        return found
+
+    def _masks(self) -> dict[str, Path] | None:
+        """Return the masks of a source by the images' keys, or None where it has no masks."""
+        if self.source.masks is None:
+            return None
+        root = source_path(self.source.masks)
+        if root is None or not root.is_dir():
+            self._refuse(self.source.masks, "there is no such folder of masks")
+            return None
+        files = self._files_below(root)
+        return {
+            place[: -len(path.suffix)]: path
+            for place, path in files.items()
+            if path.suffix.lower() in IMAGE_SUFFIXES
+        }
+
+    def _read_metadata(self, place: str, path: Path, files: Mapping[str, Path]) -> dict[str, str]:
+        """Return the captions in a metadata file by the images' places in the source."""
+        source, settings = self.source, self.settings
+        name = f"{source.path}/{place}"
+        try:
+            if path.stat().st_size > MAX_METADATA_BYTES:
+                raise BadCaption(f"it is larger than {MAX_METADATA_BYTES // 2**20} MiB")
+            text = decode_text(read_file(path), settings.encoding)
+        except (BadCaption, OSError) as error:
+            self._refuse(name, reason(error))
+            return {}
+        captions: dict[str, str] = {}
+        rows = _jsonl_rows(text) if path.suffix == ".jsonl" else _csv_rows(text)
+        for line, row in rows:
+            where = f"{name}:{line}"
+            file_name = next((row[key] for key in _FILE_KEYS if key in row), None)
+            if isinstance(row.get(""), str):
+                self._refuse(where, row[""])
+                continue
+            if not isinstance(file_name, str) or not file_name:
+                self._refuse(where, "it has no file_name")
+                continue
+            image = os.path.normpath(PurePosixPath(place).parent / file_name)
+            if file_name.startswith("/") or image.startswith(".."):
+                self._refuse(where, f"{file_name} lies outside of the source")
+            elif image not in files:
+                self._refuse(where, f"{file_name} is not there")
+            elif image in captions:
+                self._refuse(where, f"{file_name} is named twice")
+            elif settings.key in row and row[settings.key] is not None:
+                try:
+                    captions[image] = caption_in(row, settings)
+                except BadCaption as error:
+                    self._refuse(where, str(error))
+            elif settings.missing is None and source.caption is None:
+                keys = ", ".join(key for key in row if key not in _FILE_KEYS) or "nothing else"
+                self._refuse(
+                    where, f"it has no {settings.key!r} (it has {keys}); data.captions.key"
+                )
+        return captions
+
+    def _list_parquet(self, path: Path, name: str) -> None:
+        source, settings = self.source, self.settings
+        try:
+            captions = parquet.captions(path, settings.key)
+        except parquet.BadTable as error:
+            self._refuse(name, str(error))
+            return
+        for row, caption in enumerate(captions):
+            if source.caption is not None:
+                caption = source.caption
+            elif isinstance(caption, list):
+                caption = f"{settings.separator} ".join(map(str, caption))
+            where = f"{name}:{row}"
+            if source.masks is not None:
+                self._refuse(where, "masks are for folders of images")
+            self.listing.items.append(
+                Item(where, self.index, f"{path.stem}:{row}", path, row, caption)
+            )
 
 
 def _jsonl_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -280,31 +314,8 @@ def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield reader.line_num, {"": f"not valid CSV: {error}"}
 
 
-def _list_parquet(
-    listing: Listing,
-    index: int,
-    source: DataSource,
-    path: Path,
-    settings: CaptionSection,
-    *,
-    name: str | None = None,
-) -> None:
-    name = name or source.path
-    try:
-        captions = parquet.captions(path, settings.key)
-    except parquet.BadTable as error:
-        listing.bad.append(BadFile(name, str(error)))
-        return
-    for row, caption in enumerate(captions):
-        if source.caption is not None:
-            caption = source.caption
-        elif isinstance(caption, list):
-            caption = f"{settings.separator} ".join(map(str, caption))
-        where = f"{name}:{row}"
-        if source.masks is not None:
-            listing.bad.append(BadFile(where, "masks are for folders of images"))
-        listing.items.append(Item(where, index, f"{path.stem}:{row}", path, row, caption))
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+def reason(error: Exception) -> str:
+    """Return what an exception says, without a path that the name has already said."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

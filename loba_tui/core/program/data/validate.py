@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from loba_tui.core.errors import DataError
 from loba_tui.core.program.data.captions import BadCaption, tidy
 from loba_tui.core.program.data.images import BadImage, decode, decode_mask
-from loba_tui.core.program.data.items import BadFile, Item, list_items, read_file
+from loba_tui.core.program.data.items import BadFile, Item, list_items, read_file, reason
 from loba_tui.core.program.data.loader import in_order
 from loba_tui.core.recipe.data_schema import DataSection
 from loba_tui.core.text import clean
@@ -156,10 +156,3 @@ def data_error(bad: Iterable[BadFile]) -> DataError:
         f"{count} in the training data:\n" + "\n".join(lines),
         "Mend or remove these files, or set data.skip_bad: true to leave them out.",
     )
-
-
-def reason(error: Exception) -> str:
-    """Return what an exception says, without a path that the name has already said."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
