@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loba_tui.core.program.combine.interference import Interference
+from loba_tui.core.program.evaluation.page import FAINT, GRID, INK, page
 from loba_tui.core.text import clean
 
 if TYPE_CHECKING:
@@ -16,13 +17,11 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-WIDTH, HEIGHT, DPI = 1200, 800, 100
 MOST_ROWS = 4
 WRAP, MOST_SENTENCES = 74, 8
 CAPTION = 5
 """Rows of pixels under an image that its prompt takes."""
 
-INK, FAINT, GRID = "#1c2026", "#8a929c", "#e6e9ed"
 COLORS = ("#1f77b4", "#d1772f", "#3d9a8b", "#7a5ba8", "#b5577f", "#6b7f2a")
 
 
@@ -37,14 +36,7 @@ def draw_interference(
         prompts: Of the rows.
         path: Where to.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # A user's own matplotlibrc must not change the page.
-    with matplotlib.rc_context(matplotlib.rcParamsDefault):
-        figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, facecolor="white")
-        FigureCanvasAgg(figure)
+    with page(path) as figure:
         title = " + ".join(
             f"{clean(label, limit=30)} @ {strength:g}"
             for label, strength in zip(found.labels, found.strengths, strict=True)
@@ -57,7 +49,6 @@ def draw_interference(
             size=10, color=INK, va="top", linespacing=1.35, parse_math=False,
         )  # fmt: skip
         _draw_strip(figure.add_axes((0.53, 0.05, 0.45, 0.85)), found, images, prompts)
-        figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def _draw_overlap(axes: Axes, found: Interference) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loba_tui.core.program.evaluation.eraser_effect import Erasure
+from loba_tui.core.program.evaluation.page import FAINT, GRID, HEIGHT, INK, WIDTH, page
 from loba_tui.core.program.evaluation.preservation import KEPT_SHARE
 from loba_tui.core.program.evaluation.report import Report
 from loba_tui.core.program.evaluation.slider_effect import Measurement
@@ -21,10 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT, DPI = 1200, 800, 100
 NUM_EXCERPT_ROWS = 3
 
-INK, FAINT, GRID, ACCENT = "#1c2026", "#8a929c", "#e6e9ed", "#1f77b4"
+ACCENT = "#1f77b4"
 GOOD, SO_SO, BAD = "#2a8f5b", "#c98a1b", "#c0392b"
 LINE_COLORS = ("#7a5ba8", "#d1772f", "#3d9a8b", "#b5577f", "#6b7f2a")
 BADGES = {
@@ -49,15 +49,7 @@ def draw_report(
         path: Where to.
         measured: The values behind the effect curve; None draws how far images move instead.
     """
-    # Half a second: only who draws a report pays it.
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # A user's own matplotlibrc must not change the page.
-    with matplotlib.rc_context(matplotlib.rcParamsDefault):
-        figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, facecolor="white")
-        FigureCanvasAgg(figure)
+    with page(path) as figure:
         _draw_title(figure, report)
         curve = figure.add_axes((0.065, 0.525, 0.44, 0.335))
         if report.erasure is not None:
@@ -69,7 +61,6 @@ def draw_report(
         _draw_kept(figure.add_axes((0.60, 0.525, 0.375, 0.335)), report)
         _draw_excerpt(figure, report, images)
         _draw_words(figure, report)
-        figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def _draw_title(figure: Figure, report: Report) -> None:
