@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loba_tui.core.text import clean, nearest, quote
+from loba_tui.core.text import clean, did_you_mean, nearest, quote
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,9 @@ def test_values_are_quoted_as_their_author_knows_them(value: object, shown: str)
 )
 def test_nearest_sees_through_slips_of_case_and_separators(word: str, meant: str | None) -> None:
     assert nearest(word, ["adamw", "k_lms", "sgd"]) == meant
+
+
+def test_a_hint_offers_the_nearest_name_or_says_something_else() -> None:
+    assert did_you_mean("adamv", ["adamw", "sgd"], "There is adamw, sgd.") == "Did you mean adamw?"
+    assert did_you_mean("zzz", ["adamw", "sgd"], "There is adamw, sgd.") == "There is adamw, sgd."
+    assert did_you_mean("evil", ["evil\x1b[2J"]) == "Did you mean evil?"

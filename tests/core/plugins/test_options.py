@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,8 @@ def test_the_factory_is_given_an_object_made_of_the_fields(mine: Plugins) -> Non
     make = mine.load("losses", "classes")
     factor, options = make(factor=2.0, delta=3.0, way="up")(0, 0)
     assert (factor, options.delta, options.way, options.rate) == (2.0, 3.0, "up", 0.5)
+    shown = inspect.signature(make).parameters
+    assert set(shown) == set(mine.describe("losses", "classes").options)
 
 
 def test_what_is_wrong_with_a_field_is_said_as_of_a_parameter(mine: Plugins) -> None:

@@ -15,6 +15,7 @@ from loba_tui.core.recipe.load import (
     dump_recipe,
     load_recipe,
     parse_recipe,
+    recipe_with,
 )
 from loba_tui.core.recipe.problems import ProblemsFound
 from loba_tui.core.recipe.shipped import folder
@@ -500,3 +501,13 @@ def test_a_preserve_that_is_no_list_is_a_problem(tmp_path: Path, preserve: str) 
     )
     for problem in check_recipe(path, plugins=SHIPPED):
         assert problem.line > 0
+
+
+def test_one_value_of_a_recipe_is_set_and_checked_like_any_other() -> None:
+    recipe = parse_recipe(MAPPING, plugins=SHIPPED)
+    changed = recipe_with(recipe, "train.steps", 7, plugins=SHIPPED)
+    assert changed == parse_recipe(MAPPING | {"train": {"steps": 7}}, plugins=SHIPPED)
+    with pytest.raises(ProblemsFound, match=r"train.steps: expected a whole number"):
+        recipe_with(recipe, "train.steps", "many", plugins=SHIPPED)
+    with pytest.raises(ProblemsFound, match=r"train.steps is a value, not a section"):
+        recipe_with(recipe, "train.steps.most", 7, plugins=SHIPPED)
