@@ -1,19 +1,14 @@
 """Edits of linear layers in closed form, as exact low-rank updates.
 
-Cross-attention reads the prompt through linear maps k = W c and v = W c of the text encoder's
-hidden states c. What these maps make of some states can be changed without training: the W' that
-takes every edited state c_i to W (c_i + d_i), and leaves preserved states r_j and everything else
-as near as it can to where they were, minimises
+Cross-attention reads the prompt through linear maps W c, its keys and values, of the text encoder's
+hidden states c. What they make of some states can be changed without training: Unified Concept
+Editing (UCE, Gandikota et al. 2023, https://arxiv.org/abs/2308.14761) solves for the new W. The
+names are the paper's:
 
-    e Σ |W' c_i − W (c_i + d_i)|² + p Σ |W' r_j − W r_j|² + λ |W' − W|²
+    c_i  a state that is edited             g_i  its guide: W' is to answer c_i as W does g_i
+    r_j  a state that is preserved          d_i  the change g_i − c_i
 
-(Unified Concept Editing, Gandikota et al. 2023, https://arxiv.org/abs/2308.14761, eq. 7, where the
-guide is g_i = c_i + d_i). Its solution W' = M₁ M₂⁻¹ is a low-rank update of W:
-
-    W' − W = W · e Σ d_i (M₂⁻¹ c_i)ᵀ,   M₂ = λI + e Σ c_i c_iᵀ + p Σ r_j r_jᵀ
-
-whose right part depends on no weight at all: it is computed once, and each layer only has to put
-its own W in front. Nothing here knows of models; states are rows (N, D) of a matrix.
+`solve` has the equation. Nothing here knows of models; states are rows (N, D) of a matrix.
 """
 
 from __future__ import annotations
@@ -30,12 +25,21 @@ class Edit:
     """What is to change, one row for each hidden state.
 
     Attributes:
-        states: (N, D) hidden states c as they are.
-        changes: (N, D) what is to be added to each, d = g − c.
+        states: (N, D), c.
+        changes: (N, D), d = g − c.
     """
 
     states: Tensor
     changes: Tensor
+
+    @property
+    def guides(self) -> Tensor:
+        """What the states are to mean, g = c + d."""
+        return self.states + self.changes
+
+    def also(self, states: Tensor, *, guides: Tensor) -> Edit:
+        """Return an edit of further states besides, each towards its guide."""
+        return Edit(torch.cat([self.states, states]), torch.cat([self.changes, guides - states]))
 
     def unsolved(self, update: StateUpdate) -> float:
         """Return what share of the changes, in length, an update leaves undone."""
@@ -94,11 +98,25 @@ def solve(
     identity_weight: float = 0.5,
     tolerance: float = 1e-7,
 ) -> StateUpdate:
-    """Return the update that the module's formula asks for.
+    """Return the update W' − W that every layer shares, for the W' of Unified Concept Editing.
+
+    It minimises (UCE, eq. 7)
+
+        e Σ |W' c_i − W g_i|² + p Σ |W' r_j − W r_j|² + λ |W' − W|²
+
+    by W' = M₁ M₂⁻¹, mat1 and mat2 of UCE's script:
+
+        M₁ = λW + e Σ W g_i c_iᵀ + p Σ W r_j r_jᵀ,   M₂ = λI + e Σ c_i c_iᵀ + p Σ r_j r_jᵀ
+
+    Since M₁ = W M₂ + e Σ W d_i c_iᵀ, this is a low-rank update of W:
+
+        W' − W = W · e Σ d_i (M₂⁻¹ c_i)ᵀ
+
+    whose right part D K depends on no weight: each layer only has to put its W in front.
 
     Args:
-        edit: States and their changes.
-        preserved: (M, D) states r to leave alone; None for none.
+        edit: c_i and d_i.
+        preserved: (M, D), r_j; None for none.
         edit_weight: e.
         preserve_weight: p.
         identity_weight: λ, above 0.
@@ -109,10 +127,10 @@ def solve(
     rows = [states * edit_weight**0.5]
     if preserved is not None and len(preserved):
         rows.append(preserved.double().cpu() * preserve_weight**0.5)
-    right = edit_weight * _solved(states, torch.cat(rows), identity_weight)
+    k = edit_weight * _inverse_m2(states, torch.cat(rows), identity_weight)
     # D K with its singular values, by way of the smaller of its two sides.
     q_left, r_left = torch.linalg.qr(changes.T)
-    q_right, r_right = torch.linalg.qr(right.T)
+    q_right, r_right = torch.linalg.qr(k.T)
     u, s, vh = torch.linalg.svd(r_left @ r_right.T)
     u, s, vh = _with_fixed_signs(u, s, vh)
     kept = int((s > tolerance * s[0]).sum()) if len(s) and float(s[0]) > 0 else 0
@@ -150,7 +168,7 @@ def revived(states: Tensor, update: StateUpdate, layers: Tensor, *, weight: floa
     return torch.linalg.solve(weight * identity + crossed @ edited, wanted).T
 
 
-def _solved(states: Tensor, rows: Tensor, identity_weight: float) -> Tensor:
+def _inverse_m2(states: Tensor, rows: Tensor, identity_weight: float) -> Tensor:
     """Return (N, D) rows (M₂⁻¹ c)ᵀ for M₂ = λI + rowsᵀ rows."""
     num_rows, width = rows.shape
     if num_rows >= width:

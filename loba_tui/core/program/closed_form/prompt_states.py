@@ -14,6 +14,7 @@ from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.closed_form.linear_edit import Edit
 from loba_tui.core.program.closed_form.token_positions import Match, match_tokens, padding
+from loba_tui.core.recipe.schema import Concept
 
 Positions = Literal["concept", "prompt", "all"]
 """Which tokens of a prompt are edited: those of the words that differ; all of its words and the end
@@ -68,14 +69,14 @@ class PromptStates:
             )
         return Edit(torch.stack(states), torch.stack(changes))
 
-    def preserved(self, prompts: Sequence[str]) -> Tensor:
-        """Return the states (M, D) of all tokens of prompts that are to stay.
+    def preserved(self, concepts: Sequence[Concept]) -> Tensor:
+        """Return the states r (M, D) of all tokens of the concepts' preserve prompts.
 
         The start token is among them, once: it is the same in every prompt, and most of a
         cross-attention's weight rests on it.
         """
         rows: list[Tensor] = []
-        for prompt in prompts:
+        for prompt in dict.fromkeys(prompt for concept in concepts for prompt in concept.preserve):
             states = self._states(prompt)
             end = len(states) if self._positions == "all" else len(self._ids(prompt))
             rows.append(states[(0 if not rows else 1) : end])

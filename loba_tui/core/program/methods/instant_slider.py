@@ -10,12 +10,14 @@ with the direction of Concept Sliders (https://arxiv.org/abs/2311.12092) read of
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
+from loba_tui.core.program.closed_form.linear_edit import solve
 from loba_tui.core.program.closed_form.prompt_states import PromptStates, text_projections
-from loba_tui.core.program.closed_form.slider import slider_pairs, slider_update
+from loba_tui.core.program.closed_form.slider import slider_pairs
 from loba_tui.core.program.closed_form.solution import (
     Solution,
     Solver,
@@ -28,18 +30,11 @@ REQUIRES = ("target", "positive", "negative")
 SOLVES = True
 
 
-def get_method(
-    parts: SolverParts,
-    *,
-    tokens: Literal["concept", "prompt", "all"] = "prompt",
-    identity_weight: PositiveFloat = 0.05,
-    preserve_weight: NonNegativeFloat = 0.0,
-    rank: PositiveInt | None = None,
-) -> Solver:
-    """Return the instant slider; a concept's guidance g is its strength at scale 1.
+@dataclass(frozen=True, kw_only=True)
+class InstantSliderOptions:
+    """Options of the instant slider.
 
-    Args:
-        parts: What the method works with.
+    Attributes:
         tokens: Which hidden states are edited: "concept" those of the words that differ, "prompt"
             all words and the end token, "all" the padding too.
         identity_weight: λ, how hard all that is not named is held in place.
@@ -47,50 +42,39 @@ def get_method(
             the edited prompts, so that even a little of it takes much of the effect.
         rank: Cut each layer's update to this rank; null keeps all of it.
     """
-    return InstantSlider(
-        parts,
-        tokens=tokens,
-        identity_weight=identity_weight,
-        preserve_weight=preserve_weight,
-        rank=rank,
-    )
+
+    tokens: Literal["concept", "prompt", "all"] = "prompt"
+    identity_weight: PositiveFloat = 0.05
+    preserve_weight: NonNegativeFloat = 0.0
+    rank: PositiveInt | None = None
+
+
+def get_method(parts: SolverParts, *, options: InstantSliderOptions) -> Solver:
+    """Return the instant slider; a concept's guidance g is its strength at scale 1."""
+    return InstantSlider(parts, options)
 
 
 class InstantSlider:
     """Solves for the slider's update of every layer that reads the prompt."""
 
-    def __init__(
-        self,
-        parts: SolverParts,
-        *,
-        tokens: Literal["concept", "prompt", "all"],
-        identity_weight: float,
-        preserve_weight: float,
-        rank: int | None,
-    ) -> None:
-        self._parts = parts
-        self._tokens = tokens
-        self._identity_weight = identity_weight
-        self._preserve_weight = preserve_weight
-        self._rank = rank
+    def __init__(self, parts: SolverParts, options: InstantSliderOptions) -> None:
+        self._concepts, self._options = parts.concepts, options
+        self._states = PromptStates(parts.container, parts.embeds, options.tokens)
         self._projections = text_projections(parts.container)
 
     def most_ranks(self) -> Mapping[str, int]:
         """Return each layer's rank if no two edited states were alike."""
-        states = PromptStates(self._parts.container, self._parts.embeds, self._tokens)
-        num_states = states.num_distinct(slider_pairs(self._parts.concepts))
-        return most_ranks(self._projections, num_states, self._rank)
+        num_states = self._states.num_distinct(slider_pairs(self._concepts))
+        return most_ranks(self._projections, num_states, self._options.rank)
 
     def solve(self) -> Solution:
         """Return the slider, with how much of the wanted change it makes on the edited states."""
-        parts = self._parts
-        edit, update = slider_update(
-            parts.container,
-            parts.embeds,
-            parts.concepts,
-            positions=self._tokens,
-            identity_weight=self._identity_weight,
-            preserve_weight=self._preserve_weight,
+        options, edit = self._options, self._states.edit(slider_pairs(self._concepts))
+        update = solve(
+            edit,
+            self._states.preserved(self._concepts) if options.preserve_weight else None,
+            preserve_weight=options.preserve_weight,
+            identity_weight=options.identity_weight,
         )
-        layers = layer_updates(update, self._projections, self._rank)
+        layers = layer_updates(update, self._projections, options.rank)
         return Solution(layers, {"states": len(edit.states), "unsolved": edit.unsolved(update)})

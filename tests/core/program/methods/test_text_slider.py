@@ -17,8 +17,9 @@ from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program import randomness
-from loba_tui.core.program.closed_form.prompt_states import text_projections
-from loba_tui.core.program.closed_form.slider import slider_update, start_from_instant
+from loba_tui.core.program.closed_form.linear_edit import solve
+from loba_tui.core.program.closed_form.prompt_states import PromptStates, text_projections
+from loba_tui.core.program.closed_form.slider import slider_pairs, start_from_instant
 from loba_tui.core.program.method import MethodParts
 from loba_tui.core.program.methods.text_slider import TextSlider
 from loba_tui.core.program.trajectories.base import Draw
@@ -210,10 +211,8 @@ def test_a_warm_start_is_the_instant_slider_cut_to_the_adapters_rank(
     denoiser = container.denoiser
     kept = {n: p.detach().clone() for n, p in denoiser.named_parameters() if ".lora_" in n}
     method.start_warm()
-    _, update = slider_update(
-        container, parts.embeds, CONCEPTS, positions="prompt", identity_weight=0.05,
-        preserve_weight=0.0,
-    )  # fmt: skip
+    edit = PromptStates(container, parts.embeds, "prompt").edit(slider_pairs(CONCEPTS))
+    update = solve(edit, identity_weight=0.05)
     projections = text_projections(container)
     assert len(projections) > 2
     for name, layer in projections.items():
