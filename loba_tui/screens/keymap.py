@@ -69,7 +69,7 @@ def bindings(classes: Iterable[type[DOMNode]]) -> dict[str, Binding]:
 
 def parse(text: str, origin: str, known: dict[str, Binding]) -> dict[str, str]:
     """Read a keymap's text; see `load`."""
-    from loba_tui.core.recipe.tree import read_tree
+    from loba_tui.core.recipe.yaml_tree import read_tree
 
     tree, problems = read_tree(text, origin)
     found: dict[str, str] = {}

@@ -80,7 +80,7 @@ class Settings:
         if not text.strip():
             return cls()
         # A YAML parser and an HTTP client take a tenth of a second to import, and few need them.
-        from loba_tui.core.recipe.tree import read_tree
+        from loba_tui.core.recipe.yaml_tree import read_tree
 
         tree, problems = read_tree(text, origin)
         if not isinstance(tree.data, dict):

@@ -12,7 +12,7 @@ from loba_tui.core.errors import RecipeError, ResourceError
 from loba_tui.core.recipe.edit import set_key
 from loba_tui.core.recipe.load import read_recipe_text
 from loba_tui.core.recipe.problems import ProblemsFound
-from loba_tui.core.recipe.tree import read_tree
+from loba_tui.core.recipe.yaml_tree import read_tree
 from loba_tui.core.text import clean, quote
 
 

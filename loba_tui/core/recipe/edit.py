@@ -14,7 +14,7 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound, dotted
-from loba_tui.core.recipe.tree import read_tree
+from loba_tui.core.recipe.yaml_tree import read_tree
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./+-]([A-Za-z0-9_./+ -]*[A-Za-z0-9_./+-])?")
 _HAS_ANCHOR = re.compile(r"[&*]\w")

@@ -20,7 +20,8 @@ from loba_tui.core.recipe.checks.recipe import check_tree
 from loba_tui.core.recipe.data_paths import with_absolute_paths
 from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.recipe.tree import Node, node_of, read_tree
+from loba_tui.core.recipe.tree import Node, node_of
+from loba_tui.core.recipe.yaml_tree import read_tree
 from loba_tui.core.redact import TOKEN
 from loba_tui.core.text import clean, nearest
 

@@ -9,7 +9,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Option, Plugins
 from loba_tui.core.recipe.checks.recipe import check_tree
 from loba_tui.core.recipe.migrate.flags import DEFAULT_CONCEPT, DEFAULT_METHOD
-from loba_tui.core.recipe.tree import read_tree
+from loba_tui.core.recipe.yaml_tree import read_tree
 
 _HEAD = """\
 # {name}: a recipe for LOBA-Trainer.

@@ -14,7 +14,8 @@ from loba_tui.core.plugins import Option
 from loba_tui.core.recipe.edit import spell
 from loba_tui.core.recipe.problems import ProblemsFound, dotted
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.recipe.tree import Node, read_tree
+from loba_tui.core.recipe.tree import Node
+from loba_tui.core.recipe.yaml_tree import read_tree
 from loba_tui.core.run.control import LIVE_KEYS
 
 

@@ -19,7 +19,8 @@ from loba_tui.core.recipe.edit import delete_key, set_key
 from loba_tui.core.recipe.load import parse_text
 from loba_tui.core.recipe.problems import Problem, ProblemsFound, dotted
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.recipe.tree import Node, read_tree
+from loba_tui.core.recipe.tree import Node
+from loba_tui.core.recipe.yaml_tree import read_tree
 from loba_tui.core.run.control import LIVE_KEYS
 from loba_tui.core.text import clean, offer
 from loba_tui.screens.stack.fields import (

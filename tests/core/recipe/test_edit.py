@@ -10,7 +10,7 @@ from loba_tui.core.recipe.edit import delete_key, set_key
 from loba_tui.core.recipe.load import parse_text
 from loba_tui.core.recipe.problems import ProblemsFound
 from loba_tui.core.recipe.shipped import folder
-from loba_tui.core.recipe.tree import read_tree
+from loba_tui.core.recipe.yaml_tree import read_tree
 
 SLIDER = (folder() / "slider.yaml").read_text()
 

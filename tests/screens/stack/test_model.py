@@ -203,7 +203,7 @@ def test_a_value_is_shown_as_it_would_be_written(value: object) -> None:
 
 
 def parse_value(text: str) -> object:
-    from loba_tui.core.recipe.tree import read_tree
+    from loba_tui.core.recipe.yaml_tree import read_tree
 
     return read_tree(f"a: {text}", "x")[0].plain()["a"]
 

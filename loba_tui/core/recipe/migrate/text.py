@@ -17,7 +17,8 @@ from ruamel.yaml import YAML
 
 from loba_tui.core.recipe.migrate.flags import V0_FLAGS, is_version_0, migrate_flags
 from loba_tui.core.recipe.problems import Problem, ProblemsFound
-from loba_tui.core.recipe.tree import Node, read_tree
+from loba_tui.core.recipe.tree import Node
+from loba_tui.core.recipe.yaml_tree import read_tree
 from loba_tui.core.text import clean, nearest, quote
 
 

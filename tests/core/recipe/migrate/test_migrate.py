@@ -12,7 +12,7 @@ from loba_tui.core.recipe.load import parse_recipe, parse_text
 from loba_tui.core.recipe.migrate.flags import V0_FLAGS, is_version_0, migrate_flags
 from loba_tui.core.recipe.migrate.text import migrate_text
 from loba_tui.core.recipe.problems import ProblemsFound
-from loba_tui.core.recipe.tree import read_tree
+from loba_tui.core.recipe.yaml_tree import read_tree
 
 OLD = """\
 # My old run

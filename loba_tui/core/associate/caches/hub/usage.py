@@ -159,7 +159,7 @@ def _scalar(written: str) -> str | None:
 
 def _parsed_model(text: str) -> BaseModel | None:
     # Imported here: the ordinary recipe does not need a YAML parser, and it takes 0.1 s to load.
-    from loba_tui.core.recipe.tree import read_tree
+    from loba_tui.core.recipe.yaml_tree import read_tree
 
     try:
         tree, _ = read_tree(text, "<recipe>")
