@@ -5,7 +5,6 @@ python benchmarks/dashboard_fuzz.py --keys 10000
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import math
@@ -15,6 +14,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from bench_options import numbers_of
 
 from loba_tui.app import LobaApp
 from loba_tui.client.context import Context
@@ -131,10 +132,7 @@ async def fuzz(home: Path, *, num_keys: int, seed: int, pace: float = 0.0) -> in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--keys", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = numbers_of(__doc__, keys=10_000, seed=0)
     begin, pressed, seed = time.perf_counter(), 0, arguments.seed
     while pressed < arguments.keys:
         with tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,6 @@ python benchmarks/editing.py [--repositories 2000]
 
 from __future__ import annotations
 
-import argparse
 import os
 import queue
 import statistics
@@ -13,6 +12,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from bench_options import numbers_of
 
 from loba_tui.client.plans.client import Answer, PlanClient
 from loba_tui.core.plugins import SHIPPED
@@ -107,9 +108,7 @@ def time_cache(root: Path, repositories: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repositories", type=int, default=2000)
-    arguments = parser.parse_args()
+    arguments = numbers_of(__doc__, repositories=2000)
     print(f"{'recipe':14}{'change, CPU':>13}{'first curve':>13}{'curves':>10}{'estimate':>10}")
     for recipe in ("slider", "sdxl/slider"):
         change = time_forms(recipe)

@@ -9,7 +9,6 @@ is a traceback, and is shown with the seed that makes it again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import resource
@@ -22,6 +21,8 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+from bench_options import numbers_of
 
 from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import LobaError
@@ -134,11 +135,7 @@ def fuzz(
 
 def main() -> None:
     """Fuzz both, and end with 1 where something went wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--recipes", type=int, default=5000)
-    parser.add_argument("--headers", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    asked = numbers_of(__doc__, recipes=5000, headers=2000, seed=0)
     load = partial(load_recipe, plugins=SHIPPED)
     is_well = [
         fuzz("recipe.yaml", asked.recipes, asked.seed, damaged_recipe, load),

@@ -10,7 +10,6 @@ looked: done, every step recorded once, and with the adapter of a run without vi
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -24,6 +23,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from bench_options import numbers_of
 
 from loba_tui.core.run.directory import RunDir
 
@@ -145,11 +146,7 @@ def watched(folder: Path, *, times: int, at_once: int, rng: random.Random) -> tu
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--times", type=int, default=50)
-    parser.add_argument("--at-once", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=300)
-    arguments = parser.parse_args()
+    arguments = numbers_of(__doc__, times=50, at_once=5, steps=300)
     with tempfile.TemporaryDirectory(prefix="loba-hangups-") as temporary:
         folders = [Path(temporary) / name for name in ("watched", "alone")]
         for folder in folders:

@@ -9,7 +9,6 @@ latents by `loba cache ls`, and one entry's way to the disk and back.
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import statistics
@@ -18,6 +17,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from bench_options import numbers_of
 
 ROUNDS = 3
 OPEN = """
@@ -82,9 +83,7 @@ def time_entries(root: Path, num_entries: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--entries", type=int, default=20_000)
-    arguments = parser.parse_args()
+    arguments = numbers_of(__doc__, entries=20_000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         time_opening(folder)

@@ -9,7 +9,6 @@ costs none, so it is all overhead. Then the slider recipe's checkpoint is saved 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import bench
 import psutil
+from bench_options import numbers_of
 
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.training.checkpoint import CheckpointStore
@@ -95,11 +95,7 @@ def saves(times: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--step-ms", type=float, default=50.0)
-    parser.add_argument("--saves", type=int, default=10)
-    arguments = parser.parse_args()
+    arguments = numbers_of(__doc__, steps=400, step_ms=50.0, saves=10)
     print(bench.machine())
     overhead(arguments.steps, arguments.step_ms / 1000)
     saves(arguments.saves)

@@ -10,7 +10,6 @@ of a run which was never stopped.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -23,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import bench
+from bench_options import numbers_of
 
 from loba_tui.core.errors import ExitCode
 from loba_tui.core.plugins import SHIPPED
@@ -32,10 +32,7 @@ from loba_tui.core.run.launch import PROGRAM
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--times", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=40)
-    arguments = parser.parse_args()
+    arguments = numbers_of(__doc__, times=8, steps=40)
     rng = random.Random(0)
     recipe = load_recipe(
         bench.RECIPES / "slider.yaml", [f"train.steps={arguments.steps}"], plugins=SHIPPED

@@ -9,20 +9,17 @@ student) and compares CPU time per step. Both run in turn, so that a drifting ma
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 
 import bench
 import torch
+from bench_options import numbers_of
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=10)
-    arguments = parser.parse_args()
+    arguments = numbers_of(__doc__, rounds=6, steps=10)
     total = (arguments.rounds + 1) * arguments.steps + 1
     subject = bench.ready([f"train.steps={total}"])
     trainer, container = subject.run, subject.model.container

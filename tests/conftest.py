@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,17 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests of what is kept on disk name a folder of their own; no test writes to the user's.
 os.environ["LOBA_CACHE"] = "off"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: bits differ between thread counts, and two may be far slower."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session", params=["sdxl", "sd"])

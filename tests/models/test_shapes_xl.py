@@ -1,6 +1,5 @@
 """The committed model follows prompts, and its script can make it again."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,15 +17,7 @@ from loba_tui.models.training.steps import Budget, draw_images, to_unit
 
 MODEL = Path(loba_tui.models.__file__).parent / "shapes-xl"
 MIB = 2**20
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Results differ in bits between thread counts, and two threads may be far slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hub_layouts import commit_of, git_sha1, sha256
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def git_sha1(content: bytes) -> str:
-    return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
 
 
 def is_lfs(name: str) -> bool:
@@ -74,7 +67,7 @@ class KeptRepo:
     def commit(self, branch: str, files: Mapping[str, bytes], message: str) -> str:
         before = self.commits.get(self.refs.get(branch, ""), {})
         number = f"{len(self.commits)} {branch} {message}"
-        sha = hashlib.sha1(number.encode()).hexdigest()
+        sha = commit_of(number)
         self.commits[sha] = {**before, **{name: Content(each) for name, each in files.items()}}
         self.refs[branch] = sha
         self.messages.append(message)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from hub_repos import COMMIT, FolderRepo, KeptRepo, checksum, git_sha1, is_lfs, sha256
+from hub_layouts import git_sha1, sha256
+from hub_repos import COMMIT, FolderRepo, KeptRepo, checksum, is_lfs
 
 __all__ = ["COMMIT", "Fault", "Handler", "Hub", "KeptRepo", "Request", "serve"]
 

@@ -6,7 +6,8 @@ import base64
 import json
 from typing import Any
 
-from hub_repos import KeptRepo, git_sha1, is_lfs, sha256
+from hub_layouts import git_sha1, sha256
+from hub_repos import KeptRepo, is_lfs
 from hub_server import Handler, Request
 
 TOKEN = "hf_" + "loopback" * 4

@@ -263,19 +263,43 @@ def test_every_shipped_drop_in_can_be_set_from_a_recipe(kind: str, name: str) ->
             assert not [problem for problem in found if option.name in problem.key_path]
 
 
-def test_listing_and_describing_loads_no_torch() -> None:
-    code = (
-        "import sys; from loba_tui.core.plugins import KINDS, SHIPPED\n"
-        "[SHIPPED.describe(k, n) for k in KINDS for n in SHIPPED.names(k)]\n"
-        "assert not {'torch', 'diffusers', 'peft', 'numpy'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        pytest.param(
+            "[SHIPPED.describe(k, n) for k in KINDS for n in SHIPPED.names(k)]",
+            {"torch", "diffusers", "peft", "numpy"},
+            id="listing and describing",
+        ),
+        pytest.param(
+            "[SHIPPED.load(k, n) for k in ('model', 'layer') for n in SHIPPED.names(k)]",
+            {"torch", "diffusers", "peft"},
+            id="schedules over steps and layers",
+        ),
+    ],
+)
+def test_what_is_done_with_drop_ins_alone_loads_no_torch(code: str, heavy: set[str]) -> None:
+    imports = "import sys; from loba_tui.core.plugins import KINDS, SHIPPED"
+    check = f"assert not {heavy!r} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", f"{imports}\n{code}\n{check}"], check=True)
 
 
-def test_schedules_over_steps_and_layers_load_no_torch() -> None:
-    code = (
-        "import sys; from loba_tui.core.plugins import KINDS, SHIPPED\n"
-        "[SHIPPED.load(k, n) for k in ('model', 'layer') for n in SHIPPED.names(k)]\n"
-        "assert not {'torch', 'diffusers', 'peft'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+PROMISED = {
+    "layer": """
+        attention_only block_wise_decay conv_only cross_attention_only custom self_attention_only
+        style_blocks uniform
+    """,
+    "model": """
+        constant cosine cosine_restarts exponential inverse_sqrt linear
+        linear_warmup one_cycle polynomial rex step warmup_stable_decay
+    """,
+    "timestep": """
+        beta cosmap curriculum exponential linear logit_normal
+        mode sigmoid snr_weighted uniform window
+    """,
+}
+
+
+@pytest.mark.parametrize("kind", PROMISED)
+def test_there_are_all_schedules_that_are_promised(kind: str) -> None:
+    assert set(SHIPPED.names(kind)) == set(PROMISED[kind].split())

@@ -7,8 +7,6 @@ where there is no product; dora_scale is the length of each output's weights.
 
 from __future__ import annotations
 
-import copy
-import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +16,10 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tiny_adapters import add_adapter, fresh, move_adapter
 from torch import Tensor
 
 from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import CorruptError, NumericsError, RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import (
@@ -32,7 +30,6 @@ from loba_tui.core.program.adapter_files.adapter import (
 )
 from loba_tui.core.program.adapter_files.file import read_file
 from loba_tui.core.program.adapter_files.kohya_keys import BlockLayout, from_kohya, to_kohya
-from loba_tui.core.program.adapter_layers.kinds import adapted_module, make_deterministic
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 
 LINEAR = ("cross_attention", "projection")
@@ -55,30 +52,10 @@ forms = pytest.mark.parametrize(
 )
 
 
-@functools.cache
-def loaded(folder: Path) -> ModelContainer:
-    return ModelCache("cpu", torch.float32).container(str(folder))
-
-
-def fresh(folder: Path) -> ModelContainer:
-    """Return a model with a denoiser of its own; loading it each time takes a second."""
-    container = copy.copy(loaded(folder))
-    container.pipeline = copy.copy(container.pipeline)
-    container.pipeline.unet = copy.deepcopy(container.pipeline.unet)
-    return container
-
-
 def trained(folder: Path, kind: str, **options: Any) -> ModelContainer:
     container = fresh(folder)
-    make = SHIPPED.load("adapters", kind)
-    config = make(container.adapter_targets(), **{**KINDS[kind], **options})
-    container.denoiser.add_adapter(config)
-    make_deterministic(container.denoiser, config)
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in container.denoiser.named_parameters():
-        if adapted_module(name) != name:
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.data += 0.1 * noise * parameter.data.abs().mean().clamp_min(0.5)
+    add_adapter(container, kind, {**KINDS[kind], **options})
+    move_adapter(container)
     return container
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import VeraConfig
+from tiny_adapters import add_adapter, move_adapter
 from torch import Tensor
 
 from loba_tui.core.associate.containers.sdxl import SDXLContainer
@@ -33,16 +34,9 @@ KINDS = {
 @pytest.fixture(scope="module", params=KINDS)
 def container(tiny_sdxl_folder: Path, request: pytest.FixtureRequest) -> SDXLContainer:
     container = ModelCache("cpu", torch.float32).container(str(tiny_sdxl_folder))
-    make = SHIPPED.load("adapters", request.param)
-    config = make(container.adapter_targets(), **KINDS[request.param])
-    container.denoiser.add_adapter(config)
-    make_deterministic(container.denoiser, config)
+    add_adapter(container, request.param, KINDS[request.param])
     # A fresh adapter changes nothing; a trained one has moved in all of its parameters.
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in container.denoiser.named_parameters():
-        if adapted_module(name) != name:
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.data += 0.1 * noise * parameter.data.abs().mean().clamp_min(0.5)
+    move_adapter(container)
     return container
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,19 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_adapters import add_adapter, fresh, move_adapter
 from torch import Tensor
 
 from loba_tui.client.runs import replay
 from loba_tui.core.adapter_metadata import MERGED_KEY
 from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import load_adapter, read_adapter, write_adapter
 from loba_tui.core.program.adapter_files.formats import LoraLayer
 from loba_tui.core.program.adapter_layers.kinds import (
-    adapted_module,
-    make_deterministic,
     tuner_layers,
 )
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
@@ -44,31 +40,13 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@functools.cache
-def loaded(folder: Path) -> ModelContainer:
-    return ModelCache("cpu", torch.float32).container(str(folder))
-
-
-def fresh(folder: Path) -> ModelContainer:
-    """Return a model with a denoiser of its own; loading it each time takes a second."""
-    container = copy.copy(loaded(folder))
-    container.pipeline = copy.copy(container.pipeline)
-    container.pipeline.unet = copy.deepcopy(container.pipeline.unet)
-    return container
-
-
 @pytest.fixture(scope="module")
 def files(tiny_sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, made = tmp_path_factory.mktemp("adapters"), {}
     for number, (name, (kind, options)) in enumerate(KINDS.items()):
         container = fresh(tiny_sdxl_folder)
-        config = SHIPPED.load("adapters", kind)(container.adapter_targets(), **options)
-        container.denoiser.add_adapter(config)
-        make_deterministic(container.denoiser, config)
-        generator = torch.Generator().manual_seed(number)
-        for parameter_name, parameter in container.denoiser.named_parameters():
-            if adapted_module(parameter_name) != parameter_name:
-                parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+        add_adapter(container, kind, options)
+        move_adapter(container, seed=number, is_relative=False)
         write_adapter(container.denoiser, folder / name, metadata={"loba.base_model": "tiny"})
         made[name] = folder / name / "adapter.safetensors"
     return made

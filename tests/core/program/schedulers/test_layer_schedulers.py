@@ -105,16 +105,3 @@ def test_custom_takes_the_first_pattern_that_fits() -> None:
 def test_a_pattern_that_fits_nothing_is_an_error() -> None:
     with pytest.raises(RecipeError, match=r"upblocks.*fits none"):
         factors("custom", factors={"upblocks.*": 1.0})
-
-
-def test_there_are_the_eight_that_are_promised() -> None:
-    assert set(SHIPPED.names("layer")) == {
-        "attention_only",
-        "block_wise_decay",
-        "conv_only",
-        "cross_attention_only",
-        "custom",
-        "self_attention_only",
-        "style_blocks",
-        "uniform",
-    }

@@ -141,20 +141,3 @@ def test_the_sqrt_decay_of_warmup_stable_decay() -> None:
 def test_very_short_runs_have_finite_factors_too(name: str, steps: int) -> None:
     factor = SHIPPED.load("model", name)(None, steps)
     assert all(math.isfinite(factor(step)) and factor(step) >= 0 for step in range(steps + 1))
-
-
-def test_there_are_the_twelve_that_are_promised() -> None:
-    assert set(SHIPPED.names("model")) == {
-        "constant",
-        "cosine",
-        "cosine_restarts",
-        "exponential",
-        "inverse_sqrt",
-        "linear",
-        "linear_warmup",
-        "one_cycle",
-        "polynomial",
-        "rex",
-        "step",
-        "warmup_stable_decay",
-    }

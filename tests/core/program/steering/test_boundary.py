@@ -359,10 +359,15 @@ def test_a_run_is_steered_while_it_goes_on(steered: RunDir) -> None:
     assert record.changes[0] == Change(2, "optimizer.lr", 1e-3, 5e-4)
 
 
-def test_a_stopped_run_resumes_with_the_steered_values(steered: RunDir, tmp_path: Path) -> None:
-    run_dir = new_run(recipe_with(), tmp_path)
+def stopped_at_6(parent: Path) -> RunDir:
+    run_dir = new_run(recipe_with(), parent)
     with pytest.raises(Interrupted, match="step 6 of 8"):
         run_steered(run_dir, Hand(run_dir, PLAN, stop=6))
+    return run_dir
+
+
+def test_a_stopped_run_resumes_with_the_steered_values(steered: RunDir, tmp_path: Path) -> None:
+    run_dir = stopped_at_6(tmp_path)
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
     assert adapter_hashes(run_dir) == adapter_hashes(steered)
 
@@ -370,9 +375,7 @@ def test_a_stopped_run_resumes_with_the_steered_values(steered: RunDir, tmp_path
 def test_without_its_record_a_run_resumes_from_what_the_checkpoint_knows(
     steered: RunDir, tmp_path: Path
 ) -> None:
-    run_dir = new_run(recipe_with(), tmp_path)
-    with pytest.raises(Interrupted):
-        run_steered(run_dir, Hand(run_dir, PLAN, stop=6))
+    run_dir = stopped_at_6(tmp_path)
     run_dir.changes.write_text("{")
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
     assert adapter_hashes(run_dir) == adapter_hashes(steered)
@@ -382,9 +385,7 @@ def test_without_its_record_a_run_resumes_from_what_the_checkpoint_knows(
 def test_changes_after_the_last_checkpoint_are_made_again_at_their_steps(
     steered: RunDir, tmp_path: Path
 ) -> None:
-    run_dir = new_run(recipe_with(), tmp_path)
-    with pytest.raises(Interrupted):
-        run_steered(run_dir, Hand(run_dir, PLAN, stop=6))
+    run_dir = stopped_at_6(tmp_path)
     # As after a kill: the only checkpoint left is of step 4, before train.steps was changed.
     for path in run_dir.checkpoints.iterdir():
         if path.name != "step-000004":

@@ -186,19 +186,3 @@ def test_stages_can_be_written_in_a_recipe() -> None:
     wrong = {"stages": [[0.0, [0, -1]]]}
     (problem,) = SHIPPED.check_options("timestep", "curriculum", wrong)
     assert problem.key_path == ("stages", 0, 1, 1)
-
-
-def test_there_are_the_eleven_that_are_promised() -> None:
-    assert set(SHIPPED.names("timestep")) == {
-        "beta",
-        "cosmap",
-        "curriculum",
-        "exponential",
-        "linear",
-        "logit_normal",
-        "mode",
-        "sigmoid",
-        "snr_weighted",
-        "uniform",
-        "window",
-    }

@@ -341,6 +341,16 @@ def test_only_a_store_that_is_told_to_waits_for_the_disk(tmp_path, monkeypatch):
         assert bool(waited) == sync
 
 
+def assert_next_run_keeps_it(root):
+    """The next run finds the entry whole or not at all, and keeps it."""
+    store, problems = open_store(root)
+    found = store.get("0" * 64)
+    assert found is None or bits(found) == bits(TENSORS)
+    store.put("0" * 64, TENSORS, describe={})
+    assert bits(store.get("0" * 64)) == bits(TENSORS)
+    assert problems == []
+
+
 @pytest.mark.parametrize("fault", ["ENOSPC", "EIO", "ENOSPC for good"])
 def test_whichever_file_operation_fails_the_run_goes_on(tmp_path, fault):
     for at in range(1, num_operations(tmp_path / "count") + 1):
@@ -350,13 +360,7 @@ def test_whichever_file_operation_fails_the_run_goes_on(tmp_path, fault):
             found = store.get("0" * 64)
         assert found is None or bits(found) == bits(TENSORS)
         assert problems or found is not None
-        # The next run finds it whole or not at all, and keeps it.
-        store, problems = open_store(root)
-        found = store.get("0" * 64)
-        assert found is None or bits(found) == bits(TENSORS)
-        store.put("0" * 64, TENSORS, describe={})
-        assert bits(store.get("0" * 64)) == bits(TENSORS)
-        assert problems == []
+        assert_next_run_keeps_it(root)
 
 
 def test_whenever_a_run_is_killed_the_next_finds_an_entry_whole_or_not_at_all(tmp_path):
@@ -369,12 +373,7 @@ def test_whenever_a_run_is_killed_the_next_finds_an_entry_whole_or_not_at_all(tm
             os._exit(0)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status), at
-        store, problems = open_store(root)
-        found = store.get("0" * 64)
-        assert found is None or bits(found) == bits(TENSORS)
-        store.put("0" * 64, TENSORS, describe={})
-        assert bits(store.get("0" * 64)) == bits(TENSORS)
-        assert problems == []
+        assert_next_run_keeps_it(root)
 
 
 REMOVER = """

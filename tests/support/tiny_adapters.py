@@ -1,0 +1,51 @@
+"""Adapters of every kind on a tiny model, moved away from the start that changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.plugins import SHIPPED
+from loba_tui.core.program.adapter_layers.kinds import is_adapter_parameter, settle
+
+
+@functools.cache
+def _loaded(folder: Path) -> ModelContainer:
+    return ModelCache("cpu", torch.float32).container(str(folder))
+
+
+def fresh(folder: Path) -> ModelContainer:
+    """Return a model with a denoiser of its own; loading it each time takes a second."""
+    container = copy.copy(_loaded(folder))
+    container.pipeline = copy.copy(container.pipeline)
+    container.pipeline.unet = copy.deepcopy(container.pipeline.unet)
+    return container
+
+
+def add_adapter(container: ModelContainer, kind: str, options: dict[str, Any]) -> None:
+    """Give a model an adapter of a kind, as it is before training."""
+    config = SHIPPED.load("adapters", kind)(container.adapter_targets(), **options)
+    container.denoiser.add_adapter(config)
+    settle(container.denoiser, config)
+
+
+def move_adapter(container: ModelContainer, *, seed: int = 1, is_relative: bool = True) -> None:
+    """Move all parameters of an adapter, as training does.
+
+    Args:
+        container: The model that has the adapter.
+        seed: Of the noise that is added.
+        is_relative: Scale the noise by how large a parameter is.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in container.denoiser.named_parameters():
+        if is_adapter_parameter(name):
+            noise = 0.1 * torch.randn(parameter.shape, generator=generator)
+            size = parameter.data.abs().mean().clamp_min(0.5) if is_relative else 1.0
+            parameter.data += noise * size
