@@ -12,7 +12,7 @@ import torch
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.program.adapter_layers.kinds import is_adapter_parameter, settle
+from loba_tui.core.program.adapter_layers.kinds import adapted_module, make_deterministic
 
 
 @functools.cache
@@ -32,7 +32,7 @@ def add_adapter(container: ModelContainer, kind: str, options: dict[str, Any]) -
     """Give a model an adapter of a kind, as it is before training."""
     config = SHIPPED.load("adapters", kind)(container.adapter_targets(), **options)
     container.denoiser.add_adapter(config)
-    settle(container.denoiser, config)
+    make_deterministic(container.denoiser, config)
 
 
 def move_adapter(container: ModelContainer, *, seed: int = 1, is_relative: bool = True) -> None:
@@ -45,7 +45,7 @@ def move_adapter(container: ModelContainer, *, seed: int = 1, is_relative: bool 
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in container.denoiser.named_parameters():
-        if is_adapter_parameter(name):
+        if adapted_module(name) != name:
             noise = 0.1 * torch.randn(parameter.shape, generator=generator)
             size = parameter.data.abs().mean().clamp_min(0.5) if is_relative else 1.0
             parameter.data += noise * size
