@@ -21,10 +21,8 @@ class Context:
     """The user's environment, and where the dashboard finds and leaves things.
 
     Attributes:
-        environ: The environment of this process.
         out_dir: Where runs that are started from the dashboard get their folders.
         program: The command that is started for a run.
-        images: How pictures are shown.
         seconds: Time between two looks at files that change.
     """
 

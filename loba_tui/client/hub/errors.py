@@ -20,11 +20,6 @@ from loba_tui.core.text import clean
 _WRITE_HINT = "Make a token that may write on the hub's page of tokens; then: hf auth login"
 
 
-def not_logged_in() -> RecipeError:
-    """Return the error of a user without a login."""
-    return RecipeError("You are not logged in to the hub.", _WRITE_HINT)
-
-
 @contextmanager
 def explained(repo_id: str) -> Iterator[None]:
     """Turn the hub's errors into what the user can do about them."""
@@ -32,7 +27,7 @@ def explained(repo_id: str) -> Iterator[None]:
     try:
         yield
     except LocalTokenNotFoundError as error:
-        raise not_logged_in() from error
+        raise RecipeError("You are not logged in to the hub.", _WRITE_HINT) from error
     except HFValidationError as error:
         raise RecipeError(
             f"--repo: {shown} is not a repository's name.", "Names are user/name, as on the hub."

@@ -29,7 +29,6 @@ class CardFacts:
     """The facts that a card is written from.
 
     Attributes:
-        repo_id: Where it is going to stand.
         metadata: The adapter file's own.
         report: What was measured, None where nothing was.
         base_revision: The commit of the base model, None where it has none.

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from loba_tui.client.hub.errors import explained, not_logged_in
+from loba_tui.client.hub.errors import explained
 from loba_tui.client.hub.model_card import hub_base
 from loba_tui.client.hub.uploads import PEFT, Upload, collect, refuse_secrets
 from loba_tui.core.associate.caches.transfer.hub_errors import UNREACHABLE
@@ -107,7 +107,6 @@ def plan_push(
 
     Args:
         run_dir: Of a finished run.
-        choices: What the command line says.
         environ: Its secrets must not be in any file.
         needs_login: Whether a missing login is an error.
 
@@ -157,11 +156,7 @@ def _notes(base_model: str, license_id: str | None) -> Iterator[str]:
 def _account(api: HfApi, *, needs_login: bool) -> _Account:
     try:
         return _Account(str(api.whoami()["name"]))
-    except LocalTokenNotFoundError as error:
-        if needs_login:
-            raise not_logged_in() from error
-        return _Account(None)
-    except OfflineModeIsEnabled:
+    except (LocalTokenNotFoundError, OfflineModeIsEnabled):
         if needs_login:
             raise
         return _Account(None)

@@ -119,18 +119,16 @@ def hub() -> Iterator[Finding]:
 
 def devices(here: Foreground) -> Iterator[Finding]:
     """Yield what the program finds out about torch and CUDA."""
-    folder = RunDir(Path(tempfile.mkdtemp(prefix="loba-doctor-")))
     try:
-        wanted = launch.Request("doctor", "", run=None, out_dir=str(folder.path))
-        events = here.request(folder, wanted)
+        with tempfile.TemporaryDirectory(prefix="loba-doctor-", ignore_cleanup_errors=True) as path:
+            wanted = launch.Request("doctor", "", run=None, out_dir=path)
+            events = here.request(RunDir(Path(path)), wanted)
         found: list[object] = next((e.data["findings"] for e in events if e.kind == "examined"), [])
         yield from (Finding.from_json(item) for item in found)
     except LobaError as error:
         yield bad("program", error.message, error.hint, error.exit_code)
     except (TypeError, ValueError, json.JSONDecodeError) as error:
         yield bad("program", f"its answer cannot be read: {error}", "", ExitCode.BUG)
-    finally:
-        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def run_folder(run_dir: RunDir) -> Iterator[Finding]:

@@ -1,7 +1,8 @@
 """The files of an index: a column of numbers for each series, and the blocks of its values.
 
 `I.0` holds the values of series I, `I.1` a block for each 64 of them, and `I.2` one for each 64 of
-those; `step.0` holds the steps. The files can be deleted at any time.
+those; `step.0` holds the steps. The files can be deleted at any time; they are made again from the
+run.
 """
 
 from __future__ import annotations
@@ -51,11 +52,7 @@ class Meta:
 
 
 class Columns:
-    """The columns made from one metrics file, in a folder of their own.
-
-    Attributes:
-        meta: What is known of them.
-    """
+    """The columns made from one metrics file, in a folder of their own."""
 
     def __init__(self, folder: Path, metrics: Path) -> None:
         self._folder = folder

@@ -1,8 +1,7 @@
 """A persistent index of metrics.jsonl: every number as a column, with extremes of its blocks.
 
 The columns lie in the user's cache folder, so a run of a million steps opens at once the second
-time and is drawn as quickly as one of a thousand, and a viewer holds none of it in memory. The
-files can be deleted at any time; they are made again from the run.
+time and is drawn as quickly as one of a thousand, and a viewer holds none of it in memory.
 
 A block of 64 rows, and one of 64 blocks, keeps least, greatest, sum and number of its finite values
 and the number of those that are not finite. So no spike and no NaN is lost however far one zooms
@@ -46,13 +45,12 @@ _NOT_A_SERIES = ("version", STEP)
 
 
 class SeriesIndex:
-    """The columns of one run; `update` takes in what was appended."""
+    """The columns of one run; `update` takes in what was appended.
+
+    They lie below the folder `cache`, or in a temporary one where that cannot be written.
+    """
 
     def __init__(self, run: RunDir, cache: Path) -> None:
-        """Open or begin the index of a run below the folder `cache`.
-
-        Where `cache` cannot be written the index is a temporary one.
-        """
         self._metrics = run.metrics
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         digest = hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:24]
@@ -83,11 +81,6 @@ class SeriesIndex:
     def names(self) -> list[str]:
         """Return the names of the series, in the order in which they first appeared."""
         return [name for name in self._meta.names if name != TIME]
-
-    @property
-    def num_superseded(self) -> int:
-        """Return how many records were replaced by a later one of the same step."""
-        return self._meta.num_superseded
 
     @property
     def num_unread(self) -> int:
@@ -295,7 +288,6 @@ class SeriesIndex:
         return float(known[-1]) if len(known) else None
 
     def _tail(self, name: str) -> Array:
-        """Return the last values of a series."""
         if name not in self._meta.names:
             return np.empty(0)
         end = self._meta.num_rows - self._columns.start_of(name)

@@ -60,9 +60,7 @@ def window(
     """Return a series between two steps.
 
     Args:
-        index: Where it is.
-        name: Which; one that the index does not have gives an empty window.
-        first: The step at the left edge.
+        name: One that the index does not have gives an empty window.
         last: The step at the right edge; above `first`.
         num_columns: Columns of dots.
         smoothing: What the moving average keeps of itself at each row; 0 means none.

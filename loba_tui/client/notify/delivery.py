@@ -53,7 +53,6 @@ class Settings:
     webhook: str | None = None
 
     def __repr__(self) -> str:
-        """Leave the webhook's address out."""
         hook = "set" if self.webhook else "none"
         return f"Settings({self.events}, bell={self.bell}, {self.desktop}, webhook {hook})"
 
@@ -160,7 +159,7 @@ def terminal_bytes(settings: Settings, notice: Notice, environ: Mapping[str, str
 
 def payload(notice: Notice, redactor: Redactor) -> dict[str, Any]:
     """Return the document that a webhook gets: nothing of it is a secret of this machine."""
-    document = {
+    document: dict[str, Any] = {
         "text": notice.text,
         "event": notice.kind,
         "run": notice.run,
@@ -168,8 +167,7 @@ def payload(notice: Notice, redactor: Redactor) -> dict[str, Any]:
         "total": notice.total,
         "host": platform.node(),
     }
-    redacted: dict[str, Any] = redactor.value(document)
-    return redacted
+    return redactor.value(document)
 
 
 def send(

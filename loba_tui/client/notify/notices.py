@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from loba_tui.core.errors import ExitCode
 from loba_tui.core.run.directory import Ledger, RunDir
@@ -31,7 +31,6 @@ class Notice:
 
     Attributes:
         text: One sentence, plain text, the run's name in it.
-        step: Where the run is.
     """
 
     kind: NoticeKind
@@ -113,21 +112,18 @@ def _of_run(known: _Followed, liveness: Liveness) -> Iterator[Notice]:
 
 def _of_event(event: Event) -> tuple[NoticeKind, str] | None:
     data = event.data
+    message = " ".join(str(data.get("message", "")).split())
     match event.kind:
         case "finished":
             return "finished", "finished"
         case "failed":
             is_nan = data.get("exit_code") == ExitCode.NUMERICS
-            return "nan" if is_nan else "failed", f"failed: {_said(data, 'message')}"
+            return "nan" if is_nan else "failed", f"failed: {message}"
         case "skipped":
-            return "nan", f"met a loss that is not finite: {_said(data, 'message')}"
+            return "nan", f"met a loss that is not finite: {message}"
         case "measured" | "ended_early" if data.get("outcome") in _DEAD_OUTCOMES:
             return "dead_slider", f"comes to nothing: the slider is {data['outcome']}"
     return None
-
-
-def _said(data: Any, key: str) -> str:
-    return " ".join(str(data.get(key, "")).split())
 
 
 def _notice(kind: NoticeKind, run: RunDir, text: str, step: int, total: int) -> Notice:

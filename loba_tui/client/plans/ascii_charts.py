@@ -18,10 +18,9 @@ _NEEDED = "▁█▏│└─…"
 
 @dataclass(frozen=True)
 class Canvas:
-    """How wide a chart may be, and which characters it may use.
+    """How many columns wide a chart may be, and which characters it may use.
 
     Attributes:
-        width: Columns.
         is_unicode: Whether block characters can be written; else # and + and - stand for them.
     """
 
@@ -71,7 +70,7 @@ class Canvas:
         top = max(known, default=0.0)
         bottom = min(known, default=0.0) if is_log else min(0.0, *known, 0.0)
         heights = [_height(value, bottom, top, is_log) * height for value in shown]
-        labels = {0: _number(top), height - 1: _number(bottom)}
+        labels = {0: f"{top:.3g}", height - 1: f"{bottom:.3g}"}
         wall, corner, floor = "│└─" if self.is_unicode else "|+-"
         lines = []
         for row in range(height):
@@ -120,7 +119,3 @@ def _height(value: float | None, bottom: float, top: float, is_log: bool) -> flo
         span = math.log(top) - math.log(bottom)
         return 0.05 + 0.95 * (math.log(value) - math.log(bottom)) / span if span else 1.0
     return (value - bottom) / (top - bottom) if top > bottom else 0.0
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}"

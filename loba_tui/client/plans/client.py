@@ -44,7 +44,6 @@ class PlanClient:
 
     Args:
         on_answer: Called from a thread of this client.
-        program: The program; tests put a stand-in here.
         environ: The process's environment; None hands on this one's.
     """
 

@@ -47,11 +47,7 @@ _CONFIGURATIONS = (
 
 @dataclass(frozen=True)
 class PlanCache:
-    """Plans by the hash of what they depend on; losing it costs only time.
-
-    Attributes:
-        folder: Where they lie; None keeps nothing.
-    """
+    """Plans by the hash of what they depend on; a folder of None keeps none."""
 
     folder: Path | None
 
@@ -98,9 +94,6 @@ def plan(
     """Return what a recipe comes to: version, name, time and sections.
 
     Args:
-        recipe: What would run.
-        here: Starts the program.
-        cache: Where earlier answers lie.
         most_seconds: How old an earlier answer may be. Schedules do not age; what is free on this
             machine does.
 
@@ -154,7 +147,6 @@ def check_data(recipe: Recipe, here: Foreground) -> dict[str, Any]:
 def _ask(
     recipe: Recipe, here: Foreground, action: Literal["plan", "data"] = "plan"
 ) -> dict[str, Any]:
-    """Start the program and return the table that it leaves."""
     folder = RunDir(Path(tempfile.mkdtemp(prefix="loba-plan-")))
     try:
         write_atomically(folder.recipe, dump_recipe(recipe).encode())

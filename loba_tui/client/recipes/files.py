@@ -12,7 +12,7 @@ from typing import Literal
 
 from loba_tui.client.recipes.open import find_recipe, is_address, open_recipe
 from loba_tui.client.runs.resolve import find_run
-from loba_tui.core.errors import RecipeError, ResourceError
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.files import replace_file, unwritable
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe import shipped
@@ -32,7 +32,6 @@ class RecipeFile:
     """A recipe that can be opened.
 
     Attributes:
-        label: What a user calls it.
         origin: What comes with the package, or was run, is never written to.
         modified: Wall time.
     """
@@ -98,7 +97,6 @@ def write(path: Path, text: str, *, was: str | None) -> None:
 
     Args:
         path: A link is followed, and the file's mode is kept.
-        text: The new text.
         was: What the file held when it was read; None where there must be none yet.
 
     Raises:
@@ -111,18 +109,21 @@ def write(path: Path, text: str, *, was: str | None) -> None:
     if len(content) > MAX_BYTES:
         raise RecipeError(f"{clean(path)}: a recipe has at most {MAX_BYTES} bytes")
     target = Path(os.path.realpath(path))
-    if was is None:
-        _create(target, content)
-        return
-    if not target.exists():
+    if was is not None and not target.exists():
         raise RecipeError(f"{clean(path)} is gone.", "Save it under another name.")
-    if read_recipe_text(target) != was:
+    if was is not None and read_recipe_text(target) != was:
         raise RecipeError(
             f"{clean(path)} was changed by somebody else since it was read.",
             "Open it anew, or save this under another name.",
         )
     try:
-        replace_recipe(target, content)
+        if was is None:
+            with target.open("xb") as file:
+                file.write(content)
+        else:
+            replace_recipe(target, content)
+    except FileExistsError as error:
+        raise RecipeError(f"{clean(target)} exists already.", "Choose another name.") from error
     except OSError as error:
         raise unwritable(target, error) from error
 
@@ -131,13 +132,3 @@ def replace_recipe(path: Path, content: bytes) -> None:
     """Replace a recipe's content; a link stays, and so does the mode of the file that it names."""
     target = path.resolve()
     replace_file(target, content, mode=stat.S_IMODE(target.stat().st_mode))
-
-
-def _create(path: Path, content: bytes) -> None:
-    try:
-        with path.open("xb") as file:
-            file.write(content)
-    except FileExistsError as error:
-        raise RecipeError(f"{clean(path)} exists already.", "Choose another name.") from error
-    except OSError as error:
-        raise ResourceError(f"{clean(path)} cannot be written: {error.strerror}.") from error

@@ -147,7 +147,6 @@ def _fetch(address: str) -> OpenedRecipe:
 
 
 def _chosen(files: dict[str, WantedFile], path: str, where: str) -> WantedFile:
-    """Return the recipe among a repository's files, if it can be one."""
     from loba_tui.core.recipe.load import MAX_BYTES
 
     recipes = [name for name in files if name.endswith((".yaml", ".yml"))]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loba_tui.core.errors import CorruptError
 from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
-from loba_tui.core.run.records import Status
 from loba_tui.core.text import clean, quote
 
 
@@ -19,6 +18,7 @@ def run_record(run_dir: RunDir) -> dict[str, Any]:
     """Return what is known of a run, as JSON holds it."""
     reader = RunReader(run_dir)
     status, liveness, report = reader.status(), reader.liveness(), reader.report()
+    held = status.extra if status is not None and liveness.is_alive else {}
     return {
         "name": run_dir.name,
         "path": str(run_dir.path),
@@ -30,16 +30,15 @@ def run_record(run_dir: RunDir) -> dict[str, Any]:
         "heard_seconds_ago": round(time.time() - status.heartbeat, 1) if status else None,
         "adapter": str(run_dir.adapter) if run_dir.adapter.is_file() else None,
         "outcome": report.get("outcome") if report else None,
-        "resident": _components(status) if liveness.is_alive else [],
-        "unloaded": _names(status, "unloaded") if liveness.is_alive else [],
+        "resident": _components(_list(held.get("resident"))),
+        "unloaded": [str(each) for each in _list(held.get("unloaded"))],
         "origin": _origin(run_dir),
         "steering": _steering(run_dir),
     }
 
 
-def _components(status: Status | None) -> list[dict[str, Any]]:
+def _components(found: Sequence[Any]) -> list[dict[str, Any]]:
     """Return what a program says it holds; a status from elsewhere may hold anything."""
-    found = status.extra.get("resident") if status is not None else None
     return [
         {
             "component": str(each.get("component")),
@@ -47,14 +46,13 @@ def _components(status: Status | None) -> list[dict[str, Any]]:
             "device": str(each.get("device")),
             "dtype": str(each.get("dtype")),
         }
-        for each in (found if isinstance(found, list) else ())
+        for each in found
         if isinstance(each, dict)
     ]
 
 
-def _names(status: Status | None, key: str) -> list[str]:
-    found = status.extra.get(key) if status is not None else None
-    return [str(each) for each in found] if isinstance(found, list) else []
+def _list(value: object) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()
 
 
 def _origin(run_dir: RunDir) -> str | None:

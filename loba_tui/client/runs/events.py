@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,17 @@ from typing import Any
 from loba_tui.client.plans.requirements_text import measured_line, short_line
 from loba_tui.client.runs.log_tail import last_lines
 from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.reader import RunReader
+from loba_tui.core.run.reader import RunReader, Tail
 from loba_tui.core.run.records import Event
 from loba_tui.core.text import clean, quote
 
 POLL_SECONDS = 0.1
 
 
-def follow(
-    run_dir: RunDir, *, keep_on: bool, sleep: Callable[[float], None] = time.sleep
-) -> Iterator[Event | str]:
+def follow(run_dir: RunDir, *, keep_on: bool) -> Iterator[Event | str]:
     """Yield a run's events and then its log, and what is added to both while it is alive."""
-    reader, log = RunReader(run_dir), _LogFollower(run_dir)
+    reader, log = RunReader(run_dir), Tail(run_dir.log)
+    log.skip_to_end()
     yield from reader.new_events()
     if not keep_on:
         yield from last_lines(run_dir)
@@ -33,31 +31,9 @@ def follow(
         # Asked before the last look, so that its last words are not missed.
         is_alive = reader.liveness().is_alive or reader.liveness().state == "queued"
         yield from reader.new_events()
-        yield from log.new_lines()
+        yield from (line.decode("utf-8", "replace") for line in log.new_lines())
         if is_alive:
-            sleep(POLL_SECONDS)
-
-
-class _LogFollower:
-    """Whole lines that are appended to log.txt from now on."""
-
-    def __init__(self, run_dir: RunDir) -> None:
-        self._path = run_dir.log
-        self._offset = self._path.stat().st_size if self._path.exists() else 0
-        self._rest = b""
-
-    def new_lines(self) -> list[str]:
-        try:
-            with self._path.open("rb") as stream:
-                if os.fstat(stream.fileno()).st_size < self._offset:
-                    self._offset, self._rest = 0, b""
-                stream.seek(self._offset)
-                content = stream.read()
-                self._offset = stream.tell()
-        except OSError:
-            return []
-        *lines, self._rest = (self._rest + content).split(b"\n")
-        return [line.decode("utf-8", "replace") for line in lines]
+            time.sleep(POLL_SECONDS)
 
 
 def event_line(event: Event) -> str:

@@ -13,32 +13,12 @@ from types import FrameType
 from loba_tui.client.runs.events import describe_event
 from loba_tui.client.runs.log_tail import last_lines
 from loba_tui.client.runs.progress import Progress, Screen
-from loba_tui.core.errors import (
-    CorruptError,
-    DataError,
-    ExitCode,
-    InUseError,
-    LobaError,
-    NumericsError,
-    RecipeError,
-    RefusedError,
-    ResourceError,
-)
+from loba_tui.core.errors import ExitCode, LobaError, ResourceError
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event
 from loba_tui.core.text import clean
 
 POLL_SECONDS = 0.1
-
-_ERRORS: tuple[type[LobaError], ...] = (
-    RecipeError,
-    DataError,
-    ResourceError,
-    NumericsError,
-    InUseError,
-    CorruptError,
-    RefusedError,
-)
 
 
 class Follower:
@@ -120,11 +100,13 @@ class Follower:
     def _reported(self, failed: Event, status: int) -> LobaError:
         message = clean(failed.data.get("message", "The program failed."), keep_newlines=True)
         hint = clean(failed.data.get("hint") or "", keep_newlines=True)
-        for kind in _ERRORS:
-            if kind.exit_code == status:
-                return kind(message, hint)
-        where = f"The traceback is in {self.run_dir.log}"
-        return LobaError(message, f"{hint}\n{where}" if hint else where)
+        error = LobaError(message, hint)
+        if ExitCode.RECIPE <= status <= ExitCode.REFUSED:
+            error.exit_code = ExitCode(status)
+        else:
+            where = f"The traceback is in {self.run_dir.log}"
+            error.hint = f"{hint}\n{where}" if hint else where
+        return error
 
     def _unreported(self, status: int) -> LobaError:
         if status == -signal.SIGKILL:

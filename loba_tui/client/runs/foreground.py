@@ -20,9 +20,7 @@ class Foreground:
     """The starter of programs for a command.
 
     Args:
-        environ: The environment of this process.
         open_screen: Makes the place where progress is shown; called once for each program.
-        program: The command that is started; tests put a stand-in here.
     """
 
     environ: Mapping[str, str]

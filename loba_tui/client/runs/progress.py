@@ -46,10 +46,6 @@ class Progress:
             self.step = max(self.step, metrics[-1].step)
 
     @property
-    def _is_fetching(self) -> bool:
-        return self._fetched is not None and self._fetched[0] < self._fetched[1]
-
-    @property
     def num_tenths(self) -> int:
         """Return how many whole tenths are done."""
         if self.phase == "loading" and self._fetched is not None and self._fetched[1] > 0:
@@ -63,25 +59,22 @@ class Progress:
             parts.append("{}/{} images".format(*self._measured))
         elif self.phase in _PHASES_OF_IMAGES:
             parts += ["{}/{} images".format(*self._images)] if self._images is not None else []
-        elif self.phase == "loading" and self._is_fetching:
-            parts.append("fetched {} of {}".format(*map(show_size, self._fetched or ())))
+        elif self.phase == "loading" and self._fetched and self._fetched[0] < self._fetched[1]:
+            parts.append("fetched {} of {}".format(*map(show_size, self._fetched)))
         elif self.total > 0 and self.phase not in _PHASES_WITHOUT_STEPS:
             parts.append(f"{self.step}/{self.total}")
         if self.phase == "training" and self._last is not None:
             if self._last.loss is not None:
                 parts.append(f"loss {self._last.loss:.4g}")
-            rate = self.steps_per_second()
-            if rate is not None:
+            if self._seconds:
+                # The mean of the last steps, pauses and sampling left out.
+                rate = len(self._seconds) / sum(self._seconds)
                 parts.append(f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step")
                 if self.total > 0:
                     parts.append(f"ETA {show_countdown((self.total - self.step) / rate)}")
         if self._last is not None and self._last.memory_mib is not None:
             parts.append(f"{self._last.memory_mib:,.0f} MiB")
         return "  ".join(parts)
-
-    def steps_per_second(self) -> float | None:
-        """Return the mean rate of the last steps, pauses and sampling left out."""
-        return len(self._seconds) / sum(self._seconds) if self._seconds else None
 
 
 def _pair(done: object, total: object) -> tuple[int, int] | None:

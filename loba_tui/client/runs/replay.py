@@ -25,8 +25,6 @@ class Adapter:
     """An adapter file: what it says of itself, and its sums.
 
     Attributes:
-        metadata: Its text metadata.
-        is_kohya: Whether its keys are kohya's.
         sha256: Of the whole file.
         weights_sha256: Of the tensors alone.
     """

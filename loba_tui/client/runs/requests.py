@@ -88,11 +88,6 @@ class Images:
 def _numbers(
     option: str, text: str, kind: Callable[[str], Number], least: Number, most: Number
 ) -> list[Number]:
-    """Return the numbers of a list such as `-2,0,2`.
-
-    Raises:
-        RecipeError: One of them is not a number of that kind in the range.
-    """
     values = []
     for word in text.replace(",", " ").split():
         try:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from loba_tui.client.runs.events import shorten
 from loba_tui.core.run.directory import RunDir
@@ -26,13 +25,9 @@ def result_lines(run_dir: RunDir, events: Sequence[Event]) -> list[str]:
     lines += [
         f"{'note':11}{clean(note)}" for notes in told if isinstance(notes, list) for note in notes
     ]
-    return lines + verdict_lines(RunReader(run_dir).report())
-
-
-def verdict_lines(report: Mapping[str, Any] | None) -> list[str]:
-    """Return a report's outcome and the sentences that explain it."""
-    if report is None:
-        return []
-    sentences = report.get("verdict")
-    lines = [f"  {clean(s)}" for s in sentences] if isinstance(sentences, list) else []
-    return [f"{'measured':11}{clean(report.get('outcome', 'unknown'))}", *lines]
+    report = RunReader(run_dir).report()
+    if report is not None:
+        lines.append(f"{'measured':11}{clean(report.get('outcome', 'unknown'))}")
+        verdict = report.get("verdict")
+        lines += [f"  {clean(s)}" for s in verdict] if isinstance(verdict, list) else []
+    return lines

@@ -26,6 +26,7 @@ POLL_SECONDS = 0.1
 ANSWER_SECONDS = 10.0
 _SIGNAL_AFTER_SECONDS = 2.0
 _STOP_SECONDS = 60.0
+_RESUMABLE = ("stopped", "failed", "dead", "unknown")
 
 
 def steer(run_dir: RunDir, command: Command, *, seconds: float = ANSWER_SECONDS) -> str:
@@ -52,15 +53,11 @@ def require_alive(run_dir: RunDir, what: str) -> None:
     """Raise RecipeError where no program works on the run."""
     liveness = RunReader(run_dir).liveness()
     if not liveness.is_alive:
+        is_resumable = liveness.state in _RESUMABLE
         raise RecipeError(
             f"{run_dir.name} cannot {what}: it is {liveness.state} ({clean(liveness.reason)}).",
-            f"Go on with: loba runs resume {run_dir.name}" if is_resumable(run_dir) else "",
+            f"Go on with: loba runs resume {run_dir.name}" if is_resumable else "",
         )
-
-
-def is_resumable(run_dir: RunDir) -> bool:
-    """Say whether `loba runs resume` starts the run anew."""
-    return RunReader(run_dir).liveness().state in ("stopped", "failed", "dead", "unknown")
 
 
 def _answer(reader: RunReader, name: str, seconds: float) -> Event | None:
@@ -198,7 +195,7 @@ def resume(run_dir: RunDir, program: Sequence[str]) -> str:
     liveness, status = reader.liveness(), reader.status()
     if liveness.is_alive and status is not None and status.phase == "paused":
         return steer(run_dir, Command("resume"))
-    if not is_resumable(run_dir):
+    if liveness.state not in _RESUMABLE:
         raise RecipeError(
             f"{run_dir.name} is {liveness.state} ({clean(liveness.reason)}): nothing to resume."
         )

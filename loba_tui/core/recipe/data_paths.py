@@ -17,11 +17,9 @@ def with_absolute_paths(recipe: Recipe, tree: Node, file: Path, *, origin: str) 
     """Return the recipe with absolute data paths, so that a run finds them from any folder.
 
     Args:
-        recipe: As the tree says it.
         tree: Knows whether a path stands in the file or was given with `--set`; the latter is
             relative to the current folder, as paths on a command line are.
-        file: The recipe's file.
-        origin: What the tree calls it.
+        origin: What the tree calls the recipe's file.
     """
 
     def absolute(index: int, key: str, path: str) -> str:

@@ -33,10 +33,8 @@ def set_key(
     Nothing is validated here beyond the text being YAML: load the result to check it.
 
     Args:
-        text: A recipe, with comments.
         path: Keys, and item numbers in lists.
         value: Scalars, lists and dicts.
-        origin: The file's name, for errors.
         spelled: How to write the value, such as 5.0e-4; it must mean the same.
 
     Raises:
@@ -135,10 +133,7 @@ def _has_gap_before(lines: Sequence[str], number: int) -> bool:
 def delete_key(text: str, path: Sequence[str], *, origin: str = "<text>") -> str:
     """Return a recipe's text without a key; a section that this leaves empty goes too.
 
-    Args:
-        text: A recipe, with comments.
-        path: Keys of sections within sections; one that is not there leaves the text as it is.
-        origin: The file's name, for errors.
+    A key that is not there leaves the text as it is.
 
     Raises:
         ProblemsFound: The text is not YAML.

@@ -38,8 +38,6 @@ def load_recipe(
     """Return the recipe in a file, with `key.path=value` overrides applied.
 
     Args:
-        path: The file.
-        overrides: Each `key.path=value`.
         origin: What the file is called in errors; None is its path.
 
     Raises:
@@ -141,7 +139,6 @@ class _Representer(SafeRepresenter):
     """Writes text with line breaks of any kind with escapes, so that it reads as it was."""
 
     def represent_text(self, text: str) -> Any:
-        """Return the scalar node of a text."""
         style = '"' if len(text.splitlines()) > 1 or text != text.strip() else None
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 

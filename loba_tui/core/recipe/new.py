@@ -60,8 +60,6 @@ def new_recipe(
     """Return the text of a small recipe that validates and trains on the embedded model.
 
     Args:
-        name: The run's name.
-        method: A drop-in of `methods/`.
         file: What the comments call the file.
 
     Raises:

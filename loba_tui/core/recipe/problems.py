@@ -18,7 +18,6 @@ class Place:
     column: int = 0
 
     def __str__(self) -> str:
-        """Return file:line:column."""
         name = clean(self.file)
         return f"{name}:{self.line}:{self.column}" if self.line else name
 
@@ -58,7 +57,6 @@ class Problem:
         return f"{self.message}. {offer(self.suggestion)}" if self.suggestion else self.message
 
     def __str__(self) -> str:
-        """Return the line that is shown to the user."""
         where = Place(self.file, self.line, self.column)
         key = f"{clean(self.key, limit=120)}: " if self.key else ""
         return f"{where}: {key}{self.text}"

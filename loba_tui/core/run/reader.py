@@ -59,8 +59,8 @@ class RunReader:
 
     def __init__(self, run_dir: RunDir) -> None:
         self.run_dir = run_dir
-        self._metrics = _Tail(run_dir.metrics)
-        self._events = _Tail(run_dir.events)
+        self._metrics = Tail(run_dir.metrics)
+        self._events = Tail(run_dir.events)
         self.num_foreign_lines = 0
 
     def skip_to_end(self) -> None:
@@ -79,7 +79,7 @@ class RunReader:
         """Return the events recorded since the last call."""
         return self._read(self._events, Event.from_json)
 
-    def _read(self, tail: _Tail, parse: Callable[[dict[str, Any]], _Record]) -> list[_Record]:
+    def _read(self, tail: Tail, parse: Callable[[dict[str, Any]], _Record]) -> list[_Record]:
         found = []
         for line in tail.new_lines():
             try:
@@ -179,7 +179,7 @@ def _why_killed(status: Status) -> str:
     return "killed, or out of memory (the kernel's log knows)"
 
 
-class _Tail:
+class Tail:
     """Complete lines that were appended to a file since the last look."""
 
     def __init__(self, path: Path) -> None:
@@ -207,6 +207,7 @@ class _Tail:
                 end = start
 
     def new_lines(self) -> Iterator[bytes]:
+        """Yield the lines that are not blank; one that is longer than a chunk is left out."""
         try:
             stream = self._path.open("rb")
         except OSError:

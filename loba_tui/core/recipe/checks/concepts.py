@@ -19,12 +19,7 @@ _PROMPT_LISTS = (("sample", "prompts"), ("proof", "prompts"))
 
 
 def check_concepts(tree: Node, method: Plugin | None) -> Iterator[Problem]:
-    """Yield what is wrong with `method.concepts` for the chosen method.
-
-    Args:
-        tree: The whole recipe.
-        method: None where the recipe names no known method; then only the prompts are checked.
-    """
+    """Yield what is wrong with `method.concepts`; without a known method, only with its prompts."""
     required = tuple(method.constants.get("REQUIRES", ())) if method else ()
     node = tree.at(_CONCEPTS)
     items = node.data if node is not None and isinstance(node.data, tuple) else ()

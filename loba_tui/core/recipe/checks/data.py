@@ -14,11 +14,8 @@ Path = tuple[str | int, ...]
 def check_data(tree: Node, method: Plugin | None) -> Iterator[Problem]:
     """Yield what is wrong with `data`, `noise` and `loss.weighting` for the chosen method.
 
-    A method says by the constants DATA ("images" or "pairs") and USES what it makes use of.
-
-    Args:
-        tree: The whole recipe.
-        method: None where the recipe names no known method.
+    A method says by the constants DATA ("images" or "pairs") and USES what it makes use of. It is
+    None where the recipe names no known one.
     """
     if method is None:
         return

@@ -1,4 +1,7 @@
-"""Checks of other sections against the chosen method: settings that it leaves unused or decides."""
+"""Checks of other sections against the chosen method: settings that it leaves unused or decides.
+
+A method or an adapter is None where the recipe names no known one.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +37,6 @@ def check_unused(tree: Node, method: Plugin | None) -> Iterator[Problem]:
     """Yield the settings of training where the method computes its adapter without any.
 
     A setting with its default value says nothing and is left alone: a resolved recipe has them all.
-
-    Args:
-        tree: The whole recipe.
-        method: None where the recipe names no known method.
     """
     if method is None or not method.constants.get("SOLVES"):
         return
@@ -55,12 +54,7 @@ def check_unused(tree: Node, method: Plugin | None) -> Iterator[Problem]:
 
 
 def check_efficacy_every(tree: Node, method: Plugin | None) -> Iterator[Problem]:
-    """Yield `train.efficacy_every` where the method has no figures to read while it trains.
-
-    Args:
-        tree: The whole recipe.
-        method: None where the recipe names no known method.
-    """
+    """Yield `train.efficacy_every` where the method has no figures to read while it trains."""
     path = ("train", "efficacy_every")
     given = tree.at(path)
     if method is not None and method.constants.get("ERASES") and given is not None and given.data:
@@ -75,11 +69,6 @@ def layers_of(
 
     A method says so by `ADAPTER_LAYERS = {option: {value: groups}}`. Groups that this kind of
     adapter cannot have are left out.
-
-    Args:
-        method: The chosen method.
-        options: As the recipe gives them.
-        adapter: The chosen adapter.
     """
     table = method.constants.get("ADAPTER_LAYERS")
     layers = adapter.options.get("layers")
@@ -92,13 +81,7 @@ def layers_of(
 
 
 def check_layers(tree: Node, method: Plugin | None, adapter: Plugin | None) -> Iterator[Problem]:
-    """Yield what is wrong where a method's option and the adapter both say which layers.
-
-    Args:
-        tree: The whole recipe.
-        method: None where the recipe names no known method.
-        adapter: The same of the adapter.
-    """
+    """Yield what is wrong where a method's option and the adapter both say which layers."""
     path = ("adapter", "layers")
     section, given = tree.child("method"), tree.at(path)
     if method is None or adapter is None or section is None or given is None:

@@ -139,7 +139,6 @@ class _Source:
             self._assign(line, comment)
 
     def leaf(self, key: str, node: Node) -> _Leaf:
-        """Return a key's value and comments."""
         value = ""
         items: tuple[str, ...] = ()
         if isinstance(node.data, tuple):
