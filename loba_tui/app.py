@@ -92,7 +92,6 @@ class LobaApp(App[None]):
             self.set_keymap(changed)
 
     def on_mount(self) -> None:
-        """Show the first screen, or the run that was asked for."""
         self.run_worker(lambda: watcher.ensure(self.context.environ), thread=True)
         self.set_interval(max(_NOTICE_SECONDS, self.context.seconds), self._look_for_notices)
         self._look_for_notices()
@@ -129,35 +128,28 @@ class LobaApp(App[None]):
                 self._driver.write(sequence)
 
     def has_entry(self, screen_id: str) -> bool:
-        """Say whether there is a screen of that name."""
         return any(entry.id == screen_id for entry in self.entries)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Leave out the keys of screens that are not there."""
         return action != "show" or self.has_entry(str(parameters[0]))
 
     def action_show(self, screen_id: str) -> None:
-        """Switch to a screen."""
         self.switch_mode(screen_id)
 
     def watch_run(self, run: RunDir, compared: Sequence[RunDir] = ()) -> None:
-        """Show a run in the monitor, with others laid over it."""
         self.run_to_watch, self.marked_runs = run, tuple(compared)
         self.switch_mode("monitor")
 
     def edit_stack(self, file: RecipeFile) -> None:
-        """Show a recipe in the stack editor."""
         self.recipe_to_edit = file
         self.switch_mode("stack")
 
     def action_keys(self) -> None:
-        """Show the keys of the screen at hand."""
         title = next((e.title for e in self.entries if e.id == self.current_mode), "")
         self.push_screen(TextDialog(f"Keys: {title}", helping.help_rows(self, self.screen)))
 
     @work
     async def action_palette(self) -> None:
-        """Offer every action of the screen at hand by name."""
         if self.screen.is_modal:  # the key was typed ahead of a dialog
             return
         found = helping.palette(self, self.screen)

@@ -114,7 +114,6 @@ class LobaScreen(Screen[None], inherit_bindings=False):
 
     @property
     def context(self) -> Context:
-        """Return what the dashboard takes from its surroundings."""
         return self.loba.context
 
     # For the screens
@@ -267,7 +266,6 @@ class LobaScreen(Screen[None], inherit_bindings=False):
         yield Line(id="tiny")
 
     def on_resize(self, event: events.Resize) -> None:
-        """Choose the layout for the terminal's size."""
         width, height = event.size
         is_tiny = width < SMALLEST[0] or height < SMALLEST[1]
         if is_tiny and not self.has_class("-tiny"):
@@ -292,11 +290,9 @@ class LobaScreen(Screen[None], inherit_bindings=False):
             self.query_one("#tiny", Line).say(self.one_line())
 
     def action_filter(self) -> None:
-        """Open the filter."""
         self.query_one(FilterBar).open(self.FILTER_HINT, self.filter_text())
 
     def on_filter_bar_filtered(self, event: FilterBar.Filtered) -> None:
-        """Filter by what is typed."""
         problem = self.filter_changed(event.text)
         if problem:
             self.tell(problem, "warn")

@@ -27,7 +27,6 @@ class ScreenEntry(Tab):
         return found
 
     def make(self) -> Screen[None]:
-        """Import the screen and make one."""
         return self.load()()
 
 

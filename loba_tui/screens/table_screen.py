@@ -22,7 +22,6 @@ class TableScreen(LobaScreen):
 
     @property
     def table(self) -> MarkTable:
-        """Return the table."""
         return self.query_one(self.TABLE, MarkTable)
 
     def chosen(self, known: Mapping[str, Known]) -> list[Known]:
@@ -34,9 +33,7 @@ class TableScreen(LobaScreen):
         return known.get(self.table.cursor_key or "")
 
     def filter_changed(self, text: str) -> str:
-        """Filter the table."""
         return self.table.set_filter(text)
 
     def filter_text(self) -> str:
-        """Return the table's filter."""
         return self.table.filter.text

@@ -40,11 +40,9 @@ class TopBar(Line):
         self._tone = ""
 
     def on_mount(self) -> None:
-        """Draw for the first time."""
         self.draw()
 
     def on_resize(self, event: events.Resize) -> None:
-        """Fit the subject into the new width."""
         self.draw()
 
     def about(self, subject: str, tone: str = "") -> None:
@@ -53,7 +51,6 @@ class TopBar(Line):
         self.draw()
 
     def draw(self) -> None:
-        """Draw name, screens and subject."""
         pieces: list[Piece] = [(" LOBA ", "strong")]
         for tab in self._tabs:
             is_active = tab.id == self.app.current_mode
@@ -78,7 +75,6 @@ class KeyBar(Line):
         self._until = 0.0
 
     def on_mount(self) -> None:
-        """Follow the focus, which changes the keys."""
         self.screen.bindings_updated_signal.subscribe(self, self._bindings_updated)
         self.draw()
 
@@ -86,7 +82,6 @@ class KeyBar(Line):
         self.draw()
 
     def on_resize(self, event: events.Resize) -> None:
-        """Show as many keys as fit."""
         self.draw()
 
     @property
@@ -108,7 +103,6 @@ class KeyBar(Line):
             self.draw()
 
     def draw(self) -> None:
-        """Draw the message, or as many keys as fit."""
         if self._message is not None:
             text, tone = self._message
             sign = {"bad": "! ", "warn": "! ", "good": "✓ "}.get(tone, "")

@@ -44,7 +44,6 @@ class Dialog(ModalScreen[Answer]):
         self._heading = title
 
     def compose(self) -> ComposeResult:
-        """Lay out heading, content and the keys that answer."""
         with Vertical(classes=f"dialog {self.KIND}"):
             yield Line((self._heading, "strong"), classes="heading")
             yield from self.compose_content()
@@ -64,7 +63,6 @@ class Dialog(ModalScreen[Answer]):
             self.dismiss(answer)
 
     def action_leave(self) -> None:
-        """Close without an answer."""
         self.answer(None)
 
 
@@ -82,7 +80,6 @@ class TextDialog(Dialog[bool]):
         self._content = rows
 
     def compose_content(self) -> ComposeResult:
-        """Yield the text."""
         with VerticalScroll(can_focus=False):
             yield Lines(self._content, id="content")
 
@@ -91,7 +88,6 @@ class TextDialog(Dialog[bool]):
         self.call_after_refresh(self._wrap)
 
     def on_resize(self, event: events.Resize) -> None:
-        """Break the text anew."""
         self.call_after_refresh(self._wrap)
 
     def _wrap(self) -> None:
@@ -105,7 +101,6 @@ class TextDialog(Dialog[bool]):
         return "\n".join(map(plain, [self._heading, *rows]))
 
     def action_scroll(self, by: int) -> None:
-        """Scroll the text."""
         self.query_one(VerticalScroll).scroll_relative(y=by, animate=False)
 
 
@@ -133,7 +128,6 @@ class ConfirmDialog(TextDialog):
         return [("y", "key"), f" {self._yes}   ", ("n", "key"), " back"]
 
     def action_agree(self) -> None:
-        """Close with a yes."""
         self.answer(True)
 
 
@@ -175,7 +169,6 @@ class ChoiceDialog(Dialog[str]):
         self._choices, self._at = choices, at
 
     def compose_content(self) -> ComposeResult:
-        """Yield the input and the list."""
         hint_width = max((len(choice.hint) for choice in self._choices), default=0)
         yield _input(placeholder="type to narrow down")
         columns = [Column("label", "", 0), Column("hint", "", min(34, hint_width), at_least=44)]
@@ -185,14 +178,12 @@ class ChoiceDialog(Dialog[str]):
         yield table
 
     def on_mount(self) -> None:
-        """Fill the list and let typing go to the input."""
         self._show("")
         if self._at is not None:
             self.query_one(MarkTable).go_to(self._at)
         self.query_one(Input).focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Narrow the list down to what holds all words."""
         self._show(event.value)
         self.query_one(MarkTable).action_move_to(0)
 
@@ -245,19 +236,16 @@ class LineDialog(Dialog[str]):
         self._content, self._value, self._check = rows, value, check
 
     def compose_content(self) -> ComposeResult:
-        """Yield help, input and what is wrong with it."""
         yield Lines(self._content)
         yield _input(value=self._value, select_on_focus=False)
         yield Lines(id="wrong")
 
     def on_mount(self) -> None:
-        """Let typing go to the input."""
         line = self.query_one(Input)
         line.focus()
         line.cursor_position = len(line.value)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Close with the line, or say what is wrong with it."""
         value = event.value.strip()
         wrong = self._check(value) if value else "Type something, or leave with esc."
         if wrong:

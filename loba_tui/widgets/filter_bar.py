@@ -42,17 +42,14 @@ class FilterBar(Input):
         self.focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Hand the text on."""
         event.stop()
         if self.display:
             self.post_message(self.Filtered(self.value))
 
     def action_keep(self) -> None:
-        """Leave the filter as it is and go back to where the focus was."""
         self._close()
 
     def action_clear(self) -> None:
-        """Take the filter away and go back to where the focus was."""
         with self.prevent(Input.Changed):
             self.value = ""
         self.post_message(self.Filtered(""))

@@ -60,11 +60,9 @@ class Lines(Toned):
             self.refresh(*changed)
 
     def get_content_height(self, container: object, viewport: object, width: int) -> int:
-        """Return the number of rows."""
         return len(self._rows)
 
     def render_line(self, y: int) -> Strip:
-        """Return one row, cut or padded to the width."""
         ground = self.rich_style
         width = self.size.width
         segments = []
@@ -83,7 +81,6 @@ class Line(Lines):
         super().__init__([pieces] if pieces else (), id=id, classes=classes)
 
     def say(self, *pieces: Piece) -> None:
-        """Show these pieces."""
         self.show([pieces])
 
 

@@ -55,12 +55,10 @@ class Picture(Widget):
         self._strips: list[Strip] = []
 
     def show(self, strips: list[Strip]) -> None:
-        """Show these rows."""
         self._strips = strips
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        """Return one row of the picture."""
         ground = self.rich_style
         if y < len(self._strips):
             return self._strips[y].adjust_cell_length(self.size.width, ground)

@@ -169,7 +169,6 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
         return self.marked or ([here] if here is not None else [])
 
     def unmark(self) -> None:
-        """Take all marks away."""
         if self._marks:
             self._marks.clear()
             self.refresh()
@@ -198,7 +197,6 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
     # Keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Leave out the keys of what this table does not offer."""
         if action.startswith("mark"):
             return self._can_mark
         if action.startswith("sort_"):
@@ -206,7 +204,6 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
         return True
 
     def action_move(self, by: int) -> None:
-        """Move the cursor."""
         self._move_to(self._cursor + by)
 
     def action_move_to(self, index: int) -> None:
@@ -214,7 +211,6 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
         self._move_to(index if index >= 0 else len(self._shown) + index)
 
     def action_page(self, direction: int) -> None:
-        """Move the cursor half a page."""
         self._move_to(
             self._cursor + direction * max(1, (self.size.height - self._num_header_rows) // 2)
         )
@@ -229,7 +225,6 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
         self.post_message(self.Moved(self, self.cursor_key))
 
     def action_mark(self) -> None:
-        """Mark the row under the cursor or take its mark away, and go one down."""
         key = self.cursor_key
         if key is None:
             return
@@ -262,7 +257,6 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
         self._reorder()
 
     def action_sort_reverse(self) -> None:
-        """Turn the order around."""
         index, is_reversed = self._sort or (0, False)
         self._sort = (index, not is_reversed)
         self._reorder()
@@ -273,7 +267,6 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
         self._settle(at)
 
     def action_choose(self) -> None:
-        """Tell that the row under the cursor was chosen."""
         key = self.cursor_key
         if key is not None:
             self.post_message(self.Chosen(self, key))
@@ -287,7 +280,6 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
     # Drawing
 
     def on_resize(self, event: events.Resize) -> None:
-        """Keep the cursor in sight."""
         self.virtual_size = Size(self.size.width, len(self._shown) + self._num_header_rows)
         self._bring_into_sight()
 
@@ -321,7 +313,6 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
         return Painter(self.columns, self.size.width, self._can_mark, self.rich_style, self.tone)
 
     def render_line(self, y: int) -> Strip:
-        """Return the header, or the row at `y`."""
         painter = self._painter()
         if y < self._num_header_rows:
             return painter.header(self._sort)

@@ -45,7 +45,6 @@ class Painter:
             x += width + _GAP
 
     def blank(self) -> Strip:
-        """Return a row of nothing."""
         return Strip.blank(self.width, self.ground)
 
     def header(self, sort: tuple[int, bool] | None) -> Strip:

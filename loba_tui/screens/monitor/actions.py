@@ -45,7 +45,6 @@ class RunActions(LobaScreen):
 
     @asks
     async def action_steer(self, kind: CommandKind) -> None:
-        """Send a command and show the run's answer."""
         run = self.watched()
         if run is not None:
             await self._command(kind, lambda: runs.steer(run, Command(kind)))
@@ -59,7 +58,6 @@ class RunActions(LobaScreen):
 
     @asks
     async def action_stop(self) -> None:
-        """Have the run save and end, after a yes."""
         run = self.watched()
         if run is None:
             return
@@ -73,7 +71,6 @@ class RunActions(LobaScreen):
 
     @asks
     async def action_set(self) -> None:
-        """Change a setting while the run goes on."""
         run, plugins = self.watched(), self.context.plugins
         if run is None:
             return

@@ -118,11 +118,9 @@ class ChartsPane(Lines, can_focus=True):
         self.show(lines)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer nothing where there are no charts."""
         return bool(self._names)
 
     def action_select(self, by: int) -> None:
-        """Select another chart."""
         before = self.wanted
         self._is_chosen = True
         self._selected = max(0, min(self._selected + by, len(self._names) - 1))
@@ -132,20 +130,16 @@ class ChartsPane(Lines, can_focus=True):
             self._lay_out()
 
     def action_enlarge(self) -> None:
-        """Show the selected chart alone, or all again."""
         self._is_one = not self._is_one
         self.post_message(self.Wanted())
 
     def on_focus(self, event: events.Focus) -> None:
-        """Show which chart the keys are about."""
         self._lay_out()
 
     def on_blur(self, event: events.Blur) -> None:
-        """Take the sign away."""
         self._lay_out()
 
     def on_resize(self, event: events.Resize) -> None:
-        """Ask for charts of the new size."""
         self.post_message(self.Wanted())
 
 

@@ -48,7 +48,6 @@ class Panes(Vertical):
         self.at = PANES[0]
 
     def compose(self) -> ComposeResult:
-        """Lay out heading, tabs and the panes."""
         yield Lines(id="heading")
         yield Line(id="panes")
         with Horizontal(id="upper"):
@@ -109,7 +108,6 @@ class Panes(Vertical):
         self.query_one(f"#{pane}").focus()
 
     def step(self, by: int) -> None:
-        """Go to the next part."""
         self.go_to(PANES[(PANES.index(self.at) + by) % len(PANES)])
 
     def bring_up(self, pane: str) -> None:

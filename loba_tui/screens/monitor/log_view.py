@@ -77,16 +77,13 @@ class LogView(Toned, can_focus=True):
         self._show_from(self._top + by)
 
     def action_page(self, direction: int) -> None:
-        """Scroll half a page."""
         self.action_scroll(direction * max(1, self._num_rows // 2))
 
     def action_sideways(self, direction: int) -> None:
-        """Move along long lines."""
         self._left = max(0, self._left + direction * _SIDEWAYS)
         self.refresh()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer the next match only where something is looked for."""
         return action != "find" or bool(self.word)
 
     def search(self, word: str) -> str:
@@ -117,7 +114,6 @@ class LogView(Toned, can_focus=True):
         return False
 
     def render_line(self, y: int) -> Strip:
-        """Return the title, or a line with what is looked for marked."""
         ground, width = self.rich_style, self.size.width
         if y == 0:
             return self._heading(width)

@@ -31,7 +31,6 @@ class MachinePane(VerticalScroll, can_focus=True):
         super().__init__(id="machine")
 
     def compose(self) -> Any:
-        """Lay out the rows."""
         yield Lines()
 
     def show(self, state: MachineState, status: Status | None, memory_mib: float | None) -> None:
@@ -67,7 +66,6 @@ class MachinePane(VerticalScroll, can_focus=True):
 
     @property
     def text(self) -> str:
-        """Return what is shown."""
         return self.query_one(Lines).text
 
 

@@ -45,7 +45,6 @@ class SamplePane(Vertical, can_focus=True):
         self.is_stale = False
 
     def compose(self) -> ComposeResult:
-        """Lay out the heading and the picture."""
         yield Line(id="sample-heading")
         if self._mode in ("kitty", "sixel"):
             yield true_picture(self._mode)
@@ -74,7 +73,6 @@ class SamplePane(Vertical, can_focus=True):
         return self.size.width, max(0, self.size.height - 1)
 
     def action_step(self, by: int) -> None:
-        """Show the strip of a later or an earlier step."""
         if not self._paths:
             return
         here = self._paths.index(self._at) if self._at in self._paths else len(self._paths) - 1
@@ -137,15 +135,12 @@ class SamplePane(Vertical, can_focus=True):
         self.query_one("#sample-heading", Line).say((" samples ", tone), facts)
 
     def on_focus(self, event: events.Focus) -> None:
-        """Show that the keys are about this pane."""
         self._heading()
 
     def on_blur(self, event: events.Blur) -> None:
-        """Show that they no longer are."""
         self._heading()
 
     def on_resize(self, event: events.Resize) -> None:
-        """Have the picture drawn in the new size."""
         self.is_stale = True
 
 

@@ -67,11 +67,9 @@ class MonitorScreen(RunActions):
     # Frame
 
     def compose_body(self) -> Iterable[Widget]:
-        """Yield the parts."""
         yield Panes(self.context.images)
 
     def on_mount(self) -> None:
-        """Begin to look."""
         self._machine = Machine()
         self.work(lambda: discard_orphans(self.context.cache))
         self.set_interval(self.context.seconds, self.look)
@@ -80,14 +78,12 @@ class MonitorScreen(RunActions):
         self.shown_again()
 
     def on_unmount(self) -> None:
-        """End the probe and drop what is temporary."""
         if self._model is not None:
             self._model.close()
         if self._machine is not None:
             self._machine.close()
 
     def on_resize(self, event: object) -> None:
-        """Choose the layout for the size."""
         self._panes.lay_out()
 
     def shown_again(self) -> None:
@@ -120,7 +116,6 @@ class MonitorScreen(RunActions):
         self.look()
 
     def watched(self) -> RunDir | None:
-        """Return the run that is steered."""
         return self._model.run if self._model is not None else None
 
     # Looking
@@ -177,7 +172,6 @@ class MonitorScreen(RunActions):
         return tuple(name for name in names if all(word in name.casefold() for word in words))
 
     def on_charts_pane_wanted(self, event: ChartsPane.Wanted) -> None:
-        """Draw other charts."""
         self._draw_charts()
 
     def _draw_charts(self) -> None:
@@ -198,7 +192,6 @@ class MonitorScreen(RunActions):
             self.work_latest("sample", pane.read, pane.show)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer only what the run, as it stands, can do."""
         if not any(f"action_{action}" in vars(each) for each in (MonitorScreen, RunActions)):
             return True
         if self._frame is None:
@@ -213,7 +206,6 @@ class MonitorScreen(RunActions):
         return True
 
     def one_line(self) -> str:
-        """Return the run's progress in a line."""
         return short_line(self._frame) if self._frame else "no run"
 
     # Parts
@@ -228,11 +220,9 @@ class MonitorScreen(RunActions):
         self.call_after_refresh(self._draw_sample)
 
     def action_pane(self, by: int) -> None:
-        """Go to the next part."""
         self._panes.step(by)
 
     def action_full(self) -> None:
-        """Show one part alone, or all again."""
         self._panes.toggle_full()
 
     # Filter and search
@@ -244,12 +234,10 @@ class MonitorScreen(RunActions):
         super().action_filter()
 
     def filter_text(self) -> str:
-        """Return what is looked for, or the filter of the charts."""
         log = self._panes.log_at_hand
         return log.word if log is not None else self._chart_filter
 
     def filter_changed(self, text: str) -> str:
-        """Look for a word, or choose charts."""
         log = self._panes.log_at_hand
         if log is not None:
             return log.search(text)
@@ -262,19 +250,15 @@ class MonitorScreen(RunActions):
     # Charts and samples
 
     def action_zoom(self, factor: float) -> None:
-        """Show half as many steps, or twice as many."""
         self._change_view(lambda view, first, last: view.zoomed(factor, first, last))
 
     def action_zoom_all(self) -> None:
-        """Show the whole run."""
         self._change_view(lambda view, first, last: replace(view, width=None, right=None))
 
     def action_pan(self, share: float) -> None:
-        """Show earlier or later steps."""
         self._change_view(lambda view, first, last: view.panned(share, first, last))
 
     def action_log_axis(self) -> None:
-        """Turn the logarithmic axis of the selected chart on or off."""
         name = self.query_one(ChartsPane).selected
         if name is not None:
             self._change_view(
@@ -282,7 +266,6 @@ class MonitorScreen(RunActions):
             )
 
     def action_smoothing(self) -> None:
-        """Go to the next degree of smoothing."""
         at = SMOOTHINGS.index(self._view.smoothing)
         smoothing = SMOOTHINGS[(at + 1) % len(SMOOTHINGS)]
         self._change_view(lambda view, first, last: replace(view, smoothing=smoothing))
@@ -296,13 +279,11 @@ class MonitorScreen(RunActions):
         self._draw_charts()
 
     def action_sample_step(self, by: int) -> None:
-        """Show the strip of an earlier or a later step."""
         self._panes.bring_up("samples")
         self.query_one(SamplePane).action_step(by)
         self.call_after_refresh(self._draw_sample)
 
     def action_sample_scale(self, by: int) -> None:
-        """Show the images of the next scale below or above."""
         self._panes.bring_up("samples")
         self.query_one(SamplePane).step_scale(by)
         self.call_after_refresh(self._draw_sample)
@@ -331,6 +312,5 @@ class MonitorScreen(RunActions):
         self._watch(here, self.loba.marked_runs)
 
     def action_copy(self) -> None:
-        """Copy the run's folder through the terminal (OSC 52)."""
         if self._model is not None:
             self.copy(str(self._model.run.path))

@@ -64,7 +64,6 @@ class Drafts:
             self._texts[found.file.path] = text
 
     def forget(self, path: Path) -> None:
-        """Forget what was typed."""
         self._texts.pop(path, None)
 
 

@@ -72,7 +72,6 @@ class RecipeScreen(TableScreen):
         self._typing: Timer | None = None
 
     def compose_body(self) -> Iterable[Widget]:
-        """Yield the list, the editor and what is wrong."""
         with Horizontal(id="recipes"):
             yield MarkTable(COLUMNS, id="files")
             with Vertical(id="text"):
@@ -125,27 +124,22 @@ class RecipeScreen(TableScreen):
         self.about(f"{self._open.file.label}{' *' if is_draft else ''}", "warn" if is_draft else "")
 
     def one_line(self) -> str:
-        """Return which recipe is shown, and how many problems it has."""
         if self._open is None:
             return f"{len(self._files)} recipes"
         return f"{self._open.file.label}: {len(self._problems)} problems"
 
     def on_mark_table_moved(self, event: MarkTable.Moved) -> None:
-        """Show the recipe under the cursor."""
         self._show_under_cursor()
 
     def on_mark_table_chosen(self, event: MarkTable.Chosen) -> None:
-        """Go into the text."""
         self.query_one(YamlArea).focus()
 
     def action_list(self) -> None:
-        """Go back to the list."""
         self.query_one("#files").focus()
 
     # Typing
 
     def on_text_area_changed(self, event: TextArea.Changed) -> None:
-        """Keep what was typed, and check it as soon as typing pauses."""
         if self._open is None:
             return
         was = self._drafts.has(self._open.file.path)
@@ -158,7 +152,6 @@ class RecipeScreen(TableScreen):
         self._typing = self.set_timer(_TYPING_SECONDS, self._check)
 
     def on_text_area_selection_changed(self, event: TextArea.SelectionChanged) -> None:
-        """Say what is wrong with the line at hand."""
         self._show_problems()
 
     def _check(self) -> None:
@@ -195,7 +188,6 @@ class RecipeScreen(TableScreen):
 
     @asks
     async def action_diff(self) -> None:
-        """Show what writing would change."""
         if self._open is not None:
             lines = text_diff(self._open.text, self._drafts.text_of(self._open))
             rows = diff_rows(lines) or [["Nothing has changed."]]
@@ -203,7 +195,6 @@ class RecipeScreen(TableScreen):
 
     @asks
     async def action_write(self) -> None:
-        """Show the diff, and write the file after a yes."""
         found = self._open
         if found is None or found.problem:
             return
@@ -232,13 +223,11 @@ class RecipeScreen(TableScreen):
 
     @asks
     async def action_start(self) -> None:
-        """Start the recipe and watch it."""
         found = self._file_alone()
         if found is not None:
             await start_and_watch(self, found.file.path)
 
     def action_stack(self) -> None:
-        """Edit what the recipe chooses by forms."""
         if not self.loba.has_entry("stack"):
             return
         found = self._file_alone(": the stack editor reads the file")
@@ -293,7 +282,6 @@ class RecipeScreen(TableScreen):
 
     @asks
     async def action_new(self) -> None:
-        """Write a small recipe to begin with."""
         rows = [["It trains on the embedded model, and validates as it is."]]
         name = await self.ask(LineDialog("Name of the new recipe", rows, value="my-slider"))
         if name is not None:
@@ -302,6 +290,5 @@ class RecipeScreen(TableScreen):
             self._show_written(file)
 
     def action_copy(self) -> None:
-        """Copy the file's path through the terminal (OSC 52)."""
         if self._open is not None:
             self.copy(str(self._open.file.path))

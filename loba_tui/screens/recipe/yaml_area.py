@@ -86,7 +86,6 @@ class YamlArea(TextArea):
         return self._problems.get(self.cursor_location[0] + 1, ())
 
     def get_line(self, line_index: int) -> Text:
-        """Return a line in its colours."""
         line = harmless(self.document.get_line(line_index))
         drawn = Text(line, end="", no_wrap=True)
         for kind, begin, end in tokens(line):

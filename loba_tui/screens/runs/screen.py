@@ -48,20 +48,17 @@ class RunsScreen(TableScreen):
         self._summaries: dict[str, RunSummary] = {}
 
     def compose_body(self) -> Iterable[Widget]:
-        """Yield the table, and what is shown where there are no runs."""
         yield MarkTable(COLUMNS, id="runs")
         with Vertical(id="empty"):
             yield Lines(id="welcome")
 
     def on_mount(self) -> None:
-        """Look at once, and then again and again."""
         self._reader = RunSummaries(self.context.ledger)
         self.query_one("#empty").display = False
         self.set_interval(self.context.seconds, self.look)
         self.look()
 
     def shown_again(self) -> None:
-        """Look at once."""
         self.look()
 
     def look(self) -> None:
@@ -105,7 +102,6 @@ class RunsScreen(TableScreen):
         self.query_one("#welcome", Lines).show(rows)
 
     def one_line(self) -> str:
-        """Return how many runs are alive, and the newest of them."""
         alive = [s for s in self._summaries.values() if s.liveness.is_alive]
         if not alive:
             return f"{len(self._summaries)} runs, none alive"
@@ -113,11 +109,9 @@ class RunsScreen(TableScreen):
         return f"{newest.step}/{newest.total} {newest.liveness.state} {newest.run.name}"
 
     def on_mark_table_marked(self, event: MarkTable.Marked) -> None:
-        """Count the marks."""
         self._summarize()
 
     def filter_changed(self, text: str) -> str:
-        """Filter the table."""
         problem = super().filter_changed(text)
         self._summarize()
         return problem
@@ -125,13 +119,11 @@ class RunsScreen(TableScreen):
     # Actions
 
     def on_mark_table_chosen(self, event: MarkTable.Chosen) -> None:
-        """Show a run in the monitor."""
         summary = self._summaries.get(event.key)
         if summary is not None and self.loba.has_entry("monitor"):
             self.loba.watch_run(summary.run)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer comparing only where there is a monitor to do it in."""
         return action != "compare" or self.loba.has_entry("monitor")
 
     def action_compare(self) -> None:
@@ -145,7 +137,6 @@ class RunsScreen(TableScreen):
 
     @asks
     async def action_stop(self) -> None:
-        """Have the chosen runs save and end."""
         chosen = [s for s in self.chosen(self._summaries) if s.can_stop]
         if not chosen:
             self.tell("None of these is alive or queued.", "warn")
@@ -162,7 +153,6 @@ class RunsScreen(TableScreen):
 
     @asks
     async def action_delete(self) -> None:
-        """Show what deleting the chosen runs frees and breaks, and do it after a yes."""
         chosen = self.chosen(self._summaries)
         if not chosen:
             return
@@ -183,7 +173,6 @@ class RunsScreen(TableScreen):
 
     @asks
     async def action_start(self) -> None:
-        """Choose a shipped recipe, see what is started, and start it."""
         names = sorted(shipped.names(), key=lambda name: (name != EXAMPLE, name))
         choices = [Choice(n, n, "the embedded example" if n == EXAMPLE else "") for n in names]
         name = await self.ask(ChoiceDialog("Start which recipe?", choices))
@@ -193,7 +182,6 @@ class RunsScreen(TableScreen):
             self.look()
 
     def action_copy(self) -> None:
-        """Copy the folder of the run under the cursor through the terminal (OSC 52)."""
         key = self.table.cursor_key
         if key is not None:
             self.copy(key)

@@ -74,7 +74,6 @@ class LivePlan:
 
     @property
     def rows(self) -> list[list[Piece]]:
-        """Return it for reading."""
         rows: list[list[Piece]] = [
             ["  ", (key, "strong"), f"  {written(old)} → {written(new)}"]
             for key, old, new in self.able

@@ -79,7 +79,6 @@ class Field:
 
     @property
     def key(self) -> str:
-        """Return the dotted key."""
         return dotted(self.path)
 
     @property
@@ -89,7 +88,6 @@ class Field:
 
     @property
     def written(self) -> str:
-        """Return the value as a recipe writes it."""
         return written(self.value)
 
     def nudged(self, by: int) -> str | None:

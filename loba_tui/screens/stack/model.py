@@ -66,7 +66,6 @@ class StackModel:
 
     @property
     def is_changed(self) -> bool:
-        """Say whether there is something to save."""
         return self.text != self.saved
 
     @property

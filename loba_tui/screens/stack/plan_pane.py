@@ -50,7 +50,6 @@ class PlanPane(Lines):
         self.draw()
 
     def want(self, section: str) -> None:
-        """Put a section first."""
         if section != self._wanted:
             self._wanted = section
             self.draw()
@@ -78,11 +77,9 @@ class PlanPane(Lines):
         )
 
     def on_resize(self, event: events.Resize) -> None:
-        """Draw for the new size."""
         self.draw()
 
     def draw(self) -> None:
-        """Draw what is known."""
         width, height = self.size
         if width < _LEAST_WIDTH or not height:
             self.show([])

@@ -88,7 +88,6 @@ class StackScreen(LobaScreen):
         self._idle: Timer | None = None
 
     def compose_body(self) -> Iterable[Widget]:
-        """Yield parts, form and what it comes to."""
         with Horizontal(id="stack"):
             yield MarkTable(SLOT_COLUMNS, id="slots", can_mark=False, can_sort=False, is_list=True)
             with Vertical(id="edit"):
@@ -97,7 +96,6 @@ class StackScreen(LobaScreen):
             yield PlanPane(id="plan")
 
     def on_mount(self) -> None:
-        """Start the planner in the background and open a recipe."""
         self._client = PlanClient(
             lambda answer: self.post_message(self.Answered(answer)),
             program=self.context.program,
@@ -110,12 +108,10 @@ class StackScreen(LobaScreen):
         self.set_class(event.size.width < _BESIDE_COLUMNS, "-stacked")
 
     def on_unmount(self) -> None:
-        """End the planner."""
         if self._client is not None:
             self._client.close()
 
     def shown_again(self) -> None:
-        """Open what another screen has asked for."""
         if self._idle is not None:
             self._idle.stop()
             self._idle = None
@@ -126,7 +122,6 @@ class StackScreen(LobaScreen):
             self._ask()
 
     def on_screen_suspend(self, event: events.ScreenSuspend) -> None:
-        """Let the planner go when nobody has come back for a while."""
         if self._client is not None and not self.app.screen.is_modal:
             self._idle = self.set_timer(_IDLE_SECONDS, self._client.close)
 
@@ -150,7 +145,6 @@ class StackScreen(LobaScreen):
         self._ask()
 
     def _show_state(self) -> None:
-        """Draw parts, form, detail and title."""
         slots = self.query_one("#slots", MarkTable)
         if self._file is None:
             return
@@ -186,11 +180,9 @@ class StackScreen(LobaScreen):
         return next((each for each in self._model.fields(self._slot) if each.key == key), None)
 
     def one_line(self) -> str:
-        """Return which recipe is open."""
         return f"stack of {self._file.label}" if self._file else "no recipe is open"
 
     def on_mark_table_moved(self, event: MarkTable.Moved) -> None:
-        """Show the form of another part, or the words on another field."""
         if event.table.id == "slots":
             self._slot = next((s for s in SLOTS if s.id == event.key), self._slot)
             self._show_form()
@@ -199,14 +191,12 @@ class StackScreen(LobaScreen):
             self._show_detail()
 
     def on_mark_table_chosen(self, event: MarkTable.Chosen) -> None:
-        """Go to the form, or edit a field."""
         if event.table.id == "slots":
             self.action_focus_part("form")
         else:
             self.action_edit()
 
     def action_focus_part(self, part: str) -> None:
-        """Go to the parts or to the form."""
         if self._model is not None:
             self.query_one(f"#{part}").focus()
 
@@ -218,7 +208,6 @@ class StackScreen(LobaScreen):
             pane.ask(self._client.ask(dump_recipe(self._model.recipe)))
 
     def on_stack_screen_answered(self, message: Answered) -> None:
-        """Draw an answer."""
         if self.is_attached:
             self.query_one(PlanPane).take(message.answer)
 
@@ -226,7 +215,6 @@ class StackScreen(LobaScreen):
 
     @asks
     async def action_edit(self) -> None:
-        """Choose or type a value for the field at hand."""
         field, model = self._field(), self._model
         if field is None or model is None:
             return
@@ -261,7 +249,6 @@ class StackScreen(LobaScreen):
         self._ask()
 
     def action_nudge(self, by: int) -> None:
-        """Take the next value up or down."""
         field = self._field()
         if field is None or self._model is None:
             return
@@ -272,13 +259,11 @@ class StackScreen(LobaScreen):
             self._change(partial(self._model.set, field, typed))
 
     def action_default(self) -> None:
-        """Take the key out of the recipe."""
         field = self._field()
         if field is not None and self._model is not None:
             self._change(partial(self._model.unset, field))
 
     def action_undo(self) -> None:
-        """Take the last change back."""
         what = self._model.undo() if self._model is not None else None
         if what is None:
             self.tell("There is nothing to undo.")
@@ -288,14 +273,12 @@ class StackScreen(LobaScreen):
 
     @asks
     async def action_diff(self) -> None:
-        """Show what writing would change."""
         if self._model is not None:
             rows = diff_rows(self._model.diff) or [["Nothing has changed."]]
             await self.ask(TextDialog("Not written yet", rows))
 
     @asks
     async def action_write(self) -> None:
-        """Show the diff and write the recipe after a yes."""
         model, file = self._model, self._file
         if model is None or file is None:
             return
@@ -313,7 +296,6 @@ class StackScreen(LobaScreen):
 
     @asks
     async def action_open(self) -> None:
-        """Choose another recipe, and leave what is not written only after a yes."""
         files = await self.in_thread(recipe_files.listing, Path.cwd(), self.context.ledger)
         file = await choose_recipe(self, "Open which recipe?", files)
         if file is None:
@@ -328,7 +310,6 @@ class StackScreen(LobaScreen):
 
     @asks
     async def action_start(self) -> None:
-        """Start the recipe as it is in the file, and watch it."""
         if self._file is None or self._model is None:
             return
         if self._model.is_changed:
