@@ -43,9 +43,7 @@ class Dashboard(Protocol):
     """The app, as far as screens use it.
 
     Attributes:
-        run_to_watch: The run that the monitor shows.
         marked_runs: Runs that the monitor lays over it.
-        recipe_to_edit: The recipe that the editors open.
     """
 
     context: Context
@@ -203,13 +201,10 @@ class LobaScreen(Screen[None], inherit_bindings=False):
         group: str = "default",
         exclusive: bool = False,
     ) -> None:
-        """Call `function` in a thread and then `done` with its result in the UI.
+        """Call `function` in a thread, where it must not touch widgets, then `done` in the UI.
 
-        Args:
-            function: What may take long; it must not touch widgets.
-            done: Not called when the screen is gone, or the work was replaced by newer.
-            group: Work of one group can replace what runs of it.
-            exclusive: Replace what runs of the group.
+        `done` gets the result; it is not called when the screen is gone, or the work was replaced
+        by newer: exclusive work replaces what runs of its group.
         """
         self._start(partial(self._work, function, done), group=group, exclusive=exclusive)
 

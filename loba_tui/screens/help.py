@@ -29,9 +29,7 @@ def actions(app: App[None], screen: Screen[object]) -> list[tuple[DOMNode, Bindi
 
 def help_rows(app: App[None], screen: Screen[object]) -> list[list[Piece]]:
     """Return all keys of a screen, the ones of the focused part first."""
-    rows: list[list[Piece]] = []
-    text = getattr(screen, "HELP_TEXT", "")
-    rows += [[line] for line in text.splitlines()]
+    rows: list[list[Piece]] = [[line] for line in getattr(screen, "HELP_TEXT", "").splitlines()]
     sections: dict[str, list[list[Piece]]] = {}
     for node, binding, keys in actions(app, screen):
         title = node.BINDING_GROUP_TITLE or type(node).__name__

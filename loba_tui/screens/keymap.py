@@ -37,8 +37,8 @@ def load(path: Path, app: type[DOMNode], entries: Sequence[ScreenEntry]) -> dict
         return {}
     except OSError as error:
         raise ResourceError(f"{path} cannot be read: {error.strerror}.") from error
-    classes = [app, *_classes(entries)]
-    return parse(content.decode("utf-8", "replace"), str(path), bindings(classes))
+    known = bindings([app, *_classes(entries)])
+    return parse(content.decode("utf-8", "replace"), str(path), known)
 
 
 def _classes(entries: Iterable[ScreenEntry]) -> list[type[DOMNode]]:
@@ -112,11 +112,8 @@ def _clashes(
 
 
 def _keys(text: str) -> frozenset[str]:
-    return frozenset(_long_name(key.strip()) for key in text.split(","))
-
-
-def _long_name(key: str) -> str:
-    return _character_to_key(key) if len(key) == 1 else key
+    keys = (key.strip() for key in text.split(","))
+    return frozenset(_character_to_key(key) if len(key) == 1 else key for key in keys)
 
 
 def _spelled(key: str) -> str:

@@ -12,11 +12,7 @@ from loba_tui.widgets.bars import Tab
 
 @dataclass(frozen=True)
 class ScreenEntry(Tab):
-    """One screen.
-
-    Attributes:
-        target: Its class, as `module:Class`.
-    """
+    """One screen; the target is its class, as `module:Class`."""
 
     target: str
 

@@ -12,11 +12,7 @@ Known = TypeVar("Known")
 
 
 class TableScreen(LobaScreen):
-    """Filters its table and knows what its rows stand for.
-
-    Attributes:
-        TABLE: The table's selector.
-    """
+    """Filters the table that `TABLE` selects, and knows what its rows stand for."""
 
     TABLE: ClassVar[str]
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 from textual import events
-from textual.screen import Screen
 
 from loba_tui.widgets.line import Line, Piece, plain, wrapped
 
@@ -18,12 +17,7 @@ _MESSAGE_SECONDS = {"good": 5.0, "": 5.0, "warn": 9.0, "bad": 12.0}
 
 @dataclass(frozen=True)
 class Tab:
-    """A screen that the top row names.
-
-    Attributes:
-        id: What actions and the keymap call it.
-        key: The key that shows it.
-    """
+    """A screen that the top row names; actions and the keymap call it by its id."""
 
     id: str
     key: str
@@ -75,10 +69,7 @@ class KeyBar(Line):
         self._until = 0.0
 
     def on_mount(self) -> None:
-        self.screen.bindings_updated_signal.subscribe(self, self._bindings_updated)
-        self.draw()
-
-    def _bindings_updated(self, screen: Screen[object]) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, lambda _: self.draw())
         self.draw()
 
     def on_resize(self, event: events.Resize) -> None:

@@ -37,7 +37,6 @@ class ChartData:
     """All that a chart shows.
 
     Attributes:
-        title: The series' name.
         facts: Beside the title, such as the last value.
         curves: The run's own first.
         marks: Letter of the event at a cell, counted from the left of the plot.
@@ -96,12 +95,7 @@ def _axis(value: float, is_log: bool) -> float:
 
 
 def draw(data: ChartData, width: int, height: int) -> list[list[tuple[str, str]]]:
-    """Return rows of (text, tone): a title, the plot with its labels, the axis.
-
-    Args:
-        width: Cells, the labels included.
-        height: Rows, title and axis included.
-    """
+    """Return rows of (text, tone) within this size: a title, the plot with its labels, the axis."""
     title = [(plain(data.title), "strong")]
     if data.facts:
         title.append(("  " + plain(data.facts), "bad" if data.is_bad else ""))
@@ -117,8 +111,8 @@ def draw(data: ChartData, width: int, height: int) -> list[list[tuple[str, str]]
         return [*rows, _axis_row(data, plot_width)]
     low, high = bounds
     plot = _Plot(plot_width, plot_height, low, high, data.is_log)
-    for number in reversed(range(len(data.curves))):
-        _draw_curve(plot, data.curves[number], number)
+    for number, curve in reversed(list(enumerate(data.curves))):
+        _draw_curve(plot, curve, number)
     labels = {0: _label(high), plot_height - 1: _label(low)}
     if low == high:
         labels = {plot_height // 2: _label(low)}
@@ -133,7 +127,6 @@ def draw(data: ChartData, width: int, height: int) -> list[list[tuple[str, str]]
 
 
 def _bounds(data: ChartData) -> tuple[float, float] | None:
-    """Return the least and the greatest value that is drawn."""
     ends = [
         value
         for curve in data.curves
@@ -271,7 +264,6 @@ def legend(names: Sequence[str]) -> list[tuple[str, str]]:
     """Return what tells the curves of several runs apart: a sign and a tone for each."""
     pieces: list[tuple[str, str]] = []
     for number, name in enumerate(names):
-        last = len(SERIES_TONES) - 1
-        tone = SERIES_TONES[min(number, last)]
-        pieces += [(f" {_SIGNS[min(number, last)] * 2} ", tone), (plain(name), "")]
+        index = min(number, len(SERIES_TONES) - 1)
+        pieces += [(f" {_SIGNS[index] * 2} ", SERIES_TONES[index]), (plain(name), "")]
     return pieces

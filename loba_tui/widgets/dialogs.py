@@ -20,24 +20,14 @@ from loba_tui.widgets.line import Line, Lines, Piece, plain, wrapped
 from loba_tui.widgets.table import MarkTable
 from loba_tui.widgets.table_rows import Column, Row
 
-_SCROLL: list[BindingType] = [
-    Binding("j,down", "scroll(1)", "down", show=False),
-    Binding("k,up", "scroll(-1)", "up", show=False),
-    Binding("ctrl+d,pagedown", "scroll(8)", "page down", show=False),
-    Binding("ctrl+u,pageup", "scroll(-8)", "page up", show=False),
-    Binding("g,home", "scroll(-100000)", "top", show=False),
-    Binding("G,end", "scroll(100000)", "end", show=False),
-]
-
-
 Answer = TypeVar("Answer")
 
 
 class Dialog(ModalScreen[Answer]):
     """A box with a heading, what it is about, and the keys that answer."""
 
-    KEYS: ClassVar[tuple[Piece, ...]] = ()
     KIND: ClassVar[str] = ""
+    answers: Sequence[Piece] = ()
 
     def __init__(self, title: str) -> None:
         super().__init__()
@@ -47,15 +37,11 @@ class Dialog(ModalScreen[Answer]):
         with Vertical(classes=f"dialog {self.KIND}"):
             yield Line((self._heading, "strong"), classes="heading")
             yield from self.compose_content()
-            yield Line(*self.answers(), classes="answers")
+            yield Line(*self.answers, classes="answers")
 
     def compose_content(self) -> ComposeResult:
         """Yield what stands between heading and keys."""
         raise NotImplementedError
-
-    def answers(self) -> Sequence[Piece]:
-        """Return the keys that answer, as pieces of text."""
-        return self.KEYS
 
     def answer(self, answer: Answer | None) -> None:
         """Close with an answer; a key that comes after it was closed does nothing."""
@@ -69,9 +55,14 @@ class Dialog(ModalScreen[Answer]):
 class TextDialog(Dialog[bool]):
     """A text to read, scrolled with the usual keys."""
 
-    KEYS = (("q", "key"), " back   ", ("j k", "key"), " scroll")
+    answers = (("q", "key"), " back   ", ("j k", "key"), " scroll")
     BINDINGS: ClassVar[list[BindingType]] = [
-        *_SCROLL,
+        Binding("j,down", "scroll(1)", "down", show=False),
+        Binding("k,up", "scroll(-1)", "up", show=False),
+        Binding("ctrl+d,pagedown", "scroll(8)", "page down", show=False),
+        Binding("ctrl+u,pageup", "scroll(-8)", "page up", show=False),
+        Binding("g,home", "scroll(-100000)", "top", show=False),
+        Binding("G,end", "scroll(100000)", "end", show=False),
         Binding("escape,ctrl+g,q,enter,question_mark", "leave", "back"),
     ]
 
@@ -108,24 +99,17 @@ class ConfirmDialog(TextDialog):
     """A plan and the question whether to carry it out; only `y` says yes.
 
     Args:
-        title: The question.
-        rows: The plan.
         yes: What `y` does, in a word or two.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *_SCROLL,
         Binding("y", "agree", "yes"),
         Binding("escape,ctrl+g,q,n", "leave", "no"),
     ]
 
     def __init__(self, title: str, rows: Sequence[Sequence[Piece]], yes: str) -> None:
         super().__init__(title, rows)
-        self._yes = yes
-
-    def answers(self) -> list[Piece]:
-        """Return what y and n do."""
-        return [("y", "key"), f" {self._yes}   ", ("n", "key"), " back"]
+        self.answers = (("y", "key"), f" {yes}   ", ("n", "key"), " back")
 
     def action_agree(self) -> None:
         self.answer(True)
@@ -136,7 +120,6 @@ class Choice:
     """Something that can be chosen from a list.
 
     Attributes:
-        key: What the dialog returns.
         hint: Shown at the right, such as the keys that do the same.
     """
 
@@ -149,12 +132,10 @@ class ChoiceDialog(Dialog[str]):
     """A list with an input that narrows it down; returns the key of the choice.
 
     Args:
-        title: The question.
-        choices: What can be chosen.
         at: The key of the one that the cursor begins on.
     """
 
-    KEYS = (("enter", "key"), " choose  ", ("↑ ↓", "key"), " move  ", ("esc", "key"), " back")
+    answers = (("enter", "key"), " choose  ", ("↑ ↓", "key"), " move  ", ("esc", "key"), " back")
     KIND = "choices"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+g", "leave", "back"),
@@ -213,16 +194,12 @@ class LineDialog(Dialog[str]):
     """One line to type; it closes only with a line that passes its check.
 
     Args:
-        title: The question.
-        rows: What helps to answer it.
-        value: To begin with.
+        rows: What helps to answer the question.
         check: Returns what is wrong with a line, or "".
     """
 
-    KEYS = (("enter", "key"), " accept  ", ("esc", "key"), " back")
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,ctrl+g", "leave", "back"),
-    ]
+    answers = (("enter", "key"), " accept  ", ("esc", "key"), " back")
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,ctrl+g", "leave", "back")]
 
     def __init__(
         self,

@@ -22,7 +22,6 @@ class Filter:
     """A parsed filter.
 
     Attributes:
-        text: What was typed.
         problem: What cannot be understood, with the nearest column; such words are left out.
     """
 
@@ -37,9 +36,8 @@ class Filter:
         problems: list[str] = []
         for term in text.split():
             match = _TERM.fullmatch(term)
-            column = match["column"] if match else None
-            if match is None:
-                continue
+            assert match is not None  # the pattern takes every word
+            column = match["column"]
             if column is None:
                 tests.append(_negated(_anywhere(match["word"]), match["no"]))
             elif column not in columns:
@@ -59,12 +57,7 @@ class Filter:
         return cls(text, "; ".join(problems), tuple(tests))
 
     def holds(self, texts: Mapping[str, str], values: Mapping[str, object]) -> bool:
-        """Say whether a row passes.
-
-        Args:
-            texts: What each column shows.
-            values: What each column sorts by.
-        """
+        """Say whether a row passes, by what its columns show (texts) and sort by (values)."""
         return all(test(texts, values) for test in self.tests)
 
 

@@ -15,7 +15,7 @@ class FilterBar(Input):
     """Opened with `/`; tells of each change, Enter keeps the filter, Esc and ctrl+g clear it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "keep", "keep filter", id="filter.keep"),
+        Binding("enter", "close", "keep filter", id="filter.keep"),
         Binding("escape,ctrl+g", "clear", "clear filter", id="filter.clear"),
     ]
 
@@ -46,16 +46,13 @@ class FilterBar(Input):
         if self.display:
             self.post_message(self.Filtered(self.value))
 
-    def action_keep(self) -> None:
-        self._close()
-
     def action_clear(self) -> None:
         with self.prevent(Input.Changed):
             self.value = ""
         self.post_message(self.Filtered(""))
-        self._close()
+        self.action_close()
 
-    def _close(self) -> None:
+    def action_close(self) -> None:
         self.display = False
         if self._back_to is not None and self._back_to.is_attached:
             self._back_to.focus()

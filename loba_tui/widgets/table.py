@@ -30,8 +30,7 @@ class MarkTable(Toned, ScrollView, can_focus=True, inherit_bindings=False):
 
     Args:
         columns: At most one of width 0.
-        can_mark: Offer marks.
-        can_sort: Offer sorting; otherwise rows stay in the order in which they are given.
+        can_sort: Otherwise rows stay in the order in which they are given.
         is_list: Have no header, and show the cursor without the focus too.
     """
 

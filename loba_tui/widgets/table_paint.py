@@ -21,7 +21,6 @@ class Painter:
     """Draws the rows of a table.
 
     Attributes:
-        width: Cells of a row.
         can_mark: Leave room for marks.
         ground: The style of ordinary text.
         tone: Returns what a tone adds to it.

@@ -79,8 +79,7 @@ def shown_keys(
 ) -> list[str]:
     """Return the keys of the rows that pass a filter, in their order.
 
-    Args:
-        sort: The index of a column, and whether it is reversed; None keeps the order given.
+    A sort is the index of a column, and whether it is reversed; None keeps the order given.
     """
     names = [column.key for column in columns]
     if filter.tests:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from rich.cells import set_cell_size
 from rich.segment import Segment
 from textual.binding import Binding, BindingType
 from textual.strip import Strip
@@ -121,26 +120,23 @@ class LogView(Toned, can_focus=True):
         if number >= len(self._lines):
             return Strip.blank(width, ground)
         text = self._lines[number][self._left :]
-        segments = []
         hit = ground + self.tone("marked")
-        for piece, is_hit in _parts(text, self.word):
-            segments.append(Segment(piece, hit if is_hit else ground))
+        parts = _parts(text, self.word)
+        segments = [Segment(piece, hit if is_hit else ground) for piece, is_hit in parts]
         if number == self._found:
             segments.insert(0, Segment("▸", hit))
         return Strip(segments).adjust_cell_length(width, ground)
 
     def _heading(self, width: int) -> Strip:
-        tone = "active" if self.has_focus else "strong"
-        style = self.rich_style + self.tone(tone)
-        words = f" {self._title} "
+        ground = self.rich_style
+        style = ground + self.tone("active" if self.has_focus else "strong")
         detail = f" {len(self._lines)} lines" if self._lines else " nothing yet"
         if not self._is_following:
             detail += f", from {self._top + 1}; G follows the end"
         if self.word:
             detail += f"  /{plain(self.word)}"
-        return Strip(
-            [Segment(words, style), Segment(set_cell_size(detail, max(0, width)), self.rich_style)]
-        ).adjust_cell_length(width, self.rich_style)
+        segments = [Segment(f" {self._title} ", style), Segment(detail, ground)]
+        return Strip(segments).adjust_cell_length(width, ground)
 
 
 def _parts(text: str, word: str) -> list[tuple[str, bool]]:

@@ -11,11 +11,10 @@ from loba_tui.client.machine.state import MachineState
 from loba_tui.core.run.records import Status
 from loba_tui.widgets.line import Lines, Piece
 
-_BAR = 10
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def bar(share: float, width: int = _BAR) -> str:
+def bar(share: float, width: int = 10) -> str:
     """Return a bar that fills this share of its width."""
     eighths = round(min(1.0, max(0.0, share)) * width * 8)
     full, rest = divmod(eighths, 8)
@@ -37,10 +36,7 @@ class MachinePane(VerticalScroll, can_focus=True):
         """Show a state, and what the trainer says of its own memory beside it."""
         tone = "active" if self.has_focus else "strong"
         rows: list[list[Piece]] = [
-            [
-                (" machine ", tone),
-                f" CPU {state.cpu_percent:3.0f}%",
-            ],
+            [(" machine ", tone), f" CPU {state.cpu_percent:3.0f}%"],
             [
                 "host memory  ",
                 bar(state.host_used_gib / state.host_total_gib),
@@ -48,13 +44,11 @@ class MachinePane(VerticalScroll, can_focus=True):
             ],
         ]
         if state.trainer_gib is not None and status is not None and status.owner is not None:
-            rows.append(
-                [f"trainer      process {status.owner.pid}, {state.trainer_gib:.2f} GiB resident"]
-            )
+            pid, gib = status.owner.pid, state.trainer_gib
+            rows.append([f"trainer      process {pid}, {gib:.2f} GiB resident"])
         if memory_mib is not None:
-            rows.append(
-                [f"it reports   {memory_mib:,.0f} MiB" + (" of torch" if state.gpus else "")]
-            )
+            whose = " of torch" if state.gpus else ""
+            rows.append([f"it reports   {memory_mib:,.0f} MiB{whose}"])
         held = status.extra.get("resident") if status is not None else None
         if isinstance(held, list):
             rows += [[f"  {_resident(each)}"] for each in held if isinstance(each, Mapping)]
@@ -79,9 +73,8 @@ def _resident(record: Mapping[str, Any]) -> str:
 def _gpu_rows(gpu: Mapping[str, Any], trainer: int | None) -> list[list[Piece]]:
     used, total = gpu.get("used_mib"), gpu.get("total_mib")
     use, celsius, watts = gpu.get("utilization"), gpu.get("celsius"), gpu.get("watts")
-    rows: list[list[Piece]] = [
-        [(f"GPU {gpu.get('index')}", "strong"), f"  {gpu.get('name') or ''}"]
-    ]
+    name = gpu.get("name") or ""
+    rows: list[list[Piece]] = [[(f"GPU {gpu.get('index')}", "strong"), f"  {name}"]]
     if isinstance(use, int | float):
         facts = f" {use:3.0f}%"
         facts += f"  {celsius:.0f} °C" if isinstance(celsius, int | float) else ""

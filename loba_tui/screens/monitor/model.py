@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -137,8 +138,7 @@ class MonitorModel:
         self._reader = RunReader(run)
         self._log = LogTail(run.log)
         self._events: deque[str] = deque(maxlen=_MOST_EVENTS)
-        self._mark_steps: list[float] = []
-        self._mark_letters: list[str] = []
+        self._marked: list[tuple[float, str]] = []  # steps and letters, by step
         self._undated: list[tuple[float, str]] = []
         self._failure = ""
         self._lock = threading.Lock()
@@ -198,21 +198,16 @@ class MonitorModel:
             return
         step = event.data.get("step")
         if isinstance(step, int | float) and not isinstance(step, bool):
-            self._mark(float(step), letter)
+            bisect.insort(self._marked, (float(step), letter))
         else:
             self._undated.append((event.time, letter))
-
-    def _mark(self, step: float, letter: str) -> None:
-        at = bisect.bisect(self._mark_steps, step)
-        self._mark_steps.insert(at, step)
-        self._mark_letters.insert(at, letter)
 
     def _date_marks(self) -> None:
         """Give events that name no step the one that was recorded last before them."""
         if self._undated and self.index.num_rows and self.index.num_unread <= CHUNK_BYTES:
             steps = self.index.steps_at(np.array([when for when, _ in self._undated]))
             for step, (_, letter) in zip(steps.tolist(), self._undated, strict=True):
-                self._mark(step, letter)
+                bisect.insort(self._marked, (step, letter))
             self._undated.clear()
 
     def charts(self, names: Sequence[str], view: View, num_cells: int) -> list[ChartData]:
@@ -223,16 +218,10 @@ class MonitorModel:
     def _chart(self, name: str, view: View, num_cells: int) -> ChartData:
         if name not in self.index.names:
             return self._machine_chart(name, num_cells)
+        num = 2 * num_cells
         first, last = view.span(*self.index.steps())
         windows = [
-            window(
-                index,
-                name,
-                first=first,
-                last=last,
-                num_columns=2 * num_cells,
-                smoothing=view.smoothing,
-            )
+            window(index, name, first=first, last=last, num_columns=num, smoothing=view.smoothing)
             for index in self._indexes
         ]
         own = windows[0]
@@ -249,11 +238,9 @@ class MonitorModel:
     def _marks(self, first: float, last: float, num_cells: int) -> dict[int, str]:
         """Return the letter of each cell that has events."""
         found: dict[int, str] = {}
-        begin = bisect.bisect_left(self._mark_steps, first)
-        end = bisect.bisect_right(self._mark_steps, last)
-        for step, letter in zip(
-            self._mark_steps[begin:end], self._mark_letters[begin:end], strict=True
-        ):
+        begin = bisect.bisect_left(self._marked, first, key=itemgetter(0))
+        end = bisect.bisect_right(self._marked, last, key=itemgetter(0))
+        for step, letter in self._marked[begin:end]:
             cell = min(num_cells - 1, int((step - first) / (last - first) * num_cells))
             if cell not in found or _RANK[letter] < _RANK[found[cell]]:
                 found[cell] = letter

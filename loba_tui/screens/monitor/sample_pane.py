@@ -88,15 +88,14 @@ class SamplePane(Vertical, can_focus=True):
         self.is_stale = True
         self._heading()
 
-    def read(self) -> tuple[Path | None, int, str, list[Strip] | Image.Image | None]:
-        """Return the picture that is to be shown; called off the UI thread.
+    def read(self) -> tuple[int, str, list[Strip] | Image.Image | None]:
+        """Return how many scales the strip tells apart, a note, and the picture to be shown.
 
-        Returns:
-            The strip's file, how many scales it tells apart, a note, and the picture.
+        It is called off the UI thread.
         """
         path, scale, (columns, rows) = self.path, self._scale, self.room
         if path is None or self._mode == "off" or columns < 1 or rows < 1:
-            return path, 0, "", None
+            return 0, "", None
         # Pillow is loaded when there is a picture, not before the first paint.
         from loba_tui.screens.monitor.strip_cells import best_columns, one_scale, open_strip
 
@@ -108,12 +107,12 @@ class SamplePane(Vertical, can_focus=True):
             image = one_scale(image, cells, scale, best_columns(len(cells.ys), cells.size, pixels))
             note = f"scale {cells.scales[scale]:+g}"
         if self._mode == "half":
-            return path, len(cells.scales), note, half_blocks(image, columns, rows)
-        return path, len(cells.scales), note, image
+            return len(cells.scales), note, half_blocks(image, columns, rows)
+        return len(cells.scales), note, image
 
-    def show(self, found: tuple[Path | None, int, str, list[Strip] | Image.Image | None]) -> None:
+    def show(self, found: tuple[int, str, list[Strip] | Image.Image | None]) -> None:
         """Show what `read` returned."""
-        _, self._num_scales, self._note, picture = found
+        self._num_scales, self._note, picture = found
         self._scale = min(self._scale, self._num_scales - 1)
         if self._mode in ("kitty", "sixel"):
             target: Any = self.children[1]

@@ -42,14 +42,10 @@ class MonitorScreen(RunActions):
         Binding("right", "pan(0.25)", "later steps", show=False, id="monitor.pan_right"),
         Binding("l", "log_axis", "log axis", show=False, id="monitor.log_axis"),
         Binding("s", "smoothing", "smoothing", show=False, id="monitor.smoothing"),
-        Binding(
-            "left_square_bracket", "sample_step(-1)", "earlier sample", False, id="monitor.earlier"
-        ),
-        Binding(
-            "right_square_bracket", "sample_step(1)", "later sample", False, id="monitor.later"
-        ),
+        Binding("[", "sample_step(-1)", "earlier sample", show=False, id="monitor.earlier"),
+        Binding("]", "sample_step(1)", "later sample", show=False, id="monitor.later"),
         Binding("comma", "sample_scale(-1)", "scale below", show=False, id="monitor.scale_below"),
-        Binding("full_stop", "sample_scale(1)", "scale above", False, id="monitor.scale_above"),
+        Binding(".", "sample_scale(1)", "scale above", show=False, id="monitor.scale_above"),
         Binding("c", "compare", "compare", id="monitor.compare"),
         Binding("y", "copy", "copy the folder's path", show=False, id="monitor.copy"),
         FILTER,
@@ -261,9 +257,8 @@ class MonitorScreen(RunActions):
     def action_log_axis(self) -> None:
         name = self.query_one(ChartsPane).selected
         if name is not None:
-            self._change_view(
-                lambda view, first, last: replace(view, log_names=view.log_names ^ {name})
-            )
+            names = self._view.log_names ^ {name}
+            self._change_view(lambda view, first, last: replace(view, log_names=names))
 
     def action_smoothing(self) -> None:
         at = SMOOTHINGS.index(self._view.smoothing)

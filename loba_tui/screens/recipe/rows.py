@@ -31,11 +31,7 @@ _MOST_DIFF_LINES = 600
 
 @dataclass(frozen=True)
 class Opened:
-    """A recipe as it was read.
-
-    Attributes:
-        problem: Why it could not be; then there is no text.
-    """
+    """A recipe as it was read; the problem says why it could not be, then there is no text."""
 
     file: RecipeFile
     text: str

@@ -35,9 +35,7 @@ async def save(screen: LobaScreen, file: RecipeFile, text: str, *, was: str) -> 
     """Show what saving changes, and do it after a yes.
 
     Args:
-        screen: Asks.
         file: Where the text came from; shipped recipes and those of runs get a copy.
-        text: The new text.
         was: What the file held when it was read.
 
     Returns:

@@ -135,7 +135,7 @@ class RecipeScreen(TableScreen):
         self.query_one(YamlArea).focus()
 
     def action_list(self) -> None:
-        self.query_one("#files").focus()
+        self.table.focus()
 
     # Typing
 

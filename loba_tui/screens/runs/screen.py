@@ -26,6 +26,17 @@ from loba_tui.widgets.table import MarkTable
 EXAMPLE = "slider"
 """The recipe that a first start is pointed to."""
 
+_WELCOME: list[list[Piece]] = [
+    [("No runs yet.", "strong")],
+    [""],
+    ["Press ", ("n", "key"), " to choose a recipe; ", (EXAMPLE, "strong"), " is the"],
+    ["embedded example: it trains an SD-XL slider on this machine,"],
+    ["needs no GPU and no download, takes a few minutes, and then"],
+    ["measures what the slider does."],
+    [""],
+    [("?", "key"), " shows all keys, ", (":", "key"), " all actions, ", ("q", "key"), " leaves."],
+]
+
 
 class RunsScreen(TableScreen):
     """The list of runs."""
@@ -50,7 +61,7 @@ class RunsScreen(TableScreen):
     def compose_body(self) -> Iterable[Widget]:
         yield MarkTable(COLUMNS, id="runs")
         with Vertical(id="empty"):
-            yield Lines(id="welcome")
+            yield Lines(_WELCOME, id="welcome")
 
     def on_mount(self) -> None:
         self._reader = RunSummaries(self.context.ledger)
@@ -74,32 +85,13 @@ class RunsScreen(TableScreen):
         if is_empty == table.display:
             table.display = not is_empty
             self.query_one("#empty").display = is_empty
-            if is_empty:
-                self._welcome()
-            else:
+            if not is_empty:
                 table.focus()
         self._summarize()
 
     def _summarize(self) -> None:
         num_alive = sum(s.liveness.is_alive for s in self._summaries.values())
         self.about(f"{num_alive} alive of {self.table.summary('runs')}")
-
-    def _welcome(self) -> None:
-        rows: list[list[Piece]] = [
-            [("No runs yet.", "strong")],
-            [""],
-            ["Press ", ("n", "key"), " to choose a recipe; ", (EXAMPLE, "strong"), " is the"],
-            ["embedded example: it trains an SD-XL slider on this machine,"],
-            ["needs no GPU and no download, takes a few minutes, and then"],
-            ["measures what the slider does."],
-            [""],
-            [
-                *(("?", "key"), " shows all keys, "),
-                *((":", "key"), " all actions, "),
-                *(("q", "key"), " leaves."),
-            ],
-        ]
-        self.query_one("#welcome", Lines).show(rows)
 
     def one_line(self) -> str:
         alive = [s for s in self._summaries.values() if s.liveness.is_alive]

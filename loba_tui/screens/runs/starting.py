@@ -14,12 +14,7 @@ from loba_tui.widgets.line import Piece
 
 
 async def start_recipe(screen: LobaScreen, path: Path) -> RunDir | None:
-    """Show what starting a recipe comes to, and start it after a yes.
-
-    Args:
-        screen: Asks.
-        path: A file, or the name of a shipped recipe.
-    """
+    """Show what starting a file or a shipped recipe's name comes to, and start it after a yes."""
     rows = await screen.in_thread(_plan_rows, path, screen.context)
     if not await screen.ask(ConfirmDialog(f"Start {path.name}?", rows, "start")):
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from pydantic import BaseModel
@@ -57,13 +58,11 @@ class Field:
     """One line of a form.
 
     Attributes:
-        path: The key in the recipe.
         value: What holds, the default where the recipe does not say.
         is_given: The recipe's own text says it.
         is_name: It chooses the drop-in itself.
         expected: What it takes, in plain language.
         choices: Every value where they can be listed.
-        is_live: A running run takes a change of it.
     """
 
     path: tuple[str, ...]
@@ -140,10 +139,7 @@ def keys_at(node: Node, path: Sequence[str]) -> tuple[str, ...]:
 
 def section_of(recipe: Recipe, path: Sequence[str]) -> Any:
     """Return a section of a recipe."""
-    value: Any = recipe
-    for step in path:
-        value = getattr(value, step)
-    return value
+    return reduce(getattr, path, recipe)
 
 
 def declared_fields(slot: Slot, current: Any, given: Sequence[str]) -> list[Field]:

@@ -8,7 +8,6 @@ that is valid is taken.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from loba_tui.core.errors import LobaError, RecipeError
@@ -36,19 +35,10 @@ from loba_tui.screens.stack.fields import (
 )
 
 
-@dataclass(frozen=True)
-class Step:
-    """A state that undo goes back to."""
-
-    text: str
-    what: str
-
-
 class StackModel:
     """A recipe's text under edit.
 
     Args:
-        text: As it is in the file.
         origin: The file's name, for errors.
 
     Raises:
@@ -60,7 +50,7 @@ class StackModel:
         self.saved = text
         self.text = text
         self.recipe = parse_text(text, origin, plugins=plugins)
-        self._past: list[Step] = []
+        self._past: list[tuple[str, str]] = []  # texts, and which change was made to each
         self._read: tuple[str, Node] | None = None
         self._described: dict[tuple[str, str], Plugin] = {}
 
@@ -72,10 +62,6 @@ class StackModel:
     def diff(self) -> list[str]:
         """Return what saving would change, as lines of a diff."""
         return text_diff(self.saved, self.text)
-
-    def mark_saved(self) -> None:
-        """Take the text as what the file holds now; undo still goes further back."""
-        self.saved = self.text
 
     # Forms
 
@@ -153,24 +139,18 @@ class StackModel:
             raise RecipeError(f"{field.key} has no default.")
         if field.is_given:
             text = delete_key(self.text, field.path, origin=self.origin)
-            recipe = self._checked(text, field.path)
-            self._take(text, recipe, f"{field.key} to its default")
+            self._take(text, self._checked(text, field.path), f"{field.key} to its default")
 
     def undo(self) -> str | None:
         """Go back by one change and say which it was; None where there is none."""
         if not self._past:
             return None
-        step = self._past.pop()
-        self.text = step.text
+        self.text, what = self._past.pop()
         self.recipe = parse_text(self.text, self.origin, plugins=self.plugins)
-        return step.what
+        return what
 
     def live_changes(self, other: Recipe) -> tuple[list[tuple[str, Any]], list[str]]:
-        """Return keys and values that would bring a running run here, and keys that cannot.
-
-        Args:
-            other: What the run is doing now.
-        """
+        """Return what changes a run of `other` to this recipe, and keys that cannot be changed."""
         found = differences(other, self.recipe)
         able = [(each.key, each.right) for each in found if each.key in LIVE_KEYS]
         unable = [each.key for each in found if each.key not in LIVE_KEYS and each.key != "name"]
@@ -217,7 +197,7 @@ class StackModel:
         raise RecipeError(clean(f"{about}{first.message}"), offer(first.suggestion))
 
     def _take(self, text: str, recipe: Recipe, what: str) -> None:
-        self._past.append(Step(self.text, what))
+        self._past.append((self.text, what))
         self.text, self.recipe = text, recipe
 
     def _given(self, path: Sequence[str]) -> tuple[str, ...]:
@@ -229,8 +209,7 @@ class StackModel:
     def _describe(self, kind: str, name: str) -> Plugin:
         """Return what a drop-in says of itself; its file is read once."""
         if (kind, name) not in self._described:
-            found = self.plugins.describe(kind, name)
-            self._described[kind, name] = found
+            self._described[kind, name] = self.plugins.describe(kind, name)
         return self._described[kind, name]
 
 

@@ -19,15 +19,10 @@ _LEAST_WIDTH = 24
 
 
 class PlanPane(Lines):
-    """Draws the answers of a `PlanClient`, the wanted section first, as many as there is room for.
+    """Draws the answers of a `PlanClient`, the wanted section first, as many as fit."""
 
-    Args:
-        is_unicode: Whether the terminal shows block characters.
-    """
-
-    def __init__(self, *, id: str, is_unicode: bool = True) -> None:
+    def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
-        self._is_unicode = is_unicode
         self._answers: dict[str, Answer] = {}
         self._first_needs: Mapping[str, Any] | None = None
         self._number = 0
@@ -100,7 +95,7 @@ class PlanPane(Lines):
         if answer.data is None:
             yield from _bad(f"{section}: {answer.error}", width)
             return
-        lines = DRAWN[section](answer.data, Canvas(width, self._is_unicode))
+        lines = DRAWN[section](answer.data, Canvas(width, is_unicode=True))
         for index, line in enumerate(lines):
             heading = "strong" if answer.number == self._number else "dim"
             yield [(line, heading if index == 0 else "dim")]
@@ -118,12 +113,9 @@ class PlanPane(Lines):
                 for line in textwrap.wrap(said, width):
                     yield [(line, "dim")]
             return
-        yield from _needs_rows(answer.data, self._first_needs, width, is_old=self.is_old("needs"))
-
-    def is_old(self, section: str) -> bool:
-        """Say whether what is shown of a section is of the recipe before the last change."""
-        answer = self._answers.get(section)
-        return answer is not None and answer.number != self._number
+        # Until the new answer is there, the one on the recipe before the last change is shown.
+        is_old = answer.number != self._number
+        yield from _needs_rows(answer.data, self._first_needs, width, is_old=is_old)
 
 
 def _needs_rows(

@@ -35,12 +35,11 @@ def field_row(field: Field) -> Row:
 
 def detail_rows(field: Field, width: int) -> list[list[Piece]]:
     """Return what is known of a field, in a few rows."""
-    said = field.help or ""
     takes = f"{field.expected[0].upper()}{field.expected[1:]}"
     default = "" if field.is_required else f"; default {written(field.default)}"
     live = "; a running run can take it" if field.is_live else ""
     lines = [
-        *textwrap.wrap(said, max(20, width)),
+        *textwrap.wrap(field.help, max(20, width)),
         *textwrap.wrap(f"{takes}{default}{live}.", max(1, width)),
     ]
     return [[(line, "dim")] for line in lines[:_DETAIL_ROWS]]

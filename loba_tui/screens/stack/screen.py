@@ -287,7 +287,7 @@ class StackScreen(LobaScreen):
             return
         written = await save(self, file, model.text, was=model.saved)
         if written is not None:
-            model.mark_saved()
+            model.saved = model.text
             self._file = self.loba.recipe_to_edit = written
             self._show_state()
             self.tell(f"wrote {written.path}", "good")
