@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from loba_tui.core.errors import ResourceError
 PRIVATE_DIR_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
 _SUFFIX = ".tmp"
+_LOCK_RETRY_SECONDS = 0.02
 # A few network and FUSE file systems cannot sync a directory, and say so with one of these.
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP})
 
@@ -135,3 +138,41 @@ def discard_folder(path: Path) -> None:
         if not path.name.startswith("."):
             path = path.rename(path.with_name(f".trash-{path.name}-{os.getpid()}"))
         shutil.rmtree(path, ignore_errors=True)
+
+
+def take_lock(descriptor: int, *, shared: bool = False, patience: float = 0.0) -> None:
+    """Lock an open file until it is closed, waiting for its holder for some seconds.
+
+    Raises:
+        BlockingIOError: Another holds it still.
+        OSError: The file system has no locks.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_LOCK_RETRY_SECONDS)
+
+
+def is_locked(path: Path, *, shared: bool = False) -> bool | None:
+    """Say whether others keep this lock from being taken; None where that cannot be told."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        take_lock(descriptor, shared=shared)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False

@@ -44,10 +44,7 @@ class PlannedRemoval:
     """A removal that was worked out and not done yet.
 
     Attributes:
-        is_empty: There is nothing to remove.
-        record: The plan as JSON holds it.
         lines: The plan for reading: what goes, what that frees, and what it breaks.
-        question: What the user is asked before it is done.
         refuse: Raises where something that was named is pinned or in use.
         execute: Does it; raises where things are no longer as they were planned for.
     """
@@ -65,27 +62,21 @@ class CacheBackend(Protocol):
 
     def rows(self, *, revisions: bool) -> Iterator[Listed]:
         """Yield what is there, each as soon as it is read; `revisions` gives each a row."""
-        ...
 
     def total(self, shown: Sequence[Mapping[str, Any]]) -> str:
         """Return what there is in all, after `rows` came to its end; "" where nothing is."""
-        ...
 
     def warnings(self) -> Iterator[str]:
         """Yield what `rows` met that is not as it should be."""
-        ...
 
     def show(self, target: str) -> Shown:
         """Return everything known of a target."""
-        ...
 
     def plan_removal(self, targets: Sequence[str], *, for_good: bool) -> PlannedRemoval:
         """Plan to remove what is named; `for_good` frees the space where there would be an undo."""
-        ...
 
     def plan_prune(self, rules: Prune, *, for_good: bool) -> PlannedRemoval:
         """Plan to remove what is of no more use; RecipeError where a rule means nothing here."""
-        ...
 
     def verify(
         self, targets: Sequence[str], *, tell: Callable[[str], None], warn: Callable[[str], None]
@@ -97,4 +88,3 @@ class CacheBackend(Protocol):
             tell: Told what is being read.
             warn: Told what is not good, as soon as it is found.
         """
-        ...

@@ -20,8 +20,6 @@ def choose(
     """Yield the records that pass all conditions; without a sort, as they come.
 
     Args:
-        rows: Of all backends.
-        conditions: As they were typed.
         sort: Key and order; "" leaves the order.
         limit: Most records; None is all.
         now: Wall time that ages are counted from.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from loba_tui.core.text import clean
@@ -64,29 +63,17 @@ class PullProgress:
             self._bytes += num_bytes
             if file is not None:
                 self._files += 1
-                self._clear()
+                self.close()
                 line = f"[{self._files}/{self._total}] {show_size(file.size):>9}  "
                 self._stream.write(f"{line}{clean(file.path)}\n")
                 self._stream.flush()
             elif self._is_live and time.monotonic() - self._drawn > _REDRAW_SECONDS:
                 self._drawn = time.monotonic()
-                self._clear()
+                self.close()
                 self._stream.write(f"{show_size(self._bytes)} of {show_size(self._plan.to_fetch)}")
                 self._stream.flush()
 
-    def _clear(self) -> None:
+    def close(self) -> None:
+        """Leave a clean line behind."""
         if self._is_live:
             self._stream.write("\r" + " " * 40 + "\r")
-
-    def __enter__(self) -> PullProgress:
-        """Return the progress itself."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Leave a clean line behind."""
-        self._clear()

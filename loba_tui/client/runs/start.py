@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loba_tui.client.notify import watcher
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.files import write_atomically
+from loba_tui.core.files import is_locked, write_atomically
 from loba_tui.core.recipe.load import dump_recipe, read_recipe_text
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run import owner
@@ -51,7 +51,7 @@ def enqueue(
     program: Sequence[str],
 ) -> None:
     """Put a run into the queue, and see to it that somebody minds the queue."""
-    if owner.is_held(run_dir.lock):
+    if is_locked(run_dir.lock, shared=True):
         raise owner.in_use(run_dir.lock)
     device = re.search(r"^ +device: (\S+)$", read_recipe_text(run_dir.recipe), re.MULTILINE)
     watcher.ensure(environ)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,7 @@ def cache_pull(
 
     Example: loba cache pull stabilityai/stable-diffusion-xl-base-1.0 --variant fp16 --dry-run
     """
-    from loba_tui.client.cache import pull_text as cache_pulling
+    from loba_tui.client.cache import pull_text
     from loba_tui.client.recipes import pinning as recipe_pinning
     from loba_tui.core.associate.caches.transfer import pull as hub_pull
 
@@ -46,14 +47,14 @@ def cache_pull(
     # A recipe of another model is found before gigabytes are fetched.
     pinned = [recipe_pinning.plan_pinning(path, model_id, plan.commit) for path in pin_into or []]
     if not as_json:
-        for line in cache_pulling.plan_lines(plan):
+        for line in pull_text.plan_lines(plan):
             typer.echo(line, err=not dry_run)
     if dry_run:
         for pinning in pinned:
             for line in pinning.lines():
                 typer.echo(line, err=as_json)
     else:
-        with cache_pulling.PullProgress(plan, sys.stderr) as progress:
+        with closing(pull_text.PullProgress(plan, sys.stderr)) as progress:
             folder = hub_pull.pull(plan, progress.report)
         # What the recipe is by now counts: it may have been edited while the model came.
         for path in pin_into or []:
@@ -62,7 +63,7 @@ def cache_pull(
             for line in pinning.lines():
                 typer.echo(line, err=True)
     if as_json:
-        record = cache_pulling.plan_record(plan)
+        record = pull_text.plan_record(plan)
         echo_json(record if dry_run else record | {"path": str(folder)})
     elif not dry_run:
         typer.echo(str(folder))
@@ -89,7 +90,7 @@ def cache_push_to(
 
     Example: loba cache push-to gpu2 stabilityai/stable-diffusion-xl-base-1.0 --dry-run
     """
-    from loba_tui.client.cache import send_text as cache_sending
+    from loba_tui.client.cache import send_text
     from loba_tui.core.associate.caches.hub.targets import find_targets
     from loba_tui.core.associate.caches.transfer import remote_host
     from loba_tui.core.associate.caches.transfer import send as hub_send
@@ -101,9 +102,9 @@ def cache_push_to(
     may_ask = sys.stdin.isatty() and sys.stderr.isatty()
     with remote_host.connected(host, ssh_config=ssh_config, may_ask=may_ask) as there:
         plan = hub_send.plan_send(found, cache.root, wanted, there, path)
-        record = cache_sending.plan_record(found, plan, host)
+        record = send_text.plan_record(found, plan, host)
         if not as_json:
-            for line in cache_sending.plan_lines(record):
+            for line in send_text.plan_lines(record):
                 typer.echo(line, err=not dry_run)
         if not dry_run:
             screen = sys.stderr if sys.stderr.isatty() else None
@@ -113,5 +114,5 @@ def cache_push_to(
     if as_json:
         echo_json(record if dry_run else record | {"kept_refs": kept})
     elif not dry_run:
-        for line in cache_sending.result_lines(record, kept):
+        for line in send_text.result_lines(record, kept):
             typer.echo(line)

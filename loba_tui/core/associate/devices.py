@@ -166,7 +166,6 @@ def _cuda_device(name: str, index: int, facts: AcceleratorFacts, *, min_cuda: bo
 
 
 def _build_for(driver: Version) -> str:
-    """Name the torch build that a driver runs."""
     return (
         f"a torch build for CUDA {driver[0]} (such as the cu{driver[0]}6 one)"
         if (driver[0] == 12)

@@ -22,7 +22,6 @@ class PromptEmbeds:
     pooled: Tensor | None = None
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return self.embeds.shape[0]
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> PromptEmbeds:

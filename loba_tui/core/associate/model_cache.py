@@ -53,6 +53,16 @@ class ModelCache:
     Components of the same class, files and dtype are loaded once and shared between pipelines, all
     but the network that is trained. What is over the budget goes out by last use, oldest first;
     never what a caller still has a reference to, or holds by `using`.
+
+    Args:
+        device: auto, cpu, mps, cuda, cuda:N or cuda:122 (CUDA 12.2 or newer of this process).
+        dtype: Dtype of base weights, by torch's or the recipe's name; None is auto.
+        local_rank: This process among those of its host.
+        max_bytes: The most that weights may take on the device; None sets no limit.
+        on_fetch: Told how far a model is fetched from the hub; from several threads.
+
+    Raises:
+        ResourceError: The device is not there.
     """
 
     def __init__(
@@ -64,18 +74,6 @@ class ModelCache:
         max_bytes: int | None = None,
         on_fetch: OnFetch = lambda done, total: None,
     ) -> None:
-        """Settle on a device; nothing is loaded yet.
-
-        Args:
-            device: auto, cpu, mps, cuda, cuda:N or cuda:122 (CUDA 12.2 or newer of this process).
-            dtype: Dtype of base weights, by torch's or the recipe's name; None is auto.
-            local_rank: This process among those of its host.
-            max_bytes: The most that weights may take on the device; None sets no limit.
-            on_fetch: Told how far a model is fetched from the hub; from several threads.
-
-        Raises:
-            ResourceError: The device is not there.
-        """
         self.device = resolve_device(device, local_rank=local_rank)
         self.dtype = resolve_dtype(dtype or "auto", self.device)
         self._on_fetch = on_fetch
@@ -181,7 +179,6 @@ class ModelCache:
         What another pipeline holds too stays until that one goes.
 
         Args:
-            model_id: Whose.
             components: Which; without any, the whole pipeline. `onload` brings them back.
 
         Returns:
@@ -235,7 +232,6 @@ class ModelCache:
         """Bring components back to the device, loading what was unloaded.
 
         Args:
-            model_id: Whose.
             components: Which; without any, all that the model has.
 
         Raises:
@@ -320,7 +316,6 @@ class ModelCache:
     def _shared(
         self, source: ModelSource, variant: str | None, names: Collection[str]
     ) -> dict[str, nn.Module]:
-        """Return the components that a resident model has in the very same form."""
         candidates = [
             (modules_of(self._resident(each)), loaded) for each, loaded in self._loaded.items()
         ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.files import open_to_append, write_atomically
+from loba_tui.core.files import is_locked, open_to_append, write_atomically
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.records import RECORD_VERSION, Status, encode
@@ -126,7 +126,7 @@ def _start(
     environ: Mapping[str, str] | None,
     folder: str | None = None,
 ) -> subprocess.Popen[bytes]:
-    if owner.is_held(run_dir.lock):
+    if is_locked(run_dir.lock, shared=True):
         raise owner.in_use(run_dir.lock)
     status = Status("starting", 0, 0, time.time())
     write_atomically(run_dir.status, encode(status.as_json()))

@@ -7,7 +7,6 @@ repeats after a reboot; together they say whether the process that wrote a statu
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -16,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from loba_tui.core.errors import InUseError
-from loba_tui.core.files import PRIVATE_FILE_MODE, unwritable
+from loba_tui.core.files import PRIVATE_FILE_MODE, take_lock, unwritable
 from loba_tui.core.run.records import Owner
 
 # Counts the processes that the kernel killed for want of memory since boot.
@@ -141,41 +140,17 @@ def acquire(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE_MODE)
     except OSError as error:
         raise unwritable(path, error) from error
-    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError as error:
-            if time.monotonic() > deadline:
-                os.close(descriptor)
-                raise in_use(path) from error
-            time.sleep(0.02)
+    try:
+        take_lock(descriptor, patience=_LOCK_PATIENCE_SECONDS)
+    except OSError as error:
+        os.close(descriptor)
+        raise in_use(path) from error
     record = {**vars(this_process()), "time": time.time()}
     # It only says who holds the lock: a full disk must not keep a run from its own folder.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(record).encode() + b"\n", 0)
     return descriptor
-
-
-def is_held(path: Path) -> bool | None:
-    """Say whether some process holds the lock; None where that cannot be told."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def in_use(path: Path) -> InUseError:

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.files import PRIVATE_DIR_MODE, write_atomically
-from loba_tui.core.run import owner
+from loba_tui.core.files import PRIVATE_DIR_MODE, is_locked, write_atomically
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.launch import PROGRAM, start_detached
 from loba_tui.core.run.reader import Liveness, RunReader
@@ -170,7 +169,7 @@ class Queue:
 
     def is_supervised(self) -> bool:
         """Say whether a supervisor is at work."""
-        return bool(owner.is_held(self.lock))
+        return bool(is_locked(self.lock, shared=True))
 
     def start_supervisor(self, *, program: Sequence[str] = PROGRAM) -> None:
         """Start a supervisor in a session of its own; it ends at once where there is one.

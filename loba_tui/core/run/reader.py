@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from loba_tui.core.files import is_locked
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.records import Event, Metric, Owner, Status, decode
@@ -107,7 +108,7 @@ class RunReader:
             now: Wall time to compare the heartbeat with; None takes the clock.
         """
         status = self.status()
-        held = owner.is_held(self.run_dir.lock)
+        held = is_locked(self.run_dir.lock, shared=True)
         if status is None:
             if held:
                 return Liveness("starting", "the program has taken the run")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from loba_tui.client.cache import hub_text as cache_listing
+from loba_tui.client.cache import hub_text
 from loba_tui.core.associate.caches.hub.cache import HubCache
 from loba_tui.core.associate.caches.hub.requests import Prune, Removal
 from loba_tui.core.units import parse_size, show_size
@@ -70,7 +70,7 @@ async def prune(screen: LobaScreen, state: CacheState) -> str:
 async def undo(screen: LobaScreen, cache: HubCache, entry_id: str | None = None) -> str:
     """Bring a deletion back, the newest where none is named."""
     entry = await screen.in_thread(cache.undo, entry_id)
-    return "; ".join(line.strip() for line in cache_listing.restored_lines(entry))
+    return "; ".join(line.strip() for line in hub_text.restored_lines(entry))
 
 
 async def trash(screen: LobaScreen, cache: HubCache) -> str:
@@ -98,5 +98,5 @@ async def trash(screen: LobaScreen, cache: HubCache) -> str:
 def _trashed(cache: HubCache) -> tuple[list[tuple[str, str]], int]:
     """Return id and line of each deletion in the trash, and the bytes of all of them."""
     entries = cache.trash()
-    records = [cache_listing.entry_record(e, cache.trash_size([e])) for e in entries]
-    return [(r["id"], cache_listing.entry_line(r)) for r in records], cache.trash_size(entries)
+    records = [hub_text.entry_record(e, cache.trash_size([e])) for e in entries]
+    return [(r["id"], hub_text.entry_line(r)) for r in records], cache.trash_size(entries)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from loba_tui.client.cache import hub_text as cache_listing
+from loba_tui.client.cache import hub_text
 from loba_tui.client.plans.ascii_charts import Canvas
 from loba_tui.core.associate.caches.hub.requests import Plan, Removal, Target
 from loba_tui.core.associate.caches.hub.targets import target_name
@@ -64,7 +64,7 @@ def _age(when: float | None, now: float) -> str:
 def removal_rows(state: CacheState, plan: Plan, width: int) -> list[list[Piece]]:
     """Return a plan for reading, wrapped; what stays or breaks is set off."""
     rows: list[list[Piece]] = []
-    for line in cache_listing.plan_lines(state.found, plan):
+    for line in hub_text.plan_lines(state.found, plan):
         is_warning = line.startswith("breaks") or line.lstrip().startswith("stays")
         tone = "warn" if is_warning else ""
         rows += [[(part, tone)] for part in wrapped(line, width)]
@@ -92,7 +92,7 @@ def removal_hint(state: CacheState, plan: Plan, width: int) -> list[list[Piece]]
 
 def needed_rows(state: CacheState, target: Target) -> list[list[Piece]]:
     """Return who needs a repository or revision, and everything else that is known of it."""
-    record = cache_listing.repository_record(state.cache, state.found, target)
+    record = hub_text.repository_record(state.cache, state.found, target)
     rows: list[list[Piece]] = [[("What needs it", "strong")]]
     users = [f"  run {run['name']}: {run['state']}" for run in record["runs"]]
     users += [f"  recipe {path}" for path in record["recipes"]]
@@ -101,13 +101,13 @@ def needed_rows(state: CacheState, target: Target) -> list[list[Piece]]:
         rows.append(["  no run that is known, and no recipe in ./recipes"])
     rows += [[""], [("What it is", "strong")]]
     without = record | {"runs": [], "recipes": []}
-    return rows + [[f"  {line}"] for line in cache_listing.repository_lines(without)]
+    return rows + [[f"  {line}"] for line in hub_text.repository_lines(without)]
 
 
 def verified_rows(results: Sequence[Checked]) -> tuple[str, list[list[Piece]]]:
     """Return the verdict of a check as a title, and what is wrong as rows."""
-    counts = cache_listing.verdict_counts(results)
-    title = cache_listing.verdict_line(counts)
+    counts = hub_text.verdict_counts(results)
+    title = hub_text.verdict_line(counts)
     rows: list[list[Piece]] = [
         [
             (f"{each.verdict:9}", "bad" if each.verdict in ("damaged", "missing") else "warn"),
@@ -136,7 +136,6 @@ class Ticker:
         self._bytes = self._files = 0
 
     def cancel(self) -> None:
-        """End the work at its next report."""
         self._stop.set()
 
     def check(self) -> None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
-from loba_tui.client.cache import hub_text as cache_listing
+from loba_tui.client.cache import hub_text
 from loba_tui.client.runs import steer as runs
 from loba_tui.core.associate.caches.hub.requests import Removal, Target
 from loba_tui.core.associate.caches.hub.targets import target_name
@@ -23,12 +23,11 @@ from loba_tui.screens.cache.transfers import Transfers
 from loba_tui.screens.cache.tree import SORTS, CacheState, Node, parse_filters
 from loba_tui.screens.table_screen import TableScreen
 from loba_tui.widgets.dialogs import TextDialog
-from loba_tui.widgets.line import Line, Lines
+from loba_tui.widgets.line import Line, Lines, Piece
 from loba_tui.widgets.table import MarkTable
 from loba_tui.widgets.table_rows import Row
 
 _MEMORY_SECONDS = 5.0
-_HINT = ["Press ", ("n", "key"), " to fetch a model; ", ("z", "key"), " undoes a deletion."]
 
 
 class CacheScreen(TableScreen):
@@ -71,7 +70,6 @@ class CacheScreen(TableScreen):
         self._transfers = Transfers(self)
 
     def compose_body(self) -> Iterable[Widget]:
-        """Yield the tree and the line that says how far long work is."""
         yield MarkTable(COLUMNS, id="tree", can_sort=False)
         yield Lines(id="uncached")
         progress = Line(id="progress")
@@ -79,7 +77,6 @@ class CacheScreen(TableScreen):
         yield progress
 
     def on_mount(self) -> None:
-        """Look now and then for what runs hold in memory."""
         self.set_interval(_MEMORY_SECONDS, self._look_again)
 
     def on_unmount(self) -> None:
@@ -95,7 +92,6 @@ class CacheScreen(TableScreen):
             self.action_read()
 
     def action_read(self) -> None:
-        """Read the cache and the ledger."""
         environ = self.context.environ
         self.work(
             lambda: CacheState.read(environ, [Path("recipes")]),
@@ -140,19 +136,12 @@ class CacheScreen(TableScreen):
     def _show_emptiness(self, state: CacheState) -> None:
         lines = self.query_one("#uncached", Lines)
         lines.display = not state.roots and not state.memory
-        lines.show(
-            [
-                [("Nothing is cached yet.", "strong")],
-                [f"The hub's cache is {state.cache.root}"],
-                [
-                    "Press ",
-                    ("n", "key"),
-                    " to fetch a model; ",
-                    ("z", "key"),
-                    " undoes a deletion.",
-                ],
-            ]
-        )
+        rows: list[list[Piece]] = [
+            [("Nothing is cached yet.", "strong")],
+            [f"The hub's cache is {state.cache.root}"],
+            ["Press ", ("n", "key"), " to fetch a model; ", ("z", "key"), " undoes a deletion."],
+        ]
+        lines.show(rows)
 
     def _tell_summary(self) -> None:
         state = self._state
@@ -167,24 +156,19 @@ class CacheScreen(TableScreen):
         self.about(" · ".join(words))
 
     def one_line(self) -> str:
-        """Return what the cache takes."""
-        return cache_listing.total_line(self._state.found) if self._state else "reading the cache"
+        return hub_text.total_line(self._state.found) if self._state else "reading the cache"
 
     def filter_changed(self, text: str) -> str:
-        """Show only what passes."""
         self._filter = text
         return self._show_rows()
 
     def filter_text(self) -> str:
-        """Return the filter."""
         return self._filter
 
     def on_mark_table_marked(self, event: MarkTable.Marked) -> None:
-        """Count what is marked."""
         self._tell_summary()
 
     def on_mark_table_chosen(self, event: MarkTable.Chosen) -> None:
-        """Open or close a row."""
         self.action_open(event.key not in self._opened)
 
     def action_open(self, wanted: bool) -> None:
@@ -203,12 +187,10 @@ class CacheScreen(TableScreen):
         self._show_rows()
 
     def action_sort(self) -> None:
-        """Order by the next key."""
         self._sort, self._is_reversed = (self._sort + 1) % len(SORTS), False
         self._show_rows()
 
     def action_reverse(self) -> None:
-        """Turn the order around."""
         self._is_reversed = not self._is_reversed
         self._show_rows()
 
@@ -228,32 +210,27 @@ class CacheScreen(TableScreen):
 
     @asks
     async def action_remove(self) -> None:
-        """Plan what removing the chosen rows does, and do it after a yes."""
         targets = self._targets()
         if targets and self._state is not None:
             self._done(await removal.remove(self, self._state, Removal(tuple(targets))))
 
     @asks
     async def action_prune(self) -> None:
-        """Choose a rule of what is of no more use, and plan it."""
         if self._state is not None:
             self._done(await removal.prune(self, self._state))
 
     @asks
     async def action_undo(self) -> None:
-        """Bring the newest deletion back."""
         if self._state is not None:
             self._done(await removal.undo(self, self._state.cache))
 
     @asks
     async def action_trash(self) -> None:
-        """Show what can be brought back, and what emptying the trash frees."""
         if self._state is not None:
             self._done(await removal.trash(self, self._state.cache))
 
     @asks
     async def action_pull(self) -> None:
-        """Ask what to fetch, show the plan, and fetch it after a yes."""
         self._done(await self._transfers.pull())
 
     @asks
@@ -264,7 +241,6 @@ class CacheScreen(TableScreen):
             await self._transfers.verify(self._state, targets)
 
     def action_cancel(self) -> None:
-        """End the pull or check that goes on."""
         self._transfers.cancel()
 
     @asks
@@ -281,7 +257,6 @@ class CacheScreen(TableScreen):
 
     @asks
     async def action_needs(self) -> None:
-        """Show which runs and recipes need a model, and everything else known of it."""
         targets, state = self._targets(), self._state
         if not targets or state is None:
             return
@@ -290,7 +265,6 @@ class CacheScreen(TableScreen):
         await self.ask(TextDialog(target_name(state.found, target), rows))
 
     def action_memory(self, kind: CommandKind) -> None:
-        """Move a component of a living run's model."""
         node = self.here(self._by_key)
         if node is None or node.kind != "component" or node.run is None:
             self.tell("This moves components in memory; none is under the cursor.", "warn")

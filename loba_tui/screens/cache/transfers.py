@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from loba_tui.client.cache import pull_text as cache_pulling
+from loba_tui.client.cache import pull_text
 from loba_tui.core.associate.caches.hub.requests import Target
 from loba_tui.core.associate.caches.hub.verify import Checked
 from loba_tui.core.units import show_size
@@ -23,18 +23,13 @@ Result = TypeVar("Result")
 
 
 class Transfers:
-    """Fetches and checks for a screen that has a line called #progress.
-
-    Args:
-        screen: Asks and tells.
-    """
+    """Fetches and checks for a screen that has a line called #progress."""
 
     def __init__(self, screen: LobaScreen) -> None:
         self._screen = screen
         self._ticker: Ticker | None = None
 
     def cancel(self) -> None:
-        """End the pull or check that goes on."""
         if self._ticker is not None:
             self._ticker.cancel()
 
@@ -71,7 +66,7 @@ class Transfers:
         plan = await self._long(lambda ticker: _plan(ticker, model_id, revision or None))
         if plan is None:
             return ""
-        rows = [[line] for line in cache_pulling.plan_lines(plan)]
+        rows = [[line] for line in pull_text.plan_lines(plan)]
         title = f"Fetch {show_size(plan.to_fetch)}?"
         if not await self._screen.ask(ConfirmDialog(title, rows, "fetch")):
             return ""

@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from loba_tui.client.cache import hub_text as cache_listing
-from loba_tui.client.cache import tensor_text as tensor_listing
+from loba_tui.client.cache import hub_text, tensor_text
 from loba_tui.client.runs import describe as listing
 from loba_tui.core.associate.caches.hub.cache import HubCache
 from loba_tui.core.associate.caches.hub.layout import Cache, Repository, Revision
@@ -78,10 +77,10 @@ class CacheState:
         cache = HubCache.of_user(environ, recipes)
         found = cache.scan()
         now = time.time()
-        lister = cache_listing.Lister(cache)
+        lister = hub_text.Lister(cache)
         roots = [_repository(each, lister) for each in found.repositories]
         roots += [
-            (row, _tensors(record)) for row, record in tensor_listing.rows(tensors_folder(environ))
+            (row, _tensors(record)) for row, record in tensor_text.rows(tensors_folder(environ))
         ]
         return cls(
             cache=cache,
@@ -154,7 +153,7 @@ def parse_filters(text: str) -> tuple[list[Filter], str]:
     return tests, "; ".join(problems)
 
 
-def _repository(repository: Repository, lister: cache_listing.Lister) -> tuple[Row, Node]:
+def _repository(repository: Repository, lister: hub_text.Lister) -> tuple[Row, Node]:
     row, record = lister.row(repository, None)
     node = Node(
         key=repository.folder,

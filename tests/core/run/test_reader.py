@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loba_tui.core.files import write_atomically
+from loba_tui.core.files import is_locked, write_atomically
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
@@ -151,7 +151,7 @@ def test_a_lock_kept_by_an_orphan_does_not_make_a_dead_run_alive(run_dir: RunDir
         child = int(process.stdout.readline())
         process.wait()
         try:
-            assert owner.is_held(run_dir.lock)
+            assert is_locked(run_dir.lock, shared=True)
             liveness = RunReader(run_dir).liveness()
             assert (liveness.state, "left a child behind" in liveness.reason) == ("dead", True)
         finally:

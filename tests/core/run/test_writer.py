@@ -82,8 +82,8 @@ def test_a_second_owner_is_refused_in_under_a_second(run_dir: RunDir) -> None:
 def test_looking_at_the_lock_never_locks_an_owner_out(run_dir: RunDir) -> None:
     RunWriter.open(run_dir).close()
     code = (
-        "import sys; from pathlib import Path; from loba_tui.core.run.owner import is_held\n"
-        "print('go', flush=True)\nwhile True: is_held(Path(sys.argv[1]))"
+        "import sys; from pathlib import Path; from loba_tui.core.files import is_locked\n"
+        "print('go', flush=True)\nwhile True: is_locked(Path(sys.argv[1]), shared=True)"
     )
     argv = [sys.executable, "-c", code, str(run_dir.lock)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as looker:

@@ -17,11 +17,9 @@ class ComponentMemory(Protocol):
 
     def bring(self, names: Sequence[str]) -> None:
         """Load what is not there, and move what is elsewhere to the device."""
-        ...
 
     def drop(self, names: Sequence[str]) -> None:
         """Free the memory of components; they can be brought again."""
-        ...
 
 
 class ModelContainer(Protocol):
@@ -42,83 +40,66 @@ class ModelContainer(Protocol):
     @property
     def denoiser(self) -> nn.Module:
         """The network that is trained: a UNet or a transformer."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where predictions are computed."""
-        ...
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype that the denoiser's base weights are held in."""
-        ...
 
     @property
     def scheduler_config(self) -> Mapping[str, Any]:
         """The noise schedule the model was trained with, as diffusers writes it."""
-        ...
 
     @property
     def prediction_type(self) -> str:
         """What the denoiser predicts: "epsilon", "v_prediction" or "flow"."""
-        ...
 
     @property
     def resolution(self) -> int:
         """The side, in pixels, of the square images the model is made for."""
-        ...
 
     @property
     def pixel_multiple(self) -> int:
         """What the sides of an image have to be multiples of, in pixels."""
-        ...
 
     @property
     def decodes_in_float32(self) -> bool:
         """Whether the VAE, as it is held now, is brought to float32 while it is used."""
-        ...
 
     @property
     def unconditional_prompt(self) -> str | None:
         """The prompt that stands where none is given; None where that is zeros."""
-        ...
 
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """Return (C, H, W) of one latent; None takes the model's own resolution in pixels."""
-        ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
         """Return one row a prompt, as the pipeline conditions its positive half."""
-        ...
 
     def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each prompt, start and end included, padding not.
 
         Token i of a prompt is position i of its hidden states. It works without the encoders too.
         """
-        ...
 
     @property
     def most_tokens(self) -> int:
         """Tokens of a prompt that are read, start and end included."""
-        ...
 
     def truncated_tails(self, prompts: Sequence[str]) -> dict[str, str]:
         """Return of each prompt that is longer than what is read the end that has no effect."""
-        ...
 
     def empty_embeds(self) -> PromptEmbeds:
         """Return the one row that the pipeline uses when no negative prompt is given."""
-        ...
 
     def zero_embeds(self) -> PromptEmbeds:
         """Return one row of zeros of the shape that a prompt's embeddings have."""
-        ...
 
     def adopt_empty(self, row: PromptEmbeds) -> None:
         """Take the embeddings of `unconditional_prompt`, so that no encoder is needed for it."""
-        ...
 
     def predict(
         self,
@@ -142,7 +123,6 @@ class ModelContainer(Protocol):
         Returns:
             (B, C, H, W), in the dtype of `latents`.
         """
-        ...
 
     def adapter_targets(self) -> dict[str, list[str]]:
         """Return exact names of the denoiser's modules that can take an adapter, by group.
@@ -150,19 +130,15 @@ class ModelContainer(Protocol):
         Groups: self_attention, cross_attention, feed_forward, projection, convolution,
         time_embedding.
         """
-        ...
 
     def decode(self, latents: Tensor) -> Tensor:
         """Turn latents (B, C, h, w) into images (B, 3, H, W) in [0, 1]."""
-        ...
 
     def encode(self, images: Tensor) -> Tensor:
         """Turn images (B, 3, H, W) in [0, 1] into latents (B, C, h, w)."""
-        ...
 
     def encode_moments(self, images: Tensor) -> LatentMoments:
         """Turn images (B, 3, H, W) in [0, 1] into the distributions of their latents."""
-        ...
 
     def require(self, *components: str) -> None:
         """Have components of the pipeline in memory and on the device before they are used.
@@ -170,8 +146,6 @@ class ModelContainer(Protocol):
         Raises:
             RuntimeError: One was released, and nobody can bring it back.
         """
-        ...
 
     def release_text_encoders(self) -> None:
         """Drop the text encoders from memory; sampling from embeddings goes on working."""
-        ...

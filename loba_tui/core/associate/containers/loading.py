@@ -13,11 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from loba_tui.core.associate.containers.registry import check_supported
-from loba_tui.core.associate.safe_files import (
-    PICKLE_SUFFIXES,
-    check_safetensors,
-    refuse_pickle,
-)
+from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, check_safetensors, refuse_pickle
 from loba_tui.core.associate.sources.locate import ModelSource, read_index, without_unused
 from loba_tui.core.errors import CorruptError, RecipeError
 
@@ -34,9 +30,6 @@ def load_pipeline(
     """Load a pipeline on the CPU, every component in `dtype`, in evaluation mode and frozen.
 
     Args:
-        source: Where it lies.
-        dtype: Of all its weights.
-        variant: Which weights, where there are several.
         given: Components that are not loaded: taken as they are, or left out where None.
 
     Raises:

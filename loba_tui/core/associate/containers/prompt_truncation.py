@@ -15,12 +15,7 @@ _TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 
 def truncated_tails(tokenizer: Any, prompts: Iterable[str]) -> dict[str, str]:
-    """Return of each prompt that does not fit the end that is not read.
-
-    Args:
-        tokenizer: The model's; it knows how many tokens the encoder reads.
-        prompts: Any number.
-    """
+    """Return of each prompt that does not fit the end that is not read."""
     wanted = list(dict.fromkeys(prompts))
     if not wanted:
         return {}

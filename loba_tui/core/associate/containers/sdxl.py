@@ -17,7 +17,6 @@ class SDXLContainer(UNetContainer):
     text_encoders = ("text_encoder", "text_encoder_2")
 
     def __init__(self, pipeline: StableDiffusionXLPipeline, revision: str | None = None) -> None:
-        """Speak for a loaded pipeline; `revision` is its commit on the hub."""
         super().__init__(pipeline, revision)
         # The refiner has the second tokenizer only; both split alike, and pad differently.
         self._tokenizer = pipeline.tokenizer or pipeline.tokenizer_2

@@ -37,7 +37,6 @@ class UNetContainer(ABC):
     """A `ModelContainer` but for what a family's UNet is conditioned on.
 
     Attributes:
-        family: Short name of the architecture.
         text_encoders: Names of the components that are dropped once all prompts are encoded.
     """
 
@@ -45,7 +44,6 @@ class UNetContainer(ABC):
     text_encoders: tuple[str, ...]
 
     def __init__(self, pipeline: DiffusionPipeline, revision: str | None = None) -> None:
-        """Speak for a loaded pipeline; `revision` is its commit on the hub."""
         self.pipeline = pipeline
         self.revision = revision
         self.memory: ComponentMemory | None = None

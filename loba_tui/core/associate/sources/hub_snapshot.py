@@ -9,10 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-)
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from loba_tui.core.associate.caches.hub.cache import hold_repository
 from loba_tui.core.associate.caches.hub.layout import folder_of
@@ -47,7 +44,6 @@ def fetch_snapshot(
     the hub cannot be reached, the newest complete copy in the cache is taken, and that is logged.
 
     Args:
-        model_id: owner/name.
         revision: Branch, tag or commit; None is main.
         variant: Weight variant such as fp16; components without it fall back to the plain files.
         hint: What to say beside "there is no such model".
@@ -103,7 +99,6 @@ class _FetchLog:
             logger.info("fetching %s of %s", show_size(size), self._what)
 
     def report(self, _file: WantedFile | None, num_bytes: int) -> None:
-        """Take in bytes that came."""
         with self._lock:
             self._came += num_bytes
             came, is_due = self._came, time.monotonic() - self._written > _LOG_SECONDS

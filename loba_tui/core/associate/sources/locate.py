@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from loba_tui.core.associate.pipeline_files import UNUSED_COMPONENTS
+from loba_tui.core.associate.pipeline_files import INDEX_NAME, UNUSED_COMPONENTS
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
 from loba_tui.core.associate.sources.hub_snapshot import OnFetch, fetch_snapshot
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
@@ -19,7 +19,6 @@ from loba_tui.models import BUILTIN_PREFIX, builtin_names
 
 logger = logging.getLogger(__name__)
 
-INDEX_NAME = "model_index.json"
 _SETTINGS_NAME = "loba.json"
 # Classes of these two libraries are code that is installed; anything else would be fetched code.
 _TRUSTED_LIBRARIES = ("diffusers", "transformers")
@@ -31,7 +30,6 @@ class ModelSource:
 
     Attributes:
         id: As the recipe names it.
-        kind: Where it came from.
         folder: A diffusers folder, complete.
         revision: Commit hash on the hub; None for the other kinds.
     """

@@ -20,13 +20,8 @@ from torch import nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.registry import check_supported, make_container
-from loba_tui.core.associate.sources.locate import (
-    INDEX_NAME,
-    ModelSource,
-    locate,
-    read_index,
-    without_unused,
-)
+from loba_tui.core.associate.pipeline_files import INDEX_NAME
+from loba_tui.core.associate.sources.locate import ModelSource, locate, read_index, without_unused
 from loba_tui.core.errors import CorruptError
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.models import BUILTIN_PREFIX

@@ -17,17 +17,8 @@ from loba_tui.core.associate.caches.hub.layout import Cache, Problem, Repository
 from loba_tui.core.associate.caches.hub.paths import client_is_busy, locked, open_folder
 from loba_tui.core.associate.caches.hub.pins import read_pins, write_pins
 from loba_tui.core.associate.caches.hub.plan import plan_prune, plan_removal
-from loba_tui.core.associate.caches.hub.requests import (
-    Plan,
-    PlanContext,
-    Prune,
-    Removal,
-    Target,
-)
-from loba_tui.core.associate.caches.hub.targets import (
-    describe,
-    refuse,
-)
+from loba_tui.core.associate.caches.hub.requests import Plan, PlanContext, Prune, Removal, Target
+from loba_tui.core.associate.caches.hub.targets import describe, refuse
 from loba_tui.core.associate.caches.hub.trash import Restored, Trash
 from loba_tui.core.associate.caches.hub.usage import NO_USAGE, Usage, usage_of
 from loba_tui.core.associate.caches.hub.verify import Checked, verify
@@ -51,7 +42,6 @@ class HubCache:
 
     Args:
         root: The cache, as HF_HUB_CACHE names it; it need not exist.
-        usage: What is known of runs and recipes.
 
     Raises:
         RecipeError: From what changes something, where there is no such cache folder.
@@ -194,14 +184,12 @@ class HubCache:
         return hold_repository(self.root, folder, alone=True)
 
     def _is_fetching(self, folder: str) -> bool:
-        try:
-            root = open_folder(self.root)
-        except OSError:
-            return False
-        try:
+        with ExitStack() as stack:
+            try:
+                root = stack.enter_context(open_folder(self.root))
+            except OSError:
+                return False
             return client_is_busy(root, folder)
-        finally:
-            os.close(root)
 
     def _return_what_is_linked_again(self, entry: Entry, plan: Plan) -> None:
         """Give back contents that the client linked to while they were moved.
@@ -227,8 +215,6 @@ def hold_repository(root: Path, folder: str, *, alone: bool = False) -> Iterator
     """Keep a repository from being deleted while it is fetched or read.
 
     Args:
-        root: The cache.
-        folder: The repository's folder in it.
         alone: Hold it against everybody, as a deletion does; this does not wait.
 
     Raises:
@@ -240,9 +226,10 @@ def hold_repository(root: Path, folder: str, *, alone: bool = False) -> Iterator
     name = clean(folder, limit=120)
     with ExitStack() as stack:
         try:
-            stack.enter_context(
-                locked(path, what=name, shared=not alone, patience=0.0 if alone else None)
-            )
+            if alone:
+                stack.enter_context(locked(path, what=name, patience=0.0))
+            else:
+                stack.enter_context(locked(path, what=name, shared=True))
         except ResourceError:
             # A cache that cannot be written can be read all the same, and nothing deletes from it.
             if alone:

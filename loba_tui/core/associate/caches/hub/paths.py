@@ -7,21 +7,19 @@ moved as links.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from loba_tui.core.associate.caches.hub.layout import LOCKS, STORE
 from loba_tui.core.errors import InUseError, RefusedError, ResourceError
+from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE, take_lock
 from loba_tui.core.text import clean
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATIENCE_SECONDS = 20.0
-PRIVATE_MODE = 0o700
 
 
 def check_path(path: str) -> list[str]:
@@ -36,19 +34,19 @@ def check_path(path: str) -> list[str]:
     return parts
 
 
-def open_folder(path: Path) -> int:
-    """Open a folder; the path itself must not be a link."""
-    return os.open(path, _FOLDER)
+@contextmanager
+def open_folder(path: Path) -> Iterator[int]:
+    """Open a folder and yield its descriptor; the path itself must not be a link."""
+    descriptor = os.open(path, _FOLDER)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
 def parent_of(root: int, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-    """Open the folder that holds `path` and yield it with the last part of the name.
-
-    Args:
-        root: Descriptor of the folder that `path` is relative to.
-        path: Checked by `check_path`.
-        make: Make folders that are missing.
+    """Open the folder below the descriptor `root` that holds `path`; yield it and the last part.
 
     Raises:
         RefusedError: A folder on the way is a link or lies on another file system.
@@ -136,7 +134,7 @@ def merge(source: int, name: str, target: int, as_name: str) -> list[str]:
 
 @contextmanager
 def locked(
-    path: Path, *, what: str, shared: bool = False, patience: float | None = None
+    path: Path, *, what: str, shared: bool = False, patience: float = _PATIENCE_SECONDS
 ) -> Iterator[None]:
     """Hold a lock file, waiting for its holder for a while.
 
@@ -144,15 +142,16 @@ def locked(
         path: The file; its folder is made.
         what: What is in use, for the message.
         shared: Let others hold it shared at the same time.
-        patience: Seconds to wait; None is some seconds.
+        patience: Seconds to wait.
 
     Raises:
         InUseError: It is held by another.
         ResourceError: It cannot be opened.
     """
     try:
-        path.parent.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        path.parent.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(path, flags, PRIVATE_FILE_MODE)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise ResourceError(
@@ -160,25 +159,15 @@ def locked(
             "The trash, pins and locks of a cache lie beside it; make that folder writable.",
         ) from error
     try:
-        _flock(descriptor, shared, what, _PATIENCE_SECONDS if patience is None else patience)
+        try:
+            take_lock(descriptor, shared=shared, patience=patience)
+        except BlockingIOError as error:
+            raise InUseError(
+                f"{what} is in use by another process.", "Try again when it is done."
+            ) from error
         yield
     finally:
         os.close(descriptor)
-
-
-def _flock(descriptor: int, shared: bool, what: str, patience: float) -> None:
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-            return
-        except BlockingIOError as error:
-            if time.monotonic() >= deadline:
-                raise InUseError(
-                    f"{what} is in use by another process.", "Try again when it is done."
-                ) from error
-            time.sleep(0.01)
 
 
 def client_is_busy(root: int, folder: str) -> bool:
@@ -230,7 +219,7 @@ def _client_lock(folder: int, name: str, *, make: bool = False) -> Iterator[bool
         return
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(descriptor)
             is_ours = True
         except BlockingIOError:
             is_ours = False

@@ -57,7 +57,6 @@ def _normalized(cache: Cache, targets: Iterable[Target]) -> tuple[Target, ...]:
 
 
 def _refusals(cache: Cache, target: Target, context: PlanContext) -> list[Refusal]:
-    """Return what speaks against removing a target."""
     repository = cache.repository(target.folder)
     assert repository is not None
     found = []
@@ -82,7 +81,6 @@ def _plan_of(
     refused: tuple[Refusal, ...],
     usage: Usage,
 ) -> Plan:
-    """Return the plan that removes targets, and leftovers beside them."""
     items: list[Item] = []
     shared: list[str] = []
     gone_links: set[str] = set()
@@ -137,7 +135,6 @@ def _blob_item(repository: Repository, blob: Blob) -> Item:
 
 
 def _payload_items(payload: Payload) -> list[Item]:
-    """Return the paths of a content of the shared store."""
     return [Item(payload.path, payload.size), Item(f"{payload.path}.refs", 0)]
 
 
@@ -208,7 +205,6 @@ class _Pruning:
         self._refused: list[Refusal] = []
 
     def plan(self) -> Plan:
-        """Return the plan, with what it leaves alone as its refusals."""
         allowed = self._allowed(_normalized(self._cache, self._old_and_lost()))
         leftovers = self._leftovers()
         if self._request.keep_bytes is not None:

@@ -73,7 +73,6 @@ class Plan:
 
     Attributes:
         request: What was asked for; the plan is worked out again from it before it is executed.
-        targets: Repositories, revisions and files that go.
         items: Paths in the order in which they are moved: what points before what is pointed at.
         shared: Contents that stay because others need them; an undo keeps a hold on them.
         breaks_recipes: Recipes that would have to fetch their model again.

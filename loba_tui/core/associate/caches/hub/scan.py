@@ -26,12 +26,7 @@ from loba_tui.core.associate.caches.hub.layout import (
     parse_folder,
 )
 from loba_tui.core.associate.caches.hub.paths import entries_of
-from loba_tui.core.associate.caches.hub.store import (
-    inside,
-    is_store,
-    payload_of_link,
-    scan_store,
-)
+from loba_tui.core.associate.caches.hub.store import inside, is_store, payload_of_link, scan_store
 
 _MAX_REF_BYTES = 256
 
@@ -81,7 +76,6 @@ class _RepositoryScan:
         self._blobs: dict[str, Blob] = {}
 
     def read(self) -> Repository:
-        """Return the repository."""
         kind, repo_id = parse_folder(self._folder) or ("model", self._folder)
         incomplete = self._scan_blobs()
         refs = self._scan_refs()
@@ -251,7 +245,6 @@ class _RepositoryScan:
 
 
 def _scan_incoming(path: str) -> Iterator[Blob]:
-    """Yield what another host began to send."""
     for name, entry in entries_of(path).items():
         with suppress(OSError):  # gone since it was listed
             facts = entry.stat(follow_symlinks=False)

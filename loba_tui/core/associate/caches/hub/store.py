@@ -106,25 +106,16 @@ def read_references(root: Path, payload: str) -> frozenset[str] | None:
 
 
 def payload_of_link(root: Path, path: str, target: str) -> str | None:
-    """Return the payload that a blob's link means, None where it leads elsewhere.
-
-    Args:
-        root: The cache.
-        path: Relative path of the link.
-        target: Its text.
-    """
-    target_path = inside(root, path, target)
-    parts = target_path.split("/") if target_path else []
-    if len(parts) == 3 and parts[0] == STORE and PAYLOAD.fullmatch(parts[2]):
-        return parts[2] if parts[1] == parts[2][:2] else None
-    return None
+    """Return the payload that the link at `path` means by its text, None for one elsewhere."""
+    stored = inside(root, path, target)
+    return payload_at(stored) if stored is not None else None
 
 
 def payload_at(path: str) -> str | None:
     """Return the payload that lies at a path, None where the path is not one's."""
     parts = path.split("/")
     is_payload = len(parts) == 3 and parts[0] == STORE and PAYLOAD.fullmatch(parts[2])
-    return parts[2] if is_payload else None
+    return parts[2] if is_payload and parts[1] == parts[2][:2] else None
 
 
 def is_used(root: Path, payload: str) -> bool:

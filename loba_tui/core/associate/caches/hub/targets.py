@@ -68,8 +68,6 @@ def find_targets(cache: Cache, wanted: Sequence[str], *, files: bool = False) ->
     REVISION is a branch, a tag, or a hash or its beginning.
 
     Args:
-        cache: Scanned.
-        wanted: As users write it.
         files: Whether :FILE may follow a revision.
 
     Raises:

@@ -31,7 +31,6 @@ from loba_tui.core.associate.caches.hub.journal import (
     write_entry,
 )
 from loba_tui.core.associate.caches.hub.paths import (
-    PRIVATE_MODE,
     check_path,
     client_lock,
     exists,
@@ -41,6 +40,7 @@ from loba_tui.core.associate.caches.hub.paths import (
 )
 from loba_tui.core.associate.caches.hub.requests import Plan
 from loba_tui.core.errors import InUseError, LobaError, ResourceError
+from loba_tui.core.files import PRIVATE_DIR_MODE
 from loba_tui.core.text import clean
 
 _GONE = ".gone-"
@@ -94,8 +94,7 @@ class Trash:
         """Move what a plan removes into a new entry; on any failure everything is put back.
 
         Args:
-            plan: What goes.
-            what: The same as a user knows it.
+            what: What goes as a user knows it.
             reserve: Holds a folder of the cache against everybody while it is worked on.
 
         Raises:
@@ -183,19 +182,17 @@ class Trash:
     def _opened(self, entry: Entry, *, make: bool = False) -> Iterator[tuple[int, int]]:
         """Open the cache's root and the entry's folder."""
         with ExitStack() as stack:
-            root = open_folder(self._root)
-            stack.callback(os.close, root)
+            root = stack.enter_context(open_folder(self._root))
             try:
                 if make:
-                    self._folder.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
-                    (self._folder / entry.id).mkdir(mode=PRIVATE_MODE)
-                folder = open_folder(self._folder / entry.id)
+                    self._folder.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
+                    (self._folder / entry.id).mkdir(mode=PRIVATE_DIR_MODE)
+                folder = stack.enter_context(open_folder(self._folder / entry.id))
             except OSError as error:
                 raise ResourceError(
                     f"The trash {clean(self._folder)} cannot be used: {error.strerror or error}.",
                     "It lies beside the cache, and that folder has to be writable.",
                 ) from error
-            stack.callback(os.close, folder)
             if os.fstat(folder).st_dev != os.fstat(root).st_dev:
                 if make:
                     os.rmdir(self._folder / entry.id)
@@ -268,7 +265,7 @@ def _top(item: Moved) -> str:
 
 
 def _make_writable(function: Any, path: str, _: object) -> None:
-    os.chmod(os.path.dirname(path), PRIVATE_MODE)
+    os.chmod(os.path.dirname(path), PRIVATE_DIR_MODE)
     with suppress(FileNotFoundError):
         function(path)
 

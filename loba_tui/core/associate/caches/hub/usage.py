@@ -72,7 +72,6 @@ class Usage:
     _by_folder: dict[str, list[RunUse]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Index the runs."""
         for run in self.runs:
             self._by_folder.setdefault(run.folder, []).append(run)
 
@@ -199,7 +198,6 @@ def _run_use(run_dir: RunDir) -> RunUse | None:
 
 
 def _commit_of(run_dir: RunDir) -> str | None:
-    """Return the commit that a run's program said it loaded."""
     try:
         with run_dir.events.open("rb") as file:
             head = file.read(_EVENTS_HEAD_BYTES)

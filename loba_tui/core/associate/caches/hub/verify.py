@@ -41,8 +41,7 @@ class Checked(NamedTuple):
 def verify(root: Path, repository: Repository) -> Iterator[Checked]:
     """Check every content of a repository once, one at a time as they are read."""
     seen: set[str] = set()
-    descriptor = open_folder(root)
-    try:
+    with open_folder(root) as descriptor:
         for revision in repository.revisions:
             listing: Mapping[str, Any] | None = None
             for file in revision.files:
@@ -60,8 +59,6 @@ def verify(root: Path, repository: Repository) -> Iterator[Checked]:
                         listing = _listing(descriptor, repository, revision)
                     verdict, why = _check_direct(descriptor, repository, revision, file, listing)
                 yield Checked(repository.name, path, verdict, why, file.size)
-    finally:
-        os.close(descriptor)
 
 
 def _content_path(repository: Repository, blob: str) -> str:

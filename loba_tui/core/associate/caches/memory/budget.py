@@ -15,7 +15,12 @@ logger = logging.getLogger(__name__)
 
 
 class Budget:
-    """Keeps what is resident on one device under a number of bytes."""
+    """Keeps what is resident on one device under a number of bytes.
+
+    Args:
+        max_bytes: The most there may be; None sets no limit.
+        on_evicted: Told the id of each model that went.
+    """
 
     def __init__(
         self,
@@ -24,14 +29,6 @@ class Budget:
         max_bytes: int | None,
         on_evicted: Callable[[str], None],
     ) -> None:
-        """Watch over a memory.
-
-        Args:
-            memory: What is resident.
-            device: Where bytes count.
-            max_bytes: The most there may be; None sets no limit.
-            on_evicted: Told the id of each model that went.
-        """
         self.max_bytes = max_bytes
         self._memory = memory
         self._device = device

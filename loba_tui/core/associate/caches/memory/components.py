@@ -90,10 +90,7 @@ def find_shared(
 
     Args:
         candidates: Networks of resident models, and how each was loaded.
-        source: The model that is to be loaded.
-        variant: Its variant.
-        names: The components that it needs.
-        dtype: What they are to be held in.
+        source: The model that is to be loaded, and needs these.
     """
     found: dict[str, nn.Module] = {}
     for modules, loaded in candidates:

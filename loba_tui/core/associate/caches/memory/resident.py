@@ -31,7 +31,6 @@ class ResidentComponent:
     """One component in memory, as status.json shows it.
 
     Attributes:
-        name: What its pipelines call it.
         models: The models that hold it; none where it was let go of and somebody else still has it.
         bytes_by: Its bytes by device and dtype.
     """
@@ -84,7 +83,6 @@ class MemoryCache:
         self._names: MutableMapping[nn.Module, str] = weakref.WeakKeyDictionary()
 
     def __contains__(self, model_id: str) -> bool:
-        """Whether a model is resident."""
         return model_id in self._pipelines
 
     def __iter__(self) -> Iterator[str]:
@@ -92,7 +90,6 @@ class MemoryCache:
         return iter(tuple(self._pipelines))
 
     def __len__(self) -> int:
-        """Return how many models are resident."""
         return len(self._pipelines)
 
     def get(self, model_id: str) -> DiffusionPipeline | None:
@@ -205,9 +202,7 @@ def bytes_by_place(
 ) -> dict[Place, int]:
     """Return the bytes of parameters and buffers by device and dtype, each storage once.
 
-    Args:
-        modules: Whose.
-        seen: Storages that were counted already; added to.
+    `seen` are storages that were counted already; it is added to.
     """
     seen = set() if seen is None else seen
     found: dict[Place, int] = {}

@@ -22,10 +22,9 @@ _SETTLED_SECONDS = 3.0
 
 
 class FileHashes:
-    """sha256 by file."""
+    """sha256 by file, remembered in the folder of kept tensors `root`; None remembers nothing."""
 
     def __init__(self, root: Path | None = None) -> None:
-        """Take the folder of kept tensors; None remembers nothing."""
         self._folder = None if root is None else root / HASHES
 
     def sha256(self, path: Path) -> str:
@@ -53,9 +52,7 @@ class FileHashes:
     def of_parts(self, folder: Path, names: list[str]) -> str:
         """Return one checksum over everything in these parts of a folder, names included.
 
-        Args:
-            folder: A model's.
-            names: Files and folders in it; one that is missing counts as such.
+        `names` are files and folders; one that is missing counts as such.
         """
         total = hashlib.sha256()
         for name in sorted(names):

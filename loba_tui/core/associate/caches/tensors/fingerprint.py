@@ -9,7 +9,8 @@ import torch
 
 from loba_tui.core.associate.caches.tensors.file_hashes import FileHashes
 from loba_tui.core.associate.machine import device_name, dtype_name, library_versions
-from loba_tui.core.associate.sources.locate import INDEX_NAME, ModelSource
+from loba_tui.core.associate.pipeline_files import INDEX_NAME
+from loba_tui.core.associate.sources.locate import ModelSource
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers")
 
@@ -27,13 +28,7 @@ def producer_fingerprint(
 
     A hub model is known by its commit; any other by the content of its files, which are read.
 
-    Args:
-        source: Where the model lies.
-        components: The parts that compute, by their folders' names.
-        variant: Which weights were taken.
-        device: Where they compute.
-        dtype: What they are held in.
-        hashes: Remembers the checksums of files.
+    `components` are the parts that compute, by their folders' names.
     """
     known: dict[str, Any] = {"id": source.id, "variant": variant, "components": sorted(components)}
     if source.revision is not None:

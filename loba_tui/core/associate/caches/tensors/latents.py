@@ -20,7 +20,6 @@ class EncodesImages(Protocol):
 
     def encode_moments(self, images: Tensor) -> LatentMoments:
         """Turn images (B, 3, H, W) in [0, 1] into the moments of their latents."""
-        ...
 
 
 class LatentCache:
@@ -28,16 +27,14 @@ class LatentCache:
 
     Each image is encoded alone and comes back on the CPU: what is returned is the same, bit for
     bit, whether it was kept or made, and whatever else is encoded.
+
+    Args:
+        encoder: The container; None can only return what is kept.
+        store: Of the kind "latents", with the `producer_fingerprint` of the "vae"; None keeps
+            nothing and encodes each time.
     """
 
     def __init__(self, encoder: EncodesImages | None, store: TensorStore | None) -> None:
-        """Take a VAE and a store.
-
-        Args:
-            encoder: The container; None can only return what is kept.
-            store: Of the kind "latents", with the `producer_fingerprint` of the "vae"; None keeps
-                nothing and encodes each time.
-        """
         self._encoder = encoder
         self._store = store
 
@@ -67,8 +64,6 @@ class LatentCache:
         """Return the moments (1, C, h, w) of an image's latent, float32 on the CPU.
 
         Args:
-            content: As in `get`.
-            settings: As in `get`.
             load: Reads and prepares the image, (3, H, W) in [0, 1]; called where it is needed.
             name: Of the file, for listings.
         """

@@ -70,7 +70,6 @@ def pack(plain: bytes, key: str, about: Mapping[str, Any]) -> bytes:
 
     Args:
         plain: A safetensors file without metadata.
-        key: Of the entry.
         about: What a listing says of it; plain values.
     """
     table, data = split(plain)

@@ -19,11 +19,9 @@ class EncodesPrompts(Protocol):
     @property
     def device(self) -> torch.device:
         """Where its rows are."""
-        ...
 
     def encode_prompts(self, prompts: list[str]) -> PromptEmbeds:
         """Return one row a prompt."""
-        ...
 
 
 class PromptEmbedCache(Mapping[str, PromptEmbeds]):
@@ -31,17 +29,14 @@ class PromptEmbedCache(Mapping[str, PromptEmbeds]):
 
     Each prompt is encoded alone: in a batch its bits would depend on how many others there are, and
     so on what a store happens to have.
+
+    Args:
+        container: The model whose encoders are used.
+        store: Where rows are kept between runs, of the kind "embeds", with the
+            `producer_fingerprint` of tokenizers and text encoders; None keeps them in memory only.
     """
 
     def __init__(self, container: EncodesPrompts, store: TensorStore | None = None) -> None:
-        """Start empty; nothing is encoded or read yet.
-
-        Args:
-            container: The model whose encoders are used.
-            store: Where rows are kept between runs, of the kind "embeds", with the
-                `producer_fingerprint` of tokenizers and text encoders; None keeps them in memory
-                only.
-        """
         self._container = container
         self._store = store
         self._rows: dict[str, PromptEmbeds] = {}
@@ -59,15 +54,12 @@ class PromptEmbedCache(Mapping[str, PromptEmbeds]):
         return PromptEmbeds.cat([self._rows[prompt] for prompt in wanted])
 
     def __getitem__(self, prompt: str) -> PromptEmbeds:
-        """Return the one row of a prompt that was encoded."""
         return self._rows[prompt]
 
     def __iter__(self) -> Iterator[str]:
-        """Yield prompts in the order they were encoded."""
         return iter(self._rows)
 
     def __len__(self) -> int:
-        """Return the number of prompts."""
         return len(self._rows)
 
     def _kept(self, prompt: str) -> PromptEmbeds | None:

@@ -16,12 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from loba_tui.core.associate.caches.hub.paths import (
-    is_real_folder,
-    locked,
-    open_folder,
-    parent_of,
-)
+from loba_tui.core.associate.caches.hub.paths import is_real_folder, locked, open_folder, parent_of
 from loba_tui.core.associate.caches.hub.requests import Prune
 from loba_tui.core.associate.caches.tensors import layout
 from loba_tui.core.associate.caches.tensors.file_hashes import HASHES
@@ -112,8 +107,7 @@ def execute(root: Path, plan: Plan) -> int:
         for item in plan.items:
             lock = layout.lock_path(root, item.group.kind, item.group.name)
             stack.enter_context(locked(lock, what=clean(item.group.id), patience=0.0))
-        top = open_folder(Path(os.path.realpath(root)))
-        stack.callback(os.close, top)
+        top = stack.enter_context(open_folder(Path(os.path.realpath(root))))
         for item in plan.items:
             freed += _remove(top, item)
     return freed
@@ -148,11 +142,7 @@ def _remove_entry(top: int, path: str, entry: Entry) -> int:
 
 
 def tidy(root: Path) -> int:
-    """Finish removals that were killed half-way, and forget old checksums of files.
-
-    Returns:
-        How many removals there were.
-    """
+    """Finish removals that were killed half-way and count them; forget old checksums of files."""
     for folder in folder_of(root / HASHES):
         for each in folder_of(Path(folder.path)) if folder.is_dir(follow_symlinks=False) else ():
             facts = facts_of(each)

@@ -5,7 +5,6 @@ What is not as it should be is told, never an exception.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import stat
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 from loba_tui.core.associate.caches.hub.paths import entries_of
 from loba_tui.core.associate.caches.tensors import layout
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.files import is_locked
 from loba_tui.core.text import clean, did_you_mean
 
 _HEADER_BYTES = 64 * 1024
@@ -171,11 +171,10 @@ def _read_group(root: Path, kind: str, folder: os.DirEntry[str]) -> TensorGroup:
         else:
             facts = facts_of(each)
             leftovers.append(Entry(each.name, facts.st_size, facts.st_mtime))
-    lock = layout.lock_path(root, kind, folder.name)
+    # Where that cannot be told, it may be in use.
+    is_in_use = is_locked(layout.lock_path(root, kind, folder.name)) is not False
     group_facts = _group_facts(Path(folder.path) / layout.GROUP_FILE)
-    return TensorGroup(
-        kind, folder.name, group_facts, sorted(entries), leftovers, used, _is_locked(lock)
-    )
+    return TensorGroup(kind, folder.name, group_facts, sorted(entries), leftovers, used, is_in_use)
 
 
 def _group_facts(path: Path) -> Mapping[str, Any]:
@@ -197,17 +196,3 @@ def facts_of(entry: os.DirEntry[str]) -> os.stat_result:
 def folder_of(path: Path) -> list[os.DirEntry[str]]:
     """Return what lies in a folder, by name; nothing where it cannot be listed."""
     return sorted(entries_of(path).values(), key=lambda entry: entry.name)
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

@@ -7,7 +7,6 @@ runs may read and write at the same time.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -25,7 +24,13 @@ from torch import Tensor
 
 from loba_tui.core.associate.caches.tensors import layout as tensor_layout
 from loba_tui.core.associate.caches.tensors.layout import TensorKind
-from loba_tui.core.files import PRIVATE_DIR_MODE, replace_file, write_file
+from loba_tui.core.files import (
+    PRIVATE_DIR_MODE,
+    PRIVATE_FILE_MODE,
+    replace_file,
+    take_lock,
+    write_file,
+)
 from loba_tui.core.text import clean
 
 logger = logging.getLogger(__name__)
@@ -39,11 +44,18 @@ _LOCK_SECONDS = 5.0
 
 
 class TensorStore:
-    """Tensors by key, of one kind and one producer.
+    """Tensors by key, of one kind and one producer; nothing is read or written before it is asked.
+
+    Args:
+        root: From `tensors_folder`.
+        fingerprint: Everything that an entry's bits depend on beside its key, as plain values:
+            model, libraries, device. Another producer's entries are never seen.
+        on_problem: Told what is wrong, as a sentence.
+        spare_bytes: Nothing is written where less is free on the disk.
+        sync: Wait for the disk with each entry. Without, a power cut may damage some; the checksum
+            tells, and they are made again.
 
     Attributes:
-        hits: Entries that were found.
-        misses: Entries that were not there.
         damaged: Entries that were there and could not be used.
     """
 
@@ -57,18 +69,6 @@ class TensorStore:
         spare_bytes: int = _SPARE_BYTES,
         sync: bool = True,
     ) -> None:
-        """Name a place; nothing is read or written yet.
-
-        Args:
-            root: From `tensors_folder`.
-            kind: What is kept.
-            fingerprint: Everything that an entry's bits depend on beside its key, as plain values:
-                model, libraries, device. Another producer's entries are never seen.
-            on_problem: Told what is wrong, as a sentence.
-            spare_bytes: Nothing is written where less is free on the disk.
-            sync: Wait for the disk with each entry. Without, a power cut may damage some; the
-                checksum tells, and they are made again.
-        """
         name = tensor_layout.group_name(fingerprint)
         self.folder = root / kind / name
         self._lock_path = tensor_layout.lock_path(root, kind, name)
@@ -123,7 +123,6 @@ class TensorStore:
         """Keep tensors; where that cannot be, say so once and go on without.
 
         Args:
-            key: From `key`.
             tensors: By name, on any device.
             describe: What a listing says of the entry; plain values.
         """
@@ -198,16 +197,8 @@ class TensorStore:
     def _take_lock(self) -> None:
         self._lock_path.parent.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._lock = os.open(self._lock_path, flags, 0o600)
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.05)
+        self._lock = os.open(self._lock_path, flags, PRIVATE_FILE_MODE)
+        take_lock(self._lock, shared=True, patience=_LOCK_SECONDS)
 
 
 def alone(tensor: Tensor) -> Tensor:

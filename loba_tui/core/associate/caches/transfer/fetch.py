@@ -26,10 +26,7 @@ from huggingface_hub import (
     hf_hub_url,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HTTPError,
-)
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.file_download import http_get, is_xet_available
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 from tqdm import tqdm
@@ -111,9 +108,6 @@ def fetch_files(
     """Fetch files of a commit, several at a time; those that are there already are passed over.
 
     Args:
-        root: The cache.
-        model_id: owner/name.
-        commit: Of the revision.
         files: With their state.
         report: Called with a file that is complete, or with None and a number of bytes that came;
             from several threads.
@@ -128,8 +122,6 @@ def fetch_files(
     stop = threading.Event()
 
     class Counting(NoBar):
-        """Counts bytes instead of drawing them."""
-
         def update(self, n: float | None = 1) -> None:
             if stop.is_set():
                 raise Stopped
@@ -164,13 +156,6 @@ class _Fetch:
         self._url = hf_hub_url(model_id, file.path, revision=commit)
 
     def run(self) -> None:
-        """Fetch it.
-
-        Raises:
-            ResourceError: The disk is full, or the cache cannot be written.
-            CorruptError: The content is not what the hub lists.
-            Exception: What the hub's client raises.
-        """
         try:
             self._fetch()
         except OSError as error:

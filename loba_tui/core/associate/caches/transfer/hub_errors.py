@@ -29,8 +29,6 @@ def explained(
     """Turn the hub's errors into what the user can do about them.
 
     Args:
-        model_id: owner/name.
-        revision: As it was asked for.
         hint: What to say beside "there is no such model".
         section: What stands before `id` and `revision` in messages.
     """
@@ -70,7 +68,6 @@ def explained(
 
 
 def _advice(status: int) -> str:
-    """Return what to do about a status that the hub answered."""
     if status == 401:
         return "It does not accept your login; log in anew with `hf auth login`."
     if status == 403:

@@ -61,7 +61,6 @@ def plan_pull(
     """Ask the hub what a pull would fetch; nothing is written to the cache.
 
     Args:
-        model_id: owner/name.
         revision: Branch, tag or commit; None is main.
         variant: Weight variant of a pipeline, such as fp16.
         only: Components of a pipeline, such as unet; empty is all.
@@ -107,7 +106,6 @@ def pull(plan: PullPlan, report: Report) -> Path:
     """Fetch what a plan lists and return the revision's folder.
 
     Args:
-        plan: Of `plan_pull`.
         report: Called with a file that is complete, or with None and a number of bytes that came;
             from several threads.
 
@@ -143,18 +141,15 @@ def _write_ref(root: Path, folder: str, plan: PullPlan) -> None:
     """
     if COMMIT.fullmatch(plan.revision):
         return
-    descriptor = open_folder(root)
-    try:
-        with parent_of(descriptor, f"{folder}/refs/{plan.revision}", make=True) as (refs, name):
-            temporary = f".{name}.{os.getpid()}.tmp"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            try:
-                with open(os.open(temporary, flags, 0o644, dir_fd=refs), "w") as file:
-                    file.write(plan.commit)
-                os.replace(temporary, name, src_dir_fd=refs, dst_dir_fd=refs)
-            except OSError:
-                with suppress(OSError):
-                    os.unlink(temporary, dir_fd=refs)
-                raise
-    finally:
-        os.close(descriptor)
+    path = f"{folder}/refs/{plan.revision}"
+    with open_folder(root) as descriptor, parent_of(descriptor, path, make=True) as (refs, name):
+        temporary = f".{name}.{os.getpid()}.tmp"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with open(os.open(temporary, flags, 0o644, dir_fd=refs), "w") as file:
+                file.write(plan.commit)
+            os.replace(temporary, name, src_dir_fd=refs, dst_dir_fd=refs)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=refs)
+            raise

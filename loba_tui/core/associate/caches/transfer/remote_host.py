@@ -85,7 +85,6 @@ class RemoteHost:
     """A remote host; use `connected` to get one.
 
     Args:
-        host: Of `parse_remote`.
         ssh: The ssh command with its options.
     """
 
@@ -123,7 +122,6 @@ class RemoteHost:
         """Run a script of POSIX shell on the host and return what it prints.
 
         Args:
-            script: Its text.
             arguments: $1 and so on.
             lines: Its standard input.
 
@@ -154,9 +152,6 @@ class RemoteHost:
 
         Args:
             source: The folder that `paths` are relative to.
-            place: Where to.
-            paths: What to send.
-            options: More of rsync's.
             screen: A terminal that rsync draws its progress on.
 
         Raises:
@@ -212,7 +207,6 @@ def connected(host: str, *, ssh_config: Path | None, may_ask: bool) -> Iterator[
     """Yield a host with one connection for all that is asked of it, and close it after.
 
     Args:
-        host: Of `parse_remote`.
         ssh_config: Another one than ~/.ssh/config.
         may_ask: Whether ssh may ask for a password on the terminal.
 

@@ -25,7 +25,6 @@ from loba_tui.core.units import show_size
 
 _RESERVE_BYTES = 256 * 2**20
 _SHA256_LENGTH = 64
-_CHUNK_BYTES = 4 * 2**20
 _MAX_NAMED = 5
 
 _MAKE = """\
@@ -84,11 +83,7 @@ def plan_send(
     """Ask the remote host what sending would take; nothing is changed there.
 
     Args:
-        cache: This one, scanned.
-        root: Its folder.
-        targets: Repositories and revisions of it.
-        remote: Where to.
-        path: Its cache's folder, "" for the one that its client uses.
+        path: The cache's folder there, "" for the one that its client uses.
 
     Raises:
         CorruptError: Something of it is broken here.
@@ -131,9 +126,7 @@ def send(
     """Send what a plan lists, and return branches and tags that stand elsewhere there.
 
     Args:
-        plan: Of `plan_send`.
         root: This cache's folder.
-        remote: Where to.
         screen: A terminal to draw progress on.
         say: Told what is being done.
 
@@ -195,7 +188,6 @@ def _add(
 
 @contextmanager
 def _held(root: Path, folders: Iterable[str]) -> Iterator[None]:
-    """Keep several repositories from being deleted."""
     with ExitStack() as stack:
         for folder in sorted(folders):
             stack.enter_context(hold_repository(root, folder))
@@ -207,11 +199,8 @@ def _sha256_of(root: Path, path: str) -> str:
     name = path.rpartition("/")[2]
     if len(name) == _SHA256_LENGTH:
         return name
-    digest = hashlib.sha256()
     with (root / path).open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_differences(
