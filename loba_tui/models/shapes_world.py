@@ -94,7 +94,7 @@ _TRIANGLE_MASS_OFFSET = (2 * _TRIANGLE_BOTTOM - _TRIANGLE_TOP) / 3
 
 @dataclass(frozen=True)
 class Scene:
-    """What one image shows; `radius` and `center` (x, y) in pixels, `brightness` 0 to 1."""
+    """Scene of one image; `radius` and `center` (x, y) in pixels, `brightness` 0 to 1."""
 
     shape: str
     color: str
@@ -113,7 +113,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the pixels say; None wherever no shape (or no nameable value) is found.
+    """Scene as the pixels show it; None wherever no shape (or no nameable value) is found.
 
     `area` is in pixels of the image that was read, `brightness` is the largest channel of the
     shape's colour, `centre` is the shape's centre of mass (x, y) in pixels.

@@ -1,4 +1,4 @@
-"""What `builtin:shapes-xl` is made of: its tokenizers, encoders, UNet and VAE, before training.
+"""Parts of `builtin:shapes-xl` before training: its tokenizers, encoders, UNet and VAE.
 
 Every part is of the class and wiring that SD-XL 1.0 has, only smaller; the block types, the two
 layers a block and the conditioning are SD-XL's own, so that names of modules mean the same in both.

@@ -25,7 +25,7 @@ class Shown(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What was done, as JSON holds it and as a sentence."""
+    """Result of a command, as JSON holds it and as a sentence."""
 
     record: Mapping[str, Any]
     text: str

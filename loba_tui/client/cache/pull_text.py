@@ -1,4 +1,4 @@
-"""What `loba cache pull` says: the plan, and progress by file."""
+"""Lines and records of `loba cache pull`: the plan, and progress by file."""
 
 from __future__ import annotations
 

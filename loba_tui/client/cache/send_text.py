@@ -1,4 +1,4 @@
-"""What `loba cache push-to` says: the plan, and what came of it."""
+"""Lines and records of `loba cache push-to`: the plan and its result."""
 
 from __future__ import annotations
 

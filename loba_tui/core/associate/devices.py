@@ -27,7 +27,7 @@ Version = tuple[int, int]
 
 @dataclass(frozen=True)
 class AcceleratorFacts:
-    """What this machine and this build of torch have.
+    """Accelerators of this machine and this build of torch.
 
     Attributes:
         torch_cuda: CUDA version torch was built with; None for a build without CUDA.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PromptEmbeds:
-    """What a denoiser is conditioned on, one row a prompt.
+    """Embeddings that a denoiser is conditioned on, one row a prompt.
 
     Attributes:
         embeds: Hidden states of the text encoders, (B, T, D).

@@ -1,4 +1,4 @@
-"""What is checked before a weight file is parsed: its kind, and the shape of its header."""
+"""Checks of a weight file before it is parsed: its kind, and the shape of its header."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class UserPlugins:
         return "trusted" if known == file.sha256 else "changed"
 
     def require_trust(self, file: PluginFile) -> None:
-        """Do nothing if a plugin is enabled.
+        """Refuse a plugin that is not enabled.
 
         Raises:
             RefusedError: It is not, was changed since, or could be changed by somebody else.

@@ -1,4 +1,4 @@
-"""What a drop-in of each kind has to keep, shipped or a user's own, as checks that a test calls.
+"""Contract of each kind of drop-in, shipped or a user's own, as checks that a test calls.
 
 Each raises AssertionError with what was found. A user's file is run without being trusted: who runs
 its test has chosen to run it.

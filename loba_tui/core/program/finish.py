@@ -1,4 +1,4 @@
-"""What happens once training is done: the adapter is exported, measured, and exported anew.
+"""End of a run: the adapter is exported, measured, and exported anew.
 
 It is written before it is measured, so that a failing measurement loses nothing, and once more
 after that, so that the file itself carries the measured effect.

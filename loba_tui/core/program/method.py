@@ -1,4 +1,4 @@
-"""What a training method is to the trainer, and what it is given to work with."""
+"""Protocol of a training method, and the parts that it is given to work with."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StepOutput:
 
 
 class Method(Protocol):
-    """What one step predicts, and its loss."""
+    """A training method, as the trainer calls it."""
 
     def step(self, index: int, progress: float) -> StepOutput:
         """Return the loss of micro-step `index`, `progress` of the run being in [0, 1]."""

@@ -75,7 +75,7 @@ class BucketSection(_Section):
 
 
 class MaskSection(_Section):
-    """What masks do; only sources that have `masks` are concerned."""
+    """Effect of masks; only sources that have `masks` are concerned."""
 
     invert: bool = Field(False, description="black is trained, white is not")
     floor: Share = Field(0.0, description="weight of what the mask leaves out")

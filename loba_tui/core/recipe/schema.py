@@ -113,7 +113,7 @@ class Concept(Section):
 
 
 class MethodSection(Choice):
-    """What is done to the model: a drop-in of `methods/` and the concepts it works on."""
+    """Method of training: a drop-in of `methods/` and the concepts it works on."""
 
     concepts: tuple[Concept, ...] = ()
 

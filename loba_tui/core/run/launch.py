@@ -29,7 +29,7 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Request:
-    """What a program without training is asked to do; the content of `request.json`.
+    """Request to a program that does not train; the content of `request.json`.
 
     Args:
         action: `sample` draws a strip, `eval` measures and writes report.json and report.png,

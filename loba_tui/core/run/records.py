@@ -48,7 +48,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class Status:
-    """What a run is doing now.
+    """Present state of a run.
 
     Args:
         step: Steps done.

@@ -10,7 +10,7 @@ from loba_tui.core.run.deadline import Deadline
 
 @dataclass(frozen=True)
 class StartOptions:
-    """What the command line and the launcher say of a start.
+    """Options of a start, from the command line and the launcher.
 
     Attributes:
         local_rank: This process among those of its host.

@@ -37,7 +37,7 @@ _MAX_WAITING_BYTES = 8 * 2**20
 
 
 class Records:
-    """What a run tells of itself. Nothing is kept of it here; `RunWriter` keeps all of it."""
+    """Records of a run. Nothing is kept of them here; `RunWriter` keeps all of it."""
 
     phase = ""
     """What the run was last said to be doing."""

@@ -1,4 +1,4 @@
-"""What all stages of training `builtin:shapes-xl` share: the budget, drawn images, AdamW steps."""
+"""Budget, drawn images and AdamW steps of all stages of training `builtin:shapes-xl`."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class ModelContainer(Protocol):
 
     @property
     def prediction_type(self) -> str:
-        """What the denoiser predicts: "epsilon", "v_prediction" or "flow"."""
+        """Target of the denoiser: "epsilon", "v_prediction" or "flow"."""
 
     @property
     def resolution(self) -> int:
@@ -63,7 +63,7 @@ class ModelContainer(Protocol):
 
     @property
     def pixel_multiple(self) -> int:
-        """What the sides of an image have to be multiples of, in pixels."""
+        """Pixels that the sides of an image have to be multiples of."""
 
     @property
     def decodes_in_float32(self) -> bool:

@@ -1,4 +1,4 @@
-"""What all Stable Diffusion models have in common: CLIP text encoders, a UNet and a VAE."""
+"""Base of all Stable Diffusion models: CLIP text encoders, a UNet and a VAE."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class UNetContainer(ABC):
 
     @property
     def prediction_type(self) -> str:
-        """What the UNet predicts: "epsilon", or "v_prediction" for some models and fine-tunes."""
+        """Target of the UNet: "epsilon", or "v_prediction" for some models and fine-tunes."""
         return self.pipeline.scheduler.config.prediction_type
 
     @property
@@ -102,7 +102,7 @@ class UNetContainer(ABC):
 
     @property
     def pixel_multiple(self) -> int:
-        """What sides have to be multiples of.
+        """Pixels that sides have to be multiples of.
 
         Below it the UNet's own down- and upsampling do not meet at the same size again.
         """

@@ -1,4 +1,4 @@
-"""What adapter files say of the base model they are for, by the conventions of the field.
+"""Base model that an adapter file names, by the conventions of the field.
 
 The words are those of the model metadata standard (Stability-AI/ModelSpec) and of sd-scripts, which
 other tools sort adapters by.

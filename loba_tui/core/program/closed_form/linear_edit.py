@@ -22,7 +22,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Edit:
-    """What is to change, one row for each hidden state.
+    """Hidden states that are to change, a row each.
 
     Attributes:
         states: (N, D), c.
@@ -34,7 +34,7 @@ class Edit:
 
     @property
     def guides(self) -> Tensor:
-        """What the states are to mean, g = c + d."""
+        """Guides g = c + d: what the states are to become."""
         return self.states + self.changes
 
     def also(self, states: Tensor, *, guides: Tensor) -> Edit:

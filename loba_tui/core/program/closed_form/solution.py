@@ -1,4 +1,4 @@
-"""What a method that computes its adapter, instead of training it, is to the program."""
+"""Protocol of a method that computes its adapter instead of training it."""
 
 from __future__ import annotations
 

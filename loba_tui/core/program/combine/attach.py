@@ -32,7 +32,7 @@ class Part:
 
     @property
     def label(self) -> str:
-        """What pictures and sentences call it: the run's name, or the file's."""
+        """Name in pictures and sentences: the run's, or the file's."""
         name = self.path.stem.removesuffix(".kohya")
         if name != "adapter":
             return name

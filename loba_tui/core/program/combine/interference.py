@@ -49,7 +49,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Interference:
-    """What was found; `blocks` has the pairs by block, in the order that latents pass through."""
+    """Overlap of adapters; `blocks` has the pairs by block, in the order of the denoiser."""
 
     labels: tuple[str, ...]
     strengths: tuple[float, ...]
@@ -78,7 +78,7 @@ class Interference:
 
 @dataclass(frozen=True)
 class Attribute:
-    """What a measure reads off the images with none, each and all of the adapters.
+    """Readings of a measure on the images with none, each and all of the adapters.
 
     Attributes:
         measure: Its name.

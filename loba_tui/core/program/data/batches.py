@@ -24,7 +24,7 @@ from loba_tui.core.recipe.data_schema import DataSection
 
 @dataclass(frozen=True)
 class Unit:
-    """What one row of a batch trains: an image, or the images of one scene at several strengths.
+    """One row of a batch: an image, or the images of one scene at several strengths.
 
     Attributes:
         images: One image, or several ascending by the strength of their source.

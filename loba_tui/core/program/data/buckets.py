@@ -18,7 +18,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the model says about sizes.
+    """Image sizes that a model works with.
 
     Attributes:
         resolution: Side of its square images, in pixels.

@@ -96,7 +96,7 @@ class Item:
 
 @dataclass
 class Listing:
-    """What was found: images, and what is wrong before any of them is opened."""
+    """Listing of a source: its images, and problems that show before any of them is opened."""
 
     items: list[Item] = field(default_factory=list)
     bad: list[BadFile] = field(default_factory=list)

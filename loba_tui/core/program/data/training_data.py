@@ -1,4 +1,4 @@
-"""What a method trains on at each micro-step, as latents: a function of seed and index alone."""
+"""Training data of each micro-step, as latents: a function of seed and index alone."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Row:
-    """What one row of a micro-step is made of; small, and the same in every process.
+    """Choices that make one row of a micro-step; small, and the same in every process.
 
     Attributes:
         place: In the global batch.

@@ -44,7 +44,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Scan:
-    """What the recipe's sources hold.
+    """All that the recipe's sources hold, good and bad.
 
     Attributes:
         images: All that can be used, in the order of the sources.

@@ -31,7 +31,7 @@ from loba_tui.core.program.evaluation.slider_effect import (
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What was measured; shares are 0 to 1, "per scale" tuples follow `scales`.
+    """Measured figures; shares are 0 to 1, "per scale" tuples follow `scales`.
 
     Attributes:
         scales: Ascending, 0 among them.

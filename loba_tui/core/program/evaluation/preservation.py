@@ -1,4 +1,4 @@
-"""What must not change when the slider moves: labels, and over which scales all stays clean."""
+"""Labels that must not change when the slider moves, and the scales over which they do not."""
 
 from __future__ import annotations
 

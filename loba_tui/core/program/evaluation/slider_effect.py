@@ -53,7 +53,7 @@ class RhoSummary:
 
 @dataclass(frozen=True)
 class Side:
-    """What happens on one side of 0; `change` and `ratio` compare means at `scale` with scale 0.
+    """Effect on one side of 0; `change` and `ratio` compare means at `scale` with scale 0.
 
     `ratio` is None where a mean is not positive. `rho` (of value and scale, mean over samples) and
     "monotone" are about this side alone, 0 included; monotone is in the direction of the whole

@@ -37,7 +37,7 @@ class ConceptOptions(TrajectoryOptions, PreserveOptions):
 
 @dataclass(frozen=True)
 class ConceptObjective:
-    """What a method teaches.
+    """Loss against what the base model predicts for a concept's prompts.
 
     Attributes:
         name: Of its figure, `<name>_loss`.

@@ -1,4 +1,4 @@
-"""What methods that train on images share: their draws, and a loss that masks confine."""
+"""Draws of methods that train on images, and a loss that masks confine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run will need, said before it starts: parameters, memory, disk and work.
+"""Estimate of a run before it starts: parameters, memory, disk and work.
 
 Nothing is loaded: the recipe's own adapter, optimizer, method and samplers run on a model of shapes
 (`model_shapes`), and what they take is counted (`simulation`). Only two things are assumed rather

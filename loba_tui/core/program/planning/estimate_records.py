@@ -92,7 +92,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will need.
+    """Requirements of a run.
 
     Attributes:
         device: As the run would name it.

@@ -40,7 +40,7 @@ class Call:
 
 @dataclass(frozen=True)
 class MethodCalls:
-    """What a method asks of the network.
+    """Calls that a method makes of the network.
 
     Attributes:
         first: Calls of the first micro-step, which may fill a pool.
@@ -132,7 +132,7 @@ def _recorded(recipe: Recipe, container: ModelContainer) -> tuple[Recorder, Open
 
 @dataclass(frozen=True)
 class OneProcess:
-    """What a method's builder reads of an Accelerator, for a single process."""
+    """Stand-in for an Accelerator of one process, as far as a method's builder reads it."""
 
     num_processes: int = 1
     process_index: int = 0

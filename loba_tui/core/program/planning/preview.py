@@ -1,4 +1,4 @@
-"""What a recipe's schedules look like, as numbers to draw; no weights are loaded.
+"""Curves of a recipe's schedules, as numbers to draw; no weights are loaded.
 
 The factories that a run will call are called here, shipped or of the user, on a model that has
 shapes only. A section is a plain dictionary that JSON can hold, null where a number is not finite.

@@ -1,4 +1,4 @@
-"""What to change in a recipe that does not fit: each answer is tried by estimating it anew."""
+"""Changes that make a recipe fit: each is tried by estimating it anew."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one call of a network costs, found by running it on tensors that have shapes only.
+"""Cost of one call of a network, found by running it on tensors that have shapes only.
 
 `Allocations` sees every operator and keeps the books of an allocator: a storage counts from the
 operator that made it until nothing holds it any more. So gradient checkpointing, in-place
@@ -77,7 +77,7 @@ _RAISED = MappingProxyType(
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call of a network takes, beside its weights.
+    """Memory and work of one call of a network, beside its weights.
 
     Attributes:
         kept_bytes: Held for the backward pass once the forward pass is done; 0 without one.

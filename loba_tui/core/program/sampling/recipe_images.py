@@ -20,7 +20,7 @@ from loba_tui.core.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class Grid:
-    """What is drawn: every prompt with every seed at every scale."""
+    """Images to draw: every prompt with every seed at every scale."""
 
     prompts: Sequence[str]
     seeds: Sequence[int]

@@ -1,4 +1,4 @@
-"""What a program is asked to do with several adapters: draw, merge, or compare them."""
+"""Requests about several adapters: draw, merge, or compare them."""
 
 from __future__ import annotations
 

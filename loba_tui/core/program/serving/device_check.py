@@ -1,4 +1,4 @@
-"""What only the program can tell: whether torch and the graphics driver work together."""
+"""Check that torch and the graphics driver work together, which only the program can make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a program without training does: draw an adapter, measure it, or plan a run."""
+"""Requests to a program that does not train: draw an adapter, measure it, or plan a run."""
 
 from __future__ import annotations
 

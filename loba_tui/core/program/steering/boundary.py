@@ -1,4 +1,4 @@
-"""What happens at a step boundary because the user, a signal or the clock asks for it.
+"""Answers at a step boundary to the user, a signal or the clock.
 
 The trainer asks here before each step. Commands come as files (`core.run.control`) and are answered
 by `command` events. Where several processes train, the first one takes the commands and all of them
@@ -19,7 +19,7 @@ from loba_tui.core.run.control import MEMORY_KINDS, Command
 
 
 class Steered(Protocol):
-    """What is asked for at a boundary: the run, as steering sees it."""
+    """The run, as steering sees it at a boundary."""
 
     step: int
 

@@ -1,4 +1,4 @@
-"""What a running program holds in memory: told in its status, and moved when it is asked to.
+"""Components in a running program's memory: told in its status, and moved on request.
 
 A component that was unloaded or offloaded comes back by itself where a container needs it, and
 goes again after the pictures that it came for. None of it changes a bit of what the run computes:

@@ -1,4 +1,4 @@
-"""What all parts of a run share: its folder, its records, its processes, and what may stop it."""
+"""Context of a run that its parts share: folder, records, processes, and the request to stop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loba_tui.core.run.writer import Records
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a run shares, as one of its processes sees it.
+    """Context of a run, as one of its processes sees it.
 
     Attributes:
         run_dir: The run's folder.

@@ -1,4 +1,4 @@
-"""What makes an adapter: a trainer step by step, or a method that computes it at once."""
+"""Protocol of the run that makes an adapter: step by step, or computed at once."""
 
 from __future__ import annotations
 

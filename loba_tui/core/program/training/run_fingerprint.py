@@ -1,4 +1,4 @@
-"""What a checkpoint's bits depend on beside its tensors: the recipe, and what computes it.
+"""Fingerprint of a run: the recipe and the machine, on which a checkpoint's bits depend.
 
 Exact resume is promised for the same recipe on the same machine and libraries. Another recipe is
 refused. Another machine is refused too, unless the user allows what comes of it to differ; the run
@@ -33,7 +33,7 @@ _LIBRARIES = ("torch", "diffusers", "peft", "accelerate")
 
 @dataclass(frozen=True)
 class RunFingerprint:
-    """What is kept in a checkpoint to know its run again.
+    """Facts in a checkpoint by which its run is known again.
 
     Attributes:
         recipe: Everything in the recipe that a trained bit depends on.

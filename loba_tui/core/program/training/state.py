@@ -1,4 +1,4 @@
-"""What a trainer works with, and the part of it that a run needs to go on exactly."""
+"""Parts of a trainer, and the state of them that a run needs to go on exactly."""
 
 from __future__ import annotations
 

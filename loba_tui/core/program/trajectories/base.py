@@ -83,7 +83,7 @@ class Trajectories:
 
 @dataclass(frozen=True)
 class RolloutPlan:
-    """What trajectories are made of.
+    """Settings of a rollout, and the model that makes it.
 
     Attributes:
         container: The model.

@@ -1,4 +1,4 @@
-"""What the model predicts, guided or not, with every UNet row that it costs counted."""
+"""Predictions of the model, guided or not, with every UNet row counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a diffusers scheduler remembers of one trajectory, as tensors.
+"""History that a diffusers scheduler keeps of one trajectory, as tensors.
 
 Multistep schedulers keep past predictions, and all keep their place on the grid. Several
 trajectories on one grid therefore need a scheduler each; a checkpoint keeps only what such a copy

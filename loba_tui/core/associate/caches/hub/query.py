@@ -24,7 +24,7 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """What a repository, or one of its revisions, is chosen and sorted by.
+    """Facts that a repository, or one of its revisions, is chosen and sorted by.
 
     Attributes:
         used: Wall time of the last use or fetch, whichever is later.

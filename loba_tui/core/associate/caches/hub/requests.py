@@ -69,7 +69,7 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is removed, what that frees, and what it breaks.
+    """Plan of a removal, with the bytes that it frees and what it breaks.
 
     Attributes:
         request: What was asked for; the plan is worked out again from it before it is executed.
@@ -107,7 +107,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class PlanContext:
-    """What a plan takes into account beside the cache itself."""
+    """Facts that a plan takes into account beside the cache itself."""
 
     usage: Usage
     pins: frozenset[Target]

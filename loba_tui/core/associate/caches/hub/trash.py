@@ -50,7 +50,7 @@ Reserve = Callable[[str], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Restored:
-    """What an undo did.
+    """Result of an undo.
 
     Attributes:
         kept: Paths that were there again already and were left as they are.

@@ -28,7 +28,7 @@ RunState = Literal["live", "resumable", "finished"]
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What a recipe says of its base model."""
+    """A recipe's words about its base model."""
 
     id: str
     revision: str | None = None

@@ -23,7 +23,7 @@ _NEVER_SHARED = frozenset({"unet", "transformer"})
 
 @dataclass(frozen=True)
 class LoadedAs:
-    """What a resident model was asked for as, and what came of it.
+    """How a resident model was loaded.
 
     Attributes:
         asked: Revision and variant.
@@ -48,7 +48,7 @@ class _Cache(Protocol):
 
 @dataclass(frozen=True)
 class Components:
-    """What a container is given to have its components brought and dropped.
+    """Components of a container, brought and dropped by name.
 
     It keeps no other model alive, and does nothing to a pipeline that took the place of its own.
     """

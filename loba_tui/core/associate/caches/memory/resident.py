@@ -1,4 +1,4 @@
-"""What is resident in memory: pipelines by id, least recently used first, counted to the byte.
+"""Pipelines in memory by id, least recently used first, counted to the byte.
 
 A component that several pipelines hold is one component and counted once. Bytes are those of the
 storages behind parameters and buffers, so that tied tensors and views count once too.
@@ -56,7 +56,7 @@ class ResidentComponent:
 
     @property
     def dtype(self) -> str:
-        """What most of it is."""
+        """Number format of most of it."""
         return self._most()[1]
 
     def _most(self) -> Place:

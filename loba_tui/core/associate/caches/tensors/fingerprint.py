@@ -1,4 +1,4 @@
-"""What the bits of a computed tensor depend on beside its input: the model and the machine."""
+"""Fingerprint of the model and the machine, on which a computed tensor's bits depend."""
 
 from __future__ import annotations
 

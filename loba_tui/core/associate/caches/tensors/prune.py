@@ -32,20 +32,20 @@ _HASH_SECONDS = 180 * 86400.0
 
 @dataclass(frozen=True)
 class Item:
-    """What goes from a group; `entries` None is the whole of it."""
+    """Entries that go from a group; `entries` None is the whole of it."""
 
     group: TensorGroup
     entries: Sequence[Entry] | None = None
 
     @property
     def size(self) -> int:
-        """What that frees."""
+        """Bytes that it frees."""
         return self.group.size if self.entries is None else sum(each.size for each in self.entries)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be removed, and what stays because a run uses it."""
+    """Plan of a removal, with the groups that stay because a run uses them."""
 
     items: Sequence[Item]
     in_use: Sequence[TensorGroup] = ()

@@ -1,4 +1,4 @@
-"""What is kept of computed tensors: groups and their entries, found without any of the libraries.
+"""Groups of computed tensors and their entries, found without any of the libraries.
 
 What is not as it should be is told, never an exception.
 """
@@ -32,14 +32,14 @@ class Entry(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What it is known by; "" for what a broken write left."""
+        """Key that it is known by; "" for the rest of a broken write."""
         name = self.path.rsplit("/", 1)[-1].removesuffix(layout.SUFFIX)
         return name if layout.KEY.fullmatch(name) else ""
 
 
 @dataclass(frozen=True)
 class TensorGroup:
-    """What one model computed on one kind of machine.
+    """Tensors that one model computed on one kind of machine.
 
     Attributes:
         facts: What its entries have in common; {} where that cannot be read.

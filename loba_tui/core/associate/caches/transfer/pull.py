@@ -31,7 +31,7 @@ _HINT = "Names are owner/name, as on the hub's pages."
 
 @dataclass(frozen=True)
 class PullPlan:
-    """What a pull would fetch.
+    """Files that a pull would fetch.
 
     Attributes:
         commit: What the revision is just now; everything is fetched by it.

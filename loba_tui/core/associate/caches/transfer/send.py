@@ -55,7 +55,7 @@ done
 
 @dataclass(frozen=True)
 class SendPlan:
-    """What is to be sent.
+    """Files that are to be sent.
 
     Attributes:
         contents: Paths of contents, relative to the cache, with their sizes.

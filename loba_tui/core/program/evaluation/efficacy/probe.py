@@ -1,4 +1,4 @@
-"""What an adapter changes in the denoiser's predictions, on latents that it was not trained on.
+"""Probe of an adapter's change of the denoiser's predictions, on latents that are held out.
 
 With e_m the prediction at multiplier m, e_0 the base's, the adapter's change per unit of scale and
 the wanted direction are
