@@ -87,7 +87,7 @@ def plan(
     plugins, here = user_plugins(), foreground()
     resolved = open_recipe(recipe).load(overrides or [], plugins)
     if data:
-        document = planning.check_data(resolved, here)
+        document = planning.ask("data", resolved, here)
     else:
         document = planning.plan(
             resolved,

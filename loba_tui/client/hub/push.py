@@ -21,12 +21,7 @@ def push(plan: PushPlan, message: str) -> str:
         LobaError: The hub refuses it, or the connection broke; the branch then stands as before.
     """
     api = HfApi()
-    operations = [
-        CommitOperationAdd(
-            each.path, each.source if isinstance(each.source, bytes) else str(each.source)
-        )
-        for each in plan.changed
-    ]
+    operations = [CommitOperationAdd(each.path, each.source) for each in plan.changed]
     with explained(plan.repo_id):
         if not plan.exists:
             api.create_repo(plan.repo_id, private=not plan.is_public, exist_ok=True)

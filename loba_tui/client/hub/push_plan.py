@@ -26,8 +26,6 @@ from loba_tui.core.run.directory import RunDir
 from loba_tui.core.text import clean
 from loba_tui.models import BUILTIN_PREFIX
 
-_BUILTIN_LICENSE = "apache-2.0"
-
 
 @dataclass(frozen=True)
 class Choices:
@@ -195,7 +193,7 @@ def _listed(api: HfApi, repo_id: str, revision: str, account: _Account) -> dict[
 
 def _license_of(api: HfApi, base_model: str) -> str | None:
     if base_model.startswith(BUILTIN_PREFIX):
-        return _BUILTIN_LICENSE
+        return "apache-2.0"
     if hub_base(base_model) is None:
         return None
     try:

@@ -39,10 +39,10 @@ MIN_FREE_BYTES = 2 * 2**30
 MIN_FREE_INODES = 10_000
 
 
-def installation(floors: Mapping[str, tuple[int, ...]] = FLOORS) -> Iterator[Finding]:
+def installation() -> Iterator[Finding]:
     """Yield the version of each library against its floor."""
-    for name in (*floors, *LISTED):
-        floor = floors.get(name, ())
+    for name in (*FLOORS, *LISTED):
+        floor = FLOORS.get(name, ())
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -118,17 +118,11 @@ class Columns:
             found = np.frombuffer(stream.read((last - first) * 8 * fields))
         return found if level == 0 else found.reshape(-1, NUM_FIELDS)
 
-    @contextlib.contextmanager
-    def mapped(self, name: str) -> Iterator[Array]:
-        """Map a column for a few look-ups; it is given back at once, so that nothing piles up."""
+    def mapped(self, name: str) -> Array:
+        """Map a column for a few look-ups; whoever keeps it keeps the whole file mapped."""
         if not self.meta.num_rows:
-            yield np.empty(0)
-            return
-        column = np.memmap(self._path(name, 0), np.float64, "r", shape=(self.meta.num_rows,))
-        try:
-            yield column
-        finally:
-            del column
+            return np.empty(0)
+        return np.memmap(self._path(name, 0), np.float64, "r", shape=(self.meta.num_rows,))
 
     def _path(self, name: str, level: int) -> Path:
         number = "step" if name == STEP else str(self.meta.names.index(name))

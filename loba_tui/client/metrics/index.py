@@ -104,8 +104,8 @@ class SeriesIndex:
 
     # Growing
 
-    def update(self, *, most_bytes: int = 8 * CHUNK_BYTES) -> bool:
-        """Take in what was appended, at most so many bytes; say whether anything was.
+    def update(self) -> bool:
+        """Take in what was appended, at most eight chunks of it; say whether anything was.
 
         Another viewer may do the same at the same time: whoever holds the lock goes on from where
         the columns end, and the others find the result the next time.
@@ -117,9 +117,9 @@ class SeriesIndex:
                 self._columns.meta = fresh
             if not is_mine:
                 return grown
-            return self._grow(most_bytes) or grown
+            return self._grow() or grown
 
-    def _grow(self, most_bytes: int) -> bool:
+    def _grow(self) -> bool:
         try:
             stream = self._metrics.open("rb")
         except OSError:
@@ -129,7 +129,8 @@ class SeriesIndex:
                 self._columns.meta = self._columns.new_meta()
             before = self._meta.offset
             stream.seek(before)
-            while self._meta.offset - before < most_bytes and (chunk := stream.read(CHUNK_BYTES)):
+            most = before + 8 * CHUNK_BYTES
+            while self._meta.offset < most and (chunk := stream.read(CHUNK_BYTES)):
                 end = chunk.rfind(b"\n") + 1
                 if end == 0:
                     if len(chunk) < CHUNK_BYTES:
@@ -256,23 +257,21 @@ class SeriesIndex:
 
     def rows_of(self, steps: Array) -> Array:
         """Return for each step the first row that is not before it."""
-        with self._columns.mapped(STEP) as column:
-            return np.searchsorted(column, steps)
+        return np.searchsorted(self._columns.mapped(STEP), steps)
 
     def steps_at(self, times: Array) -> Array:
         """Return the last step that was recorded before each wall time."""
         if TIME not in self._meta.names or not self.num_rows:
             return np.zeros(len(times))
-        with self._columns.mapped(TIME) as column:
-            rows = np.searchsorted(column, times)
+        rows = np.searchsorted(self._columns.mapped(TIME), times)
         return self.steps_of(np.maximum(rows - 1, 0))
 
     def steps_of(self, rows: Array) -> Array:
         """Return the steps of rows; the row after the last one is one step further."""
         if not self.num_rows:
             return np.zeros(len(rows))
-        with self._columns.mapped(STEP) as column:
-            found = np.array(column[np.minimum(rows, self.num_rows - 1)])
+        column = self._columns.mapped(STEP)
+        found = np.array(column[np.minimum(rows, self.num_rows - 1)])
         return found + (rows >= self.num_rows)
 
     def recent_mean(self, name: str) -> float | None:

@@ -21,7 +21,6 @@ from loba_tui.core.text import clean
 NoticeKind = Literal["finished", "failed", "nan", "dead_slider"]
 KINDS: tuple[NoticeKind, ...] = get_args(NoticeKind)
 
-_DEAD_OUTCOMES = frozenset({"dead", "collapsed"})
 _MAX_TEXT = 300
 
 
@@ -121,7 +120,7 @@ def _of_event(event: Event) -> tuple[NoticeKind, str] | None:
             return "nan" if is_nan else "failed", f"failed: {message}"
         case "skipped":
             return "nan", f"met a loss that is not finite: {message}"
-        case "measured" | "ended_early" if data.get("outcome") in _DEAD_OUTCOMES:
+        case "measured" | "ended_early" if data.get("outcome") in ("dead", "collapsed"):
             return "dead_slider", f"comes to nothing: the slider is {data['outcome']}"
     return None
 

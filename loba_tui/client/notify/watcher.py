@@ -120,7 +120,7 @@ def ensure(environ: Mapping[str, str]) -> bool:
     return True
 
 
-def stay(notifier: Notifier, *, patience: float | None, poll: float = POLL_SECONDS) -> None:
+def stay(notifier: Notifier, *, patience: float | None) -> None:
     """Watch until nothing is alive for `patience` seconds; None watches for ever."""
     idle_since = time.monotonic()
     while True:
@@ -129,7 +129,7 @@ def stay(notifier: Notifier, *, patience: float | None, poll: float = POLL_SECON
             idle_since = time.monotonic()
         elif patience is not None and time.monotonic() - idle_since > patience:
             return
-        time.sleep(poll)
+        time.sleep(POLL_SECONDS)
 
 
 def main() -> int:

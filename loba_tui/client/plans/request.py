@@ -109,7 +109,7 @@ def plan(
         "name": recipe.name,
         "key": key,
         "time": time.time(),
-        "sections": _ask(recipe, here),
+        "sections": ask("plan", recipe, here),
     }
     cache.put(key, found)
     return found
@@ -135,18 +135,12 @@ def fingerprint(recipe: Recipe, plugins: Plugins) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def check_data(recipe: Recipe, here: Foreground) -> dict[str, Any]:
-    """Open every image and caption of a recipe and return what there is.
+def ask(action: Literal["plan", "data"], recipe: Recipe, here: Foreground) -> dict[str, Any]:
+    """Return a plan's sections, or what all images and captions of a recipe are.
 
     Raises:
         LobaError: Something of it cannot be used; the message lists all of that.
     """
-    return _ask(recipe, here, "data")
-
-
-def _ask(
-    recipe: Recipe, here: Foreground, action: Literal["plan", "data"] = "plan"
-) -> dict[str, Any]:
     folder = RunDir(Path(tempfile.mkdtemp(prefix="loba-plan-")))
     try:
         write_atomically(folder.recipe, dump_recipe(recipe).encode())

@@ -13,7 +13,6 @@ from loba_tui.client.plans.requirements_text import requirement_lines
 from loba_tui.core.text import clean
 
 _MOST_CAPTIONS = 20
-_UNKNOWN_MODEL = "of shapes like SD-XL's, since the model is not here yet"
 
 
 def plan_lines(sections: Mapping[str, Any], canvas: Canvas) -> list[str]:
@@ -62,7 +61,7 @@ def _layers(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:
         f" beside the model's {total:,}"
     )
     if section["model"] == "assumed":
-        yield canvas.text(f"  ({_UNKNOWN_MODEL})")
+        yield canvas.text("  (of shapes like SD-XL's, since the model is not here yet)")
     blocks = section["blocks"]
     most = max((block["most"] or 0.0 for block in blocks), default=0.0)
     for block in blocks:

@@ -13,7 +13,7 @@ from types import FrameType
 from loba_tui.client.runs.events import describe_event
 from loba_tui.client.runs.log_tail import last_lines
 from loba_tui.client.runs.progress import Progress, Screen
-from loba_tui.core.errors import ExitCode, LobaError, ResourceError
+from loba_tui.core.errors import ExitCode, Interrupted, LobaError, ResourceError
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event
 from loba_tui.core.text import clean
@@ -84,12 +84,10 @@ class Follower:
         if self._num_interrupts > 1:
             return Stopped(f"Killed. What was saved is in {self.run_dir.path}.")
         if status == ExitCode.RESUMABLE:
-            error = Stopped(
+            return Interrupted(
                 f"Stopped at step {self._progress.step} of {self._progress.total}; all is saved.",
                 f"Continue with: loba run --resume {self.run_dir.path}",
             )
-            error.exit_code = ExitCode.RESUMABLE
-            return error
         failed = next((e for e in reversed(self.events) if e.kind == "failed"), None)
         if failed is not None:
             return self._reported(failed, status)

@@ -38,8 +38,6 @@ def read_tree(text: str, origin: str, *, fixed: Place | None = None) -> tuple[No
     """Return the tree of one YAML document, and the problems that do not prevent building it.
 
     Args:
-        text: The document.
-        origin: The file's name, for places.
         fixed: The place of every node, for text that is not in a file.
 
     Raises:
