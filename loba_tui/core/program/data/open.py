@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from loba_tui.core.associate.caches.tensors.latents import LatentCache
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.prompt_truncation import tokenizer_of, truncated_tails
+from loba_tui.core.associate.model_shapes import find_configuration, shapes_of
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.data.buckets import Geometry
 from loba_tui.core.program.data.items import BadFile
 from loba_tui.core.program.data.prepare import PreparedData, Progress, prepare
-from loba_tui.core.program.planning.model_shapes import find_configuration, shapes_of
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.writer import Records
 from loba_tui.core.text import clean

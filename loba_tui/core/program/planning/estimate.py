@@ -16,6 +16,11 @@ from torch import nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
+from loba_tui.core.associate.model_shapes import (
+    bytes_of,
+    open_shapes,
+    parameters_of,
+)
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
@@ -28,11 +33,6 @@ from loba_tui.core.program.planning.method_calls import (
     MethodCalls,
     attach_adapter_or_bound,
     record_calls,
-)
-from loba_tui.core.program.planning.model_shapes import (
-    bytes_of,
-    open_shapes,
-    parameters_of,
 )
 from loba_tui.core.program.planning.network_costs import Networks
 from loba_tui.core.program.planning.state_sizes import optimizer_state_bytes

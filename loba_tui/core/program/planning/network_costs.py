@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from loba_tui.core.associate.model_shapes import ModelShapes
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.planning.method_calls import Call, MethodCalls
-from loba_tui.core.program.planning.model_shapes import ModelShapes
 from loba_tui.core.program.planning.simulation import Cost, RealDeviceRules, measure
 
 

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from loba_tui.core.associate.model_shapes import ModelShapes, shapes_of
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.kinds import adapted_module, block_of, block_place
 from loba_tui.core.program.build import solves
 from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.program.learning_rates import stand_in_optimizer
-from loba_tui.core.program.planning.model_shapes import ModelShapes, shapes_of
 from loba_tui.core.program.planning.requirements import requirements
 from loba_tui.core.program.training.parameter_groups import layer_factors
 from loba_tui.core.recipe.schema import Choice, Recipe

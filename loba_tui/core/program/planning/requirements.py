@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from loba_tui.core.associate.model_shapes import ModelShapes
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.planning.calibration import TIME_UNKNOWN, calibrate, can_calibrate
 from loba_tui.core.program.planning.estimate import Estimator, device_of
 from loba_tui.core.program.planning.estimate_records import Estimate
 from loba_tui.core.program.planning.free_resources import FreeResources, free_resources
-from loba_tui.core.program.planning.model_shapes import ModelShapes
 from loba_tui.core.program.planning.remedies import require_fit
 from loba_tui.core.recipe.schema import Recipe
 

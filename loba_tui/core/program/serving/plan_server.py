@@ -27,13 +27,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from loba_tui.core.associate.model_shapes import ModelShapes, shapes_of
 from loba_tui.core.errors import LobaError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.plugins.loading import as_plugin_error
 from loba_tui.core.program.planning.calibration import TIME_UNKNOWN
 from loba_tui.core.program.planning.estimate import Estimator, device_of
 from loba_tui.core.program.planning.free_resources import free_resources
-from loba_tui.core.program.planning.model_shapes import ModelShapes, shapes_of
 from loba_tui.core.program.planning.preview import (
     AdaptedShapes,
     Section,

@@ -12,13 +12,13 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2D
 from diffusers.utils import convert_unet_state_dict_to_peft
 
 from loba_tui.core.associate.containers.sdxl import SDXLContainer
+from loba_tui.core.associate.model_shapes import open_shapes
 from loba_tui.core.program.adapter_files.kohya_keys import (
     SDXL_LAYOUT,
     BlockLayout,
     from_kohya,
     to_kohya,
 )
-from loba_tui.core.program.planning.model_shapes import open_shapes
 from loba_tui.models.shapes_xl_parts import make_unet
 
 Shape = tuple[int, ...]

@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.associate.model_shapes import open_shapes, parameters_of
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
-from loba_tui.core.program.planning.model_shapes import open_shapes, parameters_of
 from loba_tui.core.program.planning.simulation import Allocations, Cost, RealDeviceRules, measure
 from loba_tui.core.recipe.schema import AdapterSection, BaseModelSection, MethodSection, Recipe
 
