@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import Framing, PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.data.training_data import TrainingData
 from loba_tui.core.program.objectives.timed_loss import TimedLoss
-from loba_tui.core.program.trajectories.base import RolloutPlan
+from loba_tui.core.program.trajectories.base import RolloutPlan, RunParts
 from loba_tui.core.program.trajectories.forward_process import Diffusion, NoiseChange, Weighting
 from loba_tui.core.program.trajectories.options import TrajectoryOptions
-from loba_tui.core.program.trajectories.predictions import ForwardCounter
-from loba_tui.core.program.trajectories.timestep_density import TimestepDensity
 from loba_tui.core.recipe.schema import Concept
 
 
@@ -60,49 +57,29 @@ class StartsWarm(Protocol):
         """Set the adapter's first weights; called once, before the first step or a resume."""
 
 
-@dataclass(frozen=True)
-class MethodParts:
+@dataclass(frozen=True, kw_only=True)
+class MethodParts(RunParts):
     """Finished objects that a method works with.
 
     Attributes:
-        container: The base model with the adapter attached.
         student: The denoiser as Accelerate prepared it: gradients flow through this one.
         scale: Strength of the adapter.
         concepts: The recipe's concepts, placeholders filled in.
         embeds: Text embeddings, one row each, of every prompt that the concepts name.
-        empty: Embeddings of the unconditional prompt, one row.
-        make_noise_scheduler: Returns a fresh diffusers scheduler of the recipe's noise drop-in.
-        density: Which timesteps to prefer.
         loss: Elementwise loss of prediction, target and timestep.
-        batch_size: Rows of a micro-step on this process.
-        num_processes: Processes that share the global batch.
-        rank: This process's place among them.
-        seed: The run's seed.
         resolution: Pixels of the training resolution; None means the model's own.
-        gather: Collects a (B, …) tensor from all processes in rank order.
-        counter: Counts UNet rows.
         data: Images, for methods that train on them.
         noise_changes: To plain noise, in the recipe's order.
         weighting: Which timesteps count how much; None counts all alike.
         keep_outside: Weight of holding what a mask leaves out where the base model has it.
     """
 
-    container: ModelContainer
     student: nn.Module
     scale: AdapterScale
     concepts: Sequence[Concept]
     embeds: Mapping[str, PromptEmbeds]
-    empty: PromptEmbeds
-    make_noise_scheduler: Callable[[], Any]
-    density: TimestepDensity
     loss: TimedLoss
-    batch_size: int
-    num_processes: int
-    rank: int
-    seed: int
     resolution: int | None
-    gather: Callable[[Tensor], Tensor]
-    counter: ForwardCounter
     data: TrainingData | None = None
     noise_changes: Sequence[NoiseChange] = ()
     weighting: Weighting | None = None
@@ -178,22 +155,14 @@ class MethodParts:
             options: Of the trajectories.
             adapter_scale: Strength of the adapter during rollouts; 0 is the base model.
         """
+        shared = {field.name: getattr(self, field.name) for field in fields(RunParts)}
         return RolloutPlan(
-            container=self.container,
+            **shared,
             targets=[self.embeds[concept.target] for concept in self.concepts],
-            empty=self.empty,
-            make_scheduler=self.make_noise_scheduler,
             num_steps=options.rollout_steps,
             guidance_scale=options.rollout_guidance,
             latent_shape=self.container.latent_shape(self.resolution),
-            batch_size=self.batch_size,
-            num_processes=self.num_processes,
-            rank=self.rank,
-            seed=self.seed,
-            density=self.density,
             rollout_adapter=(
                 (lambda: self.scale(adapter_scale)) if adapter_scale else self.scale.base
             ),
-            counter=self.counter,
-            gather=self.gather,
         )

@@ -112,15 +112,15 @@ class ConceptMethod:
         concepts = self._concepts_of(draw)
         strengths = [objective.strengths[row % len(objective.strengths)] for row in draw.rows]
         held = [(term, *term.pick(draw, index)) for term in self._held if term.weight]
-        own = list(range(len(concepts)))
-        rows = [*own, *(row for _, its_rows, _ in held for row in its_rows)]
-        prompts = [parts.select([objective.student(concept) for concept in concepts])]
+        num_rows = len(concepts)
+        rows = [*range(num_rows), *(row for _, at, _ in held for row in at)]
+        prompts = parts.select([objective.student(concept) for concept in concepts])
         predicted, *predicted_held = parts.predict_student(
             torch.tensor([strengths[row] for row in rows]),
             draw.inputs[rows],
             draw.timesteps[rows],
-            PromptEmbeds.cat([*prompts, *(each for *_, embeds in held for each in embeds)]),
-        ).split([len(own), *(len(its_rows) for _, its_rows, _ in held)])
+            PromptEmbeds.cat([prompts, *(each for *_, embeds in held for each in embeds)]),
+        ).split([num_rows, *(len(at) for _, at, _ in held)])
 
         guidance = [m * concept.guidance for m, concept in zip(strengths, concepts, strict=True)]
         target = objective.target(teacher, predicted.new_tensor(guidance).view(-1, 1, 1, 1))
@@ -133,7 +133,7 @@ class ConceptMethod:
             losses = parts.loss(ours, teacher[term.name][at], t[at]).mean(dim=(1, 2, 3))
             # Divided by the expected count, not by this process's: so that processes add up to
             # what one process with the whole batch computes.
-            term_loss = (losses * draw.weights[at]).sum() / (term.share * len(own))
+            term_loss = (losses * draw.weights[at]).sum() / (term.share * num_rows)
             metrics[f"{term.name}_loss"] = term_loss.detach()
             loss = loss + term.weight * term_loss
         return StepOutput(loss=loss, metrics=metrics)
@@ -164,9 +164,10 @@ class ConceptMethod:
         )
         places = {key: place for place, key in enumerate(asked)}
         teacher = {name: torch.zeros_like(predicted[: len(draw.rows)]) for name in names}
-        for question in questions:
-            place = places[question.row, question.shared]
-            teacher[question.role][question.row] = predicted[place]
+        for name, answers in teacher.items():
+            own = [question for question in questions if question.role == name]
+            at = [places[question.row, question.shared] for question in own]
+            answers[[question.row for question in own]] = predicted[at]
         return teacher
 
     def _questions(self, draw: Draw) -> list[_Question]:

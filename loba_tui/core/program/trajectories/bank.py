@@ -73,7 +73,7 @@ class BankTrajectories(Trajectories):
             )
         self._plan = plan
         self._size = size
-        self._levels = NoiseLevels(plan.make_scheduler())
+        self._levels = NoiseLevels(plan.make_noise_scheduler())
         self._images: Tensor | None = None
         self._samples: Draw | None = None
         self._teachers: dict[str, Tensor] = {}
@@ -183,7 +183,6 @@ class BankTrajectories(Trajectories):
             weights=torch.ones(len(places), device=device),
             concepts=[self._concept_of(place) for place in places],
             rows=[],
-            slots=[],
         )
 
     def _fraction(self, key: int) -> float:
@@ -233,7 +232,6 @@ class BankTrajectories(Trajectories):
             weights=weights,
             concepts=[samples.concepts[number] for number in numbers],
             rows=list(numbers),
-            slots=[],
             samples=list(numbers),
         )
 

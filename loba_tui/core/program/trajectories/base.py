@@ -44,7 +44,7 @@ class Draw:
     weights: Tensor
     concepts: list[int]
     rows: list[int]
-    slots: list[int]
+    slots: list[int] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
 
 
@@ -81,43 +81,52 @@ class Trajectories:
         """Take a state that `state` returned."""
 
 
-@dataclass(frozen=True)
-class RolloutPlan:
-    """Settings of a rollout, and the model that makes it.
+@dataclass(frozen=True, kw_only=True)
+class RunParts:
+    """Finished objects that methods and the trajectories of their latents share.
 
     Attributes:
-        container: The model.
-        targets: One prompt's embeddings per concept, (1, T, D) each: what is rolled out.
-        empty: The unconditional embeddings, one row.
-        make_scheduler: Returns a fresh diffusers scheduler of the recipe's noise drop-in.
-        num_steps: Sampling steps N of a whole rollout.
-        guidance_scale: Classifier-free guidance of the rollout.
-        latent_shape: (C, H, W).
-        batch_size: Rows per micro-step and process.
+        container: The base model with the adapter attached.
+        empty: Embeddings of the unconditional prompt, one row.
+        make_noise_scheduler: Returns a fresh diffusers scheduler of the recipe's noise drop-in.
+        density: Which timesteps to prefer.
+        batch_size: Rows of a micro-step on this process.
         num_processes: Processes that share the global batch.
         rank: This process's place among them.
         seed: The run's seed.
-        density: Which timesteps to prefer.
-        rollout_adapter: Context of rollouts: the adapter off, or at some strength.
         counter: Counts UNet rows.
         gather: Collects a (B, …) tensor from all processes in rank order.
     """
 
     container: ModelContainer
-    targets: Sequence[PromptEmbeds]
     empty: PromptEmbeds
-    make_scheduler: Callable[[], Any]
-    num_steps: int
-    guidance_scale: float
-    latent_shape: tuple[int, ...]
+    make_noise_scheduler: Callable[[], Any]
+    density: TimestepDensity
     batch_size: int
     num_processes: int
     rank: int
     seed: int
-    density: TimestepDensity
-    rollout_adapter: Callable[[], AbstractContextManager[None]]
     counter: ForwardCounter
     gather: Callable[[Tensor], Tensor] = lambda tensor: tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutPlan(RunParts):
+    """Settings of a rollout, and the model that makes it.
+
+    Attributes:
+        targets: One prompt's embeddings per concept, (1, T, D) each: what is rolled out.
+        num_steps: Sampling steps N of a whole rollout.
+        guidance_scale: Classifier-free guidance of the rollout.
+        latent_shape: (C, H, W).
+        rollout_adapter: Context of rollouts: the adapter off, or at some strength.
+    """
+
+    targets: Sequence[PromptEmbeds]
+    num_steps: int
+    guidance_scale: float
+    latent_shape: tuple[int, ...]
+    rollout_adapter: Callable[[], AbstractContextManager[None]]
 
     @property
     def global_batch_size(self) -> int:
@@ -130,7 +139,7 @@ class RolloutPlan:
 
     def new_scheduler(self) -> Any:
         """Return a scheduler with its grid of `num_steps` timesteps laid out."""
-        scheduler = self.make_scheduler()
+        scheduler = self.make_noise_scheduler()
         scheduler.set_timesteps(self.num_steps)
         return scheduler
 

@@ -43,5 +43,4 @@ class RestartTrajectories(Trajectories):
             weights=torch.ones(len(rows), device=latents.device),
             concepts=[concept] * len(rows),
             rows=rows,
-            slots=[],
         )

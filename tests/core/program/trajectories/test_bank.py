@@ -65,7 +65,7 @@ def test_rows_are_images_with_the_noise_of_their_timestep(
     plan: RolloutPlan, size: BankSize, step_noise: Callable[..., Any]
 ) -> None:
     """The model has learned one image, so its rollouts end there; unit noise is what is left."""
-    plan = replace(plan, make_scheduler=lambda: step_noise(CONFIG), num_steps=20)
+    plan = replace(plan, make_noise_scheduler=lambda: step_noise(CONFIG), num_steps=20)
     bank = BankTrajectories(plan, size)
     model: OneImageContainer = plan.container  # type: ignore[assignment]
     for index in range(6):
@@ -78,7 +78,7 @@ def test_rows_are_images_with_the_noise_of_their_timestep(
 
 
 def test_flow_matching_mixes_image_and_noise_by_sigma() -> None:
-    levels = NoiseLevels(curved_plan("flow_match_euler").make_scheduler())
+    levels = NoiseLevels(curved_plan("flow_match_euler").make_noise_scheduler())
     clean, noise = torch.ones(2, *SHAPE), torch.full((2, *SHAPE), 5.0)
     inputs, labels = levels.noised(clean, noise, torch.tensor([0, 749]))
     assert labels.tolist() == [1, 750]

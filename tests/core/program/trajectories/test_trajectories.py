@@ -79,7 +79,7 @@ def curved_plan(noise: str, batch_size: int = 2, **changes: object) -> RolloutPl
     return replace(
         make_plan(batch_size),
         container=CurvedContainer(torch.zeros(1, *SHAPE)),  # type: ignore[arg-type]
-        make_scheduler=lambda: step_noise(config),
+        make_noise_scheduler=lambda: step_noise(config),
         num_steps=6,
         **changes,  # type: ignore[arg-type]
     )
@@ -91,7 +91,7 @@ def make_plan(batch_size: int = 4, num_processes: int = 1, rank: int = 0) -> Rol
         container=OneImageContainer(torch.full((1, *SHAPE), 0.7)),  # type: ignore[arg-type]
         targets=[row] * 5,
         empty=row,
-        make_scheduler=lambda: ddim(CONFIG),
+        make_noise_scheduler=lambda: ddim(CONFIG),
         num_steps=20,
         guidance_scale=3.0,
         latent_shape=SHAPE,
@@ -206,7 +206,7 @@ def test_two_processes_draw_the_halves_of_one_big_batch() -> None:
 
 
 def test_rolling_goes_on_exactly_from_its_saved_state() -> None:
-    plan = replace(make_plan(), make_scheduler=lambda: euler_ancestral(CONFIG))
+    plan = replace(make_plan(), make_noise_scheduler=lambda: euler_ancestral(CONFIG))
     unbroken = RollingTrajectories(plan, 12)
     run(unbroken, plan, range(10))
     state = {name: tensor.clone() for name, tensor in unbroken.state().items()}
