@@ -22,7 +22,6 @@ class Context:
 
     Attributes:
         out_dir: Where runs that are started from the dashboard get their folders.
-        program: The command that is started for a run.
         seconds: Time between two looks at files that change.
     """
 

@@ -29,7 +29,6 @@ class CardFacts:
     """The facts that a card is written from.
 
     Attributes:
-        metadata: The adapter file's own.
         report: What was measured, None where nothing was.
         base_revision: The commit of the base model, None where it has none.
         license: A licence's identifier, None where none is known.

@@ -51,7 +51,6 @@ class PushPlan:
         parent: The commit that the branch stands on; None where repository or branch is new.
         new: Paths that are not there yet.
         replaced: Paths that are there with another content.
-        notes: What the user should know before.
     """
 
     repo_id: str
@@ -101,12 +100,9 @@ def plan_push(
     plugins: Plugins,
     needs_login: bool = True,
 ) -> PushPlan:
-    """Return what pushing a run would do; nothing is changed on the hub.
+    """Return what pushing a finished run would do; nothing is changed on the hub.
 
-    Args:
-        run_dir: Of a finished run.
-        environ: Its secrets must not be in any file.
-        needs_login: Whether a missing login is an error.
+    No file may hold a secret of `environ`.
 
     Raises:
         CorruptError: The run holds no sound adapter.

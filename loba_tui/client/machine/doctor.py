@@ -5,7 +5,6 @@ Nothing of the torch stack is imported here; what needs it is asked of the progr
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -127,7 +126,7 @@ def devices(here: Foreground) -> Iterator[Finding]:
         yield from (Finding.from_json(item) for item in found)
     except LobaError as error:
         yield bad("program", error.message, error.hint, error.exit_code)
-    except (TypeError, ValueError, json.JSONDecodeError) as error:
+    except (TypeError, ValueError) as error:
         yield bad("program", f"its answer cannot be read: {error}", "", ExitCode.BUG)
 
 

@@ -3,10 +3,9 @@
 The columns lie in the user's cache folder, so a run of a million steps opens at once the second
 time and is drawn as quickly as one of a thousand, and a viewer holds none of it in memory.
 
-A block of 64 rows, and one of 64 blocks, keeps least, greatest, sum and number of its finite values
-and the number of those that are not finite. So no spike and no NaN is lost however far one zooms
-out. Rows are in the order of their steps: where a resumed run records a step again, the later
-record counts, as everywhere.
+A block of 64 rows, and one of 64 blocks, keeps what `blocks` tells, so no spike and no NaN is lost
+however far one zooms out. Rows are in the order of their steps: where a resumed run records a step
+again, the later record counts, as everywhere.
 """
 
 from __future__ import annotations

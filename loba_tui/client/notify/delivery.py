@@ -41,11 +41,7 @@ _WAIT_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Settings:
-    """Which notices are delivered, and how.
-
-    Attributes:
-        webhook: Often a secret by itself, so it is never shown.
-    """
+    """Which notices are delivered, and how; a webhook is often a secret, so it is never shown."""
 
     events: tuple[str, ...] = KINDS
     bell: bool = True

@@ -26,11 +26,7 @@ _MAX_TEXT = 300
 
 @dataclass(frozen=True)
 class Notice:
-    """One thing to tell.
-
-    Attributes:
-        text: One sentence, plain text, the run's name in it.
-    """
+    """One thing to tell, as one sentence of plain text with the run's name in it."""
 
     kind: NoticeKind
     run: str

@@ -18,11 +18,7 @@ _NEEDED = "▁█▏│└─…"
 
 @dataclass(frozen=True)
 class Canvas:
-    """How many columns wide a chart may be, and which characters it may use.
-
-    Attributes:
-        is_unicode: Whether block characters can be written; else # and + and - stand for them.
-    """
+    """How many columns wide a chart may be, and whether of block characters or # and + and -."""
 
     width: int
     is_unicode: bool

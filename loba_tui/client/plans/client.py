@@ -30,7 +30,6 @@ class Answer:
         number: What `ask` returned for the recipe; 0 is the process itself.
         section: One of SECTIONS; empty for the recipe, or the process, as a whole.
         data: The section as `loba plan --json` has it; None where there is an error.
-        error: What is wrong, for reading.
     """
 
     number: int

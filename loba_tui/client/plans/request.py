@@ -93,9 +93,8 @@ def plan(
 ) -> dict[str, Any]:
     """Return what a recipe comes to: version, name, time and sections.
 
-    Args:
-        most_seconds: How old an earlier answer may be. Schedules do not age; what is free on this
-            machine does.
+    An earlier answer may be `most_seconds` old: schedules do not age, but what is free on this
+    machine does.
 
     Raises:
         LobaError: The program could not tell; carries its message and exit code.

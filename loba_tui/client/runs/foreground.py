@@ -17,11 +17,7 @@ from loba_tui.core.run.records import Event
 
 @dataclass(frozen=True)
 class Foreground:
-    """The starter of programs for a command.
-
-    Args:
-        open_screen: Makes the place where progress is shown; called once for each program.
-    """
+    """The starter of programs for a command; `open_screen` is called once for each program."""
 
     environ: Mapping[str, str]
     open_screen: Callable[[], Screen]

@@ -22,12 +22,7 @@ _KOHYA_PREFIX = "lora_unet_"
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter file: what it says of itself, and its sums.
-
-    Attributes:
-        sha256: Of the whole file.
-        weights_sha256: Of the tensors alone.
-    """
+    """An adapter file: what it says of itself, and the sums of all of it and of its tensors."""
 
     path: Path
     metadata: Mapping[str, str]

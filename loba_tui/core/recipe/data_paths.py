@@ -16,10 +16,8 @@ _KEYS = ("path", "masks")
 def with_absolute_paths(recipe: Recipe, tree: Node, file: Path, *, origin: str) -> Recipe:
     """Return the recipe with absolute data paths, so that a run finds them from any folder.
 
-    Args:
-        tree: Knows whether a path stands in the file or was given with `--set`; the latter is
-            relative to the current folder, as paths on a command line are.
-        origin: What the tree calls the recipe's file.
+    A path in the file, which the tree calls `origin`, is relative to the file's folder. One that
+    was given with `--set` is relative to the current folder, as paths on a command line are.
     """
 
     def absolute(index: int, key: str, path: str) -> str:

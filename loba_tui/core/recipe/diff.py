@@ -15,11 +15,7 @@ from loba_tui.core.text import clean
 
 @dataclass(frozen=True)
 class Difference:
-    """A key that two recipes do not agree on.
-
-    Attributes:
-        is_left: Whether the left one has it at all; options that are not given are not there.
-    """
+    """A key that two recipes do not agree on; an option that is not given is not on that side."""
 
     key: str
     left: Any

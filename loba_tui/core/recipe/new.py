@@ -57,10 +57,7 @@ def new_recipe(
     file: str | None = None,
     plugins: Plugins,
 ) -> str:
-    """Return the text of a small recipe that validates and trains on the embedded model.
-
-    Args:
-        file: What the comments call the file.
+    """Return a small recipe that trains on the embedded model; its comments call it `file`.
 
     Raises:
         RecipeError: The name cannot be one, or the method is unknown or needs what a template
