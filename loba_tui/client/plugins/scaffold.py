@@ -9,8 +9,9 @@ from string import Template
 
 from loba_tui.client.plugins.listing import check_kind
 from loba_tui.core.errors import RecipeError, ResourceError
+from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE
 from loba_tui.core.plugins import KINDS, Plugins
-from loba_tui.core.plugins.user import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE, is_plugin_name
+from loba_tui.core.plugins.user import is_plugin_name
 from loba_tui.core.text import clean
 
 

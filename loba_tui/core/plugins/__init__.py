@@ -35,7 +35,6 @@ __all__ = [
 
 
 _PROGRAM = Path(__file__).parents[1] / "program"
-_PROGRAM_PACKAGE = "loba_tui.core.program"
 
 
 @dataclass(frozen=True)
@@ -102,12 +101,10 @@ class Plugins:
             factory = load_factory(file, KINDS[kind].factory)
             plugin = parse(kind, name, path, file.content, origin="user")
             return taking_options(factory, plugin.options_class)
-        package = ".".join([_PROGRAM_PACKAGE, *KINDS[kind].folder.split("/")])
-        module = importlib.import_module(f"{package}.{name}")
-        shipped: Callable[..., Any] | None = getattr(module, KINDS[kind].factory, None)
-        if shipped is None:
-            raise RecipeError(f"{path}: a file of {kind} must define {KINDS[kind].factory}()")
-        return taking_options(shipped, self.describe(kind, name).options_class)
+        plugin = self.describe(kind, name)
+        folder = KINDS[kind].folder.replace("/", ".")
+        module = importlib.import_module(f"loba_tui.core.program.{folder}.{name}")
+        return taking_options(getattr(module, plugin.factory), plugin.options_class)
 
     def check_options(self, kind: str, name: str, given: Mapping[str, Any]) -> list[OptionProblem]:
         """Return everything wrong with choosing `name` and giving it these options."""

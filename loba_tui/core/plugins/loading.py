@@ -6,10 +6,11 @@ import functools
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType, ModuleType, TracebackType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from loba_tui.core.errors import LobaError, RecipeError
@@ -80,11 +81,8 @@ def as_plugin_error(error: BaseException, folder: Path | None) -> RecipeError | 
     """
     if folder is None:
         return None
-    found: tuple[Path, int] | None = None
-    for path, line in _frames(error.__traceback__):
-        if path.is_relative_to(folder):
-            found = (path, line)
-    return None if found is None else _explain(error, *found)
+    found = [(path, line) for path, line in _frames(error) if path.is_relative_to(folder)]
+    return _explain(error, *found[-1]) if found else None
 
 
 def _run(file: PluginFile) -> ModuleType:
@@ -118,16 +116,13 @@ def _explained(path: Path, line: int) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             raise  # the machine's doing; the program has its own words for that
-        for frame_path, frame_line in _frames(error.__traceback__):
-            if frame_path == path:
-                line = frame_line
-        raise _explain(error, path, line) from error
+        inside = [number for frame_path, number in _frames(error) if frame_path == path]
+        raise _explain(error, path, [line, *inside][-1]) from error
 
 
-def _frames(trace: TracebackType | None) -> Iterator[tuple[Path, int]]:
-    while trace is not None:
-        yield Path(trace.tb_frame.f_code.co_filename), trace.tb_lineno
-        trace = trace.tb_next
+def _frames(error: BaseException) -> Iterator[tuple[Path, int]]:
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        yield Path(frame.f_code.co_filename), line
 
 
 def _explain(error: BaseException, path: Path, line: int) -> RecipeError:

@@ -12,20 +12,18 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from loba_tui.core.errors import RefusedError, ResourceError
+from loba_tui.core.files import PRIVATE_DIR_MODE, replace_file
 from loba_tui.core.text import clean
 from loba_tui.core.user_folders import user_folder_if_any
 
 MAX_BYTES = 1024 * 1024
-PRIVATE_DIR_MODE = 0o700
-PRIVATE_FILE_MODE = 0o600
 TRUST_VERSION = 1
 
 Trust = Literal["trusted", "changed", "untrusted", "unsafe"]
@@ -185,8 +183,8 @@ class UserPlugins:
                 known = self._read_trusted()
                 yield known
                 table = {key: {"sha256": value} for key, value in sorted(known.items())}
-                _write(self.trusted, {"version": TRUST_VERSION, "plugins": table})
-                os.fsync(folder)
+                document = {"version": TRUST_VERSION, "plugins": table}
+                replace_file(self.trusted, json.dumps(document, indent=2).encode() + b"\n")
             finally:
                 os.close(folder)
         except OSError as error:
@@ -222,18 +220,3 @@ def _complaint(path: Path, status: os.stat_result) -> str:
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return f"{clean(path)} can be changed by other users; first: chmod go-w {clean(path)}"
     return ""
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
