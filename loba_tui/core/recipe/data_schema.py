@@ -6,38 +6,42 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Strength = Annotated[float, Field(ge=-20, le=20, allow_inf_nan=False)]
-Text = Annotated[str, Field(min_length=1)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Scale = Annotated[float, Field(ge=-20, le=20, allow_inf_nan=False)]
+NonEmptyStr = Annotated[str, Field(min_length=1)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of the recipe: immutable, and an unknown key is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DataSource(_Section):
+class DataSource(Section):
     """A folder of images, or a parquet table with them."""
 
-    path: Text = Field(
+    path: NonEmptyStr = Field(
         description="builtin:NAME, a folder, or a .parquet file; relative to the recipe's folder"
     )
     repeats: PositiveInt = Field(1, description="how often each image comes in an epoch")
-    scale: Strength | None = Field(
+    scale: Scale | None = Field(
         None, description="image_slider, addift: the strength that these images stand for"
     )
     prior: bool = Field(
         False, description="images of the class as the model knows it, to be kept (regularisation)"
     )
     caption: str | None = Field(None, description="of every image here, instead of its own")
-    masks: Text | None = Field(
+    masks: NonEmptyStr | None = Field(
         None, description="folder of grey images of the same names: white is trained, black is not"
     )
 
 
-class CaptionSection(_Section):
+class CaptionSection(Section):
     """How captions are read, and how they vary from epoch to epoch."""
 
-    key: Text = Field("text", description="column of metadata or parquet, key of a .json file")
+    key: NonEmptyStr = Field(
+        "text", description="column of metadata or parquet, key of a .json file"
+    )
     extension: Annotated[str, Field(pattern=r"^\.[A-Za-z0-9]{1,12}$")] = Field(
         ".txt", description="of caption files beside the images; .json is looked for as well"
     )
@@ -48,17 +52,19 @@ class CaptionSection(_Section):
         None, description="caption of an image that has none; null makes that an error"
     )
     trigger: str = Field("", description="words put before every caption of what is learned")
-    separator: Text = Field(",", description="what stands between the tags of a caption")
+    separator: NonEmptyStr = Field(",", description="what stands between the tags of a caption")
     shuffle: bool = Field(False, description="put the tags into another order each time")
     keep: NonNegativeInt = Field(0, description="tags at the front that stay where they are")
-    drop_tags: Share = Field(0.0, description="share of the other tags that is left out each time")
+    drop_tags: Fraction = Field(
+        0.0, description="share of the other tags that is left out each time"
+    )
     variants: PositiveInt = Field(
         8, description="most orders of one caption: each is encoded once, before training"
     )
-    dropout: Share = Field(0.0, description="share of samples trained on the empty prompt")
+    dropout: Fraction = Field(0.0, description="share of samples trained on the empty prompt")
 
 
-class BucketSection(_Section):
+class BucketSection(Section):
     """Sizes that images are trained at: many shapes, each of about the same area."""
 
     enabled: bool = Field(True, description="false crops everything to one square")
@@ -74,17 +80,17 @@ class BucketSection(_Section):
     enlarge: bool = Field(True, description="false makes an image that is too small an error")
 
 
-class MaskSection(_Section):
+class MaskSection(Section):
     """Effect of masks; only sources that have `masks` are concerned."""
 
     invert: bool = Field(False, description="black is trained, white is not")
-    floor: Share = Field(0.0, description="weight of what the mask leaves out")
+    floor: Fraction = Field(0.0, description="weight of what the mask leaves out")
     keep_outside: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         1.0, description="weight of holding what is outside where the base model has it"
     )
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """Images to train on."""
 
     sources: Annotated[tuple[DataSource, ...], Field(min_length=1)]

@@ -70,7 +70,8 @@ def _choice(
                 "if": {"properties": {"name": {"const": plugin.name}}, **named},
                 "then": {
                     "description": plugin.doc.split("\n\n")[0],
-                    "properties": {**options, **_own(properties)},
+                    # The section's own keys are allowed here, and checked outside.
+                    "properties": {**options, **dict.fromkeys(properties, True)},
                     "required": required,
                     "additionalProperties": plugin.takes_any_option,
                 },
@@ -84,11 +85,6 @@ def _choice(
         "required": required,
         "allOf": branches,
     }
-
-
-def _own(properties: dict[str, Any]) -> dict[str, bool]:
-    """Return the section's own keys as allowed; they are checked outside of the branches."""
-    return dict.fromkeys(properties, True)
 
 
 def _option(option: Option) -> dict[str, Any]:

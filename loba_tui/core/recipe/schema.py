@@ -8,7 +8,6 @@ the drop-in's own signature by `core.plugins`, and both kinds of error are repor
 from __future__ import annotations
 
 import itertools
-import string
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -23,19 +22,9 @@ from pydantic import (
     model_validator,
 )
 
-from loba_tui.core.recipe.data_schema import DataSection
+from loba_tui.core.recipe.data_schema import DataSection, Fraction, NonEmptyStr, Scale, Section
 
 RECIPE_VERSION = 1
-
-NonEmptyStr = Annotated[str, Field(min_length=1)]
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Scale = Annotated[float, Field(ge=-20, le=20, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A part of the recipe: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Choice(BaseModel):
@@ -79,16 +68,6 @@ class Concept(Section):
     guidance: PositiveFloat = Field(1.0, description="strength g of the wanted direction")
     preserve: tuple[str, ...] = ()
     vary: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _placeholders_are_known(self) -> Concept:
-        fields = [self.target, self.positive, self.negative, self.neutral, *self.preserve]
-        for text in filter(None, fields):
-            for _, name, _, _ in string.Formatter().parse(text):
-                if name is not None and name not in self.vary:
-                    known = ", ".join(self.vary) or "none is declared"
-                    raise ValueError(f"{{{name}}} in {text!r} is not a key of vary ({known})")
-        return self
 
     def expand(self) -> list[Concept]:
         """Return one concept without placeholders for every combination of `vary`."""

@@ -35,10 +35,8 @@ def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Proble
     # What knows most about a key comes first: only the first problem of a key is shown.
     method = described(*chosen.get(("method",), ("methods", "")), plugins)
     problems = [*check_concepts(tree, method), *check_prompts(tree), *check_data(tree, method)]
-    told = {problem.key for problem in problems}
     recipe, found = check_schema(tree, plugins)
-    # The schema says of a whole concept what has been said of its prompts.
-    problems += [p for p in found if not any(key.startswith(f"{p.key}.") for key in told)]
+    problems += found
     problems += _check_numbers(tree)
     for path, (kind, name) in chosen.items():
         problems += check_choice(tree, path, kind, name, plugins)
