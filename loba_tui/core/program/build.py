@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -146,9 +147,9 @@ def _learning_rates(
     def change_steps(steps: int) -> None:
         for group in optimizer.param_groups:
             group["lr"] = recipe.optimizer.lr  # a torch scheduler takes what it finds for its base
-        rates.change_schedule(make_schedule(optimizer, steps))
+        rates.step_factor = make_schedule(optimizer, steps)
 
-    settings.bind("optimizer.lr", rates.change_base)
+    settings.bind("optimizer.lr", partial(setattr, rates, "base_lr"))
     settings.bind("train.steps", change_steps)
     return rates
 

@@ -47,7 +47,7 @@ def load_choice(kind: str, choice: Choice, plugins: Plugins) -> Callable[..., An
     def make(*args: Any, **kwargs: Any) -> Any:
         if kind == "model":
             # A torch scheduler changes the optimizer that it is made for: not the real one.
-            args = (stand_in_optimizer(_learning_rate(args[0])), *args[1:])
+            args = (stand_in_optimizer(float(args[0].param_groups[0]["lr"])), *args[1:])
         made = factory(*args[: plugin.num_supplied], **kwargs, **options)
         if kind == "model" and isinstance(made, torch.optim.lr_scheduler.LRScheduler):
             rates = RecordedRates(made, where=str(plugin.path))
@@ -71,7 +71,7 @@ def plugin_hashes(recipe: Recipe, plugins: Plugins) -> dict[str, str]:
     return hashes
 
 
-def result_problem(kind: str, made: Any, args: tuple[Any, ...] = ()) -> str:
+def result_problem(kind: str, made: Any, args: tuple[Any, ...]) -> str:
     """Return what a factory should have returned and did not; empty if it did.
 
     Args:
@@ -94,25 +94,21 @@ def result_problem(kind: str, made: Any, args: tuple[Any, ...] = ()) -> str:
         case _ if kind in _FUNCTIONS and not callable(made):
             return f"{_FUNCTIONS[kind]}{got}"
         case "layer":
-            return _factors_problem(made, len(args[0].param_groups) if args else None)
+            return _factors_problem(made, len(args[0].param_groups))
     return ""
 
 
-def _factors_problem(made: Any, num_groups: int | None) -> str:
+def _factors_problem(made: Any, num_groups: int) -> str:
     wanted = "one factor of at least 0 per parameter group"
     try:
         factors = [float(factor) for factor in made]
     except (TypeError, ValueError):
         return f"{wanted}, not {type(made).__name__}"
-    if num_groups is not None and len(factors) != num_groups:
+    if len(factors) != num_groups:
         return f"{wanted}; there are {num_groups} groups and {len(factors)} factors"
     if not all(math.isfinite(factor) and factor >= 0 for factor in factors):
         return wanted
     return ""
-
-
-def _learning_rate(optimizer: torch.optim.Optimizer) -> float:
-    return float(optimizer.param_groups[0]["lr"])
 
 
 def _has(made: Any, *names: str) -> bool:

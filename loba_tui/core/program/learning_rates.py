@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,37 +12,24 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from loba_tui.core.errors import RecipeError
 
 
+@dataclass
 class LearningRates:
     """One learning rate a parameter group: base · model schedule(step) · layer factor.
 
     Two LambdaLR on one optimizer overwrite each other, so both factors are multiplied here, in
-    closed form: the rate depends on the step alone and needs no state to resume.
+    closed form: the rate depends on the step alone and needs no state to resume. Another base rate
+    or schedule, such as that of a longer run, holds from the next step on.
     """
 
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        base_lr: float,
-        step_factor: Callable[[int], float],
-        group_factors: Sequence[float],
-    ) -> None:
-        self._optimizer = optimizer
-        self._base_lr = base_lr
-        self._step_factor = step_factor
-        self._group_factors = group_factors
-
-    def change_base(self, base_lr: float) -> None:
-        """Take another base rate from the next step on."""
-        self._base_lr = base_lr
-
-    def change_schedule(self, step_factor: Callable[[int], float]) -> None:
-        """Take another schedule from the next step on, such as that of a longer run."""
-        self._step_factor = step_factor
+    optimizer: torch.optim.Optimizer
+    base_lr: float
+    step_factor: Callable[[int], float]
+    group_factors: Sequence[float]
 
     def set(self, step: int) -> float:
         """Set the rates of `step` (0-based) and return the rate of an unscaled layer."""
-        rate = self._base_lr * self._step_factor(step)
-        for group, factor in zip(self._optimizer.param_groups, self._group_factors, strict=True):
+        rate = self.base_lr * self.step_factor(step)
+        for group, factor in zip(self.optimizer.param_groups, self.group_factors, strict=True):
             group["lr"] = rate * factor
         return rate
 

@@ -7,38 +7,34 @@ al. 2023, https://arxiv.org/abs/2309.14859).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 from peft import LoKrConfig
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveInt
+
+from loba_tui.core.program.adapter_layers.options import AdapterOptions
 
 
-def get_adapter(
-    targets: Mapping[str, Sequence[str]],
-    *,
-    rank: PositiveInt = 4,
-    alpha: PositiveFloat = 1.0,
-    factor: PositiveInt | None = None,
-    decompose_both: bool = False,
-    layers: Sequence[
-        Literal["cross_attention", "self_attention", "feed_forward", "projection", "convolution"]
-    ] = ("cross_attention", "self_attention"),
-) -> LoKrConfig:
-    """Return a PEFT configuration for the layers of the named groups.
+@dataclass(frozen=True, kw_only=True)
+class LoKrOptions(AdapterOptions):
+    """Options of the product.
 
-    Args:
-        targets: Module names by group, as the model container lists them.
+    Attributes:
         rank: Rank r of B A; a block of at most twice that size stays a full matrix.
-        alpha: The update is scaled by alpha / rank.
         factor: Side of W₁; null takes the divisor of a layer's size next to its square root.
         decompose_both: Make W₁ a product of rank r too, where that is smaller.
-        layers: Which groups get an update.
     """
-    modules = [name for group in layers for name in targets.get(group, ())]
+
+    factor: PositiveInt | None = None
+    decompose_both: bool = False
+
+
+def get_adapter(targets: Mapping[str, Sequence[str]], *, options: LoKrOptions) -> LoKrConfig:
+    """Return a PEFT configuration for the layers of the named groups."""
     return LoKrConfig(
-        r=rank,
-        alpha=alpha,
-        decompose_factor=-1 if factor is None else factor,
-        decompose_both=decompose_both,
-        target_modules=modules,
+        r=options.rank,
+        alpha=options.alpha,
+        decompose_factor=-1 if options.factor is None else options.factor,
+        decompose_both=options.decompose_both,
+        target_modules=options.modules(targets),
     )

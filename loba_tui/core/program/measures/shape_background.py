@@ -11,8 +11,4 @@ from loba_tui.models.shapes_world import read
 
 def get_measure() -> Callable[[np.ndarray], str | None]:
     """Return a function from an image (H, W, 3) to the label; None where it cannot be told."""
-
-    def shape_background(image: np.ndarray) -> str | None:
-        return read(image).background
-
-    return shape_background
+    return lambda image: read(image).background

@@ -14,8 +14,4 @@ LIMITS = (0.0, 1.0)
 
 def get_measure() -> Callable[[np.ndarray], float | None]:
     """Return a function from an image (H, W, 3) to the brightness; None where there is no shape."""
-
-    def shape_brightness(image: np.ndarray) -> float | None:
-        return read(image).brightness
-
-    return shape_brightness
+    return lambda image: read(image).brightness

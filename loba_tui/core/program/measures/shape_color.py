@@ -11,8 +11,4 @@ from loba_tui.models.shapes_world import read
 
 def get_measure() -> Callable[[np.ndarray], str | None]:
     """Return a function from an image (H, W, 3) to the label; None where it cannot be told."""
-
-    def shape_color(image: np.ndarray) -> str | None:
-        return read(image).color
-
-    return shape_color
+    return lambda image: read(image).color

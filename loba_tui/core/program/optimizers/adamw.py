@@ -9,21 +9,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
 
-from loba_tui.core.option_types import UnitFloat
+from loba_tui.core.program.training.adam_options import AdamOptions
 
 
 def get_optimizer(
-    params: Iterable[Any],
-    lr: float,
-    *,
-    beta1: UnitFloat = 0.9,
-    beta2: UnitFloat = 0.999,
-    eps: PositiveFloat = 1e-8,
-    weight_decay: NonNegativeFloat = 0.01,
+    params: Iterable[Any], lr: float, *, options: AdamOptions
 ) -> torch.optim.Optimizer:
     """Return torch's AdamW over `params` (tensors or parameter groups)."""
-    return torch.optim.AdamW(
-        params, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay
-    )
+    return torch.optim.AdamW(params, lr=lr, **options.as_keywords())

@@ -9,19 +9,16 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import NonNegativeFloat
 
-from loba_tui.core.option_types import UnitFloat
+from loba_tui.core.program.training.adam_options import AdamOptions
 
 
 def get_optimizer(
     params: Iterable[Any],
     lr: float,
     *,
-    beta1: UnitFloat = 0.9,
-    beta2: UnitFloat = 0.999,
-    eps: PositiveFloat = 1e-8,
-    weight_decay: NonNegativeFloat = 0.01,
+    options: AdamOptions,
     momentum_decay: NonNegativeFloat = 4e-3,
     decoupled_weight_decay: bool = True,
 ) -> torch.optim.Optimizer:
@@ -29,9 +26,7 @@ def get_optimizer(
     return torch.optim.NAdam(
         params,
         lr=lr,
-        betas=(beta1, beta2),
-        eps=eps,
-        weight_decay=weight_decay,
+        **options.as_keywords(),
         momentum_decay=momentum_decay,
         decoupled_weight_decay=decoupled_weight_decay,
     )

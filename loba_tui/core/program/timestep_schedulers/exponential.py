@@ -14,8 +14,4 @@ def get_timestep_scheduler(*, rate: float = 2.0) -> Callable[[Tensor, float], Te
     Args:
         rate: Above 0 prefers noisy timesteps, below 0 clean ones.
     """
-
-    def density(t: Tensor, progress: float) -> Tensor:
-        return torch.exp(rate * t.double())
-
-    return density
+    return lambda t, progress: torch.exp(rate * t.double())

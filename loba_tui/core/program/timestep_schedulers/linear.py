@@ -17,8 +17,4 @@ def get_timestep_scheduler(
         clean: Weight of the clean end, t = 0.
         noisy: Weight of the noisy end, t = 1.
     """
-
-    def density(t: Tensor, progress: float) -> Tensor:
-        return clean + (noisy - clean) * t.double()
-
-    return density
+    return lambda t, progress: clean + (noisy - clean) * t.double()

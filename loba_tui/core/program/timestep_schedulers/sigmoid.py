@@ -22,8 +22,4 @@ def get_timestep_scheduler(
         midpoint: Where it is one half.
         steepness: Above 0 prefers noisy timesteps, below 0 clean ones.
     """
-
-    def density(t: Tensor, progress: float) -> Tensor:
-        return torch.sigmoid(steepness * (t.double() - midpoint))
-
-    return density
+    return lambda t, progress: torch.sigmoid(steepness * (t.double() - midpoint))
