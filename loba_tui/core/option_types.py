@@ -51,6 +51,9 @@ NonZeroFloat = Annotated[float, *_NON_ZERO]
 UnitFloat = Annotated[float, _UNIT]
 
 
+_GENERIC = ("list", "tuple", "dict", "Sequence", "Mapping")
+
+
 class AnnotationError(ValueError):
     """An annotation uses a name that options cannot have."""
 
@@ -110,13 +113,7 @@ def evaluate(annotation: ast.expr, aliases: Mapping[str, ast.expr] | None = None
                 return visit(aliases[name], depth + 1)
             case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
                 return Literal.__getitem__(ast.literal_eval(choices))
-            case ast.Subscript(value=ast.Name(id=head), slice=inside) if head in (
-                "list",
-                "tuple",
-                "dict",
-                "Sequence",
-                "Mapping",
-            ):
+            case ast.Subscript(value=ast.Name(id=head), slice=inside) if head in _GENERIC:
                 parts = inside.elts if isinstance(inside, ast.Tuple) else [inside]
                 return known[head][tuple(visit_item(part, depth + 1) for part in parts)]
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):
@@ -145,7 +142,8 @@ def describe_type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         words = [describe_type(argument, flat) for argument in arguments if argument is not _NONE]
         return " or ".join([*words, *(["null"] if _NONE in arguments else [])])
     if origin is Literal:
-        return _one_of([str(argument) for argument in arguments])
+        texts = [str(argument) for argument in arguments]
+        return texts[0] if len(texts) == 1 else f"one of {', '.join(texts)}"
     if annotation in (None, _NONE):
         return "null"
     if annotation is Any:
@@ -211,10 +209,6 @@ def _describe_list(kind: Any, arguments: tuple[Any, ...], least: int) -> str:
     if kind is tuple and arguments[-1] is not ...:
         return f"a list of {len(arguments)} ({', '.join(map(describe_type, arguments))})"
     return f"{size}, each item {describe_type(arguments[0])}"
-
-
-def _one_of(choices: Sequence[str]) -> str:
-    return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
 
 
 def _least(metadata: Sequence[Any]) -> int:

@@ -18,7 +18,6 @@ from loba_tui.core.errors import ResourceError
 FolderKind = Literal["config", "cache", "state"]
 
 _DEFAULTS = {"config": ".config", "cache": ".cache", "state": ".local/state"}
-_OFF = "off"
 
 
 def user_folder(environ: Mapping[str, str], kind: FolderKind) -> Path:
@@ -53,7 +52,7 @@ def tensors_folder(environ: Mapping[str, str]) -> Path | None:
     `LOBA_CACHE` names the folder above it, or is "off".
     """
     wanted = environ.get("LOBA_CACHE", "")
-    if wanted.lower() == _OFF:
+    if wanted.lower() == "off":
         return None
     if wanted:
         return Path(wanted).expanduser().absolute() / "tensors"

@@ -7,6 +7,7 @@ Numpy only: nothing here needs torch.
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -296,19 +297,10 @@ def _color_name(ink: np.ndarray) -> str | None:
         return None
 
     def distance(name: str) -> float:
-        gap = abs(_hue(ink) - _hue(np.asarray(COLORS[name])))
+        gap = abs(colorsys.rgb_to_hsv(*ink)[0] - colorsys.rgb_to_hsv(*COLORS[name])[0])
         return min(gap, 1 - gap)
 
     return min(COLORS, key=distance)
-
-
-def _hue(color: np.ndarray) -> float:
-    """Return the hue of an RGB colour in turns, 0 to 1."""
-    r, g, b = color
-    top, span = color.max(), color.max() - color.min()
-    if top == r:
-        return float(((g - b) / span / 6) % 1)
-    return float((((b - r) / span + 2) if top == g else ((r - g) / span + 4)) / 6)
 
 
 def _shape_name(mask: np.ndarray, area: float, centre: tuple[float, float]) -> str:
