@@ -22,6 +22,7 @@ from loba_tui.commands.run import replay, run
 from loba_tui.commands.runs import runs_app
 from loba_tui.commands.tui.dashboard import tui
 from loba_tui.core.errors import ExitCode, LobaError
+from loba_tui.core.text import clean
 
 
 class LobaGroup(typer.core.TyperGroup):
@@ -40,8 +41,6 @@ class LobaGroup(typer.core.TyperGroup):
 
 def show_error(error: LobaError) -> None:
     """Write an error's message and hint to stderr."""
-    from loba_tui.core.text import clean
-
     typer.echo(clean(error, keep_newlines=True), err=True)
 
 

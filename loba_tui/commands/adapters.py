@@ -13,11 +13,13 @@ from loba_tui.commands.options import (
     FileFormat,
     Prompts,
     Replace,
+    echo_lines,
     find_run,
     user_ledger,
     user_plugins,
 )
 from loba_tui.core.errors import RecipeError, RefusedError
+from loba_tui.core.text import clean
 
 if TYPE_CHECKING:
     from loba_tui.core.run.directory import RunDir
@@ -150,13 +152,10 @@ def merge(
     _, events = _answer(request, None)
     for event in events:
         if event.kind == "merged":
-            for line in _merged_lines(event.data):
-                typer.echo(line)
+            echo_lines(_merged_lines(event.data))
 
 
 def _merged_lines(data: Mapping[str, Any]) -> list[str]:
-    from loba_tui.core.text import clean
-
     error = float(data["error"])
     worst = f"; most in {clean(data['worst_layer'])}, {float(data['worst_error']):.2%}"
     return [
@@ -179,7 +178,6 @@ def interfere(
     """
     from loba_tui.client.runs.events import shorten
     from loba_tui.client.runs.requests import about_several
-    from loba_tui.core.text import clean
 
     if len(adapters) < 2:
         raise RecipeError("ADAPTER@SCALE: it takes two adapters to disturb each other.")
@@ -206,8 +204,7 @@ def _answer(request: Request, out: Path | None) -> tuple[RunDir, list[Event]]:
 def _echo_results(request: Request, out: Path | None) -> None:
     from loba_tui.client.runs.results import result_lines
 
-    for line in result_lines(*_answer(request, out)):
-        typer.echo(line)
+    echo_lines(result_lines(*_answer(request, out)))
 
 
 def _checked(recipe: Path | None) -> Path | None:

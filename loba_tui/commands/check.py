@@ -19,6 +19,7 @@ from loba_tui.commands.options import (
     user_plugins,
 )
 from loba_tui.core.errors import ExitCode
+from loba_tui.core.text import clean
 
 if TYPE_CHECKING:
     from loba_tui.client.recipes.open import OpenedRecipe
@@ -36,7 +37,6 @@ def validate(
     """
     from loba_tui.core.recipe.load import check_recipe
     from loba_tui.core.recipe.problems import exit_code
-    from loba_tui.core.text import clean
 
     plugins = user_plugins()
     found = {
@@ -140,8 +140,6 @@ def _open(path: Path) -> OpenedRecipe:
 
 
 def _finding_text(finding: Finding) -> str:
-    from loba_tui.core.text import clean
-
     text = f"{finding.state:5}{clean(finding.check):20} {clean(finding.message)}"
     return f"{text}\n{'':26}{clean(finding.hint)}" if finding.hint else text
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from loba_tui.commands.options import confirm
+from loba_tui.commands.options import confirm, echo_lines
 from loba_tui.core.text import clean
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ def ask_to_run(opened: OpenedRecipe, *, yes: bool) -> None:
     """
     if opened.origin is None:
         return
-    for line in opened.lines():
-        typer.echo(line, err=True)
+    echo_lines(opened.lines(), err=True)
     because = "the recipe above is from the hub"
     confirm("Run it?", yes=yes, outcome="nothing was run", because=because)

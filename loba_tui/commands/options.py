@@ -154,9 +154,14 @@ def echo_result(document: Any, lines: Iterable[str], *, as_json: bool) -> None:
     """
     if as_json:
         echo_json(document)
-        return
+    else:
+        echo_lines(lines)
+
+
+def echo_lines(lines: Iterable[str], *, err: bool = False) -> None:
+    """Write lines to stdout, or to stderr."""
     for line in lines:
-        typer.echo(line)
+        typer.echo(line, err=err)
 
 
 def find_run(name: str) -> RunDir:
@@ -185,10 +190,3 @@ def open_cache(recipes: list[Path] | None = None) -> HubCache:
     from loba_tui.core.associate.caches.hub.cache import HubCache
 
     return HubCache.of_user(os.environ, recipes if recipes is not None else [Path("recipes")])
-
-
-def plain(text: object) -> str:
-    """Return foreign text for a screen."""
-    from loba_tui.core.text import clean
-
-    return clean(text)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from loba_tui.commands.options import Json, echo_result, user_plugins
+from loba_tui.commands.options import Json, echo_lines, echo_result, user_plugins
 from loba_tui.core.errors import RefusedError
 
 plugins_app = typer.Typer(
@@ -66,8 +66,7 @@ def plugins_trust(
     if not files:
         typer.echo(f"nothing in {plugins.user.folder} waits for trust", err=True)
     for file in files:
-        for line in plugin_listing.trust_lines(file):
-            typer.echo(line, err=True)
+        echo_lines(plugin_listing.trust_lines(file), err=True)
         if not yes and not sys.stdin.isatty():
             raise RefusedError(
                 f"{file.key} is not trusted: there is no terminal to ask on.",

@@ -13,10 +13,12 @@ from loba_tui.commands.options import (
     Yes,
     confirm,
     echo_json,
+    echo_lines,
     echo_result,
     find_run,
     user_plugins,
 )
+from loba_tui.core.text import clean
 
 if TYPE_CHECKING:
     from loba_tui.client.hub.push_plan import PushPlan
@@ -66,8 +68,7 @@ def push(
     )
     record = _record(plan)
     if not as_json:
-        for line in _lines(plan):
-            typer.echo(line, err=not dry_run)
+        echo_lines(_lines(plan), err=not dry_run)
     if dry_run:
         if as_json:
             echo_json(record)
@@ -86,7 +87,6 @@ def push(
 def _upload(plan: PushPlan, message: str) -> str:
     """Upload what has changed and return the commit; bars are drawn on a terminal only."""
     from loba_tui.client.hub import push as pushing
-    from loba_tui.core.text import clean
 
     if not sys.stderr.isatty():
         from huggingface_hub.utils import disable_progress_bars

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loba_tui.commands.options import OutDir, Recipe, Set, find_run, user_ledger, user_plugins
+from loba_tui.commands.options import (
+    OutDir,
+    Recipe,
+    Set,
+    echo_lines,
+    find_run,
+    user_ledger,
+    user_plugins,
+)
 from loba_tui.core.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -73,8 +81,7 @@ def run(
     if queue or detach:
         typer.echo(str(run_dir.path))
         return
-    for line in result_lines(run_dir, here.run(run_dir, extra)):
-        typer.echo(line)
+    echo_lines(result_lines(run_dir, here.run(run_dir, extra)))
 
 
 def _prepare(recipe: Path | None, overrides: Sequence[str], out_dir: Path, *, yes: bool) -> RunDir:
@@ -109,7 +116,6 @@ def replay(
     typer.echo(f"run folder {shorten(run_dir.path)}", err=True)
     foreground().run(run_dir)
     is_identical, lines = replaying.compare(original, run_dir)
-    for line in lines:
-        typer.echo(line)
+    echo_lines(lines)
     if not is_identical:
         raise typer.Exit(int(ExitCode.NUMERICS))

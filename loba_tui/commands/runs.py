@@ -18,6 +18,7 @@ from loba_tui.commands.options import (
     user_plugins,
 )
 from loba_tui.core.errors import RefusedError
+from loba_tui.core.text import clean
 
 if TYPE_CHECKING:
     from loba_tui.core.run.control import CommandKind
@@ -86,7 +87,6 @@ def runs_logs(
     """
     from loba_tui.client.runs import events
     from loba_tui.core.run.records import Event
-    from loba_tui.core.text import clean
 
     found = events.follow(find_run(name), keep_on=follow)
     if as_json and not follow:

@@ -20,8 +20,8 @@ from loba_tui.commands.options import (
     echo_json,
     echo_result,
     open_cache,
-    plain,
 )
+from loba_tui.core.text import clean
 from loba_tui.core.user_folders import tensors_folder
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def cache_ls(
     if quiet:
         for record in records:
             at = f"@{record['revision']}" if "revision" in record else ""
-            typer.echo(plain(f"{record['id']}{at}"))
+            typer.echo(clean(f"{record['id']}{at}"))
         return
     typer.echo(listing.HEADER)
     shown = []

@@ -21,11 +21,12 @@ from loba_tui.commands.options import (
     Yes,
     confirm,
     echo_json,
+    echo_lines,
     echo_result,
     grouped,
     open_cache,
-    plain,
 )
+from loba_tui.core.text import clean
 from loba_tui.core.user_folders import tensors_folder
 
 if TYPE_CHECKING:
@@ -141,8 +142,7 @@ def cache_undo(
     """
     from loba_tui.client.cache import hub_text
 
-    for line in hub_text.restored_lines(open_cache([]).undo(entry_id)):
-        typer.echo(line)
+    echo_lines(hub_text.restored_lines(open_cache([]).undo(entry_id)))
 
 
 @trash_app.command("ls")
@@ -184,7 +184,7 @@ def trash_empty(
         return
     size = show_size(cache.trash_size(entries))
     for entry in entries:
-        typer.echo(f"  {entry.id}  {plain(', '.join(entry.what))}", err=True)
+        typer.echo(f"  {entry.id}  {clean(', '.join(entry.what))}", err=True)
     confirm(f"Remove this for good and free {size}?", yes=yes)
     typer.echo(f"freed {show_size(cache.empty_trash(entries))}")
 
@@ -192,8 +192,7 @@ def trash_empty(
 def _carry_out(planned: PlannedRemoval, options: RemovalOptions) -> None:
     """Show a plan, ask, and do it."""
     if not options.as_json:
-        for line in planned.lines:
-            typer.echo(line, err=not options.dry_run)
+        echo_lines(planned.lines, err=not options.dry_run)
     if options.dry_run:
         if options.as_json:
             echo_json(planned.record)

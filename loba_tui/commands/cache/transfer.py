@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from loba_tui.commands.options import DryRun, Json, Targets, echo_json, open_cache
+from loba_tui.commands.options import DryRun, Json, Targets, echo_json, echo_lines, open_cache
 
 
 def cache_pull(
@@ -47,12 +47,10 @@ def cache_pull(
     # A recipe of another model is found before gigabytes are fetched.
     pinned = [recipe_pinning.plan_pinning(path, model_id, plan.commit) for path in pin_into or []]
     if not as_json:
-        for line in pull_text.plan_lines(plan):
-            typer.echo(line, err=not dry_run)
+        echo_lines(pull_text.plan_lines(plan), err=not dry_run)
     if dry_run:
         for pinning in pinned:
-            for line in pinning.lines():
-                typer.echo(line, err=as_json)
+            echo_lines(pinning.lines(), err=as_json)
     else:
         with closing(pull_text.PullProgress(plan, sys.stderr)) as progress:
             folder = hub_pull.pull(plan, progress.report)
@@ -60,8 +58,7 @@ def cache_pull(
         for path in pin_into or []:
             pinning = recipe_pinning.plan_pinning(path, model_id, plan.commit)
             pinning.write()
-            for line in pinning.lines():
-                typer.echo(line, err=True)
+            echo_lines(pinning.lines(), err=True)
     if as_json:
         record = pull_text.plan_record(plan)
         echo_json(record if dry_run else record | {"path": str(folder)})
@@ -104,8 +101,7 @@ def cache_push_to(
         plan = hub_send.plan_send(found, cache.root, wanted, there, path)
         record = send_text.plan_record(found, plan, host)
         if not as_json:
-            for line in send_text.plan_lines(record):
-                typer.echo(line, err=not dry_run)
+            echo_lines(send_text.plan_lines(record), err=not dry_run)
         if not dry_run:
             screen = sys.stderr if sys.stderr.isatty() else None
             kept = hub_send.send(
@@ -114,5 +110,4 @@ def cache_push_to(
     if as_json:
         echo_json(record if dry_run else record | {"kept_refs": kept})
     elif not dry_run:
-        for line in send_text.result_lines(record, kept):
-            typer.echo(line)
+        echo_lines(send_text.result_lines(record, kept))
