@@ -13,11 +13,7 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.closed_form.linear_edit import solve
-from loba_tui.core.program.closed_form.prompt_states import (
-    Pair,
-    PromptStates,
-    text_projections,
-)
+from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
 from loba_tui.core.program.closed_form.solution import layer_updates
 from loba_tui.core.program.closed_form.solved_run import put_weights
 from loba_tui.core.recipe.schema import Concept

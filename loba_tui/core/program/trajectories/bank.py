@@ -32,7 +32,7 @@ _PROGRESS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class BankSize:
-    """How much a bank holds.
+    """Size of a bank.
 
     Attributes:
         num_images: Images that the base draws, spread evenly over the concepts.

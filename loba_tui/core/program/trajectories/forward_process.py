@@ -28,7 +28,7 @@ _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 class NoiseLevels:
-    """How much of image and noise a model sees at each of its timesteps: x_t = a_t x₀ + b_t ε.
+    """Shares of image and noise in what a model sees at each timestep: x_t = a_t x₀ + b_t ε.
 
     Diffusion models have a = √ᾱ and b = √(1 − ᾱ) whatever sampler is used (those that scale the
     noise instead divide it out again in `scale_model_input`); flow-matching models a = 1 − σ and

@@ -34,15 +34,9 @@ class ForwardCounter:
         framing: Framing | None = None,
         student: nn.Module | None = None,
     ) -> Tensor:
-        """Return the model's predictions (B, C, H, W); see `ModelContainer.predict`.
+        """Return what `ModelContainer.predict` does.
 
-        Args:
-            container: The model.
-            inputs: (B, C, H, W).
-            timesteps: (B,).
-            embeds: B rows.
-            framing: Where the rows' images were cut from.
-            student: The denoiser to call where a backward pass follows.
+        A `student` is the denoiser to call where a backward pass follows.
         """
         self.rows += len(inputs) if student is None else 2 * len(inputs)
         return container.predict(inputs, timesteps, embeds, framing=framing, denoiser=student)
