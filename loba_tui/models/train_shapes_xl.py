@@ -94,12 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     out, work, first_stage = (options.pop(name) for name in ("out", "work", "first_stage"))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    run(
-        Budget(**options),
-        out,
-        work or out.with_name(f"{out.name}-work"),
-        first_stage=first_stage,
-    )
+    work = work or out.with_name(f"{out.name}-work")
+    run(Budget(**options), out, work, first_stage=first_stage)
     return 0
 
 

@@ -81,10 +81,7 @@ class CacheBackend(Protocol):
     def verify(
         self, targets: Sequence[str], *, tell: Callable[[str], None], warn: Callable[[str], None]
     ) -> Verified:
-        """Read contents again and compare them with their checksums.
+        """Read contents again, all where none is named, and compare them with their checksums.
 
-        Args:
-            targets: What to check; all of it where none is named.
-            tell: Told what is being read.
-            warn: Told what is not good, as soon as it is found.
+        `tell` is told what is being read, and `warn` what is not good as soon as it is found.
         """

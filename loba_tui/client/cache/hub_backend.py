@@ -27,7 +27,6 @@ class HubBackend:
         self._foreign: list[Problem] = []
 
     def rows(self, *, revisions: bool) -> Iterator[Listed]:
-        """Yield a row for each repository, or for each of its revisions."""
         lister = hub_text.Lister(self._cache)
         for each in self._cache.repositories():
             if isinstance(each, Problem):
@@ -50,14 +49,12 @@ class HubBackend:
                 yield f"A deletion was interrupted; `loba cache undo {entry.id}` puts it back."
 
     def show(self, target: str) -> Shown:
-        """Return a repository's revisions and files, what is broken in it, and who needs it."""
         found = self._cache.scan()
         (wanted,) = find_targets(found, [target])
         record = hub_text.repository_record(self._cache, found, wanted)
         return Shown(record, hub_text.repository_lines(record))
 
     def plan_removal(self, targets: Sequence[str], *, for_good: bool) -> PlannedRemoval:
-        """Plan to remove repositories, revisions and files."""
         found = self._cache.scan()
         request = Removal(tuple(find_targets(found, targets, files=True)))
         return self._planned(found, request, for_good)
@@ -98,7 +95,6 @@ class HubBackend:
     def verify(
         self, targets: Sequence[str], *, tell: Callable[[str], None], warn: Callable[[str], None]
     ) -> Verified:
-        """Check files against the checksums that their contents are named by."""
         found = self._cache.scan()
         chosen: Sequence[Repository] = found.repositories
         if targets:

@@ -50,11 +50,9 @@ class TensorBackend:
         return self._folder
 
     def rows(self, *, revisions: bool) -> Iterator[Listed]:
-        """Yield a row for each model and machine that computed something."""
         return tensor_text.rows(self._folder)
 
     def total(self, shown: Sequence[Mapping[str, Any]]) -> str:
-        """Return how many entries were shown, and what they take."""
         return tensor_text.total_line([each for each in shown if "entries" in each])
 
     def warnings(self) -> Iterator[str]:
@@ -62,7 +60,6 @@ class TensorBackend:
         return iter(())
 
     def show(self, target: str) -> Shown:
-        """Return a group with its entries, or several groups."""
         groups = tensor_scan.find(tensor_scan.scan(self._root), [target])
         records = [tensor_text.show_record(self._root, group) for group in groups]
         lines = (line for record in records for line in tensor_text.show_lines(record))
@@ -115,7 +112,6 @@ class TensorBackend:
     def verify(
         self, targets: Sequence[str], *, tell: Callable[[str], None], warn: Callable[[str], None]
     ) -> Verified:
-        """Check entries against the checksums in them."""
         groups = tensor_scan.scan(self._root)
         num_good, damaged = 0, []
         for group in tensor_scan.find(groups, targets) if targets else groups:

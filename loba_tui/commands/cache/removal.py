@@ -95,12 +95,7 @@ class PruneOptions:
 
 
 @grouped
-def cache_prune(
-    *,
-    rules: PruneOptions,
-    recipes: Recipes = None,
-    options: RemovalOptions,
-) -> None:
+def cache_prune(*, rules: PruneOptions, recipes: Recipes = None, options: RemovalOptions) -> None:
     """Remove what is of no more use; what is pinned, in use or an hour young stays.
 
     Without a rule: --detached --incomplete --unreferenced. With --type, what broken writes left
@@ -190,7 +185,6 @@ def trash_empty(
 
 
 def _carry_out(planned: PlannedRemoval, options: RemovalOptions) -> None:
-    """Show a plan, ask, and do it."""
     if not options.as_json:
         echo_lines(planned.lines, err=not options.dry_run)
     if options.dry_run:

@@ -166,11 +166,8 @@ def _cuda_device(name: str, index: int, facts: AcceleratorFacts, *, min_cuda: bo
 
 
 def _build_for(driver: Version) -> str:
-    return (
-        f"a torch build for CUDA {driver[0]} (such as the cu{driver[0]}6 one)"
-        if (driver[0] == 12)
-        else f"a torch build for CUDA {driver[0]}"
-    )
+    such = " (such as the cu126 one)" if driver[0] == 12 else ""
+    return f"a torch build for CUDA {driver[0]}{such}"
 
 
 def _driver_cuda() -> Version | None:

@@ -122,11 +122,7 @@ def verified_rows(results: Sequence[Checked]) -> tuple[str, list[list[Piece]]]:
 
 
 class Ticker:
-    """Tells how far a long piece of work is, at most twice a second, and lets it be ended.
-
-    Args:
-        say: Called from the threads that do the work.
-    """
+    """Says how far long work is, from its threads and at most twice a second, and can end it."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say

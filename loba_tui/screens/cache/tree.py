@@ -7,7 +7,7 @@ from what was read, without touching the disk.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -69,7 +69,7 @@ class CacheState:
     roots: tuple[tuple[Row, Node], ...]
     memory: tuple[tuple[Node, tuple[Node, ...]], ...]
     now: float
-    _marks: Callable[[Repository, Revision], list[str]] = field(repr=False, compare=False)
+    _lister: hub_text.Lister = field(repr=False, compare=False)
 
     @classmethod
     def read(cls, environ: Mapping[str, str], recipes: Sequence[Path]) -> CacheState:
@@ -78,7 +78,7 @@ class CacheState:
         found = cache.scan()
         now = time.time()
         lister = hub_text.Lister(cache)
-        roots = [_repository(each, lister) for each in found.repositories]
+        roots = [_hub_node(lister, each, None) for each in found.repositories]
         roots += [
             (row, _tensors(record)) for row, record in tensor_text.rows(tensors_folder(environ))
         ]
@@ -88,7 +88,7 @@ class CacheState:
             roots=tuple(roots),
             memory=tuple(_memory(Ledger.of_user(environ))),
             now=now,
-            _marks=lambda repository, revision: lister.record(repository, revision)["marks"],
+            _lister=lister,
         )
 
     @cached_property
@@ -118,24 +118,10 @@ class CacheState:
         repository = self.found.repository(above.target.folder) if above.target else None
         for revision in repository.revisions if repository is not None else ():
             assert repository is not None
-            node = self._revision(repository, revision)
+            _, node = _hub_node(self._lister, repository, revision)
             yield node
             if node.key in opened:
                 yield from _files(repository, revision)
-
-    def _revision(self, repository: Repository, revision: Revision) -> Node:
-        return Node(
-            key=f"{repository.folder}@{revision.commit}",
-            kind="revision",
-            depth=1,
-            name=revision.commit[:12],
-            size=revision.size,
-            used=self.cache.usage.last_used(repository, revision.commit),
-            fetched=revision.modified,
-            refs=" ".join(sorted(revision.refs)),
-            marks=tuple(self._marks(repository, revision)),
-            target=Target(repository.folder, revision.commit),
-        )
 
 
 def parse_filters(text: str) -> tuple[list[Filter], str]:
@@ -153,19 +139,22 @@ def parse_filters(text: str) -> tuple[list[Filter], str]:
     return tests, "; ".join(problems)
 
 
-def _repository(repository: Repository, lister: hub_text.Lister) -> tuple[Row, Node]:
-    row, record = lister.row(repository, None)
+def _hub_node(
+    lister: hub_text.Lister, repository: Repository, revision: Revision | None
+) -> tuple[Row, Node]:
+    row, record = lister.row(repository, revision)
+    commit = revision.commit if revision is not None else None
     node = Node(
-        key=repository.folder,
-        kind="repository",
-        depth=0,
-        name=repository.name,
+        key=f"{repository.folder}@{commit}" if commit else repository.folder,
+        kind="revision" if commit else "repository",
+        depth=1 if commit else 0,
+        name=commit[:12] if commit else repository.name,
         size=record["size"],
         used=record["last_used"],
         fetched=record["last_fetched"],
         refs=" ".join(record["refs"]),
         marks=tuple(record["marks"]),
-        target=Target(repository.folder),
+        target=Target(repository.folder, commit),
     )
     return row, node
 

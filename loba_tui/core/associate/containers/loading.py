@@ -29,8 +29,7 @@ def load_pipeline(
 ) -> DiffusionPipeline:
     """Load a pipeline on the CPU, every component in `dtype`, in evaluation mode and frozen.
 
-    Args:
-        given: Components that are not loaded: taken as they are, or left out where None.
+    What is `given` is not loaded but taken as it is, or left out where it is None.
 
     Raises:
         RecipeError: A model family without a container, or a variant the folder does not have.
@@ -75,11 +74,7 @@ def load_pipeline(
 
 
 def load_components(
-    source: ModelSource,
-    names: Collection[str],
-    *,
-    dtype: torch.dtype,
-    variant: str | None = None,
+    source: ModelSource, names: Collection[str], *, dtype: torch.dtype, variant: str | None
 ) -> dict[str, nn.Module]:
     """Load some components alone, as `load_pipeline` does; its errors are raised here too."""
     others = {name: None for name in component_names(source) if name not in names}

@@ -36,8 +36,7 @@ ADAPTER_GROUPS = tuple(dict.fromkeys(group for _, group in _GROUP_MARKS))
 class UNetContainer(ABC):
     """A `ModelContainer` but for what a family's UNet is conditioned on.
 
-    Attributes:
-        text_encoders: Names of the components that are dropped once all prompts are encoded.
+    Its `text_encoders` are the components that are dropped once all prompts are encoded.
     """
 
     family: str
@@ -72,7 +71,6 @@ class UNetContainer(ABC):
 
     @property
     def denoiser(self) -> nn.Module:
-        """The UNet."""
         return self.pipeline.unet
 
     @property
@@ -87,7 +85,6 @@ class UNetContainer(ABC):
 
     @property
     def scheduler_config(self) -> Mapping[str, Any]:
-        """The noise schedule the UNet was trained with."""
         return self.pipeline.scheduler.config
 
     @property
@@ -97,7 +94,6 @@ class UNetContainer(ABC):
 
     @property
     def resolution(self) -> int:
-        """Side of the images the UNet was trained on, in pixels."""
         return self._unet_config.sample_size * self.pipeline.vae_scale_factor
 
     @property
@@ -111,11 +107,9 @@ class UNetContainer(ABC):
 
     @property
     def decodes_in_float32(self) -> bool:
-        """Whether the VAE, as it is held now, is brought to float32 while it is used."""
         return self.pipeline.vae.dtype in _HALF_DTYPES and self._vae_overflows
 
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
-        """Return (C, H, W) of one latent; `resolution` in pixels, None takes the model's own."""
         pixels = self.resolution if resolution is None else resolution
         multiple = self.pixel_multiple
         if pixels % multiple:
@@ -128,7 +122,6 @@ class UNetContainer(ABC):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
-        """Return one row a prompt, as the pipeline conditions its positive half."""
         self.require(*self.text_encoders)
         starts = range(0, len(prompts), _PROMPTS_AT_ONCE)
         return PromptEmbeds.cat(
@@ -136,24 +129,18 @@ class UNetContainer(ABC):
         )
 
     def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each prompt, start and end included, padding not."""
-        ids: list[list[int]] = self._tokenizer(
+        return self._tokenizer(
             list(prompts), truncation=True, max_length=self._tokenizer.model_max_length
         ).input_ids
-        return ids
 
     def truncated_tails(self, prompts: Sequence[str]) -> dict[str, str]:
-        """Return of each prompt that is longer than what is read the end that has no effect."""
         return truncated_tails(self._tokenizer, prompts)
 
     @property
     def most_tokens(self) -> int:
-        """Tokens of a prompt that are read, start and end included."""
-        most: int = self._tokenizer.model_max_length
-        return most
+        return self._tokenizer.model_max_length
 
     def empty_embeds(self) -> PromptEmbeds:
-        """Return the one row the pipeline puts where no negative prompt was given."""
         if self._empty is None:
             prompt = self.unconditional_prompt
             self._empty = self.zero_embeds() if prompt is None else self.encode_prompts([prompt])
@@ -165,7 +152,6 @@ class UNetContainer(ABC):
         return PromptEmbeds(torch.zeros(shape, device=self.device, dtype=self.dtype))
 
     def adopt_empty(self, row: PromptEmbeds) -> None:
-        """Take the embeddings of `unconditional_prompt`, so that no encoder is needed for it."""
         self._empty = row
 
     def predict(
@@ -177,7 +163,6 @@ class UNetContainer(ABC):
         framing: Framing | None = None,
         denoiser: nn.Module | None = None,
     ) -> Tensor:
-        """Return the UNet's raw output (B, C, H, W) in the dtype of `latents`; see the protocol."""
         embeds = embeds.to(latents.device, self.dtype)
         if len(embeds) == 1:
             embeds = embeds.expand(latents.shape[0])
@@ -240,7 +225,6 @@ class UNetContainer(ABC):
             self.pipeline.register_modules(**dict.fromkeys(names))
 
     def require(self, *components: str) -> None:
-        """Have components of the pipeline in memory and on the device before they are used."""
         wanted = [name for name in components if self._is_away(getattr(self.pipeline, name))]
         if wanted and self.memory is not None:
             self.memory.bring(wanted)

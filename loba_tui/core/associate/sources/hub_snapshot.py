@@ -73,7 +73,6 @@ def fetch_snapshot(
 
 
 def _cached_snapshot(model_id: str, commit: str, cause: Exception) -> Path:
-    """Return the folder of an earlier download, for when the hub cannot be asked."""
     try:
         index_path = hf_hub_download(model_id, INDEX_NAME, revision=commit, local_files_only=True)
     except LocalEntryNotFoundError as error:
@@ -110,7 +109,6 @@ class _FetchLog:
 
 
 def _not_a_pipeline(model_id: str, files: Sequence[str]) -> Exception:
-    """Say what a repository without model_index.json is instead."""
     pickles = [name for name in files if name.endswith(PICKLE_SUFFIXES)]
     if pickles and not any(name.endswith(".safetensors") for name in files):
         try:

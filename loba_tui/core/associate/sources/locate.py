@@ -29,7 +29,6 @@ class ModelSource:
     """A model's files on this machine.
 
     Attributes:
-        id: As the recipe names it.
         folder: A diffusers folder, complete.
         revision: Commit hash on the hub; None for the other kinds.
     """
@@ -173,7 +172,6 @@ def _looks_like_a_path(model_id: str) -> bool:
 
 
 def _known_models(model_id: str) -> str:
-    """Say what comes nearest to a name that was not found."""
     names = builtin_names()
     near = nearest(model_id.removeprefix(BUILTIN_PREFIX).rsplit("/", 1)[-1], names)
     if near:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from loba_tui.core.associate.caches.hub import scan as hub_scan
@@ -124,7 +125,8 @@ class HubCache:
             if not current.items:
                 return None
             what = describe(cache, current)
-            entry = self._trash.take(current, what, self._reserve)
+            hold = partial(hold_repository, self.root, alone=True)
+            entry = self._trash.take(current, what, hold)
             self._return_what_is_linked_again(entry, current)
         return entry
 
@@ -156,20 +158,23 @@ class HubCache:
             return self._trash.empty([known[each.id] for each in entries if each.id in known])
 
     def find_entry(self, entry_id: str | None) -> Entry:
-        """Return a deletion by its id or the beginning of it.
+        """Return a deletion by its id or the beginning of it; None is the newest.
 
         Raises:
             RecipeError: There is none, or there are several.
         """
-        entry = self._trash.find(entry_id)
-        if entry is None:
-            if entry_id is None:
+        entries = self.trash()
+        if entry_id is None:
+            if not entries:
                 raise RecipeError("The trash is empty; there is nothing to undo.")
+            return entries[-1]
+        found = [entry for entry in entries if entry.id.startswith(entry_id)]
+        if len(found) != 1:
             raise RecipeError(
                 f"There is no deletion {clean(entry_id, limit=60)}.",
                 "`loba cache trash ls` lists them.",
             )
-        return entry
+        return found[0]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -179,9 +184,6 @@ class HubCache:
             )
         with locked(self._state / "lock", what=f"The cache {clean(self.root)}"):
             yield
-
-    def _reserve(self, folder: str) -> AbstractContextManager[None]:
-        return hold_repository(self.root, folder, alone=True)
 
     def _is_fetching(self, folder: str) -> bool:
         with ExitStack() as stack:
@@ -214,8 +216,7 @@ def state_folder(root: Path) -> Path:
 def hold_repository(root: Path, folder: str, *, alone: bool = False) -> Iterator[None]:
     """Keep a repository from being deleted while it is fetched or read.
 
-    Args:
-        alone: Hold it against everybody, as a deletion does; this does not wait.
+    With `alone` it is held against everybody, as a deletion does, and without waiting.
 
     Raises:
         InUseError: It is being deleted, or with `alone` it is in use.

@@ -110,11 +110,7 @@ def is_real_folder(folder: int, name: str) -> bool:
 
 
 def merge(source: int, name: str, target: int, as_name: str) -> list[str]:
-    """Move an entry where nothing is overwritten: folders are merged, what is there stays.
-
-    Returns:
-        Relative paths that were there already and were not replaced.
-    """
+    """Move an entry, merging folders; return the relative paths that were there, and so stayed."""
     if not exists(target, as_name):
         os.rename(name, as_name, src_dir_fd=source, dst_dir_fd=target)
         return []
@@ -136,13 +132,7 @@ def merge(source: int, name: str, target: int, as_name: str) -> list[str]:
 def locked(
     path: Path, *, what: str, shared: bool = False, patience: float = _PATIENCE_SECONDS
 ) -> Iterator[None]:
-    """Hold a lock file, waiting for its holder for a while.
-
-    Args:
-        path: The file; its folder is made.
-        what: What is in use, for the message.
-        shared: Let others hold it shared at the same time.
-        patience: Seconds to wait.
+    """Hold a lock file, whose folder is made, waiting for its holder for some seconds.
 
     Raises:
         InUseError: It is held by another.

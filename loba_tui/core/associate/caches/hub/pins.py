@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from loba_tui.core.associate.caches.hub.requests import Target
 from loba_tui.core.errors import CorruptError, ResourceError
+from loba_tui.core.files import replace_file
 from loba_tui.core.text import clean
 
 _VERSION = 1
@@ -40,13 +40,10 @@ def read_pins(path: Path) -> frozenset[Target]:
 def write_pins(path: Path, pins: Iterable[Target]) -> None:
     """Replace the pins."""
     listed = [{"folder": pin.folder, "commit": pin.commit} for pin in sorted(pins, key=str)]
-    temporary = path.with_name(f".{path.name}.tmp")
+    content = json.dumps({"version": _VERSION, "pins": listed}, indent=1)
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump({"version": _VERSION, "pins": listed}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        # Others who share the cache have to be able to read it.
+        replace_file(path, content.encode(), mode=0o666)
     except OSError as error:
         raise ResourceError(
             f"{clean(path)} cannot be written: {error.strerror or error}.",

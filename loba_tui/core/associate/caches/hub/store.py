@@ -135,11 +135,7 @@ def inside(root: Path, path: str, target: str) -> str | None:
 
 
 def register(root_path: Path, root: int, path: str) -> list[str]:
-    """Write the blobs at or below a path that came back into the manifests of what they link to.
-
-    Returns:
-        The blobs whose content is gone.
-    """
+    """Enter blobs that came back at or below a path in manifests; return those without content."""
     missing = []
     for blob in _blobs_below(root, path):
         try:
@@ -204,7 +200,6 @@ def _append(root_path: Path, root: int, stored: str, blob: str) -> None:
 
 
 def _links_to(root: Path, payload: str) -> list[str]:
-    """Return every blob of the cache that links to a payload."""
     found = []
     for folder in sorted(os.listdir(root)):
         if parse_folder(folder) is None or not os.path.isdir(root / folder / "blobs"):

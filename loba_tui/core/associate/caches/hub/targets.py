@@ -65,10 +65,7 @@ def parts_of(cache: Cache, targets: Sequence[Target]) -> list[Repository]:
 def find_targets(cache: Cache, wanted: Sequence[str], *, files: bool = False) -> list[Target]:
     """Return what users name: ID, ID@REVISION, or a revision's hash or its unique beginning.
 
-    REVISION is a branch, a tag, or a hash or its beginning.
-
-    Args:
-        files: Whether :FILE may follow a revision.
+    REVISION is a branch, a tag, or a hash or its beginning; with `files`, :FILE may follow it.
 
     Raises:
         RecipeError: Something is not there, or is not one thing only.

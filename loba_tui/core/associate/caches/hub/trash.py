@@ -82,14 +82,6 @@ class Trash:
                     found.append(read_entry(self._folder / name))
         return sorted(found, key=lambda entry: (entry.sequence, entry.id))
 
-    def find(self, entry_id: str | None) -> Entry | None:
-        """Return an entry by its id or the beginning of it; None is the newest."""
-        entries = self.entries()
-        if entry_id is None:
-            return entries[-1] if entries else None
-        found = [entry for entry in entries if entry.id.startswith(entry_id)]
-        return found[0] if len(found) == 1 else None
-
     def take(self, plan: Plan, what: Sequence[str], reserve: Reserve) -> Entry:
         """Move what a plan removes into a new entry; on any failure everything is put back.
 
@@ -120,7 +112,8 @@ class Trash:
             write_entry(folder, entry)
             try:
                 numbered = enumerate(entry.items)
-                for top, group in itertools.groupby(numbered, lambda each: _top(each[1])):
+                by_folder = itertools.groupby(numbered, lambda each: each[1].path.partition("/")[0])
+                for top, group in by_folder:
                     with reserve(top):
                         for number, item in group:
                             self._take_one(root, folder, number, item)
@@ -258,10 +251,6 @@ class Trash:
                     # One that was never begun is empty; any other keeps its folder.
                     with suppress(OSError):
                         os.rmdir(self._folder / name)
-
-
-def _top(item: Moved) -> str:
-    return item.path.partition("/")[0]
 
 
 def _make_writable(function: Any, path: str, _: object) -> None:

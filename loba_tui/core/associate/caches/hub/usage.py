@@ -39,7 +39,6 @@ class RunUse:
     """A run and the model that it needs.
 
     Attributes:
-        folder: The repository's folder in a cache.
         revision: As the recipe asks; None is main.
         commit: What that was when the run began, where it got that far.
         when: Wall time of the run's last sign of life.

@@ -22,7 +22,6 @@ from loba_tui.core.errors import RefusedError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
-_CHUNK_BYTES = 4 * 2**20
 _MAX_LISTING_BYTES = 64 * 2**20
 
 Verdict = Literal["good", "damaged", "missing", "unknown"]
@@ -102,12 +101,10 @@ def checksum_of(path: Path, expected: str) -> str | None:
 
 
 def _digest(file: RawIOBase, size: int, *, is_sha256: bool) -> str:
-    digest = hashlib.sha256() if is_sha256 else hashlib.sha1(usedforsecurity=False)
-    if not is_sha256:
-        digest.update(f"blob {size}\0".encode())
-    while chunk := file.read(_CHUNK_BYTES):
-        digest.update(chunk)
-    return digest.hexdigest()
+    if is_sha256:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+    begun = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    return hashlib.file_digest(file, lambda: begun).hexdigest()
 
 
 def _check_direct(

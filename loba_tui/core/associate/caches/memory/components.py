@@ -27,7 +27,6 @@ class LoadedAs:
 
     Attributes:
         asked: Revision and variant.
-        source: Its files.
         to_device: Whether it was moved to the device, or is offloaded by hooks.
         left_out: Components that are not in memory.
     """
@@ -86,11 +85,9 @@ def find_shared(
     names: Collection[str],
     dtype: torch.dtype,
 ) -> dict[str, nn.Module]:
-    """Return the components that a resident model has in the very same form.
+    """Return the components of a model that a resident one has in the very same form.
 
-    Args:
-        candidates: Networks of resident models, and how each was loaded.
-        source: The model that is to be loaded, and needs these.
+    `candidates` are the networks of resident models, and how each was loaded.
     """
     found: dict[str, nn.Module] = {}
     for modules, loaded in candidates:

@@ -20,8 +20,6 @@ from torch import nn
 
 from loba_tui.core.associate.machine import dtype_name
 
-_MIB = 2**20
-
 Place = tuple[str, str]
 """Device and dtype, such as ("cuda:0", "bfloat16")."""
 
@@ -32,7 +30,6 @@ class ResidentComponent:
 
     Attributes:
         models: The models that hold it; none where it was let go of and somebody else still has it.
-        bytes_by: Its bytes by device and dtype.
     """
 
     name: str
@@ -43,11 +40,6 @@ class ResidentComponent:
     def num_bytes(self) -> int:
         """All its bytes."""
         return sum(self.bytes_by.values())
-
-    @property
-    def memory_mib(self) -> float:
-        """All its bytes, in MiB."""
-        return round(self.num_bytes / _MIB, 3)
 
     @property
     def device(self) -> str:
@@ -127,11 +119,9 @@ class MemoryCache:
             self._leases[model_id] -= 1
 
     def evict(self, model_id: str) -> bool:
-        """Let a pipeline go that nobody else uses.
+        """Let a pipeline go that nobody else uses, and say whether it went.
 
-        Returns:
-            Whether it went; one that is leased, or that a caller has a reference to, stays where it
-            is in the order of use.
+        One that is leased, or that a caller has a reference to, stays, also in the order of use.
         """
         if self._leases[model_id] or model_id not in self._pipelines:
             return False
@@ -177,15 +167,10 @@ class MemoryCache:
 
 
 def bytes_on(device: torch.device, bytes_by: Mapping[Place, int]) -> int:
-    """Return how many of some bytes lie on a device."""
-    return sum(
-        size for (place, _), size in bytes_by.items() if is_same_device(torch.device(place), device)
-    )
-
-
-def is_same_device(one: torch.device, other: torch.device) -> bool:
-    """Say whether two names mean one device; without a number it is the first."""
-    return (one.type, one.index or 0) == (other.type, other.index or 0)
+    """Return how many of some bytes lie on a device; without a number it is the first."""
+    wanted = (device.type, device.index or 0)
+    places = [(torch.device(name), size) for (name, _), size in bytes_by.items()]
+    return sum(size for place, size in places if (place.type, place.index or 0) == wanted)
 
 
 def modules_of(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:

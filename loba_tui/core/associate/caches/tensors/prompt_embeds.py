@@ -31,7 +31,6 @@ class PromptEmbedCache(Mapping[str, PromptEmbeds]):
     so on what a store happens to have.
 
     Args:
-        container: The model whose encoders are used.
         store: Where rows are kept between runs, of the kind "embeds", with the
             `producer_fingerprint` of tokenizers and text encoders; None keeps them in memory only.
     """

@@ -98,8 +98,7 @@ def find(found: Sequence[TensorGroup], targets: Sequence[str]) -> list[TensorGro
             if group.kind == kind
             and (
                 wanted in ("", group.model)
-                or group.name.startswith(wanted)
-                or (wanted.startswith(f"{group.model}@") and _has_hash(group, wanted))
+                or group.name.startswith(wanted.removeprefix(f"{group.model}@"))
             )
         ]
         if not meant:
@@ -142,10 +141,6 @@ def describe(root: Path, group: TensorGroup, entry: Entry) -> dict[str, Any]:
 
 def _path(root: Path, group: TensorGroup) -> Path:
     return root / group.kind / group.name
-
-
-def _has_hash(group: TensorGroup, wanted: str) -> bool:
-    return group.name.startswith(wanted.removeprefix(f"{group.model}@"))
 
 
 def _read(path: Path, most: int = -1) -> bytes:

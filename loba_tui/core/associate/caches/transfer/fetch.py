@@ -47,6 +47,7 @@ _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO})
 
 Report = Callable[["WantedFile | None", int], None]
+"""Told a file that is complete, or None and a number of bytes that came; from several threads."""
 
 
 class WantedFile(NamedTuple):
@@ -107,18 +108,13 @@ def fetch_files(
 ) -> None:
     """Fetch files of a commit, several at a time; those that are there already are passed over.
 
-    Args:
-        files: With their state.
-        report: Called with a file that is complete, or with None and a number of bytes that came;
-            from several threads.
-
     Raises:
         ResourceError: The disk is too small, or filled up; what came is kept.
         CorruptError: A content is not what the hub lists.
         Exception: What the hub's client raises.
     """
     missing = [file for file in files if not file.is_there]
-    _check_disk(root, sum(file.size - file.partial for file in missing))
+    _check_disk(root, total(missing))
     stop = threading.Event()
 
     class Counting(NoBar):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -19,6 +20,14 @@ from huggingface_hub.errors import (
 
 from loba_tui.core.errors import RecipeError, ResourceError
 
+_ADVICE = MappingProxyType(
+    {
+        401: "It does not accept your login; log in anew with `hf auth login`.",
+        403: "Your token does not allow this; give it that right on the hub's page of tokens.",
+        404: "Something of it was removed in between; start again.",
+        429: "That is too many requests in a while; wait some minutes.",
+    }
+)
 UNREACHABLE = (OfflineModeIsEnabled, HTTPError, ConnectionError, TimeoutError)
 
 
@@ -54,29 +63,16 @@ def explained(
     except HfHubHTTPError as error:
         status = error.response.status_code
         raise ResourceError(
-            f"{section}id: the hub answered {status} for {model_id}.", _advice(status)
+            f"{section}id: the hub answered {status} for {model_id}.",
+            _ADVICE.get(status, "Try again later; what was fetched is kept."),
         ) from error
-    except LocalEntryNotFoundError as error:
-        raise unreachable(model_id, error.__cause__ or error, section) from error
-    except RevisionResolutionError as error:
+    except (LocalEntryNotFoundError, RevisionResolutionError) as error:
         raise unreachable(model_id, error.__cause__ or error, section) from error
     except UNREACHABLE as error:
         raise ResourceError(
             f"{section}id: the connection to the hub broke while fetching {model_id}.",
             "Start again; what was fetched is kept.",
         ) from error
-
-
-def _advice(status: int) -> str:
-    if status == 401:
-        return "It does not accept your login; log in anew with `hf auth login`."
-    if status == 403:
-        return "Your token does not allow this; give it that right on the hub's page of tokens."
-    if status == 404:
-        return "Something of it was removed in between; start again."
-    if status == 429:
-        return "That is too many requests in a while; wait some minutes."
-    return "Try again later; what was fetched is kept."
 
 
 def unreachable(model_id: str, cause: BaseException, section: str = "base_model.") -> ResourceError:

@@ -69,10 +69,7 @@ def plan_pull(
         LobaError: The hub cannot be asked, or has no such thing.
     """
     # A throw-away cache: resolving a branch writes it down, and a plan leaves no trace.
-    with (
-        explained(model_id, revision, _HINT, section=""),
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    with explained(model_id, revision, _HINT, section=""), tempfile.TemporaryDirectory() as folder:
         api = HfApi()
         commit = asked(
             lambda: api.resolve_revision(model_id, revision=revision, cache_dir=folder).resolved
@@ -105,20 +102,13 @@ def plan_pull(
 def pull(plan: PullPlan, report: Report) -> Path:
     """Fetch what a plan lists and return the revision's folder.
 
-    Args:
-        report: Called with a file that is complete, or with None and a number of bytes that came;
-            from several threads.
-
     Raises:
         ResourceError: The disk is too small, or the connection broke; what came is kept.
         CorruptError: A content is not what the hub lists.
     """
     root = Path(os.path.realpath(constants.HF_HUB_CACHE))
     folder = folder_of(plan.model_id)
-    with (
-        explained(plan.model_id, plan.revision, _HINT, section=""),
-        hold_repository(root, folder),
-    ):
+    with explained(plan.model_id, plan.revision, _HINT, section=""), hold_repository(root, folder):
         hub_fetch.fetch_files(root, plan.model_id, plan.commit, plan.files, report)
         _write_ref(root, folder, plan)
     return root / folder / "snapshots" / plan.commit

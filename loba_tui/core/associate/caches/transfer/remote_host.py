@@ -55,12 +55,7 @@ if command -v rsync >/dev/null; then echo loba:rsync=yes; fi
 
 @dataclass(frozen=True)
 class Place:
-    """A cache on a remote host.
-
-    Attributes:
-        root: Its absolute path there.
-        free: Bytes that its disk has.
-    """
+    """A cache on a remote host: its absolute path there, and the free bytes of its disk."""
 
     root: str
     free: int
@@ -82,21 +77,14 @@ def parse_remote(target: str) -> tuple[str, str]:
 
 
 class RemoteHost:
-    """A remote host; use `connected` to get one.
-
-    Args:
-        ssh: The ssh command with its options.
-    """
+    """A remote host, reached by an ssh command with its options; use `connected` to get one."""
 
     def __init__(self, host: str, ssh: Sequence[str]) -> None:
         self.host = host
         self._ssh = list(ssh)
 
     def look(self, path: str) -> Place:
-        """Find the cache and see whether it can be written to.
-
-        Args:
-            path: The cache's folder; "" finds it as the hub's client there does.
+        """Find the cache, for "" as the hub's client there does, and see if it can be written to.
 
         Raises:
             ResourceError: The host cannot be reached, lacks rsync, or its folder is not writable.
@@ -119,25 +107,13 @@ class RemoteHost:
         return Place(root, int(free) * 1024)
 
     def run(self, script: str, *arguments: str, lines: Iterable[bytes] = ()) -> bytes:
-        """Run a script of POSIX shell on the host and return what it prints.
-
-        Args:
-            arguments: $1 and so on.
-            lines: Its standard input.
+        """Run a script of POSIX shell with `lines` as its input, and return what it prints.
 
         Raises:
             ResourceError: It cannot be reached, or the script failed.
         """
         command = " ".join(["sh", "-c", *map(shlex.quote, [script, "loba", *arguments])])
-        done = subprocess.run(
-            [*self._ssh, "--", self.host, command],
-            input=b"".join(lines),
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise self._failure(done.returncode, done.stderr)
-        return done.stdout
+        return self._answer([*self._ssh, "--", self.host, command], b"".join(lines))
 
     def rsync(
         self,
@@ -150,9 +126,7 @@ class RemoteHost:
     ) -> bytes:
         """Send files that are not there yet; what is there is never touched.
 
-        Args:
-            source: The folder that `paths` are relative to.
-            screen: A terminal that rsync draws its progress on.
+        `paths` are relative to `source`; on the terminal `screen` rsync draws its progress.
 
         Raises:
             ResourceError: The connection broke, or the disk there is full; what came is kept.
@@ -174,13 +148,12 @@ class RemoteHost:
             f"{source}/",
             f"{self.host}:{place.root}/",
         ]
-        done = subprocess.run(
-            command,
-            input=b"".join(path.encode("utf-8", "surrogateescape") + b"\0" for path in paths),
-            stdout=screen if screen is not None else subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
+        listed = b"".join(path.encode("utf-8", "surrogateescape") + b"\0" for path in paths)
+        return self._answer(command, listed, screen)
+
+    def _answer(self, command: list[str], given: bytes, screen: TextIO | None = None) -> bytes:
+        out = screen if screen is not None else subprocess.PIPE
+        done = subprocess.run(command, input=given, stdout=out, stderr=subprocess.PIPE, check=False)
         if done.returncode != 0:
             raise self._failure(done.returncode, done.stderr)
         return done.stdout or b""

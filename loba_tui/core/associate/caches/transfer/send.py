@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -82,8 +82,7 @@ def plan_send(
 ) -> SendPlan:
     """Ask the remote host what sending would take; nothing is changed there.
 
-    Args:
-        path: The cache's folder there, "" for the one that its client uses.
+    `path` is the cache's folder there, "" for the one that its client uses.
 
     Raises:
         CorruptError: Something of it is broken here.
@@ -137,14 +136,16 @@ def send(
     """
     remote.run(_MAKE, plan.place.root)
     say(f"sending {show_size(plan.to_send)}")
-    with _held(root, {target.folder for target in plan.targets}):
+    with ExitStack() as stack:
+        for folder in sorted({target.folder for target in plan.targets}):
+            stack.enter_context(hold_repository(root, folder))
         remote.rsync(root, plan.place, list(plan.contents), ["--copy-links"], screen=screen)
         expected = {path: _sha256_of(root, path) for path in plan.contents}
     say(f"reading {show_size(plan.size)} again on {remote.host}")
     found = _lines_for(remote, plan, _SUMS, list(plan.contents))
     _refuse_differences(remote, expected, {path: sum_.split()[0] for path, sum_ in found.items()})
-    with tempfile.TemporaryDirectory(prefix="loba-") as folder:
-        stage = Path(folder)
+    with tempfile.TemporaryDirectory(prefix="loba-") as staged:
+        stage = Path(staged)
         for path, text in plan.links.items():
             (stage / path).parent.mkdir(parents=True, exist_ok=True)
             os.symlink(text, stage / path)
@@ -186,14 +187,6 @@ def _add(
         refs[f"{folder}/refs/{ref}"] = revision.commit
 
 
-@contextmanager
-def _held(root: Path, folders: Iterable[str]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for folder in sorted(folders):
-            stack.enter_context(hold_repository(root, folder))
-        yield
-
-
 def _sha256_of(root: Path, path: str) -> str:
     """Return what a content's sha256 is to be: large ones carry it as their name."""
     name = path.rpartition("/")[2]
@@ -219,7 +212,6 @@ def _refuse_differences(
 def _lines_for(
     remote: RemoteHost, plan: SendPlan, script: str, paths: Sequence[str]
 ) -> dict[str, str]:
-    """Return what a script on the host says of each path."""
     lines = [os.fsencode(path) + b"\n" for path in paths]
     answer = remote.run(script, plan.place.root, lines=lines).decode("utf-8", "surrogateescape")
     said = [line for line in answer.split("\n") if line]
