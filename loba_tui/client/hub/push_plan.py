@@ -83,15 +83,6 @@ class PushPlan:
         return f"{constants.ENDPOINT}/{self.repo_id}"
 
 
-@dataclass(frozen=True)
-class _Account:
-    """Who pushes, and what is there; a plan without a login knows neither."""
-
-    name: str | None
-    info: Any = None
-    branches: Mapping[str, str] | None = None
-
-
 def plan_push(
     run_dir: RunDir,
     choices: Choices,
@@ -113,23 +104,23 @@ def plan_push(
     base_model = recipe.base_model.id
     api = HfApi()
     with explained(choices.repo_id or recipe.name):
-        account = _account(api, needs_login=needs_login)
-        repo_id = _repo_id(choices.repo_id, recipe.name, account.name)
-        if account.name is not None:
-            account = _look(api, account, repo_id)
+        user = _user(api, needs_login=needs_login)
+        repo_id = _repo_id(choices.repo_id, recipe.name, user)
+        # A plan without a login does not know what is there.
+        info, branches = (None, {}) if user is None else _look(api, repo_id)
         asked = choices.license
         license_id = _license_of(api, base_model) if asked is None else asked
-    _check_visibility(account, repo_id, choices)
+    _check_visibility(info, repo_id, choices)
     uploads = collect(run_dir, recipe, repo_id, license_id)
     refuse_secrets(uploads, environ)
     revision = choices.revision or "main"
-    there = _listed(api, repo_id, revision, account)
+    there = _listed(api, repo_id, revision, branches)
     return PushPlan(
         repo_id=repo_id,
         is_public=choices.is_public,
         revision=revision,
-        exists=account.info is not None,
-        parent=(account.branches or {}).get(revision),
+        exists=info is not None,
+        parent=branches.get(revision),
         uploads=uploads,
         new=tuple(each.path for each in uploads if each.path not in there),
         replaced=tuple(each.path for each in uploads if each.replaces(there)),
@@ -147,13 +138,13 @@ def _notes(base_model: str, license_id: str | None) -> Iterator[str]:
         )
 
 
-def _account(api: HfApi, *, needs_login: bool) -> _Account:
+def _user(api: HfApi, *, needs_login: bool) -> str | None:
     try:
-        return _Account(str(api.whoami()["name"]))
+        return str(api.whoami()["name"])
     except (LocalTokenNotFoundError, OfflineModeIsEnabled):
         if needs_login:
             raise
-        return _Account(None)
+        return None
 
 
 def _repo_id(wanted: str | None, recipe_name: str, user: str | None) -> str:
@@ -164,18 +155,18 @@ def _repo_id(wanted: str | None, recipe_name: str, user: str | None) -> str:
     return name
 
 
-def _look(api: HfApi, account: _Account, repo_id: str) -> _Account:
+def _look(api: HfApi, repo_id: str) -> tuple[Any, Mapping[str, str]]:
+    """Return the repository, None where it is not there, and the commits of its branches."""
     try:
         info = api.model_info(repo_id)
     except RepositoryNotFoundError:
-        return account
-    branches = {each.name: each.target_commit for each in api.list_repo_refs(repo_id).branches}
-    return _Account(account.name, info, branches)
+        return None, {}
+    branches = api.list_repo_refs(repo_id).branches
+    return info, {each.name: each.target_commit for each in branches}
 
 
-def _listed(api: HfApi, repo_id: str, revision: str, account: _Account) -> dict[str, str]:
+def _listed(api: HfApi, repo_id: str, revision: str, branches: Mapping[str, str]) -> dict[str, str]:
     """Return the files of a branch and what each is listed by; a new branch begins as main."""
-    branches = account.branches or {}
     commit = branches.get(revision, branches.get("main"))
     if commit is None:
         return {}
@@ -200,15 +191,15 @@ def _license_of(api: HfApi, base_model: str) -> str | None:
     return clean(found, limit=60) if isinstance(found, str) and found != "other" else None
 
 
-def _check_visibility(account: _Account, repo_id: str, choices: Choices) -> None:
-    if account.info is None:
+def _check_visibility(info: Any, repo_id: str, choices: Choices) -> None:
+    if info is None:
         return
-    if not account.info.private and not choices.is_public:
+    if not info.private and not choices.is_public:
         raise RefusedError(
             f"{repo_id} is there already, and everybody can read it.",
             "Add --public if that is meant, or name another one with --repo.",
         )
-    if account.info.private and choices.is_public:
+    if info.private and choices.is_public:
         raise RefusedError(
             f"{repo_id} is there already, and it is private.",
             "Leave --public out; who may see it is changed in its settings on the hub.",

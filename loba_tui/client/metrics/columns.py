@@ -8,7 +8,6 @@ run.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import IO
 import numpy as np
 
 from loba_tui.client.metrics.blocks import BLOCK, MISSING, NUM_FIELDS, Array, merged, summed
-from loba_tui.core.files import replace_file
+from loba_tui.core.files import replace_file, take_lock
 from loba_tui.core.run.owner import boot_id
 
 STEP = "step"
@@ -67,20 +66,17 @@ class Columns:
     def locked(self) -> Iterator[bool]:
         """Hold the lock of whoever lets the columns grow; yield False where another holds it."""
         try:
-            descriptor = os.open(
-                self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
+            stream = _opened(self._folder / "lock")
         except OSError:
             yield False
             return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-        finally:
-            os.close(descriptor)
+        with stream:
+            try:
+                take_lock(stream.fileno())
+            except OSError:
+                yield False
+            else:
+                yield True
 
     def write(self, name: str, start: int, values: Array) -> None:
         """Write values from the present end on, and all blocks that become whole by them."""

@@ -40,7 +40,6 @@ TIME, RATE = "time", "steps/s"
 CHUNK_BYTES = 1024 * 1024
 _MAX_SERIES = 200
 _FINGERPRINT_BYTES = 512
-_NOT_A_SERIES = ("version", STEP)
 
 
 class SeriesIndex:
@@ -313,7 +312,7 @@ def _numbers(line: bytes) -> dict[str, float] | None:
         return None
     found = {}
     for name, value in record.items():
-        if name in _NOT_A_SERIES:
+        if name in ("version", STEP):
             continue
         if isinstance(value, str):
             value = NON_FINITE.get(value)

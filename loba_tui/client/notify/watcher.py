@@ -8,10 +8,8 @@ is alive any more. A lock sees to it that a webhook is told of everything once.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,9 +19,10 @@ from typing import TextIO
 from loba_tui.client.notify.delivery import FILE, Settings, payload, send, terminal_bytes
 from loba_tui.client.notify.notices import Notice, NoticeFinder
 from loba_tui.core.errors import LobaError, ResourceError
-from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE
+from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE, take_lock
 from loba_tui.core.redact import Redactor
 from loba_tui.core.run.directory import Ledger
+from loba_tui.core.run.launch import start_detached
 from loba_tui.core.user_folders import user_folder
 
 POLL_SECONDS = 2.0
@@ -64,7 +63,7 @@ class Notifier:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIR_MODE)
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE_MODE)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(self._lock)
         except BlockingIOError:
             self.close()
             return False
@@ -106,15 +105,9 @@ def ensure(environ: Mapping[str, str]) -> bool:
     try:
         if not Settings.load(settings_path(environ)).webhook:
             return False
-        subprocess.Popen(
-            [sys.executable, "-P", "-m", "loba_tui.client.notify.watcher"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # A session of its own: it outlives the terminal, as the runs do.
-            start_new_session=True,
-            env=dict(environ),
-        )
+        argv = [sys.executable, "-P", "-m", "loba_tui.client.notify.watcher"]
+        # Detached, it outlives the terminal, as the runs do.
+        start_detached(argv, Path(os.devnull), environ=environ)
     except (LobaError, OSError):
         return False
     return True

@@ -19,7 +19,6 @@ from loba_tui.core.run import launch
 from loba_tui.core.text import clean
 
 SECTIONS = ("learning_rate", "timesteps", "noise", "layers", "needs")
-_LOG_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class PlanClient:
                 self._on_answer(Answer(0, error=f"it cannot be started: {error.strerror}"))
                 return
             self._process = process
-        log: deque[str] = deque(maxlen=_LOG_LINES)
+        log: deque[str] = deque(maxlen=20)
         assert process.stdout is not None
         assert process.stderr is not None
         threads = [

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from loba_tui import __version__
+from loba_tui import __version__, models
 from loba_tui.client.runs.foreground import Foreground
 from loba_tui.core.errors import CorruptError, ExitCode, LobaError
 from loba_tui.core.files import PRIVATE_DIR_MODE, write_atomically
@@ -36,7 +36,6 @@ MOST_KEPT = 200
 MOST_SECONDS = 300.0
 """For how long it is taken for granted that as much memory is free as was."""
 
-_PACKAGE = Path(__file__).parents[2]
 _CONFIGURATIONS = (
     "model_index.json",
     "unet/config.json",
@@ -127,7 +126,7 @@ def fingerprint(recipe: Recipe, plugins: Plugins) -> str:
     model = recipe.base_model.id
     folder = Path(model).expanduser()
     if model.startswith(BUILTIN_PREFIX):
-        folder = _PACKAGE / "models" / model.removeprefix(BUILTIN_PREFIX)
+        folder = Path(models.__file__).parent / model.removeprefix(BUILTIN_PREFIX)
     for name in _CONFIGURATIONS:
         with suppress(OSError):
             parts.append(f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}")

@@ -37,7 +37,6 @@ class OpenedRecipe:
     Attributes:
         origin: `hub://user/repo/recipe.yaml@commit`; None for a local one.
         page: Where it can be read on the hub.
-        asked: The revision that was asked for.
     """
 
     path: Path
