@@ -75,22 +75,22 @@ def parse(text: str, origin: str, known: dict[str, Binding]) -> dict[str, str]:
     found: dict[str, str] = {}
     places: dict[str, Place] = {}
     if tree.data is not None and not isinstance(tree.data, dict):
-        problems.append(Problem.at(tree.place, "", "expected lines such as `runs.delete: D`"))
+        problems.append(Problem(*tree.place, "", "expected lines such as `runs.delete: D`"))
     for name, node in tree.data.items() if isinstance(tree.data, dict) else ():
         if name not in known:
             message = "there is no binding of this id"
             problems.append(
-                Problem.at(tree.keys[name], name, message, nearest(name, known, cutoff=0.4))
+                Problem(*tree.keys[name], name, message, nearest(name, known, cutoff=0.4))
             )
             continue
+        places[name] = node.place
         given = node.plain()
         keys = given if isinstance(given, list) else [given]
         for key in keys:
             wrong = _wrong_key(key)
             if wrong:
-                problems.append(Problem.at(node.place, name, wrong))
+                problems.append(Problem(*places[name], name, wrong))
         found[name] = ",".join(_spelled(str(key)) for key in keys)
-        places[name] = node.place
     problems += _clashes(found, places, known)
     if problems:
         raise ProblemsFound(problems, "`?` in the dashboard shows the ids of a screen's bindings.")
@@ -103,7 +103,7 @@ def _clashes(
     """Return where a key would do two things at one place: ids that begin with the same word."""
     keys = {name: _keys(found.get(name, binding.key)) for name, binding in known.items()}
     return [
-        Problem.at(places[name], name, f"{clean(key)} is {other} too")
+        Problem(*places[name], name, f"{clean(key)} is {other} too")
         for name in found
         for other in known
         if other != name and other.partition(".")[0] == name.partition(".")[0]

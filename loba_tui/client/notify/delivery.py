@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from loba_tui.client.notify.notices import KINDS, Notice
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.recipe.problems import Problem, ProblemsFound
+from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound
 from loba_tui.core.redact import Redactor
 from loba_tui.core.text import clean, nearest
 
@@ -79,18 +79,18 @@ class Settings:
 
         tree, problems = read_tree(text, origin)
         if not isinstance(tree.data, dict):
-            problems.append(Problem.at(tree.place, "", f"expected keys: {', '.join(_KEYS)}"))
+            problems.append(Problem(*tree.place, "", f"expected keys: {', '.join(_KEYS)}"))
             raise ProblemsFound(problems)
         found: dict[str, Any] = {}
         for key, node in tree.data.items():
             if key not in _KEYS:
-                place = tree.keys[key]
                 message = "not a key of notifications"
-                problems.append(Problem.at(place, clean(key), message, nearest(key, _KEYS)))
+                problems.append(Problem(*tree.keys[key], clean(key), message, nearest(key, _KEYS)))
                 continue
             wrong, meant = _wrong(key, node)
             if wrong:
-                problems.append(Problem.at(node.place, key, wrong, meant))
+                place: Place = node.place
+                problems.append(Problem(*place, key, wrong, meant))
             found[key] = tuple(node.plain()) if isinstance(node.data, tuple) else node.data
         if problems:
             raise ProblemsFound(problems)

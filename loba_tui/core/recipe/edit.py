@@ -229,7 +229,7 @@ def _set(section: Any, path: Sequence[str | int], value: Any, place: Place) -> N
         is_item = isinstance(section, list) and isinstance(step, int) and step < len(section)
         if not is_item and not (isinstance(section, dict) and isinstance(step, str)):
             message = "there is no such section or item"
-            raise ProblemsFound([Problem.at(place, dotted(path[: depth + 1]), message)])
+            raise ProblemsFound([Problem(*place, dotted(path[: depth + 1]), message)])
         if last:
             section[step] = _in_style(value)
         elif isinstance(section, dict) and section.get(step) is None:

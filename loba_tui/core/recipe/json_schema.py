@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from loba_tui.core.errors import LobaError
 from loba_tui.core.plugins import Option, Plugin, Plugins
-from loba_tui.core.recipe.checks.choices import CHOICES, default_name
+from loba_tui.core.recipe.checks.choices import CHOICES, default_name, described
 from loba_tui.core.recipe.schema import Recipe
 
 
@@ -29,20 +27,12 @@ def recipe_schema(plugins: Plugins) -> dict[str, Any]:
         key = str(path[-1])
         # Each section gets a definition of its own: the shared Choice knows no drop-ins.
         name = "".join(part.capitalize() for part in (*map(str, path), "choice"))
-        definitions[name] = _choice(
-            definitions, owner["properties"][key], _described(kind, plugins), default_name(path)
-        )
-        owner["properties"][key] = _pointing_to(owner["properties"][key], name)
+        found = (described(kind, each, plugins) for each in plugins.names(kind))
+        offered = [plugin for plugin in found if plugin is not None]
+        original = owner["properties"][key]
+        definitions[name] = _choice(definitions, original, offered, default_name(path))
+        owner["properties"][key] = _pointing_to(original, name)
     return schema
-
-
-def _described(kind: str, plugins: Plugins) -> list[Plugin]:
-    """Describe the drop-ins of a kind; a plugin that cannot be described is left out."""
-    found = []
-    for name in plugins.names(kind):
-        with suppress(LobaError):
-            found.append(plugins.describe(kind, name))
-    return found
 
 
 def _choice(

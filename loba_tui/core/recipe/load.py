@@ -29,11 +29,7 @@ MAX_BYTES = 256 * 1024
 
 
 def load_recipe(
-    path: str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    plugins: Plugins,
-    origin: str | None = None,
+    path: str | Path, overrides: Sequence[str] = (), *, plugins: Plugins, origin: str | None = None
 ) -> Recipe:
     """Return the recipe in a file, with `key.path=value` overrides applied.
 
@@ -46,7 +42,17 @@ def load_recipe(
         RefusedError: Something in the file or the overrides looks like an access token.
     """
     named = origin or str(path)
-    tree, problems = _tree_of(Path(path), overrides, named)
+    text = read_recipe_text(Path(path), named)
+    for override in overrides:
+        refuse_tokens(override, "--set " + override)
+    tree, problems = read_tree(text, named)
+    # An escape in a quoted text can hide a token from the search in the file.
+    _refuse_tokens_in(tree)
+    for override in overrides:
+        try:
+            tree = _override(tree, override)
+        except ProblemsFound as error:
+            problems += error.problems
     recipe = _recipe_of(tree, problems, plugins)
     # Beside a file from elsewhere lies nothing of this user's: its paths are as if typed here.
     file = Path(path) if origin is None else Path()
@@ -90,11 +96,7 @@ def parse_text(text: str, origin: str, *, plugins: Plugins) -> Recipe:
 
 
 def check_recipe(
-    path: str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    plugins: Plugins,
-    origin: str | None = None,
+    path: str | Path, overrides: Sequence[str] = (), *, plugins: Plugins, origin: str | None = None
 ) -> list[Problem]:
     """Return every problem of a recipe file, in the file's order; none means that it is valid."""
     try:
@@ -194,21 +196,6 @@ def _refuse_tokens_in(tree: Node) -> None:
                 refuse_tokens(text, str(node.place))
 
 
-def _tree_of(path: Path, overrides: Sequence[str], origin: str) -> tuple[Node, list[Problem]]:
-    text = read_recipe_text(path, origin)
-    for override in overrides:
-        refuse_tokens(override, "--set " + override)
-    tree, problems = read_tree(text, origin)
-    # An escape in a quoted text can hide a token from the search in the file.
-    _refuse_tokens_in(tree)
-    for override in overrides:
-        try:
-            tree = _override(tree, override)
-        except ProblemsFound as error:
-            problems += error.problems
-    return tree, problems
-
-
 def _recipe_of(tree: Node, problems: Sequence[Problem], plugins: Plugins) -> Recipe:
     recipe, found = check_tree(tree, plugins)
     found = [*problems, *found]
@@ -254,7 +241,7 @@ def _override(tree: Node, override: str) -> Node:
     dotted_path, equals, text = override.partition("=")
     steps = dotted_path.strip().split(".")
     if not equals or not all(steps):
-        raise ProblemsFound([Problem.at(place, "", "expected key.path=value")])
+        raise ProblemsFound([Problem(*place, "", "expected key.path=value")])
     if text.strip():
         value, problems = read_tree(text, place.file, fixed=place)
         if problems:

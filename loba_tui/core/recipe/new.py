@@ -51,11 +51,7 @@ sample:
 
 
 def new_recipe(
-    name: str,
-    *,
-    method: str = DEFAULT_METHOD,
-    file: str | None = None,
-    plugins: Plugins,
+    name: str, *, method: str = DEFAULT_METHOD, file: str | None = None, plugins: Plugins
 ) -> str:
     """Return a small recipe that trains on the embedded model; its comments call it `file`.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from loba_tui.core.errors import ExitCode, RecipeError
 from loba_tui.core.text import clean, offer
 
 
-@dataclass(frozen=True, order=True)
-class Place:
+class Place(NamedTuple):
     """A position in a file; line 0 stands for an origin without lines, such as `--set a=b`."""
 
     file: str
@@ -37,19 +37,6 @@ class Problem:
     message: str
     suggestion: str | None = None
     refused: bool = False
-
-    @classmethod
-    def at(
-        cls,
-        place: Place,
-        key: str,
-        message: str,
-        suggestion: str | None = None,
-        *,
-        refused: bool = False,
-    ) -> Problem:
-        """Return a problem at a place."""
-        return cls(place.file, place.line, place.column, key, message, suggestion, refused)
 
     @property
     def text(self) -> str:

@@ -71,23 +71,16 @@ class Concept(Section):
 
     def expand(self) -> list[Concept]:
         """Return one concept without placeholders for every combination of `vary`."""
-
-        def fill(text: str | None, values: dict[str, str]) -> str | None:
-            return None if text is None else text.format(**values)
-
         expanded = []
         for combination in itertools.product(*self.vary.values()):
             values = dict(zip(self.vary, combination, strict=True))
-            expanded.append(
-                Concept(
-                    target=self.target.format(**values),
-                    positive=fill(self.positive, values),
-                    negative=fill(self.negative, values),
-                    neutral=fill(self.neutral, values),
-                    guidance=self.guidance,
-                    preserve=tuple(dict.fromkeys(p.format(**values) for p in self.preserve)),
-                )
-            )
+            prompts = {
+                field: prompt.format(**values)
+                for field in ("target", "positive", "negative", "neutral")
+                if (prompt := getattr(self, field)) is not None
+            }
+            preserve = tuple(dict.fromkeys(p.format(**values) for p in self.preserve))
+            expanded.append(self.model_copy(update={**prompts, "preserve": preserve, "vary": {}}))
         return expanded
 
 

@@ -57,6 +57,16 @@ class Node:
         node = self.at(path)
         return None if node is None else node.plain()
 
+    def items_at(self, path: Sequence[str | int]) -> tuple[Node, ...]:
+        """Return the items of the list at a path; none where there is no list."""
+        node = self.at(path)
+        return node.data if node is not None and isinstance(node.data, tuple) else ()
+
+    def section_at(self, path: Sequence[str | int]) -> dict[str, Node]:
+        """Return the nodes of the section at a path by key; none where there is no section."""
+        node = self.at(path)
+        return node.data if node is not None and isinstance(node.data, dict) else {}
+
     def with_value(self, path: Sequence[str], value: Node) -> Node:
         """Return the tree with one value set; sections that are missing are made.
 
@@ -90,7 +100,7 @@ class Node:
     ) -> Problem:
         """Return a problem with the key at a path, placed where the key stands."""
         key = clean(dotted(path), limit=120)
-        return Problem.at(self.locate(path), key, message, suggestion, refused=refused)
+        return Problem(*self.locate(path), key, message, suggestion, refused=refused)
 
     def walk(
         self, path: tuple[str | int, ...] = ()
@@ -136,13 +146,13 @@ def _with_value(node: Node, path: Sequence[str], depth: int, value: Node) -> Nod
     if isinstance(node.data, tuple):
         if not (step.isascii() and step.isdigit() and int(step) < len(node.data)):
             message = f"{here} is a list of {len(node.data)}; expected its number"
-            raise ProblemsFound([Problem.at(place, there, message)])
+            raise ProblemsFound([Problem(*place, there, message)])
         items = list(node.data)
         items[int(step)] = _with_value(items[int(step)], path, depth + 1, value)
         return list_node(items, node.place)
     if not isinstance(node.data, dict) and node.data is not None:
         message = f"{here} is a value, not a section"
-        raise ProblemsFound([Problem.at(place, there, message)])
+        raise ProblemsFound([Problem(*place, there, message)])
     data = dict(node.data or {})
     data[step] = _with_value(data.get(step, Node(None, place, {})), path, depth + 1, value)
     is_last = depth + 1 == len(path)

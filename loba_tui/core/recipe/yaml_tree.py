@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLStreamError
+from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
 from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound
@@ -96,8 +96,6 @@ class _Builder:
             raise self._syntax(error) from error
         except ReaderError as error:
             raise self._bad_character(error) from error
-        except YAMLStreamError as error:  # pragma: no cover - text never has a byte order problem
-            raise ProblemsFound([Problem.at(self._start(), "", clean(error))]) from error
         return node
 
     def _next(self, *expected: str) -> Any:
@@ -170,10 +168,10 @@ class _Builder:
             raise self._stop(event.start_mark, f"more than {MAX_NODES} values, aliases expanded")
 
     def _report(self, event: Any, message: str, key: str = "") -> None:
-        self.problems.append(Problem.at(self.place(event.start_mark), key, message))
+        self.problems.append(Problem(*self.place(event.start_mark), key, message))
 
     def _stop(self, mark: Any, message: str) -> ProblemsFound:
-        return ProblemsFound([*self.problems, Problem.at(self.place(mark), "", message)])
+        return ProblemsFound([*self.problems, Problem(*self.place(mark), "", message)])
 
     def _start(self) -> Place:
         return self.fixed or Place(self.origin, 1, 1)
@@ -184,13 +182,13 @@ class _Builder:
         if mark and _BRACKET_FIRST.search(self._text[: mark.index].rsplit("\n", 1)[-1]):
             message = "not valid YAML: text that begins with { or [ needs quotes"
         return ProblemsFound(
-            [*self.problems, Problem.at(self.place(mark) if mark else self._start(), "", message)]
+            [*self.problems, Problem(*self.place(mark) if mark else self._start(), "", message)]
         )
 
     def _bad_character(self, error: ReaderError) -> ProblemsFound:
         code = error.character if isinstance(error.character, int) else ord(error.character[0])
         message = f"the character U+{code:04X} is not allowed in YAML"
-        return ProblemsFound([Problem.at(self._start(), "", message)])
+        return ProblemsFound([Problem(*self._start(), "", message)])
 
 
 def _kind(event: Any) -> str:

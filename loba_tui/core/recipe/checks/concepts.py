@@ -21,27 +21,25 @@ _PROMPT_LISTS = (("sample", "prompts"), ("proof", "prompts"))
 def check_concepts(tree: Node, method: Plugin | None) -> Iterator[Problem]:
     """Yield what is wrong with `method.concepts`; without a known method, only with its prompts."""
     required = tuple(method.constants.get("REQUIRES", ())) if method else ()
-    node = tree.at(_CONCEPTS)
-    items = node.data if node is not None and isinstance(node.data, tuple) else ()
-    if required and method and not items and (node is None or node.data in ((), None)):
+    if required and method and tree.plain_at(_CONCEPTS) in (None, []):
         message = f"{method.name} needs at least one concept ({', '.join(required)})"
         yield tree.problem(_CONCEPTS, message)
     num_expanded = 0
-    for index, concept in enumerate(items):
+    for index, concept in enumerate(tree.items_at(_CONCEPTS)):
         if not isinstance(concept.data, dict):
             continue
         path = (*_CONCEPTS, index)
         for field in required:
-            child = concept.child(field)
-            if child is None or child.data is None:
-                yield Problem.at(
-                    tree.locate(path),
+            if concept.plain_at((field,)) is None:
+                yield Problem(
+                    *tree.locate(path),
                     dotted((*path, field)),
                     f"missing; {method.name if method else 'the method'} needs it",
                 )
         yield from _check_prompts_of(tree, path, concept, required)
         yield from _check_placeholders(tree, path, concept)
-        num_expanded += _num_expanded(concept)
+        lists = concept.section_at(("vary",)).values()
+        num_expanded += math.prod(len(each.data) for each in lists if isinstance(each.data, tuple))
     if num_expanded > MAX_EXPANDED_CONCEPTS:
         message = f"vary multiplies to {num_expanded} concepts; at most {MAX_EXPANDED_CONCEPTS}"
         yield tree.problem(_CONCEPTS, message)
@@ -64,24 +62,21 @@ def check_prompts(tree: Node) -> Iterator[Problem]:
 def _check_prompts_of(
     tree: Node, path: tuple[str | int, ...], concept: Node, required: tuple[str, ...]
 ) -> Iterator[Problem]:
-    target = concept.child("target")
-    if target is not None and isinstance(target.data, str) and not target.data.strip():
-        place = (*path, "target")
-        yield tree.problem(place, "the prompt is empty")
+    target = concept.plain_at(("target",))
+    if isinstance(target, str) and not target.strip():
+        yield tree.problem((*path, "target"), "the prompt is empty")
     # "" is a real prompt for the other fields: it is the model's unconditional prediction.
-    positive, negative = concept.child("positive"), concept.child("negative")
-    same = positive is not None and negative is not None and positive.data == negative.data
-    if same and {"positive", "negative"} <= set(required) and isinstance(positive.data, str):  # type: ignore[union-attr]
-        place = (*path, "negative")
+    positive, negative = (concept.plain_at((field,)) for field in ("positive", "negative"))
+    same = isinstance(positive, str) and positive == negative
+    if same and {"positive", "negative"} <= set(required):
         message = "the same prompt as positive: there is no direction between them"
-        yield tree.problem(place, message)
+        yield tree.problem((*path, "negative"), message)
 
 
 def _check_placeholders(
     tree: Node, path: tuple[str | int, ...], concept: Node
 ) -> Iterator[Problem]:
-    vary = concept.child("vary")
-    keys = list(vary.data) if vary is not None and isinstance(vary.data, dict) else []
+    keys = list(concept.section_at(("vary",)))
     used: set[str] = set()
     for field, text_node in _texts(concept):
         place = (*path, *field)
@@ -108,9 +103,8 @@ def _check_placeholders(
             used.add(name)
     for key in keys:
         if key not in used:
-            place = (*path, "vary", key)
             message = f"no prompt of this concept uses {{{clean(key, limit=40)}}}"
-            yield tree.problem(place, message)
+            yield tree.problem((*path, "vary", key), message)
 
 
 def _texts(concept: Node) -> Iterator[tuple[tuple[str | int, ...], Node]]:
@@ -118,14 +112,6 @@ def _texts(concept: Node) -> Iterator[tuple[tuple[str | int, ...], Node]]:
         node = concept.child(field)
         if node is not None and isinstance(node.data, str):
             yield (field,), node
-    preserve = concept.child("preserve")
-    items = preserve.data if preserve is not None else None
-    for index, item in enumerate(items if isinstance(items, tuple) else ()):
-        if isinstance(item, Node) and isinstance(item.data, str):
+    for index, item in enumerate(concept.items_at(("preserve",))):
+        if isinstance(item.data, str):
             yield ("preserve", index), item
-
-
-def _num_expanded(concept: Node) -> int:
-    vary = concept.child("vary")
-    lists = vary.data.values() if vary is not None and isinstance(vary.data, dict) else ()
-    return math.prod(len(node.data) for node in lists if isinstance(node.data, tuple))

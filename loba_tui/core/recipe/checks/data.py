@@ -37,15 +37,13 @@ def check_data(tree: Node, method: Plugin | None) -> Iterator[Problem]:
 
 
 def _check_sources(tree: Node, data: Node, method: str, *, paired: bool) -> Iterator[Problem]:
-    sources = data.child("sources")
-    items = sources.data if sources is not None and isinstance(sources.data, tuple) else ()
+    items = data.items_at(("sources",))
     scales = []
     for index, source in enumerate(items):
         if not isinstance(source.data, dict):
             continue
         path: Path = ("data", "sources", index)
-        scale = source.child("scale")
-        value = scale.data if scale is not None else None
+        value = source.plain_at(("scale",))
         if not paired and value is not None:
             message = f"{method} trains one strength; scale is for image_slider and addift"
             yield tree.problem((*path, "scale"), message)
@@ -57,8 +55,7 @@ def _check_sources(tree: Node, data: Node, method: str, *, paired: bool) -> Iter
         if paired and value is not None and value in scales:
             message = f"another source has strength {value} too"
             yield tree.problem((*path, "scale"), message)
-        prior = source.child("prior")
-        if paired and prior is not None and prior.data is True:
+        if paired and source.plain_at(("prior",)) is True:
             yield tree.problem((*path, "prior"), f"{method} has no use for prior images")
         scales.append(value)
     if paired and len(items) == 1:

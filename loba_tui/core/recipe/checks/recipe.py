@@ -51,7 +51,7 @@ def _check_version(tree: Node) -> list[Problem] | None:
     """Return the problems that make every other check meaningless, or None."""
     if not isinstance(tree.data, dict):
         message = f"expected {describe_type(Recipe)}, got {quote(tree.plain())}"
-        return [Problem.at(tree.place, "", message)]
+        return [Problem(*tree.place, "", message)]
     version = tree.child("version")
     if is_version_0({key: node.data for key, node in tree.data.items()}):
         message = (
@@ -90,25 +90,23 @@ def _check_numbers(tree: Node) -> list[Problem]:
 
 def _check_device(tree: Node) -> list[Problem]:
     path = ("base_model", "device")
-    node = tree.at(path)
-    if node is None or not isinstance(node.data, str) or _DEVICE.fullmatch(node.data):
+    device = tree.plain_at(path)
+    if not isinstance(device, str) or _DEVICE.fullmatch(device):
         return []
-    message = f"expected auto, cpu, mps, cuda, cuda:N or cuda:122, got {quote(node.data)}"
-    near = nearest(node.data, ("auto", "cpu", "mps", "cuda", "cuda:122"))
+    message = f"expected auto, cpu, mps, cuda, cuda:N or cuda:122, got {quote(device)}"
+    near = nearest(device, ("auto", "cpu", "mps", "cuda", "cuda:122"))
     return [tree.problem(path, message, near)]
 
 
 def _check_builtin(tree: Node) -> list[Problem]:
     """Find a built-in model that is not there; others are looked for when they are loaded."""
     path = ("base_model", "id")
-    node = tree.at(path)
-    if node is None or not isinstance(node.data, str) or not node.data.startswith(BUILTIN_PREFIX):
-        return []
+    model = tree.plain_at(path)
     known = [BUILTIN_PREFIX + name for name in builtin_names()]
-    if node.data in known:
+    if not isinstance(model, str) or not model.startswith(BUILTIN_PREFIX) or model in known:
         return []
-    message = f"expected one of {', '.join(known)}, got {quote(node.data)}"
-    return [tree.problem(path, message, nearest(node.data, known))]
+    message = f"expected one of {', '.join(known)}, got {quote(model)}"
+    return [tree.problem(path, message, nearest(model, known))]
 
 
 def _without_repeats(problems: Sequence[Problem]) -> list[Problem]:

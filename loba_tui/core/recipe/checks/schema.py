@@ -61,11 +61,9 @@ def check_choice(
     tree: Node, path: Path, kind: str, name: str, plugins: Plugins
 ) -> Iterator[Problem]:
     """Yield what is wrong with a section that chooses a drop-in, its options included."""
-    node = tree.at(path)
     declared = keys_of(type_at(Recipe, path)) or ["name"]
-    given: dict[str, Any] = {}
-    if node is not None and isinstance(node.data, dict):
-        given = {key: part.plain() for key, part in node.data.items() if key not in declared}
+    section = tree.section_at(path)
+    given = {key: part.plain() for key, part in section.items() if key not in declared}
     plugin = described(kind, name, plugins)
     options = list(plugin.options) if plugin else None
     for problem in plugins.check_options(kind, name, given):

@@ -121,15 +121,12 @@ def migrate_flags(flat: Mapping[str, Any]) -> dict[str, Any]:
                 [value] if key == "preserve" and isinstance(value, str) else value
             )
         elif path:
-            _put(recipe, path, value)
+            section = recipe
+            for step in path[:-1]:
+                section = section.setdefault(str(step), {})
+            section[str(path[-1])] = value
     method = recipe.setdefault("method", {})
     method.setdefault("name", DEFAULT_METHOD)
     if concept or method["name"] == DEFAULT_METHOD:
         method["concepts"] = [concept or dict(DEFAULT_CONCEPT)]
     return {key: recipe[key] for key in Recipe.model_fields if key in recipe}
-
-
-def _put(section: dict[str, Any], path: tuple[str | int, ...], value: Any) -> None:
-    for step in path[:-1]:
-        section = section.setdefault(str(step), {})
-    section[str(path[-1])] = value

@@ -45,16 +45,16 @@ def migrate_text(text: str, origin: str = "<text>") -> str:
         message = "expected a version 0 recipe: a flat mapping of flags without version"
         if isinstance(tree.data, dict) and getattr(tree.child("version"), "data", None) == 1:
             message = "this is version 1 already: there is nothing to migrate"
-        problems = [*problems, Problem.at(tree.place, "", message)]
+        problems = [*problems, Problem(*tree.place, "", message)]
         raise ProblemsFound(problems)
     for key, place in tree.keys.items():
         if key != "version" and key not in V0_FLAGS:
             message, shown = "not a key of version 0", clean(key, limit=120)
-            problems.append(Problem.at(place, shown, message, nearest(key, V0_FLAGS)))
+            problems.append(Problem(*place, shown, message, nearest(key, V0_FLAGS)))
         elif not _is_flat(key, tree.data[key]):
             expected = "a list of texts" if V0_FLAGS[key].type is list else "a single value"
             message = f"expected {expected}, got {quote(tree.data[key].plain())}"
-            problems.append(Problem.at(place, key, message))
+            problems.append(Problem(*place, key, message))
     if problems:
         raise ProblemsFound(problems)
 
