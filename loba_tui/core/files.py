@@ -43,8 +43,7 @@ def write_file(
     """Write a new file.
 
     Args:
-        path: Where to; a link there is not followed.
-        content: All of it.
+        path: A link there is not followed.
         mode: Permissions, less the umask.
         sync: Return only when the disk has it. Without, it survives a kill and no power cut.
     """
@@ -61,10 +60,7 @@ def write_file(
 def replace_file(
     path: Path, content: bytes, *, mode: int = PRIVATE_FILE_MODE, sync: bool = True
 ) -> None:
-    """Replace a file so that a reader sees the old content or the new, never a part.
-
-    Args: as those of `write_file`.
-    """
+    """Replace a file, as `write_file` writes one: a reader sees the old content or the new."""
     with staged(path) as temporary:
         write_file(temporary, content, mode=mode, sync=sync)
     if sync:
@@ -75,8 +71,6 @@ def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
     """Replace a file so that a reader sees the old content or the new, never a part.
 
     Args:
-        path: Where to.
-        content: All of it.
         sync: Make it last through a power cut, too; that takes milliseconds.
 
     Raises:

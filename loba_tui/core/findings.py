@@ -26,10 +26,7 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        check: What it was, in a few words.
         state: `ok`, `note` where it is as it is, `bad` where something has to be done.
-        message: What was found.
-        hint: What to do about it.
         exit_code: What a bad one ends the command with.
     """
 

@@ -91,7 +91,6 @@ def evaluate(annotation: ast.expr, aliases: Mapping[str, ast.expr] | None = None
     """Return the type that an annotation's syntax tree names.
 
     Args:
-        annotation: The tree, as it stands in the drop-in's signature.
         aliases: Module-level assignments of the same file that annotations may name.
 
     Raises:

@@ -32,10 +32,8 @@ _DROPPED = ("Cc", "Cf", "Cs", "Co")
 def clean(text: object, *, limit: int | None = None, keep_newlines: bool = False) -> str:
     """Return `text` as printable characters that do nothing but stand where they are.
 
-    Args:
-        text: Anything; what is not a string is turned into one first.
-        limit: Most characters to return; longer text ends in "…".
-        keep_newlines: Keep line breaks instead of turning them into spaces.
+    Line breaks become spaces unless they are kept. Text of more than `limit` characters is cut to
+    that many, and ends in "…".
     """
     plain = []
     for character in _ESCAPES.sub("", str(text)):

@@ -157,7 +157,6 @@ def coverage(
     """Return how much of each pixel the shape covers, 0 to 1, antialiased over one pixel.
 
     Args:
-        shape: One of `SHAPES`.
         center: (..., 2) x and y in pixels.
         radius: (...) in pixels.
         size: Side of the image in pixels.

@@ -74,10 +74,7 @@ def as_plugin_error(error: BaseException, folder: Path | None) -> RecipeError | 
     """Return an error in the words of the plugin that raised it, or None if no plugin did.
 
     What a factory returned is called long after it was loaded: such an error is the plugin's too.
-
-    Args:
-        error: Anything that was raised.
-        folder: Where the user's plugins lie.
+    `folder` is where the user's plugins lie.
     """
     if folder is None:
         return None

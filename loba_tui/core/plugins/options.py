@@ -71,7 +71,6 @@ class Names:
 
     Attributes:
         assigned: Constants and aliases, each with its expression.
-        classes: Classes that the module defines.
         imported: What it imports from this package: the module and the name there.
     """
 
@@ -115,7 +114,6 @@ def read_options(
     """Return the options of a factory.
 
     Args:
-        factory: Its definition.
         names: Of its module.
         num_supplied: How many of the program's arguments it takes by position.
         untyped: The type of an option without an annotation.

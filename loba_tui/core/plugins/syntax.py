@@ -78,12 +78,7 @@ class Plugin:
 
 
 def parse(
-    kind: str,
-    name: str,
-    path: Path,
-    content: bytes,
-    *,
-    origin: Origin = "shipped",
+    kind: str, name: str, path: Path, content: bytes, *, origin: Origin = "shipped"
 ) -> Plugin:
     """Return what a drop-in's source says of itself.
 

@@ -43,12 +43,7 @@ _LAYERS = (
 
 
 def check_contract(kind: str, path: Path, **options: Any) -> None:
-    """Check a drop-in file against what its kind has to keep.
-
-    Args:
-        kind: A key of `KINDS`.
-        path: The file.
-        options: As a recipe would give them.
+    """Check a drop-in file against what its kind has to keep; options are as a recipe gives them.
 
     Raises:
         AssertionError: It does not keep something.

@@ -32,11 +32,7 @@ _FUNCTIONS = MappingProxyType(
 def load_choice(kind: str, choice: Choice, plugins: Plugins) -> Callable[..., Any]:
     """Return the factory of a drop-in with the recipe's options already bound to it.
 
-    Args:
-        kind: A key of `KINDS`.
-        choice: Name and options.
-        plugins: What the user's own make is checked, because their mistakes would otherwise show
-            up far from them.
+    What the user's own make is checked: their mistakes would otherwise show up far from them.
     """
     factory = plugins.load(kind, choice.name)
     options = choice.options
@@ -72,13 +68,7 @@ def plugin_hashes(recipe: Recipe, plugins: Plugins) -> dict[str, str]:
 
 
 def result_problem(kind: str, made: Any, args: tuple[Any, ...]) -> str:
-    """Return what a factory should have returned and did not; empty if it did.
-
-    Args:
-        kind: A key of `KINDS`.
-        made: What it returned.
-        args: What the program supplied.
-    """
+    """Return what a factory given `args` should have made instead of `made`; empty if it did."""
     got = f", not {type(made).__name__}"
     match kind:
         case "adapters" if not isinstance(made, PeftConfig):

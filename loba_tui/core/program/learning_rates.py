@@ -48,8 +48,7 @@ class RecordedRates:
     after a resume, and multiplies with the layer factors like any other.
 
     Args:
-        scheduler: Made for a `stand_in_optimizer`.
-        where: Names it in errors.
+        scheduler: Made for a `stand_in_optimizer`; errors call it by `where`.
 
     Raises:
         RecipeError: Its rates do not depend on the step alone.

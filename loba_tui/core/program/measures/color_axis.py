@@ -10,9 +10,7 @@ UNIT = "0 to 1 between two colours"
 
 
 def get_measure(
-    *,
-    low: Sequence[float] = (0.1, 0.2, 1.0),
-    high: Sequence[float] = (1.0, 0.2, 0.1),
+    *, low: Sequence[float] = (0.1, 0.2, 1.0), high: Sequence[float] = (1.0, 0.2, 0.1)
 ) -> Callable[[np.ndarray], float]:
     """Return a function from an image (H, W, 3) to its place between two colours.
 

@@ -18,10 +18,7 @@ from loba_tui.core.errors import RecipeError
 
 
 def get_scheduler(
-    optimizer: Any,
-    *,
-    factors: dict[str, NonNegativeFloat],
-    otherwise: NonNegativeFloat = 0.0,
+    optimizer: Any, *, factors: dict[str, NonNegativeFloat], otherwise: NonNegativeFloat = 0.0
 ) -> list[float]:
     """Return one factor per parameter group: that of the first pattern that fits its name.
 
