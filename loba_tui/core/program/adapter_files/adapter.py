@@ -72,10 +72,7 @@ def write_adapter(
     The same weights and metadata give the same bytes.
 
     Args:
-        unet: A diffusers UNet with a PEFT adapter on it.
-        folder: Where to; made if it is not there.
         metadata: What both files carry beside their own: recipe, base model, provenance.
-        adapter_name: Which of the UNet's adapters.
 
     Returns:
         The written files by format: "diffusers", and "kohya" and "peft" where there is such a form.
@@ -134,15 +131,10 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[st
 
 
 def convert(path: Path, to: AdapterFormat, destination: Path | None = None) -> Path:
-    """Write an adapter file in the other format.
+    """Write an adapter file in the other format, and return where it is.
 
-    Args:
-        path: An adapter file of either format.
-        to: The format to write.
-        destination: Where to; None puts it beside `path`, `.kohya` in its name or not.
-
-    Returns:
-        The file that was written, or found there with the same content.
+    A file with the same content may be there already. Without a destination it lies beside `path`,
+    `.kohya` in its name or not.
     """
     tensors, config, metadata = read_adapter(path)
     adapter_lycoris.refuse_conversion(path, {"peft_type": "LORA", **config})
@@ -187,7 +179,6 @@ def load_adapter(container: ModelContainer, path: Path, adapter_name: str = "def
     Args:
         container: A model without an adapter of that name.
         path: A .safetensors file, ours or of any tool that diffusers reads.
-        adapter_name: What PEFT calls it from then on.
 
     Raises:
         RecipeError: There is no such file, or it is no adapter for this model.

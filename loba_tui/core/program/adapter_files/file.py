@@ -114,7 +114,6 @@ def check_weights(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _read_back(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Check that the disk gives back what it was given."""
     try:
         read, read_metadata = read_file(path)
         same = read.keys() == tensors.keys() and all(

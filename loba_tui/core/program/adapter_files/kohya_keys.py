@@ -83,7 +83,6 @@ def to_kohya(module: str, layout: BlockLayout | None = SDXL_LAYOUT) -> str:
     """Return kohya's name of a UNet module, such as lora_unet_input_blocks_4_1_proj_in.
 
     Args:
-        module: Its name in diffusers.
         layout: The columns of an SD-XL; None is for the UNets that sd-scripts takes from diffusers.
 
     Raises:

@@ -84,12 +84,7 @@ def write_files(
 ) -> dict[str, WrittenFile]:
     """Write a LoHa, LoKr or OFT adapter in all forms that it has, and read each back.
 
-    Args:
-        unet: A diffusers UNet that carries it.
-        folder: Where to.
-        metadata: What every file carries beside its own.
-        adapter_name: Which of the UNet's adapters.
-        names: Of the files with PEFT's and with LyCORIS' keys.
+    `names` are of the files with PEFT's and with LyCORIS' keys; all carry the metadata.
     """
     config = unet.peft_config[adapter_name]
     kind = kind_of(config)
@@ -137,7 +132,6 @@ def read_layers(
     """Return weights by PEFT's names and their configuration; None where it is another kind's file.
 
     Args:
-        path: The file's.
         metadata: Its metadata; a configuration is taken out of it.
         tensors: Its content: with PEFT's or with LyCORIS' keys.
 

@@ -36,10 +36,7 @@ QUIET = 1e-6
 class Pair:
     """Two adapters in one block, or in the whole denoiser.
 
-    Attributes:
-        one: Label of the first.
-        other: Label of the second.
-        overlap: Cosine of their changes; None where one of them has none there.
+    `overlap` is the cosine of their changes, None where one of them has none there.
     """
 
     one: str
@@ -81,7 +78,6 @@ class Attribute:
     """Readings of a measure on the images with none, each and all of the adapters.
 
     Attributes:
-        measure: Its name.
         of: Label of the adapter whose recipe names it.
         base: Mean without any adapter.
         alone: Mean with each adapter alone, in the order of the labels.
@@ -126,16 +122,9 @@ def measure_overlap(
     *,
     batch_size: int = BATCH_SIZE,
 ) -> Interference:
-    """Compare the changes that attached adapters make to the denoiser's predictions.
+    """Compare the changes that attached adapters, all active, make to the denoiser's predictions.
 
-    Args:
-        container: The model, with all of them active.
-        names: PEFT's names of the adapters.
-        strengths: How strong each is.
-        labels: What to call them.
-        held_out: From `trajectories.held_out.roll_out`.
-        prompts: One row for each prompt of that rollout.
-        batch_size: UNet rows at once.
+    `names` are PEFT's; `prompts` has one row for each prompt that was rolled out.
     """
     scales = _scales_by_part(container.denoiser, names)
     strength_of = dict(zip(names, strengths, strict=True))
@@ -172,7 +161,6 @@ def measure_overlap(
 def _scales_by_part(
     denoiser: nn.Module, names: Sequence[str]
 ) -> dict[tuple[str, str], AdapterScale]:
-    """Return the strength of each adapter in each block that it has layers in."""
     parts = [(name, block_of(layer)) for name in names for layer, _ in tuner_layers(denoiser, name)]
     return {
         (name, block): AdapterScale(denoiser, name, within=block)

@@ -30,11 +30,7 @@ def draw_interference(
 ) -> None:
     """Write the page as a PNG of 1200 x 800 pixels; the same input gives the same bytes.
 
-    Args:
-        found: What is shown.
-        images: (num_prompts, 2 + num_adapters, H, W, 3): none, each alone, all.
-        prompts: Of the rows.
-        path: Where to.
+    Images are (num_prompts, 2 + num_adapters, H, W, 3): none, each alone, all.
     """
     with page(path) as figure:
         title = " + ".join(

@@ -66,11 +66,7 @@ class Merged:
 
 
 def merge(parts: Sequence[Part], *, rank: int | None = None) -> Merged:
-    """Add adapters up, each times its strength.
-
-    Args:
-        parts: Files and strengths.
-        rank: Most that a layer may have; None keeps all of it.
+    """Add adapters up, each times its strength, at most `rank` a layer; None keeps all of it.
 
     Raises:
         RecipeError: One cannot be a sum of low-rank updates, or they fit no common model.
@@ -136,7 +132,6 @@ def _loha(own: Mapping[str, Tensor]) -> Tensor:
 
 
 def _lokr(own: Mapping[str, Tensor]) -> Tensor:
-    """Return a linear layer's W₁ ⊗ W₂."""
     if "lokr_t2" in own:
         raise RecipeError("a LoKr with Tucker factors cannot be merged")
     one = own["lokr_w1"] if "lokr_w1" in own else own["lokr_w1_a"] @ own["lokr_w1_b"]

@@ -30,7 +30,6 @@ class Unit:
         images: One image, or several ascending by the strength of their source.
         scales: Strength of each; None for images without one.
         bucket: Width and height that all of them are cut to.
-        caption: Of all of them.
         is_prior: It is of the class as the model knows it.
     """
 
@@ -62,11 +61,7 @@ def arrange(
 ) -> tuple[Arrangement, list[BadFile]]:
     """Return units with their buckets, and what stands in the way of it.
 
-    Args:
-        images: What the scan found good.
-        data: The recipe's section.
-        geometry: The model's.
-        paired: Images of the same name in sources of different `scale` make one unit.
+    If paired, images of the same name in sources of different `scale` make one unit.
     """
     try:
         buckets = bucket_sizes(geometry, data.buckets)
@@ -136,18 +131,12 @@ def _problems(group: Sequence[Image], data: DataSection, bucket: Size) -> list[B
 class SampleOrder:
     """Which units make up each micro-step: every unit comes `repeats` times in an epoch.
 
-    A batch holds one bucket only. What does not fill a batch is filled up from the bucket's own
-    beginning, so that no image is left out. All of it is a function of seed and index.
+    A batch, which all processes share, holds one bucket only. What does not fill a batch is filled
+    up from the bucket's own beginning, so that no image is left out. All of it is a function of
+    seed and index.
     """
 
     def __init__(self, arrangement: Arrangement, *, batch_size: int, seed: int) -> None:
-        """Order units.
-
-        Args:
-            arrangement: The units.
-            batch_size: Rows of a micro-step over all processes.
-            seed: The run's.
-        """
         self._seed, self._batch_size = seed, batch_size
         buckets: dict[Size, list[int]] = defaultdict(list)
         pairs = zip(arrangement.units, arrangement.repeats, strict=True)

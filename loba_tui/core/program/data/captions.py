@@ -28,11 +28,7 @@ class BadCaption(ValueError):
 
 
 def decode_text(content: bytes, encoding: str) -> str:
-    """Return a text file's content.
-
-    Args:
-        content: Its bytes.
-        encoding: As the recipe has it; "auto" is UTF-8, or whatever its mark says.
+    """Return a text file's content; the encoding "auto" is UTF-8, or whatever its mark says.
 
     Raises:
         BadCaption: The bytes are not in that encoding.
@@ -104,13 +100,9 @@ def tidy(text: str) -> str:
 
 
 def variant(caption: str, settings: CaptionSection, seed: int, *key: int | str) -> str:
-    """Return one variant of a caption: tags shuffled, some left out, the trigger in front.
+    """Return one variant of a tidy caption: tags shuffled, some left out, the trigger in front.
 
-    Args:
-        caption: As `tidy` left it.
-        settings: The recipe's.
-        seed: The run's.
-        key: Which variant of which image.
+    `key` says which variant of which image.
     """
     if settings.shuffle or settings.drop_tags:
         tags = [tag.strip() for tag in caption.split(settings.separator)]

@@ -66,7 +66,6 @@ def decode(content: bytes, *, max_megapixels: float, alpha: str) -> Decoded:
     """Return the RGB image in a file's bytes.
 
     Args:
-        content: The whole file.
         max_megapixels: Most pixels, in millions; checked before anything is decoded.
         alpha: What transparent pixels are laid on: white, black or gray; "error" refuses them.
 

@@ -35,12 +35,7 @@ _FILE_KEYS = ("file_name", "image")
 
 @dataclass(frozen=True)
 class BadFile:
-    """Something of the data that cannot be used.
-
-    Attributes:
-        name: The file, as the recipe's source names it.
-        problem: What is wrong with it.
-    """
+    """Something of the data that cannot be used; `name` is as the recipe's source names it."""
 
     name: str
     problem: str
@@ -132,14 +127,7 @@ def source_path(path: str) -> Path | None:
 
 @dataclass(frozen=True)
 class _SourceReader:
-    """Lists one source of a recipe.
-
-    Attributes:
-        listing: Where images and problems go.
-        index: Of the source in the recipe.
-        source: The recipe's.
-        settings: How captions are read.
-    """
+    """Lists one source of a recipe."""
 
     listing: Listing
     index: int

@@ -29,7 +29,6 @@ class Latents:
         """Return the latent (C, h, w) of an image, float32 on the CPU.
 
         Args:
-            image: Which one.
             settings: What is done to its pixels: size, cut, mirroring.
             load: Makes the pixels (3, H, W) in [0, 1]; called where they are needed.
         """

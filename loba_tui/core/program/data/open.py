@@ -27,15 +27,10 @@ def open_data(
     on_phase: Callable[[str], None],
     plugins: Plugins,
 ) -> PreparedData | None:
-    """Open and check every image of a recipe, before its model is loaded.
+    """Open and check every image of a recipe, before its model is loaded; None if it has none.
 
     Args:
-        recipe: What is run.
-        records: What the run tells.
         on_phase: Told the phase again and again; raises where the run is to stop.
-
-    Returns:
-        None for a recipe without images.
 
     Raises:
         DataError: Something cannot be used; the message lists all of it.
@@ -70,8 +65,6 @@ def encode_data(
     """Encode the images of a run; other arguments as in `open_data`.
 
     Args:
-        data: The images.
-        container: The model.
         open_latents: Returns the cache on the disk.
     """
     data.encode(container, open_latents, _progress("encoding images", records, on_phase))

@@ -33,15 +33,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class PreparedData:
-    """The images of a run.
-
-    Attributes:
-        data: The recipe's section.
-        scan: What was found.
-        arrangement: Units and buckets.
-        seed: The run's.
-        batch_size: Rows of a micro-step on one process.
-    """
+    """The images of a run; `batch_size` is the rows of a micro-step on one process."""
 
     data: DataSection
     scan: Scan
@@ -77,10 +69,8 @@ class PreparedData:
     ) -> None:
         """Encode every image that training will ask for, unless the recipe wants that each time.
 
-        Args:
-            container: Its VAE does it, one image at a time.
-            open_latents: Returns the cache on the disk; asked where the recipe wants it.
-            progress: Told the number of images encoded, and of all.
+        The cache on the disk is opened only where the recipe wants it. `progress` is told the
+        number of images encoded, and of all.
         """
         on_disk = self.data.cache == "disk"
         encoder = open_latents() if on_disk else LatentCache(container, None)
@@ -147,8 +137,6 @@ def prepare(
     """Open, check and arrange the images of a recipe.
 
     Args:
-        recipe: With a `data` section.
-        geometry: The model's.
         paired: The method trains on images of the same scene at several strengths.
         progress: Told the number of images opened, and of all.
         on_bad: Told everything that cannot be used, before an error is raised for it.

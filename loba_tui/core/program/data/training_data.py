@@ -68,7 +68,6 @@ class Row:
 
     Attributes:
         place: In the global batch.
-        unit: What is trained.
         chosen: Which of the unit's images.
         cut: The same for all of them.
         prompt: None stands for the empty prompt.
@@ -169,7 +168,11 @@ class Decoder:
 
 
 class ImageData:
-    """Batches of a real data set."""
+    """Batches of a real data set.
+
+    `places` are this process's rows of the global batch; `factor` is pixels a latent,
+    along each side.
+    """
 
     def __init__(
         self,
@@ -181,16 +184,6 @@ class ImageData:
         factor: int,
         device: torch.device,
     ) -> None:
-        """Join the parts.
-
-        Args:
-            plan: Which rows.
-            data: The recipe's section.
-            store: Makes latents.
-            places: This process's rows of the global batch.
-            factor: Pixels a latent, along each side.
-            device: Where batches go.
-        """
         self._plan, self._data, self._store = plan, data, store
         self._places, self._factor, self._device = places, factor, device
         self._decoder = Decoder(plan, data, places)
@@ -281,11 +274,7 @@ def cut_settings(data: DataSection, unit: Unit, cut: Cut) -> dict[str, str | int
 class StandInData:
     """Batches of the right shapes and of no content, to find out what a method computes.
 
-    Attributes:
-        latent_shape: (C, h, w).
-        batch_size: Rows of a micro-step on this process.
-        scales: Strengths of a pair; one 0 for plain images.
-        has_masks: The recipe has masks.
+    `latent_shape` is (C, h, w); `scales` are the strengths of a pair, or one 0 for plain images.
     """
 
     latent_shape: tuple[int, int, int]

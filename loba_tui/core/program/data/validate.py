@@ -28,9 +28,8 @@ class Image:
     """An image that can be trained on.
 
     Attributes:
-        item: Where it lies.
         size: Width and height in pixels, upright.
-        caption: On one line; None where it has none and none is asked for.
+        caption: On one line; empty where it has none and none is asked for.
         digest: Of the image's and its mask's bytes.
         notes: What its pixels needed, such as "turned".
     """
@@ -44,12 +43,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Scan:
-    """All that the recipe's sources hold, good and bad.
-
-    Attributes:
-        images: All that can be used, in the order of the sources.
-        bad: Everything that cannot be.
-    """
+    """All that the recipe's sources hold, good and bad; images in the order of the sources."""
 
     images: tuple[Image, ...]
     bad: tuple[BadFile, ...]
@@ -125,9 +119,7 @@ def scan(
 ) -> Scan:
     """Open everything that the recipe's sources hold.
 
-    Args:
-        data: The recipe's section.
-        progress: Told the number of images opened, and of all.
+    `progress` is told the number of images opened, and of all.
     """
     listing = list_items(data)
     images: list[Image] = []

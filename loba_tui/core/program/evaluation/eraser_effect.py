@@ -32,16 +32,12 @@ class Erasure:
     """Shares are 0 to 1, tuples follow the report's scales.
 
     Attributes:
-        measure: What read the labels.
-        label: Of the erased concept.
         at: The scale that is judged.
         share: Of the samples that ask for the concept, those that show it.
         became: What those samples show at the judged scale, by label, "nothing" for None.
         accuracy: Of the samples that ask for something else, those that show what they ask for;
             None where there are none.
         accuracy_by_label: The same for each of the other labels.
-        num_asking: Samples that ask for the concept.
-        num_others: Samples that ask for something else.
     """
 
     measure: str
@@ -80,8 +76,6 @@ def measure_erasure(
         scales: (num_scales), ascending, 0 among them.
         asking: (num_samples, num_scales) labels of samples that ask for the concept.
         others: The same for samples that ask for something else, by the label they ask for.
-        measure: Its name.
-        label: Of the erased concept.
     """
     base = base_index(scales)
     at = min(range(len(scales)), key=lambda index: abs(scales[index] - JUDGED_SCALE))

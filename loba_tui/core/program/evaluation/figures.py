@@ -36,12 +36,9 @@ class Figures:
     Attributes:
         scales: Ascending, 0 among them.
         num_samples: Prompts times seeds.
-        images: Signs of broken images.
         effect: What a slider does to the measured attribute; None where nothing measures it.
-        preservation: What must not change, label by label.
         clean_range: Ends of the unbroken row of clean scales around 0; None if 0 itself is unclean.
         efficacy: What the UNet alone says; None where it was not asked.
-        region: How much changes where it is wanted, and elsewhere.
         erasure: Of an eraser alone; images and preservation are then those of prompts that ask for
             others.
     """
@@ -72,11 +69,7 @@ def measure_figures(
     Args:
         scales: (num_scales), ascending, 0 among them.
         images: (num_samples, num_scales, H, W, 3) in [0, 1].
-        measured: The attribute that the slider is to move; None where nothing measures it.
         labels: What must not change, by name: (num_samples, num_scales) of str, number or None.
-        efficacy: Figures of the UNet alone, if they were computed.
-        region: How much changes where it is wanted, and elsewhere.
-        erasure: What an eraser was measured to do; None for a slider.
     """
     health = inspect_images(images, base_index(scales))
     effect = None if measured is None else measure_effect(scales, measured)

@@ -49,13 +49,10 @@ def prove(
 ) -> Report:
     """Measure what the attached adapter does, and write strip, report.json and report.png.
 
+    Scale 0 is always drawn too, since everything is compared with it.
+
     Args:
-        container: The model, with the adapter attached.
-        scale: Strength of that adapter.
-        recipe: Says which prompts, seeds and scales, what to measure and what to preserve. Scale 0
-            is always drawn too, since everything is compared with it.
         embeds: Of the proof's prompts, the negative prompt, and all prompts of the concepts.
-        out_dir: The run directory, or any folder.
         progress: Told how many images are drawn, of how many.
         ended_early: Why training ended itself, to be said in the report.
     """
@@ -122,13 +119,7 @@ def _region(recipe: Recipe, scales: Sequence[float], samples: np.ndarray) -> Reg
 def _erasure(
     recipe: Recipe, scales: Sequence[float], samples: np.ndarray, plugins: Plugins
 ) -> Erasure | None:
-    """Count the labels of an eraser's proof; None for every other method.
-
-    Args:
-        recipe: Says which label is to be gone, and which prompts ask for others.
-        scales: (num_scales).
-        samples: (num_samples, num_scales, H, W, 3), those of `other_prompts` last.
-    """
+    """Count the labels of an eraser's proof, samples of `other_prompts` last; else None."""
     proof = recipe.proof
     if proof.erased is None or proof.measure is None:
         return None

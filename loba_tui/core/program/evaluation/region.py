@@ -18,9 +18,6 @@ class Region:
     """Mean absolute change of pixels (0 to 1) against scale 0, by scale.
 
     Attributes:
-        box: What counts as inside.
-        inside: Change of a pixel inside, one figure per scale.
-        outside: Change of a pixel outside.
         scale: The scale that `ratio` is of: the one that changes most inside.
         ratio: Change inside over change outside; None where nothing changes outside.
     """

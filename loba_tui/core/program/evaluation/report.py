@@ -27,7 +27,6 @@ class Report(Figures):
     """Everything report.json says.
 
     Attributes:
-        name: Of the run or adapter.
         outcome: What the figures amount to, one of `verdict.OUTCOMES`.
         verdict: The sentences that explain it.
         details: How it was measured: prompts, seeds, sampler, base model, costs.
@@ -69,14 +68,7 @@ def make_report(
     details: Mapping[str, Any] | None = None,
     remark: str | None = None,
 ) -> Report:
-    """Judge an adapter by its figures.
-
-    Args:
-        name: Of the run or adapter.
-        figures: What was measured.
-        details: How it was measured; copied into the report.
-        remark: A sentence to be said after the verdict's own.
-    """
+    """Judge an adapter by its figures; the remark is said after the verdict's own sentences."""
     outcome, verdict = judge(figures)
     return Report(
         **vars(figures),

@@ -44,9 +44,7 @@ def draw_report(
     """Write the page as a PNG of 1200 x 800 pixels; the same input gives the same bytes.
 
     Args:
-        report: What was found.
         images: (num_samples, num_scales, H, W, 3), the images it was found on.
-        path: Where to.
         measured: The values behind the effect curve; None draws how far images move instead.
     """
     with page(path) as figure:

@@ -109,12 +109,7 @@ def mean_ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def measure_effect(scales: Sequence[float], measured: Measurement) -> Effect:
-    """Compute the effect of the scale on a measured value.
-
-    Args:
-        scales: (num_scales), ascending, 0 among them.
-        measured: Values at these scales.
-    """
+    """Compute the effect of the scale on a measured value; scales ascend, 0 among them."""
     grid = np.asarray(scales, dtype=float)
     values = np.asarray(measured.values, dtype=float)
     with_ties = _tie(values)
@@ -233,14 +228,9 @@ def _side(
     side: int,
     direction: int,
 ) -> Side | None:
-    """Describe one side of 0; None where none was sampled.
+    """Describe one side of 0, above (1) or below (-1); None where none was sampled.
 
-    Args:
-        grid: (num_scales) scales.
-        values: (num_samples, num_scales).
-        limits: Of the measure.
-        side: 1 for the scales above 0, -1 for those below.
-        direction: 1 where the value rises with the scale on the whole, else -1.
+    The direction is 1 where the value rises with the scale on the whole, else -1.
     """
     outwards = np.argsort(side * grid)
     outwards = outwards[side * grid[outwards] >= 0]

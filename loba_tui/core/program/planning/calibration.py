@@ -66,8 +66,6 @@ def calibrate(recipe: Recipe, estimate: Estimate, plugins: Plugins) -> Work:
 
 
 class _Timer:
-    """Times predictions of a real model."""
-
     def __init__(self, container: ModelContainer, scale: AdapterScale, recipe: Recipe) -> None:
         self._container = container
         self._scale = scale

@@ -56,9 +56,7 @@ _SMALL_MODEL, _SMALL_BATCH = 20_000_000, 64 * 64**2
 class Estimator:
     """Estimates recipes for one device; what they have in common is computed once.
 
-    Attributes:
-        device: Where the runs would be.
-        shapes_only: Never make real tensors, not even of a small model, where it is faster.
+    With `shapes_only` no real tensors are made, not even of a small model, where that is faster.
     """
 
     device: torch.device
@@ -123,7 +121,6 @@ class Estimator:
         )
 
     def _open(self, recipe: Recipe, dtype: torch.dtype) -> Networks:
-        """Return the model with the adapter attached, and what the method asks of it."""
         # What of a recipe does not change the networks and their calls.
         key = recipe.model_dump_json(
             exclude={

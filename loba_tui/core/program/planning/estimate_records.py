@@ -95,14 +95,11 @@ class Estimate:
     """Requirements of a run.
 
     Attributes:
-        device: As the run would name it.
         dtype: Of the base weights.
         origin: Where the model's shapes are from: local, cached, shipped or assumed.
         resolution: Pixels that are trained and drawn at.
         parameters: Base parameters by component.
-        adapter_parameters: Of the adapter.
         trained_parameters: Those of them that the layer scheduler lets train.
-        calls: What the method asks of the network.
         notes: What is not exact about this, as sentences.
     """
 

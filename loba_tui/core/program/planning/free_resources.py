@@ -15,14 +15,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class FreeResources:
-    """Memory and disk that a run can take.
-
-    Attributes:
-        device: The device that the estimate is for, as the run would name it.
-        memory_bytes: Free on that device; None where it is not here or does not say.
-        disk_bytes: Free where the run folder lies.
-        inodes: Free there; None where the file system does not count them.
-    """
+    """Free bytes that a run can take; None where the device is not here, or nothing says it."""
 
     device: torch.device
     memory_bytes: int | None

@@ -80,13 +80,7 @@ class MethodCalls:
 def record_calls(
     recipe: Recipe, container: ModelContainer, scale: AdapterScale, plugins: Plugins
 ) -> MethodCalls:
-    """Run the recipe's method for a few steps and return the calls that it made.
-
-    Args:
-        recipe: Names the method.
-        container: A model without weights, with the adapter attached.
-        scale: Strength of that adapter.
-    """
+    """Run the recipe's method for a few steps without weights, and return its calls."""
     recorder, model = _recorded(recipe, container)
     method = build_method(
         recipe,

@@ -18,16 +18,10 @@ class Networks:
     """A model of shapes with its adapter attached.
 
     Attributes:
-        shapes: The model.
-        scale: Strength of its adapter.
-        adapter: The adapter's parameters.
-        trained: Those of them that train.
-        calls: What the method asks of the denoiser.
         resolution: Pixels that are trained and drawn at; None takes the model's own.
         device_type: Whose autocast rules hold.
         autocast: Its lower precision; None for none.
         fused: Whether attention runs in fused kernels.
-        checkpointing: Whether activations are recomputed.
     """
 
     shapes: ModelShapes

@@ -35,12 +35,7 @@ _SAFETY = 0.9
 
 @dataclass
 class Preflight:
-    """The estimate of a run that is about to start.
-
-    Attributes:
-        recipe: The run.
-        device: Where it is.
-    """
+    """The estimate of a run that is about to start."""
 
     recipe: Recipe
     device: torch.device
@@ -51,13 +46,8 @@ class Preflight:
     def announce(self, writer: Records, folder: Path, *, force: bool = False) -> None:
         """Write what the run will need as an event; nothing is loaded yet.
 
-        Args:
-            writer: The run's records.
-            folder: Where the run lies.
-            force: Go on although it does not fit.
-
         Raises:
-            ResourceError: It cannot fit in the memory or on the disk that is free.
+            ResourceError: It cannot fit in the free memory or disk, and is not forced to start.
         """
         estimator = Estimator(self.device, self.plugins)
         try:

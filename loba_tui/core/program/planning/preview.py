@@ -51,11 +51,7 @@ def learning_rate(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict
 class AdaptedShapes:
     """A model of shapes with an adapter on it: what layer factors are worked out for.
 
-    Attributes:
-        origin: Where the model's shapes are from.
-        blocks: Names of the denoiser's blocks.
-        num_parameters: Of the denoiser alone.
-        trainable: The adapter's parameters by name.
+    `num_parameters` is of the denoiser alone.
     """
 
     origin: str

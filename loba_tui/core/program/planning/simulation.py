@@ -103,7 +103,6 @@ class Allocations(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run an operator and book what it made."""
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         for tensor in tree_leaves(output):
@@ -138,18 +137,15 @@ class Allocations(TorchDispatchMode):
 
 
 class RealDeviceRules(TorchFunctionMode):
-    """Makes meta tensors take the attention path and the autocast of a real device."""
+    """Makes meta tensors take the attention path and the autocast of a real device.
+
+    `autocast` is the lower precision, None for none. Attention is fused unless the recipe asks for
+    math.
+    """
 
     def __init__(
         self, *, autocast: torch.dtype | None = None, device_type: str = "cpu", fused: bool = True
     ) -> None:
-        """Take the rules.
-
-        Args:
-            autocast: The lower precision; None for none.
-            device_type: Whose rules autocast follows.
-            fused: Whether attention is fused, as it is unless the recipe asks for math.
-        """
         super().__init__()
         self._autocast = autocast
         self._raised = _RAISED.get(device_type, frozenset())
@@ -159,7 +155,6 @@ class RealDeviceRules(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Cast as autocast would, then run the function, attention by its fused operator."""
         kwargs = dict(kwargs or {})
         if self._autocast is not None and func in _LOWERED:
             args, kwargs = tree_map(self._lowered, (args, kwargs))
@@ -205,7 +200,6 @@ def measure(
 
     Args:
         forward: Makes its inputs, calls the network and returns its output.
-        with_grad: Whether to run backward as well.
         rules: For meta tensors; None where the tensors are real.
         present: Tensors that are there already and are not part of the cost.
     """

@@ -26,9 +26,8 @@ def optimizer_state_bytes(
     The optimizer itself makes one step on one small parameter of each distinct shape, and what it
     keeps is counted: so factored, quantised and averaging optimizers need no table.
 
-    Returns:
-        The bytes, and whether they are measured; an optimizer that does not run here is taken for
-        Adam.
+    The second value is whether they are measured: an optimizer that does not run here is taken for
+    Adam.
     """
     counts = Counter(shapes)
     parameters = {shape: nn.Parameter(torch.zeros(shape, device="cpu")) for shape in counts}

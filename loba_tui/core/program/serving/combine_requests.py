@@ -124,7 +124,6 @@ def serve_interference(
 
 
 def _labels(parts: Sequence[Part]) -> list[str]:
-    """Return a name for each, told apart by a number where two are the same."""
     names = [part.label for part in parts]
     return [
         name if names.count(name) == 1 else f"{name} ({number})"
@@ -157,7 +156,6 @@ def _draw(
 def _attributes(
     parts: Sequence[Part], labels: Sequence[str], images: np.ndarray, plugins: Plugins
 ) -> list[Attribute]:
-    """Return what each adapter's own measure says of all the images."""
     found = []
     for number, part in enumerate(parts):
         choice = _measure_of(part, plugins)

@@ -20,11 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def device_findings(facts: AcceleratorFacts | None = None) -> Iterator[Finding]:
-    """Yield findings about torch, CUDA and the driver.
-
-    Args:
-        facts: What there is; None asks the machine.
-    """
+    """Yield findings about torch, CUDA and the driver."""
     facts = accelerator_facts() if facts is None else facts
     yield Finding("torch", "ok", f"imports; built for CUDA {_text(facts.torch_cuda)}")
     try:

@@ -41,10 +41,7 @@ def serve(
 ) -> None:
     """Carry out a request; results, events and status go to the writer's folder.
 
-    Args:
-        request: What to do.
-        writer: Where it is reported.
-        tensors: Where embeddings are kept between runs; None keeps none.
+    Embeddings are kept between runs in the folder `tensors`; None keeps none.
 
     Raises:
         LobaError: The adapter, its recipe or its base model cannot be used.
@@ -65,7 +62,6 @@ def serve(
 
 
 def _check_data(recipe: Recipe, writer: RunWriter, plugins: Plugins) -> None:
-    """Open all images of a recipe, and leave what was found."""
     data = open_data(recipe, writer, lambda phase: writer.status(phase=phase), plugins)
     if data is None:
         raise RecipeError("data: missing; this recipe has no images to check")
@@ -76,7 +72,6 @@ def _check_data(recipe: Recipe, writer: RunWriter, plugins: Plugins) -> None:
 def _serve_with_model(
     request: Request, writer: RunWriter, plugins: Plugins, tensors: Path | None
 ) -> None:
-    """Draw, measure or compare adapters on their base model."""
     recipe = wanted_recipe(request, plugins)
     model = open_model(
         recipe,
@@ -110,7 +105,6 @@ def _serve_with_model(
 
 
 def _attach(request: Request, model: OpenModel) -> RowScale:
-    """Put the request's adapter, or all of several, on the model; return their strength."""
     if request.several:
         return attach_several(request, model)
     load_adapter(model.container, Path(request.adapter))
@@ -160,7 +154,6 @@ def _draw(
     writer: RunWriter,
     plugins: Plugins,
 ) -> Path:
-    """Draw every prompt, seed and scale, as a file each and together as one strip."""
     grid = Grid.of_samples(recipe)
     images = draw_grid(
         model.container,

@@ -39,7 +39,6 @@ class EraserEfficacy:
         alignment: Cosine with the wanted direction, mean over rows.
         relative_length: Length of the change, in any direction, over that of the wanted one.
         leakage: None where the recipe names nothing to preserve.
-        verdict: What these amount to.
         num_rows: Pairs of latents and timesteps that were looked at.
         num_unet_rows: Cost in UNet rows, without the rollout's.
     """

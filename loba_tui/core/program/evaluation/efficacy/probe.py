@@ -50,6 +50,8 @@ class ProbePrompts:
 class EfficacyProbe:
     """The base model's predictions on held-out latents, to compare an adapter with repeatedly.
 
+    The latents are rolled out with the prompts' `target`.
+
     Attributes:
         direction: (R, C·H·W) the wanted direction d.
         num_predicted_rows: UNet rows predicted so far, the rollout's left out.
@@ -65,15 +67,6 @@ class EfficacyProbe:
         *,
         batch_size: int = BATCH_SIZE,
     ) -> None:
-        """Predict with the base model.
-
-        Args:
-            container: The model, with the adapter attached.
-            scale: Strength of that adapter.
-            held_out: Rolled out with the prompts' `target`.
-            prompts: What is predicted for.
-            batch_size: UNet rows at once.
-        """
         self._container, self._scale, self._held_out = container, scale, held_out
         self._batch_size = batch_size
         self.num_predicted_rows = 0

@@ -33,10 +33,6 @@ def make_probe(
     """Return what efficacy is read off, None for a slider where no concept says both directions.
 
     Args:
-        container: The model, with the adapter attached.
-        scale: Strength of that adapter.
-        recipe: Names the concepts.
-        embeds: Of all prompts of the concepts.
         erases: Whether the adapter is to move concepts to what takes their place; a slider's goes
             from negative to positive prompts.
         most: Concepts and preserve prompts that are looked at, evenly spread over all of them.
@@ -90,11 +86,7 @@ def roll_out_held(
 ) -> HeldOut:
     """Return noisy latents of the base's own rollouts, of a seed that is not trained with.
 
-    Args:
-        container: The model.
-        scale: Of whatever is attached to it; off here.
-        recipe: Names seed and resolution.
-        target: One row a prompt.
+    The adapter is off for it. `target` has one row a prompt.
     """
     ddim = SHIPPED.load("noise", "ddim")
     return roll_out(

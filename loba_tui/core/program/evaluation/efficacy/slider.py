@@ -40,8 +40,6 @@ class SliderEfficacy:
     """Figures of the module's formulas; "up" is the positive side, cosines are means over rows.
 
     Attributes:
-        alignment_up: Cosine with the wanted direction.
-        alignment_down: Cosine with its opposite.
         strength_up: Length along the wanted direction per unit of scale; 1 moves the target
             prompt's prediction as far as positive and negative prompts lie apart.
         strength_down: The same on the negative side.
@@ -49,7 +47,6 @@ class SliderEfficacy:
         symmetry_cosine: 1 where both sides are exact opposites.
         symmetry_length: The shorter side's length over the longer's.
         leakage: None where the recipe names nothing to preserve.
-        verdict: What these amount to.
         num_rows: Pairs of latents and timesteps that were looked at.
         num_unet_rows: Cost in UNet rows so far, without the rollout's.
     """
