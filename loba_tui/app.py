@@ -19,7 +19,7 @@ from loba_tui.core.run.directory import RunDir
 from loba_tui.screens import help as helping
 from loba_tui.screens import keymap
 from loba_tui.screens.base import LobaScreen
-from loba_tui.screens.registry import SCREENS, ScreenEntry
+from loba_tui.screens.registry import SCREENS
 from loba_tui.widgets.dialogs import ChoiceDialog, TextDialog
 
 if TYPE_CHECKING:
@@ -62,13 +62,7 @@ class LobaApp(App[None]):
         ),
     ]
 
-    def __init__(
-        self,
-        context: Context,
-        *,
-        run: RunDir | None = None,
-        entries: Sequence[ScreenEntry] = SCREENS,
-    ) -> None:
+    def __init__(self, context: Context, *, run: RunDir | None = None) -> None:
         """Prepare the screens; `run` is shown first where it is given.
 
         Raises:
@@ -76,18 +70,17 @@ class LobaApp(App[None]):
         """
         super().__init__(ansi_color=None)
         self.context = context
-        self.entries = tuple(entries)
         self.run_to_watch = run
         self.marked_runs: tuple[RunDir, ...] = ()
         self.recipe_to_edit: RecipeFile | None = None
         self.animation_level = "none"
         self.register_theme(DARK)
         self.theme = "loba" if context.has_many_colors else "ansi-dark"
-        for entry in self.entries:
+        for entry in SCREENS:
             self.add_mode(entry.id, entry.make)
         self._notices = NoticeFinder(context.ledger)
         self._notify = Settings.load(context.config / FILE)
-        changed = keymap.load(context.config / keymap.FILE, type(self), self.entries)
+        changed = keymap.load(context.config / keymap.FILE, type(self))
         if changed:
             self.set_keymap(changed)
 
@@ -97,12 +90,11 @@ class LobaApp(App[None]):
         self._look_for_notices()
         # Once something is to be seen; the first key that shows another screen need not wait then.
         self.set_timer(_PRELOAD_SECONDS, self._load_screens)
-        first = "monitor" if self.run_to_watch is not None else self.entries[0].id
-        self.switch_mode(first if self.has_entry(first) else self.entries[0].id)
+        self.switch_mode("monitor" if self.run_to_watch is not None else SCREENS[0].id)
 
     @work(thread=True, group="preload")
     def _load_screens(self) -> None:
-        for entry in self.entries:
+        for entry in SCREENS:
             entry.load()
 
     def _look_for_notices(self) -> None:
@@ -127,12 +119,6 @@ class LobaApp(App[None]):
             if sequence and self._driver is not None:
                 self._driver.write(sequence)
 
-    def has_entry(self, screen_id: str) -> bool:
-        return any(entry.id == screen_id for entry in self.entries)
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return action != "show" or self.has_entry(str(parameters[0]))
-
     def action_show(self, screen_id: str) -> None:
         self.switch_mode(screen_id)
 
@@ -145,7 +131,7 @@ class LobaApp(App[None]):
         self.switch_mode("stack")
 
     def action_keys(self) -> None:
-        title = next((e.title for e in self.entries if e.id == self.current_mode), "")
+        title = next((e.title for e in SCREENS if e.id == self.current_mode), "")
         self.push_screen(TextDialog(f"Keys: {title}", helping.help_rows(self, self.screen)))
 
     @work

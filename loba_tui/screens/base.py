@@ -18,7 +18,8 @@ from textual.worker import Worker, get_current_worker
 from loba_tui.client.context import Context
 from loba_tui.core.errors import LobaError
 from loba_tui.core.run.directory import RunDir
-from loba_tui.widgets.bars import KeyBar, Tab, TopBar
+from loba_tui.screens.registry import SCREENS
+from loba_tui.widgets.bars import KeyBar, TopBar
 from loba_tui.widgets.filter_bar import FilterBar
 from loba_tui.widgets.line import Line
 
@@ -47,13 +48,9 @@ class Dashboard(Protocol):
     """
 
     context: Context
-    entries: tuple[Tab, ...]
     run_to_watch: RunDir | None
     marked_runs: tuple[RunDir, ...]
     recipe_to_edit: RecipeFile | None
-
-    def has_entry(self, screen_id: str) -> bool:
-        """Say whether there is a screen of that name."""
 
     def watch_run(self, run: RunDir, compared: Sequence[RunDir] = ()) -> None:
         """Show a run in the monitor, with others laid over it."""
@@ -181,10 +178,8 @@ class LobaScreen(Screen[None], inherit_bindings=False):
     def _start(
         self, act: Act, *, group: str, name: str = "", exclusive: bool = False
     ) -> Worker[None]:
-        async def run() -> None:
-            await self._guarded(act)
-
-        return self.run_worker(run, name=name, group=group, exclusive=exclusive)
+        guarded = partial(self._guarded, act)
+        return self.run_worker(guarded, name=name, group=group, exclusive=exclusive)
 
     async def _guarded(self, act: Act) -> None:
         """Tell an error that an act meets; unhandled it would end the app."""
@@ -253,7 +248,7 @@ class LobaScreen(Screen[None], inherit_bindings=False):
 
     def compose(self) -> ComposeResult:
         """Lay out bars, body and the line for terminals that are too small."""
-        yield TopBar(self.loba.entries)
+        yield TopBar(SCREENS)
         with Vertical(id="body"):
             yield from self.compose_body()
         yield FilterBar()

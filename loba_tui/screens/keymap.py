@@ -6,7 +6,7 @@ app.palette: [ctrl+p, colon]
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from textual.binding import Binding
@@ -16,14 +16,14 @@ from textual.keys import KEY_NAME_REPLACEMENTS, Keys, _character_to_key
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound
 from loba_tui.core.text import clean, nearest
-from loba_tui.screens.registry import ScreenEntry
+from loba_tui.screens.registry import SCREENS
 
 FILE = "keymap.yaml"
 _MAX_BYTES = 256 * 1024
 _MODIFIERS = ("ctrl", "shift", "alt", "super", "meta", "hyper")
 
 
-def load(path: Path, app: type[DOMNode], entries: Sequence[ScreenEntry]) -> dict[str, str]:
+def load(path: Path, app: type[DOMNode]) -> dict[str, str]:
     """Return keys by binding id, empty where there is no file.
 
     Raises:
@@ -37,14 +37,14 @@ def load(path: Path, app: type[DOMNode], entries: Sequence[ScreenEntry]) -> dict
         return {}
     except OSError as error:
         raise ResourceError(f"{path} cannot be read: {error.strerror}.") from error
-    known = bindings([app, *_classes(entries)])
+    known = bindings([app, *_classes()])
     return parse(content.decode("utf-8", "replace"), str(path), known)
 
 
-def _classes(entries: Iterable[ScreenEntry]) -> list[type[DOMNode]]:
+def _classes() -> list[type[DOMNode]]:
     """Return every class that has keys: what the screens' modules define or use."""
     found: list[type[DOMNode]] = []
-    for entry in entries:
+    for entry in SCREENS:
         screen = entry.load()
         found.append(screen)
         module = __import__(screen.__module__, fromlist=["*"])

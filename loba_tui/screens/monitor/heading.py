@@ -6,15 +6,10 @@ from loba_tui.client.metrics.index import RATE
 from loba_tui.core.units import show_countdown, show_size
 from loba_tui.screens.monitor.machine_pane import bar
 from loba_tui.screens.monitor.model import Frame
-from loba_tui.screens.runs.rows import PHASE_TONES, rate_text
+from loba_tui.screens.runs.rows import PHASE_TONES, phase_of, rate_text
 from loba_tui.widgets.line import Piece
 
 _PHASES_WITHOUT_ETA = ("measuring", "loading", "encoding", "starting")
-
-
-def _phase(frame: Frame) -> str:
-    state = frame.liveness.state
-    return frame.status.phase if state == "running" and frame.status is not None else state
 
 
 def _eta(frame: Frame) -> str:
@@ -29,7 +24,7 @@ def _eta(frame: Frame) -> str:
 def heading_rows(frame: Frame, width: int) -> list[list[Piece]]:
     """Return phase, progress, rate and time to go; and below the newest figures."""
     status, tone = frame.status, PHASE_TONES[frame.liveness.state]
-    first: list[Piece] = [" ", (_phase(frame), tone)]
+    first: list[Piece] = [" ", (phase_of(frame.liveness, status), tone)]
     if status is not None and status.total > 0:
         share = status.step / status.total
         first += ["  ", (bar(share, 20 if width > 100 else 12), tone)]
@@ -67,7 +62,7 @@ def heading_rows(frame: Frame, width: int) -> list[list[Piece]]:
 
 def short_line(frame: Frame) -> str:
     """Return the run's progress in as few words as there are."""
-    words = [_phase(frame)]
+    words = [phase_of(frame.liveness, frame.status)]
     if frame.status is not None and frame.status.total:
         words.append(f"{frame.status.step}/{frame.status.total}")
     if "loss" in frame.latest:

@@ -228,8 +228,6 @@ class RecipeScreen(TableScreen):
             await start_and_watch(self, found.file.path)
 
     def action_stack(self) -> None:
-        if not self.loba.has_entry("stack"):
-            return
         found = self._file_alone(": the stack editor reads the file")
         if found is not None:
             self.loba.edit_stack(found.file)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from loba_tui.client.runs import steer as runs
 from loba_tui.client.runs.summary import RunSummary
 from loba_tui.core.errors import LobaError
-from loba_tui.core.run.reader import LivenessState
+from loba_tui.core.run.reader import Liveness, LivenessState
+from loba_tui.core.run.records import Status
 from loba_tui.core.units import show_countdown, show_mib, show_short_age
 from loba_tui.widgets.line import Piece
 from loba_tui.widgets.sparkline import sparkline
@@ -55,8 +56,8 @@ _SIGNS: dict[LivenessState, str] = {
 def run_row(summary: RunSummary, now: float) -> Row:
     """Return a run as a row of the table."""
     state = summary.liveness.state
-    is_alive = summary.liveness.is_alive
-    rate = summary.rate if is_alive else None
+    phase = phase_of(summary.liveness, summary.status)
+    rate = summary.rate if summary.liveness.is_alive else None
     eta = summary.eta_seconds
     age = max(0.0, now - summary.created)
     tone = PHASE_TONES[state]
@@ -65,7 +66,7 @@ def run_row(summary: RunSummary, now: float) -> Row:
         cells=(
             summary.run.name,
             summary.method,
-            Cell(f"{_SIGNS.get(state, ' ')} {_phase(summary)}", tone),
+            Cell(f"{_SIGNS.get(state, ' ')} {phase}", tone),
             f"{summary.step}/{summary.total}" if summary.total else "",
             sparkline(summary.losses, _TREND),
             "" if summary.loss is None else f"{summary.loss:.4g}",
@@ -78,7 +79,7 @@ def run_row(summary: RunSummary, now: float) -> Row:
         values=(
             summary.run.name,
             summary.method,
-            _phase(summary),
+            phase,
             summary.step,
             summary.loss,
             summary.loss,
@@ -92,12 +93,11 @@ def run_row(summary: RunSummary, now: float) -> Row:
     )
 
 
-def _phase(summary: RunSummary) -> str:
+def phase_of(liveness: Liveness, status: Status | None) -> str:
     """Return what the program says where it lives, else what is known: a dead run looks dead."""
-    state = summary.liveness.state
-    if state == "running" and summary.status is not None:
-        return summary.status.phase
-    return state
+    if liveness.state == "running" and status is not None:
+        return status.phase
+    return liveness.state
 
 
 def rate_text(rate: float) -> str:

@@ -112,11 +112,8 @@ class RunsScreen(TableScreen):
 
     def on_mark_table_chosen(self, event: MarkTable.Chosen) -> None:
         summary = self._summaries.get(event.key)
-        if summary is not None and self.loba.has_entry("monitor"):
+        if summary is not None:
             self.loba.watch_run(summary.run)
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return action != "compare" or self.loba.has_entry("monitor")
 
     def action_compare(self) -> None:
         """Lay the marked runs over the one under the cursor, in the monitor."""

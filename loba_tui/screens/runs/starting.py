@@ -24,12 +24,8 @@ async def start_recipe(screen: LobaScreen, path: Path) -> RunDir | None:
 async def start_and_watch(screen: LobaScreen, path: Path) -> None:
     """Start a recipe after a yes, and show its run in the monitor."""
     run = await start_recipe(screen, path)
-    if run is None:
-        return
-    if screen.loba.has_entry("monitor"):
+    if run is not None:
         screen.loba.watch_run(run)
-    else:
-        screen.tell(f"started {run.name}", "good")
 
 
 def _plan_rows(path: Path, context: Context) -> list[list[Piece]]:

@@ -93,7 +93,7 @@ class PlanPane(Lines):
         if answer is None:
             return
         if answer.data is None:
-            yield from _bad(f"{section}: {answer.error}", width)
+            yield from _wrapped(f"{section}: {answer.error}", width, "bad")
             return
         lines = DRAWN[section](answer.data, Canvas(width, is_unicode=True))
         for index, line in enumerate(lines):
@@ -104,14 +104,13 @@ class PlanPane(Lines):
         answer = self._answers.get("needs")
         if self._trouble:
             for line in self._trouble.splitlines():
-                yield from _bad(line, width)
+                yield from _wrapped(line, width, "bad")
         if answer is None or answer.data is None:
             if answer is not None:
-                yield from _bad(answer.error, width)
+                yield from _wrapped(answer.error, width, "bad")
             elif not self._trouble:
                 said = "working out what it needs; the first time takes some seconds …"
-                for line in textwrap.wrap(said, width):
-                    yield [(line, "dim")]
+                yield from _wrapped(said, width, "dim")
             return
         # Until the new answer is there, the one on the recipe before the last change is shown.
         is_old = answer.number != self._number
@@ -137,12 +136,11 @@ def _needs_rows(
         f"disk {show_memory(needs['disk']['needed'])}",
         f"{flops(work['flops_per_step'])} a step",
     ]
-    for line in textwrap.wrap(" · ".join(facts), width):
-        yield [(line, "dim")]
+    yield from _wrapped(" · ".join(facts), width, "dim")
     if problem:
-        yield from _bad(f"! {problem}", width)
+        yield from _wrapped(f"! {problem}", width, "bad")
 
 
-def _bad(text: str, width: int) -> Iterator[list[Piece]]:
+def _wrapped(text: str, width: int, tone: str) -> Iterator[list[Piece]]:
     for line in textwrap.wrap(text, width):
-        yield [(line, "bad")]
+        yield [(line, tone)]
