@@ -41,11 +41,7 @@ AnyScreen = TypeVar("AnyScreen", bound="LobaScreen")
 
 
 class Dashboard(Protocol):
-    """The app, as far as screens use it.
-
-    Attributes:
-        marked_runs: Runs that the monitor lays over it.
-    """
+    """The app, as far as screens use it; the monitor lays the marked runs over the one to watch."""
 
     context: Context
     run_to_watch: RunDir | None
@@ -224,10 +220,7 @@ class LobaScreen(Screen[None], inherit_bindings=False):
             done(result)
 
     def work_latest(
-        self,
-        group: str,
-        function: Callable[[], Result],
-        done: Callable[[Result], None],
+        self, group: str, function: Callable[[], Result], done: Callable[[Result], None]
     ) -> None:
         """Work off the UI thread on what is wanted last.
 

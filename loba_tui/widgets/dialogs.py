@@ -27,6 +27,7 @@ class Dialog(ModalScreen[Answer]):
     """A box with a heading, what it is about, and the keys that answer."""
 
     KIND: ClassVar[str] = ""
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,ctrl+g", "leave", "back")]
     answers: Sequence[Piece] = ()
 
     def __init__(self, title: str) -> None:
@@ -63,7 +64,7 @@ class TextDialog(Dialog[bool]):
         Binding("ctrl+u,pageup", "scroll(-8)", "page up", show=False),
         Binding("g,home", "scroll(-100000)", "top", show=False),
         Binding("G,end", "scroll(100000)", "end", show=False),
-        Binding("escape,ctrl+g,q,enter,question_mark", "leave", "back"),
+        Binding("q,enter,question_mark", "leave", "back"),
     ]
 
     def __init__(self, title: str, rows: Sequence[Sequence[Piece]]) -> None:
@@ -96,15 +97,11 @@ class TextDialog(Dialog[bool]):
 
 
 class ConfirmDialog(TextDialog):
-    """A plan and the question whether to carry it out; only `y` says yes.
-
-    Args:
-        yes: What `y` does, in a word or two.
-    """
+    """A plan and the question whether to carry it out; only `y`, which does `yes`, says yes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "agree", "yes"),
-        Binding("escape,ctrl+g,q,n", "leave", "no"),
+        Binding("n", "leave", "no"),
     ]
 
     def __init__(self, title: str, rows: Sequence[Sequence[Piece]], yes: str) -> None:
@@ -117,11 +114,7 @@ class ConfirmDialog(TextDialog):
 
 @dataclass(frozen=True)
 class Choice:
-    """Something that can be chosen from a list.
-
-    Attributes:
-        hint: Shown at the right, such as the keys that do the same.
-    """
+    """Something in a list; its hint stands at the right, such as the keys that do the same."""
 
     key: str
     label: str
@@ -138,7 +131,6 @@ class ChoiceDialog(Dialog[str]):
     answers = (("enter", "key"), " choose  ", ("↑ ↓", "key"), " move  ", ("esc", "key"), " back")
     KIND = "choices"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,ctrl+g", "leave", "back"),
         Binding("down,ctrl+n", "move(1)", "down", show=False, priority=True),
         Binding("up,ctrl+p", "move(-1)", "up", show=False, priority=True),
         Binding("pagedown", "move(8)", "page down", show=False, priority=True),
@@ -199,7 +191,6 @@ class LineDialog(Dialog[str]):
     """
 
     answers = (("enter", "key"), " accept  ", ("esc", "key"), " back")
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,ctrl+g", "leave", "back")]
 
     def __init__(
         self,

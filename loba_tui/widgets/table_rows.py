@@ -72,10 +72,7 @@ class Row:
 
 
 def shown_keys(
-    rows: Iterable[Row],
-    columns: Sequence[Column],
-    filter: Filter,
-    sort: tuple[int, bool] | None,
+    rows: Iterable[Row], columns: Sequence[Column], filter: Filter, sort: tuple[int, bool] | None
 ) -> list[str]:
     """Return the keys of the rows that pass a filter, in their order.
 

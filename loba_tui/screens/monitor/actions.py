@@ -81,13 +81,9 @@ class RunActions(LobaScreen):
             [""],
             [(f"the same as: loba runs set {run.name} KEY=VALUE", "dim")],
         ]
-
-        def command(text: str) -> Command:
-            return runs.set_command(run, text, plugins)
-
-        dialog = LineDialog(
-            "Set a value", rows, value="optimizer.lr=", check=partial(problem_of, command)
-        )
+        command = partial(runs.set_command, run, plugins=plugins)
+        check = partial(problem_of, command)
+        dialog = LineDialog("Set a value", rows, value="optimizer.lr=", check=check)
         text = await self.ask(dialog)
         if text is not None:
             await self._command("set", lambda: runs.steer(run, command(text)))

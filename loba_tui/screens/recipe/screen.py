@@ -267,12 +267,8 @@ class RecipeScreen(TableScreen):
         if found is None:
             return
         marked = [file for file in self.chosen(self._files) if file.path != found.file.path]
-        title = f"Compare {found.file.label} with"
-        other = (
-            marked[0]
-            if len(marked) == 1
-            else await choose_recipe(self, title, [*self._files.values()])
-        )
+        title, files = f"Compare {found.file.label} with", [*self._files.values()]
+        other = marked[0] if len(marked) == 1 else await choose_recipe(self, title, files)
         if other is not None:
             text, plugins = self._drafts.text_of(found), self.context.plugins
             rows = await self.in_thread(comparison_rows, found.file, text, other, plugins)

@@ -45,10 +45,7 @@ class YamlArea(TextArea):
     """The text of a recipe."""
 
     BINDING_GROUP_TITLE = "Editor"
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        *(f"yaml--{kind}" for kind in KINDS),
-        "yaml--problem",
-    }
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"yaml--{kind}" for kind in (*KINDS, "problem")}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+n,f8", "next_problem", "next problem", id="editor.next_problem"),
     ]

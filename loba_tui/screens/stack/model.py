@@ -36,10 +36,7 @@ from loba_tui.screens.stack.fields import (
 
 
 class StackModel:
-    """A recipe's text under edit.
-
-    Args:
-        origin: The file's name, for errors.
+    """A recipe's text under edit; errors call it by its origin, the file's name.
 
     Raises:
         ProblemsFound: The text is not a valid recipe, and forms cannot be made of it.
