@@ -63,11 +63,10 @@ class RecordedRates:
         self._scheduler = scheduler
         self._optimizer = scheduler.optimizer
         self._where = where
-        group = self._optimizer.param_groups[0]
         # Schedules such as OneCycleLR set rates of their own, whatever the recipe's is.
         self._base_lr = float(self._optimizer.defaults["lr"])
         self._others = self._other_settings()
-        self._factors = [float(group["lr"]) / self._base_lr]
+        self._factors = [float(self._optimizer.param_groups[0]["lr"]) / self._base_lr]
 
     def __call__(self, step: int) -> float:
         """Return the factor of a 0-based step."""

@@ -10,8 +10,6 @@ from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.recipe.tree import Node
 from loba_tui.models import BUILTIN_PREFIX
 
-_KEYS = ("path", "masks")
-
 
 def with_absolute_paths(recipe: Recipe, tree: Node, file: Path, *, origin: str) -> Recipe:
     """Return the recipe with absolute data paths, so that a run finds them from any folder.
@@ -48,11 +46,10 @@ def _changed(recipe: Recipe, change: Callable[[int, str, str], str]) -> Recipe:
         return recipe
     sources = []
     for index, source in enumerate(recipe.data.sources):
-        paths = {key: getattr(source, key) for key in _KEYS}
         update = {
             key: change(index, key, path)
-            for key, path in paths.items()
-            if path is not None and not path.startswith(BUILTIN_PREFIX)
+            for key in ("path", "masks")
+            if (path := getattr(source, key)) is not None and not path.startswith(BUILTIN_PREFIX)
         }
         sources.append(source.model_copy(update=update))
     data = recipe.data.model_copy(update={"sources": tuple(sources)})

@@ -15,25 +15,24 @@ from loba_tui.core.text import clean
 
 @dataclass(frozen=True)
 class Difference:
-    """A key that two recipes do not agree on; an option that is not given is not on that side."""
+    """A key that two recipes do not agree on.
+
+    `sides` has its value on the `left` and on the `right`, less one where it is not given.
+    """
 
     key: str
-    left: Any
-    right: Any
-    is_left: bool = True
-    is_right: bool = True
+    sides: Mapping[str, Any]
 
     @property
     def line(self) -> str:
         """Return it for reading, plain text."""
-        left = _written(self.left) if self.is_left else "(not given)"
-        right = _written(self.right) if self.is_right else "(not given)"
+        texts = {name: _written(side) for name, side in self.sides.items()}
+        left, right = (texts.get(name, "(not given)") for name in ("left", "right"))
         return f"{clean(self.key, limit=120)}: {left} -> {right}"
 
     def record(self) -> dict[str, Any]:
         """Return it as JSON holds it; a side that does not have the key lacks it here too."""
-        sides = {"left": self.left} if self.is_left else {}
-        return {"key": self.key, **sides, **({"right": self.right} if self.is_right else {})}
+        return {"key": self.key, **self.sides}
 
 
 def differences(left: Recipe, right: Recipe) -> list[Difference]:
@@ -45,17 +44,16 @@ def _between(left: Any, right: Any, path: tuple[str | int, ...]) -> Iterator[Dif
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         for key in [*left, *(key for key in right if key not in left)]:
             here = (*path, key)
-            if key not in right:
-                yield Difference(dotted(here), left[key], None, is_right=False)
-            elif key not in left:
-                yield Difference(dotted(here), None, right[key], is_left=False)
-            else:
+            if key in left and key in right:
                 yield from _between(left[key], right[key], here)
+            else:
+                name, side = ("left", left) if key in left else ("right", right)
+                yield Difference(dotted(here), {name: side[key]})
     elif _is_listing(left) and _is_listing(right) and len(left) == len(right):
         for index, (one, other) in enumerate(zip(left, right, strict=True)):
             yield from _between(one, other, (*path, index))
     elif left != right:
-        yield Difference(dotted(path), left, right)
+        yield Difference(dotted(path), {"left": left, "right": right})
 
 
 def _is_listing(value: Any) -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.plugins import Option, Plugins
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.checks.recipe import check_tree
 from loba_tui.core.recipe.migrate.flags import DEFAULT_CONCEPT, DEFAULT_METHOD
 from loba_tui.core.recipe.yaml_tree import read_tree
@@ -61,11 +60,19 @@ def new_recipe(
     """
     plugin = plugins.describe("methods", method)
     lines = [_HEAD.format(name=name, method=method, file=file or f"{name}.yaml")]
-    options = [_option_line(option) for option in plugin.options.values()]
+    options = [
+        f"  # {option.name}: {json.dumps(option.default)}    # {option.expected}\n"
+        for option in plugin.options.values()
+    ]
     if options:
         lines.append("  # Its options and their defaults; take away the # to set one:\n")
         lines += options
-    lines += _concept_lines(plugin.constants.get("REQUIRES", ()))
+    required = plugin.constants.get("REQUIRES", ())
+    if required:
+        lines.append("  concepts:\n")
+    for index, field in enumerate(required):
+        prompt = DEFAULT_CONCEPT.get(field, DEFAULT_CONCEPT["target"])
+        lines.append(f"    {'- ' if index == 0 else '  '}{field}: {prompt}\n")
     text = "".join([*lines, _TAIL])
     recipe, problems = check_tree(read_tree(text, name)[0], plugins)
     if recipe is None:
@@ -74,17 +81,3 @@ def new_recipe(
             "Write these by hand; loba recipe schema lists every key.",
         )
     return text
-
-
-def _concept_lines(required: tuple[str, ...]) -> Iterator[str]:
-    if not required:
-        return
-    yield "  concepts:\n"
-    for index, field in enumerate(required):
-        prompt = DEFAULT_CONCEPT.get(field, DEFAULT_CONCEPT["target"])
-        yield f"    {'- ' if index == 0 else '  '}{field}: {prompt}\n"
-
-
-def _option_line(option: Option) -> str:
-    default = list(option.default) if isinstance(option.default, tuple) else option.default
-    return f"  # {option.name}: {json.dumps(default)}    # {option.expected}\n"

@@ -149,7 +149,7 @@ class StackModel:
     def live_changes(self, other: Recipe) -> tuple[list[tuple[str, Any]], list[str]]:
         """Return what changes a run of `other` to this recipe, and keys that cannot be changed."""
         found = differences(other, self.recipe)
-        able = [(each.key, each.right) for each in found if each.key in LIVE_KEYS]
+        able = [(each.key, each.sides.get("right")) for each in found if each.key in LIVE_KEYS]
         unable = [each.key for each in found if each.key not in LIVE_KEYS and each.key != "name"]
         return able, unable
 

@@ -13,10 +13,5 @@ UNIT = "pixels"
 
 def get_measure() -> Callable[[np.ndarray], float | None]:
     """Return a function from an image (H, W, 3) to the area; None where there is no shape."""
-
-    def shape_area(image: np.ndarray) -> float | None:
-        reading = read(image)
-        # The reader says 0 for "no shape"; as a value that would be a small shape.
-        return None if reading.shape is None else reading.area
-
-    return shape_area
+    # The reader says 0 for "no shape"; as a value that would be a small shape.
+    return lambda image: read(image).area or None

@@ -69,9 +69,7 @@ def default_name(path: Path) -> str | None:
     value: Any = Recipe.model_fields[str(path[0])].default
     for step in path[1:]:
         value = getattr(value, str(step), None)
-    if isinstance(value, Choice):
-        return value.name
-    return None
+    return value.name if isinstance(value, Choice) else None
 
 
 def described(kind: str, name: str, plugins: Plugins) -> Plugin | None:
