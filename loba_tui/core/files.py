@@ -40,10 +40,9 @@ def write_all(descriptor: int, content: bytes) -> None:
 def write_file(
     path: Path, content: bytes, *, mode: int = PRIVATE_FILE_MODE, sync: bool = True
 ) -> None:
-    """Write a new file.
+    """Write a new file; a link at its place is not followed.
 
     Args:
-        path: A link there is not followed.
         mode: Permissions, less the umask.
         sync: Return only when the disk has it. Without, it survives a kill and no power cut.
     """

@@ -19,12 +19,12 @@ from loba_tui.core.program.closed_form.solved_run import SolvedRun
 from loba_tui.core.program.data.training_data import TrainingData, stand_in
 from loba_tui.core.program.drop_ins import load_choice, plugin_hashes
 from loba_tui.core.program.learning_rates import LearningRates
-from loba_tui.core.program.method import Method, MethodParts, StartsWarm
+from loba_tui.core.program.method import KeepsPreserve, Method, MethodParts, StartsWarm
 from loba_tui.core.program.objectives.timed_loss import TimedLoss
 from loba_tui.core.program.open_model import OpenModel
 from loba_tui.core.program.sampling.run_strips import StripDrawer
 from loba_tui.core.program.steering.boundary import Steering
-from loba_tui.core.program.steering.live_settings import KeepsPreserve, LiveSettings
+from loba_tui.core.program.steering.live_settings import LiveSettings
 from loba_tui.core.program.training.adapter_run import AdapterRun
 from loba_tui.core.program.training.checkpoint import CheckpointStore
 from loba_tui.core.program.training.early_stop import make_early_stop
@@ -64,15 +64,7 @@ def build(
     steering: Steering,
     strips: StripDrawer,
 ) -> AdapterRun:
-    """Join the recipe's choices into a run that is ready to start.
-
-    Args:
-        recipe: What to build.
-        model: The base model with its embeddings.
-        accelerator: From `build_accelerator`.
-        steering: Asked at each step boundary; learns here what it can change.
-        strips: Draws strips during the run.
-    """
+    """Join the recipe's choices into a run that is ready to start; steering learns its settings."""
     plugins = steering.context.plugins
     _check_model(recipe, model, plugins)
     if solves(recipe, plugins):
@@ -105,7 +97,13 @@ def build(
             store=CheckpointStore(steering.context.run_dir.checkpoints, keep=recipe.save.keep),
             strips=strips,
             steering=steering,
-            fingerprint=_fingerprint(recipe, model, accelerator, plugins),
+            fingerprint=RunFingerprint.of(
+                recipe,
+                accelerator,
+                model.container.dtype,
+                plugin_hashes(recipe, plugins),
+                images=model.data.fingerprint if model.data is not None else None,
+            ),
             average=average,
             early_stop=make_early_stop(recipe, model, scale, steering.context.processes),
         ),
@@ -152,18 +150,6 @@ def _learning_rates(
     settings.bind("optimizer.lr", partial(setattr, rates, "base_lr"))
     settings.bind("train.steps", change_steps)
     return rates
-
-
-def _fingerprint(
-    recipe: Recipe, model: OpenModel, accelerator: Accelerator, plugins: Plugins
-) -> RunFingerprint:
-    return RunFingerprint.of(
-        recipe,
-        accelerator,
-        model.container.dtype,
-        plugin_hashes(recipe, plugins),
-        images=model.data.fingerprint if model.data is not None else None,
-    )
 
 
 def build_method(

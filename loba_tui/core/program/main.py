@@ -182,13 +182,7 @@ def _new_run(recipe: Recipe, parent: Path) -> RunDir:
 
 
 def _run(recipe: Recipe, run_dir: RunDir | None, start: StartOptions, plugins: Plugins) -> int:
-    """Train a recipe.
-
-    Args:
-        recipe: What to train.
-        run_dir: Where; None on processes other than the first, which has the run's records.
-        start: How it is started.
-    """
+    """Train in a run folder; None on processes other than the first, which has the records."""
     with StopFlag() as flag:
         if run_dir is None:
             from loba_tui.core.program.train import train
@@ -207,7 +201,7 @@ def _run(recipe: Recipe, run_dir: RunDir | None, start: StartOptions, plugins: P
 
 
 def _serve(request: Request, plugins: Plugins) -> int:
-    """Carry out a request; it reports in the request's own folder, as a run does."""
+    """Carry out a request, which reports in its own folder as a run does."""
     with _records_of(RunDir(Path(request.out_dir)), plugins) as writer:
         writer.event("started", action=request.action)
         from loba_tui.core.program.serving.requests import serve
@@ -236,7 +230,6 @@ def _records_of(run_dir: RunDir, plugins: Plugins) -> Iterator[RunWriter]:
 
 
 def _note_failure(writer: RunWriter, error: BaseException, ours: LobaError | None) -> None:
-    """Note that a run was stopped, or failed with message, hint, exit code and traceback."""
     if isinstance(ours, Interrupted):
         writer.event("stopped", message=ours.message, exit_code=int(ours.exit_code))
         writer.status(phase="stopped")

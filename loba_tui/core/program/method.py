@@ -57,6 +57,14 @@ class StartsWarm(Protocol):
         """Set the adapter's first weights; called once, before the first step or a resume."""
 
 
+@runtime_checkable
+class KeepsPreserve(Protocol):
+    """A method whose preserve term can be weighted anew while it runs."""
+
+    def change_preserve_weight(self, weight: float) -> None:
+        """Take another weight from the next step on."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MethodParts(RunParts):
     """Finished objects that a method works with.

@@ -28,9 +28,6 @@ class OpenModel:
     """A loaded base model, and the text embeddings of every prompt that will be needed.
 
     Attributes:
-        wrapper: Loads and unloads the pipeline.
-        container: Speaks to the pipeline in the field's words.
-        embeds: Embeddings by prompt, one row each.
         open_latents: Returns what encodes images, each once; it reads the VAE's files to know it.
         data: Images to train on; None where there are none, or where only shapes are of interest.
     """
@@ -74,7 +71,6 @@ def open_model(
     """Load the base model, encode all prompts, and drop the text encoders again.
 
     Args:
-        recipe: Names the model.
         prompts: Everything that will be asked for.
         local_rank: This process among those of its host.
         on_phase: Told what is being done.

@@ -42,7 +42,7 @@ _SDPA_KERNELS = MappingProxyType({"math": SDPBackend.MATH, "flash": SDPBackend.F
 
 
 class PipelineWrapper:
-    """Loads and unloads the base model of a run, in the cache that the pipeline lives in."""
+    """Loads the base model of a run into the cache that the pipeline lives in."""
 
     def __init__(self, settings: BaseModelSection, cache: ModelCache) -> None:
         self.settings = settings
@@ -74,19 +74,12 @@ class PipelineWrapper:
         apply_offload(settings.offload, container.pipeline, device)
         return container
 
-    def unload(self) -> bool:
-        """Free the pipeline; returns False while somebody else still holds it."""
-        return self.cache.unload(self.settings.id)
-
     def store(
         self, root: Path | None, kind: TensorKind, *, on_problem: Callable[[str], None]
     ) -> TensorStore | None:
-        """Return where this model's tensors of a kind are kept; it need not be loaded.
+        """Return where below `root` this model's tensors of a kind are kept; None keeps none.
 
-        Args:
-            root: Of all kept tensors; None keeps none.
-            kind: Which.
-            on_problem: Told what is wrong with the store.
+        The model need not be loaded.
         """
         if root is None:
             return None

@@ -43,11 +43,8 @@ def train(
     """Train a recipe, export the adapter and prove it.
 
     Args:
-        recipe: What to do.
-        run_dir: Where; None on processes that are told by the first one.
-        records: What the run tells.
+        run_dir: None on processes that are told by the first one.
         flag: Asked at each step boundary; set means save and stop.
-        start: How it is started.
     """
     # What would only fail at the end is found before anything is loaded.
     check_measures(recipe, plugins)
@@ -97,11 +94,9 @@ class _Preparation:
     device: torch.device
 
     def open_images(self) -> PreparedData | None:
-        """Open and check the recipe's images."""
         return open_data(self.recipe, self.context.records, self._on_phase, self.context.plugins)
 
     def open_model(self, images: PreparedData | None) -> OpenModel:
-        """Load the model, and encode all prompts and images."""
         recipe, records = self.recipe, self.context.records
         model = open_model(
             recipe,

@@ -34,7 +34,6 @@ class ChangeRecord:
     """All changes of a run in the order of their steps.
 
     Attributes:
-        changes: What `set` did.
         skipped: Steps that a rollback left out, as their draw gave no finite loss.
     """
 
@@ -58,7 +57,7 @@ class ChangeRecord:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return the object that is written."""
+        """Return the content of steering.json."""
         return {
             "version": _VERSION,
             "changes": [asdict(change) for change in self.changes],

@@ -29,33 +29,20 @@ MEMORY_KINDS = frozenset({"unload", "offload", "onload"})
 """Commands about one component of the base model."""
 
 
-@dataclass(frozen=True)
-class LiveKey:
-    """A recipe's key that `set` can change while a run goes on.
-
-    Attributes:
-        key: Its path in the recipe; one of `method` is an option of the method.
-        applies: Who takes a new value over: the training loop, which asks for it at each step, or
-            an object of the run that is bound to it.
-    """
-
-    key: str
-    applies: Literal["loop", "bound"]
-
-
-LIVE_KEYS: Mapping[str, LiveKey] = MappingProxyType(
+LIVE_KEYS: Mapping[str, Literal["loop", "bound"]] = MappingProxyType(
     {
-        live.key: live
-        for live in (
-            LiveKey("optimizer.lr", "bound"),
-            LiveKey("train.steps", "loop"),
-            LiveKey("method.preserve_weight", "bound"),
-            LiveKey("sample.every", "loop"),
-            LiveKey("save.every", "loop"),
-        )
+        "optimizer.lr": "bound",
+        "train.steps": "loop",
+        "method.preserve_weight": "bound",
+        "sample.every": "loop",
+        "save.every": "loop",
     }
 )
-"""The keys that `set` can change while a run goes on, by their path."""
+"""A recipe's keys that `set` can change while a run goes on, and who takes a new value over.
+
+That is the training loop, which asks for it at each step, or an object of the run that is bound to
+it. A key of `method` is an option of the method.
+"""
 
 # A command is a few words; anything longer was not written by us.
 _MAX_BYTES = 64 * 1024
@@ -117,18 +104,13 @@ def take(run_dir: RunDir, *, on_refused: Callable[[str, str], None] | None = Non
     return commands
 
 
-def discard(run_dir: RunDir, *, before: float | None = None) -> int:
-    """Remove commands that were left for an earlier owner of the run; return how many.
-
-    Args:
-        run_dir: Whose.
-        before: Keep those that were sent at this wall time or later; None removes all.
-    """
+def discard(run_dir: RunDir, *, before: float) -> int:
+    """Remove commands that were sent before this wall time; return how many."""
     num = 0
     with contextlib.suppress(FileNotFoundError):
         for path in _waiting(run_dir.control):
             with contextlib.suppress(OSError):
-                if before is None or path.lstat().st_mtime < before:
+                if path.lstat().st_mtime < before:
                     path.unlink()
                     num += 1
     return num
@@ -136,12 +118,8 @@ def discard(run_dir: RunDir, *, before: float | None = None) -> int:
 
 def _waiting(control: Path) -> list[Path]:
     with os.scandir(control) as entries:
-        names = [entry.name for entry in entries if _is_command(entry.name)]
-    return [control / name for name in sorted(names)]
-
-
-def _is_command(name: str) -> bool:
-    return name.endswith(".json") and not name.startswith(".")
+        names = sorted(entry.name for entry in entries)
+    return [control / name for name in names if name.endswith(".json") and name[0] != "."]
 
 
 def _number(path: Path) -> int:

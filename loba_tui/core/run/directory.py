@@ -34,51 +34,30 @@ class RunDir:
 
     path: Path
 
-    recipe = Below("recipe.yaml")
-    """The resolved recipe, written once."""
-    origin = Below("origin.json")
-    """The file that says where a recipe from elsewhere was fetched from."""
-    status = Below("status.json")
-    """The file that says phase and step; replaced atomically."""
-    metrics = Below("metrics.jsonl")
-    """The file with one record a step; append only."""
-    events = Below("events.jsonl")
-    """The file with everything that is not a step; append only."""
-    log = Below("log.txt")
-    """The file that takes the program's own output."""
-    lock = Below("run.lock")
-    """The file whose exclusive lock is held while a program owns the run."""
-    control = Below("control")
-    """The folder that command files are dropped into."""
-    changes = Below("steering.json")
-    """The record of what was changed while the run went on, and at which steps."""
-    checkpoints = Below("checkpoints")
-    """The folder of `step-000100/` folders."""
-    samples = Below("samples")
-    """The folder of picture strips."""
-    adapter_dir = Below("adapter")
-    """The folder of the finished adapter and its report."""
-    adapter = Below("adapter", "adapter.safetensors")
-    """The adapter in diffusers/PEFT keys."""
-    adapter_kohya = Below("adapter", "adapter.kohya.safetensors")
-    """The adapter in kohya keys."""
+    recipe = Below("recipe.yaml")  # the resolved recipe, written once
+    origin = Below("origin.json")  # where a recipe from elsewhere was fetched from
+    status = Below("status.json")  # phase and step; replaced atomically
+    metrics = Below("metrics.jsonl")  # one record a step; append only
+    events = Below("events.jsonl")  # everything that is not a step; append only
+    log = Below("log.txt")  # the program's own output
+    lock = Below("run.lock")  # its exclusive lock is held while a program owns the run
+    control = Below("control")  # the folder that command files are dropped into
+    changes = Below("steering.json")  # what was changed while the run went on, and at which steps
+    checkpoints = Below("checkpoints")  # the folder of `step-000100/` folders
+    samples = Below("samples")  # the folder of picture strips
+    adapter_dir = Below("adapter")  # the folder of the finished adapter and its report
+    adapter = Below("adapter", "adapter.safetensors")  # in diffusers/PEFT keys
+    adapter_kohya = Below("adapter", "adapter.kohya.safetensors")  # in kohya keys
+    # The folder that PEFT loads by itself; only some kinds of adapter have one.
     adapter_peft = Below("adapter", "peft")
-    """The folder that PEFT loads by itself; only some kinds of adapter have one."""
-    report = Below("adapter", "report.json")
-    """The measured effect as JSON."""
-    report_picture = Below("adapter", "report.png")
-    """The measured effect as a picture."""
-    request = Below("request.json")
-    """The request that a `sample` or `eval` program was started with."""
+    report = Below("adapter", "report.json")  # the measured effect
+    report_picture = Below("adapter", "report.png")  # the same as a picture
+    request = Below("request.json")  # what a program that does not train was started with
 
     @property
     def name(self) -> str:
         """The folder's own name, `<name>-<time>-<id>`."""
         return self.path.name
-
-    def checkpoint(self, step: int) -> Path:
-        """Return the checkpoint folder of a step."""
-        return self.checkpoints / f"step-{step:06d}"
 
     def sample_strip(self, step: int) -> Path:
         """Return the picture strip drawn at a step."""
@@ -131,6 +110,17 @@ class RunDir:
                 "`loba runs ls` lists the runs that are known on this machine.",
             )
         return run_dir
+
+
+def checkpoint_step(path: Path) -> int:
+    """Return the step that a finished checkpoint's folder is named for."""
+    return int(path.name[5:])
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """Return the finished checkpoints in a run's `checkpoints`, oldest first."""
+    paths = (path for path in folder.glob("step-*") if path.name[5:].isdecimal())
+    return sorted(paths, key=checkpoint_step)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loba_tui.core.errors import ExitCode
 from loba_tui.core.findings import Finding, bad
-from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.directory import RunDir, checkpoint_folders
 from loba_tui.core.run.reader import RunReader
 
 _FILE_NAME = re.compile(r"[\w.-]+")
@@ -20,20 +20,15 @@ _RESUME = "Resuming takes the newest checkpoint that is good."
 def examine_run(run_dir: RunDir) -> Iterator[Finding]:
     """Yield what is good and bad about a run's status, records and checkpoints."""
     yield from _examine_records(run_dir)
-    paths = sorted(
-        (path for path in run_dir.checkpoints.glob("step-*") if path.name[5:].isdigit()),
-        key=lambda path: int(path.name[5:]),
-    )
-    found = {path: list(examine_checkpoint(path)) for path in paths}
-    for findings in found.values():
+    found = [list(examine_checkpoint(path)) for path in checkpoint_folders(run_dir.checkpoints)]
+    for findings in found:
         yield from findings
-    are_good = [all(f.state == "ok" for f in findings) for findings in found.values()]
-    if not paths:
+    if not found:
         yield Finding("checkpoints", "note", "none is saved yet")
-    elif not any(are_good):
+    elif not any(all(each.state == "ok" for each in findings) for findings in found):
         yield bad(
             "checkpoints",
-            f"none of {len(paths)} is good, so the run cannot be resumed",
+            f"none of {len(found)} is good, so the run cannot be resumed",
             "Start it anew; the damaged checkpoints are kept.",
             ExitCode.CORRUPT,
         )

@@ -36,17 +36,14 @@ class Request:
             `plan` says what the run's recipe comes to and writes plan.json, `data` opens its images
             and leaves what it found there, `doctor` looks at torch and the devices, `merge` makes
             one file of several adapters, `interfere` says how they disturb each other.
-        adapter: The adapter file; not read for a plan.
+        adapter: Not read for a plan.
         run: The run folder that it comes from; its recipe.yaml says model, prompts and measure.
             None: the recipe in the adapter's own metadata is used.
         out_dir: The folder that results, status, events and log are written to.
-        prompts: Prompts to draw; empty takes the recipe's.
-        scales: Slider scales; empty takes the recipe's.
-        seeds: Seeds; empty takes the recipe's.
+        prompts: To draw; as with scales and seeds, empty takes the recipe's.
         several: Adapter files and their strengths, where more than one is meant.
         rank: Most that a merged layer may have; None keeps all of it.
-        file: Where a merged adapter goes.
-        file_format: Key naming of that file.
+        file: Where a merged adapter goes, with keys named as `file_format` has it.
         recipe: A recipe file that says model, prompts and measure instead of the run or the adapter
             itself; those of other tools say nothing.
     """
@@ -92,9 +89,8 @@ def launch(
 
     Args:
         argv_extra: Further arguments of the program, such as `--resume`.
-        program: The command that is started; tests put a stand-in here.
-        environ: The child's environment; None hands on this process's own.
-        folder: The child's working directory; None hands on this process's own.
+        environ: None hands on this process's own.
+        folder: The working directory; None hands on this process's own.
 
     Raises:
         InUseError: A program works on the run already.
@@ -105,11 +101,7 @@ def launch(
 
 
 def request(
-    run_dir: RunDir,
-    wanted: Request,
-    *,
-    program: Sequence[str] = PROGRAM,
-    environ: Mapping[str, str] | None = None,
+    run_dir: RunDir, wanted: Request, *, program: Sequence[str] = PROGRAM
 ) -> subprocess.Popen[bytes]:
     """Start the program on a request; it reports in `run_dir`, as a training run does.
 
@@ -117,13 +109,13 @@ def request(
         ResourceError: The request or the log cannot be written, or nothing can be started.
     """
     write_atomically(run_dir.request, encode(asdict(wanted)))
-    return _start(run_dir, [*program, "--request", str(run_dir.request)], environ)
+    return _start(run_dir, [*program, "--request", str(run_dir.request)])
 
 
 def _start(
     run_dir: RunDir,
     argv: Sequence[str],
-    environ: Mapping[str, str] | None,
+    environ: Mapping[str, str] | None = None,
     folder: str | None = None,
 ) -> subprocess.Popen[bytes]:
     if is_locked(run_dir.lock, shared=True):
@@ -148,11 +140,7 @@ def start_detached(
 ) -> subprocess.Popen[bytes]:
     """Start a process that no terminal's end reaches; what it prints is appended to `log`.
 
-    Args:
-        argv: The command.
-        log: A file, made if need be.
-        environ: The child's environment; None hands on this process's own.
-        folder: Its working directory; None hands on this process's own.
+    Environment and working folder are this process's own where they are None.
 
     Raises:
         OSError: It cannot be started, or the log not be written.

@@ -57,10 +57,8 @@ def process_start(pid: int) -> float | None:
 def _signal_reaches(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True
 
 
@@ -93,7 +91,6 @@ def _lines(counter: Path) -> list[str]:
 
 
 def _memory_events() -> Path | None:
-    """Return the file that counts what happened to the memory of this process's cgroup."""
     try:
         groups = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

@@ -11,7 +11,7 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,7 @@ class Entry:
 
     Attributes:
         path: The entry's own file.
-        run: The run folder.
-        argv_extra: Further arguments of the program.
-        device: What the recipe says.
+        device: As the recipe has it.
         folder: The working directory of the command that queued it.
         environ: Those of KEPT_ENVIRONMENT that were set.
         was_started: Whether it has had its turn already.
@@ -43,14 +41,14 @@ class Entry:
 
     path: Path
     run: RunDir
-    argv_extra: tuple[str, ...] = ()
-    device: str = "auto"
-    folder: str = "/"
-    environ: Mapping[str, str] = field(default_factory=dict)
+    argv_extra: tuple[str, ...]
+    device: str
+    folder: str
+    environ: Mapping[str, str]
     was_started: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """Return the object that is written."""
+        """Return the content of the entry's file."""
         return {
             "version": RECORD_VERSION,
             "run": str(self.run.path),
@@ -113,9 +111,9 @@ class Queue:
         self,
         run_dir: RunDir,
         *,
-        argv_extra: Sequence[str] = (),
-        device: str = "auto",
-        environ: Mapping[str, str] | None = None,
+        argv_extra: Sequence[str],
+        device: str,
+        environ: Mapping[str, str],
     ) -> Entry:
         """Put a run at the end.
 
@@ -126,7 +124,6 @@ class Queue:
             self.folder.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
         except OSError as error:
             raise ResourceError(f"{self.folder} cannot be made: {error.strerror}") from error
-        kept = environ or {}
         number = 1 + max((int(path.name[:8]) for path in self._paths()), default=0)
         entry = Entry(
             path=self.folder / f"{number:08d}-{secrets.token_hex(4)}.json",
@@ -134,7 +131,7 @@ class Queue:
             argv_extra=tuple(argv_extra),
             device=device,
             folder=str(Path.cwd()),
-            environ={name: kept[name] for name in KEPT_ENVIRONMENT if name in kept},
+            environ={name: environ[name] for name in KEPT_ENVIRONMENT if name in environ},
         )
         write_atomically(
             run_dir.status, encode(Status("queued", 0, 0, heartbeat=time.time()).as_json())

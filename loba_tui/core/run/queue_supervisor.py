@@ -52,11 +52,10 @@ class Supervisor:
         entries = self._queue.entries()
         taken = self._devices_in_use({entry.run.path for entry in entries})
         for entry in entries:
-            if entry.path in self._children:
-                taken.append(_told_device(RunReader(entry.run), entry.device))
-            elif entry.was_started and RunReader(entry.run).liveness().is_alive:
-                # An earlier supervisor's.
-                taken.append(_told_device(RunReader(entry.run), entry.device))
+            reader = RunReader(entry.run)
+            # One that is alive and no child of ours was started by an earlier supervisor.
+            if entry.path in self._children or (entry.was_started and reader.liveness().is_alive):
+                taken.append(_told_device(reader, entry.device))
             elif self._is_over(entry):
                 self._queue.remove(entry)
             elif any(shares_device(entry.device, device) for device in taken):
@@ -113,11 +112,8 @@ def shares_device(one: str, other: str) -> bool:
     """Say whether two runs may need the same device."""
     if one in _UNDECIDED or other in _UNDECIDED:
         return True
-    return _with_index(one) == _with_index(other)
-
-
-def _with_index(device: str) -> str:
-    return "cuda:0" if device == "cuda" else device
+    one, other = ("cuda:0" if device == "cuda" else device for device in (one, other))
+    return one == other
 
 
 def supervise(queue: Queue, program: Sequence[str], ledger: Ledger) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from loba_tui.core.files import is_locked
 from loba_tui.core.run import owner
@@ -114,7 +114,8 @@ class RunReader:
                 return Liveness("starting", "the program has taken the run")
             return Liveness("unknown", "the run has no readable status")
         if status.is_final:
-            return Liveness(_final_state(status.phase), f"the program said {status.phase}")
+            state = cast(LivenessState, status.phase)
+            return Liveness(state, f"the program said {status.phase}")
         age = (time.time() if now is None else now) - status.heartbeat
         if status.phase == "queued" and not held:
             return Liveness("queued", "it waits for its turn: `loba queue ls`")
@@ -131,11 +132,6 @@ class RunReader:
             who = f"process {status.owner.pid}"
             return Liveness("dead", f"{who} ended, but left a child behind")
         return _heard(status, age, f"process {status.owner.pid}")
-
-
-def _final_state(phase: str) -> LivenessState:
-    states: dict[str, LivenessState] = {"finished": "finished", "stopped": "stopped"}
-    return states.get(phase, "failed")
 
 
 def _heard(status: Status, age: float, who: str) -> Liveness:
@@ -164,7 +160,6 @@ def _without_lock(status: Status, process: Owner, age: float) -> Liveness:
 
 
 def _why_killed(status: Status) -> str:
-    """Return what is known of a process that could not say how it ended."""
     before = status.extra.get("oom_kills")
     if isinstance(before, Mapping):
         now = owner.oom_kills(map(str, before))

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 RECORD_VERSION = 1
 
@@ -30,7 +30,6 @@ Phase = Literal[
     "stopped",
     "failed",
 ]
-PHASES: tuple[str, ...] = get_args(Phase)
 FINAL_PHASES = frozenset({"finished", "stopped", "failed"})
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -51,8 +50,7 @@ class Status:
     """Present state of a run.
 
     Args:
-        step: Steps done.
-        total: Steps to do, 0 while unknown.
+        step: Steps done, of `total`, which is 0 while unknown.
         heartbeat: Wall time at which this status was written.
         extra: Everything else the program reports, such as device or resident components.
     """
@@ -196,6 +194,6 @@ def finite(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Turn a numpy or torch scalar into a number, and everything else into text."""
+    """Return a numpy or torch scalar as a number, and everything else as text."""
     item = getattr(value, "item", None)
     return item() if callable(item) else str(value)

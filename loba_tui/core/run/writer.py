@@ -78,11 +78,11 @@ class RunWriter(Records):
     thread renews the status, so that a step of minutes is told from a process that hangs or died.
     """
 
-    def __init__(self, run_dir: RunDir, lock: int, redactor: Redactor | None = None) -> None:
+    def __init__(self, run_dir: RunDir, lock: int, redactor: Redactor) -> None:
         # Made by `open`, which takes the lock.
         self.run_dir = run_dir
         self._lock = lock
-        self._redact = (redactor or Redactor()).value
+        self._redact = redactor.value
         self._owner = owner.this_process()
         self._started = time.time()
         self.phase = "starting"
@@ -103,7 +103,6 @@ class RunWriter(Records):
         """Take ownership of a run folder.
 
         Args:
-            run_dir: The folder.
             redactor: Takes secrets out of events and status; None knows what looks like a token.
 
         Raises:
@@ -116,7 +115,7 @@ class RunWriter(Records):
                 folder.mkdir(mode=PRIVATE_DIR_MODE, exist_ok=True)
         except OSError as error:
             raise unwritable(run_dir.path, error) from error
-        writer = cls(run_dir, owner.acquire(run_dir.lock), redactor)
+        writer = cls(run_dir, owner.acquire(run_dir.lock), redactor or Redactor())
         discard_staged(run_dir.path, run_dir.samples, run_dir.adapter_dir)
         writer.status(phase="starting", oom_kills=owner.oom_kills())
         writer._heart.start()
@@ -148,9 +147,9 @@ class RunWriter(Records):
             if (phase or self.phase, step or self._step) != (self.phase, self._step):
                 self._moved = time.time()
             urgent = phase is not None and phase != self.phase
-            self.phase = phase if phase is not None else self.phase
-            self._step = step if step is not None else self._step
-            self._total = total if total is not None else self._total
+            self.phase = self.phase if phase is None else phase
+            self._step = self._step if step is None else step
+            self._total = self._total if total is None else total
             self._extra.update(self._redact(extra))
             self._status_pending = True
             if urgent or time.monotonic() - self._status_written >= STATUS_INTERVAL_SECONDS:

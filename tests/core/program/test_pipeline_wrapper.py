@@ -103,7 +103,7 @@ def test_a_senseless_thread_count_of_a_model_is_refused(tiny_sdxl_folder, tmp_pa
 def test_unload_frees_the_pipeline(tiny_sdxl_folder):
     wrapper = wrap(tiny_sdxl_folder)
     wrapper.load()
-    assert wrapper.unload()
+    assert wrapper.cache.unload(wrapper.settings.id)
     assert wrapper.cache.resident() == []
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from diffusers.training_utils import cast_training_params
 
@@ -30,8 +28,8 @@ def adapter_section(recipe: Recipe, plugins: Plugins) -> AdapterSection:
     return AdapterSection(**{**section.model_dump(), "layers": layers})
 
 
-def attach_adapter(recipe: Recipe, container: ModelContainer, plugins: Plugins) -> Any:
-    """Attach the recipe's adapter, float32 and reproducibly initialised; return its PEFT config."""
+def attach_adapter(recipe: Recipe, container: ModelContainer, plugins: Plugins) -> None:
+    """Attach the recipe's adapter, float32 and reproducibly initialised."""
     section = adapter_section(recipe, plugins)
     make = load_choice("adapters", section, plugins)
     config = make(container.adapter_targets(), rank=section.rank, alpha=section.alpha)
@@ -49,4 +47,3 @@ def attach_adapter(recipe: Recipe, container: ModelContainer, plugins: Plugins) 
     make_deterministic(container.denoiser, config)
     # Updates of a slider are smaller than bfloat16 resolves: the trained weights stay float32.
     cast_training_params(container.denoiser, torch.float32)
-    return config

@@ -27,11 +27,9 @@ class RowScale(Protocol):
 
     def __call__(self, multipliers: Tensor | float) -> AbstractContextManager[None]:
         """Use strengths (B,), or one for all rows, inside a `with` block."""
-        ...
 
     def base(self) -> AbstractContextManager[None]:
         """Run the model without any adapter inside a `with` block."""
-        ...
 
 
 class AdapterScale:
@@ -39,7 +37,6 @@ class AdapterScale:
 
     Args:
         denoiser: A UNet or transformer that carries a PEFT adapter.
-        adapter_name: PEFT's name of the adapter.
         within: Only its layers in this module of the denoiser; empty means all of them.
 
     Raises:

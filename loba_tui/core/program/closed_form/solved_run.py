@@ -19,7 +19,7 @@ from loba_tui.core.program.closed_form.solution import LayerUpdate, Solution, So
 from loba_tui.core.program.sampling.run_strips import StripDrawer
 from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.training.checkpoint import Checkpoint
-from loba_tui.core.program.training.memory_meter import MemoryMeter
+from loba_tui.core.program.training.memory import memory_mib
 
 
 class SolvedRun:
@@ -74,7 +74,7 @@ class SolvedRun:
         self._records.metric(
             step=1,
             seconds=round(time.perf_counter() - begin, 6),
-            memory_mib=MemoryMeter(self._container.device).mib(),
+            memory_mib=memory_mib(self._container.device),
             forwards=self.forwards,
             **solution.figures,
         )
@@ -99,8 +99,8 @@ class SolvedRun:
         return None, []
 
 
-def attach_solution(solution: Solution, container: ModelContainer) -> LoraConfig:
-    """Put a computed adapter on the model; return its PEFT configuration.
+def attach_solution(solution: Solution, container: ModelContainer) -> None:
+    """Put a computed adapter on the model.
 
     Raises:
         RecipeError: It changes nothing at all.
@@ -118,7 +118,6 @@ def attach_solution(solution: Solution, container: ModelContainer) -> LoraConfig
         # PEFT draws initial weights, which are overwritten, from the global generator.
         denoiser.add_adapter(config)
     put_weights(denoiser, layers)
-    return config
 
 
 def config_of_ranks(ranks: Mapping[str, int]) -> LoraConfig:

@@ -43,10 +43,7 @@ def sample_scales(
 
     Args:
         container: The model, with the adapter attached.
-        scale: Strength of that adapter.
         embeds: One row a prompt.
-        scales: Strengths.
-        seeds: Of the initial noise.
         settings: Sampling steps, guidance, sampler and images at once; its prompts are not read.
         negative: One row for all prompts; None takes the model's unconditional embeddings.
         resolution: Pixels; None takes the model's own.

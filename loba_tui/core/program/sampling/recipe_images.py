@@ -46,11 +46,7 @@ def draw_grid(
 
     Args:
         container: The model, with the adapter attached.
-        scale: Strength of that adapter.
-        recipe: Names the sampler.
-        embeds: Of the grid's prompts and of the negative prompt.
-        grid: What to draw.
-        progress: Told how many images are drawn, of how many.
+        embeds: Of the grid's prompts and of the recipe's negative prompt.
     """
     negative = recipe.sample.negative_prompt
     return sample_scales(

@@ -44,7 +44,6 @@ def strip(
         images: (num_prompts, num_seeds, num_scales, H, W, 3) float in [0, 1].
         scales: Column labels; 0 is marked as the base.
         prompts: Written at the left of each group of rows, cleaned and wrapped.
-        seeds: Written small at the left of each row.
     """
     num_prompts, num_seeds, num_scales, height, width, _ = images.shape
     cell_w, cell_h = _cell_size(width, height)

@@ -31,12 +31,10 @@ class Steered(Protocol):
 
 
 class Steering:
-    """Carries out what is asked of a run between two of its steps.
+    """Carries out what is asked of a run, which is not paused at first, between two of its steps.
 
-    Attributes:
-        context: What all parts of the run share.
-        settings: What a command can change.
-        disk: Writes that wait for the disk.
+    Args:
+        move: Unloads, offloads and onloads components; returns what the answer says of it.
     """
 
     def __init__(
@@ -46,14 +44,6 @@ class Steering:
         disk: DiskWait,
         move: Callable[[Command], dict[str, Any]],
     ) -> None:
-        """Begin with a run that is not paused.
-
-        Args:
-            context: What all parts of the run share.
-            settings: What a command can change.
-            disk: Writes that wait for the disk.
-            move: Unloads, offloads and onloads components; returns what the answer says of it.
-        """
         self.context = context
         self.settings = settings
         self.disk = disk

@@ -25,9 +25,7 @@ class Components:
     """The components of a run's base model.
 
     Args:
-        cache: Where it is loaded.
-        model_id: Its id there.
-        container: What training uses.
+        model_id: Its id in the cache.
         records: Their status says what is in memory.
     """
 

@@ -18,10 +18,7 @@ class RunContext:
     """Context of a run, as one of its processes sees it.
 
     Attributes:
-        run_dir: The run's folder.
-        records: What the run tells; the first process writes it.
-        processes: Those that train together.
-        stop: Says whether the run is to stop.
+        records: Kept by the first process alone.
         poll_seconds: Between two looks while the run waits.
     """
 

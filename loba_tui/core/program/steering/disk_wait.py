@@ -25,7 +25,6 @@ class DiskWait:
 
         Args:
             write: Called on the first process; called again after a failure of the disk.
-            num_bytes: How much it will write.
             step: For the events.
             is_alone: The other processes do not call this.
 

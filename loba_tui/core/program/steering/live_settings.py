@@ -6,7 +6,7 @@ A resumed or replayed run changes the same settings at the same steps, as the re
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from loba_tui.core.errors import RecipeError, ResourceError
 from loba_tui.core.plugins import Plugins
@@ -16,14 +16,6 @@ from loba_tui.core.recipe.problems import ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.changes import Change, ChangeRecord
 from loba_tui.core.run.control import LIVE_KEYS
-
-
-@runtime_checkable
-class KeepsPreserve(Protocol):
-    """A method whose preserve term can be weighted anew while it runs."""
-
-    def change_preserve_weight(self, weight: float) -> None:
-        """Take another weight from the next step on."""
 
 
 class LiveSettings:
@@ -113,7 +105,7 @@ class LiveSettings:
                 f"{key} cannot be changed while a run goes on",
                 f"What can be: {', '.join(LIVE_KEYS)}.",
             )
-        reaches = LIVE_KEYS[key].applies == "loop" or key in self._setters
+        reaches = LIVE_KEYS[key] == "loop" or key in self._setters
         if key not in self._values or not reaches:
             raise RecipeError(f"{key}: {self._recipe.method.name} cannot change it as it runs")
         try:

@@ -16,7 +16,6 @@ class Flag(Protocol):
     @property
     def is_set(self) -> bool:
         """Whether the signal has come."""
-        ...
 
 
 class StopRequest:
@@ -36,10 +35,7 @@ class StopRequest:
     @property
     def is_set(self) -> bool:
         """Whether this process has been asked to stop, or runs out of time."""
-        return self._flag.is_set or self._is_late()
-
-    def _is_late(self) -> bool:
-        if self._deadline is None:
-            return False
+        if self._flag.is_set or self._deadline is None:
+            return self._flag.is_set
         margin = _SPARE_SECONDS + 2 * self.step_seconds + 3 * self.save_seconds
         return self._deadline.seconds_left() < margin

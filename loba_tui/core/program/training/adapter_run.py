@@ -18,7 +18,6 @@ class AdapterRun(Steered, Protocol):
 
     Attributes:
         step: Steps that are done.
-        steering: Asked at each step boundary.
         inexact: In what the run differs, for good, from one that was never resumed.
     """
 
@@ -28,22 +27,18 @@ class AdapterRun(Steered, Protocol):
     @property
     def forwards(self) -> int:
         """UNet rows computed so far on this process; a backward counts as one more."""
-        ...
 
     @property
     def scale(self) -> AdapterScale:
         """Strength of the adapter."""
-        ...
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
         """The adapter's weights by name."""
-        ...
 
     @property
     def ended_early(self) -> str | None:
         """Why the run ended itself before its last step; None where it did not."""
-        ...
 
     def run(self, until: int | None = None) -> None:
         """Make the steps that are left, or those until `until` are done.
@@ -54,7 +49,6 @@ class AdapterRun(Steered, Protocol):
 
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Lend the weights to draw, measure and export, where other ones are trained at."""
-        ...
 
     def load_newest(
         self, *, allow_inexact: bool | None = None
@@ -69,4 +63,3 @@ class AdapterRun(Steered, Protocol):
             RecipeError: It is of another recipe, or of another machine.
             CorruptError: There are checkpoints, but none verifies, or not one of this run.
         """
-        ...

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from loba_tui.core.errors import CorruptError, LobaError, ResourceError
 from loba_tui.core.files import discard_folder, sync_directory, write_file
+from loba_tui.core.run.directory import checkpoint_folders, checkpoint_step
 
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
@@ -40,7 +41,6 @@ class Checkpoint:
     """Everything a run needs to go on exactly.
 
     Attributes:
-        step: Steps that are done.
         tensors: Named tensors by part ("adapter", "optimizer", "method"), one file a part.
         state: What is not a tensor, as plain JSON.
     """
@@ -73,7 +73,7 @@ class CheckpointStore:
 
     def has_any(self) -> bool:
         """Say whether a checkpoint was ever finished."""
-        return bool(self._paths())
+        return bool(checkpoint_folders(self._folder))
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, verify it, then prune older ones beyond `keep`.
@@ -138,7 +138,7 @@ class CheckpointStore:
         """
         skipped: list[str] = []
         kind: type[LobaError] = CorruptError
-        for path in self._paths():
+        for path in reversed(checkpoint_folders(self._folder)):
             try:
                 return self._read(path), skipped
             except OSError as error:
@@ -164,13 +164,6 @@ class CheckpointStore:
             if not original.exists():  # killed between the two renames of a save
                 path.rename(original)
 
-    def _paths(self) -> list[Path]:
-        """Return finished checkpoint folders, newest first."""
-        if not self._folder.is_dir():
-            return []
-        paths = [path for path in self._folder.glob("step-*") if path.name[5:].isdecimal()]
-        return sorted(paths, key=lambda path: int(path.name[5:]), reverse=True)
-
     def _read(self, path: Path) -> Checkpoint:
         contents = _read_verified(path)
         try:
@@ -186,7 +179,7 @@ class CheckpointStore:
             raise CorruptError(f"its tensors cannot be read: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CorruptError(f"its {_STATE} is not that of a checkpoint") from error
-        if step != int(path.name[5:]):
+        if step != checkpoint_step(path):
             raise CorruptError(f"it is of step {step}")
         self._is_good[path.name] = True
         return Checkpoint(step=step, tensors=tensors, state=state)
@@ -203,7 +196,8 @@ class CheckpointStore:
     def _prune(self) -> None:
         """Remove all but the newest that verify; what does not is no loss to keep, or to count."""
         with contextlib.suppress(OSError):  # the save is done, whatever becomes of older ones
-            good = [path for path in self._paths() if self._verifies(path)]
+            newest_first = reversed(checkpoint_folders(self._folder))
+            good = [path for path in newest_first if self._verifies(path)]
             for path in [*good[self._keep :], *self._folder.glob(".replaced-*")]:
                 discard_folder(path)
 

@@ -33,13 +33,11 @@ class EfficacyCheck:
     """The figures of one check, the weaker side's where there are two.
 
     Attributes:
-        step: Steps that were done.
         strength: Length along the wanted direction per unit of scale.
         alignment: Cosine with the wanted direction.
         relative_length: Length of the change in any direction, per unit of scale.
         symmetry: Cosine of one side with the other's opposite.
         leakage: None where the recipe names nothing to preserve.
-        verdict: What these amount to.
     """
 
     step: int
@@ -86,7 +84,6 @@ class EarlyStop:
 
     Args:
         make_probe: Called for the first check; None where there is nothing to check.
-        every: Steps between checks.
         stop_when: What ends the run; None lets it go on.
         processes: All take the first one's figures, so that all decide alike.
     """
@@ -121,11 +118,6 @@ class EarlyStop:
         )
         self.checks.append(check)
         return check
-
-    @property
-    def num_unet_rows(self) -> int:
-        """UNet rows that the checks have cost so far, the making of the probe among them."""
-        return self._probe.num_unet_rows if self._probe is not None else 0
 
     def state(self) -> list[dict[str, Any]]:
         """Return the checks as JSON."""

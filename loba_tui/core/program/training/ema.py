@@ -16,6 +16,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.training.optimizer_state import weights_put_back
 from loba_tui.core.recipe.schema import EmaSection, OptimizerSection
 
 
@@ -23,7 +24,6 @@ class MovingAverage:
     """The average of parameters by name, lent in their place to be drawn, measured and exported."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], section: EmaSection) -> None:
-        """Begin at the weights as they are."""
         self._parameters = parameters
         self._model = EMAModel(parameters.values(), decay=section.decay)
 
@@ -39,14 +39,9 @@ class MovingAverage:
     @contextmanager
     def lent(self) -> Iterator[None]:
         """Put the average in the weights' place; the weights come back bit by bit."""
-        kept = [parameter.detach().clone() for parameter in self._parameters.values()]
-        self._model.copy_to(self._parameters.values())
-        try:
+        with weights_put_back(self._parameters.values()):
+            self._model.copy_to(self._parameters.values())
             yield
-        finally:
-            with torch.no_grad():
-                for parameter, weights in zip(self._parameters.values(), kept, strict=True):
-                    parameter.copy_(weights)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the average by parameter name, on the CPU."""

@@ -16,6 +16,18 @@ _SEPARATOR = "::"
 
 
 @contextmanager
+def weights_put_back(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Let others take the weights' place for a while; the weights come back bit by bit."""
+    kept = [(parameter, parameter.detach().clone()) for parameter in parameters]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, weights in kept:
+                parameter.copy_(weights)
+
+
+@contextmanager
 def averaged_weights(optimizer: Any, parameters: Iterable[Tensor]) -> Iterator[None]:
     """Lend the weights that are the result, where an optimizer trains at other ones.
 
@@ -26,26 +38,18 @@ def averaged_weights(optimizer: Any, parameters: Iterable[Tensor]) -> Iterator[N
     if not (hasattr(inner, "eval") and hasattr(inner, "train")):
         yield
         return
-    trained = [(parameter, parameter.detach().clone()) for parameter in parameters]
-    inner.eval()
-    try:
-        yield
-    finally:
-        inner.train()
-        with torch.no_grad():
-            for parameter, kept in trained:
-                parameter.copy_(kept)
+    with weights_put_back(parameters):
+        inner.eval()
+        try:
+            yield
+        finally:
+            inner.train()
 
 
 def export_state(
     optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the optimizer's tensors by "parameter::key", and the rest as JSON.
-
-    Args:
-        optimizer: Any torch optimizer.
-        names: Name of each of its parameters.
-    """
+    """Return the optimizer's tensors by "parameter::key", and the rest as JSON."""
     tensors: dict[str, Tensor] = {}
     parameters = {
         names[parameter]: {

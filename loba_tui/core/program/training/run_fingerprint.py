@@ -56,8 +56,6 @@ class RunFingerprint:
         """Return the fingerprint of a run on this machine.
 
         Args:
-            recipe: The run's.
-            accelerator: Tells the device and the number of processes.
             dtype: Of the base model.
             plugins: sha256 of each of the user's own drop-ins that the recipe uses, by kind/name.
             images: Fingerprint of the images that it trains on.

@@ -28,18 +28,10 @@ class TrainerParts:
     """Finished objects that a trainer works with.
 
     Attributes:
-        accelerator: Carries precision, accumulation and processes.
         student: The denoiser as the accelerator prepared it.
-        scale: Strength of the adapter.
-        method: What a step predicts, and its loss.
         optimizer: As the accelerator prepared it.
-        learning_rates: Rates by step and group.
         parameters: The trainable parameters by name, float32.
         counter: UNet rows computed so far.
-        store: Where checkpoints go.
-        strips: Draws what the adapter does while it trains.
-        steering: Asked at each step boundary what is wanted before the next step.
-        fingerprint: What a checkpoint's bits depend on.
         average: Of the weights; None where those of the last step are the result.
         early_stop: Checks what the adapter does; None checks nothing.
     """
@@ -71,8 +63,6 @@ def checkpoint_of(
     """Return everything that decides the steps after `step`.
 
     Args:
-        parts: The trainer's.
-        step: How many are done.
         method_state: The method's own, which every process has had to gather.
         num_skips: Bad steps that were put up with so far.
         inexact: In what the run differs from one that was never resumed.

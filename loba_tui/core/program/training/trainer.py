@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
 
 from loba_tui.core.errors import CorruptError, Interrupted, NumericsError
 from loba_tui.core.program.training.checkpoint import Checkpoint
-from loba_tui.core.program.training.memory_meter import MemoryMeter
+from loba_tui.core.program.training.memory import memory_mib
 from loba_tui.core.program.training.optimizer_state import averaged_weights
 from loba_tui.core.program.training.state import TrainerParts, checkpoint_of, restore
 from loba_tui.core.recipe.schema import TrainSection
@@ -26,7 +25,6 @@ class Trainer:
         self._train = train
         self._settings = parts.steering.settings
         self._records = parts.steering.context.records
-        self._memory = MemoryMeter(parts.accelerator.device)
         self._num_skips = 0
         self._saved_step: int | None = None
         self._allow_inexact = False
@@ -94,9 +92,8 @@ class Trainer:
         self.step += 1
         seconds = round(time.perf_counter() - begin, 6)
         figures |= self._check_efficacy()
-        self._records.metric(
-            step=self.step, seconds=seconds, memory_mib=self._memory.mib(), **figures
-        )
+        memory = memory_mib(self._parts.accelerator.device)
+        self._records.metric(step=self.step, seconds=seconds, memory_mib=memory, **figures)
 
     def _check_efficacy(self) -> dict[str, float]:
         """Measure what the adapter does where that is due; note it where the run ends by it."""
@@ -193,7 +190,9 @@ class Trainer:
             return
         method_state = parts.method.state()  # every process, as it may gather
         begin = time.perf_counter()
-        checkpoint = self._checkpoint(method_state)
+        checkpoint = checkpoint_of(
+            parts, self.step, method_state, num_skips=self._num_skips, inexact=self.inexact
+        )
         path = parts.store.path(self.step)
         self.steering.disk.persist(
             lambda: parts.store.save(checkpoint), num_bytes=checkpoint.num_bytes, step=self.step
@@ -201,11 +200,6 @@ class Trainer:
         self._saved_step = self.step
         seconds = round(time.perf_counter() - begin, 4)
         self._records.event("saved", step=self.step, path=path.name, seconds=seconds)
-
-    def _checkpoint(self, method_state: Mapping[str, Tensor]) -> Checkpoint:
-        return checkpoint_of(
-            self._parts, self.step, method_state, num_skips=self._num_skips, inexact=self.inexact
-        )
 
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Lend the weights to draw, measure and export, where other ones are trained at."""

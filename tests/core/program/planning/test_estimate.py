@@ -68,7 +68,7 @@ def test_parameters_and_optimizer_state_are_those_of_a_run(tmp_path: Path, optim
 
     from safetensors.torch import load_file
 
-    checkpoint = run_dir.checkpoint(2)
+    checkpoint = run_dir.checkpoints / "step-000002"
     state = state_bytes(load_file(checkpoint / "optimizer.safetensors"))
     adapter = load_file(checkpoint / "adapter.safetensors")
     assert estimated.trained_parameters == sum(tensor.numel() for tensor in adapter.values())

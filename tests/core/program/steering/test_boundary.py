@@ -476,7 +476,8 @@ def test_skipped_steps_leave_the_weights_alone(
     (skipped,) = events(run_dir, "skipped")
     assert (skipped["step"], skipped["num_skips"]) == (1, 1)
     adapters = [
-        (run_dir.checkpoint(step) / "adapter.safetensors").read_bytes() for step in (1, 2, 3)
+        (run_dir.checkpoints / f"step-{step:06d}" / "adapter.safetensors").read_bytes()
+        for step in (1, 2, 3)
     ]
     assert adapters[0] == adapters[1] != adapters[2]
     assert all(torch.isfinite(tensor).all() for tensor in read_adapter(run_dir.adapter)[0].values())
