@@ -16,7 +16,7 @@ from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.closed_form.solution import Solver, SolverParts
 from loba_tui.core.program.closed_form.solved_run import SolvedRun
-from loba_tui.core.program.data.training_data import TrainingData, stand_in
+from loba_tui.core.program.data.training_data import StandInData, TrainingData
 from loba_tui.core.program.drop_ins import load_choice, plugin_hashes
 from loba_tui.core.program.learning_rates import LearningRates
 from loba_tui.core.program.method import KeepsPreserve, Method, MethodParts, StartsWarm
@@ -217,7 +217,7 @@ def _training_data(
         return None
     if model.data is None:  # what a method computes can be told without its images
         shape = model.container.latent_shape(recipe.train.resolution)
-        return stand_in(recipe.data, shape, recipe.train.batch_size)
+        return StandInData(recipe.data, shape, recipe.train.batch_size)
     return model.data.batches(
         model.container, rank=accelerator.process_index, num_processes=accelerator.num_processes
     )

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from loba_tui.core.errors import CorruptError, Interrupted
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.build import build, build_accelerator
-from loba_tui.core.program.data.open import encode_data, open_data
+from loba_tui.core.program.data.open import image_progress, open_data
 from loba_tui.core.program.data.prepare import PreparedData
 from loba_tui.core.program.evaluation.measure import check_measures
 from loba_tui.core.program.finish import finish
@@ -109,7 +109,8 @@ class _Preparation:
         )
         if images is None:
             return model
-        encode_data(images, model.container, model.open_latents, records, self._on_phase)
+        progress = image_progress("encoding images", records, self._on_phase)
+        images.encode(model.container, model.open_latents, progress)
         return replace(model, data=images)
 
     def _on_phase(self, phase: str) -> None:

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
@@ -43,7 +42,7 @@ from loba_tui.core.program.adapter_files.formats import (
     layers_from_kohya,
     not_an_adapter,
 )
-from loba_tui.core.program.adapter_layers.kinds import kind_of
+from loba_tui.core.program.adapter_layers.kinds import kind_of, tuner_layers
 
 DIFFUSERS_NAME = "adapter.safetensors"
 KOHYA_NAME = "adapter.kohya.safetensors"
@@ -266,14 +265,13 @@ def _lora_layers(
     if extra := [name for name in weights if not name.endswith(parts)]:
         raise RecipeError(f"{extra[0]} of this adapter has no place in a LoRA file.")
     layers = {}
-    for name, module in unet.named_modules():
-        if isinstance(module, BaseTunerLayer) and adapter_name in module.r:
-            alpha, rank = module.lora_alpha[adapter_name], module.r[adapter_name]
-            layers[name] = LoraLayer(
-                down=weights[f"{name}.lora_A.weight"].detach(),
-                up=weights[f"{name}.lora_B.weight"].detach(),
-                # These formats scale by alpha / rank; rank-stabilised LoRA by alpha / sqrt(rank).
-                alpha=float(alpha) * (math.sqrt(rank) if config["use_rslora"] else 1.0),
-                magnitude=weights.get(f"{name}.lora_magnitude_vector"),
-            )
+    for name, module in tuner_layers(unet, adapter_name):
+        alpha, rank = module.lora_alpha[adapter_name], module.r[adapter_name]
+        layers[name] = LoraLayer(
+            down=weights[f"{name}.lora_A.weight"].detach(),
+            up=weights[f"{name}.lora_B.weight"].detach(),
+            # These formats scale by alpha / rank; rank-stabilised LoRA by alpha / sqrt(rank).
+            alpha=float(alpha) * (math.sqrt(rank) if config["use_rslora"] else 1.0),
+            magnitude=weights.get(f"{name}.lora_magnitude_vector"),
+        )
     return layers

@@ -13,7 +13,7 @@ from typing import Any
 from loba_tui.core.program.adapter_files.kohya_keys import SDXL_LAYOUT, BlockLayout
 
 ARCHITECTURE_KEY = "modelspec.architecture"
-_SGM = "https://github.com/Stability-AI/generative-models"
+SGM_URL = "https://github.com/Stability-AI/generative-models"
 _VERSION_2_WIDTH = 1024
 _VERSION_2_768_PIXELS = 96
 
@@ -31,11 +31,6 @@ class AdapterFamily:
     architecture: str
     base_version: str
     layout: BlockLayout | None = None
-
-    @property
-    def implementation(self) -> str:
-        """Whose module names kohya's keys are."""
-        return "diffusers" if self.layout is None else _SGM
 
 
 SDXL = AdapterFamily("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", SDXL_LAYOUT)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_files import kohya_keys
-from loba_tui.core.program.adapter_files.families import ARCHITECTURE_KEY, AdapterFamily
+from loba_tui.core.program.adapter_files.families import ARCHITECTURE_KEY, SGM_URL, AdapterFamily
 
 CONFIG_KEY = "lora_adapter_metadata"
 UNET_PREFIX = "unet."
@@ -88,7 +88,7 @@ def kohya_file(
             tensors[f"{name}.dora_scale"] = layer.magnitude.reshape(-1, *[1] * (layer.up.ndim - 1))
     return tensors, {
         "format": "pt",
-        "modelspec.implementation": family.implementation,
+        "modelspec.implementation": "diffusers" if family.layout is None else SGM_URL,
         **model_spec(metadata, family),
         **_network_metadata(layers),
         "ss_base_model_version": family.base_version,

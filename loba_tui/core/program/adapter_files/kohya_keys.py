@@ -35,8 +35,15 @@ _SGM_OUTER_LAYERS = MappingProxyType(
         "add_embedding.linear_2": "label_emb.0.2",
     }
 )
-_UNDERSCORED_OUTER_LAYERS = MappingProxyType(
-    {name.replace(".", "_"): name for name in _SGM_OUTER_LAYERS}
+_RESNET_NAMES = MappingProxyType(
+    {part.replace(".", "_"): name for name, part in _RESNET_PARTS.items()}
+)
+_OUTER_NAMES = MappingProxyType(
+    {
+        either.replace(".", "_"): name
+        for name, outer in _SGM_OUTER_LAYERS.items()
+        for either in (name, outer)
+    }
 )
 # Inside a transformer block both name layers alike; these are the dots that underscores replace.
 _TRANSFORMER_TAIL = re.compile(
@@ -99,13 +106,10 @@ def from_kohya(name: str, layout: BlockLayout = SDXL_LAYOUT) -> str:
         KeyError: It is not such a name.
     """
     bare = name.removeprefix(PREFIX)
-    if bare in _UNDERSCORED_OUTER_LAYERS:
-        return _UNDERSCORED_OUTER_LAYERS[bare]
+    if bare in _OUTER_NAMES:
+        return _OUTER_NAMES[bare]
     if match := _UNDERSCORED.fullmatch(bare):
         return _from_underscored(match)
-    for diffusers_name, outer in _SGM_OUTER_LAYERS.items():
-        if bare == outer.replace(".", "_"):
-            return diffusers_name
     match = re.fullmatch(r"(input_blocks|output_blocks)_(\d+)_(\d)_(.+)", bare)
     if match:
         column, part = int(match[2]), int(match[3])
@@ -117,7 +121,7 @@ def from_kohya(name: str, layout: BlockLayout = SDXL_LAYOUT) -> str:
     if match and match[1] == "1":
         return f"mid_block.attentions.0.{_attention_inner(match[2])}"
     if match:
-        return f"mid_block.resnets.{int(match[1]) // 2}.{_resnet_inner(match[2])}"
+        return f"mid_block.resnets.{int(match[1]) // 2}.{_RESNET_NAMES[match[2]]}"
     raise KeyError(name)
 
 
@@ -174,20 +178,9 @@ def _from_block(side: str, column: int, part: int, inner: str, layout: BlockLayo
     block, layer = divmod(column, layout.columns)
     if inner == ("op" if side == "down" else "conv"):
         return f"{side}_blocks.{block}.{side}samplers.0.conv"
-    return f"{side}_blocks.{block}.{_from_part(part, layer, inner)}"
-
-
-def _from_part(part: int, layer: int, inner: str) -> str:
     if part == 0:
-        return f"resnets.{layer}.{_resnet_inner(inner)}"
-    return f"attentions.{layer}.{_attention_inner(inner)}"
-
-
-def _resnet_inner(inner: str) -> str:
-    for diffusers_name, name in _RESNET_PARTS.items():
-        if inner == name.replace(".", "_"):
-            return diffusers_name
-    raise KeyError(inner)
+        return f"{side}_blocks.{block}.resnets.{layer}.{_RESNET_NAMES[inner]}"
+    return f"{side}_blocks.{block}.attentions.{layer}.{_attention_inner(inner)}"
 
 
 def _attention_inner(inner: str) -> str:

@@ -88,15 +88,18 @@ def write_files(
     """
     config = unet.peft_config[adapter_name]
     kind = kind_of(config)
-    layers = {name: layer for name, layer in tuner_layers(unet, adapter_name)}
+    layers = dict(tuner_layers(unet, adapter_name))
     weights = {
         name: weight.detach()
         for name, weight in get_peft_model_state_dict(unet, adapter_name=adapter_name).items()
     }
-    packed = json.dumps(_exact(config, sorted(layers)), sort_keys=True)
+    # PEFT shortens the list of targets to suffixes; the exact names are the same to every reader.
+    exact = {**jsonable(config.to_dict()), "target_modules": sorted(layers)}
+    packed = json.dumps(exact, sort_keys=True)
     tensors = {f"{UNET_PREFIX}{name}": weight for name, weight in weights.items()}
     family = family_of(unet.config)
-    own = {"format": "pt", **model_spec(metadata, family), PEFT_CONFIG_KEY: packed, **metadata}
+    common = {"format": "pt", **model_spec(metadata, family)}
+    own = {**common, PEFT_CONFIG_KEY: packed, **metadata}
     written = {"diffusers": write_file(folder / names[0], tensors, own)}
     peft = folder / PEFT_FOLDER
     plain = {f"{_PEFT_PREFIX}{name}": weight for name, weight in weights.items()}
@@ -108,22 +111,17 @@ def write_files(
             for name, layer in layers.items()
         }
         lycoris = to_lycoris(weights, strengths, family.layout)
-        described = {"algo": kind.lower()}
-        extra = {
+        own = {
+            **common,
             "ss_network_module": "lycoris.kohya",
             "ss_network_dim": str(config.r),
             "ss_network_alpha": f"{config.alpha:g}",
-            "ss_network_args": json.dumps(described, sort_keys=True),
+            "ss_network_args": json.dumps({"algo": kind.lower()}),
             "ss_base_model_version": family.base_version,
+            **metadata,
         }
-        own = {"format": "pt", **model_spec(metadata, family), **extra, **metadata}
         written["kohya"] = write_file(folder / names[1], lycoris, own)
     return written
-
-
-def _exact(config: PeftConfig, modules: list[str]) -> dict[str, Any]:
-    # PEFT shortens the list of targets to suffixes; the exact names are the same to every reader.
-    return {**jsonable(config.to_dict()), "target_modules": modules}
 
 
 def read_layers(
@@ -158,13 +156,13 @@ def _config_in(
         kind = kind_of(config)
         _, keys = _LOADED[kind]
         modules = config["target_modules"]
-        is_sound = isinstance(modules, list) and all(isinstance(name, str) for name in modules)
+        if not (isinstance(modules, list) and all(isinstance(name, str) for name in modules)):
+            raise ValueError("target_modules is not a list of names")
         numbers = [config[key] for key in keys if config.get(key) is not None]
-        is_sound &= all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+        if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+            raise ValueError("a number is not finite")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptError(f"{path}: its {PEFT_CONFIG_KEY} cannot be read.") from error
-    if not is_sound:
-        raise CorruptError(f"{path}: its {PEFT_CONFIG_KEY} cannot be read.")
     known = set(modules)
     for name in tensors:
         if adapted_module(name.removeprefix(UNET_PREFIX)) not in known:

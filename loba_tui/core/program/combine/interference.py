@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.program.adapter_layers.kinds import block_of, block_place, tuner_layers
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.evaluation.efficacy.probe import length
-from loba_tui.core.program.trajectories.held_out import BATCH_SIZE, HeldOut
+from loba_tui.core.program.trajectories.held_out import HeldOut
 
 QUIET = 1e-6
 """A part that moves predictions by less than this share of the whole has no direction."""
@@ -56,10 +56,6 @@ class Interference:
     additivity: float
     attributes: tuple[Attribute, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the object that is written."""
-        return asdict(self)
 
     def sentences(self) -> list[str]:
         """Say it in plain sentences."""
@@ -119,8 +115,6 @@ def measure_overlap(
     labels: Sequence[str],
     held_out: HeldOut,
     prompts: PromptEmbeds,
-    *,
-    batch_size: int = BATCH_SIZE,
 ) -> Interference:
     """Compare the changes that attached adapters, all active, make to the denoiser's predictions.
 
@@ -135,7 +129,7 @@ def measure_overlap(
         with ExitStack() as stack:
             for part, scale in scales.items():
                 stack.enter_context(scale(strength_of[part[0]] if part in active else 0.0))
-            return held_out.predict(container, embeds, batch_size=batch_size) - base
+            return held_out.predict(container, embeds) - base
 
     base = torch.zeros((), dtype=torch.float64)
     base = change(set())

@@ -37,7 +37,6 @@ _DECODER_ERRORS = (
     TypeError,
     AttributeError,
     ArithmeticError,
-    NotImplementedError,
     RuntimeError,
     MemoryError,
     struct.error,

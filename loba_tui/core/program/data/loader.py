@@ -13,7 +13,7 @@ import itertools
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -32,14 +32,6 @@ class Indexed(Protocol[T_co]):
         ...
 
 
-class _AsDataset(Dataset[Any]):
-    def __init__(self, work: Indexed[Any]) -> None:
-        self._work = work
-
-    def __getitem__(self, index: int) -> Any:
-        return self._work[index]
-
-
 def in_order(work: Indexed[T], indices: Iterable[int], *, num_workers: int) -> Iterator[T]:
     """Yield the work of each index, computed ahead by workers where there are any."""
     if num_workers == 0:
@@ -47,7 +39,7 @@ def in_order(work: Indexed[T], indices: Iterable[int], *, num_workers: int) -> I
             yield work[index]
         return
     loader = DataLoader(
-        _AsDataset(work),
+        cast(Dataset[Any], work),  # all that torch needs of a data set is `__getitem__`
         batch_size=None,
         sampler=indices,
         num_workers=num_workers,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from loba_tui.core.associate.caches.tensors.latents import LatentCache
-from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.prompt_truncation import tokenizer_of, truncated_tails
 from loba_tui.core.associate.model_shapes import find_configuration, shapes_of
 from loba_tui.core.plugins import Plugins
@@ -22,10 +20,7 @@ _MOST_IN_EVENT = 20
 
 
 def open_data(
-    recipe: Recipe,
-    records: Records,
-    on_phase: Callable[[str], None],
-    plugins: Plugins,
+    recipe: Recipe, records: Records, on_phase: Callable[[str], None], plugins: Plugins
 ) -> PreparedData | None:
     """Open and check every image of a recipe, before its model is loaded; None if it has none.
 
@@ -48,26 +43,11 @@ def open_data(
         recipe,
         geometry_of(recipe),
         paired=described.constants.get("DATA") == "pairs",
-        progress=_progress("checking data", records, on_phase),
+        progress=image_progress("checking data", records, on_phase),
         on_bad=on_bad,
     )
     records.event("data", **data.summary())
     return data
-
-
-def encode_data(
-    data: PreparedData,
-    container: ModelContainer,
-    open_latents: Callable[[], LatentCache],
-    records: Records,
-    on_phase: Callable[[str], None],
-) -> None:
-    """Encode the images of a run; other arguments as in `open_data`.
-
-    Args:
-        open_latents: Returns the cache on the disk.
-    """
-    data.encode(container, open_latents, _progress("encoding images", records, on_phase))
 
 
 def geometry_of(recipe: Recipe) -> Geometry:
@@ -92,7 +72,8 @@ def cut_captions(recipe: Recipe, data: PreparedData) -> dict[str, str] | None:
     return None if tokenizer is None else truncated_tails(tokenizer, data.prompts())
 
 
-def _progress(phase: str, records: Records, on_phase: Callable[[str], None]) -> Progress:
+def image_progress(phase: str, records: Records, on_phase: Callable[[str], None]) -> Progress:
+    """Return what tells how many images a phase is through with; `on_phase` as in `open_data`."""
     on_phase(phase)
 
     def progress(done: int, total: int) -> None:

@@ -270,38 +270,33 @@ def cut_settings(data: DataSection, unit: Unit, cut: Cut) -> dict[str, str | int
     }
 
 
-@dataclass(frozen=True)
 class StandInData:
     """Batches of the right shapes and of no content, to find out what a method computes.
 
-    `latent_shape` is (C, h, w); `scales` are the strengths of a pair, or one 0 for plain images.
+    `latent_shape` is (C, h, w).
     """
 
-    latent_shape: tuple[int, int, int]
-    batch_size: int
-    scales: tuple[float, ...]
-    has_masks: bool
+    def __init__(
+        self, data: DataSection, latent_shape: tuple[int, int, int], batch_size: int
+    ) -> None:
+        scales = sorted({source.scale for source in data.sources if source.scale is not None})
+        self._scales = (scales[0], scales[-1]) if len(scales) > 1 else (0.0,)
+        self._has_masks = any(source.masks is not None for source in data.sources)
+        self._shape, self._batch_size = latent_shape, batch_size
 
     def batch(self, index: int) -> DataBatch:
         """Return rows of small numbers."""
-        one = torch.full((self.batch_size, *self.latent_shape), 0.01)
-        mask = torch.full((self.batch_size, 1, *self.latent_shape[1:]), 0.5)
+        rows = self._batch_size
+        one = torch.full((rows, *self._shape), 0.01)
+        mask = torch.full((rows, 1, *self._shape[1:]), 0.5)
         return DataBatch(
-            latents=tuple(one.clone() for _ in self.scales),
-            scales=tuple((scale,) * self.batch_size for scale in self.scales),
-            prompts=(None,) * self.batch_size,
-            masks=mask if self.has_masks else None,
-            weights=torch.ones(self.batch_size),
-            rows=tuple(range(self.batch_size)),
+            latents=tuple(one.clone() for _ in self._scales),
+            scales=tuple((scale,) * rows for scale in self._scales),
+            prompts=(None,) * rows,
+            masks=mask if self._has_masks else None,
+            weights=torch.ones(rows),
+            rows=tuple(range(rows)),
         )
-
-
-def stand_in(data: DataSection, latent_shape: tuple[int, int, int], batch_size: int) -> StandInData:
-    """Return stand-in batches for a recipe's data."""
-    scales = sorted({source.scale for source in data.sources if source.scale is not None})
-    chosen = (scales[0], scales[-1]) if len(scales) > 1 else (0.0,)
-    has_masks = any(source.masks is not None for source in data.sources)
-    return StandInData(latent_shape, batch_size, chosen, has_masks)
 
 
 def fixed_cuts(data: DataSection) -> tuple[Cut, ...]:

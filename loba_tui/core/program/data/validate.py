@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from loba_tui.core.errors import DataError
@@ -137,13 +137,12 @@ def scan(
     return Scan(tuple(images), tuple(dict.fromkeys(bad)))
 
 
-def data_error(bad: Iterable[BadFile]) -> DataError:
+def data_error(bad: Sequence[BadFile]) -> DataError:
     """Return the error that names everything that cannot be used."""
-    problems = list(bad)
-    lines = [f"  {clean(each.name)}: {clean(each.problem)}" for each in problems[:MOST_SHOWN]]
-    if len(problems) > MOST_SHOWN:
-        lines.append(f"  … and {len(problems) - MOST_SHOWN} more")
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    lines = [f"  {clean(each.name)}: {clean(each.problem)}" for each in bad[:MOST_SHOWN]]
+    if len(bad) > MOST_SHOWN:
+        lines.append(f"  … and {len(bad) - MOST_SHOWN} more")
+    count = "1 problem" if len(bad) == 1 else f"{len(bad)} problems"
     return DataError(
         f"{count} in the training data:\n" + "\n".join(lines),
         "Mend or remove these files, or set data.skip_bad: true to leave them out.",

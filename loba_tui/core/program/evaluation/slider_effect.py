@@ -179,10 +179,7 @@ def _rho(grid: np.ndarray, values: np.ndarray) -> RhoSummary:
 
 
 def _free_to_move(
-    grid: np.ndarray,
-    values: np.ndarray,
-    limits: tuple[float, float] | None,
-    direction: int,
+    grid: np.ndarray, values: np.ndarray, limits: tuple[float, float] | None, direction: int
 ) -> np.ndarray:
     """Blank what lies beyond the scale at which a sample reaches the limit it is moved towards.
 

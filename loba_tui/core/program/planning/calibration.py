@@ -38,11 +38,12 @@ def calibrate(recipe: Recipe, estimate: Estimate, plugins: Plugins) -> Work:
     container = PipelineWrapper(settings, ModelCache(settings.device, settings.dtype)).load()
     try:
         attach_adapter_or_bound(recipe, container, plugins)
-        timer = _Timer(container, AdapterScale(container.denoiser), recipe)
+        scale = AdapterScale(container.denoiser)
+        shape = container.latent_shape(recipe.train.resolution)
         # Without a step there are only pictures, drawn in batches.
         pictures = (Call(2 * recipe.sample.batch_size, with_grad=False),)
         step = next((s for s in estimate.calls.later if any(c.with_grad for c in s)), pictures)
-        seconds = {call: timer.seconds(call) for call in dict.fromkeys(step)}
+        seconds = {call: _seconds(container, scale, shape, call) for call in dict.fromkeys(step)}
     finally:
         torch.set_num_threads(threads)
     work, calls = estimate.work, estimate.calls
@@ -65,31 +66,21 @@ def calibrate(recipe: Recipe, estimate: Estimate, plugins: Plugins) -> Work:
     )
 
 
-class _Timer:
-    def __init__(self, container: ModelContainer, scale: AdapterScale, recipe: Recipe) -> None:
-        self._container = container
-        self._scale = scale
-        self._shape = container.latent_shape(recipe.train.resolution)
-
-    def seconds(self, call: Call) -> float:
-        """Return the median time of a call, the first one left out."""
-        taken = []
-        for _ in range(1 + _REPEATS):
-            begin = time.perf_counter()
-            self._run(call)
-            taken.append(time.perf_counter() - begin)
-        return statistics.median(taken[1:])
-
-    def _run(self, call: Call) -> None:
-        container = self._container
-        device, dtype = container.device, container.dtype
-        self._scale.set(torch.ones(call.rows, device=device))
+def _seconds(
+    container: ModelContainer, scale: AdapterScale, shape: tuple[int, ...], call: Call
+) -> float:
+    """Return the median time of a call on latents of a shape, the first one left out."""
+    device, dtype = container.device, container.dtype
+    taken = []
+    for _ in range(1 + _REPEATS):
+        begin = time.perf_counter()
+        scale.set(torch.ones(call.rows, device=device))
         with (
             torch.set_grad_enabled(call.with_grad),
             torch.autocast(device.type, dtype, enabled=dtype != torch.float32),
         ):
             output = container.predict(
-                torch.zeros((call.rows, *self._shape), device=device),
+                torch.zeros((call.rows, *shape), device=device),
                 torch.full((call.rows,), 500, device=device),
                 container.empty_embeds().select([0] * call.rows),
             )
@@ -97,3 +88,5 @@ class _Timer:
             output.float().square().mean().backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - begin)
+    return statistics.median(taken[1:])

@@ -16,11 +16,7 @@ from torch import nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
-from loba_tui.core.associate.model_shapes import (
-    bytes_of,
-    open_shapes,
-    parameters_of,
-)
+from loba_tui.core.associate.model_shapes import bytes_of, open_shapes, parameters_of
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import AdapterScale

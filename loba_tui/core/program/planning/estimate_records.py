@@ -18,7 +18,6 @@ class Memory:
         loading: Base weights while prompts are encoded, text encoders included.
         adapter: Trained and frozen adapter weights, float32.
         gradients: One float32 number per trained parameter.
-        optimizer: The optimizer's state.
         activations: Held between a micro-step's forward and backward pass.
         training: Peak of a step.
         sampling: Peak while pictures are drawn and measured.
@@ -40,11 +39,7 @@ class Memory:
     @property
     def worst_phase(self) -> str:
         """The phase that the peak is reached in."""
-        phases = {
-            "training": self.training,
-            "sampling": self.sampling,
-            "loading": self.loading,
-        }
+        phases = {"training": self.training, "sampling": self.sampling, "loading": self.loading}
         return max(phases, key=lambda name: phases[name])
 
 
@@ -57,7 +52,6 @@ class Disk:
         checkpoints: All that are kept at once, the one being written included.
         samples: Strips of the whole run, taken for photographs.
         adapter: The exported adapter in both formats.
-        needed: All of it.
     """
 
     checkpoint: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +16,18 @@ _CGROUP = Path("/sys/fs/cgroup")
 class FreeResources:
     """Free bytes that a run can take; None where the device is not here, or nothing says it."""
 
-    device: torch.device
     memory_bytes: int | None
     disk_bytes: int | None
-    inodes: int | None
 
 
 def free_resources(device: torch.device, folder: Path, *, is_here: bool = True) -> FreeResources:
     """Return what is free on a device and in a folder that may not exist yet."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    disk, inodes = None, None
     try:
         disk = shutil.disk_usage(existing).free
-        # 0 in total is how file systems without a fixed number of inodes answer.
-        status = os.statvfs(existing)
-        inodes = status.f_favail if status.f_files else None
     except OSError:
-        pass
-    return FreeResources(device, free_memory(device) if is_here else None, disk, inodes)
+        disk = None
+    return FreeResources(free_memory(device) if is_here else None, disk)
 
 
 def free_memory(device: torch.device) -> int | None:

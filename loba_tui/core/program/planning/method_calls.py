@@ -83,13 +83,7 @@ def record_calls(
     """Run the recipe's method for a few steps without weights, and return its calls."""
     recorder, model = _recorded(recipe, container)
     method = build_method(
-        recipe,
-        model,
-        cast(Any, OneProcess()),
-        container.denoiser,
-        scale,
-        ForwardCounter(),
-        plugins,
+        recipe, model, cast(Any, OneProcess()), container.denoiser, scale, ForwardCounter(), plugins
     )
     steps = []
     for index in range(1 + _STEPS_WATCHED):

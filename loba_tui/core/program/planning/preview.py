@@ -30,6 +30,7 @@ from loba_tui.core.recipe.schema import Choice, Recipe
 MOST_POINTS = 200
 _DENSITY_POINTS = 101
 _PROGRESS = (0.0, 0.5, 1.0)
+_BLOCK = re.compile(r"mid_block|(?:down|up)_blocks\.\d+")
 
 
 def learning_rate(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[str, Any]:
@@ -63,7 +64,7 @@ class AdaptedShapes:
 def adapt(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> AdaptedShapes:
     """Put the recipe's adapter on a model of shapes, which has none yet."""
     denoiser = shapes.container.denoiser
-    blocks = tuple(name for name, _ in denoiser.named_modules() if _is_block(name))
+    blocks = tuple(name for name, _ in denoiser.named_modules() if _BLOCK.fullmatch(name))
     num_parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     attach_adapter(recipe, shapes.container, plugins)
     trainable = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
@@ -156,15 +157,9 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
 )
 """What a plan holds, in the order that it is computed; another section is one line here."""
 
-SOLVED_SECTIONS = frozenset({"needs"})
-"""Those of them that a method has which computes its adapter."""
-
 
 def preview(
-    recipe: Recipe,
-    plugins: Plugins,
-    *,
-    sections: Mapping[str, Section] = SECTIONS,
+    recipe: Recipe, plugins: Plugins, *, sections: Mapping[str, Section] = SECTIONS
 ) -> dict[str, dict[str, Any]]:
     """Return the sections of a recipe's plan, all of them unless said otherwise.
 
@@ -172,7 +167,7 @@ def preview(
         LobaError: A choice of the recipe cannot be used, or there is no such model.
     """
     if solves(recipe, plugins):  # nothing is trained, so there is nothing to schedule
-        sections = {name: section for name, section in sections.items() if name in SOLVED_SECTIONS}
+        sections = {name: section for name, section in sections.items() if name == "needs"}
     shapes = shapes_of(recipe)
     return {name: section(recipe, shapes, plugins) for name, section in sections.items()}
 
@@ -195,10 +190,6 @@ def _noise_levels(
         "timestep": _finite(grid.tolist()),
         "sigma": _finite(sigmas.tolist()),
     }
-
-
-def _is_block(name: str) -> bool:
-    return name == "mid_block" or re.fullmatch(r"(down|up)_blocks\.\d+", name) is not None
 
 
 def _finite(values: Iterable[float]) -> list[float | None]:

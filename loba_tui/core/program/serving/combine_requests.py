@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +59,7 @@ def serve_merge(request: Request, writer: RunWriter) -> None:
     merged = merge(parts, rank=request.rank)
     written = write_merged(merged, parts, Path(request.file), file_format=request.file_format)
     ranks = [layer.rank for layer in merged.layers.values()]
-    models = _base_models(parts)
+    models = {read_adapter(part.path)[2].get(BASE_MODEL_KEY, "") for part in parts} - {""}
     if len(models) > 1:
         writer.warn(f"they were trained on different base models: {', '.join(sorted(models))}")
     writer.event(
@@ -75,17 +75,8 @@ def serve_merge(request: Request, writer: RunWriter) -> None:
     )
 
 
-def _base_models(parts: Sequence[Part]) -> set[str]:
-    found = {read_adapter(part.path)[2].get(BASE_MODEL_KEY, "") for part in parts}
-    return found - {""}
-
-
 def serve_interference(
-    request: Request,
-    recipe: Recipe,
-    model: OpenModel,
-    writer: RunWriter,
-    plugins: Plugins,
+    request: Request, recipe: Recipe, model: OpenModel, writer: RunWriter, plugins: Plugins
 ) -> Interference:
     """Write interference.json and interference.png to the request's folder."""
     parts = parts_of(request)
@@ -110,7 +101,7 @@ def serve_interference(
         details={"prompts": shown, "seed": recipe.proof.seeds[0]},
     )
     folder = writer.run_dir.path
-    content = json.dumps(found.as_json(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    content = json.dumps(asdict(found), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     replace_file(folder / INTERFERENCE_JSON, content.encode())
     with staged(folder / INTERFERENCE_PNG) as path:
         draw_interference(found, images, shown, path)

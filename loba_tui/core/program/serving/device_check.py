@@ -7,21 +7,15 @@ from collections.abc import Iterator
 
 import torch
 
-from loba_tui.core.associate.devices import (
-    SPECIFIED_DEVICE,
-    AcceleratorFacts,
-    accelerator_facts,
-    resolve_device,
-)
+from loba_tui.core.associate.devices import SPECIFIED_DEVICE, AcceleratorFacts, resolve_device
 from loba_tui.core.errors import ExitCode, ResourceError
 from loba_tui.core.findings import Finding, bad
 
 logger = logging.getLogger(__name__)
 
 
-def device_findings(facts: AcceleratorFacts | None = None) -> Iterator[Finding]:
+def device_findings(facts: AcceleratorFacts) -> Iterator[Finding]:
     """Yield findings about torch, CUDA and the driver."""
-    facts = accelerator_facts() if facts is None else facts
     yield Finding("torch", "ok", f"imports; built for CUDA {_text(facts.torch_cuda)}")
     try:
         device = resolve_device(SPECIFIED_DEVICE, facts=facts)

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from loba_tui.core.adapter_metadata import RECIPE_KEY
+from loba_tui.core.associate.devices import accelerator_facts
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.adapter import load_adapter, read_adapter
@@ -17,6 +18,7 @@ from loba_tui.core.program.data.open import cut_captions, open_data
 from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
 from loba_tui.core.program.planning.preview import preview
+from loba_tui.core.program.planning.remedies import Change, with_changes
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, write_strip
 from loba_tui.core.program.serving.combine_requests import (
     attach_several,
@@ -33,11 +35,7 @@ from loba_tui.core.run.writer import RunWriter
 
 
 def serve(
-    request: Request,
-    writer: RunWriter,
-    plugins: Plugins,
-    *,
-    tensors: Path | None = None,
+    request: Request, writer: RunWriter, plugins: Plugins, *, tensors: Path | None = None
 ) -> None:
     """Carry out a request; results, events and status go to the writer's folder.
 
@@ -47,7 +45,7 @@ def serve(
         LobaError: The adapter, its recipe or its base model cannot be used.
     """
     if request.action == "doctor":
-        findings = [finding.as_json() for finding in device_findings()]
+        findings = [finding.as_json() for finding in device_findings(accelerator_facts())]
         writer.event("examined", findings=findings)
     elif request.action == "merge":
         serve_merge(request, writer)
@@ -131,28 +129,18 @@ def wanted_recipe(request: Request, plugins: Plugins) -> Recipe:
                 " as in --recipe sdxl/slider.",
             )
         recipe = parse_text(metadata[RECIPE_KEY], origin=request.adapter, plugins=plugins)
-    sample: dict[str, object] = {}
-    proof: dict[str, object] = {}
+    changes: Change = {}
     if request.scales:
-        sample["scales"] = request.scales
+        changes["sample.scales"] = request.scales
     if request.prompts:
-        sample["prompts"] = proof["prompts"] = request.prompts
+        changes["sample.prompts"] = changes["proof.prompts"] = request.prompts
     if request.seeds:
-        sample["seeds"] = proof["seeds"] = request.seeds
-    return recipe.model_copy(
-        update={
-            "sample": recipe.sample.model_copy(update=sample),
-            "proof": recipe.proof.model_copy(update=proof),
-        }
-    )
+        changes["sample.seeds"] = changes["proof.seeds"] = request.seeds
+    return with_changes(recipe, changes)
 
 
 def _draw(
-    recipe: Recipe,
-    model: OpenModel,
-    scale: RowScale,
-    writer: RunWriter,
-    plugins: Plugins,
+    recipe: Recipe, model: OpenModel, scale: RowScale, writer: RunWriter, plugins: Plugins
 ) -> Path:
     grid = Grid.of_samples(recipe)
     images = draw_grid(

@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_refused_with_changes_that_do(estimate: Estimate):
     limit = int(0.8 * needed.memory.needed)
 
     with pytest.raises(ResourceError, match="this run needs about") as caught:
-        require_fit(estimator, recipe, needed, FreeResources(CPU, limit, None, None))
+        require_fit(estimator, recipe, needed, FreeResources(limit, None))
 
     hint = caught.value.hint
     assert caught.value.exit_code == 4
@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_refused_with_changes_that_do(estimate: Estimate):
 
     guessed = replace(needed, origin="assumed")
     with pytest.raises(ResourceError, match="this run needs about") as caught:
-        require_fit(estimator, recipe, guessed, FreeResources(CPU, limit, None, None))
+        require_fit(estimator, recipe, guessed, FreeResources(limit, None))
     assert f"after `loba cache pull {recipe.base_model.id}` the" in caught.value.hint
 
 
@@ -122,23 +122,18 @@ def test_a_disk_that_is_too_small_is_refused(estimate: Estimate):
     recipe = recipe_of(sample={"every": 1, "steps": 1, "scales": [0, 1]})
     estimator = Estimator(CPU, plugins=SHIPPED)
     needed = estimator.estimate(recipe)
-    free = FreeResources(CPU, None, needed.disk.needed - 1, None)
+    free = FreeResources(None, needed.disk.needed - 1)
     with pytest.raises(ResourceError, match=r"sample\.every: 0"):
         require_fit(estimator, recipe, needed, free)
 
 
 def test_free_memory_that_is_not_known_refuses_nothing(estimate: Estimate):
-    require_fit(
-        Estimator(CPU, plugins=SHIPPED),
-        recipe_of(),
-        estimate,
-        FreeResources(CUDA, None, None, None),
-    )
+    require_fit(Estimator(CPU, plugins=SHIPPED), recipe_of(), estimate, FreeResources(None, None))
 
 
 def test_force_starts_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def tiny(device: torch.device, folder: Path) -> FreeResources:
-        return FreeResources(device, 1000, None, None)
+        return FreeResources(1000, None)
 
     monkeypatch.setattr("loba_tui.core.program.planning.preflight.free_resources", tiny)
     with RunWriter.open(RunDir.create(tmp_path, "run")) as writer:

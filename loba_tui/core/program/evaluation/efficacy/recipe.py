@@ -63,11 +63,7 @@ def make_probe(
 
 
 def measure_efficacy(
-    container: ModelContainer,
-    scale: RowScale,
-    recipe: Recipe,
-    embeds: Embeddings,
-    plugins: Plugins,
+    container: ModelContainer, scale: RowScale, recipe: Recipe, embeds: Embeddings, plugins: Plugins
 ) -> SliderEfficacy | EraserEfficacy | None:
     """Return the efficacy of an eraser or of a slider.
 
