@@ -54,6 +54,6 @@ if __name__ == "__main__":
         sys.exit()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        wish = json.loads(line)
-        for section, data in answers(wish["recipe"]).items():
-            print(json.dumps({"id": wish["id"], "section": section, "data": data}), flush=True)
+        request = json.loads(line)
+        for section, data in answers(request["recipe"]).items():
+            print(json.dumps({"id": request["id"], "section": section, "data": data}), flush=True)

@@ -22,7 +22,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -43,7 +43,7 @@ from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.launch import Request
 from loba_tui.core.run.start_options import StartOptions
-from loba_tui.core.run.writer import NullWriter, RunWriter
+from loba_tui.core.run.writer import NullWriter, Records, RunWriter
 from loba_tui.core.user_folders import tensors_folder
 
 logger = logging.getLogger(__name__)
@@ -167,12 +167,10 @@ def _recipe_of(arguments: argparse.Namespace, plugins: Plugins) -> tuple[Recipe,
 
 def _typed(flag: Flag, value: Any) -> Any:
     """Return a flag's text as its type; what is none is left for the recipe's check to report."""
-    if flag.type not in (int, float):
-        return value
-    try:
-        return flag.type(value)
-    except ValueError:
-        return value
+    if flag.type in (int, float):
+        with suppress(ValueError):
+            return flag.type(value)
+    return value
 
 
 def _new_run(recipe: Recipe, parent: Path) -> RunDir:
@@ -183,20 +181,18 @@ def _new_run(recipe: Recipe, parent: Path) -> RunDir:
 
 def _run(recipe: Recipe, run_dir: RunDir | None, start: StartOptions, plugins: Plugins) -> int:
     """Train in a run folder; None on processes other than the first, which has the records."""
-    with StopFlag() as flag:
-        if run_dir is None:
-            from loba_tui.core.program.train import train
-
-            train(recipe, None, NullWriter(), flag, start, plugins)
-            return ExitCode.DONE
-        with _records_of(run_dir, plugins) as writer:
+    lent: AbstractContextManager[Records] = nullcontext(NullWriter())
+    if run_dir is not None:
+        lent = _records_of(run_dir, plugins)
+    with StopFlag() as flag, lent as records:
+        if run_dir is not None:
             # Commands can come as soon as the run is launched; older ones were for another program.
             control.discard(run_dir, before=psutil.Process().create_time())
-            writer.event("started", resume=start.resume, name=recipe.name)
-            # The torch stack takes seconds to import; the run is visible before that.
-            from loba_tui.core.program.train import train
+        records.event("started", resume=start.resume, name=recipe.name)
+        # The torch stack takes seconds to import; the run is visible before that.
+        from loba_tui.core.program.train import train
 
-            train(recipe, run_dir, writer, flag, start, plugins)
+        train(recipe, run_dir, records, flag, start, plugins)
     return ExitCode.DONE
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -41,12 +42,12 @@ _MAKERS: MappingProxyType[TensorKind, tuple[str, ...]] = MappingProxyType(
 _SDPA_KERNELS = MappingProxyType({"math": SDPBackend.MATH, "flash": SDPBackend.FLASH_ATTENTION})
 
 
+@dataclass(frozen=True)
 class PipelineWrapper:
     """Loads the base model of a run into the cache that the pipeline lives in."""
 
-    def __init__(self, settings: BaseModelSection, cache: ModelCache) -> None:
-        self.settings = settings
-        self.cache = cache
+    settings: BaseModelSection
+    cache: ModelCache
 
     def load(self, *, with_text_encoders: bool = True) -> ModelContainer:
         """Load the pipeline and apply every setting.

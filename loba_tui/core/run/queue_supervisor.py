@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loba_tui.core.errors import LobaError
@@ -32,14 +33,14 @@ POLL_SECONDS = 1.0
 _UNDECIDED = ("auto", "cuda:122")
 
 
+@dataclass(frozen=True)
 class Supervisor:
     """Starts what is queued."""
 
-    def __init__(self, queue: Queue, program: Sequence[str], ledger: Ledger) -> None:
-        self._queue = queue
-        self._program = program
-        self._ledger = ledger
-        self._children: dict[Path, subprocess.Popen[bytes]] = {}
+    queue: Queue
+    program: Sequence[str]
+    ledger: Ledger
+    _children: dict[Path, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
 
     def work(self) -> bool:
         """Do what can be done now; return whether anything is left to wait for."""
@@ -49,7 +50,7 @@ class Supervisor:
                 logger.info("%s ended with %d", path.name, status)
                 del self._children[path]
                 path.unlink(missing_ok=True)
-        entries = self._queue.entries()
+        entries = self.queue.entries()
         taken = self._devices_in_use({entry.run.path for entry in entries})
         for entry in entries:
             reader = RunReader(entry.run)
@@ -57,7 +58,7 @@ class Supervisor:
             if entry.path in self._children or (entry.was_started and reader.liveness().is_alive):
                 taken.append(_told_device(reader, entry.device))
             elif self._is_over(entry):
-                self._queue.remove(entry)
+                self.queue.remove(entry)
             elif any(shares_device(entry.device, device) for device in taken):
                 taken.append(entry.device)  # nothing behind it overtakes it
             else:
@@ -75,7 +76,7 @@ class Supervisor:
     def _devices_in_use(self, queued: set[Path]) -> list[str]:
         """Return the devices of runs that go on without the queue."""
         devices = []
-        for run_dir in self._ledger.runs():
+        for run_dir in self.ledger.runs():
             reader = RunReader(run_dir)
             if run_dir.path not in queued and reader.liveness().is_alive:
                 devices.append(_told_device(reader, "auto"))
@@ -87,17 +88,17 @@ class Supervisor:
         if entry.was_started and "--resume" not in extra:
             extra.append("--resume")
         try:
-            started = self._queue.mark_started(entry)
+            started = self.queue.mark_started(entry)
             self._children[entry.path] = launch.launch(
                 entry.run,
                 argv_extra=extra,
-                program=self._program,
+                program=self.program,
                 environ={**os.environ, **entry.environ},
                 folder=entry.folder if Path(entry.folder).is_dir() else None,
             )
         except LobaError as error:
             logger.error("%s cannot be started: %s", entry.run.path, error)
-            self._queue.remove(entry)
+            self.queue.remove(entry)
         else:
             logger.info("%s started: %s", started.path.name, entry.run.path)
 

@@ -25,11 +25,11 @@ import json, sys
 print("a library says hello")
 print(json.dumps({"ready": True}), flush=True)
 for line in sys.stdin:
-    wish = json.loads(line)
-    if wish["recipe"] == "die":
+    request = json.loads(line)
+    if request["recipe"] == "die":
         sys.exit("out of \\x1b[31mluck")
-    print(json.dumps({"id": wish["id"], "section": "noise", "data": {"got": wish["recipe"]}}))
-    print(json.dumps({"id": wish["id"], "section": "unheard-of", "data": {}}), flush=True)
+    print(json.dumps({"id": request["id"], "section": "noise", "data": {"got": request["recipe"]}}))
+    print(json.dumps({"id": request["id"], "section": "unheard-of", "data": {}}), flush=True)
 """
 
 

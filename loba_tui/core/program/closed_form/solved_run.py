@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from peft import LoraConfig
@@ -22,6 +23,7 @@ from loba_tui.core.program.training.checkpoint import Checkpoint
 from loba_tui.core.program.training.memory import memory_mib
 
 
+@dataclass
 class SolvedRun:
     """Solves once and attaches the result.
 
@@ -29,19 +31,15 @@ class SolvedRun:
     bits.
     """
 
-    def __init__(
-        self, solver: Solver, container: ModelContainer, steering: Steering, strips: StripDrawer
-    ) -> None:
-        self._solver = solver
-        self._container = container
-        self._records = steering.context.records
-        self._strips = strips
-        self._scale: AdapterScale | None = None
-        self.steering = steering
-        self.step = 0
-        self.forwards = 0
-        self.inexact: list[str] = []
-        self.ended_early: str | None = None
+    solver: Solver
+    container: ModelContainer
+    steering: Steering
+    strips: StripDrawer
+    step: int = 0
+    forwards: int = 0
+    inexact: list[str] = field(default_factory=list)
+    ended_early: str | None = None
+    _scale: AdapterScale | None = None
 
     @property
     def scale(self) -> AdapterScale:
@@ -52,7 +50,7 @@ class SolvedRun:
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
         """The adapter's weights by name."""
-        named = self._container.denoiser.named_parameters()
+        named = self.container.denoiser.named_parameters()
         return {name: parameter for name, parameter in named if ".lora_" in name}
 
     def run(self, until: int | None = None) -> None:
@@ -63,22 +61,23 @@ class SolvedRun:
         """
         if self.step or until == 0:
             return
-        self._records.status(phase="solving", step=0, total=1)
+        records = self.steering.context.records
+        records.status(phase="solving", step=0, total=1)
         self.steering.boundary(self)
         begin = time.perf_counter()
         with torch.no_grad():
-            solution = self._solver.solve()
-            attach_solution(solution, self._container)
-        self._scale = AdapterScale(self._container.denoiser)
+            solution = self.solver.solve()
+            attach_solution(solution, self.container)
+        self._scale = AdapterScale(self.container.denoiser)
         self.step = 1
-        self._records.metric(
+        records.metric(
             step=1,
             seconds=round(time.perf_counter() - begin, 6),
-            memory_mib=memory_mib(self._container.device),
+            memory_mib=memory_mib(self.container.device),
             forwards=self.forwards,
             **solution.figures,
         )
-        self._records.status(phase="solving", step=1, total=1)
+        records.status(phase="solving", step=1, total=1)
 
     def save(self) -> None:
         """Save nothing: there is no state between before and after."""
@@ -86,7 +85,7 @@ class SolvedRun:
     def sample(self) -> None:
         """Draw a strip, if there is an adapter yet."""
         if self.step:
-            self._strips.draw_between_steps(self.scale, self.step)
+            self.strips.draw_between_steps(self.scale, self.step)
 
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Lend the weights to draw, measure and export: those that are there."""

@@ -70,20 +70,3 @@ def write_strip(images: np.ndarray, grid: Grid, path: Path) -> None:
     sheet = strip(images, scales=grid.scales, prompts=grid.prompts, seeds=grid.seeds)
     with staged(path) as temporary:
         save_strip(sheet, temporary)
-
-
-def draw_strip(
-    container: ModelContainer,
-    scale: RowScale,
-    recipe: Recipe,
-    embeds: Embeddings,
-    *,
-    path: Path,
-    progress: Progress | None = None,
-    plugins: Plugins,
-) -> Path:
-    """Draw the recipe's sample prompts and seeds at its scales as one picture; return its path."""
-    grid = Grid.of_samples(recipe)
-    images = draw_grid(container, scale, recipe, embeds, grid, progress=progress, plugins=plugins)
-    write_strip(images, grid, path)
-    return path

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from loba_tui.core.errors import Interrupted, LobaError
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.open_model import OpenModel
-from loba_tui.core.program.sampling.recipe_images import draw_strip
+from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, write_strip
 from loba_tui.core.program.steering.components import Components
 from loba_tui.core.program.steering.context import RunContext
 from loba_tui.core.recipe.schema import Recipe
@@ -15,16 +16,14 @@ from loba_tui.core.recipe.schema import Recipe
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
 class StripDrawer:
     """Draws what a run's adapter does; a strip that fails is noted and never ends the run."""
 
-    def __init__(
-        self, recipe: Recipe, model: OpenModel, context: RunContext, components: Components
-    ) -> None:
-        self._recipe = recipe
-        self._model = model
-        self._context = context
-        self._components = components
+    recipe: Recipe
+    model: OpenModel
+    context: RunContext
+    components: Components
 
     def draw(self, scale: RowScale, step: int) -> None:
         """Draw the strip of a step.
@@ -32,30 +31,31 @@ class StripDrawer:
         Raises:
             Interrupted: The run was asked to stop meanwhile.
         """
-        records = self._context.records
+        records = self.context.records
+        grid, path = Grid.of_samples(self.recipe), self.context.run_dir.sample_strip(step)
         try:
-            path = draw_strip(
-                self._model.container,
+            images = draw_grid(
+                self.model.container,
                 scale,
-                self._recipe,
-                self._model.embeds,
-                path=self._context.run_dir.sample_strip(step),
-                progress=lambda done, total: go_on_or_stop(self._context, step),
-                plugins=self._context.plugins,
+                self.recipe,
+                self.model.embeds,
+                grid,
+                progress=lambda done, total: go_on_or_stop(self.context, step),
+                plugins=self.context.plugins,
             )
+            write_strip(images, grid, path)
             records.event("sampled", step=step, path=str(path))
         except Interrupted:
             raise
-        # Torch raises out of memory as a RuntimeError; the VAE may have to be loaded again, and
-        # fail.
+        # Torch raises out of memory as a RuntimeError; loading the VAE again may fail.
         except (RuntimeError, OSError, LobaError) as error:
             logger.exception("the strip of step %d failed", step)
             records.event("sample_failed", step=step, message=str(error))
 
     def draw_between_steps(self, scale: RowScale, step: int) -> None:
         """Draw on the first process; components that come for it go again, as training goes on."""
-        if self._context.processes.is_first:
-            with self._components.lent():
+        if self.context.processes.is_first:
+            with self.components.lent():
                 self.draw(scale, step)
 
 

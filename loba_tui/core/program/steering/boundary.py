@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from loba_tui.core.errors import Interrupted, LobaError, RecipeError
@@ -30,26 +31,20 @@ class Steered(Protocol):
         """Draw a strip."""
 
 
+@dataclass
 class Steering:
     """Carries out what is asked of a run, which is not paused at first, between two of its steps.
 
-    Args:
+    Attributes:
         move: Unloads, offloads and onloads components; returns what the answer says of it.
     """
 
-    def __init__(
-        self,
-        context: RunContext,
-        settings: LiveSettings,
-        disk: DiskWait,
-        move: Callable[[Command], dict[str, Any]],
-    ) -> None:
-        self.context = context
-        self.settings = settings
-        self.disk = disk
-        self._move = move
-        self._paused = False
-        self._at: float | None = None
+    context: RunContext
+    settings: LiveSettings
+    disk: DiskWait
+    move: Callable[[Command], dict[str, Any]]
+    _paused: bool = field(default=False, init=False)
+    _at: float | None = field(default=None, init=False)
 
     def boundary(self, run: Steered) -> None:
         """Carry out what is asked for before the next step; return when that step may run.
@@ -112,7 +107,7 @@ class Steering:
     def _moved(self, command: Command) -> dict[str, Any]:
         """Have a component moved; what fails there is an answer and never ends the run."""
         try:
-            return self._move(command)
+            return self.move(command)
         except LobaError as error:
             raise RecipeError(error.message, error.hint) from error
 

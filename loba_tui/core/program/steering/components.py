@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,36 +22,34 @@ from loba_tui.core.run.control import Command
 from loba_tui.core.run.writer import Records
 
 
+@dataclass
 class Components:
     """The components of a run's base model.
 
-    Args:
+    Attributes:
         model_id: Its id in the cache.
         records: Their status says what is in memory.
     """
 
-    def __init__(
-        self, cache: ModelCache, model_id: str, container: ModelContainer, records: Records
-    ) -> None:
-        self._cache = cache
-        self._model_id = model_id
-        self._container = container
-        self._records = records
-        self._told: dict[str, Any] | None = None
+    cache: ModelCache
+    model_id: str
+    container: ModelContainer
+    records: Records
+    _told: dict[str, Any] | None = field(default=None, init=False)
 
     def publish(self) -> None:
         """Write what is resident into the status, if that has changed."""
         facts: dict[str, Any] = {
             "resident": [
                 each.as_json()
-                for each in self._cache.resident()
-                if not each.models or self._model_id in each.models
+                for each in self.cache.resident()
+                if not each.models or self.model_id in each.models
             ],
-            "unloaded": self._cache.left_out(self._model_id),
+            "unloaded": self.cache.left_out(self.model_id),
         }
         if facts != self._told:
             self._told = facts
-            self._records.status(**facts)
+            self.records.status(**facts)
 
     def obey(self, command: Command) -> dict[str, Any]:
         """Unload, offload or onload a component; return what the answer says of it.
@@ -66,11 +65,11 @@ class Components:
         before = self._bytes_of(name)
         try:
             if command.kind == "unload":
-                self._cache.unload(self._model_id, name)
+                self.cache.unload(self.model_id, name)
             elif command.kind == "offload":
-                self._cache.offload(self._model_id, name)
+                self.cache.offload(self.model_id, name)
             else:
-                self._cache.onload(self._model_id, name)
+                self.cache.onload(self.model_id, name)
         except torch.OutOfMemoryError as error:
             raise ResourceError(
                 f"{name} does not fit on the device", "Unload or offload another component first."
@@ -81,41 +80,41 @@ class Components:
     @contextmanager
     def lent(self) -> Iterator[None]:
         """Have components come back for a while, and put them where they were after that."""
-        unloaded = self._cache.left_out(self._model_id)
+        unloaded = self.cache.left_out(self.model_id)
         offloaded = self._offloaded()
         try:
             yield
         finally:
-            here = set(self._cache.left_out(self._model_id))
+            here = set(self.cache.left_out(self.model_id))
             back = [name for name in unloaded if name not in here]
             if back:
-                self._cache.unload(self._model_id, *back)
+                self.cache.unload(self.model_id, *back)
             moved = [name for name in offloaded if name not in self._offloaded()]
             if moved:
-                self._cache.offload(self._model_id, *moved)
+                self.cache.offload(self.model_id, *moved)
             self.publish()
 
     def _refuse_needed(self, name: str, what: str) -> None:
-        if self._container.pipeline.components.get(name) is self._container.denoiser:
+        if self.container.pipeline.components.get(name) is self.container.denoiser:
             raise RecipeError(
                 f"training needs {name} at every step; it cannot be {what}ed",
                 "What can be: the VAE and the text encoders. `loba runs stop` frees everything.",
             )
 
     def _refuse_hooked(self) -> None:
-        if is_hooked(self._container.pipeline):
+        if is_hooked(self.container.pipeline):
             raise RecipeError(
                 "base_model.offload moves the components by itself in this run",
                 "Only runs with base_model.offload: none are told what to move.",
             )
 
     def _offloaded(self) -> list[str]:
-        device = self._container.device
+        device = self.container.device
         if device.type == "cpu":
             return []
         return [
             name
-            for name, module in self._container.pipeline.components.items()
+            for name, module in self.container.pipeline.components.items()
             if isinstance(module, torch.nn.Module)
             and not hasattr(module, "_hf_hook")
             and all(parameter.device.type == "cpu" for parameter in module.parameters())
@@ -124,6 +123,6 @@ class Components:
     def _bytes_of(self, name: str) -> int:
         return sum(
             each.num_bytes
-            for each in self._cache.resident()
-            if each.name == name and self._model_id in each.models
+            for each in self.cache.resident()
+            if each.name == name and self.model_id in each.models
         )

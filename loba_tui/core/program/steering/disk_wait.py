@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from loba_tui.core.errors import Interrupted, LobaError
 from loba_tui.core.program.processes import Processes
@@ -11,12 +12,12 @@ from loba_tui.core.program.steering.context import RunContext
 from loba_tui.core.run import disk
 
 
+@dataclass(frozen=True)
 class DiskWait:
     """Writes to a run's disk; a full one pauses the run and never ends it."""
 
-    def __init__(self, context: RunContext, *, poll_seconds: float = 5.0) -> None:
-        self._context = context
-        self._poll_seconds = poll_seconds
+    context: RunContext
+    poll_seconds: float = field(default=5.0, kw_only=True)
 
     def persist(
         self, write: Callable[[], object], *, num_bytes: int, step: int, is_alone: bool = False
@@ -32,8 +33,8 @@ class DiskWait:
             Interrupted: The run was asked to stop while it waited.
             LobaError: The writing failed for another reason.
         """
-        records = self._context.records
-        processes = Processes() if is_alone else self._context.processes
+        records = self.context.records
+        processes = Processes() if is_alone else self.context.processes
         begin = time.monotonic()
         is_waiting = False
         phase = records.phase
@@ -44,7 +45,7 @@ class DiskWait:
             records.status(phase="paused_disk", disk=lack)
             self._wait(processes, step)
             begin = time.monotonic()
-        self._context.stop.save_seconds = time.monotonic() - begin
+        self.context.stop.save_seconds = time.monotonic() - begin
         if is_waiting:
             records.event("continued", step=step)
             records.status(phase=phase, disk=None)
@@ -53,7 +54,7 @@ class DiskWait:
         """Write on the first process; return what the disk lacks, None where all is well."""
         if not processes.is_first:
             return None
-        folder = self._context.run_dir.path
+        folder = self.context.run_dir.path
         try:
             room = disk.room_for(folder, num_bytes)
             if not room.is_enough:
@@ -67,8 +68,8 @@ class DiskWait:
         return None
 
     def _wait(self, processes: Processes, step: int) -> None:
-        context = self._context
-        for _ in range(max(1, round(self._poll_seconds / context.poll_seconds))):
+        context = self.context
+        for _ in range(max(1, round(self.poll_seconds / context.poll_seconds))):
             is_stopped = self._refuse_all_but_stop()
             if processes.any(context.stop.is_set or is_stopped)[0]:
                 raise Interrupted(
@@ -79,11 +80,11 @@ class DiskWait:
 
     def _refuse_all_but_stop(self) -> bool:
         """Answer the commands that come while the disk is full; say whether one was `stop`."""
-        commands = self._context.take_commands()
+        commands = self.context.take_commands()
         for command in commands:
             is_stop = command.kind == "stop"
             message = {} if is_stop else {"message": "the run waits for the disk; free some space"}
-            self._context.records.event(
+            self.context.records.event(
                 "command", id=command.id, command=command.kind, accepted=is_stop, **message
             )
         return any(command.kind == "stop" for command in commands)

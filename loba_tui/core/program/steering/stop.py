@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from loba_tui.core.run.deadline import Deadline
@@ -18,6 +19,7 @@ class Flag(Protocol):
         """Whether the signal has come."""
 
 
+@dataclass
 class StopRequest:
     """Asked at each step boundary, and wherever a run waits.
 
@@ -26,16 +28,15 @@ class StopRequest:
         save_seconds: What the last save took.
     """
 
-    def __init__(self, flag: Flag, deadline: Deadline | None = None) -> None:
-        self._flag = flag
-        self._deadline = deadline
-        self.step_seconds = 0.0
-        self.save_seconds = 0.0
+    flag: Flag
+    deadline: Deadline | None = None
+    step_seconds: float = 0.0
+    save_seconds: float = 0.0
 
     @property
     def is_set(self) -> bool:
         """Whether this process has been asked to stop, or runs out of time."""
-        if self._flag.is_set or self._deadline is None:
-            return self._flag.is_set
+        if self.flag.is_set or self.deadline is None:
+            return self.flag.is_set
         margin = _SPARE_SECONDS + 2 * self.step_seconds + 3 * self.save_seconds
-        return self._deadline.seconds_left() < margin
+        return self.deadline.seconds_left() < margin

@@ -8,7 +8,7 @@ figures of the checks alone, which a checkpoint keeps, so that a resumed run end
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from loba_tui.core.errors import RecipeError
@@ -79,41 +79,34 @@ class StopReason:
     message: str
 
 
+@dataclass
 class EarlyStop:
     """The checks of a run so far, and what they come to.
 
-    Args:
+    Attributes:
         make_probe: Called for the first check; None where there is nothing to check.
         stop_when: What ends the run; None lets it go on.
         processes: All take the first one's figures, so that all decide alike.
     """
 
-    def __init__(
-        self,
-        make_probe: Callable[[], EfficacyProbe | None],
-        *,
-        every: int,
-        stop_when: StopWhenSection | None,
-        processes: Processes,
-    ) -> None:
-        self._make_probe = make_probe
-        self._probe: EfficacyProbe | None = None
-        self._every = every
-        self._stop_when = stop_when
-        self._processes = processes
-        self.checks: list[EfficacyCheck] = []
+    make_probe: Callable[[], EfficacyProbe | None]
+    every: int
+    stop_when: StopWhenSection | None
+    processes: Processes
+    checks: list[EfficacyCheck] = field(default_factory=list, init=False)
+    _probe: EfficacyProbe | None = field(default=None, init=False)
 
     def is_due(self, step: int) -> bool:
         """Say whether a check belongs after `step` steps."""
-        return step % self._every == 0
+        return step % self.every == 0
 
     def check(self, step: int) -> EfficacyCheck | None:
         """Measure the adapter as it is now."""
         if self._probe is None:
-            self._probe = self._make_probe()
+            self._probe = self.make_probe()
         if self._probe is None:
             return None
-        check: EfficacyCheck = self._processes.share(
+        check: EfficacyCheck = self.processes.share(
             EfficacyCheck.of(step, slider_efficacy(self._probe))
         )
         self.checks.append(check)
@@ -130,9 +123,9 @@ class EarlyStop:
     @property
     def reason(self) -> StopReason | None:
         """Why the run is over after its last check, None while it goes on."""
-        if self._stop_when is None or not self.checks:
+        if self.stop_when is None or not self.checks:
             return None
-        return stop_reason(self.checks, self._stop_when)
+        return stop_reason(self.checks, self.stop_when)
 
 
 def stop_reason(checks: Sequence[EfficacyCheck], wanted: StopWhenSection) -> StopReason | None:

@@ -65,7 +65,7 @@ def check_efficacy_every(tree: Node, method: Plugin | None) -> Iterator[Problem]
 def layers_of(
     method: Plugin, options: Mapping[str, Any], adapter: Plugin
 ) -> tuple[str, ...] | None:
-    """Return the groups of layers that a method's options ask the adapter for; None for no wish.
+    """Return the layers that a method's options ask the adapter for, None where none of them does.
 
     A method says so by `ADAPTER_LAYERS = {option: {value: groups}}`. Groups that this kind of
     adapter cannot have are left out.

@@ -12,7 +12,7 @@ from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.evaluation.measure import check_measures, measure, read_values
 from loba_tui.core.program.evaluation.proof import prove
-from loba_tui.core.program.sampling.recipe_images import draw_strip
+from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, write_strip
 from loba_tui.core.recipe.schema import Choice, Recipe
 from loba_tui.models.shapes_world import Scene, draw
 
@@ -115,16 +115,9 @@ def test_negative_prompt_reaches_the_images(model, tmp_path):
     for negative in ("", "a square"):
         sample = RECIPE["sample"] | {"negative_prompt": negative, "prompts": ["a cross"]}
         recipe = Recipe.model_validate(RECIPE | {"sample": sample})
-        paths.append(
-            draw_strip(
-                container,
-                scale,
-                recipe,
-                embeds,
-                path=tmp_path / f"x{negative}" / "s.png",
-                plugins=SHIPPED,
-            )
-        )
+        grid, path = Grid.of_samples(recipe), tmp_path / f"x{negative}" / "s.png"
+        write_strip(draw_grid(container, scale, recipe, embeds, grid, plugins=SHIPPED), grid, path)
+        paths.append(path)
     assert paths[0].read_bytes() != paths[1].read_bytes()
 
 
