@@ -20,7 +20,7 @@ from loba_tui.core.program.data.open import open_data
 from loba_tui.core.program.evaluation.figures import measure_figures
 from loba_tui.core.program.evaluation.measure import measure, read_values
 from loba_tui.core.program.evaluation.report import Report, make_report
-from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
+from loba_tui.core.program.open_model import OpenModel, batch_of, open_model, prompts_of
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.sampling.images import sample_scales
 from loba_tui.core.program.steering.boundary import Steering
@@ -125,7 +125,7 @@ def prove_quietly(subject: Ready, scales: Sequence[float] | None = None) -> Repo
         images = sample_scales(
             subject.model.container,
             subject.run.scale,
-            subject.model.batch(recipe.proof_prompts),
+            batch_of(subject.model.embeds, recipe.proof_prompts),
             scales=scales,
             seeds=recipe.proof.seeds,
             settings=recipe.sample,

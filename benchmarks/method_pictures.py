@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from loba_tui.core.plugins import SHIPPED
+from loba_tui.core.program.open_model import batch_of
 from loba_tui.core.program.sampling.images import sample_scales
 
 COLUMNS = (
@@ -71,7 +72,7 @@ def draw(name: str) -> Picture:
         images = sample_scales(
             ready.model.container,
             ready.run.scale,
-            ready.model.batch(chosen),
+            batch_of(ready.model.embeds, chosen),
             scales=scales,
             seeds=recipe.proof.seeds[:1],
             settings=recipe.sample,

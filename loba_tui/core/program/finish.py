@@ -10,20 +10,7 @@ import json
 from collections.abc import Mapping
 
 from loba_tui import __version__
-from loba_tui.core.adapter_metadata import (
-    BASE_MODEL_KEY,
-    BASE_REVISION_KEY,
-    DATA_KEY,
-    EFFECT_PREFIX,
-    INEXACT_KEY,
-    METHOD_KEY,
-    PLUGINS_KEY,
-    RECIPE_KEY,
-    SEED_KEY,
-    STEERING_KEY,
-    STEP_KEY,
-    VERSION_KEY,
-)
+from loba_tui.core import adapter_metadata as keys
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.adapter import write_adapter
@@ -53,15 +40,15 @@ def provenance(
     changed = changes.until(step).text()
     hashes = plugin_hashes(recipe, plugins)
     return {
-        **({STEERING_KEY: changed} if changed else {}),
-        **({PLUGINS_KEY: json.dumps(hashes, sort_keys=True)} if hashes else {}),
-        VERSION_KEY: __version__,
-        RECIPE_KEY: dump_recipe(portable(recipe)),
-        BASE_MODEL_KEY: recipe.base_model.id,
-        BASE_REVISION_KEY: container.revision or "",
-        METHOD_KEY: recipe.method.name,
-        STEP_KEY: str(step),
-        SEED_KEY: str(recipe.train.seed),
+        **({keys.STEERING_KEY: changed} if changed else {}),
+        **({keys.PLUGINS_KEY: json.dumps(hashes, sort_keys=True)} if hashes else {}),
+        keys.VERSION_KEY: __version__,
+        keys.RECIPE_KEY: dump_recipe(portable(recipe)),
+        keys.BASE_MODEL_KEY: recipe.base_model.id,
+        keys.BASE_REVISION_KEY: container.revision or "",
+        keys.METHOD_KEY: recipe.method.name,
+        keys.STEP_KEY: str(step),
+        keys.SEED_KEY: str(recipe.train.seed),
     }
 
 
@@ -76,9 +63,9 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     changes = run.steering.settings.record
     metadata = provenance(recipe, model.container, run.step, changes, plugins)
     if model.data is not None:
-        metadata[DATA_KEY] = model.data.fingerprint
+        metadata[keys.DATA_KEY] = model.data.fingerprint
     if run.inexact:
-        metadata[INEXACT_KEY] = "; ".join(run.inexact)
+        metadata[keys.INEXACT_KEY] = "; ".join(run.inexact)
 
     def write(effect: Mapping[str, str]) -> None:
         num_bytes = 2 * sum(4 * parameter.numel() for parameter in run.parameters.values())
@@ -114,5 +101,5 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
         plugins=plugins,
         ended_early=run.ended_early,
     )
-    write({f"{EFFECT_PREFIX}{key}": value for key, value in report.summary().items()})
+    write({f"{keys.EFFECT_PREFIX}{key}": value for key, value in report.summary().items()})
     records.event("measured", outcome=report.outcome, verdict=list(report.verdict))

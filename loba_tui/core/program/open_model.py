@@ -38,10 +38,6 @@ class OpenModel:
     open_latents: Callable[[], LatentCache]
     data: PreparedData | None = None
 
-    def batch(self, prompts: Sequence[str]) -> PromptEmbeds:
-        """Return the embeddings of these prompts as one batch."""
-        return batch_of(self.embeds, prompts)
-
 
 def batch_of(embeds: Embeddings, prompts: Sequence[str]) -> PromptEmbeds:
     """Return the embeddings of these prompts as one batch."""
@@ -72,7 +68,6 @@ def open_model(
 
     Args:
         prompts: Everything that will be asked for.
-        local_rank: This process among those of its host.
         on_phase: Told what is being done.
         on_fetch: Told how many bytes of a model came, and how many are to come.
         tensors: Where embeddings and latents are kept between runs; None keeps none.

@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -72,7 +71,11 @@ class PipelineWrapper:
         apply_attention(settings.attention, container.denoiser)
         if settings.gradient_checkpointing:
             container.denoiser.enable_gradient_checkpointing()
-        apply_offload(settings.offload, container.pipeline, device)
+        # Hooks of accelerate bring components to the device when they are called.
+        if settings.offload == "model":
+            container.pipeline.enable_model_cpu_offload(device=device)
+        elif settings.offload == "sequential":
+            container.pipeline.enable_sequential_cpu_offload(device=device)
         return container
 
     def store(
@@ -100,7 +103,12 @@ class PipelineWrapper:
     def _check(self) -> None:
         """Say what cannot be had before anything is downloaded."""
         check_attention(self.settings.attention, self.cache.device, self.cache.dtype)
-        check_offload(self.settings.offload, self.cache.device)
+        offload, device = self.settings.offload, self.cache.device
+        if offload != "none" and device.type == "cpu":
+            raise ResourceError(
+                f"base_model.offload: {offload} needs an accelerator, and the device is cpu.",
+                "Set base_model.offload: none.",
+            )
 
     def _source(self) -> ModelSource:
         settings = self.settings
@@ -157,23 +165,6 @@ def apply_attention(backend: str, denoiser: nn.Module) -> None:
         denoiser.enable_xformers_memory_efficient_attention()
     elif backend in _SDPA_KERNELS:
         denoiser.set_attn_processor(_OneKernelProcessor(_SDPA_KERNELS[backend]))
-
-
-def check_offload(offload: str, device: torch.device) -> None:
-    """Raise `ResourceError` if there is nothing to offload from."""
-    if offload != "none" and device.type == "cpu":
-        raise ResourceError(
-            f"base_model.offload: {offload} needs an accelerator, and the device is cpu.",
-            "Set base_model.offload: none.",
-        )
-
-
-def apply_offload(offload: str, pipeline: DiffusionPipeline, device: torch.device) -> None:
-    """Let accelerate's hooks bring components to the device when they are called."""
-    if offload == "model":
-        pipeline.enable_model_cpu_offload(device=device)
-    elif offload == "sequential":
-        pipeline.enable_sequential_cpu_offload(device=device)
 
 
 class _OneKernelProcessor(AttnProcessor2_0):

@@ -13,7 +13,6 @@ class Processes:
     """The processes of a run; one alone agrees with itself at no cost.
 
     Attributes:
-        num: How many there are.
         is_first: Whether this is the one that writes the run's files and takes its commands.
     """
 

@@ -75,15 +75,11 @@ class RunDir:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         path = Path(parent).expanduser().absolute() / f"{name}-{stamp}-{secrets.token_hex(2)}"
         run_dir = cls(path)
+        folders = (run_dir.control, run_dir.checkpoints, run_dir.samples, run_dir.adapter_dir)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir(mode=PRIVATE_DIR_MODE)
-            for folder in (
-                run_dir.control,
-                run_dir.checkpoints,
-                run_dir.samples,
-                run_dir.adapter_dir,
-            ):
+            for folder in folders:
                 folder.mkdir(mode=PRIVATE_DIR_MODE)
         except OSError as error:
             raise ResourceError(

@@ -102,11 +102,6 @@ class Queue:
         """Return the file whose lock the supervisor holds."""
         return self.folder / "supervisor.lock"
 
-    @property
-    def log(self) -> Path:
-        """Return the file that takes the supervisor's own output."""
-        return self.folder / "log.txt"
-
     def add(
         self,
         run_dir: RunDir,
@@ -176,7 +171,8 @@ class Queue:
         """
         try:
             self.folder.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
-            start_detached([*SUPERVISOR, str(self.folder), *program], self.log, folder="/")
+            argv = [*SUPERVISOR, str(self.folder), *program]
+            start_detached(argv, self.folder / "log.txt", folder="/")
         except OSError as error:
             raise ResourceError(
                 f"The queue's supervisor cannot be started: {error.strerror or error}."

@@ -11,25 +11,10 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 RECORD_VERSION = 1
 
-Phase = Literal[
-    "queued",
-    "starting",
-    "loading",
-    "encoding",
-    "training",
-    "solving",
-    "sampling",
-    "measuring",
-    "paused",
-    "paused_disk",
-    "finished",
-    "stopped",
-    "failed",
-]
 FINAL_PHASES = frozenset({"finished", "stopped", "failed"})
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -106,7 +91,6 @@ class Metric:
     """One training step.
 
     Args:
-        seconds: Duration of the step.
         memory_mib: Peak memory of the device, or of the process on the CPU.
         forwards: UNet rows computed since the start; a backward counts as one more forward.
         values: What the method adds.

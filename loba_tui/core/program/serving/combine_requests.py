@@ -26,7 +26,7 @@ from loba_tui.core.program.combine.interference_plot import draw_interference
 from loba_tui.core.program.combine.merge import merge, write_merged
 from loba_tui.core.program.evaluation.efficacy.recipe import roll_out_held
 from loba_tui.core.program.evaluation.measure import read_values
-from loba_tui.core.program.open_model import OpenModel
+from loba_tui.core.program.open_model import OpenModel, batch_of
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid
 from loba_tui.core.recipe.load import parse_text
 from loba_tui.core.recipe.schema import Choice, Recipe
@@ -87,7 +87,7 @@ def serve_interference(
     scales = [AdapterScale(container.denoiser, name) for name in names]
     several = SeveralScales(scales, strengths)
     prompts = list(recipe.proof_prompts)
-    few = model.batch(prompts[:_MOST_HELD_OUT])
+    few = batch_of(model.embeds, prompts[:_MOST_HELD_OUT])
     held_out = roll_out_held(container, several, recipe, few)
     for scale in scales:
         scale.remove()

@@ -26,7 +26,6 @@ class DiskWait:
 
         Args:
             write: Called on the first process; called again after a failure of the disk.
-            step: For the events.
             is_alone: The other processes do not call this.
 
         Raises:

@@ -19,11 +19,7 @@ from loba_tui.core.run.control import LIVE_KEYS
 
 
 class LiveSettings:
-    """Values by key of LIVE_KEYS, and the objects of the run that they are handed to.
-
-    Attributes:
-        record: All changes so far, and the steps that were skipped.
-    """
+    """Values by key of LIVE_KEYS, and the objects of the run that they are handed to."""
 
     def __init__(self, recipe: Recipe, context: RunContext) -> None:
         self._recipe = recipe

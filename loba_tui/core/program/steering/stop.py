@@ -21,12 +21,7 @@ class Flag(Protocol):
 
 @dataclass
 class StopRequest:
-    """Asked at each step boundary, and wherever a run waits.
-
-    Attributes:
-        step_seconds: What the last step took.
-        save_seconds: What the last save took.
-    """
+    """Asked at each step boundary, and wherever a run waits; told what a step and a save took."""
 
     flag: Flag
     deadline: Deadline | None = None

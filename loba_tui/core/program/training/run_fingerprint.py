@@ -71,15 +71,11 @@ class RunFingerprint:
         computed_by |= {f"plugin {key}": sha256 for key, sha256 in plugins.items()}
         return cls(dumped, computed_by)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the object that is written."""
-        return {"recipe": dict(self.recipe), "machine": dict(self.machine)}
-
     def inexact_after(self, saved: Mapping[str, Any], *, allow_inexact: bool) -> list[str]:
         """Return in what a checkpoint's machine differs from this one.
 
         Args:
-            saved: What `as_json` returned when it was saved.
+            saved: The fingerprint as a mapping.
             allow_inexact: Put up with another machine.
 
         Raises:

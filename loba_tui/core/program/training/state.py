@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from accelerate import Accelerator
@@ -83,7 +83,7 @@ def checkpoint_of(
             "forwards": parts.counter.rows,
             "steering": parts.steering.settings.record.as_json(),
             "num_skips": num_skips,
-            "settings": parts.fingerprint.as_json(),
+            "settings": asdict(parts.fingerprint),
             "inexact": list(inexact),
             "scaler": scaler.state_dict() if scaler is not None else None,
         },

@@ -90,11 +90,6 @@ class EfficacyProbe:
         """Pairs of latents and timesteps that are looked at."""
         return len(self._held_out.rows)
 
-    @property
-    def num_unet_rows(self) -> int:
-        """UNet rows that it has cost so far, the rollout's among them."""
-        return self._held_out.num_unet_rows + self.num_predicted_rows
-
     @torch.no_grad()
     def change(self, multiplier: float) -> Tensor:
         """Return the adapter's change (R, C·H·W) of the target's predictions per unit of scale."""
