@@ -36,7 +36,6 @@ class SolvedRun:
     steering: Steering
     strips: StripDrawer
     step: int = 0
-    forwards: int = 0
     inexact: list[str] = field(default_factory=list)
     ended_early: str | None = None
     _scale: AdapterScale | None = None
@@ -74,7 +73,7 @@ class SolvedRun:
             step=1,
             seconds=round(time.perf_counter() - begin, 6),
             memory_mib=memory_mib(self.container.device),
-            forwards=self.forwards,
+            forwards=0,
             **solution.figures,
         )
         records.status(phase="solving", step=1, total=1)

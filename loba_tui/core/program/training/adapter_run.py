@@ -25,10 +25,6 @@ class AdapterRun(Steered, Protocol):
     inexact: list[str]
 
     @property
-    def forwards(self) -> int:
-        """UNet rows computed so far on this process; a backward counts as one more."""
-
-    @property
     def scale(self) -> AdapterScale:
         """Strength of the adapter."""
 

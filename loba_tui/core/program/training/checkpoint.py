@@ -59,21 +59,21 @@ class Checkpoint:
         )
 
 
+@dataclass(frozen=True)
 class CheckpointStore:
     """The `checkpoints/` folder of a run, which one process at a time writes to."""
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
-        self._folder = folder
-        self._keep = keep
-        self._is_good: dict[str, bool] = {}
+    folder: Path
+    keep: int = field(default=2, kw_only=True)
+    _is_good: dict[str, bool] = field(default_factory=dict, init=False)
 
     def path(self, step: int) -> Path:
         """Return where the checkpoint of a step lies."""
-        return self._folder / f"step-{step:06d}"
+        return self.folder / f"step-{step:06d}"
 
     def has_any(self) -> bool:
         """Say whether a checkpoint was ever finished."""
-        return bool(checkpoint_folders(self._folder))
+        return bool(checkpoint_folders(self.folder))
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, verify it, then prune older ones beyond `keep`.
@@ -87,7 +87,7 @@ class CheckpointStore:
         final = self.path(checkpoint.step)
         files = _files_of(checkpoint)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             self.tidy()
             if not self._has(final, files[_MANIFEST]):
                 self._write(final, files)
@@ -101,7 +101,7 @@ class CheckpointStore:
         return final
 
     def _write(self, final: Path, files: Mapping[str, bytes]) -> None:
-        staged = self._folder / f".tmp-{final.name}-{os.getpid()}"
+        staged = self.folder / f".tmp-{final.name}-{os.getpid()}"
         try:
             staged.mkdir()
             for name, content in files.items():
@@ -115,7 +115,7 @@ class CheckpointStore:
             discard_folder(staged)
             raise
         self._is_good.pop(final.name, None)
-        sync_directory(self._folder)
+        sync_directory(self.folder)
         self._read(final)
 
     def _has(self, final: Path, manifest: bytes) -> bool:
@@ -125,7 +125,7 @@ class CheckpointStore:
         except OSError:
             return False
         if is_same and self._verifies(final):
-            sync_directory(self._folder)
+            sync_directory(self.folder)
             return True
         return False
 
@@ -138,7 +138,7 @@ class CheckpointStore:
         """
         skipped: list[str] = []
         kind: type[LobaError] = CorruptError
-        for path in reversed(checkpoint_folders(self._folder)):
+        for path in reversed(checkpoint_folders(self.folder)):
             try:
                 return self._read(path), skipped
             except OSError as error:
@@ -157,9 +157,9 @@ class CheckpointStore:
 
     def tidy(self) -> None:
         """Clear up after a process that was killed while it saved; for the one that writes."""
-        for path in [*self._folder.glob(".tmp-*"), *self._folder.glob(".trash-*")]:
+        for path in [*self.folder.glob(".tmp-*"), *self.folder.glob(".trash-*")]:
             discard_folder(path)
-        for path in sorted(self._folder.glob(".replaced-*")):
+        for path in sorted(self.folder.glob(".replaced-*")):
             original = path.with_name(path.name.removeprefix(".replaced-").rpartition("-")[0])
             if not original.exists():  # killed between the two renames of a save
                 path.rename(original)
@@ -196,9 +196,9 @@ class CheckpointStore:
     def _prune(self) -> None:
         """Remove all but the newest that verify; what does not is no loss to keep, or to count."""
         with contextlib.suppress(OSError):  # the save is done, whatever becomes of older ones
-            newest_first = reversed(checkpoint_folders(self._folder))
+            newest_first = reversed(checkpoint_folders(self.folder))
             good = [path for path in newest_first if self._verifies(path)]
-            for path in [*good[self._keep :], *self._folder.glob(".replaced-*")]:
+            for path in [*good[self.keep :], *self.folder.glob(".replaced-*")]:
                 discard_folder(path)
 
 

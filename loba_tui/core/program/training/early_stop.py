@@ -131,15 +131,15 @@ class EarlyStop:
 def stop_reason(checks: Sequence[EfficacyCheck], wanted: StopWhenSection) -> StopReason | None:
     """Return why these checks end a run, None where they do not."""
     last = checks[-1]
+    begin = f"Training ended itself after step {last.step}:"
     recent = checks[-wanted.patience :]
     if last.step >= wanted.dead_after and len(recent) == wanted.patience:
         for outcome in ("dead", "collapsed"):
             if all(check.verdict == outcome for check in recent):
                 return StopReason(
                     outcome,
-                    f"Training ended itself after step {last.step}: {wanted.patience} checks in a "
-                    f"row found the slider {outcome} (length {last.relative_length:.3f}, "
-                    f"alignment {last.alignment:.2f}).",
+                    f"{begin} {wanted.patience} checks in a row found the slider {outcome} "
+                    f"(length {last.relative_length:.3f}, alignment {last.alignment:.2f}).",
                 )
     if last.verdict != "working":
         return None
@@ -148,8 +148,7 @@ def stop_reason(checks: Sequence[EfficacyCheck], wanted: StopWhenSection) -> Sto
             return None
         return StopReason(
             "converged",
-            f"Training ended itself after step {last.step}: strength {last.strength:.3f} is the "
-            f"{wanted.strength:g} that was wanted.",
+            f"{begin} strength {last.strength:.3f} is the {wanted.strength:g} that was wanted.",
         )
     if len(checks) <= wanted.patience:
         return None
@@ -157,8 +156,8 @@ def stop_reason(checks: Sequence[EfficacyCheck], wanted: StopWhenSection) -> Sto
     if before.verdict == "working" and last.strength <= before.strength * (1 + wanted.gain):
         return StopReason(
             "converged",
-            f"Training ended itself after step {last.step}: strength {last.strength:.3f} has grown "
-            f"by no more than {wanted.gain:.0%} since step {before.step}.",
+            f"{begin} strength {last.strength:.3f} has grown by no more than {wanted.gain:.0%} "
+            f"since step {before.step}.",
         )
     return None
 

@@ -33,12 +33,6 @@ class Trainer:
         self.steering = parts.steering
         self.scale = parts.scale
         self.parameters = parts.parameters
-        self.early_stop = parts.early_stop
-
-    @property
-    def forwards(self) -> int:
-        """UNet rows computed so far on this process; a backward counts as one more."""
-        return self._parts.counter.rows
 
     @property
     def is_done(self) -> bool:
@@ -48,7 +42,7 @@ class Trainer:
     @property
     def ended_early(self) -> str | None:
         """Why training ended itself before its last step; None where it did not."""
-        early_stop = self.early_stop
+        early_stop = self._parts.early_stop
         if early_stop is None or self.step >= self._settings.steps:
             return None
         reason = early_stop.reason
@@ -97,7 +91,7 @@ class Trainer:
 
     def _check_efficacy(self) -> dict[str, float]:
         """Measure what the adapter does where that is due; note it where the run ends by it."""
-        early_stop = self.early_stop
+        early_stop = self._parts.early_stop
         if early_stop is None or not early_stop.is_due(self.step):
             return {}
         with self.averaged_weights():
