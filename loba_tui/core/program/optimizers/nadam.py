@@ -22,7 +22,11 @@ def get_optimizer(
     momentum_decay: NonNegativeFloat = 4e-3,
     decoupled_weight_decay: bool = True,
 ) -> torch.optim.Optimizer:
-    """Return torch's NAdam over `params` (tensors or parameter groups)."""
+    """Return torch's NAdam over `params` (tensors or parameter groups).
+
+    Args:
+        decoupled_weight_decay: False adds the weight decay to the gradient instead.
+    """
     return torch.optim.NAdam(
         params,
         lr=lr,
