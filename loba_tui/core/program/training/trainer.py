@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 from loba_tui.core.errors import CorruptError, Interrupted, NumericsError
 from loba_tui.core.program.training.checkpoint import Checkpoint
@@ -184,9 +185,7 @@ class Trainer:
             return
         method_state = parts.method.state()  # every process, as it may gather
         begin = time.perf_counter()
-        checkpoint = checkpoint_of(
-            parts, self.step, method_state, num_skips=self._num_skips, inexact=self.inexact
-        )
+        checkpoint = self._checkpoint(method_state)
         path = parts.store.path(self.step)
         self.steering.disk.persist(
             lambda: parts.store.save(checkpoint), num_bytes=checkpoint.num_bytes, step=self.step
@@ -194,6 +193,11 @@ class Trainer:
         self._saved_step = self.step
         seconds = round(time.perf_counter() - begin, 4)
         self._records.event("saved", step=self.step, path=path.name, seconds=seconds)
+
+    def _checkpoint(self, method_state: Mapping[str, Tensor]) -> Checkpoint:
+        return checkpoint_of(
+            self._parts, self.step, method_state, num_skips=self._num_skips, inexact=self.inexact
+        )
 
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Lend the weights to draw, measure and export, where other ones are trained at."""
