@@ -58,8 +58,8 @@ def time_entries(root: Path, num_entries: int) -> None:
     from loba_tui.core.associate.caches.tensors import layout as tensor_layout
     from loba_tui.core.associate.caches.tensors.store import TensorStore
 
-    shelf = {"model": {"id": "org/model"}, "machine": {"device": "cpu"}}
-    store = TensorStore(root, "latents", shelf)
+    fingerprint = {"model": {"id": "org/model"}, "machine": {"device": "cpu"}}
+    store = TensorStore(root, "latents", fingerprint)
     latent = {"mean": torch.randn(1, 4, 128, 128), "std": torch.rand(1, 4, 128, 128)}
     puts, gets = [], []
     for number in range(100):

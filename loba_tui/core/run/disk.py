@@ -1,4 +1,4 @@
-"""Room on the disk of a run: how much a save needs, and which errors mean that there is none."""
+"""Space on the disk of a run: how much a save needs, and which errors mean that there is none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INODES = 32
 
 
 @dataclass(frozen=True)
-class Room:
+class DiskSpace:
     """Free bytes and inodes against those that are needed."""
 
     needed_bytes: int
@@ -39,10 +39,10 @@ class Room:
         return f"{self.needed_inodes} inodes are needed and {self.free_inodes} are free"
 
 
-def room_for(folder: Path, checkpoint_bytes: int) -> Room:
-    """Return the room for a checkpoint of this size, to be written beside the one it replaces."""
+def space_for(folder: Path, checkpoint_bytes: int) -> DiskSpace:
+    """Return the space for a checkpoint of this size, to be written beside the one it replaces."""
     facts = os.statvfs(folder)
-    return Room(
+    return DiskSpace(
         needed_bytes=int(_CHECKPOINTS_AT_ONCE * checkpoint_bytes) + _SPARE_BYTES,
         free_bytes=facts.f_bavail * facts.f_frsize,
         # File systems that make inodes as they go report a total of 0.

@@ -32,10 +32,10 @@ def test_a_save_needs_twice_a_checkpoint_and_some_more(
     said: str,
 ) -> None:
     monkeypatch.setattr(os, "statvfs", lambda path: facts(**changes))
-    room = disk.room_for(tmp_path, 100 * 2**20)
-    assert room.needed_bytes == 284 * 2**20
-    assert room.is_enough == is_enough
-    assert said in str(room)
+    space = disk.space_for(tmp_path, 100 * 2**20)
+    assert space.needed_bytes == 284 * 2**20
+    assert space.is_enough == is_enough
+    assert said in str(space)
 
 
 def test_the_disks_own_error_is_found_behind_ours() -> None:

@@ -56,7 +56,7 @@ class Components:
 
         Raises:
             RecipeError: There is no such component, training needs it, or they move by themselves.
-            ResourceError: The device has no room for it.
+            ResourceError: The device has no memory left for it.
         """
         name = str(command.args.get("component", ""))
         self._refuse_hooked()

@@ -1,4 +1,4 @@
-"""Writes that wait where the run's disk has no room, until it has."""
+"""Writes that wait where the run's disk has no space, until it has."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DiskWait:
     def persist(
         self, write: Callable[[], object], *, num_bytes: int, step: int, is_alone: bool = False
     ) -> None:
-        """Write something to the run's disk; where it has no room, wait until it has.
+        """Write something to the run's disk; where it has no space, wait until it has.
 
         Args:
             write: Called on the first process; called again after a failure of the disk.
@@ -55,9 +55,9 @@ class DiskWait:
             return None
         folder = self.context.run_dir.path
         try:
-            room = disk.room_for(folder, num_bytes)
-            if not room.is_enough:
-                return f"{room} on the disk of {folder}"
+            space = disk.space_for(folder, num_bytes)
+            if not space.is_enough:
+                return f"{space} on the disk of {folder}"
             write()
         except (OSError, LobaError) as error:
             trouble = disk.trouble_of(error)

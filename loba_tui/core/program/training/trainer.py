@@ -179,7 +179,7 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Save a checkpoint of the current step; wait where the disk has no room for it."""
+        """Save a checkpoint of the current step; wait where the disk has no space for it."""
         parts = self._parts
         if self._saved_step == self.step:
             return
