@@ -35,14 +35,10 @@ def row(rule: str, seed: int, steps: int) -> None:
     overrides = (f"train.seed={seed}", f"train.steps={steps}", "train.efficacy_every=5")
     subject = bench.ready([*overrides, f"train.stop_when={{{rule}}}"])
     trainer = subject.run
-    rows: list[int] = []
-    subject.model.container.denoiser.register_forward_hook(
-        lambda _module, inputs, _output: rows.append(inputs[0].shape[0])
-    )
     trainer.run()
     early_stop = trainer._parts.early_stop
-    assert early_stop is not None
-    num_check_rows = sum(rows) - subject.num_unet_rows
+    probe = early_stop._probe
+    num_check_rows = probe._held_out.num_unet_rows + probe.num_predicted_rows
     report = bench.prove_quietly(subject)
     areas = dict(zip(report.scales, report.effect.mean, strict=True))
     effect, rho = math.log(areas[2.0] / areas[-2.0]), report.effect.rho
