@@ -373,9 +373,9 @@ def test_the_checkpoint_of_another_machine_is_refused_or_marks_the_run_for_good(
     recipe = recipe_with(model_folder, {})
     with trainer_of(recipe, opened, accelerator, tmp_path) as trainer:
         trainer.run(until=1)
-        machine = {**trainer._parts.settings.machine, "torch": "2.0.0"}
-        settings = dataclasses.replace(trainer._parts.settings, machine=machine)
-        trainer._parts = dataclasses.replace(trainer._parts, settings=settings)
+        machine = {**trainer._parts.fingerprint.machine, "torch": "2.0.0"}
+        fingerprint = dataclasses.replace(trainer._parts.fingerprint, machine=machine)
+        trainer._parts = dataclasses.replace(trainer._parts, fingerprint=fingerprint)
         trainer.save()
     with trainer_of(recipe, opened, accelerator, tmp_path) as trainer:
         with pytest.raises(RecipeError, match=r"torch was '2\.0\.0'"):
