@@ -14,7 +14,6 @@ class StartOptions:
 
     Attributes:
         local_rank: This process among those of its host.
-        resume: Go on from the newest checkpoint that verifies.
         force: Start although the estimate says that it cannot fit.
         allow_inexact: Resume a checkpoint that another machine made.
         tensors: Where embeddings and latents are kept between runs; None keeps none.

@@ -47,7 +47,6 @@ def sample_scales(
         settings: Sampling steps, guidance, sampler and images at once; its prompts are not read.
         negative: One row for all prompts; None takes the model's unconditional embeddings.
         resolution: Pixels; None takes the model's own.
-        progress: Told after each batch.
 
     Returns:
         (num_prompts, num_seeds, num_scales, H, W, 3) float32 in [0, 1].

@@ -56,9 +56,7 @@ class RunFingerprint:
         """Return the fingerprint of a run on this machine.
 
         Args:
-            dtype: Of the base model.
             plugins: sha256 of each of the user's own drop-ins that the recipe uses, by kind/name.
-            images: Fingerprint of the images that it trains on.
         """
         dumped = recipe.model_dump(mode="json", include={"base_model", *_SECTIONS})
         dumped["base_model"] = {key: dumped["base_model"][key] for key in _MODEL_KEYS}
@@ -72,11 +70,7 @@ class RunFingerprint:
         return cls(dumped, computed_by)
 
     def inexact_after(self, saved: Mapping[str, Any], *, allow_inexact: bool) -> list[str]:
-        """Return in what a checkpoint's machine differs from this one.
-
-        Args:
-            saved: The fingerprint as a mapping.
-            allow_inexact: Put up with another machine.
+        """Return in what the machine of a saved fingerprint differs from this one.
 
         Raises:
             RecipeError: It is of another recipe, or of another machine and that is not allowed.

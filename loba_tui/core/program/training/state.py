@@ -65,7 +65,6 @@ def checkpoint_of(
     Args:
         method_state: The method's own, which every process has had to gather.
         num_skips: Bad steps that were put up with so far.
-        inexact: In what the run differs from one that was never resumed.
     """
     tensors, plain = export_state(parts.optimizer, _names_of(parts))
     weights = {name: parameter.detach().cpu() for name, parameter in parts.parameters.items()}

@@ -50,10 +50,7 @@ class Trainer:
         return reason.message if reason is not None else None
 
     def run(self, until: int | None = None) -> None:
-        """Train from the current step to the last one.
-
-        Args:
-            until: Return after this many steps of the run; None means all.
+        """Train from the current step to the last one, or until so many steps are done.
 
         Raises:
             Interrupted: If the run was asked to stop; its checkpoint is saved.
