@@ -19,7 +19,7 @@ from loba_tui.core.errors import ResourceError
 PRIVATE_DIR_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
 _SUFFIX = ".tmp"
-_LOCK_RETRY_SECONDS = 0.02
+_LOCK_RETRY_SECONDS = 0.05
 # A few network and FUSE file systems cannot sync a directory, and say so with one of these.
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP})
 
