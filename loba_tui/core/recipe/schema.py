@@ -136,7 +136,7 @@ class StopWhenSection(Section):
     gain: NonNegativeFloat = Field(
         0.02, description="converged once the strength of a sound slider grows by no more than this"
     )
-    patience: PositiveInt = Field(3, description="looks over which gain, dead or collapsed count")
+    patience: PositiveInt = Field(3, description="checks over which gain, dead or collapsed count")
     dead_after: PositiveInt = Field(
         100, description="steps after which a dead or collapsed slider ends the run"
     )
@@ -164,7 +164,7 @@ class TrainSection(Section):
     max_skips: PositiveInt = Field(10, description="bad steps that skip or rollback put up with")
     ema: EmaSection | None = Field(None, description="null: the weights of the last step")
     efficacy_every: NonNegativeInt = Field(
-        0, description="steps between looks at what the adapter does, without images; 0: none"
+        0, description="steps between checks of what the adapter does, without images; 0: none"
     )
     stop_when: StopWhenSection | None = Field(None, description="null: all steps are made")
 
