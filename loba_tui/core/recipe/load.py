@@ -1,6 +1,12 @@
 """Recipes in and out: a file or flags to a `Recipe`, and back to YAML.
 
 recipes/slider.yaml:14:3: optimizer.weight_decy: not an option of adamw. Did you mean weight_decay?
+
+    load_recipe, check_recipe    a file with --set; a recipe, or every problem that it has
+    parse_text, check_text       a text that is no file: metadata, what is edited or migrated
+    parse_recipe                 a mapping, as the specification's flags make one
+    recipe_with                  a recipe with one value set, as steering does while a run goes on
+    dump_recipe                  back to YAML, for the run folder
 """
 
 from __future__ import annotations
