@@ -246,9 +246,9 @@ def test_a_save_is_not_begun_where_it_cannot_fit(
     writer: RunWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = [2**20, 2**20, 2**40]
-    room = disk.room_for(writer.run_dir.path, 10)
+    space = disk.space_for(writer.run_dir.path, 10)
     monkeypatch.setattr(
-        disk, "room_for", lambda *_: disk.Room(room.needed_bytes, free.pop(0), 0, 0)
+        disk, "space_for", lambda *_: disk.DiskSpace(space.needed_bytes, free.pop(0), 0, 0)
     )
     written: list[int] = []
     steering_with(writer).disk.persist(lambda: written.append(len(free)), num_bytes=10, step=4)
