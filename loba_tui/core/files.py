@@ -82,10 +82,10 @@ def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> ResourceError:
-    """Return the error that says why a file of a run cannot be written."""
+    """Return the error that says why a file cannot be written."""
     return ResourceError(
         f"{path} cannot be written: {error.strerror or error}.",
-        "Check the owner and the free space of the run folder.",
+        "Check the owner and the free space of its folder.",
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from accelerate import Accelerator
 
+from loba_tui.core.associate.machine import dtype_name
 from loba_tui.core.errors import CorruptError, Interrupted
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.build import build, build_accelerator
@@ -168,7 +169,7 @@ def _facts(accelerator: Accelerator, model: OpenModel, run: AdapterRun) -> dict[
     total = sum(parameter.numel() for parameter in denoiser.parameters())
     return {
         "device": str(accelerator.device),
-        "dtype": str(model.container.dtype).removeprefix("torch."),
+        "dtype": dtype_name(model.container.dtype),
         "num_processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
         "denoiser_parameters": total,

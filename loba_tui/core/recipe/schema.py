@@ -188,6 +188,11 @@ class SampleSection(Section):
     noise: Choice = Choice(name="euler")
     batch_size: PositiveInt = 8
 
+    @property
+    def rows_per_image(self) -> int:
+        """UNet rows of an image in a sampling step; only guidance asks without the prompt too."""
+        return 2 if self.guidance_scale > 1 else 1
+
 
 class SaveSection(Section):
     """Checkpoints."""

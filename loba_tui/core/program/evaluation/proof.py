@@ -142,7 +142,6 @@ def _label(choice: Choice) -> str:
 def _details(container: ModelContainer, recipe: Recipe, grid: Grid) -> dict[str, Any]:
     """Return how it was measured, enough to do it again."""
     settings = recipe.sample
-    halves = 2 if settings.guidance_scale > 1 else 1
     num_images = len(grid.prompts) * len(grid.seeds) * len(grid.scales)
     return {
         "base_model": recipe.base_model.id,
@@ -155,5 +154,5 @@ def _details(container: ModelContainer, recipe: Recipe, grid: Grid) -> dict[str,
         "guidance_scale": settings.guidance_scale,
         "resolution_pixels": recipe.train.resolution or container.resolution,
         "num_images": num_images,
-        "num_unet_rows_of_images": num_images * settings.steps * halves,
+        "num_unet_rows_of_images": num_images * settings.steps * settings.rows_per_image,
     }

@@ -16,6 +16,7 @@ from torch import nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
+from loba_tui.core.associate.machine import dtype_name
 from loba_tui.core.associate.model_shapes import bytes_of, open_shapes, parameters_of
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
@@ -100,7 +101,7 @@ class Estimator:
             notes.append("With offload, only the network in use counts as on the device.")
         return Estimate(
             device=str(self.device),
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=dtype_name(dtype),
             origin=shapes.origin,
             resolution=recipe.train.resolution or container.resolution,
             parameters={
@@ -173,9 +174,8 @@ class Estimator:
         teacher = networks.denoiser_cost(Call(calls.teacher_rows, with_grad=False))
         resident = adapter + state
         training = weights + resident + max(student.peak_bytes, teacher.peak_bytes)
-        num_guided = 2 if settings.guidance_scale > 1 else 1
         looks = recipe.proof.enabled or recipe.train.efficacy_every > 0
-        rows = max(settings.batch_size * num_guided, BATCH_SIZE * looks)
+        rows = max(settings.batch_size * settings.rows_per_image, BATCH_SIZE * looks)
         drawing = networks.denoiser_cost(Call(rows, with_grad=False)).peak_bytes
         drawing = max(drawing, networks.decode_cost(settings.batch_size).peak_bytes)
         sampling = sample_weights + resident + drawing
@@ -266,7 +266,7 @@ def _work(recipe: Recipe, networks: Networks) -> Work:
     pictures *= 1 + (num_steps // sample.every if sample.every else 0)
     if recipe.proof.enabled:
         pictures += len(recipe.proof_prompts) * len(recipe.proof.seeds) * (scales + 1)
-    rows = pictures * sample.steps * (2 if sample.guidance_scale > 1 else 1)
+    rows = pictures * sample.steps * sample.rows_per_image
     return Work(
         rows_per_step=2 * with_grad + without,
         warm_up_rows=calls.warm_up_rows,
