@@ -127,12 +127,12 @@ def record(home: Path, name: str, num_rows: int) -> RunDir:
     """Write a finished run of so many steps."""
     run = RunDir.create(home / "output", name, ledger=Ledger.of_user(environ_of(home)))
     rng = random.Random(0)
-    with run.metrics.open("w") as stream:
+    with run.metrics.path.open("w") as stream:
         for step in range(1, num_rows + 1):
             loss = 1 / (1 + step / 1e5) + rng.random() / 10
             stream.write(row(step, loss, rng.random()))
     status = {"phase": "finished", "step": num_rows, "total": num_rows, "heartbeat": time.time()}
-    run.status.write_text(json.dumps({"version": 1, **status}))
+    run.status.path.write_text(json.dumps({"version": 1, **status}))
     return run
 
 
@@ -258,7 +258,7 @@ def memory(home: Path, num_rows: int) -> None:
         before = shown.memory_mib()
         rng, step = random.Random(2), 20_000
         peak = before
-        with run.metrics.open("a") as stream:
+        with run.metrics.path.open("a") as stream:
             while step < 20_000 + num_rows:
                 for _ in range(20_000):
                     step += 1

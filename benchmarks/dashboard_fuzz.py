@@ -63,7 +63,7 @@ def make_runs(home: Path, rng: random.Random) -> None:
         name = text.replace("/", "_").replace("\x00", "")[:80].encode("utf-8", "ignore").decode()
         run = RunDir.create(home / "output", f"{number}{name}", ledger=ledger)
         raw = text.encode("utf-8", "replace")
-        run.recipe.write_bytes(b"method:\n  name: " + raw + b"\n")
+        run.recipe.path.write_bytes(b"method:\n  name: " + raw + b"\n")
         with RunWriter.open(run) as writer:
             writer.status(phase=rng.choice(["training", "finished", "failed", text[:20]]), total=50)
             writer.event("built", device=text, dtype=text)
@@ -75,9 +75,9 @@ def make_runs(home: Path, rng: random.Random) -> None:
             writer.event("failed", message=text, hint=text, traceback=text)
             phase = rng.choice(["training", "stopped", "failed"])
             writer.status(phase=phase, step=7, residents=[text])
-        run.log.write_bytes((raw + b"\n") * 50)
-        (run.samples / "step-000001.png").write_bytes(b"\x89PNG\r\n\x1a\n" + raw)
-        with run.metrics.open("ab") as stream:
+        run.log.path.write_bytes((raw + b"\n") * 50)
+        (run.samples.path / "step-000001.png").write_bytes(b"\x89PNG\r\n\x1a\n" + raw)
+        with run.metrics.path.open("ab") as stream:
             stream.write(b'{"step": 1e999}\n{"step": -5}\n{"step": 3}\n[[[\n{"step": 9, "loss": "')
     odd = home / "output" / "odd"
     odd.mkdir()

@@ -29,6 +29,8 @@ from file_faults import FAULTS, Fault, FaultyFiles
 
 from loba_tui.core import files as durable
 from loba_tui.core.errors import ResourceError
+from loba_tui.core.file_sources import file_at
+from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.file import serialize, write_file
 from loba_tui.core.program.processes import Processes
@@ -37,7 +39,7 @@ from loba_tui.core.program.steering.disk_wait import DiskWait
 from loba_tui.core.program.steering.stop import StopRequest
 from loba_tui.core.program.training.checkpoint import Checkpoint, CheckpointStore
 from loba_tui.core.run.changes import Change, ChangeRecord
-from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.directory import RunDir, checkpoint_name
 from loba_tui.core.run.writer import RunWriter
 
 Outcome = Literal["done", "refused", "killed", "untouched"]
@@ -160,17 +162,19 @@ def _steps(folder: Path) -> list[int]:
 
 def _check_save(place: Path, outcome: Outcome, before: list[Checkpoint], new: Checkpoint) -> None:
     """Check that the newest is the new one or that of before, and that the save can be repeated."""
-    found, _ = CheckpointStore(place).load_newest()
+    found, _ = CheckpointStore(OwnedFolder(place)).load_newest()
     allowed = [new] if outcome in ("done", "untouched") else [new, before[-1]]
     assert any(_same(found, each) for each in allowed), f"resumes from {found and found.step}"
     for each in before[1:]:  # the oldest may be pruned
         if each.step != new.step:
-            assert _same(CheckpointStore(place)._read(place / f"step-{each.step:06d}"), each)
-    again = CheckpointStore(place)
+            assert _same(
+                CheckpointStore(OwnedFolder(place))._read(checkpoint_name(each.step)), each
+            )
+    again = CheckpointStore(OwnedFolder(place))
     again.tidy()
     assert _same(again.load_newest()[0], found), "tidying up changed what is resumed from"
     again.save(new)
-    assert _same(CheckpointStore(place).load_newest()[0], new)
+    assert _same(CheckpointStore(OwnedFolder(place)).load_newest()[0], new)
 
 
 def _save_next() -> Scenario:
@@ -178,7 +182,7 @@ def _save_next() -> Scenario:
 
     def prepare(folder: Path) -> None:
         for each in before:
-            CheckpointStore(folder).save(each)
+            CheckpointStore(OwnedFolder(folder)).save(each)
 
     def check(place: Path, outcome: Outcome) -> None:
         _check_save(place, outcome, before, _checkpoint(3))
@@ -186,22 +190,25 @@ def _save_next() -> Scenario:
         assert _hidden(place) == []
 
     return Scenario(
-        "checkpoint", prepare, lambda place: CheckpointStore(place).save(_checkpoint(3)), check
+        "checkpoint",
+        prepare,
+        lambda place: (CheckpointStore(OwnedFolder(place)).save(_checkpoint(3)), None)[1],
+        check,
     )
 
 
 def _save_first() -> Scenario:
     def check(place: Path, outcome: Outcome) -> None:
-        found, _ = CheckpointStore(place / "new").load_newest()
+        found, _ = CheckpointStore(OwnedFolder(place, ("new",))).load_newest()
         assert found is None or _same(found, _checkpoint(1))
         assert found is not None or outcome in ("refused", "killed")
-        CheckpointStore(place / "new").save(_checkpoint(1))
+        CheckpointStore(OwnedFolder(place, ("new",))).save(_checkpoint(1))
         assert _hidden(place / "new") == []
 
     return Scenario(
         "first checkpoint",
         lambda folder: None,
-        lambda place: CheckpointStore(place / "new").save(_checkpoint(1)),
+        lambda place: (CheckpointStore(OwnedFolder(place, ("new",))).save(_checkpoint(1)), None)[1],
         check,
     )
 
@@ -211,10 +218,10 @@ def _save_over_another() -> Scenario:
 
     def prepare(folder: Path) -> None:
         for each in before:
-            CheckpointStore(folder, keep=3).save(each)
+            CheckpointStore(OwnedFolder(folder), keep=3).save(each)
 
     def check(place: Path, outcome: Outcome) -> None:
-        again = CheckpointStore(place)
+        again = CheckpointStore(OwnedFolder(place))
         again.tidy()
         found, _ = again.load_newest()
         assert found is not None
@@ -226,7 +233,7 @@ def _save_over_another() -> Scenario:
     return Scenario(
         "checkpoint over another of its step",
         prepare,
-        lambda place: CheckpointStore(place).save(_checkpoint(3)),
+        lambda place: (CheckpointStore(OwnedFolder(place)).save(_checkpoint(3)), None)[1],
         check,
     )
 
@@ -236,7 +243,7 @@ def _save_over_damaged() -> Scenario:
 
     def prepare(folder: Path) -> None:
         for each in (*before, _checkpoint(3)):
-            CheckpointStore(folder, keep=3).save(each)
+            CheckpointStore(OwnedFolder(folder), keep=3).save(each)
         (folder / "step-000003" / "adapter.safetensors").write_bytes(b"damaged")
 
     def check(place: Path, outcome: Outcome) -> None:
@@ -247,7 +254,7 @@ def _save_over_damaged() -> Scenario:
     return Scenario(
         "checkpoint over a damaged one",
         prepare,
-        lambda place: CheckpointStore(place).save(_checkpoint(3)),
+        lambda place: (CheckpointStore(OwnedFolder(place)).save(_checkpoint(3)), None)[1],
         check,
     )
 
@@ -263,12 +270,16 @@ def _export() -> Scenario:
         assert content in wanted
         durable.discard_staged(place)
         assert _hidden(place) == []
-        write_file(place / "adapter.safetensors", new, {"n": "2"})
+        write_file(file_at(place / "adapter.safetensors"), new, {"n": "2"})
 
     return Scenario(
         "adapter",
-        lambda folder: (write_file(folder / "adapter.safetensors", old, {"n": "1"}), None)[1],
-        lambda place: (write_file(place / "adapter.safetensors", new, {"n": "2"}), None)[1],
+        lambda folder: (write_file(file_at(folder / "adapter.safetensors"), old, {"n": "1"}), None)[
+            1
+        ],
+        lambda place: (write_file(file_at(place / "adapter.safetensors"), new, {"n": "2"}), None)[
+            1
+        ],
         check,
     )
 
@@ -290,10 +301,10 @@ def _records() -> Scenario:
 
     def check(place: Path, outcome: Outcome) -> None:
         run_dir = RunDir(place)
-        assert json.loads(run_dir.status.read_bytes())["step"] in (0, 1, 2, 3)
+        assert json.loads(run_dir.status.path.read_bytes())["step"] in (0, 1, 2, 3)
         with RunWriter.open(run_dir) as writer:
             writer.metric(step=4, loss=1.0)
-        lines = run_dir.metrics.read_text().splitlines()
+        lines = run_dir.metrics.path.read_text().splitlines()
         whole = [_step_of(line) for line in lines]
         steps = [step for step in whole if step is not None]
         assert len(whole) - len(steps) <= (outcome == "killed"), "a line is torn"
@@ -348,7 +359,7 @@ def _persist() -> Scenario:
             outcome in ("killed", "refused") and _same(found, _checkpoint(1))
         )
         CheckpointStore(folder).save(_checkpoint(2))
-        assert _hidden(folder) == []
+        assert _hidden(folder.path) == []
 
     return Scenario("save of a run", prepare, act, check, faults=("ENOSPC", "EIO", "SIGKILL"))
 
@@ -366,7 +377,7 @@ def _steering() -> Scenario:
             raise ResourceError(str(error)) from error
 
     def check(place: Path, outcome: Outcome) -> None:
-        found = ChangeRecord.read(place / "steering.json")
+        found = ChangeRecord.read(file_at(place / "steering.json"))
         assert found in (records if outcome in ("refused", "killed") else records[1:])
         durable.discard_staged(place)
         assert _hidden(place) == []

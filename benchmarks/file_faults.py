@@ -35,6 +35,7 @@ class FaultyFiles:
         self._at = at
         self._fault = fault
         self._paths: dict[int, str] = {}
+        self._folders: dict[int, str] = {}
         self._is_full = False
         self.count = 0
         self.log: list[str] = []
@@ -61,11 +62,17 @@ class FaultyFiles:
     def _on_path(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(path: Any, *args: Any, **kwargs: Any) -> Any:
             where = os.fspath(path) if not isinstance(path, int) else ""
-            folder = self._paths.get(kwargs.get("dir_fd") or -1)
+            above = kwargs.get("dir_fd") or kwargs.get("src_dir_fd") or -1
+            folder = self._paths.get(above) or self._folders.get(above)
             if folder is not None:
                 where = f"{folder}/{where}"
             if not str(where).startswith(self._folder):
                 return original(path, *args, **kwargs)
+            # To open a folder on the way to a file is no operation of its own.
+            if name == "open" and args and args[0] & os.O_DIRECTORY:
+                result = original(path, *args, **kwargs)
+                self._folders[result] = str(where)
+                return result
             self._strike(name, str(where))
             result = original(path, *args, **kwargs)
             if name == "open":
@@ -76,7 +83,9 @@ class FaultyFiles:
 
     def _on_descriptor(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(descriptor: int, *args: Any) -> Any:
-            where = self._paths.get(descriptor)
+            if name == "close":
+                self._folders.pop(descriptor, None)
+            where = self._paths.get(descriptor) or self._folders.get(descriptor)
             if where is None:
                 return original(descriptor, *args)
             if name == "close":

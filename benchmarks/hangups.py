@@ -96,8 +96,8 @@ class Viewer:
 
 def _sums(run_dir: RunDir) -> list[str]:
     return [
-        hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in (run_dir.adapter, run_dir.adapter_kohya)
+        hashlib.sha256(file.path.read_bytes()).hexdigest()
+        for file in (run_dir.adapter, run_dir.adapter_kohya)
     ]
 
 
@@ -115,7 +115,7 @@ def _wait_for(run_dir: RunDir, *phases: str) -> str:
     """Wait until the run is in one of these phases, or has ended; return the phase."""
     while True:
         with contextlib.suppress(OSError, ValueError):
-            phase = str(json.loads(run_dir.status.read_bytes())["phase"])
+            phase = str(json.loads(run_dir.status.path.read_bytes())["phase"])
             if phase in (*phases, "finished", "failed", "stopped"):
                 return phase
         time.sleep(0.05)
@@ -137,7 +137,7 @@ def watched(folder: Path, *, times: int, at_once: int, rng: random.Random) -> tu
         for viewer in viewers:
             num_shown += bool(viewer.read_for(rng.uniform(0, 1.0)))
             gone.append(viewer.hang_up())
-    phase = json.loads(run_dir.status.read_bytes())["phase"]
+    phase = json.loads(run_dir.status.path.read_bytes())["phase"]
     print(f"{len(gone)} hang-ups; {num_shown} of them while the viewer showed something")
     print(f"the viewer was gone after {1000 * max(gone):.0f} ms at the latest")
     print(f"the run was {phase} at the last of them")
@@ -156,8 +156,8 @@ def main() -> int:
         run_dir, was_training = watched(
             folders[0], times=arguments.times, at_once=arguments.at_once, rng=random.Random(0)
         )
-        outcome = json.loads(run_dir.status.read_bytes())["phase"]
-        steps = [json.loads(line)["step"] for line in run_dir.metrics.read_text().splitlines()]
+        outcome = json.loads(run_dir.status.path.read_bytes())["phase"]
+        steps = [json.loads(line)["step"] for line in run_dir.metrics.path.read_text().splitlines()]
         once = steps == list(range(1, arguments.steps + 1))
         print(f"the run {outcome}; every step recorded once: {once}")
         alone = Viewer.start("run", "recipe.yaml", folder=folders[1])

@@ -190,7 +190,7 @@ class Runner:
         self, run_dir: RunDir, pipe: int, loads: bool, faults: tuple[str, int] | None
     ) -> int:
         os.environ["XDG_STATE_HOME"] = str(self._folder / "state")
-        log = os.open(run_dir.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log = run_dir.log.open_to_append()
         os.dup2(log, 1)
         os.dup2(log, 2)
         scope, at = faults or ("", 0)
@@ -304,25 +304,25 @@ def _phase(run_dir: RunDir, marks: bytes) -> str:
     if marks.endswith(EXPORTING):
         return "exporting"
     with contextlib.suppress(OSError, ValueError):
-        return str(json.loads(run_dir.status.read_bytes())["phase"])
+        return str(json.loads(run_dir.status.path.read_bytes())["phase"])
     return "starting"
 
 
 def _new_run(recipe: Recipe, folder: Path) -> RunDir:
     run_dir = RunDir.create(folder, recipe.name)
-    run_dir.recipe.write_text(dump_recipe(recipe))
+    run_dir.recipe.path.write_text(dump_recipe(recipe))
     return run_dir
 
 
 def _sums(run_dir: RunDir) -> tuple[str, ...]:
     # Not every kind of adapter has a kohya form; one that lacks it must lack it in both runs.
-    files = [path for path in (run_dir.adapter, run_dir.adapter_kohya) if path.exists()]
+    files = [file.path for file in (run_dir.adapter, run_dir.adapter_kohya) if file.is_file()]
     return tuple(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
 
 
 def _events(run_dir: RunDir) -> Iterator[Mapping[str, Any]]:
-    if run_dir.events.exists():
-        for line in run_dir.events.read_text(errors="replace").splitlines():
+    if run_dir.events.path.exists():
+        for line in run_dir.events.path.read_text(errors="replace").splitlines():
             with contextlib.suppress(ValueError):
                 yield json.loads(line)
 
@@ -344,7 +344,7 @@ def _left_behind(run_dir: RunDir) -> list[str]:
     return [
         str(path.relative_to(run_dir.path))
         for path in run_dir.path.rglob(".*")
-        if run_dir.control not in path.parents
+        if path != run_dir.marker.path and run_dir.control.path not in path.parents
     ]
 
 

@@ -35,6 +35,7 @@ from loba_tui.core.program.evaluation.report import Report
 from loba_tui.core.program.evaluation.slider_effect import Effect
 from loba_tui.core.program.finish import provenance
 from loba_tui.core.run.changes import ChangeRecord
+from loba_tui.core.run.directory import RunDir
 
 
 @dataclass(frozen=True)
@@ -136,12 +137,14 @@ def line(subject: Subject, extra: list[str]) -> str:
     seconds = clock.seconds()
     container = ready.model.container
     with trainer.averaged_weights(), tempfile.TemporaryDirectory() as folder:
+        run_dir = RunDir(Path(folder))
+        run_dir.prepare()
         report = prove(
-            container, ready.run.scale, recipe, ready.model.embeds, Path(folder), plugins=SHIPPED
+            container, ready.run.scale, recipe, ready.model.embeds, run_dir, plugins=SHIPPED
         )
         written = write_adapter(
             container.denoiser,
-            Path(folder),
+            run_dir.adapter_dir,
             metadata=provenance(recipe, container, trainer.step, ChangeRecord(), SHIPPED),
         )
     cells = [

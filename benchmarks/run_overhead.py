@@ -18,6 +18,7 @@ import bench
 import psutil
 from bench_options import numbers_of
 
+from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.training.checkpoint import CheckpointStore
 from loba_tui.core.recipe.load import load_recipe
@@ -80,7 +81,7 @@ def saves(times: int) -> None:
     trainer.run(until=2)
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        store = CheckpointStore(Path(folder))
+        store = CheckpointStore(OwnedFolder(Path(folder)))
         for step in range(times):
             trainer.step = step
             begin = time.perf_counter()

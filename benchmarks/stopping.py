@@ -41,7 +41,7 @@ def main() -> int:
         environ = {**os.environ, "XDG_STATE_HOME": f"{folder}/state"}
         runs = [RunDir.create(Path(folder), name) for name in ("stopped", "unbroken")]
         for run_dir in runs:
-            run_dir.recipe.write_text(dump_recipe(recipe))
+            run_dir.recipe.path.write_text(dump_recipe(recipe))
         begin = time.monotonic()
         _start(runs[1], environ).wait()
         whole = time.monotonic() - begin
@@ -74,7 +74,7 @@ def main() -> int:
 
 
 def _start(run_dir: RunDir, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    with run_dir.log.open("ab") as log:
+    with run_dir.log.path.open("ab") as log:
         return subprocess.Popen(
             [*PROGRAM, "--run-dir", str(run_dir.path), "--resume"],
             env=environ,
@@ -85,7 +85,7 @@ def _start(run_dir: RunDir, environ: Mapping[str, str]) -> subprocess.Popen[byte
 
 def _phase(run_dir: RunDir) -> str:
     with contextlib.suppress(OSError, ValueError):
-        return str(json.loads(run_dir.status.read_bytes())["phase"])
+        return str(json.loads(run_dir.status.path.read_bytes())["phase"])
     return "import"
 
 

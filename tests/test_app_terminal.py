@@ -104,7 +104,7 @@ def test_a_real_run_is_watched_and_steered_in_tmux(tmp_path: Path) -> None:
         tmux.press("q")
         wait_for(lambda: not tmux.text.strip(), "the dashboard's end")
         assert process.wait(timeout=60) == 75
-        assert list(run.checkpoints.glob("step-*/manifest.json"))
+        assert list(run.checkpoints.path.glob("step-*/manifest.json"))
     finally:
         tmux.close()
         if process.poll() is None:
@@ -200,7 +200,7 @@ def test_a_cut_connection_ends_the_viewer_alone_and_another_takes_over(tmp_path:
     environ = environment(tmp_path)
     with ssh_server(tmp_path) as client:
         run = RunDir.create(tmp_path / "output", "long", ledger=Ledger.of_user(environ))
-        run.recipe.write_text("name: long\n")
+        run.recipe.path.write_text("name: long\n")
         process = launch.launch(run, program=STAND_IN)
         settings = " ".join(f"{key}={shlex.quote(value)}" for key, value in environ.items())
         command = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,7 @@ from loba_tui.commands.options import (
     user_ledger,
     user_plugins,
 )
-from loba_tui.core.errors import RefusedError
+from loba_tui.core.errors import RecipeError, RefusedError
 from loba_tui.core.text import clean
 
 if TYPE_CHECKING:
@@ -244,6 +245,8 @@ def runs_rm(
     from loba_tui.client.runs import steer
     from loba_tui.core.units import show_mib
 
+    if Path(name).is_symlink():
+        raise RecipeError(f"{clean(name)} is a link, not a run folder.", "Name the folder itself.")
     run_dir = find_run(name)
     steer.refuse_removal(run_dir)
     record = listing.run_record(run_dir)

@@ -9,19 +9,27 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from loba_tui.core.errors import ResourceError
+from loba_tui.core.errors import LobaError, RefusedError, ResourceError
 
 PRIVATE_DIR_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
 _SUFFIX = ".tmp"
+_STAGED = re.compile(r"\..+\.[0-9]+" + re.escape(_SUFFIX))
 _LOCK_RETRY_SECONDS = 0.05
 # A few network and FUSE file systems cannot sync a directory, and say so with one of these.
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP})
+
+
+class UnsafeFileError(OSError):
+    """A file that is not used, as it is not what it has to be; `strerror` says why."""
+
+    def __init__(self, reason: str, path: Path) -> None:
+        super().__init__(errno.EPERM, reason, str(path))
 
 
 def open_to_append(path: Path) -> int:
@@ -37,17 +45,24 @@ def write_all(descriptor: int, content: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def write_file(
-    path: Path, content: bytes, *, mode: int = PRIVATE_FILE_MODE, sync: bool = True
+def write_new(
+    path: str | Path,
+    content: bytes,
+    *,
+    mode: int = PRIVATE_FILE_MODE,
+    sync: bool = True,
+    folder: int | None = None,
 ) -> None:
-    """Write a new file; a link at its place is not followed.
+    """Write a file that is not there yet.
 
     Args:
         mode: Permissions, less the umask.
         sync: Return only when the disk has it. Without, it survives a kill and no power cut.
+        folder: The descriptor that a relative path starts from.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, mode)
+    # O_EXCL: a link or another name of somebody's file must not take the content.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, mode, dir_fd=folder)
     try:
         write_all(descriptor, content)
         if sync:
@@ -56,14 +71,40 @@ def write_file(
         os.close(descriptor)
 
 
+def replace_at(
+    folder: int, name: str, content: bytes, *, mode: int = PRIVATE_FILE_MODE, sync: bool = True
+) -> None:
+    """Replace a file in a folder that is open: a reader sees the old content or the new.
+
+    A link at its place is replaced, not followed.
+
+    Args:
+        mode: Permissions, less the umask.
+        sync: Make it last through a power cut, its name included.
+    """
+    temporary = f".{name}.{os.getpid()}{_SUFFIX}"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=folder)
+        write_new(temporary, content, mode=mode, sync=sync, folder=folder)
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+    if sync:
+        sync_descriptor(folder)
+
+
 def replace_file(
     path: Path, content: bytes, *, mode: int = PRIVATE_FILE_MODE, sync: bool = True
 ) -> None:
-    """Replace a file, as `write_file` writes one: a reader sees the old content or the new."""
-    with staged(path) as temporary:
-        write_file(temporary, content, mode=mode, sync=sync)
-    if sync:
-        sync_directory(path.parent)
+    """Replace a file, as `replace_at` does, in a folder that the user named."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        replace_at(folder, path.name, content, mode=mode, sync=sync)
+    finally:
+        os.close(folder)
 
 
 def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
@@ -81,8 +122,13 @@ def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
         raise unwritable(path, error) from error
 
 
-def unwritable(path: Path, error: OSError) -> ResourceError:
+def unwritable(path: Path, error: OSError) -> LobaError:
     """Return the error that says why a file cannot be written."""
+    if isinstance(error, UnsafeFileError):
+        return RefusedError(
+            f"{error.filename} {error.strerror}; nothing is written.",
+            "Look at the folder, and remove what LOBA-Trainer did not put there.",
+        )
     return ResourceError(
         f"{path} cannot be written: {error.strerror or error}.",
         "Check the owner and the free space of its folder.",
@@ -102,35 +148,27 @@ def staged(path: Path) -> Iterator[Path]:
         raise
 
 
-def discard_staged(*folders: Path) -> None:
-    """Remove what killed processes left half-written; no other process may write there now."""
-    for folder in folders:
-        for path in folder.glob(f".*.[0-9]*{_SUFFIX}"):
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+def is_staged(name: str) -> bool:
+    """Say whether a name is that of a file that was being written."""
+    return _STAGED.fullmatch(name) is not None
 
 
 def sync_directory(path: Path) -> None:
     """Make the names in a folder last through a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_DIRECTORY_SYNC:
-            raise
+        sync_descriptor(descriptor)
     finally:
         os.close(descriptor)
 
 
-def discard_folder(path: Path) -> None:
-    """Remove a folder as far as that can be done; what stays has a name that nobody takes for real.
-
-    Its name changes first, so that a kill in between leaves no half of something whole.
-    """
-    with contextlib.suppress(OSError):
-        if not path.name.startswith("."):
-            path = path.rename(path.with_name(f".trash-{path.name}-{os.getpid()}"))
-        shutil.rmtree(path, ignore_errors=True)
+def sync_descriptor(folder: int) -> None:
+    """Make the names in a folder that is open last through a power cut."""
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
 
 
 def take_lock(descriptor: int, *, shared: bool = False, patience: float = 0.0) -> None:
@@ -155,11 +193,16 @@ def take_lock(descriptor: int, *, shared: bool = False, patience: float = 0.0) -
 def is_locked(path: Path, *, shared: bool = False) -> bool | None:
     """Say whether others keep this lock from being taken; None where that cannot be told."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     except OSError:
         return None
+    return is_descriptor_locked(descriptor, shared=shared)
+
+
+def is_descriptor_locked(descriptor: int, *, shared: bool = False) -> bool | None:
+    """Say whether others keep an open file from being locked, and close it; None is unknown."""
     try:
         take_lock(descriptor, shared=shared)
     except BlockingIOError:

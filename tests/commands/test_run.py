@@ -66,7 +66,7 @@ def test_a_run_shows_plain_progress_and_ends_with_its_results(loba: Viewer) -> N
     )
     assert done.stderr.splitlines()[-1].startswith("finished  20/20")
     assert len(done.stderr.splitlines()) < 20
-    assert "name: done" in run_dir.recipe.read_text()
+    assert "name: done" in run_dir.recipe.path.read_text()
 
 
 def test_hostile_text_of_the_program_is_shown_without_its_escapes(loba: Viewer) -> None:
@@ -185,10 +185,10 @@ def test_an_interrupted_run_goes_on_with_resume(loba: Viewer) -> None:
     run_dir = loba.wait_for_step(3)
     viewer.send_signal(signal.SIGINT)
     viewer.communicate(timeout=30)
-    run_dir.recipe.write_text(slider_recipe("done"))
+    run_dir.recipe.path.write_text(slider_recipe("done"))
     done = loba("run", "--resume", str(run_dir.path))
     assert done.returncode == 0, done.stderr
-    assert "argv ['--resume']" in run_dir.log.read_text()
+    assert "argv ['--resume']" in run_dir.log.path.read_text()
     assert loba("run", "--resume", run_dir.name).returncode == 0
 
 

@@ -66,7 +66,7 @@ def test_events_and_status_hold_no_secret(tmp_path: Path):
     with RunWriter.open(run_dir, Redactor([CANARY])) as writer:
         writer.event("failed", message=f"401 for {HUB_TOKEN}", traceback=f"…{CANARY}…")
         writer.status(phase="failed", why=CANARY)
-    written = run_dir.events.read_text() + run_dir.status.read_text()
+    written = run_dir.events.path.read_text() + run_dir.status.path.read_text()
     assert CANARY not in written
     assert HUB_TOKEN not in written
     assert REDACTED in written
@@ -89,9 +89,9 @@ def test_no_file_of_a_real_run_holds_the_token(tmp_path: Path, fails: bool):
     }
     run_dir = RunDir.create(tmp_path / "runs", "canary")
     # As the resolved recipe of a run: what the user wrote himself is his own to keep.
-    run_dir.recipe.write_text(recipe)
+    run_dir.recipe.path.write_text(recipe)
     command = [sys.executable, "-P", "-m", "loba_tui.core.program.main", "--run-dir"]
-    with run_dir.log.open("wb") as log:
+    with run_dir.log.path.open("wb") as log:
         ended = subprocess.run(
             [*command, str(run_dir.path)],
             env=environ,
@@ -101,17 +101,19 @@ def test_no_file_of_a_real_run_holds_the_token(tmp_path: Path, fails: bool):
             timeout=300,
             check=False,
         )
-    assert ended.returncode == (2 if fails else 0), run_dir.log.read_text()
-    files = [path for path in run_dir.path.rglob("*") if path.is_file() and path != run_dir.recipe]
+    assert ended.returncode == (2 if fails else 0), run_dir.log.path.read_text()
+    files = [
+        path for path in run_dir.path.rglob("*") if path.is_file() and path != run_dir.recipe.path
+    ]
     assert len(files) > (3 if fails else 12)
     for path in files:
         content = path.read_bytes()
         assert CANARY.encode() not in content, path
     if fails:
-        kinds = [json.loads(line)["event"] for line in run_dir.events.read_text().splitlines()]
+        kinds = [json.loads(line)["event"] for line in run_dir.events.path.read_text().splitlines()]
         assert "failed" in kinds
-        assert REDACTED in run_dir.events.read_text()
-        assert REDACTED in run_dir.log.read_text()
+        assert REDACTED in run_dir.events.path.read_text()
+        assert REDACTED in run_dir.log.path.read_text()
     for path in [run_dir.path, *run_dir.path.rglob("*")]:
-        if path not in (run_dir.recipe, run_dir.log):  # written by this test
+        if path not in (run_dir.recipe.path, run_dir.log.path):  # written by this test
             assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path

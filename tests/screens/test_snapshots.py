@@ -29,11 +29,11 @@ SIZES = [(80, 24), (120, 40), (200, 60)]
 def fixed_run(home: Path, name: str, phase: str, num_steps: int) -> RunDir:
     """Record a run in which nothing depends on the clock or on chance."""
     run = RunDir(home / "output" / name)
-    run.samples.mkdir(parents=True)
-    run.recipe.write_text("method:\n  name: text_slider\n")
+    run.samples.path.mkdir(parents=True)
+    run.recipe.path.write_text("method:\n  name: text_slider\n")
     status = {"phase": phase, "step": num_steps, "total": 300, "heartbeat": NOON}
-    run.status.write_text(json.dumps({"version": 1, **status}))
-    with run.metrics.open("w") as stream:
+    run.status.path.write_text(json.dumps({"version": 1, **status}))
+    with run.metrics.path.open("w") as stream:
         for step in range(1, num_steps + 1):
             loss = '"NaN"' if step == 50 else 1 / step + (3.0 if step == 90 else 0.0)
             stream.write(
@@ -45,8 +45,10 @@ def fixed_run(home: Path, name: str, phase: str, num_steps: int) -> RunDir:
         {"event": "saved", "time": NOON + 60, "step": 60},
         {"event": "warning", "time": NOON + 100.5, "message": "a warning [/bold]"},
     ]
-    run.events.write_text("".join(json.dumps({"version": 1, **each}) + "\n" for each in events))
-    run.log.write_text("one line\nand another\n")
+    run.events.path.write_text(
+        "".join(json.dumps({"version": 1, **each}) + "\n" for each in events)
+    )
+    run.log.path.write_text("one line\nand another\n")
     Ledger.of_user(environment(home)).register(run)
     return run
 

@@ -64,7 +64,7 @@ def record_run(
 ) -> RunDir:
     """Record a run; phase None leaves one whose program has ended without a word."""
     run = RunDir.create(home / "output", name, ledger=Ledger.of_user(environment(home)))
-    run.recipe.write_text("version: 1\nname: x\nmethod:\n  name: text_slider\n")
+    run.recipe.path.write_text("version: 1\nname: x\nmethod:\n  name: text_slider\n")
     with RunWriter.open(run) as writer:
         writer.event("started", name=name)
         writer.event("built", device="cpu", dtype="float32")
@@ -78,10 +78,10 @@ def record_run(
         writer.status(phase=phase or "training", step=steps, **(extra or {}))
         writer.flush()
         if phase is None:
-            status = run.status.read_bytes()
+            status = run.status.path.read_bytes()
     if phase is None:
         # As if the process had gone: of another boot.
-        run.status.write_bytes(status.replace(b'"boot_id":"', b'"boot_id":"not-'))
+        run.status.path.write_bytes(status.replace(b'"boot_id":"', b'"boot_id":"not-'))
     return run
 
 

@@ -33,7 +33,7 @@ def shape_slider(rollout_steps: int, **sections: Any) -> Recipe:
 def new_run(recipe: Recipe, parent: Path) -> RunDir:
     """Return the folder of a run that has not begun."""
     run_dir = RunDir.create(parent, recipe.name)
-    run_dir.recipe.write_text(dump_recipe(recipe))
+    run_dir.recipe.path.write_text(dump_recipe(recipe))
     return run_dir
 
 
@@ -52,11 +52,11 @@ def main_with(flags: Mapping[str, str]) -> int:
 
 def events(run_dir: RunDir, kind: str = "") -> list[dict[str, Any]]:
     """Return what a run has told of itself, all of it or of one kind."""
-    lines = [json.loads(line) for line in run_dir.events.read_text().splitlines()]
+    lines = [json.loads(line) for line in run_dir.events.path.read_text().splitlines()]
     return [line for line in lines if kind in ("", line["event"])]
 
 
 def adapter_hashes(run_dir: RunDir) -> list[str]:
     """Return the hashes of a run's adapter in both key namings."""
     files = (run_dir.adapter, run_dir.adapter_kohya)
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return [hashlib.sha256(file.path.read_bytes()).hexdigest() for file in files]

@@ -45,7 +45,7 @@ def behave(name: str, writer: RunWriter, run_dir: RunDir) -> int:
         writer.event("failed", message="KeyError: 'x'", hint="")
         return 1
     writer.event("warning", message=f"slow {HOSTILE}")
-    run_dir.adapter.write_bytes(b"adapter")
+    run_dir.adapter.path.write_bytes(b"adapter")
     writer.status(phase="finished")
     writer.event("finished", adapter="adapter/adapter.safetensors")
     return 0
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
         name = "request"
     else:
         run_dir = RunDir(Path(argv[1]))
-        recipe = run_dir.recipe.read_text()
+        recipe = run_dir.recipe.path.read_text()
         name = next(line[6:] for line in recipe.splitlines() if line.startswith("name: "))
     print("argv", argv[2:], HOSTILE.encode("utf-8", "surrogateescape"), flush=True)
     with RunWriter.open(run_dir) as writer:

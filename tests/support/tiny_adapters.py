@@ -11,11 +11,18 @@ import torch
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.kinds import adapted_module, make_deterministic
 
 
 @functools.cache
+def made_folder(path: Path) -> OwnedFolder:
+    """Return a folder, which is made if it is missing."""
+    path.mkdir(exist_ok=True)
+    return OwnedFolder(path)
+
+
 def _loaded(folder: Path) -> ModelContainer:
     return ModelCache("cpu", torch.float32).container(str(folder))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from loba_tui.client.hub.errors import explained
 from loba_tui.client.hub.push_plan import PushPlan
+from loba_tui.client.hub.uploads import Upload
 from loba_tui.core.adapter_metadata import EFFECT_PREFIX, STEP_KEY
 from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import InUseError
@@ -21,8 +24,8 @@ def push(plan: PushPlan, message: str) -> str:
         LobaError: The hub refuses it, or the connection broke; the branch then stands as before.
     """
     api = HfApi()
-    operations = [CommitOperationAdd(each.path, each.source) for each in plan.changed]
-    with explained(plan.repo_id):
+    with ExitStack() as opened, explained(plan.repo_id):
+        operations = [_operation(each, opened) for each in plan.changed]
         if not plan.exists:
             api.create_repo(plan.repo_id, private=not plan.is_public, exist_ok=True)
             if api.model_info(plan.repo_id).private is plan.is_public:
@@ -39,6 +42,18 @@ def push(plan: PushPlan, message: str) -> str:
             parent_commit=plan.parent,
         )
     return str(commit.oid)
+
+
+def _operation(upload: Upload, opened: ExitStack) -> CommitOperationAdd:
+    """Return the part of a commit that adds a file, which is held open until it is carried out."""
+    if isinstance(upload.source, bytes):
+        return CommitOperationAdd(upload.path, upload.source)
+    operation = CommitOperationAdd(upload.path, opened.enter_context(upload.source.open()))
+    if operation.upload_info.sha256.hex() not in upload.checksums:
+        raise InUseError(
+            f"{clean(upload.source)} was changed since the push was planned.", "Push again."
+        )
+    return operation
 
 
 def default_message(run_dir: RunDir) -> str:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from huggingface_hub import get_token
 
@@ -21,6 +19,8 @@ from loba_tui.client.runs.resolve import unfinished
 from loba_tui.core.adapter_metadata import BASE_REVISION_KEY
 from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import RefusedError
+from loba_tui.core.file_safety import read_bounded
+from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.recipe.data_paths import portable
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
@@ -40,6 +40,7 @@ CARD, RECIPE, REPORT, STRIP, PICTURE = (
     "README.md", "recipe.yaml", "report.json", "strip.png", "report.png",
 )  # fmt: skip
 _CHUNK_BYTES = 4 * 2**20
+_MAX_OTHER_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Upload:
     """
 
     path: str
-    source: bytes | Path
+    source: bytes | OwnedFile
     size: int
     checksums: frozenset[str]
 
@@ -70,13 +71,21 @@ def collect(
         CorruptError: It holds no sound adapter.
         RefusedError: One of its files is no plain file inside its folder.
     """
-    found = _files(run_dir)
-    if not run_dir.adapter.is_file():
+    run_dir.require_safe()
+    if not run_dir.adapter.is_there():
         raise unfinished(run_dir)
-    uploads = [_upload(run_dir, name, path) for name, path in found.items()]
+    found = _files(run_dir)
+    try:
+        uploads = [_upload(name, file) for name, file in found.items()]
+    except OSError as error:
+        raise RefusedError(
+            f"{clean(error.filename or run_dir.path)} cannot be uploaded: {error.strerror}.",
+            "A run's files have to be plain files that can be read.",
+        ) from error
     # Where this user's images lie is nobody else's business.
     uploads.append(_of_bytes(RECIPE, dump_recipe(portable(recipe)).encode()))
-    headers = [check_safetensors(path) for path in found.values() if path.suffix == ".safetensors"]
+    weights = [file for file in found.values() if file.path.suffix == ".safetensors"]
+    headers = [check_safetensors(file) for file in weights]
     metadata = {str(k): str(v) for k, v in headers[0].get("__metadata__", {}).items()}
     facts = CardFacts(
         repo_id=repo_id,
@@ -93,50 +102,35 @@ def collect(
     return (_of_bytes(CARD, model_card(facts).encode()), *uploads)
 
 
-def _files(run_dir: RunDir) -> dict[str, Path]:
+def _files(run_dir: RunDir) -> dict[str, OwnedFile]:
     """Return the files of a run by the names that they get; the adapter is the first."""
-    is_peft = os.path.lexists(run_dir.adapter_peft)
+    is_peft = run_dir.adapter_dir.holds(PEFT)
     found = {OTHER_WEIGHTS if is_peft else WEIGHTS: run_dir.adapter}
     if is_peft:
-        found |= {f"{PEFT}/{name}": run_dir.adapter_peft / name for name in _PEFT_FILES}
-    pictures = run_dir.samples.glob
-    strips = sorted(pictures("step-*.png")) or sorted(pictures("*.png"))
+        found |= {f"{PEFT}/{name}": run_dir.adapter_peft.file(name) for name in _PEFT_FILES}
+    strips = run_dir.strips()
+    steps = [strip for strip in strips if strip.name.startswith("step-")] or strips
     optional = {
         KOHYA: run_dir.adapter_kohya,
         REPORT: run_dir.report,
         PICTURE: run_dir.report_picture,
-        **({STRIP: strips[-1]} if strips else {}),
+        **({STRIP: steps[-1]} if steps else {}),
     }
-    return found | {name: path for name, path in optional.items() if os.path.lexists(path)}
+    return found | {name: file for name, file in optional.items() if file.folder.holds(file.name)}
 
 
-def _upload(run_dir: RunDir, name: str, path: Path) -> Upload:
-    """Return a file of the run for upload; a link could lead to anything of this user's."""
-    inside = os.path.join(os.path.realpath(run_dir.path), path.relative_to(run_dir.path))
-    if os.path.realpath(path) != inside:
-        raise RefusedError(
-            f"{clean(path)} leads out of its run's folder; it is not uploaded.",
-            "A run's files have to be plain files in its own folders.",
-        )
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            facts = os.fstat(file.fileno())
-            if not stat.S_ISREG(facts.st_mode):
-                raise RefusedError(f"{clean(path)} is not an ordinary file; it is not uploaded.")
-            if not name.endswith(".safetensors"):
-                return _of_bytes(name, file.read())
-            git = hashlib.sha1(f"blob {facts.st_size}\0".encode(), usedforsecurity=False)
-            sha256 = hashlib.sha256()
-            while chunk := file.read(_CHUNK_BYTES):
-                git.update(chunk)
-                sha256.update(chunk)
-    except OSError as error:
-        raise RefusedError(
-            f"{clean(path)} cannot be uploaded: {error.strerror or error}.",
-            "A run's files have to be plain files that can be read.",
-        ) from error
-    sums = frozenset({git.hexdigest(), sha256.hexdigest()})
-    return Upload(name, path, facts.st_size, sums)
+def _upload(name: str, file: OwnedFile) -> Upload:
+    """Return a file of the run for upload."""
+    with file.open() as stream:
+        if not name.endswith(".safetensors"):
+            return _of_bytes(name, read_bounded(stream, _MAX_OTHER_BYTES, file.path))
+        size = os.fstat(stream.fileno()).st_size
+        git = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+        sha256 = hashlib.sha256()
+        while chunk := stream.read(_CHUNK_BYTES):
+            git.update(chunk)
+            sha256.update(chunk)
+    return Upload(name, file, size, frozenset({git.hexdigest(), sha256.hexdigest()}))
 
 
 def _of_bytes(name: str, content: bytes) -> Upload:

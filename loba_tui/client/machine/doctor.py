@@ -133,17 +133,16 @@ def devices(here: Foreground) -> Iterator[Finding]:
 def run_folder(run_dir: RunDir) -> Iterator[Finding]:
     """Yield what is good and bad about a run: records, checkpoints, process, adapter."""
     yield from examine_run(run_dir)
-    for path in (run_dir.adapter, run_dir.adapter_kohya):
-        if not path.exists():
-            yield Finding(path.name, "note", "not written yet")
-            continue
+    for file in (run_dir.adapter, run_dir.adapter_kohya):
         try:
-            header = check_safetensors(path)
+            header = check_safetensors(file)
+        except FileNotFoundError:
+            yield Finding(file.name, "note", "not written yet")
         except LobaError as error:
-            yield bad(path.name, error.message, error.hint, ExitCode.CORRUPT)
+            yield bad(file.name, error.message, error.hint, ExitCode.CORRUPT)
         except OSError as error:
             message = f"cannot be read: {error.strerror}"
-            yield bad(path.name, message, "Look at its owner.", ExitCode.CORRUPT)
+            yield bad(file.name, message, "Look at its owner.", ExitCode.CORRUPT)
         else:
             count = len(header) - ("__metadata__" in header)
-            yield Finding(path.name, "ok", f"good, {count} tensors")
+            yield Finding(file.name, "ok", f"good, {count} tensors")

@@ -19,6 +19,7 @@ import numpy as np
 
 from loba_tui.client.metrics.blocks import BLOCK, MISSING, NUM_FIELDS, Array, merged, summed
 from loba_tui.core.files import replace_file, take_lock
+from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.run.owner import boot_id
 
 STEP = "step"
@@ -53,7 +54,7 @@ class Meta:
 class Columns:
     """The columns made from one metrics file, in a folder of their own."""
 
-    def __init__(self, folder: Path, metrics: Path) -> None:
+    def __init__(self, folder: Path, metrics: OwnedFile) -> None:
         self._folder = folder
         self._metrics = metrics
         self.meta = self.read_meta() or self.new_meta()

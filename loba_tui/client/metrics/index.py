@@ -119,7 +119,7 @@ class SeriesIndex:
 
     def _grow(self) -> bool:
         try:
-            stream = self._metrics.open("rb")
+            stream = self._metrics.open()
         except OSError:
             return False
         with stream:

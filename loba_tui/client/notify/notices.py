@@ -6,7 +6,6 @@ a training program that talks to the network is one that can hang on it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +85,7 @@ class NoticeFinder:
 
 def _changed(run: RunDir) -> float:
     try:
-        return os.stat(run.status).st_mtime
+        return run.status.stat().st_mtime
     except OSError:
         return 0.0
 

@@ -107,7 +107,7 @@ def ensure(environ: Mapping[str, str]) -> bool:
             return False
         argv = [sys.executable, "-P", "-m", "loba_tui.client.notify.watcher"]
         # Detached, it outlives the terminal, as the runs do.
-        start_detached(argv, Path(os.devnull), environ=environ)
+        start_detached(argv, os.open(os.devnull, os.O_WRONLY), environ=environ)
     except (LobaError, OSError):
         return False
     return True

@@ -32,6 +32,7 @@ from loba_tui.core.user_folders import user_folder_if_any
 from loba_tui.models import BUILTIN_PREFIX
 
 PLAN_VERSION = 1
+_MAX_PLAN_BYTES = 64 * 2**20
 MOST_KEPT = 200
 MOST_SECONDS = 300.0
 """For how long it is taken for granted that as much memory is free as was."""
@@ -141,10 +142,10 @@ def ask(action: Literal["plan", "data"], recipe: Recipe, here: Foreground) -> di
     """
     folder = RunDir(Path(tempfile.mkdtemp(prefix="loba-plan-")))
     try:
-        write_atomically(folder.recipe, dump_recipe(recipe).encode())
+        folder.recipe.replace(dump_recipe(recipe).encode())
         wanted = launch.Request(action, "", run=str(folder.path), out_dir=str(folder.path))
         here.request(folder, wanted)
-        sections = json.loads((folder.path / launch.PLAN).read_text("utf-8"))
+        sections = json.loads(folder.folder.file(launch.PLAN).read(_MAX_PLAN_BYTES))
     except LobaError as error:
         if error.exit_code != ExitCode.BUG:  # otherwise the log is needed to find it
             shutil.rmtree(folder.path, ignore_errors=True)

@@ -53,7 +53,7 @@ def listing(folder: Path, ledger: Ledger) -> list[RecipeFile]:
     found = list(_local(folder))
     found += [RecipeFile(ours / f"{name}.yaml", name, "shipped") for name in shipped.names()]
     runs = [run.recipe for run in reversed(ledger.runs())]
-    found += [RecipeFile(path, path.parent.name, "run") for path in runs if path.is_file()]
+    found += [RecipeFile(file.path, file.folder.name, "run") for file in runs if file.is_there()]
     return [_dated(each) for each in found[:MOST_LISTED]]
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.files import write_atomically
 from loba_tui.core.recipe import shipped
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.text import clean, did_you_mean
@@ -68,7 +67,7 @@ class OpenedRecipe:
         """Write into a run's folder where its recipe is from."""
         if self.origin is not None:
             facts = {"version": 1, "recipe": self.origin, "page": self.page, "time": time.time()}
-            write_atomically(run_dir.origin, json.dumps(facts, indent=1).encode(), sync=True)
+            run_dir.origin.replace(json.dumps(facts, indent=1).encode(), sync=True)
 
 
 def is_address(wanted: Path | None) -> bool:

@@ -13,6 +13,8 @@ from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.text import clean, quote
 
+_MAX_ORIGIN_BYTES = 64 * 1024
+
 
 def run_record(run_dir: RunDir) -> dict[str, Any]:
     """Return what is known of a run, as JSON holds it."""
@@ -28,7 +30,7 @@ def run_record(run_dir: RunDir) -> dict[str, Any]:
         "step": status.step if status else None,
         "total": status.total if status else None,
         "heard_seconds_ago": round(time.time() - status.heartbeat, 1) if status else None,
-        "adapter": str(run_dir.adapter) if run_dir.adapter.is_file() else None,
+        "adapter": str(run_dir.adapter) if run_dir.adapter.is_there() else None,
         "outcome": report.get("outcome") if report else None,
         "resident": _components(_list(held.get("resident"))),
         "unloaded": [str(each) for each in _list(held.get("unloaded"))],
@@ -58,8 +60,8 @@ def _list(value: object) -> Sequence[Any]:
 def _origin(run_dir: RunDir) -> str | None:
     """Return where a recipe from elsewhere was fetched from."""
     try:
-        found = json.loads(run_dir.origin.read_text("utf-8"))["recipe"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads(run_dir.origin.read(_MAX_ORIGIN_BYTES))["recipe"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return str(found)
 

@@ -9,6 +9,7 @@ from loba_tui.client.runs.resolve import unfinished
 from loba_tui.core.errors import RefusedError, ResourceError
 from loba_tui.core.files import staged
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.text import clean
 
 
 def export_adapter(run_dir: RunDir, file_format: str, out: Path | None, *, replace: bool) -> Path:
@@ -18,12 +19,12 @@ def export_adapter(run_dir: RunDir, file_format: str, out: Path | None, *, repla
         LobaError: The run is not finished, the file exists, or it cannot be written.
     """
     source = run_dir.adapter_kohya if file_format == "kohya" else run_dir.adapter
-    if not source.is_file() and run_dir.adapter.is_file():
+    if not source.is_there() and run_dir.adapter.is_there():
         raise RefusedError(
-            f"The adapter of {run_dir.path} has no form for {file_format}.",
+            f"The adapter of {clean(run_dir.path)} has no form for {file_format}.",
             "Its kind is read by PEFT alone: see the folder adapter/peft of the run.",
         )
-    if not source.is_file():
+    if not source.is_there():
         raise unfinished(run_dir)
     target = out if out is not None else Path(f"{run_dir.name}.{file_format}.safetensors")
     if target.is_dir():
@@ -31,8 +32,8 @@ def export_adapter(run_dir: RunDir, file_format: str, out: Path | None, *, repla
     if target.exists() and not replace:
         raise RefusedError(f"{target} exists already.", "Add --yes to replace it.")
     try:
-        with staged(target) as temporary:
-            shutil.copyfile(source, temporary)
+        with staged(target) as temporary, source.open() as stream, temporary.open("xb") as copy:
+            shutil.copyfileobj(stream, copy)
     except OSError as error:
         raise ResourceError(
             f"{target} cannot be written: {error.strerror or error}.",

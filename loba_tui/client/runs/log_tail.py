@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
+from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.text import clean
 
@@ -23,15 +23,15 @@ def last_lines(run_dir: RunDir) -> Sequence[str]:
 class LogTail:
     """The last lines of a file; read only when it has changed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, file: OwnedFile) -> None:
+        self._file = file
         self._stamp: tuple[int, int, int] | None = None
         self._lines: tuple[str, ...] = ()
 
     def lines(self) -> tuple[str, ...]:
         """Return the last lines, cleaned; a progress bar's rewritten line counts once."""
         try:
-            with self._path.open("rb") as stream:
+            with self._file.open() as stream:
                 facts = os.fstat(stream.fileno())
                 stamp = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
                 if stamp == self._stamp:

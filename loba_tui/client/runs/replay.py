@@ -10,14 +10,15 @@ from pathlib import Path
 
 from loba_tui.client.runs.resolve import unfinished
 from loba_tui.core.adapter_metadata import MERGED_KEY, RECIPE_KEY, STEERING_KEY
-from loba_tui.core.associate.safe_files import check_safetensors
-from loba_tui.core.errors import RecipeError
-from loba_tui.core.files import write_atomically
+from loba_tui.core.associate.safe_files import header_of
+from loba_tui.core.errors import RecipeError, RefusedError
+from loba_tui.core.file_sources import Source, path_of, read_source
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir
 
 _KOHYA_PREFIX = "lora_unet_"
+_MAX_BYTES = 32 * 2**30
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,24 @@ class Adapter:
     weights_sha256: str
 
     @classmethod
-    def read(cls, path: Path) -> Adapter:
+    def read(cls, source: Source) -> Adapter:
         """Read a file.
 
         Raises:
             RecipeError: There is no such file.
+            RefusedError: It is not a plain file.
             CorruptError: It is no safetensors file.
         """
-        if not path.is_file():
-            raise RecipeError(f"There is no adapter {path}.", "Name a .safetensors file or a run.")
-        header = check_safetensors(path)
-        content = path.read_bytes()
+        path = path_of(source)
+        try:
+            content = read_source(source, _MAX_BYTES)
+        except FileNotFoundError as error:
+            raise RecipeError(
+                f"There is no adapter {path}.", "Name a .safetensors file or a run."
+            ) from error
+        except OSError as error:
+            raise RefusedError(f"{path} cannot be used: {error.strerror}.") from error
+        header = header_of(content, path)
         (header_bytes,) = struct.unpack("<Q", content[:8])
         return cls(
             path=path,
@@ -76,15 +84,15 @@ def prepare(original: Adapter, parent: Path, ledger: Ledger, plugins: Plugins) -
     record = ChangeRecord.from_text(original.metadata.get(STEERING_KEY, ""), origin)
     run_dir = make_run(recipe, parent, ledger)
     if record != ChangeRecord():
-        write_atomically(run_dir.changes, record.text().encode() + b"\n")
+        run_dir.changes.replace(record.text().encode() + b"\n")
     return run_dir
 
 
 def compare(original: Adapter, run_dir: RunDir) -> tuple[bool, list[str]]:
     """Return whether a replay gave the very same file, and the lines that tell."""
-    path = run_dir.adapter_kohya if original.is_kohya else run_dir.adapter
+    file = run_dir.adapter_kohya if original.is_kohya else run_dir.adapter
     try:
-        replayed = Adapter.read(path)
+        replayed = Adapter.read(file)
     except RecipeError as error:
         raise unfinished(run_dir) from error
     if replayed.sha256 == original.sha256:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TypeVar
 
 from loba_tui.client.runs.resolve import find_run, resolve_adapter, split_strength
 from loba_tui.core.errors import RecipeError, ResourceError
-from loba_tui.core.files import PRIVATE_DIR_MODE
+from loba_tui.core.files import PRIVATE_DIR_MODE, unwritable
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.launch import Action, Request
 from loba_tui.core.text import quote
@@ -103,13 +104,24 @@ def _numbers(
     return values
 
 
+def _requests_of(run_dir: RunDir) -> Path:
+    """Return the folder in a run that requests about its adapter report to."""
+    run_dir.require_safe()
+    folder = run_dir.folder.folder("requests")
+    try:
+        folder.make()
+    except OSError as error:
+        raise unwritable(folder.path, error) from error
+    return folder.path
+
+
 def prepare_request(request: Request, out: Path | None) -> tuple[RunDir, Request]:
     """Make the folder that a request reports to and return it with the completed request."""
     if out is None:
-        parent = Path(request.run) / "requests" if request.run else Path("output")
+        parent = _requests_of(RunDir.open(request.run)) if request.run else Path("output")
         folder = RunDir.create(parent, request.action)
     else:
-        folder = RunDir(out.expanduser().absolute())
+        folder = RunDir(Path(os.path.realpath(out.expanduser())))
         try:
             folder.path.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
         except OSError as error:

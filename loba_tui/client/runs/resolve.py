@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
-from loba_tui.core.run.directory import Ledger, RunDir
+from loba_tui.core.run.directory import Ledger, RunDir, run_of
 from loba_tui.core.text import clean, did_you_mean
 
 UNSAFE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
@@ -46,9 +46,9 @@ def resolve_adapter(wanted: Path) -> tuple[Path, RunDir | None]:
     """
     if wanted.is_dir():
         run_dir = RunDir.open(wanted)
-        if not run_dir.adapter.is_file():
+        if not run_dir.adapter.is_there():
             raise unfinished(run_dir)
-        return run_dir.adapter, run_dir
+        return run_dir.adapter.path, run_dir
     if wanted.suffix.lower() in UNSAFE_SUFFIXES:
         raise RefusedError(
             f"{wanted}: files of this kind can run code when they are loaded, so they are refused.",
@@ -60,8 +60,7 @@ def resolve_adapter(wanted: Path) -> tuple[Path, RunDir | None]:
             "Give the folder that `loba run` printed, or an adapter.safetensors.",
         )
     # A file inside a run folder belongs to that run.
-    owner = RunDir(wanted.absolute().parent.parent)
-    return wanted.absolute(), owner if owner.recipe.is_file() else None
+    return wanted.absolute(), run_of(wanted)
 
 
 def unfinished(run_dir: RunDir) -> CorruptError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from loba_tui.client.runs.events import shorten
+from loba_tui.core.owned_files import OwnedFile, OwnedFolder
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event
@@ -13,14 +15,17 @@ from loba_tui.core.text import clean
 
 def result_lines(run_dir: RunDir, events: Sequence[Event]) -> list[str]:
     """Return where the results of a finished program are, and what the report says of them."""
-    found = {"adapter": run_dir.adapter, "for kohya": run_dir.adapter_kohya}
-    found["for PEFT"] = run_dir.adapter_peft
-    strips = [str(e.data["path"]) for e in events if e.kind == "sampled" and e.data.get("path")]
-    newest = strips[-1] if strips else max(map(str, run_dir.samples.glob("*.png")), default=None)
-    if newest is not None:
-        found["strip"] = run_dir.path / newest
-    found["report"], found["picture"] = run_dir.report, run_dir.report_picture
-    lines = [f"{label:11}{shorten(path)}" for label, path in found.items() if path.exists()]
+    found: list[tuple[str, OwnedFile | OwnedFolder]] = [
+        ("adapter", run_dir.adapter),
+        ("for kohya", run_dir.adapter_kohya),
+        ("for PEFT", run_dir.adapter_peft),
+    ]
+    sampled = [Path(str(e.data.get("path"))).name for e in events if e.kind == "sampled"]
+    strips = run_dir.strips()
+    newest = [strip for strip in strips if strip.name in sampled[-1:]] or strips
+    found += [("strip", strip) for strip in newest[-1:]]
+    found += [("report", run_dir.report), ("picture", run_dir.report_picture)]
+    lines = [f"{label:11}{shorten(each.path)}" for label, each in found if each.is_there()]
     told = [e.data.get("notes") for e in events if e.kind == "exported"][-1:]
     lines += [
         f"{'note':11}{clean(note)}" for notes in told if isinstance(notes, list) for note in notes

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from loba_tui.client.notify import watcher
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.files import is_locked, write_atomically
 from loba_tui.core.recipe.load import dump_recipe, read_recipe_text
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run import owner
@@ -20,7 +19,7 @@ from loba_tui.core.run.queue import Queue
 def make_run(recipe: Recipe, out_dir: Path, ledger: Ledger) -> RunDir:
     """Make the folder of a run below `out_dir`, register it, and write its resolved recipe."""
     run_dir = RunDir.create(out_dir, recipe.name, ledger=ledger)
-    write_atomically(run_dir.recipe, dump_recipe(recipe).encode(), sync=True)
+    run_dir.recipe.replace(dump_recipe(recipe).encode(), sync=True)
     return run_dir
 
 
@@ -51,7 +50,7 @@ def enqueue(
     program: Sequence[str],
 ) -> None:
     """Put a run into the queue, and see to it that somebody minds the queue."""
-    if is_locked(run_dir.lock, shared=True):
+    if run_dir.lock.is_locked(shared=True):
         raise owner.in_use(run_dir.lock)
     device = re.search(r"^ +device: (\S+)$", read_recipe_text(run_dir.recipe), re.MULTILINE)
     watcher.ensure(environ)

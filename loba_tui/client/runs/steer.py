@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from loba_tui.core.errors import InUseError, RecipeError, ResourceError
-from loba_tui.core.files import write_atomically
+from loba_tui.core.errors import InUseError, RecipeError, RefusedError, ResourceError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.run import launch, owner
 from loba_tui.core.run.control import LIVE_KEYS, MEMORY_KINDS, Command, CommandKind, send
@@ -35,6 +32,7 @@ def steer(run_dir: RunDir, command: Command, *, seconds: float = ANSWER_SECONDS)
     Raises:
         RecipeError: The run is not alive, or refuses.
     """
+    run_dir.require_safe()
     require_alive(run_dir, command.kind)
     reader = RunReader(run_dir)
     reader.skip_to_end()
@@ -136,6 +134,7 @@ def stop(run_dir: RunDir, queue: Queue, *, seconds: float = _STOP_SECONDS) -> st
         RecipeError: It is not alive.
         ResourceError: It does not end in time.
     """
+    run_dir.require_safe()
     if queue.find(run_dir) is not None and not RunReader(run_dir).liveness().is_alive:
         return take_out(run_dir, queue)
     require_alive(run_dir, "stop")
@@ -158,11 +157,15 @@ def stop(run_dir: RunDir, queue: Queue, *, seconds: float = _STOP_SECONDS) -> st
 
 def _signal(run_dir: RunDir) -> bool:
     """Ask the program to stop by SIGTERM, if it is certainly the one that holds the run."""
-    status = RunReader(run_dir).status()
-    if status is None or status.owner is None or status.owner.host != owner.this_process().host:
+    process = owner.find_holder(run_dir.lock)
+    if process is None:
         return False
-    if not owner.has_ended(status.owner):
-        os.kill(status.owner.pid, signal.SIGTERM)
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(process)
     return True
 
 
@@ -181,7 +184,7 @@ def take_out(run_dir: RunDir, queue: Queue) -> str:
         queue.remove(entry)
     if reader.liveness().state == "queued":
         stopped = Status("stopped", 0, 0, time.time())
-        write_atomically(run_dir.status, encode(stopped.as_json()))
+        run_dir.status.replace(encode(stopped.as_json()))
     return f"{run_dir.name} is taken out of the queue"
 
 
@@ -205,21 +208,23 @@ def resume(run_dir: RunDir, program: Sequence[str]) -> str:
 
 def size_of(run_dir: RunDir) -> int:
     """Return the bytes that a run folder takes, links not followed."""
-    total = 0
-    for folder, _, files in os.walk(run_dir.path):
-        for name in files:
-            try:
-                total += (Path(folder) / name).lstat().st_blocks * 512
-            except OSError:
-                continue
-    return total
+    return sum(facts.st_blocks * 512 for _, facts in run_dir.folder.walk())
 
 
 def refuse_removal(run_dir: RunDir) -> None:
-    """Raise InUseError where a run is alive or waits for its turn, RecipeError for a link."""
+    """Refuse to delete what is in use, what is no run of ours, and what reaches elsewhere.
+
+    Raises:
+        InUseError: It is alive, or waits for its turn.
+        RefusedError: It is no run, or holds what is not this user's own file or folder.
+    """
+    run_dir.require_safe()
+    if not run_dir.is_ours():
+        raise RefusedError(
+            f"{clean(run_dir.path)} does not say that it is a run of LOBA-Trainer.",
+            "Nothing is removed; delete it yourself if you know what it is.",
+        )
     liveness = RunReader(run_dir).liveness()
-    if run_dir.path.is_symlink():
-        raise RecipeError(f"{run_dir.path} is a link, not a run folder.", "Name the folder itself.")
     if liveness.is_alive or liveness.state == "queued":
         raise InUseError(
             f"{run_dir.name} is {liveness.state}: {clean(liveness.reason)}.",
@@ -237,7 +242,7 @@ def remove(run_dir: RunDir) -> None:
     refuse_removal(run_dir)
     lock = owner.acquire(run_dir.lock)  # held, so that no program takes the run meanwhile
     try:
-        shutil.rmtree(run_dir.path)
+        run_dir.folder.remove_all(last=run_dir.marker.name)
     except OSError as error:
         raise ResourceError(
             f"{run_dir.path} cannot be removed: {error.strerror or error}."

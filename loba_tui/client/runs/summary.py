@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import Liveness, RunReader
 from loba_tui.core.run.records import Event, Metric, Status, decode
@@ -132,20 +133,20 @@ class RunSummaries:
             rate=known.rate,
             memory_mib=last.memory_mib if last else None,
             device=known.device,
-            has_adapter=run.adapter.is_file(),
+            has_adapter=run.adapter.is_there(),
         )
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(file: OwnedFile) -> tuple[int, int, int] | None:
     try:
-        facts = path.stat()
+        facts = file.stat()
     except OSError:
         return None
     return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
-def _has_changed(known: _Known, name: str, path: Path) -> bool:
-    stamp = _stamp(path)
+def _has_changed(known: _Known, name: str, file: OwnedFile) -> bool:
+    stamp = _stamp(file)
     if stamp is None or known.stamps.get(name) == stamp:
         return False
     known.stamps[name] = stamp
@@ -163,9 +164,9 @@ def _created(run: RunDir) -> float:
         return 0.0
 
 
-def _method(recipe: Path) -> str:
+def _method(recipe: OwnedFile) -> str:
     try:
-        with recipe.open("rb") as stream:
+        with recipe.open() as stream:
             text = stream.read(_HEAD_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""
@@ -173,10 +174,10 @@ def _method(recipe: Path) -> str:
     return match[1].strip("'\"") if match else ""
 
 
-def _device(events: Path) -> str:
+def _device(events: OwnedFile) -> str:
     """Return the device that the program said it runs on, "" where it has not said so."""
     try:
-        with events.open("rb") as stream:
+        with events.open() as stream:
             head = stream.read(4 * _HEAD_BYTES)
     except OSError:
         return ""
@@ -190,16 +191,16 @@ def _device(events: Path) -> str:
     return ""
 
 
-def _metrics(path: Path) -> tuple[tuple[float, ...], Metric | None, float | None]:
+def _metrics(file: OwnedFile) -> tuple[tuple[float, ...], Metric | None, float | None]:
     """Return losses spread over the whole run, the last record and the rate of the last steps.
 
     A file of any length costs a few short reads: probes at even distances and its end.
     """
     try:
-        with path.open("rb") as stream:
+        with file.open() as stream:
             size = os.fstat(stream.fileno()).st_size
             if size <= _NUM_PROBES * _PROBE_BYTES:
-                rows = _rows(stream.read(), is_cut=False)
+                rows = _rows(stream.read(2 * _NUM_PROBES * _PROBE_BYTES), is_cut=False)
                 losses = [row.loss for row in rows]
             else:
                 losses = []
@@ -208,7 +209,7 @@ def _metrics(path: Path) -> tuple[tuple[float, ...], Metric | None, float | None
                     found = _rows(stream.read(_PROBE_BYTES), is_cut=probe > 0)
                     losses += [row.loss for row in found]
                 stream.seek(max(0, size - _TAIL_BYTES))
-                rows = _rows(stream.read(), is_cut=True)
+                rows = _rows(stream.read(2 * _TAIL_BYTES), is_cut=True)
                 losses += [row.loss for row in rows]
     except OSError:
         return (), None, None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from loba_tui.core.errors import CorruptError, RefusedError
+from loba_tui.core.file_sources import Source, open_source, path_of
 
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000
@@ -32,7 +35,7 @@ def refuse_pickle(path: Path) -> None:
         )
 
 
-def check_safetensors(path: Path) -> dict[str, Any]:
+def check_safetensors(source: Source) -> dict[str, Any]:
     """Check a safetensors file's header before any library parses it.
 
     Returns:
@@ -40,22 +43,30 @@ def check_safetensors(path: Path) -> dict[str, Any]:
 
     Raises:
         CorruptError: Truncated, oversized or contradictory, with what is wrong.
+        OSError: It is missing, or not a plain file.
     """
+    with open_source(source) as file:
+        return _checked(file, os.fstat(file.fileno()).st_size, path_of(source))
 
+
+def header_of(content: bytes, path: Path) -> dict[str, Any]:
+    """Check the header of a safetensors file that was read, as `check_safetensors` does."""
+    return _checked(io.BytesIO(content), len(content), path)
+
+
+def _checked(file: BinaryIO, size: int, path: Path) -> dict[str, Any]:
     def corrupt(reason: str) -> CorruptError:
         return CorruptError(
             f"{path.name} is not a sound safetensors file: {reason}.", "Fetch it again."
         )
 
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        if len(prefix) < 8:
-            raise corrupt(f"it has {size} bytes")
-        (header_bytes,) = struct.unpack("<Q", prefix)
-        if header_bytes > MAX_HEADER_BYTES or header_bytes > size - 8:
-            raise corrupt(f"its header claims {header_bytes} bytes")
-        raw = file.read(header_bytes)
+    prefix = file.read(8)
+    if len(prefix) < 8:
+        raise corrupt(f"it has {size} bytes")
+    (header_bytes,) = struct.unpack("<Q", prefix)
+    if header_bytes > MAX_HEADER_BYTES or header_bytes > size - 8:
+        raise corrupt(f"its header claims {header_bytes} bytes")
+    raw = file.read(header_bytes)
     try:
         header = json.loads(raw, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:

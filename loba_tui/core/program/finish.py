@@ -83,7 +83,7 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
         records.status(measured=done, to_measure=total)
 
     write({})
-    kohya = str(run_dir.adapter_kohya) if run_dir.adapter_kohya.exists() else None
+    kohya = str(run_dir.adapter_kohya) if run_dir.adapter_kohya.is_there() else None
     notes = notes_of(model.container.denoiser.peft_config["default"])
     records.event("exported", path=str(run_dir.adapter), kohya=kohya, notes=notes)
     records.status(phase="sampling")
@@ -96,7 +96,7 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
         run.scale,
         recipe,
         model.embeds,
-        out_dir=run_dir.path,
+        run_dir=run_dir,
         progress=on_progress,
         plugins=plugins,
         ended_early=run.ended_early,

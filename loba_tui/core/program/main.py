@@ -31,7 +31,6 @@ from typing import Any, TextIO, cast
 import psutil
 
 from loba_tui.core.errors import ExitCode, Interrupted, LobaError, RecipeError, ResourceError
-from loba_tui.core.files import write_atomically
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.plugins.loading import as_plugin_error
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
@@ -105,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_dir = None
         if arguments.run_dir is not None:
             run_dir = RunDir.open(arguments.run_dir)
+            run_dir.require_safe()
             recipe = load_recipe(run_dir.recipe, plugins=plugins)
             start = replace(start, resume=arguments.resume, allow_inexact=arguments.allow_inexact)
         else:
@@ -175,7 +175,7 @@ def _typed(flag: Flag, value: Any) -> Any:
 
 def _new_run(recipe: Recipe, parent: Path) -> RunDir:
     run_dir = RunDir.create(parent, recipe.name, ledger=Ledger.of_user(os.environ))
-    write_atomically(run_dir.recipe, dump_recipe(recipe).encode(), sync=True)
+    run_dir.recipe.replace(dump_recipe(recipe).encode(), sync=True)
     return run_dir
 
 

@@ -12,7 +12,6 @@ recipes/slider.yaml:14:3: optimizer.weight_decy: not an option of adamw. Did you
 from __future__ import annotations
 
 import io
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from loba_tui.core.errors import RefusedError
+from loba_tui.core.file_sources import Source, path_of, read_source
+from loba_tui.core.files import UnsafeFileError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.checks.recipe import check_tree
 from loba_tui.core.recipe.data_paths import with_absolute_paths
@@ -35,7 +36,11 @@ MAX_BYTES = 256 * 1024
 
 
 def load_recipe(
-    path: str | Path, overrides: Sequence[str] = (), *, plugins: Plugins, origin: str | None = None
+    path: str | Source,
+    overrides: Sequence[str] = (),
+    *,
+    plugins: Plugins,
+    origin: str | None = None,
 ) -> Recipe:
     """Return the recipe in a file, with `key.path=value` overrides applied.
 
@@ -47,8 +52,9 @@ def load_recipe(
             its exit code is 8 where a plugin is not trusted.
         RefusedError: Something in the file or the overrides looks like an access token.
     """
+    source = Path(path) if isinstance(path, str) else path
     named = origin or str(path)
-    text = read_recipe_text(Path(path), named)
+    text = read_recipe_text(source, named)
     for override in overrides:
         refuse_tokens(override, "--set " + override)
     tree, problems = read_tree(text, named)
@@ -61,7 +67,7 @@ def load_recipe(
             problems += error.problems
     recipe = _recipe_of(tree, problems, plugins)
     # Beside a file from elsewhere lies nothing of this user's: its paths are as if typed here.
-    file = Path(path) if origin is None else Path()
+    file = path_of(source) if origin is None else Path()
     return with_absolute_paths(recipe, tree, file, origin=named)
 
 
@@ -102,7 +108,11 @@ def parse_text(text: str, origin: str, *, plugins: Plugins) -> Recipe:
 
 
 def check_recipe(
-    path: str | Path, overrides: Sequence[str] = (), *, plugins: Plugins, origin: str | None = None
+    path: str | Source,
+    overrides: Sequence[str] = (),
+    *,
+    plugins: Plugins,
+    origin: str | None = None,
 ) -> list[Problem]:
     """Return every problem of a recipe file, in the file's order; none means that it is valid."""
     try:
@@ -154,22 +164,20 @@ class _Representer(SafeRepresenter):
 _Representer.add_representer(str, _Representer.represent_text)
 
 
-def read_recipe_text(path: Path, origin: str | None = None) -> str:
+def read_recipe_text(source: Source, origin: str | None = None) -> str:
     """Return a recipe file's text; `origin` is what refusals call it, its path if left out.
 
     Raises:
         ProblemsFound: The file is missing, is not a file, is too large or is not UTF-8.
         RefusedError: It holds something that looks like an access token.
     """
+    path = path_of(source)
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
+        if source is path and path.is_dir():
             raise _unusable(path, f"is a folder, not a recipe{_recipes_in(path)}")
-        if not stat.S_ISREG(status.st_mode):
-            raise _unusable(path, "is not an ordinary file")
-        if status.st_size > MAX_BYTES:
-            raise _unusable(path, f"has {status.st_size} bytes; a recipe has at most {MAX_BYTES}")
-        content = path.read_bytes()
+        content = read_source(source, MAX_BYTES)
+    except UnsafeFileError as error:
+        raise _unusable(path, f"cannot be used: it {error.strerror}") from error
     except FileNotFoundError as error:
         if not path.parent.is_dir():
             raise _unusable(path, f"there is no folder {clean(path.parent)}") from error

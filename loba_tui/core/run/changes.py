@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from loba_tui.core.errors import CorruptError
+from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.run.control import LIVE_KEYS
 
 _VERSION = 1
@@ -105,22 +105,19 @@ class ChangeRecord:
             ) from error
 
     @classmethod
-    def read(cls, path: Path) -> ChangeRecord | None:
+    def read(cls, file: OwnedFile) -> ChangeRecord | None:
         """Read a steering.json, None where there is none.
 
         Raises:
             CorruptError: It is damaged.
         """
         try:
-            with path.open("rb") as stream:
-                content = stream.read(_MAX_BYTES + 1)
+            content = file.read(_MAX_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise CorruptError(f"{path} cannot be read: {error.strerror}") from error
-        if len(content) > _MAX_BYTES:
-            raise CorruptError(f"{path} is longer than {_MAX_BYTES} bytes")
-        return cls.from_text(content.decode("utf-8", "replace"), str(path))
+            raise CorruptError(f"{file} cannot be read: it {error.strerror}") from error
+        return cls.from_text(content.decode("utf-8", "replace"), str(file))
 
 
 def _step(value: object) -> int:

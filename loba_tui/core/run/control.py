@@ -7,16 +7,16 @@ The program takes all of them at a step boundary, in name order, and answers eac
 from __future__ import annotations
 
 import contextlib
-import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.files import PRIVATE_DIR_MODE, write_atomically
+from loba_tui.core.files import UnsafeFileError, unwritable
+from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.records import RECORD_VERSION, decode, encode
 
@@ -46,6 +46,7 @@ it. A key of `method` is an option of the method.
 
 # A command is a few words; anything longer was not written by us.
 _MAX_BYTES = 64 * 1024
+_NAME = re.compile(r"[0-9]{8}-[0-9a-f]{8}\.json")
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,24 @@ def send(run_dir: RunDir, command: Command) -> str:
     """Leave a command for the program and return the name by which the answer refers to it.
 
     Raises:
-        ResourceError: The control folder cannot be written.
+        RefusedError: The control folder is a link or the like.
+        ResourceError: It cannot be written.
     """
     try:
-        run_dir.control.mkdir(mode=PRIVATE_DIR_MODE, exist_ok=True)
-        waiting = _waiting(run_dir.control)
+        run_dir.control.make()
+        waiting = _waiting(run_dir)
+    except UnsafeFileError as error:
+        raise unwritable(run_dir.control.path, error) from error
     except OSError as error:
         raise ResourceError(
             f"No command can be left in {run_dir.control}: {error.strerror or error}.",
             "Only the user who started a run can steer it.",
         ) from error
     # Counting on from what still waits keeps the order even when the clock is set back.
-    number = 1 + max((_number(path) for path in waiting), default=0)
+    number = 1 + max((int(file.name[:8]) for file in waiting), default=0)
     name = f"{number:08d}-{secrets.token_hex(4)}.json"
     record = {"version": RECORD_VERSION, "command": command.kind, "args": dict(command.args)}
-    write_atomically(run_dir.control / name, encode(record))
+    run_dir.control.file(name).replace(encode(record))
     return name.removesuffix(".json")
 
 
@@ -88,56 +92,42 @@ def take(run_dir: RunDir, *, on_refused: Callable[[str, str], None] | None = Non
     """Remove and return the waiting commands, oldest first.
 
     Args:
-        on_refused: Called with file name and reason for each file that is not a command; such
-            files are removed too.
+        on_refused: Called with file name and reason for each file that has the name of a command
+            and is none. It is removed too; what has another name is not ours, and stays.
     """
     commands = []
-    with contextlib.suppress(FileNotFoundError):
-        for path in _waiting(run_dir.control):
+    with contextlib.suppress(OSError):
+        for file in _waiting(run_dir):
             try:
-                commands.append(_read(path))
+                commands.append(_read(file))
             except (OSError, ValueError) as error:
                 if on_refused is not None:
-                    on_refused(path.name, str(error))
+                    on_refused(file.name, getattr(error, "strerror", None) or str(error))
             with contextlib.suppress(OSError):
-                path.unlink()
+                file.remove()
     return commands
 
 
 def discard(run_dir: RunDir, *, before: float) -> int:
     """Remove commands that were sent before this wall time; return how many."""
     num = 0
-    with contextlib.suppress(FileNotFoundError):
-        for path in _waiting(run_dir.control):
+    with contextlib.suppress(OSError):
+        for file in _waiting(run_dir):
             with contextlib.suppress(OSError):
-                if path.lstat().st_mtime < before:
-                    path.unlink()
+                if file.stat().st_mtime < before:
+                    file.remove()
                     num += 1
     return num
 
 
-def _waiting(control: Path) -> list[Path]:
-    with os.scandir(control) as entries:
-        names = sorted(entry.name for entry in entries)
-    return [control / name for name in names if name.endswith(".json") and name[0] != "."]
+def _waiting(run_dir: RunDir) -> list[OwnedFile]:
+    names = run_dir.control.names()
+    return [run_dir.control.file(name) for name in names if _NAME.fullmatch(name)]
 
 
-def _number(path: Path) -> int:
-    digits = path.name.partition("-")[0]
-    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 8 else 0
-
-
-def _read(path: Path) -> Command:
-    # O_NOFOLLOW and O_NONBLOCK: a link or a named pipe put here must not lead or block us.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        content = os.read(descriptor, _MAX_BYTES + 1)
-    finally:
-        os.close(descriptor)
-    if len(content) > _MAX_BYTES:
-        raise ValueError(f"longer than {_MAX_BYTES} bytes")
-    record = decode(content)
+def _read(file: OwnedFile) -> Command:
+    record = decode(file.read(_MAX_BYTES))
     kind, args = record.get("command"), record.get("args", {})
     if record.get("version") != RECORD_VERSION or kind not in _KINDS or not isinstance(args, dict):
         raise ValueError("not a command of this version")
-    return Command(kind, args, path.name.removesuffix(".json"))
+    return Command(kind, args, file.name.removesuffix(".json"))

@@ -2,66 +2,102 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import logging
 import os
+import re
 import secrets
+import stat
 import time
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loba_tui.core.errors import RecipeError, ResourceError
-from loba_tui.core.files import PRIVATE_DIR_MODE, open_to_append
+from loba_tui.core.errors import RecipeError, RefusedError, ResourceError
+from loba_tui.core.file_sources import Source
+from loba_tui.core.files import PRIVATE_DIR_MODE, UnsafeFileError, open_to_append
+from loba_tui.core.owned_files import OwnedFile, OwnedFolder
+from loba_tui.core.text import clean
 from loba_tui.core.user_folders import user_folder
 
 logger = logging.getLogger(__name__)
 
+_MARKER = b"This folder is a run of LOBA-Trainer. `loba runs rm` may delete it.\n"
+_MAX_STATUS_BYTES = 4 * 1024 * 1024
+_CHECKPOINT = re.compile(r"step-[0-9]{1,12}")
+_FEW = 5
 
-class Below:
-    """A path below the folder of a run, as an attribute of `RunDir`."""
+
+class FileBelow:
+    """A file below the folder of a run, as an attribute of `RunDir`."""
 
     def __init__(self, *parts: str) -> None:
         self._parts = parts
 
-    def __get__(self, run_dir: RunDir, _owner: type | None = None) -> Path:
-        return run_dir.path.joinpath(*self._parts)
+    def __get__(self, run_dir: RunDir, _owner: type | None = None) -> OwnedFile:
+        return OwnedFile(run_dir.path, self._parts)
+
+
+class FolderBelow:
+    """A folder below the folder of a run, as an attribute of `RunDir`."""
+
+    def __init__(self, *parts: str) -> None:
+        self._parts = parts
+
+    def __get__(self, run_dir: RunDir, _owner: type | None = None) -> OwnedFolder:
+        return OwnedFolder(run_dir.path, self._parts)
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """The folder of one run; attributes name its files, whether they exist yet or not."""
+    """The folder of one run; attributes are its files, whether they exist yet or not.
+
+    It may be a stranger's: nothing below `path` is opened but through these attributes.
+    """
 
     path: Path
 
-    recipe = Below("recipe.yaml")  # the resolved recipe, written once
-    origin = Below("origin.json")  # where a recipe from elsewhere was fetched from
-    status = Below("status.json")  # phase and step; replaced atomically
-    metrics = Below("metrics.jsonl")  # one record a step; append only
-    events = Below("events.jsonl")  # everything that is not a step; append only
-    log = Below("log.txt")  # the program's own output
-    lock = Below("run.lock")  # its exclusive lock is held while a program owns the run
-    control = Below("control")  # the folder that command files are dropped into
-    changes = Below("steering.json")  # what was changed while the run went on, and at which steps
-    checkpoints = Below("checkpoints")  # the folder of `step-000100/` folders
-    samples = Below("samples")  # the folder of picture strips
-    adapter_dir = Below("adapter")  # the folder of the finished adapter and its report
-    adapter = Below("adapter", "adapter.safetensors")  # in diffusers/PEFT keys
-    adapter_kohya = Below("adapter", "adapter.kohya.safetensors")  # in kohya keys
+    folder = FolderBelow()  # the run's folder itself
+    marker = FileBelow(".loba-run")  # says that the folder is a run's, and so may be deleted
+    recipe = FileBelow("recipe.yaml")  # the resolved recipe, written once
+    origin = FileBelow("origin.json")  # where a recipe from elsewhere was fetched from
+    status = FileBelow("status.json")  # phase and step; replaced atomically
+    metrics = FileBelow("metrics.jsonl")  # one record a step; append only
+    events = FileBelow("events.jsonl")  # everything that is not a step; append only
+    log = FileBelow("log.txt")  # the program's own output
+    lock = FileBelow("run.lock")  # its exclusive lock is held while a program owns the run
+    control = FolderBelow("control")  # the folder that command files are dropped into
+    changes = FileBelow("steering.json")  # what was changed while the run went on, and when
+    checkpoints = FolderBelow("checkpoints")  # the folder of `step-000100/` folders
+    samples = FolderBelow("samples")  # the folder of picture strips
+    adapter_dir = FolderBelow("adapter")  # the folder of the finished adapter and its report
+    adapter = FileBelow("adapter", "adapter.safetensors")  # in diffusers/PEFT keys
+    adapter_kohya = FileBelow("adapter", "adapter.kohya.safetensors")  # in kohya keys
     # The folder that PEFT loads by itself; only some kinds of adapter have one.
-    adapter_peft = Below("adapter", "peft")
-    report = Below("adapter", "report.json")  # the measured effect
-    report_picture = Below("adapter", "report.png")  # the same as a picture
-    request = Below("request.json")  # what a program that does not train was started with
+    adapter_peft = FolderBelow("adapter", "peft")
+    report = FileBelow("adapter", "report.json")  # the measured effect
+    report_picture = FileBelow("adapter", "report.png")  # the same as a picture
+    request = FileBelow("request.json")  # what a program that does not train was started with
 
     @property
     def name(self) -> str:
         """The folder's own name, `<name>-<time>-<id>`."""
         return self.path.name
 
-    def sample_strip(self, step: int) -> Path:
+    def sample_strip(self, step: int) -> OwnedFile:
         """Return the picture strip drawn at a step."""
-        return self.samples / f"step-{step:06d}.png"
+        return self.samples.file(f"step-{step:06d}.png")
+
+    def strips(self) -> list[OwnedFile]:
+        """Return the pictures in `samples`, oldest step first."""
+        try:
+            names = self.samples.names()
+        except OSError:
+            return []
+        return [self.samples.file(name) for name in names if name.endswith(".png")]
 
     @classmethod
     def create(cls, parent: Path | str, name: str, *, ledger: Ledger | None = None) -> RunDir:
@@ -74,13 +110,12 @@ class RunDir:
         """
         stamp = time.strftime("%Y%m%d-%H%M%S")
         path = Path(parent).expanduser().absolute() / f"{name}-{stamp}-{secrets.token_hex(2)}"
-        run_dir = cls(path)
-        folders = (run_dir.control, run_dir.checkpoints, run_dir.samples, run_dir.adapter_dir)
+        run_dir = cls(_plain(path))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir(mode=PRIVATE_DIR_MODE)
-            for folder in folders:
-                folder.mkdir(mode=PRIVATE_DIR_MODE)
+            run_dir.prepare()
+            run_dir.checkpoints.make()
         except OSError as error:
             raise ResourceError(
                 f"The run folder {path} cannot be made: {error.strerror or error}.",
@@ -92,31 +127,110 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path | str) -> RunDir:
-        """Return an existing run folder.
+        """Return an existing run folder; a link that the user names is followed to it.
 
         Raises:
             RecipeError: The path is not a run folder.
+            RefusedError: It is one with a link, a pipe or the like in place of its records.
         """
-        run_dir = cls(Path(path).expanduser().absolute())
+        run_dir = cls(_plain(Path(os.path.realpath(Path(path).expanduser()))))
+        for file in (run_dir.recipe, run_dir.status):
+            try:
+                file.stat()
+            except UnsafeFileError as error:
+                raise run_dir.refusal([f"{file.name} {error.strerror}"]) from error
+            except OSError:
+                continue
         # A recipe.yaml alone is any folder of recipes.
-        is_prepared = run_dir.recipe.is_file() and run_dir.control.is_dir()
-        if not (is_prepared or run_dir.status.is_file()):
+        is_prepared = run_dir.recipe.is_there() and run_dir.control.is_there()
+        if not (is_prepared or run_dir.status.is_there()):
             raise RecipeError(
                 f"{path} is not a run folder: it has neither status.json nor control/.",
                 "`loba runs ls` lists the runs that are known on this machine.",
             )
         return run_dir
 
+    def prepare(self) -> None:
+        """Make the folders that a program writes to, and the marker, where they are missing.
 
-def checkpoint_step(path: Path) -> int:
+        Raises:
+            OSError: They cannot be made.
+        """
+        for folder in (self.control, self.samples, self.adapter_dir):
+            folder.make()
+        if not self.folder.holds(self.marker.name):
+            with contextlib.suppress(FileExistsError):
+                self.folder.write_new(self.marker.name, _MARKER, sync=False)
+
+    def is_ours(self) -> bool:
+        """Say whether it carries the marker of a run, or what only a program of ours leaves."""
+        try:
+            return self.marker.read(len(_MARKER)) == _MARKER
+        except OSError:
+            pass
+        try:
+            status = json.loads(self.status.read(_MAX_STATUS_BYTES))
+            has_status = status["version"] == 1 and isinstance(status["phase"], str)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return False
+        # A run of before there was a marker.
+        return has_status and (self.recipe.is_there() or self.request.is_there())
+
+    def require_safe(self) -> None:
+        """Examine the whole folder before it is worked on.
+
+        Raises:
+            RefusedError: Something in it is not this user's own file or folder.
+        """
+        found = list(itertools.islice(self.folder.unsafe_entries(), _FEW + 1))
+        if found:
+            raise self.refusal(found)
+
+    def refusal(self, found: Sequence[str]) -> RefusedError:
+        """Return the error about what is in the folder and must not be."""
+        more = " and more" if len(found) > _FEW else ""
+        listed = "; ".join(clean(each, limit=160) for each in found[:_FEW])
+        return RefusedError(
+            f"{clean(self.path)} is not used, as it could reach files outside: {listed}{more}.",
+            "A run's folder holds plain files of your own, and no links. Remove what is named, or "
+            "copy the rest to a folder of your own.",
+        )
+
+
+def run_of(adapter: Path) -> RunDir | None:
+    """Return the run whose folder an adapter file is in, None for one that is no run's."""
+    run_dir = RunDir(Path(os.path.abspath(adapter)).parent.parent)
+    return run_dir if run_dir.recipe.is_there() else None
+
+
+def adapter_source(path: Path) -> Source:
+    """Return the adapter file at a path, guarded where it is in the folder of a run."""
+    run_dir = run_of(path)
+    return path if run_dir is None else run_dir.folder.folder(path.parent.name).file(path.name)
+
+
+def _plain(path: Path) -> Path:
+    """Return a path that can stand in a line of text."""
+    if any(unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp") for character in str(path)):
+        raise RefusedError(
+            f"{clean(path)} has a control character in its name.", "Give the folder another name."
+        )
+    return path
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of a finished checkpoint's folder."""
+    return f"step-{step:06d}"
+
+
+def checkpoint_step(name: str) -> int:
     """Return the step that a finished checkpoint's folder is named for."""
-    return int(path.name[5:])
+    return int(name[5:])
 
 
-def checkpoint_folders(folder: Path) -> list[Path]:
+def checkpoint_names(folder: OwnedFolder) -> list[str]:
     """Return the finished checkpoints in a run's `checkpoints`, oldest first."""
-    paths = (path for path in folder.glob("step-*") if path.name[5:].isdecimal())
-    return sorted(paths, key=checkpoint_step)
+    return sorted(filter(_CHECKPOINT.fullmatch, folder.names()), key=checkpoint_step)
 
 
 @dataclass(frozen=True)
@@ -156,8 +270,9 @@ class Ledger:
         for line in text.splitlines():
             try:
                 path = Path(json.loads(line)["path"])
-            except (ValueError, TypeError, KeyError):
+                is_folder = path.is_absolute() and stat.S_ISDIR(os.lstat(path).st_mode)
+            except (OSError, ValueError, TypeError, KeyError, RecursionError):
                 continue
-            if path.is_dir():
+            if is_folder:
                 found[path] = RunDir(path)
         return list(found.values())

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from loba_tui.core.errors import ExitCode
+from loba_tui.core.files import UnsafeFileError
 from loba_tui.core.findings import Finding, bad
-from loba_tui.core.run.directory import RunDir, checkpoint_folders
+from loba_tui.core.owned_files import OwnedFolder
+from loba_tui.core.run.directory import RunDir, checkpoint_names
 from loba_tui.core.run.reader import RunReader
 
-_FILE_NAME = re.compile(r"[\w.-]+")
+_FILE_NAME = re.compile(r"\w[\w.-]*")
+_MOST_UNSAFE = 20
+_MAX_MANIFEST_BYTES = 64 * 1024
 _RESUME = "Resuming takes the newest checkpoint that is good."
 
 
 def examine_run(run_dir: RunDir) -> Iterator[Finding]:
     """Yield what is good and bad about a run's status, records and checkpoints."""
     yield from _examine_records(run_dir)
-    found = [list(examine_checkpoint(path)) for path in checkpoint_folders(run_dir.checkpoints)]
+    for sentence in itertools.islice(run_dir.folder.unsafe_entries(), _MOST_UNSAFE):
+        yield bad("folder", sentence, "Remove it: a run has plain files only.", ExitCode.REFUSED)
+    try:
+        names = checkpoint_names(run_dir.checkpoints)
+    except OSError as error:
+        yield bad("checkpoints", f"cannot be read: {error.strerror}", "", ExitCode.CORRUPT)
+        return
+    found = [list(examine_checkpoint(run_dir.checkpoints.folder(name))) for name in names]
     for findings in found:
         yield from findings
     if not found:
@@ -34,31 +46,35 @@ def examine_run(run_dir: RunDir) -> Iterator[Finding]:
         )
 
 
-def examine_checkpoint(path: Path) -> Iterator[Finding]:
+def examine_checkpoint(folder: OwnedFolder) -> Iterator[Finding]:
     """Yield one finding for each file that a checkpoint's manifest lists."""
-    name = path.name
+    name = folder.name
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
+        manifest = json.loads(folder.file("manifest.json").read(_MAX_MANIFEST_BYTES))
         listed = {str(file): str(sum_) for file, sum_ in manifest.items()}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         yield bad(name, f"its manifest cannot be read: {error}", _RESUME, ExitCode.CORRUPT)
         return
     for file, expected in listed.items():
         check = f"{name}/{file}"
         # A folder from elsewhere may list anything; nothing outside the checkpoint is opened.
-        if not _FILE_NAME.fullmatch(file) or (path / file).is_symlink():
+        if not _FILE_NAME.fullmatch(file):
             yield bad(check, "not a file of the checkpoint", _RESUME, ExitCode.REFUSED)
             continue
         try:
-            with (path / file).open("rb") as stream:
+            with folder.file(file).open() as stream:
+                size = os.fstat(stream.fileno()).st_size
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except UnsafeFileError as error:
+            yield bad(check, str(error.strerror), _RESUME, ExitCode.REFUSED)
+            continue
         except OSError as error:
             yield bad(check, f"cannot be read: {error.strerror}", _RESUME, ExitCode.CORRUPT)
             continue
         if found != expected:
             yield bad(check, "does not match its sha256 sum", _RESUME, ExitCode.CORRUPT)
         else:
-            yield Finding(check, "ok", f"good, {(path / file).stat().st_size:,} bytes")
+            yield Finding(check, "ok", f"good, {size:,} bytes")
 
 
 def _examine_records(run_dir: RunDir) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,15 +12,18 @@ from pathlib import Path
 from typing import Literal
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.files import is_locked, open_to_append, write_atomically
+from loba_tui.core.file_sources import read_source
+from loba_tui.core.files import UnsafeFileError, unwritable
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.records import RECORD_VERSION, Status, encode
+from loba_tui.core.run.records import RECORD_VERSION, Status, decode, encode
 
 # -P keeps the working directory out of sys.path, so that no file there can shadow a module.
 PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", "loba_tui.core.program.main")
 
 Action = Literal["sample", "eval", "plan", "data", "doctor", "merge", "interfere"]
+
+_MAX_REQUEST_BYTES = 1024 * 1024
 
 PLAN = "plan.json"
 """The file that a program asked for a plan leaves in its folder."""
@@ -65,8 +67,11 @@ class Request:
     @classmethod
     def read(cls, path: Path | str) -> Request:
         """Read a request file; raise ValueError where it is not one of this version."""
-        data = json.loads(Path(path).read_text("utf-8"))
-        if not isinstance(data, dict) or data.get("version") != RECORD_VERSION:
+        try:
+            data = decode(read_source(Path(path), _MAX_REQUEST_BYTES))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a request: {error}") from error
+        if data.get("version") != RECORD_VERSION:
             raise ValueError(f"{path} is not a request of version {RECORD_VERSION}")
         try:
             for key in ("prompts", "scales", "seeds"):
@@ -94,6 +99,7 @@ def launch(
 
     Raises:
         InUseError: A program works on the run already.
+        RefusedError: Something in the folder is not this user's own file or folder.
         ResourceError: The log cannot be written or the process cannot be started.
     """
     argv = [*program, "--run-dir", str(run_dir.path), *argv_extra]
@@ -108,7 +114,7 @@ def request(
     Raises:
         ResourceError: The request or the log cannot be written, or nothing can be started.
     """
-    write_atomically(run_dir.request, encode(asdict(wanted)))
+    run_dir.request.replace(encode(asdict(wanted)))
     return _start(run_dir, [*program, "--request", str(run_dir.request)])
 
 
@@ -118,12 +124,16 @@ def _start(
     environ: Mapping[str, str] | None = None,
     folder: str | None = None,
 ) -> subprocess.Popen[bytes]:
-    if is_locked(run_dir.lock, shared=True):
+    run_dir.require_safe()
+    if run_dir.lock.is_locked(shared=True):
         raise owner.in_use(run_dir.lock)
     status = Status("starting", 0, 0, time.time())
-    write_atomically(run_dir.status, encode(status.as_json()))
+    run_dir.status.replace(encode(status.as_json()))
     try:
-        return start_detached(argv, run_dir.log, environ=environ, folder=folder)
+        output = run_dir.log.open_to_append()
+        return start_detached(argv, output, environ=environ, folder=folder)
+    except UnsafeFileError as error:
+        raise unwritable(run_dir.log.path, error) from error
     except OSError as error:
         raise ResourceError(
             f"The program cannot be started in {run_dir.path}: {error.strerror or error}.",
@@ -133,19 +143,21 @@ def _start(
 
 def start_detached(
     argv: Sequence[str],
-    log: Path,
+    output: int,
     *,
     environ: Mapping[str, str] | None = None,
     folder: str | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process that no terminal's end reaches; what it prints is appended to `log`.
+    """Start a process that no terminal's end reaches.
 
-    Environment and working folder are this process's own where they are None.
+    Args:
+        output: The descriptor that takes what it prints; it is closed here.
+        environ: None hands on this process's own.
+        folder: The working directory; None hands on this process's own.
 
     Raises:
-        OSError: It cannot be started, or the log not be written.
+        OSError: It cannot be started.
     """
-    output = open_to_append(log)
     try:
         return subprocess.Popen(
             list(argv),

@@ -9,17 +9,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from loba_tui.core.errors import InUseError
-from loba_tui.core.files import PRIVATE_FILE_MODE, take_lock, unwritable
-from loba_tui.core.run.records import Owner
+from loba_tui.core.files import take_lock, unwritable
+from loba_tui.core.owned_files import OwnedFile
+from loba_tui.core.run.records import Owner, decode
+from loba_tui.core.text import clean
 
 # Counts the processes that the kernel killed for want of memory since boot.
 MACHINE_COUNTER = Path("/proc/vmstat")
+_MAX_RECORD_BYTES = 64 * 1024
 # A reader that looks whether the lock is free holds it shared for some microseconds.
 _LOCK_PATIENCE_SECONDS = 0.3
 
@@ -104,13 +109,65 @@ def _memory_events() -> Path | None:
     return None
 
 
-def holder(path: Path) -> Owner | None:
+def holder(lock: OwnedFile) -> Owner | None:
     """Return the process that took the lock last, None where that is not on record."""
     try:
-        record = json.loads(path.read_text())
-        return Owner(record["pid"], record["host"], record["process_start"], record["boot_id"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return Owner.from_json(_record(lock))
+    except (OSError, ValueError):
         return None
+
+
+def _record(lock: OwnedFile) -> dict[str, Any]:
+    return decode(lock.read(_MAX_RECORD_BYTES))
+
+
+def find_holder(lock: OwnedFile) -> int | None:
+    """Return the process of this machine that holds the lock, as a pidfd; None if none is found.
+
+    It is known by the lock that it holds open, whatever is on record; a record only says where to
+    look. The descriptor stands for that very process, so that its pid cannot have been given to
+    another one meanwhile.
+    """
+    try:
+        descriptor = lock.descriptor()
+    except OSError:
+        return None
+    try:
+        facts = os.fstat(descriptor)
+        recorded = holder(lock)
+        for pid in dict.fromkeys([*([recorded.pid] if recorded else []), *_locking(facts.st_ino)]):
+            with contextlib.suppress(OSError, OverflowError):
+                process = os.pidfd_open(pid)
+                if _holds(pid, facts):
+                    return process
+                os.close(process)
+    except AttributeError:  # no pidfd on this system
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _locking(inode: int) -> list[int]:
+    """Return the processes that the kernel lists with an exclusive flock on an inode."""
+    try:
+        rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return []
+    found = [row for row in rows if row[1:2] == ["FLOCK"] and row[3] == "WRITE"]
+    return [int(row[4]) for row in found if row[5].endswith(f":{inode}") and int(row[4]) > 0]
+
+
+def _holds(pid: int, lock: os.stat_result) -> bool:
+    """Say whether a process has the file open, and an exclusive lock on it."""
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            facts = os.stat(f"/proc/{pid}/fd/{entry}")
+            if (facts.st_dev, facts.st_ino) == (lock.st_dev, lock.st_ino):
+                told = Path(f"/proc/{pid}/fdinfo/{entry}").read_text()
+                if re.search(r"^lock:.*\bFLOCK\b.*\bWRITE\b", told, re.MULTILINE):
+                    return True
+    return False
 
 
 def has_ended(process: Owner) -> bool:
@@ -124,24 +181,25 @@ def has_ended(process: Owner) -> bool:
     return start is None or start != process.process_start
 
 
-def acquire(path: Path) -> int:
+def acquire(lock: OwnedFile) -> int:
     """Take the exclusive lock of a run and return the descriptor that holds it.
 
     The lock is free as soon as the process ends, however it ends; it is never stolen.
 
     Raises:
         InUseError: Another process holds it.
+        RefusedError: What is there in its place is not a plain file of this user.
         ResourceError: The lock file cannot be opened.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE_MODE)
+        descriptor = lock.descriptor(os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise unwritable(lock.path, error) from error
     try:
         take_lock(descriptor, patience=_LOCK_PATIENCE_SECONDS)
     except OSError as error:
         os.close(descriptor)
-        raise in_use(path) from error
+        raise in_use(lock) from error
     record = {**vars(this_process()), "time": time.time()}
     # It only says who holds the lock: a full disk must not keep a run from its own folder.
     with contextlib.suppress(OSError):
@@ -150,15 +208,16 @@ def acquire(path: Path) -> int:
     return descriptor
 
 
-def in_use(path: Path) -> InUseError:
-    """Return the error that names who holds the lock at `path`."""
+def in_use(lock: OwnedFile) -> InUseError:
+    """Return the error that names who holds the lock."""
     try:
-        record = json.loads(path.read_text())
+        record = _record(lock)
+        process = Owner.from_json(record)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["time"]))
-        who = f"process {record['pid']} on {record['host']} since {since}"
-    except (OSError, ValueError, KeyError, TypeError):
+        who = f"process {process.pid} on {clean(process.host, limit=80)} since {since}"
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         who = "another process"
     return InUseError(
-        f"{path.parent} is in use by {who}.",
+        f"{lock.folder} is in use by {who}.",
         "Wait for it, or stop it with `loba runs stop`.",
     )

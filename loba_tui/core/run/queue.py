@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.files import PRIVATE_DIR_MODE, is_locked, write_atomically
+from loba_tui.core.files import PRIVATE_DIR_MODE, is_locked, open_to_append, write_atomically
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.launch import PROGRAM, start_detached
 from loba_tui.core.run.reader import Liveness, RunReader
@@ -113,6 +113,7 @@ class Queue:
         """Put a run at the end.
 
         Raises:
+            RefusedError: Something in the run's folder is not this user's own file or folder.
             ResourceError: The state folder cannot be written.
         """
         try:
@@ -128,9 +129,8 @@ class Queue:
             folder=str(Path.cwd()),
             environ={name: environ[name] for name in KEPT_ENVIRONMENT if name in environ},
         )
-        write_atomically(
-            run_dir.status, encode(Status("queued", 0, 0, heartbeat=time.time()).as_json())
-        )
+        run_dir.require_safe()
+        run_dir.status.replace(encode(Status("queued", 0, 0, heartbeat=time.time()).as_json()))
         write_atomically(entry.path, encode(entry.as_json()))
         return entry
 
@@ -172,7 +172,7 @@ class Queue:
         try:
             self.folder.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
             argv = [*SUPERVISOR, str(self.folder), *program]
-            start_detached(argv, self.folder / "log.txt", folder="/")
+            start_detached(argv, open_to_append(self.folder / "log.txt"), folder="/")
         except OSError as error:
             raise ResourceError(
                 f"The queue's supervisor cannot be started: {error.strerror or error}."

@@ -67,7 +67,7 @@ class Supervisor:
         return bool(entries or self._children)
 
     def _is_over(self, entry: Entry) -> bool:
-        if not entry.run.recipe.is_file():
+        if not entry.run.recipe.is_there():
             logger.info("%s is gone", entry.run.path)
             return True
         state = RunReader(entry.run).liveness().state

@@ -10,10 +10,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from loba_tui.core.files import is_locked
+from loba_tui.core.files import UnsafeFileError
+from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.records import Event, Metric, Owner, Status, decode
@@ -22,6 +22,7 @@ _Record = TypeVar("_Record", Metric, Event)
 
 STALLED_SECONDS = 60.0
 _CHUNK_BYTES = 4 * 1024 * 1024
+_MAX_LINE_BYTES = 64 * 1024 * 1024
 _MAX_JSON_BYTES = 4 * 1024 * 1024
 
 LivenessState = Literal[
@@ -97,6 +98,15 @@ class RunReader:
         except ValueError:
             return None
 
+    def _why_unreadable(self) -> str:
+        try:
+            self.run_dir.status.stat()
+        except UnsafeFileError as error:
+            return f"its status.json {error.strerror}"
+        except OSError:
+            pass
+        return "the run has no readable status"
+
     def report(self) -> dict[str, Any] | None:
         """Return the measured effect of the finished adapter, None where there is none."""
         return _read_object(self.run_dir.report)
@@ -108,11 +118,11 @@ class RunReader:
             now: Wall time to compare the heartbeat with; None takes the clock.
         """
         status = self.status()
-        held = is_locked(self.run_dir.lock, shared=True)
+        held = self.run_dir.lock.is_locked(shared=True)
         if status is None:
             if held:
                 return Liveness("starting", "the program has taken the run")
-            return Liveness("unknown", "the run has no readable status")
+            return Liveness("unknown", self._why_unreadable())
         if status.is_final:
             state = cast(LivenessState, status.phase)
             return Liveness(state, f"the program said {status.phase}")
@@ -178,8 +188,8 @@ def _why_killed(status: Status) -> str:
 class Tail:
     """Complete lines that were appended to a file since the last look."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, file: OwnedFile) -> None:
+        self._file = file
         self._offset = 0
         self._inode: int | None = None
         self._in_overlong_line = False
@@ -187,25 +197,27 @@ class Tail:
     def skip_to_end(self) -> None:
         """Stand behind the last whole line; a long file is not read for that."""
         try:
-            stream = self._path.open("rb")
+            stream = self._file.open()
         except OSError:
             return
         with stream:
             facts = os.fstat(stream.fileno())
             self._inode, self._offset, self._in_overlong_line = facts.st_ino, 0, False
-            end = facts.st_size
-            while end > 0:
-                start = max(0, end - _CHUNK_BYTES)
+            end, floor = facts.st_size, max(0, facts.st_size - _MAX_LINE_BYTES)
+            while end > floor:
+                start = max(floor, end - _CHUNK_BYTES)
                 found = os.pread(stream.fileno(), end - start, start).rfind(b"\n")
                 if found >= 0:
                     self._offset = start + found + 1
                     return
                 end = start
+            if floor:
+                self._offset, self._in_overlong_line = facts.st_size, True
 
     def new_lines(self) -> Iterator[bytes]:
         """Yield the lines that are not blank; one that is longer than a chunk is left out."""
         try:
-            stream = self._path.open("rb")
+            stream = self._file.open()
         except OSError:
             return
         with stream:
@@ -213,14 +225,19 @@ class Tail:
             if facts.st_ino != self._inode or facts.st_size < self._offset:
                 self._inode, self._offset, self._in_overlong_line = facts.st_ino, 0, False
             stream.seek(self._offset)
+            num_lineless = 0
             while chunk := stream.read(_CHUNK_BYTES):
                 end = chunk.rfind(b"\n") + 1
                 if end == 0:
                     if len(chunk) < _CHUNK_BYTES:
                         return
-                    # No record is this long; drop it up to its end rather than hold it.
+                    # No record is this long; drop it up to its end rather than hold it. A file
+                    # without any line can be of any length, and take none of the disk.
                     self._in_overlong_line = True
                     self._offset += len(chunk)
+                    num_lineless += len(chunk)
+                    if num_lineless >= _MAX_LINE_BYTES:
+                        self._offset = stream.seek(0, os.SEEK_END)
                     continue
                 self._offset += end
                 stream.seek(self._offset)
@@ -231,10 +248,8 @@ class Tail:
                 yield from (line for line in lines if line.strip())
 
 
-def _read_object(path: Path) -> dict[str, Any] | None:
+def _read_object(file: OwnedFile) -> dict[str, Any] | None:
     try:
-        with path.open("rb") as stream:
-            content = stream.read(_MAX_JSON_BYTES + 1)
-        return None if len(content) > _MAX_JSON_BYTES else decode(content)
+        return decode(file.read(_MAX_JSON_BYTES))
     except (OSError, ValueError):
         return None

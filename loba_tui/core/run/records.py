@@ -29,6 +29,20 @@ class Owner:
     process_start: float | None
     boot_id: str | None
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Owner:
+        """Read the owner out of a record; raise ValueError where it names none."""
+        start, boot = data.get("process_start"), data.get("boot_id")
+        try:
+            return cls(
+                pid=int(data["pid"]),
+                host=str(data.get("host", "")),
+                process_start=None if start is None else float(start),
+                boot_id=None if boot is None else str(boot),
+            )
+        except (KeyError, TypeError, OverflowError) as error:
+            raise ValueError(f"not an owner: {error!r}") from error
+
 
 @dataclass(frozen=True)
 class Status:
@@ -75,12 +89,9 @@ class Status:
             total, heartbeat = int(rest.pop("total", 0)), float(rest.pop("heartbeat", 0.0))
             owner = None
             if rest.get("pid") is not None:
-                owner = Owner(
-                    pid=int(rest.pop("pid")),
-                    host=str(rest.pop("host", "")),
-                    process_start=rest.pop("process_start", None),
-                    boot_id=rest.pop("boot_id", None),
-                )
+                owner = Owner.from_json(rest)
+                for key in ("pid", "host", "process_start", "boot_id"):
+                    rest.pop(key, None)
         except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not a status: {error!r}") from error
         return cls(phase, step, total, heartbeat, owner, rest)

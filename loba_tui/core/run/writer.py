@@ -10,18 +10,11 @@ import logging
 import os
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.files import (
-    PRIVATE_DIR_MODE,
-    PRIVATE_FILE_MODE,
-    discard_staged,
-    unwritable,
-    write_all,
-    write_atomically,
-)
+from loba_tui.core.files import PRIVATE_DIR_MODE, unwritable, write_all
+from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.redact import Redactor
 from loba_tui.core.run import disk, owner
 from loba_tui.core.run.directory import RunDir
@@ -106,16 +99,17 @@ class RunWriter(Records):
 
         Raises:
             InUseError: Another process owns it.
+            RefusedError: It has a link or the like where its own files belong.
             ResourceError: It cannot be written.
         """
         try:
             run_dir.path.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
-            for folder in (run_dir.control, run_dir.samples, run_dir.adapter_dir):
-                folder.mkdir(mode=PRIVATE_DIR_MODE, exist_ok=True)
+            run_dir.prepare()
         except OSError as error:
             raise unwritable(run_dir.path, error) from error
         writer = cls(run_dir, owner.acquire(run_dir.lock), redactor or Redactor())
-        discard_staged(run_dir.path, run_dir.samples, run_dir.adapter_dir)
+        for folder in (run_dir.folder, run_dir.samples, run_dir.adapter_dir):
+            folder.discard_staged()
         writer.status(phase="starting", oom_kills=owner.oom_kills())
         writer._heart.start()
         return writer
@@ -156,9 +150,9 @@ class RunWriter(Records):
 
     def write_file(self, name: str, content: bytes, *, sync: bool = False) -> str:
         """Write a file beside the records."""
-        path = self.run_dir.path / name
-        write_atomically(path, content, sync=sync)
-        return str(path)
+        file = self.run_dir.folder.file(name)
+        file.replace(content, sync=sync)
+        return str(file)
 
     def flush(self) -> None:
         """Write the status now."""
@@ -168,7 +162,7 @@ class RunWriter(Records):
             status = Status(self.phase, self._step, self._total, time.time(), self._owner, extra)
             content = encode(status.as_json())
             try:
-                write_atomically(self.run_dir.status, content)
+                self.run_dir.status.replace(content)
             except ResourceError as error:
                 if disk.trouble_of(error) is None:
                     raise
@@ -210,8 +204,8 @@ class RunWriter(Records):
 class _LineFile:
     """An append-only file in which every line is one write, opened at the first line."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, file: OwnedFile) -> None:
+        self._file = file
         self._descriptor = -1
         self._end = 0
         self._waiting = bytearray()
@@ -229,12 +223,11 @@ class _LineFile:
         except OSError as error:
             self._cut_back()
             if disk.trouble_of(error) is None:
-                raise unwritable(self._path, error) from error
+                raise unwritable(self._file.path, error) from error
             self._drop_oldest()
 
     def _open(self) -> None:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        self._descriptor = os.open(self._path, flags, PRIVATE_FILE_MODE)
+        self._descriptor = self._file.descriptor(os.O_RDWR | os.O_APPEND | os.O_CREAT)
         self._end = os.fstat(self._descriptor).st_size
         if self._end > 0 and os.pread(self._descriptor, 1, self._end - 1) != b"\n":
             # A line that was cut short by a kill must not swallow the next one.
@@ -260,10 +253,10 @@ class _LineFile:
             self._descriptor = -1
 
 
-def _overwrite(path: Path, content: bytes) -> None:
+def _overwrite(file: OwnedFile, content: bytes) -> None:
     """Replace a file's content in place: a full disk often still takes what needs no new block."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = file.descriptor(os.O_WRONLY)
         try:
             # As long as what is there, so that one write leaves no remains of it behind.
             os.pwrite(descriptor, content.ljust(os.fstat(descriptor).st_size), 0)

@@ -18,6 +18,7 @@ from loba_tui.client.metrics.index import CHUNK_BYTES, RATE, SeriesIndex
 from loba_tui.client.metrics.window import Window, window
 from loba_tui.client.runs.events import event_line
 from loba_tui.client.runs.log_tail import LogTail
+from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import Liveness, RunReader
 from loba_tui.core.run.records import Event, Status
@@ -116,7 +117,7 @@ class Frame:
     latest: dict[str, float] = field(default_factory=dict)
     events: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
-    samples: tuple[Path, ...] = ()
+    samples: tuple[OwnedFile, ...] = ()
     machine: MachineState | None = None
     outcome: str = ""
     failure: str = ""
@@ -172,7 +173,7 @@ class MonitorModel:
                 latest=self._latest(),
                 events=tuple(self._events),
                 log=self._log.lines(),
-                samples=_samples(self.run),
+                samples=tuple(self.run.strips()),
                 machine=machine,
                 outcome=str(report.get("outcome", "")) if report else "",
                 failure=self._failure,
@@ -302,11 +303,3 @@ def _facts(drawn: Window, view: View, name: str) -> str:
     if view.smoothing and drawn.last_smooth is not None:
         words.append(f"~{drawn.last_smooth:.4g}")
     return "  ".join(words)
-
-
-def _samples(run: RunDir) -> tuple[Path, ...]:
-    """Return the picture strips, oldest step first."""
-    try:
-        return tuple(sorted(run.samples.glob("*.png")))
-    except OSError:
-        return ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events
@@ -13,6 +12,8 @@ from textual.containers import Vertical
 from textual.strip import Strip
 
 from loba_tui.client.context import ImageMode
+from loba_tui.core.owned_files import OwnedFile
+from loba_tui.core.text import clean
 from loba_tui.widgets.line import Line
 from loba_tui.widgets.picture import Picture, half_blocks
 
@@ -37,8 +38,8 @@ class SamplePane(Vertical, can_focus=True):
     def __init__(self, mode: ImageMode) -> None:
         super().__init__(id="samples")
         self._mode = mode
-        self._paths: tuple[Path, ...] = ()
-        self._at: Path | None = None
+        self._strips: tuple[OwnedFile, ...] = ()
+        self._at: OwnedFile | None = None
         self._scale = -1
         self._num_scales = 0
         self._note = ""
@@ -51,21 +52,21 @@ class SamplePane(Vertical, can_focus=True):
         else:
             yield Picture()
 
-    def set_paths(self, paths: Sequence[Path]) -> None:
+    def set_strips(self, strips: Sequence[OwnedFile]) -> None:
         """Say which strips there are; the newest is shown unless another was chosen."""
-        if tuple(paths) != self._paths:
-            self._paths = tuple(paths)
-            if self._at not in self._paths:
+        if tuple(strips) != self._strips:
+            self._strips = tuple(strips)
+            if self._at not in self._strips:
                 self._at = None
             self.is_stale = True
         self._heading()
 
     @property
-    def path(self) -> Path | None:
+    def strip(self) -> OwnedFile | None:
         """Return the strip that is to be shown."""
         if self._at is not None:
             return self._at
-        return self._paths[-1] if self._paths else None
+        return self._strips[-1] if self._strips else None
 
     @property
     def room(self) -> tuple[int, int]:
@@ -73,12 +74,12 @@ class SamplePane(Vertical, can_focus=True):
         return self.size.width, max(0, self.size.height - 1)
 
     def action_step(self, by: int) -> None:
-        if not self._paths:
+        if not self._strips:
             return
-        here = self._paths.index(self._at) if self._at in self._paths else len(self._paths) - 1
-        there = max(0, min(here + by, len(self._paths) - 1))
+        here = self._strips.index(self._at) if self._at in self._strips else len(self._strips) - 1
+        there = max(0, min(here + by, len(self._strips) - 1))
         # At the newest one new strips are followed again.
-        self._at = None if there == len(self._paths) - 1 else self._paths[there]
+        self._at = None if there == len(self._strips) - 1 else self._strips[there]
         self.is_stale = True
         self._heading()
 
@@ -93,13 +94,13 @@ class SamplePane(Vertical, can_focus=True):
 
         It is called off the UI thread.
         """
-        path, scale, (columns, rows) = self.path, self._scale, self.room
-        if path is None or self._mode == "off" or columns < 1 or rows < 1:
+        strip, scale, (columns, rows) = self.strip, self._scale, self.room
+        if strip is None or self._mode == "off" or columns < 1 or rows < 1:
             return 0, "", None
         # Pillow is loaded when there is a picture, not before the first paint.
         from loba_tui.screens.monitor.strip_cells import best_columns, one_scale, open_strip
 
-        image, cells = open_strip(path)
+        image, cells = open_strip(strip)
         note = "all scales" if cells.scales else "scales not told apart"
         if cells.scales and scale >= 0:
             scale = min(scale, len(cells.scales) - 1)
@@ -123,12 +124,14 @@ class SamplePane(Vertical, can_focus=True):
 
     def _heading(self) -> None:
         tone = "active" if self.has_focus else "strong"
-        path = self.path
-        if path is None:
+        strip = self.strip
+        if strip is None:
             facts = " none yet; I draws one now"
         else:
-            number = self._paths.index(path) + 1 if path in self._paths else 0
-            facts = f" {path.stem}  {number}/{len(self._paths)}  {self._note}"
+            number = self._strips.index(strip) + 1 if strip in self._strips else 0
+            facts = (
+                f" {clean(strip.path.stem, limit=40)}  {number}/{len(self._strips)}  {self._note}"
+            )
             if self._mode == "off":
                 facts += "  (pictures are off)"
         self.query_one("#sample-heading", Line).say((" samples ", tone), facts)

@@ -155,7 +155,7 @@ class MonitorScreen(RunActions):
             self.query_one(MachinePane).show(frame.machine, frame.status, memory)
         self.query_one("#log", LogView).show(frame.log)
         self.query_one("#events", LogView).show(frame.events)
-        self.query_one(SamplePane).set_paths(frame.samples)
+        self.query_one(SamplePane).set_strips(frame.samples)
         self._panes.draw_tabs()
         self._draw_charts()
         self._draw_sample()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
 from loba_tui.core.errors import CorruptError
+from loba_tui.core.owned_files import OwnedFile
 
 # The program writes it, see core/program/sampling/strip.py.
 _CELLS_KEY = "loba.cells"
 _MOST_PIXELS = 64_000_000
+_MOST_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,19 @@ class StripCells:
         return found if is_sound else cls()
 
 
-def open_strip(path: Path) -> tuple[Image.Image, StripCells]:
+def open_strip(file: OwnedFile) -> tuple[Image.Image, StripCells]:
     """Return a strip and where its images lie.
 
     Raises:
         CorruptError: It is no picture, or too large to be one of ours.
     """
     try:
-        image = Image.open(path, formats=("PNG",))
+        image = Image.open(io.BytesIO(file.read(_MOST_BYTES)), formats=("PNG",))
         if image.width * image.height > _MOST_PIXELS:
-            raise CorruptError(f"{path.name} has {image.width}×{image.height} pixels.")
+            raise CorruptError(f"{file.name} has {image.width}×{image.height} pixels.")
         image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CorruptError(f"{path.name} cannot be shown: {error}") from error
+        raise CorruptError(f"{file.name} cannot be shown: {error}") from error
     return image.convert("RGB"), StripCells.of(image.info.get(_CELLS_KEY, ""))
 
 

@@ -48,19 +48,19 @@ def adapter_bytes(**metadata: str) -> bytes:
 def make_run(place: Path, recipe: str | None = None) -> RunDir:
     run_dir = RunDir.create(place, "size-slider")
     text = recipe if recipe is not None else dump_recipe(load_recipe(RECIPE, plugins=SHIPPED))
-    run_dir.recipe.write_text(text)
+    run_dir.recipe.path.write_text(text)
     facts = {"loba.version": "0.1.0", "loba.step": "70", "loba.effect.outcome": "works"}
-    run_dir.adapter.write_bytes(adapter_bytes(**facts))
-    run_dir.adapter_kohya.write_bytes(adapter_bytes(form="kohya"))
+    run_dir.adapter.path.write_bytes(adapter_bytes(**facts))
+    run_dir.adapter_kohya.path.write_bytes(adapter_bytes(form="kohya"))
     report = {
         "outcome": "works",
         "verdict": ["It moves <shape_area>."],
         "clean_range": [-2.0, 2.0],
     }
-    run_dir.report.write_text(json.dumps(report))
-    run_dir.report_picture.write_bytes(b"\x89PNG report")
-    run_dir.sample_strip(35).write_bytes(b"\x89PNG early")
-    run_dir.sample_strip(70).write_bytes(b"\x89PNG late")
+    run_dir.report.path.write_text(json.dumps(report))
+    run_dir.report_picture.path.write_bytes(b"\x89PNG report")
+    run_dir.sample_strip(35).path.write_bytes(b"\x89PNG early")
+    run_dir.sample_strip(70).path.write_bytes(b"\x89PNG late")
     return run_dir
 
 
@@ -123,7 +123,7 @@ def test_a_run_is_pushed_whole_in_one_commit_and_private(hub, run_dir):
     assert 'pipe.load_lora_weights("me/size-slider")' in done.stdout
     assert set(files) == {".gitattributes", *EVERYTHING}
     weights = files["pytorch_lora_weights.safetensors"].read_bytes()
-    assert weights == run_dir.adapter.read_bytes()
+    assert weights == run_dir.adapter.path.read_bytes()
     assert files["strip.png"].read_bytes() == b"\x89PNG late"
     card = files["README.md"].read_bytes().decode()
     data = front_matter(card)
@@ -152,12 +152,12 @@ def test_the_card_names_the_base_model_its_licence_and_its_commit(hub, run_dir):
     method = "method: {name: lora_finetune}\n\n"
     before, _, after = recipe.partition("method:\n")
     recipe = f"{before}{method}{data}\n\noptimizer:{after.partition('optimizer:')[2]}"
-    run_dir.recipe.write_text(recipe)
+    run_dir.recipe.path.write_text(recipe)
     metadata = {
         "loba.base_model_revision": "f" * 40,
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
     }
-    run_dir.adapter.write_bytes(adapter_bytes(**metadata))
+    run_dir.adapter.path.write_bytes(adapter_bytes(**metadata))
     hub.kept["stabilityai/sdxl"] = KeptRepo()
     hub.cards["stabilityai/sdxl"] = {"license": "openrail++"}
     assert push(hub, run_dir).exit_code == 0
@@ -175,11 +175,11 @@ def test_the_card_names_the_base_model_its_licence_and_its_commit(hub, run_dir):
 
 
 def test_a_kind_that_peft_alone_loads_is_pushed_as_its_folder(hub, run_dir):
-    peft = run_dir.adapter_dir / "peft"
+    peft = run_dir.adapter_dir.path / "peft"
     peft.mkdir()
     (peft / "adapter_config.json").write_text('{"peft_type": "OFT"}')
     (peft / "adapter_model.safetensors").write_bytes(adapter_bytes())
-    run_dir.adapter_kohya.unlink()
+    run_dir.adapter_kohya.path.unlink()
     done = push(hub, run_dir)
     assert done.exit_code == 0, done.stderr
     line = 'PeftModel.from_pretrained(pipe.unet, "me/size-slider", subfolder="peft")'
@@ -214,7 +214,7 @@ def test_a_second_push_uploads_only_what_changed_and_asks_before_it_replaces(hub
     assert again.exit_code == 0
     assert "nothing changed" in again.stderr
     assert len(hub.kept["me/size-slider"].messages) == 2
-    run_dir.report.write_text(json.dumps({"outcome": "entangled"}))
+    run_dir.report.path.write_text(json.dumps({"outcome": "entangled"}))
     refused = push(hub, run_dir)
     assert refused.exit_code == 8
     assert "report.json will be replaced" in refused.stderr
@@ -268,16 +268,16 @@ SECRET = "hf_" + "s" * 34
 @pytest.mark.parametrize("where", ["recipe", "report", "metadata", "picture", "environment"])
 def test_a_file_that_holds_a_token_is_not_uploaded(hub, run_dir, where, monkeypatch):
     if where == "recipe":
-        run_dir.recipe.write_text(f"# {SECRET}\n" + run_dir.recipe.read_text())
+        run_dir.recipe.path.write_text(f"# {SECRET}\n" + run_dir.recipe.path.read_text())
     elif where == "report":
-        run_dir.report.write_text(json.dumps({"outcome": SECRET}))
+        run_dir.report.path.write_text(json.dumps({"outcome": SECRET}))
     elif where == "metadata":
-        run_dir.adapter.write_bytes(adapter_bytes(comment=SECRET))
+        run_dir.adapter.path.write_bytes(adapter_bytes(comment=SECRET))
     elif where == "picture":
-        run_dir.report_picture.write_bytes(b"\x89PNG\0" + SECRET.encode())
+        run_dir.report_picture.path.write_bytes(b"\x89PNG\0" + SECRET.encode())
     else:
         monkeypatch.setenv("MY_API_KEY", "not-like-a-token-at-all")
-        run_dir.report.write_text(json.dumps({"outcome": "not-like-a-token-at-all"}))
+        run_dir.report.path.write_text(json.dumps({"outcome": "not-like-a-token-at-all"}))
     done = push(hub, run_dir)
     assert done.exit_code == 8
     assert "access token" in done.stderr
@@ -291,22 +291,22 @@ def test_a_link_in_a_run_folder_from_elsewhere_is_not_followed(hub, run_dir, tmp
     private.mkdir()
     (private / "holiday.png").write_bytes(b"\x89PNG me")
     if which == "file":
-        run_dir.report.unlink()
-        run_dir.report.symlink_to(private / "holiday.png")
+        run_dir.report.path.unlink()
+        run_dir.report.path.symlink_to(private / "holiday.png")
     else:
-        shutil.rmtree(run_dir.samples)
-        run_dir.samples.symlink_to(private)
+        shutil.rmtree(run_dir.samples.path)
+        run_dir.samples.path.symlink_to(private)
     done = push(hub, run_dir)
     assert done.exit_code == 8
-    assert "out of its run's folder" in done.stderr
+    assert "is a link" in done.stderr
     assert hub.kept == {}
 
 
 def test_a_run_without_an_adapter_or_with_a_damaged_one_is_not_pushed(hub, run_dir):
-    run_dir.adapter_kohya.write_bytes(b"\0" * 40)
+    run_dir.adapter_kohya.path.write_bytes(b"\0" * 40)
     damaged = push(hub, run_dir)
     assert damaged.exit_code == 7
-    run_dir.adapter.unlink()
+    run_dir.adapter.path.unlink()
     missing = push(hub, run_dir)
     assert missing.exit_code == 7
     assert "--resume" in missing.stderr
@@ -327,7 +327,7 @@ def test_an_upload_that_breaks_leaves_no_commit_and_is_gone_on_with(hub, run_dir
 @pytest.mark.parametrize(("status", "code"), [(412, 6), (500, 4)])
 def test_a_commit_that_is_refused_is_explained(hub, run_dir, status, code):
     assert push(hub, run_dir).exit_code == 0
-    run_dir.report.write_text("{}")
+    run_dir.report.path.write_text("{}")
     hub.faults = [Fault("/commit/", "status", status, method="POST", times=1000)]
     done = push(hub, run_dir, "--yes")
     assert done.exit_code == code

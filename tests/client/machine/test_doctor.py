@@ -30,14 +30,14 @@ def make_run(folder: Path, steps: tuple[int, ...] = (1, 2)) -> RunDir:
             writer.metric(step=step, loss=0.5)
         writer.status(phase="finished", step=steps[-1], total=steps[-1])
     for step in steps:
-        path = run_dir.checkpoints / f"step-{step:06d}"
+        path = run_dir.checkpoints.path / f"step-{step:06d}"
         path.mkdir()
         contents = {"state.json": b"{}", "adapter.safetensors": b"weights"}
         for name, content in contents.items():
             (path / name).write_bytes(content)
         sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         (path / "manifest.json").write_text(json.dumps(sums))
-    save_file({"a.lora_A.weight": torch.ones(2, 2)}, run_dir.adapter, {"loba.step": "2"})
+    save_file({"a.lora_A.weight": torch.ones(2, 2)}, run_dir.adapter.path, {"loba.step": "2"})
     return run_dir
 
 
@@ -58,8 +58,8 @@ def test_a_good_run_has_no_problem(tmp_path: Path):
 
 def test_each_damaged_file_of_a_checkpoint_is_named(tmp_path: Path):
     run_dir = make_run(tmp_path)
-    (run_dir.checkpoints / "step-000002" / "adapter.safetensors").write_bytes(b"weightz")
-    (run_dir.checkpoints / "step-000002" / "state.json").unlink()
+    (run_dir.checkpoints.path / "step-000002" / "adapter.safetensors").write_bytes(b"weightz")
+    (run_dir.checkpoints.path / "step-000002" / "state.json").unlink()
     findings = list(examine_run(run_dir))
     assert problems(findings) == {
         "step-000002/adapter.safetensors": ExitCode.CORRUPT,
@@ -70,7 +70,7 @@ def test_each_damaged_file_of_a_checkpoint_is_named(tmp_path: Path):
 def test_a_run_without_any_good_checkpoint_is_said_to_be_lost(tmp_path: Path):
     run_dir = make_run(tmp_path)
     for step in (1, 2):
-        (run_dir.checkpoints / f"step-{step:06d}" / "manifest.json").write_text("{")
+        (run_dir.checkpoints.path / f"step-{step:06d}" / "manifest.json").write_text("{")
     findings = list(examine_run(run_dir))
     assert "checkpoints" in problems(findings)
     assert worst_code(findings) == ExitCode.CORRUPT
@@ -79,22 +79,25 @@ def test_a_run_without_any_good_checkpoint_is_said_to_be_lost(tmp_path: Path):
 @pytest.mark.parametrize("name", ["../../outside", "/etc/hostname", "a/b"])
 def test_a_manifest_never_opens_what_lies_outside(tmp_path: Path, name: str):
     run_dir = make_run(tmp_path)
-    (run_dir.checkpoints / "step-000002" / "manifest.json").write_text(json.dumps({name: "0"}))
+    (run_dir.checkpoints.path / "step-000002" / "manifest.json").write_text(json.dumps({name: "0"}))
     found = problems(examine_run(run_dir))
     assert found == {f"step-000002/{name}": ExitCode.REFUSED}
 
 
 def test_a_linked_checkpoint_file_is_refused(tmp_path: Path):
     run_dir = make_run(tmp_path)
-    file = run_dir.checkpoints / "step-000002" / "state.json"
+    file = run_dir.checkpoints.path / "step-000002" / "state.json"
     file.unlink()
     file.symlink_to(tmp_path / "elsewhere")
-    assert problems(examine_run(run_dir)) == {"step-000002/state.json": ExitCode.REFUSED}
+    assert problems(examine_run(run_dir)) == {
+        "folder": ExitCode.REFUSED,
+        "step-000002/state.json": ExitCode.REFUSED,
+    }
 
 
 def test_a_truncated_adapter_is_corrupt(tmp_path: Path):
     run_dir = make_run(tmp_path)
-    run_dir.adapter.write_bytes(run_dir.adapter.read_bytes()[:-3])
+    run_dir.adapter.path.write_bytes(run_dir.adapter.path.read_bytes()[:-3])
     assert problems(doctor.run_folder(run_dir)) == {"adapter.safetensors": ExitCode.CORRUPT}
 
 

@@ -20,7 +20,7 @@ from loba_tui.core.run.reader import RunReader
 
 def write(run: RunDir, rows: Iterable[dict[str, Any]], mode: str = "a") -> None:
     run.path.mkdir(parents=True, exist_ok=True)
-    with run.metrics.open(mode) as stream:
+    with run.metrics.path.open(mode) as stream:
         stream.writelines(json.dumps(row) + "\n" for row in rows)
 
 
@@ -132,13 +132,13 @@ def test_a_series_that_begins_late_is_placed_rightly(run: RunDir, tmp_path: Path
 
 def test_torn_foreign_and_overlong_lines_are_passed_over(run: RunDir, tmp_path: Path) -> None:
     write(run, losses(10))
-    with run.metrics.open("ab") as stream:
+    with run.metrics.path.open("ab") as stream:
         stream.write(b'{"step": "x"}\n[1]\n\xff\xfe\n' + b"x" * 3_000_000 + b"\n")
         stream.write(b'{"step": 11, "loss": 7, "note": "text", "flag": true}\n{"step": 12, "lo')
     index = updated(run, tmp_path / "cache")
     assert values(index)[-1] == 7.0
     assert index.names == ["loss"]
-    with run.metrics.open("ab") as stream:
+    with run.metrics.path.open("ab") as stream:
         stream.write(b'ss": 8}\n')
     index.update()
     assert values(index)[-1] == 8.0
@@ -147,7 +147,7 @@ def test_torn_foreign_and_overlong_lines_are_passed_over(run: RunDir, tmp_path: 
 def test_another_file_of_the_same_name_is_read_anew(run: RunDir, tmp_path: Path) -> None:
     write(run, losses(1000))
     updated(run, tmp_path / "cache")
-    run.metrics.unlink()
+    run.metrics.path.unlink()
     write(run, [{"step": s, "loss": 1.0} for s in range(1, 2001)])
     assert set(values(updated(run, tmp_path / "cache"))) == {1.0}
 
@@ -171,7 +171,7 @@ def test_indexes_of_runs_that_are_gone_are_removed(run: RunDir, tmp_path: Path) 
     updated(run, cache)
     discard_orphans(cache)
     assert len(list((cache / "series").iterdir())) == 1
-    run.metrics.unlink()
+    run.metrics.path.unlink()
     run.path.rmdir()
     discard_orphans(cache)
     assert list((cache / "series").iterdir()) == []
@@ -217,7 +217,7 @@ def test_the_smoothed_line_is_the_exponential_moving_average(run: RunDir, tmp_pa
 def test_an_indexed_run_opens_without_reading_it_again(run: RunDir, tmp_path: Path) -> None:
     write(run, losses(20_000))
     updated(run, tmp_path / "cache")
-    os.utime(run.metrics)
+    os.utime(run.metrics.path)
     begin = time.process_time()
     index = SeriesIndex(run, tmp_path / "cache")
     index.update()

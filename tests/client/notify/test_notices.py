@@ -33,7 +33,7 @@ TOKEN = "hf_" + "Ab1" * 12
 
 def new_run(home: Path, name: str = "size") -> RunDir:
     run = RunDir.create(home / "output", name, ledger=Ledger.of_user(environment(home)))
-    run.recipe.write_text("version: 1\n")
+    run.recipe.path.write_text("version: 1\n")
     return run
 
 
@@ -113,7 +113,7 @@ def test_a_run_that_goes_on_after_its_end_is_followed_again(tmp_path: Path) -> N
             writer.status(phase="training", step=number, total=9)
             writer.event("finished")
             writer.status(phase="finished")
-        os.utime(run.status, (time.time(), 1000.0 + number))
+        os.utime(run.status.path, (time.time(), 1000.0 + number))
         assert told(finder) == ([] if number == 0 else [("finished", "finished")])
 
 

@@ -26,7 +26,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
 
 def make_run(tmp_path: Path, ledger: Ledger, name: str, text: str = SLIDER) -> RunDir:
     run = RunDir.create(tmp_path / "output", name, ledger=ledger)
-    run.recipe.write_text(text)
+    run.recipe.path.write_text(text)
     return run
 
 

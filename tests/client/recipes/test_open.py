@@ -63,8 +63,8 @@ def test_a_recipe_is_fetched_at_its_commit_shown_and_run(hub, started):
     assert f"{origin} (v1)" in done.stderr
     assert f"{hub.endpoint}/me/sliders/blob/{commit}/size.yaml" in done.stderr
     assert "  name: size-slider" in done.stderr
-    assert json.loads(run_dir.origin.read_text())["recipe"] == origin
-    assert "steps: 3" in run_dir.recipe.read_text()
+    assert json.loads(run_dir.origin.path.read_text())["recipe"] == origin
+    assert "steps: 3" in run_dir.recipe.path.read_text()
     shown = json.loads(loba("runs", "show", str(run_dir.path), "--json").stdout)
     assert shown["origin"] == origin
 
@@ -119,7 +119,7 @@ def test_paths_of_images_in_it_are_of_the_current_folder(hub, started, tmp_path)
     hub.kept["me/sliders"].commit("main", {"size.yaml": text.encode()}, "photos")
     done = loba("run", ADDRESS, "--yes")
     assert done.exit_code == 0, done.stderr
-    assert f"path: {tmp_path / 'my photos'}\n" in started[0].recipe.read_text()
+    assert f"path: {tmp_path / 'my photos'}\n" in started[0].recipe.path.read_text()
 
 
 def test_two_revisions_of_a_recipe_can_be_compared(hub):

@@ -166,7 +166,7 @@ def test_a_run_on_a_full_disk_waits_and_goes_on_by_itself(loba: Training, small_
             pass
     wait_until(lambda: "waits for the disk" in RunReader(run_dir).liveness().reason)
     assert state(run_dir) == "paused"
-    assert list(run_dir.checkpoints.glob("step-*/manifest.json"))
+    assert list(run_dir.checkpoints.path.glob("step-*/manifest.json"))
     at = RunReader(run_dir).status()
     assert at is not None
     wait_until(lambda: heartbeat(run_dir) > at.heartbeat)
@@ -204,5 +204,5 @@ def test_a_run_of_two_processes_is_steered_as_one(loba: Training) -> None:
     record = ChangeRecord.read(run_dir.changes)
     assert record is not None
     assert {change.step for change in record.changes} == {at}
-    assert run_dir.adapter.is_file()
+    assert run_dir.adapter.is_there()
     shutil.rmtree(run_dir.path)

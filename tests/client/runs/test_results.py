@@ -9,7 +9,7 @@ from loba_tui.core.run.records import Event
 
 def test_what_other_tools_make_of_a_kind_is_said_at_the_end_of_a_run(tmp_path: Path) -> None:
     run_dir = RunDir.create(tmp_path, "run")
-    run_dir.adapter_peft.mkdir(parents=True)
+    run_dir.adapter_peft.path.mkdir(parents=True)
     for notes in (["Only PEFT\x1b[2J reads it."], "not a list", None):
         event = Event("exported", 0.0, {"notes": notes})
         lines = result_lines(run_dir, [event])

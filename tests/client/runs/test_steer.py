@@ -110,7 +110,7 @@ def test_stop_ends_a_run_and_resume_starts_it_again(loba: Queueing) -> None:
     assert loba("runs", "pause", "last").returncode == 2
     assert "started again" in loba.says("runs", "resume", "last")
     wait_until(lambda: state(run_dir) == "running")
-    assert "argv ['--resume']" in run_dir.log.read_text()
+    assert "argv ['--resume']" in run_dir.log.path.read_text()
     assert loba("runs", "resume", "last").returncode == 2
 
 
@@ -162,6 +162,10 @@ def test_a_run_is_removed_only_when_it_is_over_and_that_is_wanted(loba: Queueing
     assert run_dir.path.is_dir()
     (loba.place / "precious").write_text("kept")
     (run_dir.path / "link").symlink_to(loba.place)
+    refused = loba("runs", "rm", "last", "--yes")
+    assert refused.returncode == 8
+    assert "link is a link" in refused.stderr
+    (run_dir.path / "link").unlink()
     assert "are free again" in loba.says("runs", "rm", "last", "--yes")
     assert not run_dir.path.exists()
     assert (loba.place / "precious").read_text() == "kept"
@@ -185,7 +189,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(loba: Queueing, when: 
 
 def test_a_deadline_is_handed_to_the_program(loba: Queueing) -> None:
     run_dir = loba.start("long", "--deadline", "2h")
-    assert "argv ['--deadline', '2h']" in run_dir.log.read_text()
+    assert "argv ['--deadline', '2h']" in run_dir.log.path.read_text()
 
 
 @pytest.mark.parametrize("attached", [False, True])
@@ -258,12 +262,12 @@ def test_after_a_restart_the_queue_is_shown_and_goes_on_where_it_was(loba: Queue
     assert "interrupted, resumable" in told.stdout
     assert "queued" in told.stdout
     assert "loba queue start" in told.stderr
-    begun.recipe.write_text(begun.recipe.read_text().replace("name: long", "name: done"))
+    begun.recipe.path.write_text(begun.recipe.path.read_text().replace("name: long", "name: done"))
     loba.says("queue", "start")
     wait_until(lambda: state(waiting) == "finished")
     assert state(begun) == "finished"
-    assert "argv ['--resume']" in begun.log.read_text()
-    assert "argv []" in waiting.log.read_text()
+    assert "argv ['--resume']" in begun.log.path.read_text()
+    assert "argv []" in waiting.log.path.read_text()
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ class StopAfter:
 
     @property
     def is_set(self) -> bool:
-        return self.metrics.exists() and self.metrics.read_text().count("\n") >= self.step
+        return self.metrics.path.exists() and self.metrics.path.read_text().count("\n") >= self.step
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 
 def test_a_run_leaves_all_its_files(unbroken: RunDir) -> None:
-    metrics = [json.loads(line) for line in unbroken.metrics.read_text().splitlines()]
+    metrics = [json.loads(line) for line in unbroken.metrics.path.read_text().splitlines()]
     assert [record["step"] for record in metrics] == [1, 2, 3, 4, 5, 6]
     assert set(metrics[0]) >= {"loss", "lr", "grad_norm", "seconds", "memory_mib", "forwards"}
     assert [event["event"] for event in events(unbroken)] == [
@@ -105,7 +105,7 @@ def test_a_run_leaves_all_its_files(unbroken: RunDir) -> None:
         "sampled",
         "finished",
     ]
-    status = json.loads(unbroken.status.read_text())
+    status = json.loads(unbroken.status.path.read_text())
     assert (status["phase"], status["step"], status["total"]) == ("finished", 6, 6)
     assert not list(unbroken.path.rglob("*.pkl"))
     assert not list(unbroken.path.rglob("*.pt"))
@@ -122,7 +122,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(unbroken: RunDir, tmp_path
     run_dir = new_run(recipe, tmp_path)
     with RunWriter.open(run_dir) as writer, pytest.raises(Interrupted, match="step 3 of 6"):
         train(recipe, run_dir, writer, StopAfter(run_dir, 3), StartOptions(), SHIPPED)
-    assert not run_dir.adapter.exists()
+    assert not run_dir.adapter.path.exists()
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
     (resumed,) = events(run_dir, "resumed")
     assert resumed["step"] == 3
@@ -211,14 +211,14 @@ def test_sigint_saves_and_ends_with_75_and_a_second_process_resumes(tmp_path: Pa
     run_dir = new_run(recipe_with(steps=500), tmp_path)
     command = [sys.executable, "-P", "-m", "loba_tui.core.program.main", "--run-dir"]
     with subprocess.Popen([*command, str(run_dir.path)]) as process:
-        while process.poll() is None and not run_dir.metrics.exists():
+        while process.poll() is None and not run_dir.metrics.path.exists():
             pass
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == ExitCode.RESUMABLE
-    assert json.loads(run_dir.status.read_text())["phase"] == "stopped"
+    assert json.loads(run_dir.status.path.read_text())["phase"] == "stopped"
     (saved,) = events(run_dir, "saved")
     assert 1 <= saved["step"] < 500
-    assert (run_dir.checkpoints / saved["path"] / "manifest.json").is_file()
+    assert (run_dir.checkpoints.path / saved["path"] / "manifest.json").is_file()
 
 
 def test_accumulation_runs_its_micro_steps_within_one_step(
@@ -227,7 +227,7 @@ def test_accumulation_runs_its_micro_steps_within_one_step(
     run_dir = new_run(recipe_with(steps=2, gradient_accumulation=3), tmp_path)
     assert program.main(["--run-dir", str(run_dir.path)]) == ExitCode.DONE
     forwards = [
-        [json.loads(line)["forwards"] for line in run.metrics.read_text().splitlines()]
+        [json.loads(line)["forwards"] for line in run.metrics.path.read_text().splitlines()]
         for run in (run_dir, unbroken)
     ]
     # Micro-steps 3, 4 and 5 draw what steps 4, 5 and 6 draw without accumulation.
@@ -261,7 +261,7 @@ def test_two_gloo_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> No
     # The trained half is far from its start at zero, so that equality means something.
     assert max(float(t.abs().max()) for name, t in ours.items() if "lora_B" in name) > 1e-3
     losses = [
-        [json.loads(line)["loss"] for line in run.metrics.read_text().splitlines()]
+        [json.loads(line)["loss"] for line in run.metrics.path.read_text().splitlines()]
         for run in (two, one)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
@@ -282,11 +282,11 @@ def test_the_specifications_flags_train_and_the_adapter_loads_in_diffusers(tmp_p
     code = main_with(flags)
     assert code == ExitCode.DONE
     (run_dir,) = (RunDir(path) for path in (tmp_path / "output").iterdir())
-    metrics = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
+    metrics = [json.loads(line) for line in run_dir.metrics.path.read_text().splitlines()]
     # Half a cosine wave over three steps.
     assert [record["lr"] for record in metrics] == pytest.approx([1e-4, 7.5e-5, 2.5e-5])
-    assert run_dir.report.is_file()
-    assert run_dir.report_picture.is_file()
+    assert run_dir.report.is_there()
+    assert run_dir.report_picture.is_there()
     folder = Path(__file__).parents[3] / "loba_tui" / "models" / "shapes-xl"
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     pipeline.load_lora_weights(run_dir.adapter_dir, weight_name="adapter.safetensors")
@@ -305,7 +305,7 @@ def test_the_program_starts_as_a_file_too(tmp_path: Path) -> None:
     )
     assert done.returncode == ExitCode.DONE, done.stderr
     (run_dir,) = (RunDir(path) for path in (tmp_path / "output").iterdir())
-    assert run_dir.adapter.is_file()
+    assert run_dir.adapter.is_there()
 
 
 @pytest.mark.parametrize(

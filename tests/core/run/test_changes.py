@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from loba_tui.core.errors import CorruptError
+from loba_tui.core.file_sources import file_at
 from loba_tui.core.run.changes import Change, ChangeRecord
 
 
@@ -10,7 +11,7 @@ def test_a_record_comes_back_and_its_text_is_always_the_same(tmp_path: Path) -> 
     record = ChangeRecord().with_change(Change(5, "train.steps", 8, 9))
     record = record.with_change(Change(2, "optimizer.lr", 1e-3, 1e-4)).with_skipped(3)
     (tmp_path / "steering.json").write_text(record.text())
-    read = ChangeRecord.read(tmp_path / "steering.json")
+    read = ChangeRecord.read(file_at(tmp_path / "steering.json"))
     assert read == record
     assert read.text() == record.text()
     assert [change.step for change in record.changes] == [2, 5]
@@ -31,7 +32,7 @@ def test_changes_of_one_step_keep_their_order() -> None:
 def test_nothing_changed_is_no_text(tmp_path: Path) -> None:
     assert ChangeRecord().text() == ""
     assert ChangeRecord.from_text("", "adapter") == ChangeRecord()
-    assert ChangeRecord.read(tmp_path / "steering.json") is None
+    assert ChangeRecord.read(file_at(tmp_path / "steering.json")) is None
 
 
 @pytest.mark.parametrize(
@@ -51,4 +52,4 @@ def test_a_damaged_record_is_said_to_be_one(tmp_path: Path, text: str) -> None:
     path = tmp_path / "steering.json"
     path.write_text(text)
     with pytest.raises(CorruptError, match=r"steering\.json"):
-        ChangeRecord.read(path)
+        ChangeRecord.read(file_at(path))

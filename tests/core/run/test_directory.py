@@ -14,8 +14,8 @@ def test_folders_are_new_private_and_named_after_the_run(tmp_path: Path) -> None
     assert first.path != second.path
     assert first.name.startswith("slider-")
     assert stat.S_IMODE(first.path.stat().st_mode) == 0o700
-    assert first.control.is_dir()
-    assert first.adapter_dir.is_dir()
+    assert first.control.path.is_dir()
+    assert first.adapter_dir.path.is_dir()
 
 
 def test_a_folder_below_a_file_is_a_resource_error(tmp_path: Path) -> None:
@@ -44,7 +44,8 @@ def test_the_ledger_survives_foreign_lines_and_removed_runs(tmp_path: Path) -> N
     ledger = Ledger(tmp_path / "runs.jsonl")
     kept, removed = (RunDir.create(tmp_path, "x", ledger=ledger) for _ in range(2))
     for folder in (removed.control, removed.checkpoints, removed.samples, removed.adapter_dir):
-        folder.rmdir()
+        folder.path.rmdir()
+    removed.marker.remove()
     removed.path.rmdir()
     with ledger.path.open("ab") as stream:
         stream.write(b'\xff\xfe\nnull\n[1]\n{"path": 3}\n{"path"')

@@ -26,7 +26,7 @@ def test_the_program_gets_a_session_of_its_own_and_a_log(run_dir: RunDir) -> Non
     process = launch(run_dir, argv_extra=["--resume"], program=[sys.executable, "-c", TELL])
     assert process.wait() == 0
     arguments = ["--run-dir", str(run_dir.path), "--resume"]
-    assert run_dir.log.read_text() == f"{arguments} True 0o77 True\n"
+    assert run_dir.log.path.read_text() == f"{arguments} True 0o77 True\n"
     assert RunReader(run_dir).liveness().state == "starting"
 
 
@@ -58,7 +58,7 @@ def test_a_request_arrives_as_it_was_sent(run_dir: RunDir) -> None:
     code = "import shutil, sys; assert sys.argv[1] == '--request'; print(sys.argv[2])"
     process = request(run_dir, wanted, program=[sys.executable, "-c", code])
     assert process.wait() == 0
-    assert Request.read(run_dir.log.read_text().strip()) == wanted
+    assert Request.read(run_dir.log.path.read_text().strip()) == wanted
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"version":1}', '{"version":1,"x":2}'])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loba_tui.core.files import is_locked, write_atomically
+from loba_tui.core.files import write_atomically
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
@@ -26,7 +26,7 @@ def run_dir(tmp_path: Path) -> RunDir:
 def test_a_torn_last_line_is_not_there_yet(run_dir: RunDir) -> None:
     reader = RunReader(run_dir)
     assert reader.new_metrics() == []
-    with run_dir.metrics.open("ab", buffering=0) as stream:
+    with run_dir.metrics.path.open("ab", buffering=0) as stream:
         stream.write(b'{"step":1,"loss":1}\n{"step":2,"lo')
         assert [metric.step for metric in reader.new_metrics()] == [1]
         assert reader.new_metrics() == []
@@ -36,7 +36,7 @@ def test_a_torn_last_line_is_not_there_yet(run_dir: RunDir) -> None:
 
 
 def test_foreign_lines_are_counted_and_skipped(run_dir: RunDir) -> None:
-    run_dir.metrics.write_bytes(
+    run_dir.metrics.path.write_bytes(
         b'\xff\xfe\x00\n\nnull\n{"step":"x"}\n{"loss":1}\n'
         + b"[" * 100_000
         + b'\n{"step":1e400}\n{"step":3}\n'
@@ -48,14 +48,14 @@ def test_foreign_lines_are_counted_and_skipped(run_dir: RunDir) -> None:
 
 def test_a_replaced_or_shortened_file_is_read_anew(run_dir: RunDir) -> None:
     reader = RunReader(run_dir)
-    run_dir.metrics.write_bytes(b'{"step":1}\n{"step":2}\n')
+    run_dir.metrics.path.write_bytes(b'{"step":1}\n{"step":2}\n')
     assert len(reader.new_metrics()) == 2
-    run_dir.metrics.write_bytes(b'{"step":7}\n')
+    run_dir.metrics.path.write_bytes(b'{"step":7}\n')
     assert [metric.step for metric in reader.new_metrics()] == [7]
 
 
 def test_a_line_too_long_to_be_a_record_is_dropped(run_dir: RunDir) -> None:
-    run_dir.metrics.write_bytes(b'{"step":1}\n' + b"x" * 20_000_000 + b'\n{"step":2}\n')
+    run_dir.metrics.path.write_bytes(b'{"step":1}\n' + b"x" * 20_000_000 + b'\n{"step":2}\n')
     assert [metric.step for metric in RunReader(run_dir).new_metrics()] == [1, 2]
 
 
@@ -65,7 +65,7 @@ def test_any_bytes_in_any_pieces_are_read_without_an_exception(
 ) -> None:
     run_dir = RunDir(tmp_path_factory.mktemp("run"))
     reader = RunReader(run_dir)
-    with run_dir.metrics.open("ab", buffering=0) as stream:
+    with run_dir.metrics.path.open("ab", buffering=0) as stream:
         for piece in pieces:
             stream.write(piece)
             reader.new_metrics()
@@ -75,7 +75,7 @@ def test_any_bytes_in_any_pieces_are_read_without_an_exception(
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff", b'{"phase":"x","step":[]}'])
 def test_an_unreadable_status_is_none(run_dir: RunDir, content: bytes) -> None:
-    run_dir.status.write_bytes(content)
+    run_dir.status.path.write_bytes(content)
     assert RunReader(run_dir).status() is None
     assert RunReader(run_dir).liveness().state == "unknown"
 
@@ -116,7 +116,7 @@ def test_a_living_run_is_running_then_stalled_then_finished(run_dir: RunDir) -> 
 
 def _leave_status(run_dir: RunDir, **changes: object) -> None:
     record = Status("training", 1, 2, time.time(), owner.this_process()).as_json()
-    write_atomically(run_dir.status, encode({**record, **changes}))
+    write_atomically(run_dir.status.path, encode({**record, **changes}))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_lock_kept_by_an_orphan_does_not_make_a_dead_run_alive(run_dir: RunDir
         child = int(process.stdout.readline())
         process.wait()
         try:
-            assert is_locked(run_dir.lock, shared=True)
+            assert run_dir.lock.is_locked(shared=True)
             liveness = RunReader(run_dir).liveness()
             assert (liveness.state, "left a child behind" in liveness.reason) == ("dead", True)
         finally:
@@ -194,13 +194,13 @@ def test_a_paused_run_is_alive_and_says_what_it_waits_for(
 
 
 def test_a_queued_run_is_not_running(run_dir: RunDir) -> None:
-    write_atomically(run_dir.status, encode(Status("queued", 0, 0, 0.0).as_json()))
+    write_atomically(run_dir.status.path, encode(Status("queued", 0, 0, 0.0).as_json()))
     liveness = RunReader(run_dir).liveness()
     assert (liveness.state, liveness.is_alive) == ("queued", False)
 
 
 def test_a_program_that_was_launched_but_never_came_is_dead(run_dir: RunDir) -> None:
-    write_atomically(run_dir.status, encode(Status("starting", 0, 0, time.time()).as_json()))
+    write_atomically(run_dir.status.path, encode(Status("starting", 0, 0, time.time()).as_json()))
     assert RunReader(run_dir).liveness().state == "starting"
     assert RunReader(run_dir).liveness(now=time.time() + 120).state == "dead"
 
@@ -214,5 +214,5 @@ def test_the_start_of_a_process_tells_it_from_a_later_one() -> None:
 
 def test_the_report_is_read(run_dir: RunDir) -> None:
     assert RunReader(run_dir).report() is None
-    run_dir.report.write_text(json.dumps({"rho": 1}))
+    run_dir.report.path.write_text(json.dumps({"rho": 1}))
     assert RunReader(run_dir).report() == {"rho": 1}

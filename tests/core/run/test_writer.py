@@ -51,7 +51,7 @@ def test_non_finite_values_stay_valid_json_and_come_back(run_dir: RunDir, value:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    json.loads(run_dir.metrics.read_text(), parse_constant=refuse)
+    json.loads(run_dir.metrics.path.read_text(), parse_constant=refuse)
     (metric,) = RunReader(run_dir).new_metrics()
     assert metric.loss is not None
     assert str(metric.loss) == str(value)
@@ -99,7 +99,7 @@ def test_looking_at_the_lock_never_locks_an_owner_out(run_dir: RunDir) -> None:
 def test_a_line_torn_by_a_kill_does_not_swallow_the_next(run_dir: RunDir) -> None:
     with RunWriter.open(run_dir) as writer:
         writer.metric(step=1, loss=1.0)
-    with run_dir.metrics.open("ab") as stream:
+    with run_dir.metrics.path.open("ab") as stream:
         stream.write(b'{"step":2,"lo')
     with RunWriter.open(run_dir) as writer:
         writer.metric(step=2, loss=2.0)

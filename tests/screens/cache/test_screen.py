@@ -296,7 +296,7 @@ def test_what_living_runs_hold_is_shown_and_moved(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDir.create(home / "output", f"size{'x' * 3}", ledger=Ledger.of_user(environment(home)))
-    run.recipe.write_text("base_model:\n  id: org/model\n")
+    run.recipe.path.write_text("base_model:\n  id: org/model\n")
     sent: list[tuple[str, object]] = []
 
     def steer(run_dir: RunDir, command: runs.Command) -> str:

@@ -11,7 +11,7 @@ from dashboard import HOSTILE, drive, make_app, record_run, screen_text, until
 from PIL import Image
 from textual.pilot import Pilot
 
-from loba_tui.core.program.sampling.strip import save_strip, strip
+from loba_tui.core.program.sampling.strip import strip, strip_png
 from loba_tui.core.run import launch
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
@@ -104,7 +104,8 @@ def test_a_view_stays_within_the_run_and_follows_its_end() -> None:
 
 def test_tab_goes_through_the_parts(tmp_path: Path) -> None:
     run = record_run(tmp_path)
-    run.log.write_text(f"first\n{HOSTILE}\nneedle one\n" + "filler\n" * 200 + "needle two\nlast\n")
+    filler = "filler\n" * 200
+    run.log.path.write_text(f"first\n{HOSTILE}\nneedle one\n{filler}needle two\nlast\n")
 
     async def story(pilot: Pilot[None]) -> None:
         await drawn(pilot)
@@ -183,7 +184,7 @@ def test_a_run_is_steered_and_its_answers_are_shown(tmp_path: Path) -> None:
 
     app = make_app(tmp_path)
     run = RunDir.create(app.context.out_dir, "long", ledger=app.context.ledger)
-    run.recipe.write_text(RECIPE)
+    run.recipe.path.write_text(RECIPE)
     launch.launch(run, program=app.context.program)
     drive(make_app(tmp_path, run), story)
     assert not RunReader(run).liveness().is_alive
@@ -192,7 +193,7 @@ def test_a_run_is_steered_and_its_answers_are_shown(tmp_path: Path) -> None:
 def test_leaving_never_touches_the_run(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     run = RunDir.create(app.context.out_dir, "long", ledger=app.context.ledger)
-    run.recipe.write_text(RECIPE)
+    run.recipe.path.write_text(RECIPE)
     process = launch.launch(run, program=app.context.program)
 
     async def story(pilot: Pilot[None]) -> None:
@@ -201,7 +202,7 @@ def test_leaving_never_touches_the_run(tmp_path: Path) -> None:
 
     drive(make_app(tmp_path, run), story)
     assert process.poll() is None
-    assert list(run.control.iterdir()) == []
+    assert list(run.control.path.iterdir()) == []
     process.kill()
     process.wait()
 
@@ -211,7 +212,8 @@ def make_strip(run: RunDir, step: int, colors: list[tuple[int, int, int]]) -> No
     for number, color in enumerate(colors):
         images[:, :, number] = np.array(color) / 255
     scales = [float(i) for i in range(len(colors))]
-    save_strip(strip(images, scales=scales, prompts=["a", "b"], seeds=[0]), run.sample_strip(step))
+    sheet = strip(images, scales=scales, prompts=["a", "b"], seeds=[0])
+    run.sample_strip(step).replace(strip_png(sheet))
 
 
 def test_samples_are_stepped_through_by_step_and_scale(tmp_path: Path) -> None:
@@ -236,7 +238,7 @@ def test_samples_are_stepped_through_by_step_and_scale(tmp_path: Path) -> None:
 
 def test_one_scale_is_cut_out_of_a_strip(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    run.samples.mkdir()
+    run.samples.path.mkdir()
     make_strip(run, 1, [(255, 0, 0), (0, 255, 0), (0, 0, 255)])
     image, cells = open_strip(run.sample_strip(1))
     assert cells.scales == (0.0, 1.0, 2.0)
@@ -282,7 +284,7 @@ def test_charts_of_the_run_come_first_however_late_it_begins(tmp_path: Path) -> 
     async def story(pilot: Pilot[None]) -> None:
         charts = monitor(pilot).query_one(ChartsPane)
         await until(pilot, lambda: "host memory" in charts.text)
-        with run.metrics.open("a") as stream:
+        with run.metrics.path.open("a") as stream:
             for step in range(1, 20):
                 stream.write(f'{{"step": {step}, "loss": 0.5, "a": 1, "b": 2, "c": 3}}\n')
         await drawn(pilot)

@@ -119,7 +119,7 @@ def test_two_recipes_are_compared_by_what_they_come_to_and_how_they_are_written(
     home: Path,
 ) -> None:
     run = RunDir.create(home / "output", "ancient", ledger=Ledger.of_user(environment(home)))
-    run.recipe.write_text(set_key(SLIDER, ("train", "steps"), 9))
+    run.recipe.path.write_text(set_key(SLIDER, ("train", "steps"), 9))
 
     async def story(pilot: Pilot[None]) -> None:
         await opened(pilot)
@@ -140,7 +140,7 @@ def test_a_recipe_is_started_after_a_yes(home: Path) -> None:
         await comes(pilot, ConfirmDialog)
         await pilot.press("y")
         ledger = Ledger.of_user(environment(home))
-        await until(pilot, lambda: ledger.runs() and ledger.runs()[0].events.exists())
+        await until(pilot, lambda: ledger.runs() and ledger.runs()[0].events.path.exists())
 
     drive(make_app(home, program=STAND_IN), story)
 

@@ -167,7 +167,7 @@ async def start(pilot: Pilot[None]) -> None:
         "long",
         ledger=app.context.ledger,  # type: ignore[attr-defined]
     )
-    run.recipe.write_text("name: long\n")
+    run.recipe.path.write_text("name: long\n")
     from loba_tui.core.run import launch
 
     launch.launch(run, program=app.context.program)  # type: ignore[attr-defined]
@@ -208,8 +208,8 @@ def test_hundreds_of_runs_cost_little_after_the_first_look(tmp_path: Path) -> No
     for number in range(300):
         run = RunDir(tmp_path / "output" / f"run-{number:04d}")
         run.path.mkdir(parents=True)
-        run.status.write_text('{"phase": "finished", "step": 5, "total": 5, "heartbeat": 1.0}')
-        run.metrics.write_text('{"step": 1, "loss": 0.5, "seconds": 0.1}\n' * 100)
+        run.status.path.write_text('{"phase": "finished", "step": 5, "total": 5, "heartbeat": 1.0}')
+        run.metrics.path.write_text('{"step": 1, "loss": 0.5, "seconds": 0.1}\n' * 100)
         ledger.register(run)
     summaries = RunSummaries(ledger)
     first = summaries.look()
@@ -225,7 +225,7 @@ def test_hundreds_of_runs_cost_little_after_the_first_look(tmp_path: Path) -> No
 def test_a_long_record_is_probed_and_a_short_one_read(tmp_path: Path, num_rows: int) -> None:
     run = RunDir(tmp_path / "run")
     run.path.mkdir()
-    run.metrics.write_text(
+    run.metrics.path.write_text(
         "".join(f'{{"step": {s}, "loss": {s}.0, "seconds": 0.5}}\n' for s in range(num_rows))
     )
     ledger = Ledger(tmp_path / "runs.jsonl")

@@ -206,7 +206,7 @@ def test_a_running_run_is_changed_as_far_as_it_can_be(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDir.create(home / "output", "size", ledger=Ledger.of_user(environment(home)))
-    run.recipe.write_text(SLIDER)
+    run.recipe.path.write_text(SLIDER)
     sent: list[tuple[str, object]] = []
 
     def steer(run_dir: RunDir, command: runs.Command) -> str:

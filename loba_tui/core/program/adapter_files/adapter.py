@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import CorruptError, RecipeError
+from loba_tui.core.file_sources import Source, file_at, path_of
+from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.program.adapter_files import kohya_keys
 from loba_tui.core.program.adapter_files import lycoris as adapter_lycoris
 from loba_tui.core.program.adapter_files.families import family_of, family_of_file
@@ -61,7 +63,7 @@ _LOADED_CONFIG = (
 
 def write_adapter(
     unet: nn.Module,
-    folder: Path,
+    folder: OwnedFolder,
     *,
     metadata: Mapping[str, str] | None = None,
     adapter_name: str = "default",
@@ -91,10 +93,12 @@ def write_adapter(
         "diffusers": (DIFFUSERS_NAME, diffusers_file(layers, config, metadata or {}, family)),
         "kohya": (KOHYA_NAME, kohya_file(layers, metadata or {}, family)),
     }
-    return {kind: write_file(folder / name, *content) for kind, (name, content) in files.items()}
+    return {
+        kind: write_file(folder.file(name), *content) for kind, (name, content) in files.items()
+    }
 
 
-def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+def read_adapter(source: Source) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
     """Read an adapter file of either format.
 
     Returns:
@@ -105,7 +109,8 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[st
         RecipeError: No such file, or not an adapter of a UNet alone.
         CorruptError: It is damaged.
     """
-    tensors, metadata = read_file(path)
+    tensors, metadata = read_file(source)
+    path = path_of(source)
     other = adapter_lycoris.read_layers(path, metadata, tensors)
     if other is not None:
         return dict(other[0]), other[1], metadata
@@ -159,7 +164,7 @@ def convert(path: Path, to: AdapterFormat, destination: Path | None = None) -> P
         raise RecipeError(
             f"{destination} is there already, with other content.", "Name another file."
         )
-    return write_file(destination, *content).path
+    return write_file(file_at(destination), *content).path
 
 
 def _check_kohya_can_name(path: Path, layers: Mapping[str, LoraLayer]) -> None:
@@ -170,28 +175,29 @@ def _check_kohya_can_name(path: Path, layers: Mapping[str, LoraLayer]) -> None:
             raise not_an_adapter(path, module) from error
 
 
-def load_adapter(container: ModelContainer, path: Path, adapter_name: str = "default") -> None:
+def load_adapter(container: ModelContainer, source: Source, adapter_name: str = "default") -> None:
     """Put an adapter file on a container's denoiser through diffusers.
 
     Its weights keep the file's precision over a base of any dtype, as they were trained.
 
     Args:
         container: A model without an adapter of that name.
-        path: A .safetensors file, ours or of any tool that diffusers reads.
+        source: A .safetensors file, ours or of any tool that diffusers reads.
 
     Raises:
         RecipeError: There is no such file, or it is no adapter for this model.
         CorruptError: It is damaged.
         NumericsError: A weight is not finite, or all are zero.
     """
-    tensors, metadata = read_file(path)
+    tensors, metadata = read_file(source)
+    path = path_of(source)
     check_weights(tensors)
     other = adapter_lycoris.read_layers(path, metadata, tensors)
     try:
         if other is not None:
             adapter_lycoris.attach(container.denoiser, *other, adapter_name)
             return
-        state_dict, alphas, config = _read_for_loading(container, path)
+        state_dict, alphas, config = _read_for_loading(container, source)
         container.pipeline.load_lora_into_unet(
             state_dict,
             network_alphas=alphas,
@@ -216,7 +222,7 @@ def _reason(error: Exception) -> str:
 
 
 def _read_for_loading(
-    container: ModelContainer, path: Path
+    container: ModelContainer, source: Source
 ) -> tuple[dict[str, Tensor], dict[str, float] | None, dict[str, Any] | None]:
     """Return weights, alphas and configuration as `load_lora_into_unet` takes them.
 
@@ -224,19 +230,18 @@ def _read_for_loading(
     where they are not those of most layers. Other tools' key styles are left to diffusers.
     """
     try:
-        tensors, config, _ = read_adapter(path)
+        tensors, config, _ = read_adapter(source)
     except RecipeError as error:
-        # Given as folder and name: diffusers asks the hub about a path that it does not find.
-        state_dict, alphas, config = container.pipeline.lora_state_dict(
-            str(path.parent.resolve()),
-            weight_name=path.name,
-            local_files_only=True,
-            unet_config=container.denoiser.config,
-            return_lora_metadata=True,
+        # Given as tensors: of a path diffusers would read another file than the one checked here,
+        # and ask the hub about one that it does not find.
+        tensors, metadata = read_file(source)
+        state_dict, alphas = container.pipeline.lora_state_dict(
+            tensors, unet_config=container.denoiser.config
         )
         if not state_dict or not all(name.startswith(UNET_PREFIX) for name in state_dict):
             raise error
-        return state_dict, alphas, config
+        packed = json.loads(metadata[CONFIG_KEY]) if CONFIG_KEY in metadata else None
+        return state_dict, alphas, packed
     # The rest of a configuration says how training started; from a foreign file it is not taken.
     chosen = {f"{UNET_PREFIX}{name}": config[name] for name in _LOADED_CONFIG if name in config}
     return tensors, None, chosen

@@ -14,9 +14,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from loba_tui.core.associate.safe_files import check_safetensors, refuse_pickle
-from loba_tui.core.errors import CorruptError, NumericsError, RecipeError, ResourceError
-from loba_tui.core.files import replace_file
+from loba_tui.core.associate.safe_files import header_of, refuse_pickle
+from loba_tui.core.errors import (
+    CorruptError,
+    NumericsError,
+    RecipeError,
+    RefusedError,
+    ResourceError,
+)
+from loba_tui.core.file_sources import Source, path_of, read_source
+from loba_tui.core.files import UnsafeFileError
+from loba_tui.core.owned_files import OwnedFile
 
 _ALIGNMENT = 8
 _STARTS_AT_ZERO = re.compile(
@@ -24,6 +32,7 @@ _STARTS_AT_ZERO = re.compile(
 )
 # As other programs make theirs: an adapter is for others to load, if the umask lets them.
 _MODE = 0o666
+_MAX_BYTES = 32 * 2**30
 
 
 @dataclass(frozen=True)
@@ -55,43 +64,42 @@ def serialize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byt
 
 
 def write_file(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    file: OwnedFile, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> WrittenFile:
     """Write an adapter in one piece, then read it back.
 
     Raises:
         NumericsError: A weight is not finite, or the adapter changes nothing.
+        RefusedError: Its folder is reached through a link.
         ResourceError: The disk does not take it, or gives back something else.
     """
     check_weights(tensors)
     content = serialize(tensors, metadata)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, content, mode=_MODE)
-        _read_back(path, tensors, metadata)
-    except OSError as error:
-        raise ResourceError(
-            f"{path} cannot be written: {error.strerror or error}.",
-            "Free space, or choose another folder.",
-        ) from error
-    return WrittenFile(path, hashlib.sha256(content).hexdigest(), len(content))
+    file.replace(content, mode=_MODE, sync=True)
+    _read_back(file, tensors, metadata)
+    return WrittenFile(file.path, hashlib.sha256(content).hexdigest(), len(content))
 
 
-def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_file(source: Source) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return tensors on the CPU, and metadata.
 
     Raises:
         RecipeError: There is no such file.
-        RefusedError: It is a pickle.
+        RefusedError: It is a pickle, or not a plain file.
         CorruptError: It is damaged.
     """
+    path = path_of(source)
     refuse_pickle(path)
-    if not path.is_file():
-        raise RecipeError(f"There is no adapter {path}.", "Name a .safetensors file.")
-    header = check_safetensors(path)
-    metadata = header.get("__metadata__", {})
     try:
-        return safetensors.torch.load_file(path), dict(metadata)
+        content = read_source(source, _MAX_BYTES)
+    except FileNotFoundError as error:
+        raise RecipeError(f"There is no adapter {path}.", "Name a .safetensors file.") from error
+    except UnsafeFileError as error:
+        raise RefusedError(f"The adapter {path} {error.strerror}.", "Name a plain file.") from error
+    # The very bytes that were checked are read, whatever becomes of the file meanwhile.
+    header = header_of(content, path)
+    try:
+        return safetensors.torch.load(content), dict(header.get("__metadata__", {}))
     except safetensors.SafetensorError as error:
         raise CorruptError(f"{path} cannot be read: {error}.", "Export it again.") from error
 
@@ -113,9 +121,9 @@ def check_weights(tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _read_back(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def _read_back(file: OwnedFile, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     try:
-        read, read_metadata = read_file(path)
+        read, read_metadata = read_file(file)
         same = read.keys() == tensors.keys() and all(
             torch.equal(read[name], tensor.detach().cpu()) for name, tensor in tensors.items()
         )
@@ -123,5 +131,5 @@ def _read_back(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
         same, read_metadata = False, {}
     if not same or read_metadata != dict(metadata):
         raise ResourceError(
-            f"{path} does not read back as it was written.", "Check the disk, and export again."
+            f"{file} does not read back as it was written.", "Check the disk, and export again."
         )

@@ -21,7 +21,7 @@ from peft import LoHaConfig, LoKrConfig, OFTConfig, PeftConfig, get_peft_model_s
 from torch import Tensor, nn
 
 from loba_tui.core.errors import CorruptError, RecipeError
-from loba_tui.core.files import replace_file
+from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.program.adapter_files.families import family_of
 from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
 from loba_tui.core.program.adapter_files.formats import (
@@ -80,7 +80,11 @@ def notes_of(config: PeftConfig) -> list[str]:
 
 
 def write_files(
-    unet: nn.Module, folder: Path, metadata: Mapping[str, str], adapter_name: str, names: list[str]
+    unet: nn.Module,
+    folder: OwnedFolder,
+    metadata: Mapping[str, str],
+    adapter_name: str,
+    names: list[str],
 ) -> dict[str, WrittenFile]:
     """Write a LoHa, LoKr or OFT adapter in all forms that it has, and read each back.
 
@@ -100,11 +104,12 @@ def write_files(
     family = family_of(unet.config)
     common = {"format": "pt", **model_spec(metadata, family)}
     own = {**common, PEFT_CONFIG_KEY: packed, **metadata}
-    written = {"diffusers": write_file(folder / names[0], tensors, own)}
-    peft = folder / PEFT_FOLDER
+    written = {"diffusers": write_file(folder.file(names[0]), tensors, own)}
+    peft = folder.folder(PEFT_FOLDER)
+    peft.make()
     plain = {f"{_PEFT_PREFIX}{name}": weight for name, weight in weights.items()}
-    written["peft"] = write_file(peft / "adapter_model.safetensors", plain, {"format": "pt"})
-    replace_file(peft / "adapter_config.json", packed.encode() + b"\n", mode=0o666)
+    written["peft"] = write_file(peft.file("adapter_model.safetensors"), plain, {"format": "pt"})
+    peft.file("adapter_config.json").replace(packed.encode() + b"\n", mode=0o666, sync=True)
     if kind != "OFT":
         strengths = {
             name: (float(layer.alpha[adapter_name]), layer.r[adapter_name])
@@ -120,7 +125,7 @@ def write_files(
             "ss_base_model_version": family.base_version,
             **metadata,
         }
-        written["kohya"] = write_file(folder / names[1], lycoris, own)
+        written["kohya"] = write_file(folder.file(names[1]), lycoris, own)
     return written
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.file_sources import Source, path_of
 from loba_tui.core.program.adapter_files.adapter import load_adapter, read_adapter
 from loba_tui.core.program.adapter_layers.kinds import kind_of
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
@@ -27,8 +28,13 @@ _FAMILIES = {"DoRA": "LoRA"}
 class Part:
     """One of several adapters: its file, and how strong it is."""
 
-    path: Path
+    source: Source
     strength: float
+
+    @property
+    def path(self) -> Path:
+        """Return where the file is, for messages."""
+        return path_of(self.source)
 
     @property
     def label(self) -> str:
@@ -72,7 +78,7 @@ def attach(container: ModelContainer, parts: Sequence[Part]) -> list[str]:
     """
     kinds = []
     for part in parts:
-        _, config, _ = read_adapter(part.path)
+        _, config, _ = read_adapter(part.source)
         kind = kind_of({"peft_type": "LORA", **config})
         kinds.append((part.label, _FAMILIES.get(kind, kind)))
     if len({kind for _, kind in kinds}) > 1:
@@ -83,7 +89,7 @@ def attach(container: ModelContainer, parts: Sequence[Part]) -> list[str]:
         )
     names = [f"part{number}" for number in range(len(parts))]
     for part, name in zip(parts, names, strict=True):
-        load_adapter(container, part.path, name)
+        load_adapter(container, part.source, name)
     container.denoiser.set_adapter(names)
     container.denoiser.requires_grad_(False)
     return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,8 +14,6 @@ from loba_tui.core.program.evaluation.page import FAINT, GRID, INK, page
 from loba_tui.core.text import clean
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.axes import Axes
 
 MOST_ROWS = 4
@@ -25,14 +24,13 @@ CAPTION = 5
 COLORS = ("#1f77b4", "#d1772f", "#3d9a8b", "#7a5ba8", "#b5577f", "#6b7f2a")
 
 
-def draw_interference(
-    found: Interference, images: np.ndarray, prompts: Sequence[str], path: Path
-) -> None:
-    """Write the page as a PNG of 1200 x 800 pixels; the same input gives the same bytes.
+def interference_png(found: Interference, images: np.ndarray, prompts: Sequence[str]) -> bytes:
+    """Return the page as a PNG of 1200 x 800 pixels; the same input gives the same bytes.
 
     Images are (num_prompts, 2 + num_adapters, H, W, 3): none, each alone, all.
     """
-    with page(path) as figure:
+    png = io.BytesIO()
+    with page(png) as figure:
         title = " + ".join(
             f"{clean(label, limit=30)} @ {strength:g}"
             for label, strength in zip(found.labels, found.strengths, strict=True)
@@ -45,6 +43,7 @@ def draw_interference(
             size=10, color=INK, va="top", linespacing=1.35, parse_math=False,
         )  # fmt: skip
         _draw_strip(figure.add_axes((0.53, 0.05, 0.45, 0.85)), found, images, prompts)
+    return png.getvalue()
 
 
 def _draw_overlap(axes: Axes, found: Interference) -> None:

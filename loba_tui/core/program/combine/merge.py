@@ -29,6 +29,7 @@ from loba_tui.core.adapter_metadata import (
     VERSION_KEY,
 )
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.file_sources import Source, file_at, path_of
 from loba_tui.core.program.adapter_files.adapter import read_adapter
 from loba_tui.core.program.adapter_files.families import family_of_file
 from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
@@ -73,7 +74,7 @@ def merge(parts: Sequence[Part], *, rank: int | None = None) -> Merged:
     """
     together: dict[str, list[LoraLayer]] = {}
     for part in parts:
-        for module, layer in low_rank_layers(part.path).items():
+        for module, layer in low_rank_layers(part.source).items():
             factor = part.strength * layer.alpha / layer.rank
             moved = LoraLayer(layer.down.float(), layer.up.float() * factor, float(layer.rank))
             together.setdefault(module, []).append(moved)
@@ -93,13 +94,14 @@ def merge(parts: Sequence[Part], *, rank: int | None = None) -> Merged:
     return Merged(layers, math.sqrt(lost / whole) if whole > 0 else 0.0, worst, worst_layer)
 
 
-def low_rank_layers(path: Path) -> dict[str, LoraLayer]:
+def low_rank_layers(source: Source) -> dict[str, LoraLayer]:
     """Return the layers of a LoRA, LoCon, LoHa or LoKr file as products of two factors.
 
     Raises:
         RecipeError: It is a DoRA or OFT, whose change is not of low rank.
     """
-    tensors, config, _ = read_adapter(path)
+    tensors, config, _ = read_adapter(source)
+    path = path_of(source)
     kind = kind_of({"peft_type": "LORA", **config})
     if kind == "LoRA":
         return layers_from_diffusers(tensors, config)
@@ -202,7 +204,7 @@ def write_merged(
     The recipe that it carries is the first one's, so that it can be sampled as that one can.
     """
     origins = [_origin(part) for part in parts]
-    _, _, first = read_adapter(parts[0].path)
+    _, _, first = read_adapter(parts[0].source)
     metadata = {
         **{key: first[key] for key in _CARRIED if key in first},
         VERSION_KEY: __version__,
@@ -214,7 +216,8 @@ def write_merged(
     else:
         config: dict[str, Any] = {**config_of(merged.layers), "use_rslora": False}
         content = diffusers_file(merged.layers, {"peft_type": "LORA", **config}, metadata, family)
-    return write_file(path, *content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_file(file_at(path), *content)
 
 
 def _origin(part: Part) -> dict[str, Any]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT, DPI = 1200, 800, 100
@@ -16,7 +14,7 @@ INK, FAINT, GRID = "#1c2026", "#8a929c", "#e6e9ed"
 
 
 @contextmanager
-def page(path: Path) -> Iterator[Figure]:
+def page(png: IO[bytes]) -> Iterator[Figure]:
     """Lend a white page of 1200 x 800 pixels inside a `with` block, then write it as a PNG."""
     # Half a second: only who draws a page pays it.
     import matplotlib
@@ -28,4 +26,4 @@ def page(path: Path) -> Iterator[Figure]:
         figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, facecolor="white")
         FigureCanvasAgg(figure)
         yield figure
-        figure.savefig(path, format="png", metadata={"Software": None})
+        figure.savefig(png, format="png", metadata={"Software": None})

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.files import replace_file, staged
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy
@@ -22,16 +20,15 @@ from loba_tui.core.program.evaluation.figures import Figures, measure_figures
 from loba_tui.core.program.evaluation.measure import measure, read_values
 from loba_tui.core.program.evaluation.region import Region, measure_region
 from loba_tui.core.program.evaluation.report import Report, make_report
-from loba_tui.core.program.evaluation.report_plot import draw_report
+from loba_tui.core.program.evaluation.report_plot import report_png
 from loba_tui.core.program.evaluation.slider_effect import Measurement
 from loba_tui.core.program.open_model import Embeddings
 from loba_tui.core.program.sampling.images import Progress
-from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, write_strip
+from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
 from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.run.directory import RunDir
 
-PROOF_STRIP = "samples/proof.png"
-REPORT_JSON = "adapter/report.json"
-REPORT_PNG = "adapter/report.png"
+PROOF_STRIP = "proof.png"
 
 MAX_STRIP_PROMPTS = 12
 
@@ -41,7 +38,7 @@ def prove(
     scale: RowScale,
     recipe: Recipe,
     embeds: Embeddings,
-    out_dir: Path,
+    run_dir: RunDir,
     progress: Progress | None = None,
     *,
     plugins: Plugins,
@@ -65,11 +62,9 @@ def prove(
     report = make_report(recipe.name, figures, details=details, remark=ended_early)
     shown = spread(range(len(grid.prompts)), MAX_STRIP_PROMPTS)
     few = replace(grid, prompts=[grid.prompts[i] for i in shown])
-    write_strip(images[shown], few, out_dir / PROOF_STRIP)
-    (out_dir / REPORT_PNG).parent.mkdir(parents=True, exist_ok=True)
-    with staged(out_dir / REPORT_PNG) as path:
-        draw_report(report, samples, path, measured=measured)
-    replace_file(out_dir / REPORT_JSON, report.to_json().encode())
+    run_dir.samples.file(PROOF_STRIP).replace(grid_png(images[shown], few))
+    run_dir.report_picture.replace(report_png(report, samples, measured=measured))
+    run_dir.report.replace(report.to_json().encode(), sync=True)
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,8 +18,6 @@ from loba_tui.core.text import clean
 from loba_tui.core.units import scale_label
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -38,16 +37,15 @@ BADGES = {
 """Colour of the outcome; every other outcome is bad, "unmeasured" is faint."""
 
 
-def draw_report(
-    report: Report, images: np.ndarray, path: Path, *, measured: Measurement | None = None
-) -> None:
-    """Write the page as a PNG of 1200 x 800 pixels; the same input gives the same bytes.
+def report_png(report: Report, images: np.ndarray, *, measured: Measurement | None = None) -> bytes:
+    """Return the page as a PNG of 1200 x 800 pixels; the same input gives the same bytes.
 
     Args:
         images: (num_samples, num_scales, H, W, 3), the images it was found on.
         measured: The values behind the effect curve; None draws how far images move instead.
     """
-    with page(path) as figure:
+    png = io.BytesIO()
+    with page(png) as figure:
         _draw_title(figure, report)
         curve = figure.add_axes((0.065, 0.525, 0.44, 0.335))
         if report.erasure is not None:
@@ -59,6 +57,7 @@ def draw_report(
         _draw_kept(figure.add_axes((0.60, 0.525, 0.375, 0.335)), report)
         _draw_excerpt(figure, report, images)
         _draw_words(figure, report)
+    return png.getvalue()
 
 
 def _draw_title(figure: Figure, report: Report) -> None:

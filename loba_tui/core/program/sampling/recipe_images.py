@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.files import staged
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.open_model import Embeddings, batch_of
 from loba_tui.core.program.sampling.images import Progress, sample_scales
-from loba_tui.core.program.sampling.strip import save_strip, strip
+from loba_tui.core.program.sampling.strip import strip, strip_png
 from loba_tui.core.recipe.schema import Recipe
 
 
@@ -64,9 +62,6 @@ def draw_grid(
     )
 
 
-def write_strip(images: np.ndarray, grid: Grid, path: Path) -> None:
-    """Write a grid's images as one picture; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet = strip(images, scales=grid.scales, prompts=grid.prompts, seeds=grid.seeds)
-    with staged(path) as temporary:
-        save_strip(sheet, temporary)
+def grid_png(images: np.ndarray, grid: Grid) -> bytes:
+    """Return a grid's images as one picture, a PNG."""
+    return strip_png(strip(images, scales=grid.scales, prompts=grid.prompts, seeds=grid.seeds))

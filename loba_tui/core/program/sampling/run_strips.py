@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from loba_tui.core.errors import Interrupted, LobaError
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.open_model import OpenModel
-from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, write_strip
+from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
 from loba_tui.core.program.steering.components import Components
 from loba_tui.core.program.steering.context import RunContext
 from loba_tui.core.recipe.schema import Recipe
@@ -32,7 +32,7 @@ class StripDrawer:
             Interrupted: The run was asked to stop meanwhile.
         """
         records = self.context.records
-        grid, path = Grid.of_samples(self.recipe), self.context.run_dir.sample_strip(step)
+        grid, file = Grid.of_samples(self.recipe), self.context.run_dir.sample_strip(step)
         try:
             images = draw_grid(
                 self.model.container,
@@ -43,8 +43,8 @@ class StripDrawer:
                 progress=lambda done, total: go_on_or_stop(self.context, step),
                 plugins=self.context.plugins,
             )
-            write_strip(images, grid, path)
-            records.event("sampled", step=step, path=str(path))
+            file.replace(grid_png(images, grid))
+            records.event("sampled", step=step, path=str(file))
         except Interrupted:
             raise
         # Torch raises out of memory as a RuntimeError; loading the VAE again may fail.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,11 +83,13 @@ def strip(
     return sheet
 
 
-def save_strip(sheet: Image.Image, path: Path) -> None:
-    """Write a strip as PNG, with the text that says where its images lie."""
+def strip_png(sheet: Image.Image) -> bytes:
+    """Return a strip as PNG, with the text that says where its images lie."""
     texts = PngImagePlugin.PngInfo()
     texts.add_text(CELLS_KEY, sheet.info[CELLS_KEY])
-    sheet.save(path, format="PNG", pnginfo=texts)
+    png = io.BytesIO()
+    sheet.save(png, format="PNG", pnginfo=texts)
+    return png.getvalue()
 
 
 def _draw_header(

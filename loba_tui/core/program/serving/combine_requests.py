@@ -11,7 +11,6 @@ import numpy as np
 
 from loba_tui.core.adapter_metadata import BASE_MODEL_KEY, RECIPE_KEY
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.files import replace_file, staged
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.adapter import read_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, RowScale
@@ -22,7 +21,7 @@ from loba_tui.core.program.combine.interference import (
     measure_overlap,
     measured_attribute,
 )
-from loba_tui.core.program.combine.interference_plot import draw_interference
+from loba_tui.core.program.combine.interference_plot import interference_png
 from loba_tui.core.program.combine.merge import merge, write_merged
 from loba_tui.core.program.evaluation.efficacy.recipe import roll_out_held
 from loba_tui.core.program.evaluation.measure import read_values
@@ -30,6 +29,7 @@ from loba_tui.core.program.open_model import OpenModel, batch_of
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid
 from loba_tui.core.recipe.load import parse_text
 from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.run.directory import adapter_source
 from loba_tui.core.run.launch import Request
 from loba_tui.core.run.writer import RunWriter
 
@@ -41,7 +41,7 @@ _MOST_HELD_OUT = 4
 
 def parts_of(request: Request) -> list[Part]:
     """Return the adapters that a request names."""
-    return [Part(Path(path), strength) for path, strength in request.several]
+    return [Part(adapter_source(Path(path)), strength) for path, strength in request.several]
 
 
 def attach_several(request: Request, model: OpenModel) -> RowScale:
@@ -59,7 +59,7 @@ def serve_merge(request: Request, writer: RunWriter) -> None:
     merged = merge(parts, rank=request.rank)
     written = write_merged(merged, parts, Path(request.file), file_format=request.file_format)
     ranks = [layer.rank for layer in merged.layers.values()]
-    models = {read_adapter(part.path)[2].get(BASE_MODEL_KEY, "") for part in parts} - {""}
+    models = {read_adapter(part.source)[2].get(BASE_MODEL_KEY, "") for part in parts} - {""}
     if len(models) > 1:
         writer.warn(f"they were trained on different base models: {', '.join(sorted(models))}")
     writer.event(
@@ -100,15 +100,13 @@ def serve_interference(
         attributes=tuple(_attributes(parts, labels, images, plugins)),
         details={"prompts": shown, "seed": recipe.proof.seeds[0]},
     )
-    folder = writer.run_dir.path
     content = json.dumps(asdict(found), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    replace_file(folder / INTERFERENCE_JSON, content.encode())
-    with staged(folder / INTERFERENCE_PNG) as path:
-        draw_interference(found, images, shown, path)
+    path = writer.write_file(INTERFERENCE_JSON, content.encode(), sync=True)
+    picture = writer.write_file(INTERFERENCE_PNG, interference_png(found, images, shown))
     writer.event(
         "interfered",
-        path=str(folder / INTERFERENCE_JSON),
-        picture=str(folder / INTERFERENCE_PNG),
+        path=path,
+        picture=picture,
         sentences=found.sentences(),
     )
     return found
@@ -162,7 +160,7 @@ def _attributes(
 
 
 def _measure_of(part: Part, plugins: Plugins) -> Choice | None:
-    metadata: Mapping[str, str] = read_adapter(part.path)[2]
+    metadata: Mapping[str, str] = read_adapter(part.source)[2]
     if RECIPE_KEY not in metadata:
         return None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from loba_tui.core.adapter_metadata import RECIPE_KEY
 from loba_tui.core.associate.devices import accelerator_facts
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.adapter import load_adapter, read_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, RowScale
@@ -19,7 +21,7 @@ from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
 from loba_tui.core.program.planning.preview import preview
 from loba_tui.core.program.planning.remedies import Change, with_changes
-from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, write_strip
+from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
 from loba_tui.core.program.serving.combine_requests import (
     attach_several,
     serve_interference,
@@ -29,7 +31,7 @@ from loba_tui.core.program.serving.device_check import device_findings
 from loba_tui.core.program.steering.components import Components
 from loba_tui.core.recipe.load import load_recipe, parse_text
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.directory import RunDir, adapter_source
 from loba_tui.core.run.launch import PLAN, Request
 from loba_tui.core.run.writer import RunWriter
 
@@ -91,21 +93,21 @@ def _serve_with_model(
             scale,
             recipe,
             model.embeds,
-            writer.run_dir.path,
+            writer.run_dir,
             progress=lambda done, total: writer.status(measured=done, to_measure=total),
             plugins=plugins,
         )
         writer.event("measured", outcome=report.outcome, verdict=list(report.verdict))
     else:
         writer.status(phase="sampling")
-        path = _draw(recipe, model, scale, writer, plugins)
-        writer.event("sampled", path=str(path))
+        file = _draw(recipe, model, scale, writer, plugins)
+        writer.event("sampled", path=str(file))
 
 
 def _attach(request: Request, model: OpenModel) -> RowScale:
     if request.several:
         return attach_several(request, model)
-    load_adapter(model.container, Path(request.adapter))
+    load_adapter(model.container, adapter_source(Path(request.adapter)))
     model.container.denoiser.requires_grad_(False)
     return AdapterScale(model.container.denoiser)
 
@@ -121,7 +123,7 @@ def wanted_recipe(request: Request, plugins: Plugins) -> Recipe:
     elif request.run is not None:
         recipe = load_recipe(RunDir.open(request.run).recipe, plugins=plugins)
     else:
-        _, _, metadata = read_adapter(Path(request.adapter))
+        _, _, metadata = read_adapter(adapter_source(Path(request.adapter)))
         if RECIPE_KEY not in metadata:
             raise RecipeError(
                 f"{request.adapter} does not say which model and prompts it was trained on.",
@@ -141,7 +143,7 @@ def wanted_recipe(request: Request, plugins: Plugins) -> Recipe:
 
 def _draw(
     recipe: Recipe, model: OpenModel, scale: RowScale, writer: RunWriter, plugins: Plugins
-) -> Path:
+) -> OwnedFile:
     grid = Grid.of_samples(recipe)
     images = draw_grid(
         model.container,
@@ -157,7 +159,9 @@ def _draw(
         prompt, seed, at = place
         name = f"{prompt:03d}-seed{grid.seeds[seed]}-scale{grid.scales[at]:+g}.png"
         pixels = (images[place] * 255).round().astype(np.uint8)
-        Image.fromarray(pixels).save(folder / name)
-    path = folder / "strip.png"
-    write_strip(images, grid, path)
-    return path
+        png = io.BytesIO()
+        Image.fromarray(pixels).save(png, format="PNG")
+        folder.file(name).replace(png.getvalue())
+    file = folder.file("strip.png")
+    file.replace(grid_png(images, grid))
+    return file

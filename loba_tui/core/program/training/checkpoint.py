@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -25,14 +25,18 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from loba_tui.core.errors import CorruptError, LobaError, ResourceError
-from loba_tui.core.files import discard_folder, sync_directory, write_file
-from loba_tui.core.run.directory import checkpoint_folders, checkpoint_step
+from loba_tui.core.files import UnsafeFileError
+from loba_tui.core.owned_files import OwnedFolder
+from loba_tui.core.run.directory import checkpoint_name, checkpoint_names, checkpoint_step
 
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
 _MAX_MANIFEST_BYTES = 64 * 1024
+_MAX_FILE_BYTES = 64 * 2**30
 # A run folder may come from elsewhere: nothing else is opened, and nothing outside the folder.
 _FILE = re.compile(r"state\.json|\w+\.safetensors")
+_LEFT_BEHIND = re.compile(r"\.(tmp|trash)-step-[0-9]+-[0-9]+")
+_REPLACED = re.compile(r"\.replaced-(step-[0-9]+)-[0-9]+")
 _VERSION = 1
 
 
@@ -63,20 +67,16 @@ class Checkpoint:
 class CheckpointStore:
     """The `checkpoints/` folder of a run, which one process at a time writes to."""
 
-    folder: Path
+    folder: OwnedFolder
     keep: int = field(default=2, kw_only=True)
     _is_good: dict[str, bool] = field(default_factory=dict, init=False)
 
-    def path(self, step: int) -> Path:
-        """Return where the checkpoint of a step lies."""
-        return self.folder / f"step-{step:06d}"
-
     def has_any(self) -> bool:
         """Say whether a checkpoint was ever finished."""
-        return bool(checkpoint_folders(self.folder))
+        return bool(checkpoint_names(self.folder))
 
-    def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint, verify it, then prune older ones beyond `keep`.
+    def save(self, checkpoint: Checkpoint) -> OwnedFolder:
+        """Write a checkpoint, verify it, prune older ones beyond `keep`, and return its folder.
 
         A checkpoint of this step that is there already is left if it is the same, and makes way
         if it is not.
@@ -84,48 +84,53 @@ class CheckpointStore:
         Raises:
             ResourceError: If it cannot be written; older checkpoints are untouched.
         """
-        final = self.path(checkpoint.step)
+        name = checkpoint_name(checkpoint.step)
         files = _files_of(checkpoint)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.folder.parts:
+                self.folder.make()
             self.tidy()
-            if not self._has(final, files[_MANIFEST]):
-                self._write(final, files)
-            self._is_good[final.name] = True
+            if not self._has(name, files[_MANIFEST]):
+                self._write(name, files)
+            self._is_good[name] = True
         except (OSError, CorruptError) as error:
             raise ResourceError(
                 f"the checkpoint of step {checkpoint.step} could not be written: {error}",
                 "Check that disk and its free space; earlier checkpoints are kept.",
             ) from error
         self._prune()
-        return final
+        return self.folder.folder(name)
 
-    def _write(self, final: Path, files: Mapping[str, bytes]) -> None:
-        staged = self.folder / f".tmp-{final.name}-{os.getpid()}"
+    def _write(self, name: str, files: Mapping[str, bytes]) -> None:
+        staged = self.folder.folder(f".tmp-{name}-{os.getpid()}")
         try:
-            staged.mkdir()
-            for name, content in files.items():
-                write_file(staged / name, content)
-            sync_directory(staged)
-            if final.exists():
-                kind = "replaced" if self._verifies(final) else "bad"
-                final.rename(_unused_name(final.with_name(f".{kind}-{final.name}")))
-            staged.rename(final)
+            staged.make()
+            for file, content in files.items():
+                staged.write_new(file, content)
+            staged.sync()
+            if self.folder.holds(name):
+                kind = "replaced" if self._verifies(name) else "bad"
+                self.folder.rename(name, self._unused_name(f".{kind}-{name}"))
+            self.folder.rename(staged.name, name)
         except OSError:
-            discard_folder(staged)
+            self.folder.discard(staged.name)
             raise
-        self._is_good.pop(final.name, None)
-        sync_directory(self.folder)
-        self._read(final)
+        self._is_good.pop(name, None)
+        self.folder.sync()
+        self._read(name)
 
-    def _has(self, final: Path, manifest: bytes) -> bool:
+    def _unused_name(self, name: str) -> str:
+        candidates = (f"{name}-{number}" for number in itertools.count(1))
+        return next(each for each in candidates if not self.folder.holds(each))
+
+    def _has(self, name: str, manifest: bytes) -> bool:
         """Say whether a step is saved already, as it is after a save that failed at its end."""
         try:
-            is_same = (final / _MANIFEST).read_bytes() == manifest
+            found = self.folder.folder(name).file(_MANIFEST).read(_MAX_MANIFEST_BYTES)
         except OSError:
             return False
-        if is_same and self._verifies(final):
-            sync_directory(self.folder)
+        if found == manifest and self._verifies(name):
+            self.folder.sync()
             return True
         return False
 
@@ -138,14 +143,14 @@ class CheckpointStore:
         """
         skipped: list[str] = []
         kind: type[LobaError] = CorruptError
-        for path in reversed(checkpoint_folders(self.folder)):
+        for name in reversed(checkpoint_names(self.folder)):
             try:
-                return self._read(path), skipped
+                return self._read(name), skipped
             except OSError as error:
                 kind = ResourceError
-                skipped.append(f"{path.name}: {error}")
+                skipped.append(f"{name}: {error}")
             except CorruptError as error:
-                skipped.append(f"{path.name}: {error}")
+                skipped.append(f"{name}: {error}")
         if skipped:
             raise kind(
                 "no checkpoint of this run can be read: " + "; ".join(skipped),
@@ -157,49 +162,50 @@ class CheckpointStore:
 
     def tidy(self) -> None:
         """Clear up after a process that was killed while it saved; for the one that writes."""
-        for path in [*self.folder.glob(".tmp-*"), *self.folder.glob(".trash-*")]:
-            discard_folder(path)
-        for path in sorted(self.folder.glob(".replaced-*")):
-            original = path.with_name(path.name.removeprefix(".replaced-").rpartition("-")[0])
-            if not original.exists():  # killed between the two renames of a save
-                path.rename(original)
+        for name in self.folder.names():
+            if _LEFT_BEHIND.fullmatch(name):
+                self.folder.discard(name)
+            elif (replaced := _REPLACED.fullmatch(name)) and not self.folder.holds(replaced[1]):
+                # Killed between the two renames of a save.
+                self.folder.rename(name, replaced[1])
 
-    def _read(self, path: Path) -> Checkpoint:
-        contents = _read_verified(path)
+    def _read(self, name: str) -> Checkpoint:
+        contents = _read_verified(self.folder.folder(name))
         try:
             state = json.loads(contents.pop(_STATE))
             if state.pop("version") != _VERSION:
                 raise CorruptError("it was written by another version of LOBA-Trainer")
             step = state.pop("step")
             tensors = {
-                name.removesuffix(".safetensors"): load(content)
-                for name, content in contents.items()
+                file.removesuffix(".safetensors"): load(content)
+                for file, content in contents.items()
             }
         except SafetensorError as error:
             raise CorruptError(f"its tensors cannot be read: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CorruptError(f"its {_STATE} is not that of a checkpoint") from error
-        if step != checkpoint_step(path):
+        if step != checkpoint_step(name):
             raise CorruptError(f"it is of step {step}")
-        self._is_good[path.name] = True
+        self._is_good[name] = True
         return Checkpoint(step=step, tensors=tensors, state=state)
 
-    def _verifies(self, path: Path) -> bool:
+    def _verifies(self, name: str) -> bool:
         """Say whether a checkpoint is good, reading each of them at most once."""
-        if path.name not in self._is_good:
+        if name not in self._is_good:
             try:
-                self._read(path)
+                self._read(name)
             except (OSError, CorruptError):
-                self._is_good[path.name] = False
-        return self._is_good[path.name]
+                self._is_good[name] = False
+        return self._is_good[name]
 
     def _prune(self) -> None:
         """Remove all but the newest that verify; what does not is no loss to keep, or to count."""
         with contextlib.suppress(OSError):  # the save is done, whatever becomes of older ones
-            newest_first = reversed(checkpoint_folders(self.folder))
-            good = [path for path in newest_first if self._verifies(path)]
-            for path in [*good[self.keep :], *self.folder.glob(".replaced-*")]:
-                discard_folder(path)
+            newest_first = reversed(checkpoint_names(self.folder))
+            good = [name for name in newest_first if self._verifies(name)]
+            replaced = filter(_REPLACED.fullmatch, self.folder.names())
+            for name in [*good[self.keep :], *replaced]:
+                self.folder.discard(name)
 
 
 def _files_of(checkpoint: Checkpoint) -> dict[str, bytes]:
@@ -215,24 +221,20 @@ def _files_of(checkpoint: Checkpoint) -> dict[str, bytes]:
     return files
 
 
-def _read_verified(path: Path) -> dict[str, bytes]:
+def _read_verified(folder: OwnedFolder) -> dict[str, bytes]:
     """Return the files of a checkpoint, each as its manifest has it."""
     try:
-        with (path / _MANIFEST).open("rb") as stream:
-            manifest = json.loads(stream.read(_MAX_MANIFEST_BYTES))
+        manifest = json.loads(folder.file(_MANIFEST).read(_MAX_MANIFEST_BYTES))
         if not isinstance(manifest, dict) or not all(map(_FILE.fullmatch, manifest)):
             raise CorruptError("its manifest is not that of a checkpoint")
-        contents = {name: (path / name).read_bytes() for name in manifest}
+        contents = {name: folder.file(name).read(_MAX_FILE_BYTES) for name in manifest}
+    except UnsafeFileError as error:
+        raise CorruptError(f"{error.filename} {error.strerror}") from error
     except FileNotFoundError as error:
-        raise CorruptError(f"incomplete ({Path(str(error.filename)).name} is missing)") from error
+        raise CorruptError(f"incomplete ({os.path.basename(error.filename)} is missing)") from error
     except (ValueError, RecursionError) as error:
         raise CorruptError("its manifest is not valid JSON") from error
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != manifest[name]:
             raise CorruptError(f"{name} does not match its sha256 sum")
     return contents
-
-
-def _unused_name(path: Path) -> Path:
-    candidates = (path.with_name(f"{path.name}-{number}") for number in range(1, 10_000))
-    return next(candidate for candidate in candidates if not candidate.exists())

@@ -16,6 +16,7 @@ from loba_tui.core.program.training.memory import memory_mib
 from loba_tui.core.program.training.optimizer_state import averaged_weights
 from loba_tui.core.program.training.state import TrainerParts, checkpoint_of, restore
 from loba_tui.core.recipe.schema import TrainSection
+from loba_tui.core.run.directory import checkpoint_name
 
 
 class Trainer:
@@ -183,13 +184,14 @@ class Trainer:
         method_state = parts.method.state()  # every process, as it may gather
         begin = time.perf_counter()
         checkpoint = self._checkpoint(method_state)
-        path = parts.store.path(self.step)
         self.steering.disk.persist(
             lambda: parts.store.save(checkpoint), num_bytes=checkpoint.num_bytes, step=self.step
         )
         self._saved_step = self.step
         seconds = round(time.perf_counter() - begin, 4)
-        self._records.event("saved", step=self.step, path=path.name, seconds=seconds)
+        self._records.event(
+            "saved", step=self.step, path=checkpoint_name(self.step), seconds=seconds
+        )
 
     def _checkpoint(self, method_state: Mapping[str, Tensor]) -> Checkpoint:
         return checkpoint_of(

@@ -7,6 +7,7 @@ import torch
 from diffusers.utils import convert_state_dict_to_kohya
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from tiny_adapters import made_folder
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
@@ -17,6 +18,7 @@ from loba_tui.core.errors import (
     RefusedError,
     ResourceError,
 )
+from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.program.adapter_files import file as adapter_file
 from loba_tui.core.program.adapter_files.adapter import (
     DIFFUSERS_NAME,
@@ -83,7 +85,7 @@ class Exported:
 def exported(request, tiny_sdxl_folder, tmp_path_factory) -> Exported:
     container = with_adapter(tiny_sdxl_folder, request.param)
     folder = tmp_path_factory.mktemp(request.param)
-    write_adapter(container.denoiser, folder, metadata=METADATA)
+    write_adapter(container.denoiser, OwnedFolder(folder), metadata=METADATA)
     return Exported(container, folder, prediction(container))
 
 
@@ -91,7 +93,7 @@ def exported(request, tiny_sdxl_folder, tmp_path_factory) -> Exported:
 def locon(tiny_sdxl_folder, tmp_path_factory) -> Exported:
     container = with_adapter(tiny_sdxl_folder, "locon")
     folder = tmp_path_factory.mktemp("locon")
-    write_adapter(container.denoiser, folder, metadata=METADATA)
+    write_adapter(container.denoiser, OwnedFolder(folder), metadata=METADATA)
     return Exported(container, folder, prediction(container))
 
 
@@ -145,7 +147,7 @@ def test_kohyas_file_has_the_true_alpha_where_diffusers_converter_writes_the_ran
     tiny_sdxl_folder, tmp_path
 ):
     container = with_adapter(tiny_sdxl_folder, "lora")
-    write_adapter(container.denoiser, tmp_path)
+    write_adapter(container.denoiser, OwnedFolder(tmp_path))
     ours = {k: v for k, v in load_file(tmp_path / KOHYA_NAME).items() if k.endswith(".alpha")}
     theirs = convert_state_dict_to_kohya(get_peft_model_state_dict(container.denoiser))
     assert {float(value) for value in ours.values()} == {1.0}
@@ -153,9 +155,9 @@ def test_kohyas_file_has_the_true_alpha_where_diffusers_converter_writes_the_ran
 
 
 def test_the_same_adapter_has_the_same_bytes(locon, tmp_path):
-    first = write_adapter(locon.container.denoiser, tmp_path / "a", metadata=METADATA)
+    first = write_adapter(locon.container.denoiser, made_folder(tmp_path / "a"), metadata=METADATA)
     reordered = dict(reversed(METADATA.items()))
-    again = write_adapter(locon.container.denoiser, tmp_path / "b", metadata=reordered)
+    again = write_adapter(locon.container.denoiser, made_folder(tmp_path / "b"), metadata=reordered)
     for kind in ("diffusers", "kohya"):
         assert first[kind].sha256 == again[kind].sha256
         assert first[kind].path.read_bytes() == again[kind].path.read_bytes()
@@ -213,7 +215,7 @@ def test_a_weight_that_is_not_finite_is_never_exported(tiny_sdxl_folder, tmp_pat
     parameter = next(p for n, p in container.denoiser.named_parameters() if "lora_B" in n)
     parameter.data[0, 0] = value
     with pytest.raises(NumericsError, match="not finite"):
-        write_adapter(container.denoiser, tmp_path)
+        write_adapter(container.denoiser, OwnedFolder(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -221,7 +223,7 @@ def test_an_untrained_adapter_is_never_exported(tiny_sdxl_folder, tmp_path):
     container = fresh(tiny_sdxl_folder)
     container.denoiser.add_adapter(config(container, "lora"))
     with pytest.raises(NumericsError, match="changes nothing"):
-        write_adapter(container.denoiser, tmp_path)
+        write_adapter(container.denoiser, OwnedFolder(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -230,13 +232,13 @@ def test_what_is_not_lora_is_said_so(tiny_sdxl_folder, tmp_path):
     targets = container.adapter_targets()["cross_attention"]
     container.denoiser.add_adapter(LoraConfig(r=2, target_modules=targets, lora_bias=True))
     with pytest.raises(RecipeError, match="no place in a LoRA file"):
-        write_adapter(container.denoiser, tmp_path)
+        write_adapter(container.denoiser, OwnedFolder(tmp_path))
 
 
 def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(locon, tmp_path):
     (tmp_path / DIFFUSERS_NAME / "in the way").mkdir(parents=True)
     with pytest.raises(ResourceError, match="cannot be written"):
-        write_adapter(locon.container.denoiser, tmp_path)
+        write_adapter(locon.container.denoiser, OwnedFolder(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == [DIFFUSERS_NAME]
 
 
@@ -249,7 +251,7 @@ def test_a_disk_that_gives_back_something_else_is_found(locon, tmp_path, monkeyp
 
     monkeypatch.setattr(adapter_file, "read_file", changed)
     with pytest.raises(ResourceError, match="does not read back"):
-        write_adapter(locon.container.denoiser, tmp_path)
+        write_adapter(locon.container.denoiser, OwnedFolder(tmp_path))
 
 
 def test_files_that_are_no_adapters_are_said_so(locon, tiny_sdxl_folder, tmp_path):
@@ -346,7 +348,7 @@ def test_patterns_that_match_several_layers_are_written_out_by_name(tiny_sdxl_fo
     for name, parameter in container.denoiser.named_parameters():
         if "lora_" in name:
             parameter.data.fill_(0.05)
-    written = write_adapter(container.denoiser, tmp_path)
+    written = write_adapter(container.denoiser, OwnedFolder(tmp_path))
     converted = convert(written["diffusers"].path, "kohya")
     assert converted.read_bytes() == written["kohya"].path.read_bytes()
     _, peft, _ = read_adapter(written["diffusers"].path)

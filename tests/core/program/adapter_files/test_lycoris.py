@@ -21,6 +21,7 @@ from torch import Tensor
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import CorruptError, NumericsError, RecipeError
+from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import (
     convert,
@@ -97,7 +98,7 @@ def test_the_same_adapter_has_the_same_bytes(
     exported: tuple[str, Path, ModelContainer], tmp_path: Path
 ) -> None:
     _, folder, container = exported
-    write_adapter(container.denoiser, tmp_path, metadata={"loba.recipe": "x"})
+    write_adapter(container.denoiser, OwnedFolder(tmp_path), metadata={"loba.recipe": "x"})
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 1
     for path in files:
@@ -108,7 +109,7 @@ def test_the_same_adapter_has_the_same_bytes(
 @pytest.mark.parametrize("kind", OTHERS)
 def test_peft_loads_the_folder_by_itself(kind: str, tiny_sdxl_folder: Path, tmp_path: Path) -> None:
     container = trained(tiny_sdxl_folder, kind)
-    write_adapter(container.denoiser, tmp_path)
+    write_adapter(container.denoiser, OwnedFolder(tmp_path))
     plain = fresh(tiny_sdxl_folder)
     model = PeftModel.from_pretrained(plain.denoiser, str(tmp_path / "peft"))
     torch.testing.assert_close(prediction(plain, model), prediction(container))
@@ -150,7 +151,7 @@ def test_lycoris_keys_mean_the_same_to_other_tools(
     kind: str, options: dict[str, Any], tiny_sdxl_folder: Path, tmp_path: Path
 ) -> None:
     container = trained(tiny_sdxl_folder, kind, **options)
-    write_adapter(container.denoiser, tmp_path)
+    write_adapter(container.denoiser, OwnedFolder(tmp_path))
     plain = fresh(tiny_sdxl_folder)
     modules: dict[str, dict[str, Tensor]] = {}
     for key, tensor in load_file(tmp_path / "adapter.kohya.safetensors").items():
@@ -169,7 +170,7 @@ def test_files_with_lycoris_keys_are_read_too(
     kind: str, options: dict[str, Any], tiny_folder: Path, tmp_path: Path
 ) -> None:
     container = trained(tiny_folder, kind, **options)
-    write_adapter(container.denoiser, tmp_path)
+    write_adapter(container.denoiser, OwnedFolder(tmp_path))
     other = fresh(tiny_folder)
     load_adapter(other, tmp_path / "adapter.kohya.safetensors")
     ours, theirs = AdapterScale(container.denoiser), AdapterScale(other.denoiser)
@@ -221,7 +222,7 @@ def test_layers_of_a_lycoris_file_keep_ranks_and_alphas_of_their_own(
 def test_a_lycoris_file_that_is_not_whole_is_refused(
     change: Any, tiny_sdxl_folder: Path, tmp_path: Path
 ) -> None:
-    write_adapter(trained(tiny_sdxl_folder, "loha").denoiser, tmp_path)
+    write_adapter(trained(tiny_sdxl_folder, "loha").denoiser, OwnedFolder(tmp_path))
     path = tmp_path / "adapter.kohya.safetensors"
     file = load_file(path)
     change(file)
@@ -236,7 +237,7 @@ def test_diffusers_and_a_written_out_reading_take_dora(
 ) -> None:
     container = trained(tiny_sdxl_folder, "dora")
     expected = prediction(container)
-    write_adapter(container.denoiser, tmp_path)
+    write_adapter(container.denoiser, OwnedFolder(tmp_path))
     for name in ("adapter.safetensors", "adapter.kohya.safetensors"):
         other = fresh(tiny_sdxl_folder)
         load_adapter(other, tmp_path / name)
@@ -261,7 +262,7 @@ def test_diffusers_and_a_written_out_reading_take_dora(
 
 
 def test_oft_has_no_form_for_other_tools(tiny_sdxl_folder: Path, tmp_path: Path) -> None:
-    written = write_adapter(trained(tiny_sdxl_folder, "oft").denoiser, tmp_path)
+    written = write_adapter(trained(tiny_sdxl_folder, "oft").denoiser, OwnedFolder(tmp_path))
     assert set(written) == {"diffusers", "peft"}
     with pytest.raises(RecipeError, match="OFT adapter, which is not converted"):
         convert(tmp_path / "adapter.safetensors", "kohya")
@@ -274,7 +275,7 @@ def test_an_untrained_adapter_is_never_exported(
     container = fresh(tiny_sdxl_folder)
     container.denoiser.add_adapter(SHIPPED.load("adapters", kind)(container.adapter_targets()))
     with pytest.raises(NumericsError, match="changes nothing"):
-        write_adapter(container.denoiser, tmp_path)
+        write_adapter(container.denoiser, OwnedFolder(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,7 @@ def test_an_untrained_adapter_is_never_exported(
 def test_files_that_were_tampered_with_are_said_so(
     change: Any, error: type[Exception], tiny_sdxl_folder: Path, tmp_path: Path
 ) -> None:
-    write_adapter(trained(tiny_sdxl_folder, "loha").denoiser, tmp_path)
+    write_adapter(trained(tiny_sdxl_folder, "loha").denoiser, OwnedFolder(tmp_path))
     path = tmp_path / "adapter.safetensors"
     tensors, metadata = read_file(path)
     config = json.loads(metadata["peft_config"])

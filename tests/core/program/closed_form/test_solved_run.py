@@ -72,7 +72,7 @@ def test_a_run_computes_the_same_adapter_every_time_and_keeps_no_checkpoint(
     torch.manual_seed(6)
     other = run_here(recipe, new_run(recipe, tmp_path / "other"), resume=True)
     assert adapter_hashes(one) == adapter_hashes(other)
-    assert list(one.checkpoints.iterdir()) == []
+    assert list(one.checkpoints.path.iterdir()) == []
     reader = RunReader(one)
     (metric,) = reader.new_metrics()
     assert (metric.step, metric.forwards) == (1, 0)
@@ -156,7 +156,7 @@ def test_it_can_be_stopped_before_it_begins(tiny_sdxl_folder: Path, tmp_path: Pa
     recipe, flag = recipe_of(tiny_sdxl_folder, "uce"), SimpleNamespace(is_set=False)
     with RunWriter.open(run_dir) as writer, pytest.raises(Interrupted, match="after step 0 of 1"):
         train(recipe, run_dir, writer, flag, StartOptions(), SHIPPED)
-    assert not run_dir.adapter.exists()
+    assert not run_dir.adapter.path.exists()
 
 
 def test_what_only_training_uses_is_told(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_adapters import add_adapter, fresh, move_adapter
+from tiny_adapters import add_adapter, fresh, made_folder, move_adapter
 from torch import Tensor
 
 from loba_tui.client.runs import replay
@@ -25,7 +25,7 @@ from loba_tui.core.program.adapter_layers.kinds import (
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.combine.attach import Part, SeveralScales, attach
 from loba_tui.core.program.combine.interference import measure_overlap, measured_attribute
-from loba_tui.core.program.combine.interference_plot import draw_interference
+from loba_tui.core.program.combine.interference_plot import interference_png
 from loba_tui.core.program.combine.merge import inner_product, merge, reduce_rank, write_merged
 from loba_tui.core.program.trajectories.held_out import roll_out
 from loba_tui.core.run.directory import Ledger
@@ -47,7 +47,9 @@ def files(tiny_sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> d
         container = fresh(tiny_sdxl_folder)
         add_adapter(container, kind, options)
         move_adapter(container, seed=number, is_relative=False)
-        write_adapter(container.denoiser, folder / name, metadata={"loba.base_model": "tiny"})
+        write_adapter(
+            container.denoiser, made_folder(folder / name), metadata={"loba.base_model": "tiny"}
+        )
         made[name] = folder / name / "adapter.safetensors"
     return made
 
@@ -192,7 +194,7 @@ def test_an_adapter_overlaps_with_itself_and_is_against_its_opposite(
     assert any("overlap" in sentence for sentence in found.sentences())
     images = np.random.default_rng(0).random((2, 4, 16, 16, 3))
     for name in ("one.png", "two.png"):
-        draw_interference(found, images, ["a dot", "another"], tmp_path / name)
+        (tmp_path / name).write_bytes(interference_png(found, images, ["a dot", "another"]))
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 

@@ -81,7 +81,7 @@ def test_killed_with_workers_and_resumed_a_run_is_that_of_one_process(
         [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     # Made when training is under way, and the workers with it.
-    while not (run_dir.checkpoints / "step-000002").exists() and program.poll() is None:
+    while not (run_dir.checkpoints.path / "step-000002").exists() and program.poll() is None:
         time.sleep(0.02)
     workers = psutil.Process(program.pid).children(recursive=True) if program.poll() is None else []
     program.kill()
@@ -139,7 +139,7 @@ def test_bad_data_ends_a_run_before_the_model_is_loaded_and_can_be_left_out(
     for words in ("2.png: the file is empty", "4.png: has no caption"):
         assert words in raised.value.message
         assert words in (run_dir.path / BAD_DATA).read_text()
-    assert '"event":"built"' not in run_dir.events.read_text().replace(" ", "")
+    assert '"event":"built"' not in run_dir.events.path.read_text().replace(" ", "")
 
     lenient = recipe_on(tiny_sdxl_folder, folder, skip_bad=True)
     skipped = new_run(lenient, tmp_path)

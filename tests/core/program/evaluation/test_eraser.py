@@ -22,10 +22,11 @@ from loba_tui.core.program.evaluation.eraser_effect import measure_erasure
 from loba_tui.core.program.evaluation.figures import measure_figures
 from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.evaluation.report import Report, make_report
-from loba_tui.core.program.evaluation.report_plot import draw_report
+from loba_tui.core.program.evaluation.report_plot import report_png
 from loba_tui.core.program.evaluation.verdict import OUTCOMES
 from loba_tui.core.recipe.load import check_text, dump_recipe, parse_recipe, parse_text
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.directory import RunDir
 from loba_tui.models.shapes_world import Scene, draw
 
 SCALES = (0.0, 0.5, 1.0)
@@ -97,12 +98,10 @@ def test_figures_and_sentences_are_those_of_the_labels() -> None:
     assert report.summary()["share"] == "1 0.5 0"
 
 
-def test_the_page_is_drawn_with_the_same_bytes_every_time(tmp_path: Path) -> None:
+def test_the_page_is_drawn_with_the_same_bytes_every_time() -> None:
     report = report_on(GONE, KEPT)
     images = np.zeros((12, 3, 16, 16, 3))
-    for name in ("a.png", "b.png"):
-        draw_report(report, images, tmp_path / name)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert report_png(report, images) == report_png(report, images)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +163,10 @@ def test_the_proof_draws_strength_one_and_counts_all_prompts(
     tiny_sdxl_folder: Path, tmp_path: Path
 ) -> None:
     container, scale, embeds = model_with(tiny_sdxl_folder, exact=True)
+    run_dir = RunDir(tmp_path)
+    run_dir.prepare()
     report = prove(
-        container, scale, Recipe.model_validate(RECIPE), embeds, tmp_path, plugins=SHIPPED
+        container, scale, Recipe.model_validate(RECIPE), embeds, run_dir, plugins=SHIPPED
     )
     assert report.scales == (0, 0.5, 1)
     erasure = report.erasure

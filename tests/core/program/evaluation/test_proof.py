@@ -12,8 +12,9 @@ from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.evaluation.measure import check_measures, measure, read_values
 from loba_tui.core.program.evaluation.proof import prove
-from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, write_strip
+from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
 from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.run.directory import RunDir
 from loba_tui.models.shapes_world import Scene, draw
 
 get_adapter = SHIPPED.load("adapters", "lora")
@@ -58,12 +59,25 @@ def recipe_with(**proof):
     return Recipe.model_validate(RECIPE | {"proof": RECIPE["proof"] | proof})
 
 
+def prepared(path):
+    path.mkdir(exist_ok=True)
+    run_dir = RunDir(path)
+    run_dir.prepare()
+    return run_dir
+
+
 def test_proof_writes_strip_report_and_page_and_always_draws_scale_zero(model, tmp_path):
     container, scale, embeds = model
     told = []
     report = prove(
-        container, scale, recipe_with(), embeds, tmp_path, lambda *counts: told.append(counts)
-    , plugins=SHIPPED)  # fmt: skip
+        container,
+        scale,
+        recipe_with(),
+        embeds,
+        prepared(tmp_path),
+        lambda *counts: told.append(counts),
+        plugins=SHIPPED,
+    )
     assert report.scales == (-1, 0, 2)
     assert told[-1] == (6, 6)
     content = json.loads((tmp_path / "adapter" / "report.json").read_text())
@@ -78,7 +92,7 @@ def test_proof_writes_strip_report_and_page_and_always_draws_scale_zero(model, t
 
 def test_same_adapter_gives_the_same_files(model, tmp_path):
     for folder in ("a", "b"):
-        prove(*model[:2], recipe_with(), model[2], tmp_path / folder, plugins=SHIPPED)
+        prove(*model[:2], recipe_with(), model[2], prepared(tmp_path / folder), plugins=SHIPPED)
     for name in ("adapter/report.json", "adapter/report.png", "samples/proof.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -89,7 +103,7 @@ def test_without_measure_and_without_a_direction_there_is_still_a_report(model, 
     recipe = Recipe.model_validate(
         RECIPE | {"method": method, "proof": {"prompts": ["a cross"], "seeds": [1]}}
     )
-    report = prove(container, scale, recipe, embeds, tmp_path, plugins=SHIPPED)
+    report = prove(container, scale, recipe, embeds, prepared(tmp_path), plugins=SHIPPED)
     assert report.effect is None
     assert report.efficacy is None
     assert report.outcome == "unmeasured"
@@ -102,23 +116,23 @@ def test_an_eraser_without_a_measure_is_judged_by_the_unet_alone(model, tmp_path
     recipe = Recipe.model_validate(
         RECIPE | {"method": method, "proof": {"prompts": ["a cross"], "seeds": [1]}}
     )
-    report = prove(container, scale, recipe, embeds, tmp_path, plugins=SHIPPED)
+    report = prove(container, scale, recipe, embeds, prepared(tmp_path), plugins=SHIPPED)
     assert report.erasure is None
     assert report.outcome == report.efficacy.verdict
     assert "of the way from the concept's prediction" in report.verdict[-1]
     assert report.efficacy.leakage > 0
 
 
-def test_negative_prompt_reaches_the_images(model, tmp_path):
+def test_negative_prompt_reaches_the_images(model):
     container, scale, embeds = model
-    paths = []
+    drawn = []
     for negative in ("", "a square"):
         sample = RECIPE["sample"] | {"negative_prompt": negative, "prompts": ["a cross"]}
         recipe = Recipe.model_validate(RECIPE | {"sample": sample})
-        grid, path = Grid.of_samples(recipe), tmp_path / f"x{negative}" / "s.png"
-        write_strip(draw_grid(container, scale, recipe, embeds, grid, plugins=SHIPPED), grid, path)
-        paths.append(path)
-    assert paths[0].read_bytes() != paths[1].read_bytes()
+        grid = Grid.of_samples(recipe)
+        images = draw_grid(container, scale, recipe, embeds, grid, plugins=SHIPPED)
+        drawn.append(grid_png(images, grid))
+    assert drawn[0] != drawn[1]
 
 
 def test_measure_carries_unit_and_limits_and_marks_what_it_cannot_read():
@@ -148,5 +162,7 @@ def test_option_of_a_measure_that_cannot_be_used_is_found_beforehand():
 
 def test_one_label_may_be_preserved_twice_with_different_options(model, tmp_path):
     choices = [{"name": "color_axis"}, {"name": "color_axis", "low": [0, 0, 0]}]
-    report = prove(*model[:2], recipe_with(preserve=choices), model[2], tmp_path, plugins=SHIPPED)
+    report = prove(
+        *model[:2], recipe_with(preserve=choices), model[2], prepared(tmp_path), plugins=SHIPPED
+    )
     assert len({kept.label for kept in report.preservation}) == 2

@@ -62,25 +62,25 @@ def test_parameters_and_optimizer_state_are_those_of_a_run(tmp_path: Path, optim
     recipe = recipe_of(optimizer={"name": optimizer, "lr": 1e-4})
     estimated = Estimator(CPU, plugins=SHIPPED).estimate(recipe)
     run_dir = RunDir.create(tmp_path, "run")
-    run_dir.recipe.write_text(dump_recipe(recipe))
+    run_dir.recipe.path.write_text(dump_recipe(recipe))
     with RunWriter.open(run_dir) as writer:
         train(recipe, run_dir, writer, StopNever(), StartOptions(), SHIPPED)
 
     from safetensors.torch import load_file
 
-    checkpoint = run_dir.checkpoints / "step-000002"
+    checkpoint = run_dir.checkpoints.path / "step-000002"
     state = state_bytes(load_file(checkpoint / "optimizer.safetensors"))
     adapter = load_file(checkpoint / "adapter.safetensors")
     assert estimated.trained_parameters == sum(tensor.numel() for tensor in adapter.values())
     assert estimated.memory.optimizer == state
     written = sum(file.stat().st_size for file in checkpoint.iterdir())
     assert estimated.disk.checkpoint == pytest.approx(written, rel=0.5)
-    events = [json.loads(line) for line in run_dir.events.read_text().splitlines()]
+    events = [json.loads(line) for line in run_dir.events.path.read_text().splitlines()]
     kinds = [event["event"] for event in events]
     assert kinds.index("estimated") < kinds.index("built") < kinds.index("measured_memory")
     built = next(event for event in events if event["event"] == "built")
     assert built["trained_parameters"] == estimated.trained_parameters
-    last = json.loads(run_dir.metrics.read_text().splitlines()[-1])
+    last = json.loads(run_dir.metrics.path.read_text().splitlines()[-1])
     calls = estimated.calls
     assert last["forwards"] == rows(calls.first) + rows(calls.later[0])
 
@@ -140,7 +140,7 @@ def test_force_starts_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(ResourceError):
             Preflight(recipe_of(), CPU, plugins=SHIPPED).announce(writer, tmp_path)
         Preflight(recipe_of(), CPU, plugins=SHIPPED).announce(writer, tmp_path, force=True)
-        assert "--force" in writer.run_dir.events.read_text()
+        assert "--force" in writer.run_dir.events.path.read_text()
 
 
 def test_out_of_memory_names_changes_that_fit():

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import KOHYA_NAME, write_adapter
 from loba_tui.core.program.serving.requests import serve, wanted_recipe
@@ -31,7 +32,7 @@ def foreign(tiny_sdxl_folder: Path, tmp_path: Path) -> Path:
     for name, parameter in container.denoiser.named_parameters():
         if ".hada_" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator)
-    write_adapter(container.denoiser, tmp_path / "made")
+    write_adapter(container.denoiser, OwnedFolder(tmp_path / "made"))
     path = tmp_path / "foreign.safetensors"
     save_file(load_file(tmp_path / "made" / KOHYA_NAME), path)
     return path
@@ -74,7 +75,7 @@ def test_an_adapter_of_another_tool_is_drawn_and_measured_by_a_recipe(
     with RunWriter.open(run_dir) as writer:
         serve(wanted, writer, plugins=SHIPPED)
     if action == "sample":
-        files = sorted(run_dir.samples.glob("000-*.png"))
+        files = sorted(run_dir.samples.path.glob("000-*.png"))
         assert len(files) == 3
         assert len({Image.open(file).tobytes() for file in files}) == 3
     else:

@@ -104,7 +104,7 @@ def test_commands_are_carried_out_and_answered_by_their_name(writer: RunWriter) 
 
 
 def test_what_is_no_command_is_answered_with_a_refusal(writer: RunWriter) -> None:
-    (writer.run_dir.control / "00000001-ab.json").write_text('{"version":1,"command":"rm"}')
+    (writer.run_dir.control.path / "00000001-ab.json").write_text('{"version":1,"command":"rm"}')
     steering_with(writer).boundary(Subject())
     (answer,) = events(writer.run_dir, "command")
     assert answer["id"] == "00000001-ab"
@@ -158,7 +158,7 @@ def test_a_bad_value_is_refused_with_a_reason_and_changes_nothing(
     assert not answer["accepted"]
     assert message in answer["message"]
     assert steering.settings.record == ChangeRecord()
-    assert not writer.run_dir.changes.exists()
+    assert not writer.run_dir.changes.path.exists()
 
 
 def later(work: Callable[[], object], seconds: float = 0.4) -> threading.Timer:
@@ -280,7 +280,7 @@ def test_a_failure_that_is_not_the_disks_is_raised(writer: RunWriter) -> None:
 
 
 def metrics(run_dir: RunDir) -> dict[int, dict[str, Any]]:
-    lines = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in run_dir.metrics.path.read_text().splitlines()]
     return {line["step"]: line for line in lines}
 
 
@@ -296,7 +296,7 @@ class Hand:
 
     @property
     def is_set(self) -> bool:
-        step = max(metrics(self.run_dir), default=0) if self.run_dir.metrics.exists() else 0
+        step = max(metrics(self.run_dir), default=0) if self.run_dir.metrics.path.exists() else 0
         for command in self.plan.pop(step, []):
             send(self.run_dir, command)
         return bool(self.stop) and step >= self.stop
@@ -376,7 +376,7 @@ def test_without_its_record_a_run_resumes_from_what_the_checkpoint_knows(
     steered: RunDir, tmp_path: Path
 ) -> None:
     run_dir = stopped_at_6(tmp_path)
-    run_dir.changes.write_text("{")
+    run_dir.changes.path.write_text("{")
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
     assert adapter_hashes(run_dir) == adapter_hashes(steered)
     assert "steering.json" in events(run_dir, "warning")[0]["message"]
@@ -387,7 +387,7 @@ def test_changes_after_the_last_checkpoint_are_made_again_at_their_steps(
 ) -> None:
     run_dir = stopped_at_6(tmp_path)
     # As after a kill: the only checkpoint left is of step 4, before train.steps was changed.
-    for path in run_dir.checkpoints.iterdir():
+    for path in run_dir.checkpoints.path.iterdir():
         if path.name != "step-000004":
             path.rename(path.with_name("lost"))
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
@@ -396,7 +396,7 @@ def test_changes_after_the_last_checkpoint_are_made_again_at_their_steps(
 
 def test_a_record_alone_repeats_the_run(steered: RunDir, tmp_path: Path) -> None:
     run_dir = new_run(recipe_with(), tmp_path)
-    run_dir.changes.write_bytes(steered.changes.read_bytes())
+    run_dir.changes.path.write_bytes(steered.changes.path.read_bytes())
     assert program.main(["--run-dir", str(run_dir.path)]) == ExitCode.DONE
     assert adapter_hashes(run_dir) == adapter_hashes(steered)
     kept = [{**event, "time": 0} for event in events(steered, "steered")]
@@ -419,7 +419,7 @@ def test_a_stop_while_the_result_is_measured_is_obeyed_and_loses_nothing(tmp_pat
     run_dir = new_run(recipe, tmp_path / "stopped")
     with RunWriter.open(run_dir) as writer, pytest.raises(Interrupted, match="images were drawn"):
         train(recipe, run_dir, writer, WhileMeasuring(writer), StartOptions(), SHIPPED)
-    assert not run_dir.report.exists()
+    assert not run_dir.report.path.exists()
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
     assert adapter_hashes(run_dir) == adapter_hashes(plain)
 
@@ -460,7 +460,7 @@ def test_a_loss_that_is_not_finite_stops_by_default(
     run_dir, code = run_with(recipe_with(), tmp_path)
     assert code == ExitCode.NUMERICS
     assert "step 3 is nan" in events(run_dir, "failed")[0]["message"]
-    assert not run_dir.adapter.exists()
+    assert not run_dir.adapter.path.exists()
 
 
 def test_skipped_steps_leave_the_weights_alone(
@@ -476,7 +476,7 @@ def test_skipped_steps_leave_the_weights_alone(
     (skipped,) = events(run_dir, "skipped")
     assert (skipped["step"], skipped["num_skips"]) == (1, 1)
     adapters = [
-        (run_dir.checkpoints / f"step-{step:06d}" / "adapter.safetensors").read_bytes()
+        (run_dir.checkpoints.path / f"step-{step:06d}" / "adapter.safetensors").read_bytes()
         for step in (1, 2, 3)
     ]
     assert adapters[0] == adapters[1] != adapters[2]
@@ -506,7 +506,7 @@ def test_a_rollback_goes_back_to_the_checkpoint_and_leaves_the_bad_draw_out(
     assert record.skipped == (1, 4)
 
     again = new_run(recipe, tmp_path / "again")
-    again.changes.write_bytes(run_dir.changes.read_bytes())
+    again.changes.path.write_bytes(run_dir.changes.path.read_bytes())
     assert program.main(["--run-dir", str(again.path)]) == ExitCode.DONE
     assert seen[8:] == [0, 2, 3, 5]
     assert adapter_hashes(again) == adapter_hashes(run_dir)

@@ -51,7 +51,7 @@ class Hand:
 
     @property
     def is_set(self) -> bool:
-        path = self.run_dir.metrics
+        path = self.run_dir.metrics.path
         step = len(path.read_text().splitlines()) if path.exists() else 0
         for command in self.plan.pop(step, []):
             send(self.run_dir, command)
@@ -68,7 +68,7 @@ def run(
 ) -> tuple[RunDir, Hand]:
     wanted = wanted or recipe()
     run_dir = RunDir.create(parent, "held")
-    run_dir.recipe.write_text(dump_recipe(wanted))
+    run_dir.recipe.path.write_text(dump_recipe(wanted))
     hand = Hand(run_dir, plan)
     with RunWriter.open(run_dir) as writer:
         train(wanted, run_dir, writer, hand, StartOptions(**how), SHIPPED)
@@ -77,7 +77,7 @@ def run(
 
 
 def results(run_dir: RunDir) -> dict[str, str]:
-    paths = [run_dir.adapter, run_dir.adapter_kohya, *sorted(run_dir.samples.glob("*.png"))]
+    paths = [run_dir.adapter, run_dir.adapter_kohya, *sorted(run_dir.samples.path.glob("*.png"))]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 

@@ -6,6 +6,7 @@ import torch
 from file_faults import FaultyFiles
 
 from loba_tui.core.errors import CorruptError, ResourceError
+from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.program.training.checkpoint import Checkpoint, CheckpointStore
 
 
@@ -22,7 +23,7 @@ def checkpoint(step: int) -> Checkpoint:
 
 
 def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path)
+    store = CheckpointStore(OwnedFolder(tmp_path))
     store.save(checkpoint(5))
     loaded, skipped = store.load_newest()
     assert loaded is not None
@@ -35,7 +36,7 @@ def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, keep=2)
+    store = CheckpointStore(OwnedFolder(tmp_path), keep=2)
     for step in (1, 2, 10):
         store.save(checkpoint(step))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000010"]
@@ -43,9 +44,9 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove file", "remove manifest"])
 def test_a_damaged_checkpoint_is_skipped_and_kept(tmp_path: Path, damage: str) -> None:
-    store = CheckpointStore(tmp_path)
+    store = CheckpointStore(OwnedFolder(tmp_path))
     store.save(checkpoint(1))
-    bad = store.save(checkpoint(2))
+    bad = store.save(checkpoint(2)).path
     weights = bad / "adapter.safetensors"
     content = weights.read_bytes()
     if damage == "flip":
@@ -66,16 +67,16 @@ def test_a_damaged_checkpoint_is_skipped_and_kept(tmp_path: Path, damage: str) -
 
 
 def test_no_readable_checkpoint_is_an_error_and_none_at_all_is_not(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path)
+    store = CheckpointStore(OwnedFolder(tmp_path))
     assert store.load_newest() == (None, [])
-    (store.save(checkpoint(1)) / "state.json").write_text("{}")
+    (store.save(checkpoint(1)).path / "state.json").write_text("{}")
     with pytest.raises(CorruptError, match="step-000001"):
         store.load_newest()
 
 
 def test_an_unfinished_checkpoint_is_never_considered(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path)
-    path = store.save(checkpoint(1))
+    store = CheckpointStore(OwnedFolder(tmp_path))
+    path = store.save(checkpoint(1)).path
     path.rename(tmp_path / ".tmp-step-000002-1")
     assert store.load_newest() == (None, [])
 
@@ -84,16 +85,16 @@ def test_a_folder_that_cannot_be_written_is_a_resource_error(tmp_path: Path) -> 
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(ResourceError, match="step 3"):
-        CheckpointStore(blocked).save(checkpoint(3))
+        CheckpointStore(OwnedFolder(blocked)).save(checkpoint(3))
 
 
 def test_everything_is_on_the_disk_before_it_gets_its_name_and_the_name_after(
     tmp_path: Path,
 ) -> None:
     """A kill cannot show a missing fsync; only a power cut can, so their order is the test."""
-    CheckpointStore(tmp_path).save(checkpoint(1))
+    CheckpointStore(OwnedFolder(tmp_path)).save(checkpoint(1))
     with FaultyFiles(tmp_path).installed() as files:
-        CheckpointStore(tmp_path).save(checkpoint(2))
+        CheckpointStore(OwnedFolder(tmp_path)).save(checkpoint(2))
     log = [entry.replace(f"-{os.getpid()}", "") for entry in files.log]
     staged = "/.tmp-step-000002"
     named = log.index(f"rename {staged}")
@@ -110,11 +111,11 @@ def test_everything_is_on_the_disk_before_it_gets_its_name_and_the_name_after(
 
 
 def test_a_damaged_checkpoint_counts_for_nothing_when_older_ones_are_pruned(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, keep=2)
+    store = CheckpointStore(OwnedFolder(tmp_path), keep=2)
     for step in (1, 2, 3):
         store.save(checkpoint(step))
     (tmp_path / "step-000003" / "state.json").write_text("{}")
-    CheckpointStore(tmp_path, keep=2).save(checkpoint(4))
+    CheckpointStore(OwnedFolder(tmp_path), keep=2).save(checkpoint(4))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["step-000002", "step-000003", "step-000004"]
 
@@ -132,7 +133,7 @@ def test_a_damaged_checkpoint_counts_for_nothing_when_older_ones_are_pruned(tmp_
     ],
 )
 def test_a_manifest_from_elsewhere_leads_nowhere(tmp_path: Path, manifest: str) -> None:
-    store = CheckpointStore(tmp_path)
-    (store.save(checkpoint(1)) / "manifest.json").write_text(manifest)
+    store = CheckpointStore(OwnedFolder(tmp_path))
+    (store.save(checkpoint(1)).path / "manifest.json").write_text(manifest)
     with pytest.raises(CorruptError, match="step-000001"):
         store.load_newest()

@@ -92,7 +92,7 @@ def test_a_run_exports_the_average(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     recipe = recipe_of(ema={"decay": 0.9})
     run_dir = run_here(recipe, new_run(recipe, tmp_path))
-    checkpoint = run_dir.checkpoints / "step-000003"
+    checkpoint = run_dir.checkpoints.path / "step-000003"
     averaged = load_file(checkpoint / "ema.safetensors")
     trained = load_file(checkpoint / "adapter.safetensors")
     exported = load_file(run_dir.adapter)

@@ -15,6 +15,7 @@ from typing import Literal
 
 from loba_tui.core.associate.caches.hub.layout import COMMIT, Repository, folder_of
 from loba_tui.core.errors import LobaError
+from loba_tui.core.file_sources import Source, read_source
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
 
@@ -198,7 +199,7 @@ def _run_use(run_dir: RunDir) -> RunUse | None:
 
 def _commit_of(run_dir: RunDir) -> str | None:
     try:
-        with run_dir.events.open("rb") as file:
+        with run_dir.events.open() as file:
             head = file.read(_EVENTS_HEAD_BYTES)
     except OSError:
         return None
@@ -212,11 +213,9 @@ def _commit_of(run_dir: RunDir) -> str | None:
     return None
 
 
-def _model_in(path: Path) -> BaseModel | None:
+def _model_in(source: Source) -> BaseModel | None:
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_RECIPE_BYTES + 1)
-        return None if len(content) > _MAX_RECIPE_BYTES else base_model(content.decode())
+        return base_model(read_source(source, _MAX_RECIPE_BYTES).decode())
     except (OSError, UnicodeDecodeError):
         return None
 

@@ -29,7 +29,7 @@ from loba_tui.core.files import (
     PRIVATE_FILE_MODE,
     replace_file,
     take_lock,
-    write_file,
+    write_new,
 )
 from loba_tui.core.text import clean
 
@@ -164,7 +164,7 @@ class TensorStore:
             return
         temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp")
         try:
-            write_file(temporary, content, sync=self._sync)
+            write_new(temporary, content, sync=self._sync)
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):

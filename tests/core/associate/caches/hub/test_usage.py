@@ -65,12 +65,12 @@ def test_what_names_no_model_needs_none(text):
 
 def make_run(ledger: Ledger, place: Path, revision: str | None, commit: str | None) -> RunDir:
     run_dir = RunDir.create(place, "slider", ledger=ledger)
-    run_dir.recipe.write_text(recipe_text("org/name", revision))
+    run_dir.recipe.path.write_text(recipe_text("org/name", revision))
     status = {"phase": "stopped", "step": 3, "total": 9, "heartbeat": 1000.0}
-    run_dir.status.write_text(json.dumps(status))
+    run_dir.status.path.write_text(json.dumps(status))
     if commit:
         event = {"event": "started", "time": 1.0, "base_model_revision": commit}
-        run_dir.events.write_text(json.dumps({"event": "warning"}) + "\n" + json.dumps(event))
+        run_dir.events.path.write_text(json.dumps({"event": "warning"}) + "\n" + json.dumps(event))
     return run_dir
 
 
