@@ -44,11 +44,11 @@ def tui(
     context = Context(environ=os.environ, out_dir=out_dir, plugins=user_plugins(), images=images)
     run_dir = None if run is None else find_run(run)
     if in_browser:
-        from loba_tui.commands.tui import web
+        from loba_tui.commands.tui.web.serve import serve
 
-        given = ["--out-dir", str(out_dir.absolute()), "--images", images]
-        given += ["--run", str(run_dir.path)] if run_dir is not None else []
-        web.serve(given, port=port, say=lambda text: typer.echo(text, err=True))
+        given = [f"--out-dir={out_dir.absolute()}", f"--images={images}"]
+        given += [f"--run={run_dir.path.absolute()}"] if run_dir is not None else []
+        serve(given, port=port, say=lambda text: typer.echo(text, err=True))
         return
     if not _is_terminal():
         if run_dir is None:
@@ -75,7 +75,7 @@ def _load_true_pictures(mode: str) -> None:
 
 
 def _is_terminal() -> bool:
-    from loba_tui.commands.tui.web import WEB_DRIVER
+    from loba_tui.commands.tui.web.serve import WEB_DRIVER
 
     if os.environ.get("TEXTUAL_DRIVER") == WEB_DRIVER:
         return True
