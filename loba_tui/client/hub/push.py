@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd
 
 from loba_tui.client.hub.errors import explained
 from loba_tui.client.hub.push_plan import PushPlan
 from loba_tui.client.hub.uploads import Upload
 from loba_tui.core.adapter_metadata import EFFECT_PREFIX, STEP_KEY
+from loba_tui.core.associate.caches.transfer.hub_client import hub_api
 from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import InUseError
+from loba_tui.core.names import check_repository, check_revision
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.text import clean
 
@@ -23,7 +25,9 @@ def push(plan: PushPlan, message: str) -> str:
         InUseError: Somebody else changed the branch since it was planned.
         LobaError: The hub refuses it, or the connection broke; the branch then stands as before.
     """
-    api = HfApi()
+    check_repository(plan.repo_id)
+    check_revision(plan.revision)
+    api = hub_api()
     with ExitStack() as opened, explained(plan.repo_id):
         operations = [_operation(each, opened) for each in plan.changed]
         if not plan.exists:

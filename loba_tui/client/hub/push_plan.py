@@ -18,8 +18,10 @@ from huggingface_hub.utils import validate_repo_id
 from loba_tui.client.hub.errors import explained
 from loba_tui.client.hub.model_card import hub_base
 from loba_tui.client.hub.uploads import PEFT, Upload, collect, refuse_secrets
+from loba_tui.core.associate.caches.transfer.hub_client import hub_api
 from loba_tui.core.associate.caches.transfer.hub_errors import UNREACHABLE
 from loba_tui.core.errors import RefusedError
+from loba_tui.core.names import check_repository, check_revision
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.run.directory import RunDir
@@ -102,7 +104,8 @@ def plan_push(
     """
     recipe = load_recipe(run_dir.recipe, plugins=plugins)
     base_model = recipe.base_model.id
-    api = HfApi()
+    check_revision(choices.revision)
+    api = hub_api()
     with explained(choices.repo_id or recipe.name):
         user = _user(api, needs_login=needs_login)
         repo_id = _repo_id(choices.repo_id, recipe.name, user)
@@ -151,6 +154,7 @@ def _repo_id(wanted: str | None, recipe_name: str, user: str | None) -> str:
     name = wanted or re.sub(r"[^A-Za-z0-9._-]+", "-", recipe_name).strip("-._") or "adapter"
     if "/" not in name:
         name = f"{user or 'you'}/{name}"
+    check_repository(name)
     validate_repo_id(name)
     return name
 

@@ -20,6 +20,7 @@ from loba_tui.core.adapter_metadata import BASE_REVISION_KEY
 from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import RefusedError
 from loba_tui.core.file_safety import read_bounded
+from loba_tui.core.names import check_revision
 from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.recipe.data_paths import portable
 from loba_tui.core.recipe.load import dump_recipe
@@ -87,12 +88,14 @@ def collect(
     weights = [file for file in found.values() if file.path.suffix == ".safetensors"]
     headers = [check_safetensors(file) for file in weights]
     metadata = {str(k): str(v) for k, v in headers[0].get("__metadata__", {}).items()}
+    commit = metadata.get(BASE_REVISION_KEY) or None
+    check_revision(commit)
     facts = CardFacts(
         repo_id=repo_id,
         recipe=recipe,
         metadata=metadata,
         report=RunReader(run_dir).report() if REPORT in found else None,
-        base_revision=metadata.get(BASE_REVISION_KEY) or recipe.base_model.revision,
+        base_revision=commit or recipe.base_model.revision,
         license=license_id,
         peft=PEFT if OTHER_WEIGHTS in found else None,
         kohya=KOHYA if KOHYA in found else None,

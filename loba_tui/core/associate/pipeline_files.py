@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from loba_tui.core import names
 from loba_tui.core.associate.safe_files import refuse_pickle
+from loba_tui.core.errors import CorruptError, RefusedError
+from loba_tui.core.text import clean
 
 INDEX_NAME = "model_index.json"
 UNUSED_COMPONENTS = ("safety_checker", "feature_extractor", "image_encoder")
@@ -15,6 +19,8 @@ UNUSED_COMPONENTS = ("safety_checker", "feature_extractor", "image_encoder")
 The safety checker of SD 1.x alone has 1.2 GB, and blacks out what it takes for unfit: a proof could
 not be read off such pictures.
 """
+MAX_INDEX_BYTES = 1024 * 1024
+MAX_SHARDS_BYTES = 64 * 1024 * 1024
 _TEXT_SUFFIXES = (".json", ".txt", ".model")
 
 
@@ -44,10 +50,62 @@ def select_files(
 
 
 def component_names(index_path: str) -> list[str]:
-    """Return the folders that a model_index.json says the pipeline consists of, unused ones not."""
-    index = json.loads(Path(index_path).read_text("utf-8"))
-    used = {name: value for name, value in index.items() if name not in UNUSED_COMPONENTS}
-    return [name for name, value in used.items() if isinstance(value, list) and value and value[0]]
+    """Return the folders that a model_index.json says the pipeline consists of, unused ones not.
+
+    Raises:
+        RefusedError: A component is called by what leads to another folder.
+        CorruptError: The file is no table.
+    """
+    try:
+        with Path(index_path).open("rb") as file:
+            index = json.loads(file.read(MAX_INDEX_BYTES))
+        used = {name: value for name, value in index.items() if name not in UNUSED_COMPONENTS}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise CorruptError(
+            f"{INDEX_NAME} cannot be read ({type(error).__name__}).", "Fetch the model again."
+        ) from error
+    return used_names(used)
+
+
+def used_names(index: Mapping[str, Any]) -> list[str]:
+    """Return the components that an index gives a class to, each the name of a folder.
+
+    Raises:
+        RefusedError: One is called by what leads to another folder.
+    """
+    found = [
+        name for name, value in index.items() if isinstance(value, list) and value and value[0]
+    ]
+    for name in found:
+        names.check_component(name)
+    return found
+
+
+def check_shards(folder: Path) -> None:
+    """Check that the shards which a component's index lists are files beside it.
+
+    Raises:
+        RefusedError: One is a pickle, or lies in another folder.
+        CorruptError: An index cannot be read.
+    """
+    for path in sorted(folder.glob("*.index.json")):
+        try:
+            with path.open("rb") as file:
+                listed = json.loads(file.read(MAX_SHARDS_BYTES))["weight_map"]
+            shards = {str(shard) for shard in listed.values()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CorruptError(
+                f"{clean(path.name)} cannot be read ({type(error).__name__}).",
+                "Fetch or save the model again.",
+            ) from error
+        for shard in shards:
+            names.check_path(shard)
+            if "/" in shard:
+                raise RefusedError(f"{clean(path.name)}: {clean(shard)} lies in another folder.")
+            # Of another format's weights, which are not loaded, an index may be there as well.
+            if path.name.endswith(".safetensors.index.json") and not shard.endswith(".safetensors"):
+                refuse_pickle(Path(shard))
+                raise RefusedError(f"{clean(path.name)}: {clean(shard)} is no safetensors file.")
 
 
 def _is_plain(name: str) -> bool:

@@ -333,10 +333,19 @@ def test_a_commit_that_is_refused_is_explained(hub, run_dir, status, code):
     assert done.exit_code == code
 
 
-def test_a_name_that_is_none_is_refused(hub, run_dir):
-    done = push(hub, run_dir, "--repo", "me/../../etc")
-    assert done.exit_code == 2
-    assert "--repo" in done.stderr
+@pytest.mark.parametrize(
+    ("option", "name", "code"),
+    [
+        ("--repo", "me/my slider", 2),
+        ("--repo", "me/../../etc", 8),
+        ("--revision", "../../main", 8),
+        ("--revision", "a\nb", 8),
+    ],
+)
+def test_a_name_that_is_none_is_refused(hub, run_dir, option, name, code):
+    done = push(hub, run_dir, option, name)
+    assert done.exit_code == code
+    assert not [each for each in hub.requests if each.method == "POST"]
 
 
 def test_offline_it_says_so(hub, run_dir, monkeypatch):

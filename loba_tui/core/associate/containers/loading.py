@@ -13,9 +13,11 @@ from safetensors import SafetensorError
 from torch import nn
 
 from loba_tui.core.associate.containers.registry import check_supported
+from loba_tui.core.associate.pipeline_files import check_shards, used_names
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, check_safetensors, refuse_pickle
 from loba_tui.core.associate.sources.locate import ModelSource, read_index, without_unused
 from loba_tui.core.errors import CorruptError, RecipeError
+from loba_tui.core.names import check_variant
 
 _MOST_TOKENS = 1_000_000
 
@@ -84,8 +86,7 @@ def load_components(
 
 def component_names(source: ModelSource) -> list[str]:
     """Return what a model's index names: networks, tokenizers and the scheduler."""
-    index = read_index(source)
-    return [name for name, value in index.items() if isinstance(value, list) and value and value[0]]
+    return used_names(read_index(source))
 
 
 @contextmanager
@@ -117,6 +118,7 @@ def _check_weights(source: ModelSource, components: list[str]) -> None:
             raise CorruptError(
                 f"{source.id}: its {component} is missing.", "Fetch or save the model again."
             )
+        check_shards(folder)
         weights = sorted(folder.glob("*.safetensors"))
         for path in weights:
             check_safetensors(path)
@@ -129,6 +131,7 @@ def _variant_there(source: ModelSource, components: list[str], variant: str | No
     """Return the variant to ask diffusers for, or say that no component has it."""
     if variant is None:
         return None
+    check_variant(variant)
     names = [p.name for c in components for p in (source.folder / c).glob("*.safetensors")]
     if not any(f".{variant}" in name for name in names):
         raise RecipeError(

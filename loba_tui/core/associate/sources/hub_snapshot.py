@@ -8,15 +8,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from loba_tui.core import names
 from loba_tui.core.associate.caches.hub.cache import hold_repository
 from loba_tui.core.associate.caches.hub.layout import folder_of
 from loba_tui.core.associate.caches.transfer import fetch as hub_fetch
 from loba_tui.core.associate.caches.transfer.fetch import NoBar, WantedFile
+from loba_tui.core.associate.caches.transfer.hub_client import hub_api, resolve
 from loba_tui.core.associate.caches.transfer.hub_errors import UNREACHABLE, explained, unreachable
-from loba_tui.core.associate.caches.transfer.retry import asked
 from loba_tui.core.associate.pipeline_files import INDEX_NAME, component_names, select_files
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
 from loba_tui.core.errors import RecipeError
@@ -49,11 +50,16 @@ def fetch_snapshot(
         hint: What to say beside "there is no such model".
         on_fetch: Told how far it is; from several threads. What it raises ends the fetching, and
             what came is kept.
+
+    Raises:
+        RefusedError: A name leads elsewhere, or the hub tells of one that does.
     """
+    names.check_repository(model_id)
+    names.check_variant(variant)
     root = Path(constants.HF_HUB_CACHE)
     with explained(model_id, revision, hint), hold_repository(root, folder_of(model_id)):
-        api = HfApi()
-        commit = asked(lambda: api.resolve_revision(model_id, revision=revision).resolved)
+        api = hub_api()
+        commit = resolve(api, model_id, revision)
         try:
             files = hub_fetch.list_files(api, model_id, commit)
         except UNREACHABLE as error:
@@ -65,8 +71,8 @@ def fetch_snapshot(
         index = hub_fetch.with_state(root, model_id, commit, files[INDEX_NAME])
         hub_fetch.fetch_files(root, model_id, commit, [index], lambda *_: None)
         index_path = hf_hub_download(model_id, INDEX_NAME, revision=commit, tqdm_class=NoBar)
-        names = select_files(model_id, list(files), component_names(index_path), variant)
-        wanted = [hub_fetch.with_state(root, model_id, commit, files[name]) for name in names]
+        chosen = select_files(model_id, list(files), component_names(index_path), variant)
+        wanted = [hub_fetch.with_state(root, model_id, commit, files[name]) for name in chosen]
         log = _FetchLog(model_id, commit, hub_fetch.total(wanted), on_fetch)
         hub_fetch.fetch_files(root, model_id, commit, wanted, log.report)
         return Path(index_path).parent, commit

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from loba_tui.core import names
 from loba_tui.core.associate.pipeline_files import INDEX_NAME, UNUSED_COMPONENTS
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
 from loba_tui.core.associate.sources.hub_snapshot import OnFetch, fetch_snapshot
@@ -112,6 +113,7 @@ def read_index(source: ModelSource) -> dict[str, Any]:
             "Fetch or save the model again.",
         ) from error
     for name, value in components.items():
+        names.check_component(name)
         library = value[0] if value else None
         if library is not None and library not in _TRUSTED_LIBRARIES:
             raise RefusedError(
@@ -135,8 +137,7 @@ def without_unused(index: Mapping[str, Any]) -> dict[str, Any]:
 
 def _builtin(model_id: str) -> ModelSource:
     name = model_id.removeprefix(BUILTIN_PREFIX)
-    names = builtin_names()
-    if name not in names:
+    if name not in builtin_names():
         raise RecipeError(f"base_model.id: there is no {model_id}.", _known_models(model_id))
     return ModelSource(model_id, "builtin", Path(str(resources.files("loba_tui.models") / name)))
 
@@ -172,9 +173,9 @@ def _looks_like_a_path(model_id: str) -> bool:
 
 
 def _known_models(model_id: str) -> str:
-    names = builtin_names()
-    near = nearest(model_id.removeprefix(BUILTIN_PREFIX).rsplit("/", 1)[-1], names)
+    known = builtin_names()
+    near = nearest(model_id.removeprefix(BUILTIN_PREFIX).rsplit("/", 1)[-1], known)
     if near:
         return offer(BUILTIN_PREFIX + near)
-    listed = ", ".join(BUILTIN_PREFIX + name for name in names) or "none in this installation"
+    listed = ", ".join(BUILTIN_PREFIX + name for name in known) or "none in this installation"
     return f"Name a diffusers folder, a hub id (owner/name), or a built-in model ({listed})."

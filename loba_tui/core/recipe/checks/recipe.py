@@ -12,6 +12,7 @@ from loba_tui.core.recipe.checks.choices import chosen_in, described
 from loba_tui.core.recipe.checks.concepts import check_concepts, check_prompts
 from loba_tui.core.recipe.checks.data import check_data
 from loba_tui.core.recipe.checks.method import check_efficacy_every, check_layers, check_unused
+from loba_tui.core.recipe.checks.names import check_names
 from loba_tui.core.recipe.checks.schema import check_choice, check_schema
 from loba_tui.core.recipe.migrate.flags import is_version_0
 from loba_tui.core.recipe.problems import Problem
@@ -34,7 +35,8 @@ def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Proble
     chosen = dict(chosen_in(tree))
     # What knows most about a key comes first: only the first problem of a key is shown.
     method = described(*chosen.get(("method",), ("methods", "")), plugins)
-    problems = [*check_concepts(tree, method), *check_prompts(tree), *check_data(tree, method)]
+    problems = [*check_names(tree), *check_concepts(tree, method), *check_prompts(tree)]
+    problems += check_data(tree, method)
     recipe, found = check_schema(tree, plugins)
     problems += found
     problems += _check_numbers(tree)

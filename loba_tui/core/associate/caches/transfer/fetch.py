@@ -31,8 +31,8 @@ from huggingface_hub.file_download import http_get, is_xet_available
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 from tqdm import tqdm
 
+from loba_tui.core import names
 from loba_tui.core.associate.caches.hub.layout import LOCKS, folder_of
-from loba_tui.core.associate.caches.hub.paths import check_path
 from loba_tui.core.associate.caches.hub.verify import checksum_of
 from loba_tui.core.associate.caches.transfer.retry import WAITS_SECONDS, asked, is_passing
 from loba_tui.core.errors import CorruptError, ResourceError
@@ -42,7 +42,6 @@ from loba_tui.core.units import show_size
 _WORKERS = 4
 # A disk that is filled to the last byte breaks more than this fetch.
 _RESERVE_BYTES = 256 * 2**20
-_MAX_ETAG = 200
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO})
 
@@ -74,13 +73,15 @@ def list_files(api: HfApi, model_id: str, commit: str) -> dict[str, WantedFile]:
     """Return all files of a commit by path, with size and checksum.
 
     Raises:
-        RefusedError: A path leads out of the repository.
+        RefusedError: A name leads out of the repository.
         Exception: What the hub's client raises.
     """
+    names.check_repository(model_id)
+    names.check_commit(commit)
     # Not the tree's listing: the client asks for that for half a minute where the hub is away.
     info = asked(lambda: api.model_info(model_id, revision=commit, files_metadata=True))
     for each in info.siblings or []:
-        check_path(each.rfilename)
+        names.check_path(each.rfilename)
     return {
         each.rfilename: WantedFile(
             each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else each.blob_id
@@ -91,6 +92,7 @@ def list_files(api: HfApi, model_id: str, commit: str) -> dict[str, WantedFile]:
 
 def with_state(root: Path, model_id: str, commit: str, file: WantedFile) -> WantedFile:
     """Return a wanted file with what the cache holds of it already."""
+    _check_names(model_id, commit, file)
     found = try_to_load_from_cache(model_id, file.path, revision=commit, cache_dir=root)
     if isinstance(found, str):
         return file._replace(is_there=True)
@@ -104,16 +106,28 @@ def with_state(root: Path, model_id: str, commit: str, file: WantedFile) -> Want
 
 
 def fetch_files(
-    root: Path, model_id: str, commit: str, files: Sequence[WantedFile], report: Report
+    root: Path,
+    model_id: str,
+    commit: str,
+    files: Sequence[WantedFile],
+    report: Report,
+    *,
+    token: bool | None = None,
 ) -> None:
     """Fetch files of a commit, several at a time; those that are there already are passed over.
 
+    Args:
+        token: False fetches as anybody, without the login.
+
     Raises:
+        RefusedError: A name leads out of the repository or the cache.
         ResourceError: The disk is too small, or filled up; what came is kept.
         CorruptError: A content is not what the hub lists.
         Exception: What the hub's client raises.
     """
     missing = [file for file in files if not file.is_there]
+    for file in missing:
+        _check_names(model_id, commit, file)
     _check_disk(root, total(missing))
     stop = threading.Event()
 
@@ -124,7 +138,7 @@ def fetch_files(
             report(None, int(n or 0))
 
     def fetch(file: WantedFile) -> WantedFile:
-        _Fetch(root, model_id, commit, file, Counting).run()
+        _Fetch(root, model_id, commit, file, Counting, token=token).run()
         return file
 
     with ThreadPoolExecutor(_WORKERS) as pool:
@@ -138,12 +152,28 @@ def fetch_files(
             raise
 
 
+def _check_names(model_id: str, commit: str, file: WantedFile) -> None:
+    names.check_repository(model_id)
+    names.check_commit(commit)
+    names.check_path(file.path)
+    if file.checksum is not None:
+        names.check_etag(file.checksum)
+
+
 class _Fetch:
     """Fetches one file."""
 
     def __init__(
-        self, root: Path, model_id: str, commit: str, file: WantedFile, bar: type[tqdm]
+        self,
+        root: Path,
+        model_id: str,
+        commit: str,
+        file: WantedFile,
+        bar: type[tqdm],
+        *,
+        token: bool | None,
     ) -> None:
+        self._token = token
         self._root = root
         self._id = model_id
         self._commit = commit
@@ -158,7 +188,7 @@ class _Fetch:
             raise self._explained(error) from error
 
     def _fetch(self) -> None:
-        facts = get_hf_file_metadata(self._url, retry_on_errors=True)
+        facts = get_hf_file_metadata(self._url, retry_on_errors=True, token=self._token)
         blob = None
         if facts.xet_file_data is None or not is_xet_available():
             blob = self._blob(facts.etag)
@@ -170,6 +200,7 @@ class _Fetch:
             revision=self._commit,
             cache_dir=self._root,
             tqdm_class=self._bar,
+            token=self._token,
         )
         if blob is not None and not os.path.islink(linked):
             # A disk that knows no links: the client has made a copy.
@@ -183,8 +214,9 @@ class _Fetch:
 
     def _blob(self, etag: str | None) -> Path | None:
         """Return where a content belongs; None leaves it to the client, which has its own say."""
-        if not etag or "/" in etag or etag.startswith(".") or len(etag) > _MAX_ETAG:
+        if not etag:
             return None
+        names.check_etag(etag)
         return self._root / folder_of(self._id) / "blobs" / etag
 
     def _fetch_blob(self, blob: Path, size: int | None) -> None:
@@ -223,7 +255,7 @@ class _Fetch:
             there = file.seek(0)
         begun = there > 0
         # A compressed answer could not be gone on with by a number of bytes.
-        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+        headers = {**build_hf_headers(token=self._token), "Accept-Encoding": "identity"}
         num_in_vain = 0
         while True:
             try:

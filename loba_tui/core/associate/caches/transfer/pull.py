@@ -12,13 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 
+from loba_tui.core import names
 from loba_tui.core.associate.caches.hub.cache import hold_repository
 from loba_tui.core.associate.caches.hub.layout import COMMIT, folder_of
 from loba_tui.core.associate.caches.hub.paths import open_folder, parent_of
 from loba_tui.core.associate.caches.transfer import fetch as hub_fetch
 from loba_tui.core.associate.caches.transfer.fetch import NoBar, Report, WantedFile
+from loba_tui.core.associate.caches.transfer.hub_client import hub_api, resolve
 from loba_tui.core.associate.caches.transfer.hub_errors import explained
 from loba_tui.core.associate.caches.transfer.retry import asked
 from loba_tui.core.associate.pipeline_files import INDEX_NAME, component_names, select_files
@@ -66,16 +68,17 @@ def plan_pull(
         only: Components of a pipeline, such as unet; empty is all.
 
     Raises:
+        RefusedError: A name leads elsewhere.
         LobaError: The hub cannot be asked, or has no such thing.
     """
+    names.check_repository(model_id)
+    names.check_variant(variant)
     # A throw-away cache: resolving a branch writes it down, and a plan leaves no trace.
     with explained(model_id, revision, _HINT, section=""), tempfile.TemporaryDirectory() as folder:
-        api = HfApi()
-        commit = asked(
-            lambda: api.resolve_revision(model_id, revision=revision, cache_dir=folder).resolved
-        )
+        api = hub_api()
+        commit = resolve(api, model_id, revision, Path(folder))
         listed = hub_fetch.list_files(api, model_id, commit)
-        names = list(listed)
+        chosen = list(listed)
         if INDEX_NAME in listed:
             index = asked(
                 lambda: hf_hub_download(
@@ -83,17 +86,17 @@ def plan_pull(
                 )
             )
             components = component_names(index)
-            names = select_files(model_id, names, _chosen(components, only), variant)
+            chosen = select_files(model_id, chosen, _chosen(components, only), variant)
         elif only:
             raise RecipeError(
                 f"{clean(model_id)} is not a diffusers pipeline and has no components.",
                 "Leave --only out.",
             )
-    skipped = tuple(name for name in names if name.lower().endswith(PICKLE_SUFFIXES))
+    skipped = tuple(name for name in chosen if name.lower().endswith(PICKLE_SUFFIXES))
     root = Path(constants.HF_HUB_CACHE)
     files = tuple(
         hub_fetch.with_state(root, model_id, commit, listed.get(name, WantedFile(name, 0)))
-        for name in names
+        for name in chosen
         if name not in skipped
     )
     return PullPlan(model_id, revision or "main", commit, files, skipped)
@@ -131,6 +134,7 @@ def _write_ref(root: Path, folder: str, plan: PullPlan) -> None:
     """
     if COMMIT.fullmatch(plan.revision):
         return
+    names.check_revision(plan.revision)
     path = f"{folder}/refs/{plan.revision}"
     with open_folder(root) as descriptor, parent_of(descriptor, path, make=True) as (refs, name):
         temporary = f".{name}.{os.getpid()}.tmp"

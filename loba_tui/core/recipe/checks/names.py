@@ -1,0 +1,30 @@
+"""Checks of the names in a recipe: revision, variant, the base model's id, and paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loba_tui.core.names import revision_problem, text_problem, variant_problem
+from loba_tui.core.recipe.problems import Problem
+from loba_tui.core.recipe.tree import Node
+
+Path = tuple[str | int, ...]
+
+
+def check_names(tree: Node) -> Iterator[Problem]:
+    """Yield the names that could lead elsewhere, each a matter of safety.
+
+    The base model and the images may lie in any folder of the user's own, in any alphabet, so of
+    those only what no path needs is refused.
+    """
+    paths: list[Path] = [("base_model", "id")]
+    for index, _ in enumerate(tree.items_at(("data", "sources"))):
+        paths += [("data", "sources", index, key) for key in ("path", "masks")]
+    checks = [(path, text_problem) for path in paths]
+    checks += [(("base_model", "revision"), revision_problem)]
+    checks += [(("base_model", "variant"), variant_problem)]
+    for path, problem_of in checks:
+        value = tree.plain_at(path)
+        problem = problem_of(value) if isinstance(value, str) else ""
+        if problem:
+            yield tree.problem(path, problem, refused=True)
