@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loba_tui.commands.options import (
+    Agreed,
     FileFormat,
     Prompts,
     Replace,
     echo_lines,
     find_run,
+    grouped,
     user_ledger,
     user_plugins,
 )
@@ -45,6 +47,7 @@ Strengths = Annotated[
 ]
 
 
+@grouped
 def sample(
     adapter: Annotated[
         Path | None,
@@ -59,6 +62,7 @@ def sample(
     seeds: Seeds = "",
     by: By = None,
     out: Out = None,
+    agreed: Agreed = Agreed(),  # noqa: B008  frozen
 ) -> None:
     """Draw a strip of pictures over the scales of an adapter, or of several at once.
 
@@ -74,16 +78,16 @@ def sample(
             "sample: give one RUN|ADAPTER, or several by --adapter ADAPTER@SCALE.",
             "As in: loba sample --adapter size-slider-…@1.5 --adapter brightness-slider-…@-1",
         )
-    recipe = _checked(by)
     request = (
         requests.about_several("sample", adapters or (), user_ledger(), option="--adapter")
         if adapter is None
         else requests.about_one("sample", adapter)
     )
-    images = requests.Images(tuple(prompts or ()), scales, seeds, recipe)
-    _echo_results(images.added_to(request), out)
+    images = requests.Images(tuple(prompts or ()), scales, seeds)
+    _echo_results(_with_recipe(images.added_to(request), by, agreed), out)
 
 
+@grouped
 def evaluate(
     adapter: Annotated[
         Path, typer.Argument(metavar="RUN|ADAPTER", help="A run folder or a .safetensors file.")
@@ -93,6 +97,7 @@ def evaluate(
     seeds: Seeds = "",
     by: By = None,
     out: Out = None,
+    agreed: Agreed = Agreed(),  # noqa: B008  frozen
 ) -> None:
     """Measure what an adapter does and write report.json and report.png.
 
@@ -104,9 +109,9 @@ def evaluate(
     """
     from loba_tui.client.runs import requests
 
-    recipe = _checked(by)
-    images = requests.Images(tuple(prompts or ()), scales, seeds, recipe)
-    _echo_results(images.added_to(requests.about_one("eval", adapter)), out)
+    images = requests.Images(tuple(prompts or ()), scales, seeds)
+    request = images.added_to(requests.about_one("eval", adapter))
+    _echo_results(_with_recipe(request, by, agreed), out)
 
 
 def export(
@@ -165,12 +170,14 @@ def _merged_lines(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
+@grouped
 def interfere(
     adapters: Strengths,
     prompts: Prompts = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the results go; a new folder if not.")
     ] = None,
+    agreed: Agreed = Agreed(),  # noqa: B008  frozen
 ) -> None:
     """Say how adapters that are used together disturb each other, in figures and a picture.
 
@@ -182,6 +189,7 @@ def interfere(
     if len(adapters) < 2:
         raise RecipeError("ADAPTER@SCALE: it takes two adapters to disturb each other.")
     request = about_several("interfere", adapters, user_ledger())
+    request = _with_measures(_with_recipe(request, None, agreed))
     _, events = _answer(replace(request, prompts=tuple(prompts or ())), out)
     for event in events:
         if event.kind == "interfered":
@@ -207,12 +215,33 @@ def _echo_results(request: Request, out: Path | None) -> None:
     echo_lines(result_lines(*_answer(request, out)))
 
 
-def _checked(recipe: Path | None) -> Path | None:
-    """Return the file of a recipe, once it is known to be right."""
-    if recipe is None:
-        return None
-    from loba_tui.commands.open_recipe import open_recipe
+def _with_recipe(request: Request, by: Path | None, agreed: Agreed) -> Request:
+    """Return the request with the recipe that it goes by; a stranger's has been agreed to.
 
-    opened = open_recipe(recipe)
-    opened.load((), user_plugins())
-    return opened.path
+    Raises:
+        LobaError: There is none, or it cannot be used.
+    """
+    from loba_tui.client.runs.request_recipes import recipe_of
+    from loba_tui.client.runs.resolve import resolve_adapter
+    from loba_tui.commands.open_recipe import load_agreed, load_found, open_recipe
+    from loba_tui.core.recipe.load import dump_recipe
+
+    if by is None:
+        found = recipe_of(*resolve_adapter(Path(request.adapter)), user_ledger())
+        recipe = load_found(found, agreed)
+    else:
+        recipe = load_agreed(open_recipe(by, yes=agreed.yes), (), agreed)
+    return replace(request, recipe=dump_recipe(recipe))
+
+
+def _with_measures(request: Request) -> Request:
+    """Return the request with the recipe of each of several adapters, for its measure."""
+    from loba_tui.client.runs.request_recipes import measuring_recipe
+    from loba_tui.client.runs.resolve import resolve_adapter
+
+    ledger, plugins = user_ledger(), user_plugins()
+    found = (
+        measuring_recipe(*resolve_adapter(Path(file)), ledger, plugins)
+        for file, _ in request.several
+    )
+    return replace(request, recipes=tuple(found))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loba_tui.commands.options import (
+    Agreed,
     Json,
     Recipe,
     Set,
     echo_json,
     echo_result,
     find_run,
+    grouped,
     user_plugins,
 )
 from loba_tui.core.errors import ExitCode
@@ -24,6 +27,7 @@ from loba_tui.core.text import clean
 if TYPE_CHECKING:
     from loba_tui.client.recipes.open import OpenedRecipe
     from loba_tui.core.findings import Finding
+    from loba_tui.core.recipe.problems import Problem
 
 
 def validate(
@@ -35,14 +39,10 @@ def validate(
 
     Example: loba validate recipes/slider.yaml --set train.steps=100
     """
-    from loba_tui.core.recipe.load import check_recipe
     from loba_tui.core.recipe.problems import exit_code
 
-    plugins = user_plugins()
-    found = {
-        each.name: check_recipe(each.path, overrides or [], plugins=plugins, origin=each.origin)
-        for each in map(_open, recipes)
-    }
+    opened = [_open(each) for each in recipes]
+    found = {each.name: _problems_of(each, overrides or []) for each in opened}
     if as_json:
         echo_json(
             [
@@ -63,6 +63,7 @@ def validate(
     _exit_unless_done(exit_code(each for problems in found.values() for each in problems))
 
 
+@grouped
 def plan(
     recipe: Recipe = None,
     overrides: Set = None,
@@ -73,8 +74,11 @@ def plan(
     data: Annotated[
         bool, typer.Option("--data", help="Open every image and caption instead, and say what is.")
     ] = False,
+    agreed: Agreed = Agreed(),  # noqa: B008  frozen
 ) -> None:
     """Show what would run, drawn: its schedules over steps, layers, timesteps and noise.
+
+    A recipe from a hub is shown and asked about: its model's configuration is fetched.
 
     Example: loba plan recipes/slider.yaml --set train.steps=1000
     """
@@ -82,10 +86,11 @@ def plan(
     from loba_tui.client.plans.ascii_charts import Canvas
     from loba_tui.client.plans.text import data_lines, plan_lines
     from loba_tui.commands.live_line import foreground
-    from loba_tui.commands.open_recipe import open_recipe
+    from loba_tui.commands.open_recipe import load_agreed, open_recipe
 
     plugins, here = user_plugins(), foreground()
-    resolved = open_recipe(recipe).load(overrides or [], plugins)
+    opened = open_recipe(recipe, yes=agreed.yes)
+    resolved = load_agreed(opened, overrides or [], agreed)
     if data:
         document = planning.ask("data", resolved, here)
     else:
@@ -131,12 +136,23 @@ def doctor(
 def _open(path: Path) -> OpenedRecipe:
     """Return the recipe that is named; one that is nowhere is kept, so that its check says so."""
     from loba_tui.client.recipes import open as hub_recipes
+    from loba_tui.commands.open_recipe import open_recipe
     from loba_tui.core.recipe import shipped
 
     if hub_recipes.is_address(path):
-        return hub_recipes.open_recipe(path)
+        return open_recipe(path)
     # A name that is no file here may be a shipped recipe's, as it is for `run` and `plan`.
     return hub_recipes.OpenedRecipe(path if path.exists() else shipped.find(path) or path)
+
+
+def _problems_of(opened: OpenedRecipe, overrides: Sequence[str]) -> list[Problem]:
+    """Return what is wrong with a recipe; a stranger's is only read, so nobody is asked."""
+    from loba_tui.core.recipe.load import check_recipe
+
+    stranger, plugins = opened.stranger, user_plugins()
+    if stranger is not None:
+        return stranger.problems(overrides, plugins=plugins)
+    return check_recipe(opened.path, overrides, plugins=plugins)
 
 
 def _finding_text(finding: Finding) -> str:

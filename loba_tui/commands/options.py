@@ -66,6 +66,23 @@ Recipes = Annotated[
 
 
 @dataclass(frozen=True)
+class Agreed:
+    """The user's answer about a recipe from elsewhere, and the folders that it may use."""
+
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Use a recipe from elsewhere without asking.")
+    ] = False
+    allow_path: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--allow-path",
+            metavar="FOLDER",
+            help="A folder that a recipe from elsewhere may use; repeatable.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
 class RemovalOptions:
     """How a command that removes something goes about it."""
 

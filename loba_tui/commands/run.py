@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loba_tui.commands.options import (
+    Agreed,
     OutDir,
     Recipe,
     Set,
     echo_lines,
     find_run,
+    grouped,
     user_ledger,
-    user_plugins,
 )
 from loba_tui.core.errors import ExitCode
 
@@ -38,11 +39,9 @@ Force = Annotated[
 AllowInexact = Annotated[
     bool, typer.Option("--allow-inexact", help="Resume what another machine has saved.")
 ]
-YesToHub = Annotated[
-    bool, typer.Option("--yes", "-y", help="Run a recipe from the hub without asking.")
-]
 
 
+@grouped
 def run(
     recipe: Recipe = None,
     overrides: Set = None,
@@ -53,9 +52,11 @@ def run(
     deadline: Deadline = None,
     force: Force = False,
     allow_inexact: AllowInexact = False,
-    yes: YesToHub = False,
+    agreed: Agreed = Agreed(),  # noqa: B008  frozen
 ) -> None:
     """Train what a recipe says, with a live progress line; Ctrl-C saves and stops.
+
+    A recipe from a hub, or of a run that is not in your list of runs, is shown and asked about.
 
     Example: loba run recipes/slider.yaml --set train.steps=100
     """
@@ -63,15 +64,17 @@ def run(
     from loba_tui.client.runs.events import shorten
     from loba_tui.client.runs.results import result_lines
     from loba_tui.commands.live_line import foreground
+    from loba_tui.commands.open_recipe import ask_to_resume
 
     extra = start.extra_arguments(resume is not None, deadline)
     extra += ["--force"] if force else []
     extra += ["--allow-inexact"] if allow_inexact else []
     if resume is None:
-        run_dir = _prepare(recipe, overrides or [], out_dir, yes=yes)
+        run_dir = _prepare(recipe, overrides or [], out_dir, agreed)
     else:
         start.refuse_with_resume(recipe, overrides)
         run_dir = find_run(resume)
+        ask_to_resume(run_dir, agreed)
     typer.echo(f"run folder {shorten(run_dir.path)}", err=True)
     here = foreground()
     if queue:
@@ -84,35 +87,45 @@ def run(
     echo_lines(result_lines(run_dir, here.run(run_dir, extra)))
 
 
-def _prepare(recipe: Path | None, overrides: Sequence[str], out_dir: Path, *, yes: bool) -> RunDir:
+def _prepare(
+    recipe: Path | None, overrides: Sequence[str], out_dir: Path, agreed: Agreed
+) -> RunDir:
     """Make the folder of a new run, once a stranger's recipe has been agreed to."""
     from loba_tui.client.runs.start import make_run
-    from loba_tui.commands.open_recipe import ask_to_run, open_recipe
+    from loba_tui.commands.open_recipe import load_agreed, open_recipe
 
-    opened = open_recipe(recipe)
-    # One that cannot run is told before anybody is asked about it.
-    resolved = opened.load(overrides, user_plugins())
-    ask_to_run(opened, yes=yes)
+    opened = open_recipe(recipe, yes=agreed.yes)
+    resolved = load_agreed(opened, overrides, agreed)
     run_dir = make_run(resolved, out_dir, user_ledger())
     opened.record(run_dir)
     return run_dir
 
 
+@grouped
 def replay(
     wanted: Annotated[str, typer.Argument(metavar="ADAPTER|RUN", help="A file or a run.")],
     out_dir: OutDir = Path("output"),
+    agreed: Agreed = Agreed(),  # noqa: B008  frozen
 ) -> None:
     """Make an adapter again, steering included, and say whether the file is the very same.
+
+    The recipe in a file that is not one of your runs' is shown and asked about.
 
     Example: loba replay last
     """
     from loba_tui.client.runs import replay as replaying
     from loba_tui.client.runs.events import shorten
+    from loba_tui.client.runs.request_recipes import recipe_of_adapter
     from loba_tui.commands.live_line import foreground
+    from loba_tui.commands.open_recipe import load_found
 
-    file = Path(wanted)
-    original = replaying.Adapter.read(file if file.is_file() else find_run(wanted).adapter)
-    run_dir = replaying.prepare(original, out_dir, user_ledger(), user_plugins())
+    file, owner = Path(wanted), None
+    if not file.is_file():
+        owner = find_run(wanted)
+    original = replaying.Adapter.read(file if owner is None else owner.adapter)
+    replaying.require_recipe(original)
+    found = recipe_of_adapter(original.metadata, original.path, user_ledger())
+    run_dir = replaying.prepare(original, load_found(found, agreed), out_dir, user_ledger())
     typer.echo(f"run folder {shorten(run_dir.path)}", err=True)
     foreground().run(run_dir)
     is_identical, lines = replaying.compare(original, run_dir)

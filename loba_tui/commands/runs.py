@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loba_tui.commands.options import (
+    Agreed,
     Json,
     Run,
     echo_json,
     echo_result,
     find_run,
+    grouped,
     user_ledger,
     user_plugins,
 )
@@ -113,15 +115,21 @@ def runs_pause(name: Run) -> None:
 
 
 @runs_app.command("resume")
-def runs_resume(name: Run) -> None:
+@grouped
+def runs_resume(name: Run, agreed: Agreed = Agreed()) -> None:  # noqa: B008  frozen
     """Let a paused run go on, or start one that was stopped or died from its checkpoint.
+
+    The recipe of a run that is not in your list of runs is shown and asked about.
 
     Example: loba runs resume last
     """
     from loba_tui.client.runs import steer
     from loba_tui.commands.live_line import foreground
+    from loba_tui.commands.open_recipe import ask_to_resume
 
-    typer.echo(steer.resume(find_run(name), foreground().program))
+    run_dir = find_run(name)
+    ask_to_resume(run_dir, agreed)
+    typer.echo(steer.resume(run_dir, foreground().program))
 
 
 @runs_app.command("save")

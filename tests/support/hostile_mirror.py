@@ -22,6 +22,7 @@ class Lies:
         headers: Of answers to HEAD about files, in place of the true ones.
         missing: Files that the mirror says it has not, with the headers above.
         true_answers: HEAD requests that get the truth before.
+        redirect: Where files are said to lie.
     """
 
     sha: str | None = None
@@ -29,6 +30,7 @@ class Lies:
     headers: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     true_answers: int = 0
+    redirect: str = ""
 
 
 class _Mirror(Handler):
@@ -53,6 +55,8 @@ class _Mirror(Handler):
             headers = {**headers, **self.lies.headers}
             if any(name in self.path for name in self.lies.missing):
                 headers, status = {**headers, "X-Error-Code": "EntryNotFound"}, 404
+        if self.lies.redirect and "/resolve/" in self.path:
+            headers, status = {**headers, "Location": self.lies.redirect}, 302
         super().send(content, headers, status, **more)
 
 

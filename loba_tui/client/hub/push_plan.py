@@ -18,13 +18,14 @@ from huggingface_hub.utils import validate_repo_id
 from loba_tui.client.hub.errors import explained
 from loba_tui.client.hub.model_card import hub_base
 from loba_tui.client.hub.uploads import PEFT, Upload, collect, refuse_secrets
+from loba_tui.client.recipes import strangers
 from loba_tui.core.associate.caches.transfer.hub_client import hub_api
 from loba_tui.core.associate.caches.transfer.hub_errors import UNREACHABLE
 from loba_tui.core.errors import RefusedError
 from loba_tui.core.names import check_repository, check_revision
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.load import load_recipe
-from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.text import clean
 from loba_tui.models import BUILTIN_PREFIX
 
@@ -112,7 +113,9 @@ def plan_push(
         # A plan without a login does not know what is there.
         info, branches = (None, {}) if user is None else _look(api, repo_id)
         asked = choices.license
-        license_id = _license_of(api, base_model) if asked is None else asked
+        # What a stranger's run names is not asked for with this user's login.
+        is_own = strangers.is_own(run_dir, Ledger.of_user(environ))
+        license_id = _license_of(api, base_model) if asked is None and is_own else asked
     _check_visibility(info, repo_id, choices)
     uploads = collect(run_dir, recipe, repo_id, license_id)
     refuse_secrets(uploads, environ)

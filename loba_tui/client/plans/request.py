@@ -142,8 +142,8 @@ def ask(action: Literal["plan", "data"], recipe: Recipe, here: Foreground) -> di
     """
     folder = RunDir(Path(tempfile.mkdtemp(prefix="loba-plan-")))
     try:
-        folder.recipe.replace(dump_recipe(recipe).encode())
-        wanted = launch.Request(action, "", run=str(folder.path), out_dir=str(folder.path))
+        text = dump_recipe(recipe)
+        wanted = launch.Request(action, "", None, str(folder.path), recipe=text)
         here.request(folder, wanted)
         sections = json.loads(folder.folder.file(launch.PLAN).read(_MAX_PLAN_BYTES))
     except LobaError as error:

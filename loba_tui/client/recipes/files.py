@@ -79,7 +79,9 @@ def resolve(wanted: str, ledger: Ledger, plugins: Plugins) -> Recipe:
     """
     path = Path(wanted)
     if is_address(path):
-        return open_recipe(path).load((), plugins)
+        stranger = open_recipe(path).stranger
+        assert stranger is not None
+        return stranger.load(plugins=plugins)
     if path.is_dir():
         return load_recipe(RunDir.open(path).recipe, plugins=plugins)
     if not path.exists() and shipped.find(wanted) is None:

@@ -1,7 +1,7 @@
 """The recipe that a command names: a file, a shipped one, or one on the hub.
 
-`hub://user/repo/recipe.yaml@revision` is fetched at one commit. Such a recipe is a stranger's: it
-meets every check that a local one does, and is shown and asked about before it runs.
+`hub://user/repo/recipe.yaml@revision` is fetched at one commit, as anybody: without the user's
+login, unless they said that it may be used. Such a recipe is a stranger's (`recipes.strangers`).
 """
 
 from __future__ import annotations
@@ -9,24 +9,28 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.names import check_path, check_repository, check_revision
 from loba_tui.core.recipe import shipped
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.text import clean, did_you_mean
 
 if TYPE_CHECKING:
+    from loba_tui.client.recipes.strangers import StrangersRecipe
     from loba_tui.core.associate.caches.transfer.fetch import WantedFile
-    from loba_tui.core.plugins import Plugins
-    from loba_tui.core.recipe.schema import Recipe
 
 # What typer makes a path of has lost one of the two slashes.
 _ADDRESS = re.compile(r"hub:/{1,2}([^/@]+/[^/@]+)/([^@]+)(?:@(.+))?")
 _FORM = "Such recipes are written hub://user/repo/recipe.yaml or hub://user/repo/recipe.yaml@v1"
+
+
+class NotPublicError(RecipeError):
+    """A hub does not show a repository to everybody; with the user's login it may."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +52,20 @@ class OpenedRecipe:
         """Return what it is called in messages."""
         return self.origin or str(self.path)
 
-    def lines(self) -> Iterator[str]:
-        """Yield where it is from, and its text, for reading."""
+    @property
+    def stranger(self) -> StrangersRecipe | None:
+        """Return it as a recipe that this user did not write; None for a local one.
+
+        Raises:
+            RecipeError: It cannot be read.
+        """
+        from loba_tui.client.recipes.strangers import StrangersRecipe
         from loba_tui.core.recipe.load import read_recipe_text
 
-        yield f"{clean(self.origin)} ({clean(self.asked)})"
-        yield clean(self.page)
-        for line in read_recipe_text(self.path, self.name).splitlines():
-            yield f"  {clean(line)}"
-
-    def load(self, overrides: Sequence[str], plugins: Plugins) -> Recipe:
-        """Return the recipe with its overrides; its problems name where it is from."""
-        from loba_tui.core.recipe.load import load_recipe
-
-        return load_recipe(self.path, overrides, plugins=plugins, origin=self.origin)
+        if self.origin is None:
+            return None
+        text = read_recipe_text(self.path, self.origin)
+        return StrangersRecipe(text, self.origin, self.asked, self.page)
 
     def record(self, run_dir: RunDir) -> None:
         """Write into a run's folder where its recipe is from."""
@@ -75,15 +79,20 @@ def is_address(wanted: Path | None) -> bool:
     return wanted is not None and str(wanted).startswith("hub:/")
 
 
-def open_recipe(wanted: Path | None) -> OpenedRecipe:
+def open_recipe(wanted: Path | None, *, login: bool = False) -> OpenedRecipe:
     """Return the recipe that a command names: a file, a shipped one, or one on the hub.
+
+    Args:
+        login: Whether the hub may be told who asks.
 
     Raises:
         RecipeError: There is no such recipe.
+        NotPublicError: The hub does not show it without a login.
+        RefusedError: The address holds a name that leads elsewhere.
         LobaError: The hub cannot be asked, or does not show it.
     """
     if wanted is not None and is_address(wanted):
-        return _fetch(str(wanted))
+        return _fetch(str(wanted), login=login)
     return OpenedRecipe(find_recipe(wanted))
 
 
@@ -110,38 +119,65 @@ def find_recipe(wanted: Path | None) -> Path:
     )
 
 
-def _fetch(address: str) -> OpenedRecipe:
-    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+def has_login() -> bool:
+    """Say whether the user has logged in to the hub."""
+    from huggingface_hub import get_token
 
-    from loba_tui.core.associate.caches.hub.cache import hold_repository
-    from loba_tui.core.associate.caches.hub.layout import folder_of
-    from loba_tui.core.associate.caches.transfer import fetch as hub_fetch
-    from loba_tui.core.associate.caches.transfer.hub_errors import explained
-    from loba_tui.core.associate.caches.transfer.retry import asked
+    return get_token() is not None
+
+
+def _fetch(address: str, *, login: bool) -> OpenedRecipe:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     matched = _ADDRESS.fullmatch(address)
     if matched is None or {"", ".", ".."} & set(matched.group(2).split("/")):
         raise RecipeError(f"{clean(address, limit=200)} is not a recipe on the hub.", _FORM)
     repo_id, path, revision = matched.groups()
-    root = Path(constants.HF_HUB_CACHE)
-    api = HfApi()
-    with (
-        explained(repo_id, revision, _FORM + ".", section=""),
-        hold_repository(root, folder_of(repo_id)),
-    ):
-        commit = asked(lambda: api.resolve_revision(repo_id, revision=revision).resolved)
-        there = try_to_load_from_cache(repo_id, path, revision=commit)
-        if not isinstance(there, str):
-            files = hub_fetch.list_files(api, repo_id, commit)
-            file = _chosen(files, path, f"{repo_id}@{revision or 'main'}")
-            hub_fetch.fetch_files(root, repo_id, commit, [file], lambda *_: None)
-            there = str(try_to_load_from_cache(repo_id, path, revision=commit))
+    check_repository(repo_id)
+    check_path(path)
+    check_revision(revision)
+    try:
+        there, commit = _fetch_file(repo_id, path, revision, token=None if login else False)
+    except RecipeError as error:
+        is_hidden = isinstance(error.__cause__, GatedRepoError | RepositoryNotFoundError)
+        if login or not is_hidden:
+            raise
+        raise NotPublicError(error.message, error.hint) from error
     return OpenedRecipe(
-        Path(there),
+        there,
         f"hub://{repo_id}/{path}@{commit}",
         f"{constants.ENDPOINT}/{repo_id}/blob/{commit}/{path}",
         revision or "main",
     )
+
+
+def _fetch_file(
+    repo_id: str, path: str, revision: str | None, *, token: bool | None
+) -> tuple[Path, str]:
+    """Return a recipe's file in the cache, fetched if need be, and its commit."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    from loba_tui.core.associate.caches.hub.cache import hold_repository
+    from loba_tui.core.associate.caches.hub.layout import folder_of
+    from loba_tui.core.associate.caches.transfer import fetch as hub_fetch
+    from loba_tui.core.associate.caches.transfer.hub_client import hub_api, resolve
+    from loba_tui.core.associate.caches.transfer.hub_errors import explained
+
+    root = Path(constants.HF_HUB_CACHE)
+    api = hub_api(token=token)
+    with (
+        explained(repo_id, revision, _FORM + ".", section=""),
+        hold_repository(root, folder_of(repo_id)),
+    ):
+        commit = resolve(api, repo_id, revision)
+        there = try_to_load_from_cache(repo_id, path, revision=commit)
+        if not isinstance(there, str):
+            files = hub_fetch.list_files(api, repo_id, commit)
+            file = _chosen(files, path, f"{repo_id}@{revision or 'main'}")
+            hub_fetch.fetch_files(root, repo_id, commit, [file], lambda *_: None, token=token)
+            there = str(try_to_load_from_cache(repo_id, path, revision=commit))
+    return Path(there), commit
 
 
 def _chosen(files: dict[str, WantedFile], path: str, where: str) -> WantedFile:

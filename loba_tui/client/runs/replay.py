@@ -13,7 +13,7 @@ from loba_tui.core.adapter_metadata import MERGED_KEY, RECIPE_KEY, STEERING_KEY
 from loba_tui.core.associate.safe_files import header_of
 from loba_tui.core.errors import RecipeError, RefusedError
 from loba_tui.core.file_sources import Source, path_of, read_source
-from loba_tui.core.plugins import Plugins
+from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir
 
@@ -60,15 +60,8 @@ class Adapter:
         )
 
 
-def prepare(original: Adapter, parent: Path, ledger: Ledger, plugins: Plugins) -> RunDir:
-    """Make a run folder with the recipe and the steering that an adapter was made by.
-
-    Raises:
-        RecipeError: The file does not say how it was made.
-    """
-    from loba_tui.client.runs.start import make_run
-    from loba_tui.core.recipe.load import parse_text
-
+def require_recipe(original: Adapter) -> None:
+    """Raise RecipeError where a file does not say how it was made."""
     if MERGED_KEY in original.metadata:
         raise RecipeError(
             f"{original.path} was merged from several adapters.",
@@ -79,8 +72,17 @@ def prepare(original: Adapter, parent: Path, ledger: Ledger, plugins: Plugins) -
             f"{original.path} does not say how it was made.",
             "Only adapters that LOBA-Trainer wrote carry their recipe.",
         )
+
+
+def prepare(original: Adapter, recipe: Recipe, parent: Path, ledger: Ledger) -> RunDir:
+    """Make a run folder with an adapter's recipe and the steering that it was made by.
+
+    Raises:
+        RecipeError: The record of its steering cannot be understood.
+    """
+    from loba_tui.client.runs.start import make_run
+
     origin = str(original.path)
-    recipe = parse_text(original.metadata[RECIPE_KEY], origin, plugins=plugins)
     record = ChangeRecord.from_text(original.metadata.get(STEERING_KEY, ""), origin)
     run_dir = make_run(recipe, parent, ledger)
     if record != ChangeRecord():

@@ -55,13 +55,11 @@ class Images:
         prompts: None given takes the recipe's.
         scales: A list such as -2,0,2; empty takes the recipe's, or 0 and 1 for several adapters.
         seeds: A list; empty takes the recipe's.
-        recipe: A recipe file that says model, prompts and measure; None takes the adapter's.
     """
 
     prompts: tuple[str, ...]
     scales: str
     seeds: str
-    recipe: Path | None
 
     def added_to(self, request: Request) -> Request:
         """Return a request about adapters that asks for these images.
@@ -79,7 +77,6 @@ class Images:
             scales = (0.0, 1.0)
         return replace(
             request,
-            recipe=None if self.recipe is None else str(self.recipe.absolute()),
             prompts=self.prompts,
             scales=scales,
             seeds=tuple(_numbers("--seeds", self.seeds, int, 0, 2**63 - 1)),

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from loba_tui.core.errors import ExitCode, LobaError, RecipeError
+from loba_tui.core.errors import ExitCode, LobaError, RecipeError, RefusedError
 from loba_tui.core.option_types import choices, describe_type, type_at
 from loba_tui.core.plugins.loading import load_factory, taking_options
 from loba_tui.core.plugins.options import Option
 from loba_tui.core.plugins.syntax import KINDS, Plugin, parse
 from loba_tui.core.plugins.user import UserPlugins, is_plugin_name
-from loba_tui.core.text import did_you_mean, nearest, quote
+from loba_tui.core.text import clean, did_you_mean, nearest, quote
 
 __all__ = [
     "KINDS",
@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 
+_NOT_FOR_STRANGERS = "a plugin of yours; a recipe from elsewhere gets shipped drop-ins only"
 _PROGRAM = Path(__file__).parents[1] / "program"
 
 
@@ -57,14 +58,20 @@ class Plugins:
 
     Attributes:
         user: The user's own; a shipped name cannot be replaced from there.
+        takes_users: False for a recipe from elsewhere, which gets shipped drop-ins only.
     """
 
     user: UserPlugins
+    takes_users: bool = True
 
     @classmethod
     def of_user(cls, environ: Mapping[str, str]) -> Plugins:
         """Return the shipped drop-ins and those in the user's plugin folder."""
         return cls(UserPlugins.of_user(environ))
+
+    def for_strangers(self) -> Plugins:
+        """Return these for a recipe from elsewhere: the user's own are refused, trusted or not."""
+        return replace(self, takes_users=False)
 
     def names(self, kind: str) -> list[str]:
         """Return the drop-ins of a kind (a key of `KINDS`) by name, sorted."""
@@ -96,6 +103,8 @@ class Plugins:
         """
         path = self._find(kind, name)
         if not self.is_shipped(kind, name):
+            if not self.takes_users:
+                raise RefusedError(f"{kind}/{clean(name)}: {_NOT_FOR_STRANGERS}")
             file = self.user.read(kind, name)
             self.user.require_trust(file)
             factory = load_factory(file, KINDS[kind].factory)
@@ -114,6 +123,8 @@ class Plugins:
             listed = "" if near else f"; there is {', '.join(known)}"
             message = f"there is no {KINDS[kind].noun} called {quote(name)}{listed}"
             return [OptionProblem(("name",), message, near)]
+        if not self.takes_users and not self.is_shipped(kind, name):
+            return [OptionProblem(("name",), _NOT_FOR_STRANGERS, refused=True)]
         try:
             plugin = self.describe(kind, name)
             shipped = plugin.origin == "shipped"

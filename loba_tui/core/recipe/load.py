@@ -4,6 +4,7 @@ recipes/slider.yaml:14:3: optimizer.weight_decy: not an option of adamw. Did you
 
     load_recipe, check_recipe    a file with --set; a recipe, or every problem that it has
     parse_text, check_text       a text that is no file: metadata, what is edited or migrated
+    parse_with                   a text with --set, and its tree
     parse_recipe                 a mapping, as the specification's flags make one
     recipe_with                  a recipe with one value set, as steering does while a run goes on
     dump_recipe                  back to YAML, for the run folder
@@ -55,9 +56,26 @@ def load_recipe(
     source = Path(path) if isinstance(path, str) else path
     named = origin or str(path)
     text = read_recipe_text(source, named)
+    recipe, tree = parse_with(text, named, overrides, plugins=plugins)
+    # Beside a file from elsewhere lies nothing of this user's: its paths are as if typed here.
+    file = path_of(source) if origin is None else Path()
+    return with_absolute_paths(recipe, tree, file, origin=named)
+
+
+def parse_with(
+    text: str, origin: str, overrides: Sequence[str], *, plugins: Plugins
+) -> tuple[Recipe, Node]:
+    """Return the recipe of a text with overrides, and its tree, which knows where each value is of.
+
+    Paths are left as they were written.
+
+    Raises:
+        ProblemsFound: A RecipeError that carries everything that is wrong.
+        RefusedError: Something in it looks like an access token.
+    """
     for override in overrides:
         refuse_tokens(override, "--set " + override)
-    tree, problems = read_tree(text, named)
+    tree, problems = read_tree(text, origin)
     # An escape in a quoted text can hide a token from the search in the file.
     _refuse_tokens_in(tree)
     for override in overrides:
@@ -65,10 +83,7 @@ def load_recipe(
             tree = _override(tree, override)
         except ProblemsFound as error:
             problems += error.problems
-    recipe = _recipe_of(tree, problems, plugins)
-    # Beside a file from elsewhere lies nothing of this user's: its paths are as if typed here.
-    file = path_of(source) if origin is None else Path()
-    return with_absolute_paths(recipe, tree, file, origin=named)
+    return _recipe_of(tree, problems, plugins), tree
 
 
 def parse_recipe(
@@ -102,9 +117,7 @@ def parse_text(text: str, origin: str, *, plugins: Plugins) -> Recipe:
         message = f"the recipe is longer than {MAX_BYTES} characters"
         raise ProblemsFound([Problem(origin, 0, 0, "", message)])
     refuse_tokens(text, origin)
-    tree, problems = read_tree(text, origin)
-    _refuse_tokens_in(tree)
-    return _recipe_of(tree, problems, plugins)
+    return parse_with(text, origin, (), plugins=plugins)[0]
 
 
 def check_recipe(

@@ -39,15 +39,15 @@ class Request:
             and leaves what it found there, `doctor` looks at torch and the devices, `merge` makes
             one file of several adapters, `interfere` says how they disturb each other.
         adapter: Not read for a plan.
-        run: The run folder that it comes from; its recipe.yaml says model, prompts and measure.
-            None: the recipe in the adapter's own metadata is used.
+        run: The run folder that it comes from, if any.
         out_dir: The folder that results, status, events and log are written to.
         prompts: To draw; as with scales and seeds, empty takes the recipe's.
         several: Adapter files and their strengths, where more than one is meant.
         rank: Most that a merged layer may have; None keeps all of it.
         file: Where a merged adapter goes, with keys named as `file_format` has it.
-        recipe: A recipe file that says model, prompts and measure instead of the run or the adapter
-            itself; those of other tools say nothing.
+        recipe: The text of the resolved recipe that says model, prompts and measure. Whoever makes
+            the request has it from the user, or has asked about it: the program reads no other.
+        recipes: That of each of `several`, for its measure; "" for one that has none.
     """
 
     action: Action
@@ -62,6 +62,7 @@ class Request:
     file: str = ""
     file_format: Literal["diffusers", "kohya"] = "diffusers"
     recipe: str | None = None
+    recipes: tuple[str, ...] = ()
     version: int = field(default=RECORD_VERSION, kw_only=True)
 
     @classmethod
@@ -76,6 +77,7 @@ class Request:
         try:
             for key in ("prompts", "scales", "seeds"):
                 data[key] = tuple(data.get(key, ()))
+            data["recipes"] = tuple(str(each) for each in data.get("recipes", ()))
             data["several"] = tuple((str(p), float(s)) for p, s in data.get("several", ()))
             return cls(**data)
         except TypeError as error:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 
+from loba_tui.client.recipes import strangers
 from loba_tui.client.runs import steer as runs
 from loba_tui.core.run.control import LIVE_KEYS, Command, CommandKind
 from loba_tui.core.run.directory import RunDir
@@ -53,8 +54,19 @@ class RunActions(LobaScreen):
     async def action_go_on(self) -> None:
         """Let a paused run go on, or start one that has ended from its checkpoint."""
         run = self.watched()
-        if run is not None:
+        if run is not None and await self._is_agreed(run):
             await self._command("resume", lambda: runs.resume(run, self.context.program))
+
+    async def _is_agreed(self, run: RunDir) -> bool:
+        """Ask about the recipe of a run that is not in the user's own list of runs."""
+        stranger = await self.in_thread(strangers.of_run, run, self.context.ledger)
+        if stranger is None:
+            return True
+        recipe = await self.in_thread(stranger.load, plugins=self.context.plugins)
+        rows: list[list[Piece]] = [[line] for line in stranger.lines(recipe)]
+        title = "Go on with a run from elsewhere?"
+        is_agreed = await self.ask(ConfirmDialog(title, rows, "go on"))
+        return bool(is_agreed)
 
     @asks
     async def action_stop(self) -> None:

@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 from loba_tui import cli
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_text
-from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.directory import Ledger, RunDir
 
 RECIPE = Path(__file__).parents[3] / "recipes/slider.yaml"
 EVERYTHING = {
@@ -45,8 +45,9 @@ def adapter_bytes(**metadata: str) -> bytes:
     return struct.pack("<Q", len(header)) + header + struct.pack("<2f", 1.0, 2.0)
 
 
-def make_run(place: Path, recipe: str | None = None) -> RunDir:
-    run_dir = RunDir.create(place, "size-slider")
+def make_run(place: Path, recipe: str | None = None, *, is_own: bool = True) -> RunDir:
+    ledger = Ledger.of_user(os.environ) if is_own else None
+    run_dir = RunDir.create(place, "size-slider", ledger=ledger)
     text = recipe if recipe is not None else dump_recipe(load_recipe(RECIPE, plugins=SHIPPED))
     run_dir.recipe.path.write_text(text)
     facts = {"loba.version": "0.1.0", "loba.step": "70", "loba.effect.outcome": "works"}
@@ -72,7 +73,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> RunDir:
+def run_dir(hub: Hub, tmp_path: Path) -> RunDir:
     return make_run(tmp_path)
 
 
@@ -331,6 +332,16 @@ def test_a_commit_that_is_refused_is_explained(hub, run_dir, status, code):
     hub.faults = [Fault("/commit/", "status", status, method="POST", times=1000)]
     done = push(hub, run_dir, "--yes")
     assert done.exit_code == code
+
+
+def test_what_a_strangers_run_names_is_not_asked_for(hub, tmp_path):
+    text = RECIPE.read_text().replace("builtin:shapes-xl", "stranger/model")
+    done = push(hub, make_run(tmp_path, text, is_own=False))
+    assert done.exit_code == 0, done.stderr
+    assert "no licence is given" in done.stderr
+    assert not [each for each in hub.requests if "stranger" in each.path]
+    push(hub, make_run(tmp_path / "own", text))
+    assert [each for each in hub.requests if "stranger" in each.path]
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_on_a_terminal_it_asks(hub, tmp_path, answer, runs):
     os.close(theirs)
     asked = os.read(ours, 100_000).decode()
     os.close(ours)
-    assert "Run it?" in asked
+    assert "Use it?" in asked
     assert child.returncode == 0
     assert ("it runs" in child.stdout) is runs
 

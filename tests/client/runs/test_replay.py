@@ -16,7 +16,6 @@ from loba_command import Loba, kill_runs, state, step, wait_until
 
 from loba_tui.client.runs import replay
 from loba_tui.core.errors import CorruptError, RecipeError
-from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.run import control
 from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir
@@ -113,12 +112,7 @@ def test_what_does_not_say_how_it_was_made_cannot_be_replayed(
 ) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     with pytest.raises(RecipeError, match="does not say how it was made"):
-        replay.prepare(
-            replay.Adapter.read(tmp_path / "a.safetensors"),
-            tmp_path,
-            Ledger(tmp_path / "l"),
-            plugins=SHIPPED,
-        )
+        replay.require_recipe(replay.Adapter.read(tmp_path / "a.safetensors"))
     (tmp_path / "b.safetensors").write_bytes(b"\xff" * 40)
     with pytest.raises(CorruptError):
         replay.Adapter.read(tmp_path / "b.safetensors")

@@ -308,3 +308,48 @@ def test_samples_in_a_terminals_own_pictures_or_none(mode: str, tmp_path: Path) 
         assert "▀" not in screen_text(pilot.app)
 
     drive(make_app(tmp_path, run, images=mode), story)
+
+
+STRANGERS_RECIPE = RECIPE.replace("builtin:shapes-xl", "stranger/model")
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_a_run_from_elsewhere_is_asked_about_before_it_goes_on(tmp_path: Path, answer: str) -> None:
+    run = record_run(tmp_path, phase="stopped")
+    (run.path / "recipe.yaml").write_text(STRANGERS_RECIPE)
+    app = make_app(tmp_path, run)
+    started: list[RunDir] = []
+
+    async def story(pilot: Pilot[None]) -> None:
+        await drawn(pilot)
+        # As if another user had made it: it is in no list of this user's.
+        app.context.ledger.path.write_text("")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(launch, "launch", lambda run, **_: started.append(run))
+            await pilot.press("R")
+            await until(pilot, lambda: isinstance(app.screen, ConfirmDialog))
+            await until(pilot, lambda: "stranger/model" in screen_text(app))
+            assert not started
+            await pilot.press(answer)
+            await until(pilot, lambda: not isinstance(app.screen, ConfirmDialog))
+            if answer == "y":
+                await until(pilot, lambda: started == [run])
+            else:
+                await pilot.pause()
+                assert not started
+
+    drive(app, story, size=(120, 40))
+
+
+def test_a_run_from_elsewhere_may_not_name_folders_of_this_machine(tmp_path: Path) -> None:
+    run = record_run(tmp_path, phase="stopped")
+    (run.path / "recipe.yaml").write_text(RECIPE.replace("builtin:shapes-xl", "/private/model"))
+    app = make_app(tmp_path, run)
+
+    async def story(pilot: Pilot[None]) -> None:
+        await drawn(pilot)
+        app.context.ledger.path.write_text("")
+        await pilot.press("R")
+        await until(pilot, lambda: "--allow-path" in message(pilot))
+
+    drive(app, story, size=(200, 40))

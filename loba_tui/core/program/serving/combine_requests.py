@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
-from loba_tui.core.adapter_metadata import BASE_MODEL_KEY, RECIPE_KEY
-from loba_tui.core.errors import RecipeError
+from loba_tui.core.adapter_metadata import BASE_MODEL_KEY
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.adapter import read_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, RowScale
@@ -97,7 +96,7 @@ def serve_interference(
     images = _draw(recipe, model, scales, strengths, shown, writer, plugins)
     found = replace(
         found,
-        attributes=tuple(_attributes(parts, labels, images, plugins)),
+        attributes=tuple(_attributes(request.recipes, labels, images, plugins)),
         details={"prompts": shown, "seed": recipe.proof.seeds[0]},
     )
     content = json.dumps(asdict(found), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -143,11 +142,11 @@ def _draw(
 
 
 def _attributes(
-    parts: Sequence[Part], labels: Sequence[str], images: np.ndarray, plugins: Plugins
+    recipes: Sequence[str], labels: Sequence[str], images: np.ndarray, plugins: Plugins
 ) -> list[Attribute]:
     found = []
-    for number, part in enumerate(parts):
-        choice = _measure_of(part, plugins)
+    for number, text in enumerate(recipes):
+        choice = _measure_of(text, plugins)
         if choice is None:
             continue
         values = read_values(choice, images, plugins).astype(float)
@@ -159,12 +158,7 @@ def _attributes(
     return found
 
 
-def _measure_of(part: Part, plugins: Plugins) -> Choice | None:
-    metadata: Mapping[str, str] = read_adapter(part.source)[2]
-    if RECIPE_KEY not in metadata:
+def _measure_of(text: str, plugins: Plugins) -> Choice | None:
+    if not text:
         return None
-    try:
-        recipe = parse_text(metadata[RECIPE_KEY], origin=str(part.path), plugins=plugins)
-    except RecipeError:
-        return None
-    return recipe.proof.measure
+    return parse_text(text, origin="the request's recipe", plugins=plugins).proof.measure

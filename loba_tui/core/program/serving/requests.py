@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from loba_tui.core.adapter_metadata import RECIPE_KEY
 from loba_tui.core.associate.devices import accelerator_facts
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.program.adapter_files.adapter import load_adapter, read_adapter
+from loba_tui.core.program.adapter_files.adapter import load_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, RowScale
 from loba_tui.core.program.data.open import cut_captions, open_data
 from loba_tui.core.program.evaluation.proof import prove
@@ -29,9 +28,9 @@ from loba_tui.core.program.serving.combine_requests import (
 )
 from loba_tui.core.program.serving.device_check import device_findings
 from loba_tui.core.program.steering.components import Components
-from loba_tui.core.recipe.load import load_recipe, parse_text
+from loba_tui.core.recipe.load import parse_text
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.run.directory import RunDir, adapter_source
+from loba_tui.core.run.directory import adapter_source
 from loba_tui.core.run.launch import PLAN, Request
 from loba_tui.core.run.writer import RunWriter
 
@@ -115,22 +114,15 @@ def _attach(request: Request, model: OpenModel) -> RowScale:
 def wanted_recipe(request: Request, plugins: Plugins) -> Recipe:
     """Return the recipe that says how an adapter is used, with the request's own values put in.
 
+    It is the text in the request: neither a run's folder nor an adapter's file is asked for one,
+    as both can be a stranger's, and the program has nobody to ask.
+
     Raises:
-        RecipeError: None is named, and neither the run folder nor the file itself carries one.
+        RecipeError: The request carries none, or it cannot be used.
     """
-    if request.recipe is not None:
-        recipe = load_recipe(Path(request.recipe), plugins=plugins)
-    elif request.run is not None:
-        recipe = load_recipe(RunDir.open(request.run).recipe, plugins=plugins)
-    else:
-        _, _, metadata = read_adapter(adapter_source(Path(request.adapter)))
-        if RECIPE_KEY not in metadata:
-            raise RecipeError(
-                f"{request.adapter} does not say which model and prompts it was trained on.",
-                "Only adapters that LOBA-Trainer wrote carry their recipe; name one that says it,"
-                " as in --recipe sdxl/slider.",
-            )
-        recipe = parse_text(metadata[RECIPE_KEY], origin=request.adapter, plugins=plugins)
+    if request.recipe is None:
+        raise RecipeError("The request does not say by which recipe.", "Ask anew: loba sample")
+    recipe = parse_text(request.recipe, origin="the request's recipe", plugins=plugins)
     changes: Change = {}
     if request.scales:
         changes["sample.scales"] = request.scales

@@ -28,7 +28,6 @@ from loba_tui.core.program.combine.interference import measure_overlap, measured
 from loba_tui.core.program.combine.interference_plot import interference_png
 from loba_tui.core.program.combine.merge import inner_product, merge, reduce_rank, write_merged
 from loba_tui.core.program.trajectories.held_out import roll_out
-from loba_tui.core.run.directory import Ledger
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("lora", {"alpha": 2.0}),
@@ -87,7 +86,7 @@ def test_a_merged_file_is_the_sum_of_the_weights_that_peft_merges(
     made_of = json.loads(read_adapter(path)[2][MERGED_KEY])
     assert [origin["strength"] for origin in made_of] == [1.5, -0.5]
     with pytest.raises(RecipeError, match="merged from several"):
-        replay.prepare(replay.Adapter.read(path), tmp_path, Ledger(tmp_path), plugins=SHIPPED)
+        replay.require_recipe(replay.Adapter.read(path))
 
 
 def test_attached_together_they_do_what_the_merged_file_does(

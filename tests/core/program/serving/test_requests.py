@@ -56,12 +56,16 @@ def recipe(tiny_sdxl_folder: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_an_adapter_that_says_nothing_needs_a_recipe(foreign: Path, recipe: Path) -> None:
-    asked = Request("sample", str(foreign), None, "")
-    with pytest.raises(RecipeError, match="does not say which model") as raised:
-        wanted_recipe(asked, plugins=SHIPPED)
-    assert "--recipe" in raised.value.hint
-    by = Request("sample", str(foreign), None, "", recipe=str(recipe), scales=(0.0, 3.0))
+def test_the_program_takes_no_recipe_but_the_requests(foreign: Path, recipe: Path) -> None:
+    """A recipe in a run's folder or in the adapter's file may be a stranger's."""
+    run = RunDir.create(recipe.parent, "run")
+    (run.path / "recipe.yaml").write_text(recipe.read_text())
+    for of_run in (None, str(run.path)):
+        asked = Request("sample", str(foreign), of_run, "")
+        with pytest.raises(RecipeError, match="does not say by which recipe"):
+            wanted_recipe(asked, plugins=SHIPPED)
+    text = recipe.read_text()
+    by = Request("sample", str(foreign), None, "", recipe=text, scales=(0.0, 3.0))
     assert wanted_recipe(by, plugins=SHIPPED).sample.scales == (0.0, 3.0)
     assert wanted_recipe(by, plugins=SHIPPED).proof.prompts == ("a red circle",)
 
@@ -71,7 +75,7 @@ def test_an_adapter_of_another_tool_is_drawn_and_measured_by_a_recipe(
     action: str, foreign: Path, recipe: Path, tmp_path: Path
 ) -> None:
     run_dir = RunDir.create(tmp_path, "asked")
-    wanted = Request(action, str(foreign), None, str(run_dir.path), recipe=str(recipe))  # type: ignore[arg-type]
+    wanted = Request(action, str(foreign), None, str(run_dir.path), recipe=recipe.read_text())  # type: ignore[arg-type]
     with RunWriter.open(run_dir) as writer:
         serve(wanted, writer, plugins=SHIPPED)
     if action == "sample":

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hostile_mirror import Lies, serve_lies, tree_of
 from hub_client import talking_to
-from hub_server import Hub
+from hub_server import Hub, serve
 from typer.testing import CliRunner
 
 from loba_tui import cli
@@ -265,3 +265,18 @@ def test_a_shard_is_a_safetensors_file_beside_its_index(tmp_path, shard):
     index = {"weight_map": {"a.weight": "model-00001-of-00001.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     check_shards(tmp_path)
+
+
+@pytest.mark.parametrize("to", ["{other}/x", "http://localhost:{port}/x", "//localhost:{port}/x"])
+def test_a_login_is_not_sent_on_to_another_host(
+    mirror, place, lies, tmp_path_factory, monkeypatch, to
+):
+    """Weights lie on other hosts, and where they do is what the mirror says."""
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "s3cret" * 6)
+    with serve({"org/model": tmp_path_factory.mktemp("other")}) as other:
+        port = other.endpoint.rpartition(":")[2]
+        lies.redirect = to.format(other=other.endpoint, port=port)
+        pulled("org/model")
+        assert [each for each in mirror.requests if each.has_token]
+        assert other.requests or to.startswith("//")  # the client takes that for no address
+        assert not [each for each in other.requests if each.has_token]
