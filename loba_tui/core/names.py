@@ -21,6 +21,7 @@ from loba_tui.core.text import clean
 MOST_REVISION = 200
 MOST_REPOSITORY = 96
 MOST_PATH_BYTES = 1024
+MOST_LOCAL_BYTES = 4096
 MOST_PART_BYTES = 255
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -45,6 +46,18 @@ def text_problem(text: str) -> str:
         if unicodedata.category(character) in _NOT_IN_A_LINE or character in _BIDIRECTIONAL:
             return f"it holds the control character U+{ord(character):04X}"
     return ""
+
+
+def local_path_problem(text: str) -> str:
+    """Return what is wrong with a path of the user's own, which may lead anywhere, or ""."""
+    problem = text_problem(text)
+    if not problem and len(text) > MOST_LOCAL_BYTES:
+        problem = f"a path has at most {MOST_LOCAL_BYTES} characters"
+    if not problem and any(
+        len(part.encode("utf-8", "replace")) > MOST_PART_BYTES for part in text.split("/")
+    ):
+        problem = f"a name in a path has at most {MOST_PART_BYTES} bytes"
+    return problem
 
 
 def revision_problem(text: str) -> str:

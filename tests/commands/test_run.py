@@ -227,7 +227,7 @@ def test_detached_runs_outlive_the_command(loba: Viewer) -> None:
         (["sample", "a.safetensors", "--scales", "nan"], 2, "not a number from -20"),
         (["eval", "a.safetensors", "--scales", "0"], 2, "at least one other scale"),
         (["sample", "a.safetensors", "--seeds", "-1"], 2, "--seeds: '-1'"),
-        (["sample", "a.safetensors", "--out", "recipe.yaml/x"], 4, "--out"),
+        (["sample", "a.safetensors", "--recipe", "slider", "--out", "recipe.yaml/x"], 4, "--out"),
         (["sample", "a.safetensors", "--recipe", "slidr"], 2, "Did you mean slider?"),
         (["eval", "a.safetensors", "--recipe", "wrong.yaml"], 2, "wrong.yaml:1:2: version"),
         (["plugins", "ls", "optimisers"], 2, "Did you mean optimizers?"),
@@ -270,11 +270,12 @@ def test_a_request_reaches_the_program_and_reports_in_its_own_folder(loba: Viewe
     done = loba("eval", str(run_dir.adapter))
     assert done.returncode == 0, done.stderr
     assert len(list((run_dir.path / "requests").iterdir())) == 1
-    assert request["recipe"] is None
+    # The program gets the recipe itself, and asks no file for it.
+    assert request["recipe"] == (run_dir.path / "recipe.yaml").read_text()
     done = loba("eval", str(run_dir.adapter), "--recipe", "recipe.yaml", "--out", "measured")
     assert done.returncode == 0, done.stderr
     request = json.loads((loba.place / "measured" / "request.json").read_text())
-    assert request["recipe"] == str(loba.place / "recipe.yaml")
+    assert "name: done" in request["recipe"]
 
 
 def test_export_copies_and_never_overwrites_unasked(loba: Viewer) -> None:

@@ -47,6 +47,8 @@ def problems(text: str) -> ProblemsFound:
         ("id", "/models/a\x9bb"),
         ("id", "/models/a\u202eb"),
         ("id", "/models/a\u2028b"),
+        ("id", "x" * 300),
+        ("id", "a/" * 3000),
     ],
 )
 def test_a_name_that_leads_elsewhere_is_refused_with_its_place(key: str, value: str) -> None:

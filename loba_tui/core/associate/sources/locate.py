@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loba_tui.core import names
-from loba_tui.core.associate.pipeline_files import INDEX_NAME, UNUSED_COMPONENTS
+from loba_tui.core.associate.pipeline_files import INDEX_NAME, MAX_INDEX_BYTES, UNUSED_COMPONENTS
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
 from loba_tui.core.associate.sources.hub_snapshot import OnFetch, fetch_snapshot
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
@@ -101,13 +101,14 @@ def read_index(source: ModelSource) -> dict[str, Any]:
     """
     path = source.folder / INDEX_NAME
     try:
-        index = json.loads(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            index = json.loads(file.read(MAX_INDEX_BYTES))
         index |= {name: [None, None] for name in UNUSED_COMPONENTS if name in index}
         components = {
             k: v for k, v in index.items() if isinstance(v, list) and not k.startswith("_")
         }
         class_name = index["_class_name"]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CorruptError(
             f"{source.id}: its {INDEX_NAME} cannot be read ({type(error).__name__}: {error}).",
             "Fetch or save the model again.",

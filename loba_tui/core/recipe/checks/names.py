@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loba_tui.core.names import revision_problem, text_problem, variant_problem
+from loba_tui.core.names import local_path_problem, revision_problem, variant_problem
 from loba_tui.core.recipe.problems import Problem
 from loba_tui.core.recipe.tree import Node
 
@@ -20,7 +20,7 @@ def check_names(tree: Node) -> Iterator[Problem]:
     paths: list[Path] = [("base_model", "id")]
     for index, _ in enumerate(tree.items_at(("data", "sources"))):
         paths += [("data", "sources", index, key) for key in ("path", "masks")]
-    checks = [(path, text_problem) for path in paths]
+    checks = [(path, local_path_problem) for path in paths]
     checks += [(("base_model", "revision"), revision_problem)]
     checks += [(("base_model", "variant"), variant_problem)]
     for path, problem_of in checks:
