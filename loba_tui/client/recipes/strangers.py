@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ from loba_tui.core.recipe.load import MAX_BYTES, parse_with, read_recipe_text, r
 from loba_tui.core.recipe.problems import Problem, ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.recipe.tree import Node
+from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir
-from loba_tui.core.text import clean
+from loba_tui.core.text import clean, quote
 from loba_tui.models import BUILTIN_PREFIX
 
 HINT = "--allow-path FOLDER lets a recipe from elsewhere use a folder, and what is in it."
@@ -45,12 +46,14 @@ class StrangersRecipe:
         origin: What it is called in messages: an address, or a path.
         asked: The revision that was asked for, of an address.
         page: Where it can be read on the hub.
+        changes: What is changed while it is trained, where that comes with it.
     """
 
     text: str
     origin: str
     asked: str = ""
     page: str = ""
+    changes: ChangeRecord = field(default_factory=ChangeRecord)
 
     def load(
         self, overrides: Sequence[str] = (), *, allowed: Sequence[Path] = (), plugins: Plugins
@@ -94,6 +97,9 @@ class StrangersRecipe:
         yield "What it would use:"
         for label, value in touched(recipe):
             yield f"  {label:12}{clean(value)}"
+        for change in self.changes.changes:
+            what = f"{change.key} becomes {quote(change.new)} after step {change.step}"
+            yield f"  {'steering':12}{clean(what)}"
 
     def _path_problems(
         self, recipe: Recipe, tree: Node, allowed: Sequence[Path]
@@ -131,11 +137,13 @@ def of_run(run_dir: RunDir, ledger: Ledger) -> StrangersRecipe | None:
 
     Raises:
         RecipeError: It cannot be read.
+        CorruptError: Nor can the record of its steering.
     """
     if is_own(run_dir, ledger):
         return None
     origin = str(run_dir.recipe.path)
-    return StrangersRecipe(read_recipe_text(run_dir.recipe, origin), origin)
+    changes = ChangeRecord.read(run_dir.changes) or ChangeRecord()
+    return StrangersRecipe(read_recipe_text(run_dir.recipe, origin), origin, changes=changes)
 
 
 def of_adapter(metadata: Mapping[str, Any], path: Path) -> StrangersRecipe:

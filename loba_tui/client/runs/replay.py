@@ -74,16 +74,20 @@ def require_recipe(original: Adapter) -> None:
         )
 
 
-def prepare(original: Adapter, recipe: Recipe, parent: Path, ledger: Ledger) -> RunDir:
-    """Make a run folder with an adapter's recipe and the steering that it was made by.
+def steering_of(original: Adapter) -> ChangeRecord:
+    """Return what was changed while an adapter was trained.
 
     Raises:
-        RecipeError: The record of its steering cannot be understood.
+        CorruptError: Its record of that cannot be understood.
     """
+    text = original.metadata.get(STEERING_KEY, "")
+    return ChangeRecord.from_text(str(text), str(original.path))
+
+
+def prepare(recipe: Recipe, record: ChangeRecord, parent: Path, ledger: Ledger) -> RunDir:
+    """Make a run folder with the recipe and the steering that an adapter was made by."""
     from loba_tui.client.runs.start import make_run
 
-    origin = str(original.path)
-    record = ChangeRecord.from_text(original.metadata.get(STEERING_KEY, ""), origin)
     run_dir = make_run(recipe, parent, ledger)
     if record != ChangeRecord():
         run_dir.changes.replace(record.text().encode() + b"\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from loba_tui.core.errors import RecipeError, RefusedError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_text, read_recipe_text
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir, adapter_source
 from loba_tui.core.text import clean
 
@@ -62,13 +63,21 @@ def recipe_of(file: Path, run_dir: RunDir | None, ledger: Ledger) -> FoundRecipe
     return FoundRecipe(text, run_dir, strangers.is_own(run_dir, ledger))
 
 
-def recipe_of_adapter(metadata: Mapping[str, Any], file: Path, ledger: Ledger) -> FoundRecipe:
+def recipe_of_adapter(
+    metadata: Mapping[str, Any],
+    file: Path,
+    ledger: Ledger,
+    changes: ChangeRecord = ChangeRecord(),  # noqa: B008  frozen
+) -> FoundRecipe:
     """Return the recipe that an adapter file carries; of a run of the user's own it is their own.
+
+    Args:
+        changes: What is changed while it is trained, where it is to be trained again.
 
     Raises:
         RecipeError: It carries none.
     """
-    text = strangers.of_adapter(metadata, file)
+    text = replace(strangers.of_adapter(metadata, file), changes=changes)
     is_in_place = file.name in _OWN_NAMES and file.parent.name == "adapter"
     is_own = is_in_place and strangers.is_own(RunDir(file.absolute().parent.parent), ledger)
     return FoundRecipe(text, None, is_own)

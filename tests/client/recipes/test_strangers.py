@@ -217,6 +217,20 @@ def test_a_folder_that_the_user_gives_may_be_used(place: Place, way: str) -> Non
     assert done.exit_code == 8
 
 
+def test_steering_that_comes_with_it_is_shown(place: Place) -> None:
+    change = {"step": 3, "key": "train.steps", "old": 9, "new": 10**9}
+    record = json.dumps({"version": 1, "changes": [change], "passed_over": []})
+    file = write_adapter(
+        place.work / "evil.safetensors", loba_recipe=recipe_text(), loba_steering=record
+    )
+    run = place.foreign_run(recipe_text())
+    (run.path / "steering.json").write_text(record)
+    for command in (["replay", str(file)], ["run", "--resume", str(run.path)]):
+        done = loba(command)
+        assert done.exit_code == 8
+        assert "train.steps becomes 1000000000 after step 3" in done.stderr
+
+
 def test_a_path_given_with_set_is_the_users_own(place: Place) -> None:
     command = place.commands(recipe_text(path="/nowhere"))["run hub"]
     value = f"data.sources.0.path={place.private}"
