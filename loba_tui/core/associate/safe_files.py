@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from loba_tui.core.errors import CorruptError, RefusedError
 from loba_tui.core.file_sources import Source, open_source, path_of
+from loba_tui.core.foreign_json import parse_json
+from loba_tui.core.text import clean
 
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000
+_MAX_DIMENSIONS = 64
+_MAX_NUMBER = 2**63
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
 
 _ITEM_BITS = {
@@ -22,6 +26,8 @@ _ITEM_BITS = {
     "F16": 16, "BF16": 16, "I16": 16, "U16": 16, "F8_E4M3": 8, "F8_E5M2": 8,
     "F8_E8M0": 8, "I8": 8, "U8": 8, "BOOL": 8,
 }  # fmt: skip
+
+_Corrupt = Callable[[str], CorruptError]
 
 
 def refuse_pickle(path: Path) -> None:
@@ -39,7 +45,8 @@ def check_safetensors(source: Source) -> dict[str, Any]:
     """Check a safetensors file's header before any library parses it.
 
     Returns:
-        The header: tensor name to dtype, shape and offsets, and `__metadata__` if there is one.
+        The header: tensor name to dtype, shape and offsets, and `__metadata__`, which is a table of
+        text to text, if there is one.
 
     Raises:
         CorruptError: Truncated, oversized or contradictory, with what is wrong.
@@ -57,7 +64,7 @@ def header_of(content: bytes, path: Path) -> dict[str, Any]:
 def _checked(file: BinaryIO, size: int, path: Path) -> dict[str, Any]:
     def corrupt(reason: str) -> CorruptError:
         return CorruptError(
-            f"{path.name} is not a sound safetensors file: {reason}.", "Fetch it again."
+            f"{clean(path.name)} is not a sound safetensors file: {reason}.", "Fetch it again."
         )
 
     prefix = file.read(8)
@@ -68,30 +75,42 @@ def _checked(file: BinaryIO, size: int, path: Path) -> dict[str, Any]:
         raise corrupt(f"its header claims {header_bytes} bytes")
     raw = file.read(header_bytes)
     try:
-        header = json.loads(raw, object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise corrupt(f"its header cannot be read ({error})") from error
+        header = parse_json(raw, unique_keys=True)
+    except ValueError as error:
+        raise corrupt(f"its header cannot be read ({clean(error, limit=200)})") from error
     if not isinstance(header, dict):
         raise corrupt("its header is not a table")
-    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    if header.get("__metadata__", "") is None:
+        del header["__metadata__"]
+    _check_metadata(header.get("__metadata__", {}), corrupt)
+    tensors = {key: entry for key, entry in header.items() if key != "__metadata__"}
     if len(tensors) > MAX_TENSORS:
         raise corrupt(f"it lists {len(tensors)} tensors, more than {MAX_TENSORS}")
     _check_offsets(tensors, size - 8 - header_bytes, corrupt)
     return header
 
 
-def _check_offsets(tensors: dict[str, Any], data_bytes: int, corrupt: Any) -> None:
+def _check_metadata(metadata: Any, corrupt: _Corrupt) -> None:
+    """Check that metadata is a table of text to text, as the format has it."""
+    if not isinstance(metadata, dict):
+        raise corrupt("its metadata is not a table")
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise corrupt(f"its metadata {_shown(key)} is not a text")
+        if not (_is_text(key) and _is_text(value)):
+            raise corrupt(f"its metadata {_shown(key)} holds half a character")
+
+
+def _check_offsets(tensors: dict[str, Any], data_bytes: int, corrupt: _Corrupt) -> None:
     """Check that the tensors cover the data without a gap, an overlap or a wrong length."""
     spans = []
     for name, entry in tensors.items():
-        try:
-            start, end = entry["data_offsets"]
-            shape, bits = entry["shape"], _ITEM_BITS.get(entry["dtype"])
-            sound = all(isinstance(n, int) and n >= 0 for n in (start, end, *shape))
-        except (KeyError, TypeError, ValueError) as error:
-            raise corrupt(f"the entry of {name[:80]!r} is malformed") from error
-        if not sound or (bits is not None and (end - start) * 8 != math.prod(shape) * bits):
-            raise corrupt(f"the size of {name[:80]!r} contradicts its shape")
+        if not _is_entry(entry) or not _is_text(name):
+            raise corrupt(f"the entry of {_shown(name)} is malformed")
+        (start, end), shape = entry["data_offsets"], entry["shape"]
+        bits = _ITEM_BITS.get(entry["dtype"])
+        if end < start or (bits is not None and (end - start) * 8 != math.prod(shape) * bits):
+            raise corrupt(f"the size of {_shown(name)} contradicts its shape")
         spans.append((start, end))
     position = 0
     for start, end in sorted(spans):
@@ -102,8 +121,27 @@ def _check_offsets(tensors: dict[str, Any], data_bytes: int, corrupt: Any) -> No
         raise corrupt(f"it declares {position} bytes of data and has {data_bytes}")
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a key is there twice")
-    return table
+def _is_entry(entry: Any) -> bool:
+    """Say whether a tensor's entry has what belongs in one; a switch is no number."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    offsets, shape = entry.get("data_offsets"), entry.get("shape")
+    if not (isinstance(offsets, list) and len(offsets) == 2):
+        return False
+    # The product of many long numbers would take for ever.
+    if not (isinstance(shape, list) and len(shape) <= _MAX_DIMENSIONS):
+        return False
+    return all(type(n) is int and 0 <= n < _MAX_NUMBER for n in (*offsets, *shape))
+
+
+def _is_text(text: str) -> bool:
+    """Say whether text can be written down: JSON can spell half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    return f"'{clean(name, limit=80)}'"

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -89,3 +90,105 @@ def test_pickles_are_refused_with_what_to_do(name):
         refuse_pickle(Path(name))
     assert caught.value.exit_code == ExitCode.REFUSED
     assert "safetensors" in caught.value.hint
+
+
+ENTRY = {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        [],
+        ["loba.recipe"],
+        "text",
+        7,
+        {"loba.recipe": {"version": 1}},
+        {"loba.recipe": None},
+        {"loba.recipe": 1.5},
+        {"loba.recipe": ["a"]},
+        {"a": "fine", "b": True},
+        {"half": "\ud800"},
+        {"half \udfff": "a"},
+    ],
+)
+def test_metadata_is_a_table_of_text_to_text(tmp_path, metadata):
+    path = write(tmp_path / "a.safetensors", {"__metadata__": metadata, "t": ENTRY}, b"x")
+    with pytest.raises(CorruptError, match="metadata") as caught:
+        check_safetensors(path)
+    assert caught.value.exit_code == ExitCode.CORRUPT
+
+
+def test_metadata_that_is_nothing_is_none(tmp_path):
+    path = write(tmp_path / "a.safetensors", {"__metadata__": None, "t": ENTRY}, b"x")
+    assert check_safetensors(path) == {"t": ENTRY}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data_offsets": [False, True]},
+        {"data_offsets": [0.0, 1.0]},
+        {"data_offsets": [0, 1, 1]},
+        {"data_offsets": "01"},
+        {"data_offsets": {"0": 1, "1": 2}},
+        {"shape": [True]},
+        {"shape": {"1": 1}},
+        {"shape": "1"},
+        {"shape": [10**4000] * 50},
+        {"shape": [1] * 100_000},
+        {"dtype": ["U8"]},
+        {"dtype": None},
+        {"dtype": "new", "data_offsets": [1, 0]},
+    ],
+    ids=lambda change: str(change)[:40],
+)
+def test_odd_entries_are_corrupt(tmp_path, change):
+    path = write(tmp_path / "a.safetensors", {"t": {**ENTRY, **change}}, b"x")
+    with pytest.raises(CorruptError):
+        check_safetensors(path)
+
+
+def test_a_name_in_a_message_does_nothing_to_the_screen(tmp_path):
+    path = write(tmp_path / "a\nloba: done\x1b[2J.safetensors", {"t\n\u202e": 3})
+    with pytest.raises(CorruptError) as caught:
+        check_safetensors(path)
+    assert caught.value.message.isprintable()
+
+
+def test_a_named_pipe_is_answered_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a.safetensors")
+    with pytest.raises(OSError, match="pipe"):
+        check_safetensors(tmp_path / "a.safetensors")
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["F32", "U8", 10**400, -1, 2**63, "\ud800"]),
+    lambda inside: (
+        st.lists(inside, max_size=4)
+        | st.dictionaries(
+            st.text() | st.sampled_from(["__metadata__", "dtype", "shape", "data_offsets"]),
+            inside,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(metadata=JSON, entry=JSON, field=st.sampled_from(sorted(ENTRY)), value=JSON, data=st.binary())
+def test_no_header_raises_anything_else(tmp_path_factory, metadata, entry, field, value, data):
+    path = tmp_path_factory.getbasetemp() / "header.safetensors"
+    for header in (
+        {"__metadata__": metadata, "t": {**ENTRY, field: value}},
+        {"__metadata__": {"key": metadata}, "t": entry},
+    ):
+        write(path, header, data)
+        with contextlib.suppress(CorruptError):
+            told = check_safetensors(path).get("__metadata__", {})
+            assert all(isinstance(each, str) for each in (*told, *told.values()))
