@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.run import owner
 from loba_tui.core.run.records import Owner
 
@@ -71,7 +71,7 @@ class GpuProbe:
         *lines, self._rest = self._rest.split(b"\n")
         for line in lines:
             with contextlib.suppress(ValueError):
-                self.newest = json.loads(line)
+                self.newest = parse_json(line)
         return self.newest
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from loba_tui.client.metrics.blocks import BLOCK, MISSING, NUM_FIELDS, Array, merged, summed
 from loba_tui.core.files import replace_file, take_lock
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.run.owner import boot_id
 
@@ -136,7 +137,7 @@ class Columns:
     def read_meta(self) -> Meta | None:
         """Return what the folder says of its columns, None where they cannot be gone on with."""
         try:
-            record = json.loads((self._folder / "meta.json").read_bytes())
+            record = parse_json((self._folder / "meta.json").read_bytes())
             meta = Meta(**record)
         except (OSError, ValueError, TypeError):
             return None

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -33,6 +32,7 @@ from loba_tui.client.metrics.blocks import (
 )
 from loba_tui.client.metrics.columns import STEP, Columns, Meta
 from loba_tui.core.files import PRIVATE_DIR_MODE
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.records import NON_FINITE, decode
 
@@ -296,7 +296,7 @@ def discard_orphans(cache: Path) -> None:
     with contextlib.suppress(OSError):
         for folder in (cache / "series").iterdir():
             try:
-                source = Path(json.loads((folder / "meta.json").read_bytes())["source"])
+                source = Path(parse_json((folder / "meta.json").read_bytes())["source"])
             except (OSError, ValueError, TypeError, KeyError):
                 continue
             if not source.parent.is_dir():

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.run import launch
 from loba_tui.core.text import clean
 
@@ -138,7 +139,7 @@ class PlanClient:
 def _parse(line: str) -> Answer | None:
     """Return the answer of a record, None for one that answers nothing."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         number = record["id"]
     except (ValueError, KeyError, TypeError):
         return None

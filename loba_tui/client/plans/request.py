@@ -22,6 +22,7 @@ from loba_tui import __version__, models
 from loba_tui.client.runs.foreground import Foreground
 from loba_tui.core.errors import CorruptError, ExitCode, LobaError
 from loba_tui.core.files import PRIVATE_DIR_MODE, write_atomically
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.checks.choices import chosen_drop_ins
 from loba_tui.core.recipe.load import dump_recipe
@@ -62,7 +63,7 @@ class PlanCache:
         if self.folder is None:
             return None
         try:
-            plan = json.loads((self.folder / f"{key}.json").read_text("utf-8"))
+            plan = parse_json((self.folder / f"{key}.json").read_text("utf-8"))
         except (OSError, ValueError):
             return None
         if not (isinstance(plan, dict) and plan.get("version") == PLAN_VERSION):
@@ -145,7 +146,7 @@ def ask(action: Literal["plan", "data"], recipe: Recipe, here: Foreground) -> di
         text = dump_recipe(recipe)
         wanted = launch.Request(action, "", None, str(folder.path), recipe=text)
         here.request(folder, wanted)
-        sections = json.loads(folder.folder.file(launch.PLAN).read(_MAX_PLAN_BYTES))
+        sections = parse_json(folder.folder.file(launch.PLAN).read(_MAX_PLAN_BYTES))
     except LobaError as error:
         if error.exit_code != ExitCode.BUG:  # otherwise the log is needed to find it
             shutil.rmtree(folder.path, ignore_errors=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loba_tui.core.errors import CorruptError
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
@@ -60,7 +60,7 @@ def _list(value: object) -> Sequence[Any]:
 def _origin(run_dir: RunDir) -> str | None:
     """Return where a recipe from elsewhere was fetched from."""
     try:
-        found = json.loads(run_dir.origin.read(_MAX_ORIGIN_BYTES))["recipe"]
+        found = parse_json(run_dir.origin.read(_MAX_ORIGIN_BYTES))["recipe"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return str(found)
@@ -83,7 +83,7 @@ def record_lines(record: Mapping[str, Any]) -> list[str]:
     ]
     lines += _memory_lines(record)
     lines += [
-        f"{'set at step ' + str(change['step']):20}{change['key']}  "
+        f"{'set at step ' + str(change['step']):20}{clean(change['key'])}  "
         f"{quote(change['old'])} → {quote(change['new'])}"
         for change in record["steering"]
     ]

@@ -38,7 +38,10 @@ def follow(run_dir: RunDir, *, keep_on: bool) -> Iterator[Event | str]:
 
 def event_line(event: Event) -> str:
     """Return an event as one line that is safe to show."""
-    stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
+    try:
+        stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
+    except (OverflowError, ValueError, OSError):  # no time that a calendar knows
+        stamp = "--:--:--"
     data = {key: value for key, value in event.data.items() if key not in ("traceback", "id")}
     shown = "  ".join(f"{clean(key)}={clean(value, limit=160)}" for key, value in data.items())
     return f"{stamp}  {clean(event.kind):14}{shown}".rstrip()

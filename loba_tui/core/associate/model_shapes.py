@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -23,6 +22,7 @@ from loba_tui.core.associate.containers.registry import check_supported, make_co
 from loba_tui.core.associate.pipeline_files import INDEX_NAME
 from loba_tui.core.associate.sources.locate import ModelSource, locate, read_index, without_unused
 from loba_tui.core.errors import CorruptError
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.models import BUILTIN_PREFIX
 
@@ -160,7 +160,7 @@ def _component(folder: Path, library: str | None, class_name: str, dtype: torch.
         return None
     kind = getattr(diffusers if library == "diffusers" else transformers, class_name)
     if issubclass(kind, nn.Module):
-        config = json.loads((folder / "config.json").read_text("utf-8"))
+        config = parse_json((folder / "config.json").read_text("utf-8"))
         with torch.device("meta"):
             if library == "diffusers":
                 module = kind.from_config(config)
@@ -170,7 +170,7 @@ def _component(folder: Path, library: str | None, class_name: str, dtype: torch.
         nn.Module.to(module, dtype)
         return module.eval().requires_grad_(False)
     if issubclass(kind, diffusers.SchedulerMixin):
-        return kind.from_config(json.loads((folder / "scheduler_config.json").read_text("utf-8")))
+        return kind.from_config(parse_json((folder / "scheduler_config.json").read_text("utf-8")))
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from loba_tui.core import names
 from loba_tui.core.associate.safe_files import refuse_pickle
 from loba_tui.core.errors import CorruptError, RefusedError
+from loba_tui.core.file_sources import read_source
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.text import clean
 
 INDEX_NAME = "model_index.json"
@@ -57,10 +58,9 @@ def component_names(index_path: str) -> list[str]:
         CorruptError: The file is no table.
     """
     try:
-        with Path(index_path).open("rb") as file:
-            index = json.loads(file.read(MAX_INDEX_BYTES))
+        index = parse_json(read_source(Path(index_path), MAX_INDEX_BYTES))
         used = {name: value for name, value in index.items() if name not in UNUSED_COMPONENTS}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise CorruptError(
             f"{INDEX_NAME} cannot be read ({type(error).__name__}).", "Fetch the model again."
         ) from error
@@ -88,12 +88,11 @@ def check_shards(folder: Path) -> None:
         RefusedError: One is a pickle, or lies in another folder.
         CorruptError: An index cannot be read.
     """
-    for path in sorted(folder.glob("*.index.json")):
+    for path in sorted(folder.glob("*.index*.json")):
         try:
-            with path.open("rb") as file:
-                listed = json.loads(file.read(MAX_SHARDS_BYTES))["weight_map"]
+            listed = parse_json(read_source(path, MAX_SHARDS_BYTES))["weight_map"]
             shards = {str(shard) for shard in listed.values()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptError(
                 f"{clean(path.name)} cannot be read ({type(error).__name__}).",
                 "Fetch or save the model again.",
@@ -103,7 +102,7 @@ def check_shards(folder: Path) -> None:
             if "/" in shard:
                 raise RefusedError(f"{clean(path.name)}: {clean(shard)} lies in another folder.")
             # Of another format's weights, which are not loaded, an index may be there as well.
-            if path.name.endswith(".safetensors.index.json") and not shard.endswith(".safetensors"):
+            if ".safetensors.index." in path.name and not shard.endswith(".safetensors"):
                 refuse_pickle(Path(shard))
                 raise RefusedError(f"{clean(path.name)}: {clean(shard)} is no safetensors file.")
 

@@ -20,6 +20,7 @@ from typing import Literal
 
 from loba_tui.core.errors import RefusedError, ResourceError
 from loba_tui.core.files import PRIVATE_DIR_MODE, replace_file
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.text import clean
 from loba_tui.core.user_folders import user_folder_if_any
 
@@ -159,7 +160,7 @@ class UserPlugins:
         if unsafe:
             raise RefusedError(f"{clean(self.trusted)}: {unsafe}")
         try:
-            document = json.loads(content)
+            document = parse_json(content)
             plugins = document["plugins"]
             if document["version"] != TRUST_VERSION:
                 raise ValueError(f"version {document['version']}")

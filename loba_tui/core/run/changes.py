@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from loba_tui.core.errors import CorruptError
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.run.control import LIVE_KEYS
 
@@ -83,7 +84,7 @@ class ChangeRecord:
             skipped = tuple(_step(step) for step in data["passed_over"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a steering record: {error!r}") from error
-        unknown = [change.key for change in changes if change.key not in LIVE_KEYS]
+        unknown = [change.key for change in changes if change.key not in list(LIVE_KEYS)]
         if unknown:
             raise ValueError(f"{unknown[0]!r} cannot be changed while a run goes on")
         return cls(changes, skipped)
@@ -98,8 +99,8 @@ class ChangeRecord:
         if not text:
             return cls()
         try:
-            return cls.from_json(json.loads(text))
-        except (ValueError, RecursionError) as error:
+            return cls.from_json(parse_json(text))
+        except ValueError as error:
             raise CorruptError(
                 f"{origin}: its record of the steering cannot be read: {error}"
             ) from error

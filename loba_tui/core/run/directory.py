@@ -19,6 +19,7 @@ from pathlib import Path
 from loba_tui.core.errors import RecipeError, RefusedError, ResourceError
 from loba_tui.core.file_sources import Source
 from loba_tui.core.files import PRIVATE_DIR_MODE, UnsafeFileError, open_to_append
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFile, OwnedFolder
 from loba_tui.core.text import clean
 from loba_tui.core.user_folders import user_folder
@@ -169,7 +170,7 @@ class RunDir:
         except OSError:
             pass
         try:
-            status = json.loads(self.status.read(_MAX_STATUS_BYTES))
+            status = parse_json(self.status.read(_MAX_STATUS_BYTES))
             has_status = status["version"] == 1 and isinstance(status["phase"], str)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
@@ -269,7 +270,7 @@ class Ledger:
         found: dict[Path, RunDir] = {}
         for line in text.splitlines():
             try:
-                path = Path(json.loads(line)["path"])
+                path = Path(parse_json(line)["path"])
                 is_folder = path.is_absolute() and stat.S_ISDIR(os.lstat(path).st_mode)
             except (OSError, ValueError, TypeError, KeyError, RecursionError):
                 continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from loba_tui.core.errors import ExitCode
 from loba_tui.core.files import UnsafeFileError
 from loba_tui.core.findings import Finding, bad
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.run.directory import RunDir, checkpoint_names
 from loba_tui.core.run.reader import RunReader
@@ -50,7 +50,7 @@ def examine_checkpoint(folder: OwnedFolder) -> Iterator[Finding]:
     """Yield one finding for each file that a checkpoint's manifest lists."""
     name = folder.name
     try:
-        manifest = json.loads(folder.file("manifest.json").read(_MAX_MANIFEST_BYTES))
+        manifest = parse_json(folder.file("manifest.json").read(_MAX_MANIFEST_BYTES))
         listed = {str(file): str(sum_) for file, sum_ in manifest.items()}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         yield bad(name, f"its manifest cannot be read: {error}", _RESUME, ExitCode.CORRUPT)

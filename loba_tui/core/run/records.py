@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from loba_tui.core.foreign_json import parse_object
+
 RECORD_VERSION = 1
 
 FINAL_PHASES = frozenset({"finished", "stopped", "failed"})
@@ -151,7 +153,7 @@ class Event:
         rest.pop("version", None)
         try:
             return cls(str(rest.pop("event")), float(rest.pop("time", 0.0)), rest)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not an event: {error!r}") from error
 
 
@@ -166,13 +168,7 @@ def encode(record: Mapping[str, Any]) -> bytes:
 
 def decode(line: bytes | str) -> dict[str, Any]:
     """Return the object of one line; raise ValueError where it is not a JSON object."""
-    try:
-        record = json.loads(line)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if not isinstance(record, dict):
-        raise ValueError("not a JSON object")
-    return record
+    return parse_object(line)
 
 
 def finite(value: Any) -> Any:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass
 
 from PIL import Image
 
 from loba_tui.core.errors import CorruptError
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFile
 
 # The program writes it, see core/program/sampling/strip.py.
@@ -30,7 +30,7 @@ class StripCells:
     def of(cls, text: object) -> StripCells:
         """Read the strip's own text; what is not one is empty."""
         try:
-            record = json.loads(str(text))
+            record = parse_json(str(text))
             width, height = map(int, record["size"])
             found = cls(
                 tuple(map(float, record["scales"])),

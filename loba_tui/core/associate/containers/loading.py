@@ -120,8 +120,14 @@ def _check_weights(source: ModelSource, components: list[str]) -> None:
             )
         check_shards(folder)
         weights = sorted(folder.glob("*.safetensors"))
-        for path in weights:
-            check_safetensors(path)
+        try:
+            for path in weights:
+                check_safetensors(path)
+        except OSError as error:
+            raise CorruptError(
+                f"{source.id}: {component}/{path.name} cannot be read: {error.strerror or error}.",
+                "Fetch or save the model again.",
+            ) from error
         if not weights:
             for path in sorted(p for p in folder.glob("*") if p.suffix in PICKLE_SUFFIXES):
                 refuse_pickle(path)

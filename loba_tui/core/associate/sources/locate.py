@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from loba_tui.core.associate.pipeline_files import INDEX_NAME, MAX_INDEX_BYTES, 
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
 from loba_tui.core.associate.sources.hub_snapshot import OnFetch, fetch_snapshot
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
+from loba_tui.core.file_sources import read_source
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.text import nearest, offer
 from loba_tui.models import BUILTIN_PREFIX, builtin_names
 
@@ -43,7 +44,7 @@ class ModelSource:
         """Return what the model's own loba.json asks for, such as {"cpu_threads": 1}."""
         path = self.folder / _SETTINGS_NAME
         try:
-            settings = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+            settings = parse_json(path.read_text("utf-8")) if path.is_file() else {}
         except ValueError as error:
             raise CorruptError(
                 f"{self.id}: its {_SETTINGS_NAME} cannot be read: {error}."
@@ -101,8 +102,7 @@ def read_index(source: ModelSource) -> dict[str, Any]:
     """
     path = source.folder / INDEX_NAME
     try:
-        with path.open("rb") as file:
-            index = json.loads(file.read(MAX_INDEX_BYTES))
+        index = parse_json(read_source(path, MAX_INDEX_BYTES))
         index |= {name: [None, None] for name in UNUSED_COMPONENTS if name in index}
         components = {
             k: v for k, v in index.items() if isinstance(v, list) and not k.startswith("_")

@@ -8,7 +8,6 @@ four times too strong.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.file_sources import Source, file_at, path_of
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.program.adapter_files import kohya_keys
 from loba_tui.core.program.adapter_files import lycoris as adapter_lycoris
@@ -124,7 +124,7 @@ def read_adapter(source: Source) -> tuple[dict[str, Tensor], dict[str, Any], dic
         if not (name.startswith(UNET_PREFIX) and is_weight and partner in tensors):
             raise not_an_adapter(path, name)
     try:
-        packed = json.loads(metadata.pop(CONFIG_KEY, "{}"))
+        packed = parse_json(metadata.pop(CONFIG_KEY, "{}"))
         config = {name.removeprefix(UNET_PREFIX): value for name, value in packed.items()}
     except (ValueError, AttributeError) as error:
         raise CorruptError(f"{path}: its {CONFIG_KEY} is not a JSON table.") from error
@@ -240,7 +240,7 @@ def _read_for_loading(
         )
         if not state_dict or not all(name.startswith(UNET_PREFIX) for name in state_dict):
             raise error
-        packed = json.loads(metadata[CONFIG_KEY]) if CONFIG_KEY in metadata else None
+        packed = parse_json(metadata[CONFIG_KEY]) if CONFIG_KEY in metadata else None
         return state_dict, alphas, packed
     # The rest of a configuration says how training started; from a foreign file it is not taken.
     chosen = {f"{UNET_PREFIX}{name}": config[name] for name in _LOADED_CONFIG if name in config}

@@ -24,6 +24,7 @@ from loba_tui.core.errors import (
 )
 from loba_tui.core.file_sources import Source, path_of, read_source
 from loba_tui.core.files import UnsafeFileError
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFile
 
 _ALIGNMENT = 8
@@ -55,7 +56,7 @@ def serialize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byt
     (header_bytes,) = struct.unpack("<Q", content[:8])
     header = {
         "__metadata__": {name: metadata[name] for name in sorted(metadata)},
-        **json.loads(content[8 : 8 + header_bytes]),
+        **parse_json(content[8 : 8 + header_bytes]),
     }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     # Spaces are the format's own padding; tensors then start aligned for memory mapping.

@@ -21,6 +21,7 @@ from peft import LoHaConfig, LoKrConfig, OFTConfig, PeftConfig, get_peft_model_s
 from torch import Tensor, nn
 
 from loba_tui.core.errors import CorruptError, RecipeError
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.program.adapter_files.families import family_of
 from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
@@ -157,7 +158,7 @@ def _config_in(
     Patterns are not: a file could name layers by regular expressions that never end.
     """
     try:
-        config = json.loads(metadata.pop(PEFT_CONFIG_KEY))
+        config = parse_json(metadata.pop(PEFT_CONFIG_KEY))
         kind = kind_of(config)
         _, keys = _LOADED[kind]
         modules = config["target_modules"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import json
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.program import randomness
 from loba_tui.core.recipe.data_schema import CaptionSection
 
@@ -61,7 +61,7 @@ def caption_of_json(text: str, settings: CaptionSection) -> str:
         BadCaption: It is no JSON table, or has no caption under the recipe's key.
     """
     try:
-        table = json.loads(text)
+        table = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise BadCaption(f"not valid JSON: {error}") from error
     if not isinstance(table, dict):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.program.data import parquet
 from loba_tui.core.program.data.captions import BadCaption, caption_in, caption_of_json, decode_text
 from loba_tui.core.program.data.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
@@ -278,7 +278,7 @@ def _jsonl_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except (ValueError, RecursionError) as error:
             yield number, {"": f"not valid JSON: {error}"}
             continue

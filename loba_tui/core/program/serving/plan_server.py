@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 
 from loba_tui.core.associate.model_shapes import ModelShapes, shapes_of
 from loba_tui.core.errors import LobaError
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.plugins.loading import as_plugin_error
 from loba_tui.core.program.planning.calibration import TIME_UNKNOWN
@@ -216,7 +217,7 @@ def serve_plans(plugins: Plugins) -> int:
     write(READY)
     for line in sys.stdin:
         try:
-            request = json.loads(line)
+            request = parse_json(line)
         except ValueError:
             continue
         if isinstance(request, dict):

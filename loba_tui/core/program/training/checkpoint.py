@@ -26,6 +26,7 @@ from torch import Tensor
 
 from loba_tui.core.errors import CorruptError, LobaError, ResourceError
 from loba_tui.core.files import UnsafeFileError
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.run.directory import checkpoint_name, checkpoint_names, checkpoint_step
 
@@ -172,7 +173,7 @@ class CheckpointStore:
     def _read(self, name: str) -> Checkpoint:
         contents = _read_verified(self.folder.folder(name))
         try:
-            state = json.loads(contents.pop(_STATE))
+            state = parse_json(contents.pop(_STATE))
             if state.pop("version") != _VERSION:
                 raise CorruptError("it was written by another version of LOBA-Trainer")
             step = state.pop("step")
@@ -224,7 +225,7 @@ def _files_of(checkpoint: Checkpoint) -> dict[str, bytes]:
 def _read_verified(folder: OwnedFolder) -> dict[str, bytes]:
     """Return the files of a checkpoint, each as its manifest has it."""
     try:
-        manifest = json.loads(folder.file(_MANIFEST).read(_MAX_MANIFEST_BYTES))
+        manifest = parse_json(folder.file(_MANIFEST).read(_MAX_MANIFEST_BYTES))
         if not isinstance(manifest, dict) or not all(map(_FILE.fullmatch, manifest)):
             raise CorruptError("its manifest is not that of a checkpoint")
         contents = {name: folder.file(name).read(_MAX_FILE_BYTES) for name in manifest}

@@ -1,3 +1,4 @@
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -90,3 +91,19 @@ def test_a_variant_that_is_there_is_taken(copied):
     for path in copied.rglob("*.safetensors"):
         path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
     assert load(copied, variant="fp16").unet is not None
+
+
+def test_an_index_that_leads_out_of_the_model_is_refused(copied):
+    index = copied / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    for name in (index, index.with_name("diffusion_pytorch_model.safetensors.index.fp16.json")):
+        name.write_text('{"weight_map": {"conv_in.weight": "../../other/secret.safetensors"}}')
+        with pytest.raises(RefusedError):
+            load(copied)
+        name.unlink()
+
+
+@pytest.mark.parametrize("name", ["more.safetensors", "more.safetensors.index.json"])
+def test_a_named_pipe_in_a_model_is_answered_at_once(copied, name):
+    os.mkfifo(copied / "unet" / name)
+    with pytest.raises(CorruptError, match="cannot be read"):
+        load(copied)

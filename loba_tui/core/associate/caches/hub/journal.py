@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from loba_tui.core.foreign_json import parse_json
+
 JOURNAL = "journal.json"
 _VERSION = 1
 
@@ -55,7 +57,7 @@ def read_entry(folder: Path) -> Entry:
     Raises:
         OSError, ValueError, KeyError, TypeError: It is none.
     """
-    data: Mapping[str, Any] = json.loads((folder / JOURNAL).read_text("ascii"))
+    data: Mapping[str, Any] = parse_json((folder / JOURNAL).read_text("ascii"))
     if data["version"] != _VERSION or data["id"] != folder.name:
         raise ValueError("not a journal of this version")
     items = tuple(

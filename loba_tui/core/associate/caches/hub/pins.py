@@ -9,6 +9,7 @@ from pathlib import Path
 from loba_tui.core.associate.caches.hub.requests import Target
 from loba_tui.core.errors import CorruptError, ResourceError
 from loba_tui.core.files import replace_file
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.text import clean
 
 _VERSION = 1
@@ -21,7 +22,7 @@ def read_pins(path: Path) -> frozenset[Target]:
         CorruptError: It cannot be read, and so nothing may be deleted.
     """
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = parse_json(path.read_text("utf-8"))
         if data["version"] != _VERSION:
             raise ValueError(f"version {data['version']}")
         return frozenset(

@@ -6,7 +6,6 @@ ledger of runs knows what was really trained on.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Literal
 from loba_tui.core.associate.caches.hub.layout import COMMIT, Repository, folder_of
 from loba_tui.core.errors import LobaError
 from loba_tui.core.file_sources import Source, read_source
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
 
@@ -149,7 +149,7 @@ def _scalar(written: str) -> str | None:
         return written[1:].rpartition("'")[0].replace("''", "'")
     if written.startswith('"'):
         try:
-            return str(json.loads(written[: written.rindex('"') + 1]))
+            return str(parse_json(written[: written.rindex('"') + 1]))
         except ValueError:
             return None
     plain = written.partition(" #")[0].strip()
@@ -206,7 +206,7 @@ def _commit_of(run_dir: RunDir) -> str | None:
     for line in head.splitlines():
         if b"base_model_revision" in line:
             try:
-                commit = json.loads(line)["base_model_revision"]
+                commit = parse_json(line)["base_model_revision"]
             except (ValueError, KeyError, TypeError):
                 continue
             return commit if isinstance(commit, str) and COMMIT.fullmatch(commit) else None

@@ -7,7 +7,6 @@ A file that lies in a snapshot itself is checked against the listing that the cl
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import stat
@@ -19,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from loba_tui.core.associate.caches.hub.layout import STORE, CachedFile, Repository, Revision
 from loba_tui.core.associate.caches.hub.paths import open_folder, parent_of
 from loba_tui.core.errors import RefusedError
+from loba_tui.core.foreign_json import parse_json
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
@@ -131,7 +131,7 @@ def _listing(root: int, repository: Repository, revision: Revision) -> Mapping[s
         with parent_of(root, path) as (folder, name):
             content = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         with open(content, "rb") as file:
-            files = json.loads(file.read(_MAX_LISTING_BYTES))["files"]
+            files = parse_json(file.read(_MAX_LISTING_BYTES))["files"]
     except (OSError, RefusedError, ValueError, KeyError, TypeError):
         return {}
     return files if isinstance(files, dict) else {}

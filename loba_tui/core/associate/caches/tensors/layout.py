@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from loba_tui.core.foreign_json import parse_json
+
 TensorKind = Literal["latents", "embeds"]
 KINDS: tuple[str, ...] = get_args(TensorKind)
 
@@ -104,7 +106,7 @@ def about(content: bytes) -> dict[str, Any]:
     """Return what an entry says of itself, from the beginning of its file; {} where it cannot."""
     try:
         table, _ = split(content)
-        found = json.loads(table["__metadata__"]["loba.about"])
+        found = parse_json(table["__metadata__"]["loba.about"])
     except (ValueError, LookupError, TypeError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -123,7 +125,7 @@ def split(content: bytes) -> tuple[dict[str, Any], memoryview]:
         raise ValueError(f"its header claims {length} bytes")
     end = _LENGTH.size + length
     try:
-        table = json.loads(content[_LENGTH.size : end])
+        table = parse_json(content[_LENGTH.size : end])
     except RecursionError as error:
         raise ValueError("its header is nested too deeply") from error
     if not isinstance(table, dict):

@@ -5,7 +5,6 @@ What is not as it should be is told, never an exception.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from loba_tui.core.associate.caches.hub.paths import entries_of
 from loba_tui.core.associate.caches.tensors import layout
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.files import is_locked
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.text import clean, did_you_mean
 
 _HEADER_BYTES = 64 * 1024
@@ -174,7 +174,7 @@ def _read_group(root: Path, kind: str, folder: os.DirEntry[str]) -> TensorGroup:
 
 def _group_facts(path: Path) -> Mapping[str, Any]:
     try:
-        facts = json.loads(_read(path, _MAX_FACTS_BYTES))["shelf"]
+        facts = parse_json(_read(path, _MAX_FACTS_BYTES))["shelf"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
