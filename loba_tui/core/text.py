@@ -15,18 +15,26 @@ from collections.abc import Iterable
 
 # ECMA-48: CSI … final byte; OSC, DCS, SOS, PM and APC up to BEL or ST; any other two-byte escape.
 # An unterminated string sequence must not swallow the rest of the text: it loses its introducer.
+# A string ends at the next introducer too, or a text of nothing else would be searched again and
+# again.
 _ESCAPES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x90\x98\x9c-\x9f]*(?:\x07|\x1b\\|\x9c)"
     r"|\x1b[ -/]*[0-~]?"
 )
+_NEEDS_WORK = re.compile(r"[^ -~]")
 _BREAKS = "\t\n\r\x0b\x0c\x85"
 _SPACES = ("Zs", "Zl", "Zp")
+# Letters and symbols by category, and yet nothing is seen of them: Hangul fillers, a blank braille.
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"
 # Zero-width joiners shape emoji and several scripts; every other format character is dropped,
 # which covers the bidirectional overrides, embeddings, isolates and marks, and invisible tags.
-_KEPT_FORMAT = "\u200c\u200d"
+_JOINERS = "\u200c\u200d"
 # Control, format, surrogate, private use: none of them has a glyph of its own to show.
 _DROPPED = ("Cc", "Cf", "Cs", "Co")
+_MARKS = ("Mn", "Me", "Mc")
+_MOST_MARKS = 4
+"""Vietnamese, Thai and Hebrew put up to three on a letter; hundreds cover the lines above."""
 
 
 def clean(text: object, *, limit: int | None = None, keep_newlines: bool = False) -> str:
@@ -35,23 +43,48 @@ def clean(text: object, *, limit: int | None = None, keep_newlines: bool = False
     Line breaks become spaces unless they are kept. Text of more than `limit` characters is cut to
     that many, and ends in "…".
     """
-    plain = []
-    for character in _ESCAPES.sub("", str(text)):
-        if character == "\n" and keep_newlines:
-            plain.append(character)
-            continue
-        category = unicodedata.category(character)
-        if category in _SPACES or character in _BREAKS:
-            plain.append(" ")
-        elif category == "Cn":
-            # Nothing is known of how wide an unassigned character is drawn.
-            plain.append("\ufffd")
-        elif character in _KEPT_FORMAT or category not in _DROPPED:
-            plain.append(character)
-    cleaned = "".join(plain)
+    cleaned = plain(str(text), "\n" if keep_newlines else "")
     if limit is not None and len(cleaned) > limit:
         return cleaned[: max(0, limit - 1)] + "…"
     return cleaned
+
+
+def plain(text: str, kept: str) -> str:
+    """Return `text` as `clean` does, with the characters in `kept` left as they are."""
+    if _NEEDS_WORK.search(text) is None:
+        return text
+    # What stands alone in most texts that need work: line ends of lines that need none.
+    if kept and _NEEDS_WORK.search(text.translate(dict.fromkeys(map(ord, kept)))) is None:
+        return text
+    found: list[str] = []
+    num_marks = _MOST_MARKS  # a mark at the beginning would change what is written before it
+    for character in _ESCAPES.sub("", text):
+        if " " <= character <= "~" or character in kept:
+            found.append(character)
+            num_marks = 0
+            continue
+        shown = _shown(character)
+        if not shown:
+            continue
+        if shown in _JOINERS or unicodedata.category(shown) in _MARKS:
+            num_marks += 1
+            if num_marks > _MOST_MARKS:
+                continue
+        else:
+            num_marks = 0
+        found.append(shown)
+    return "".join(found)
+
+
+def _shown(character: str) -> str:
+    """Return what stands for a character: itself, a space, a sign for "unknown", or nothing."""
+    category = unicodedata.category(character)
+    if category in _SPACES or character in _BREAKS or character in _BLANK:
+        return " "
+    if category == "Cn":
+        # Nothing is known of how wide an unassigned character is drawn.
+        return "\ufffd"
+    return character if character in _JOINERS or category not in _DROPPED else ""
 
 
 def quote(value: object, *, limit: int = 60) -> str:

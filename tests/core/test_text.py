@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,11 +27,24 @@ from loba_tui.core.text import clean, did_you_mean, nearest, quote
         ("tag\U000e0041", "tag"),
         ("no\u00a0break\u2028\U0010ffff", "no break \ufffd"),
         ("soft\u00adhyphen\ufeff", "softhyphen"),
+        ("\x9d0;one\x9dtwo", "0;onetwo"),
+        ("a\x85b\x1cc\u061cd", "a bcd"),
+        ("blank\u3164\u2800\u115f.", "blank   ."),
+        ("\u0301\u200dstart", "start"),
+        ("Z" + "\u0334" * 500 + "algo", "Z" + "\u0334" * 4 + "algo"),
+        ("Việt ក្ដី שָׁ ❤\ufe0f 葛\U000e0100", "Việt ក្ដី שָׁ ❤\ufe0f 葛\U000e0100"),
         ("naïve 日本 👩\u200d🚀", "naïve 日本 👩\u200d🚀"),
     ],
 )
 def test_clean_leaves_only_what_stands_where_it_is(hostile: str, plain: str) -> None:
     assert clean(hostile) == plain
+
+
+@pytest.mark.parametrize("unit", ["\x9d", "\x9b", "\x1b]", "\x1b[", "\x1bP0", "\x9b0", "\u0334"])
+def test_clean_takes_no_longer_for_hostile_text(unit: str) -> None:
+    began = time.perf_counter()
+    clean(unit * 200_000)
+    assert time.perf_counter() - began < 2
 
 
 def test_clean_keeps_line_breaks_only_when_asked() -> None:
