@@ -6,6 +6,7 @@ message and ends the process with its own exit code.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ from loba_tui.commands.run import replay, run
 from loba_tui.commands.runs import runs_app
 from loba_tui.commands.tui.dashboard import tui
 from loba_tui.core.errors import ExitCode, LobaError
+from loba_tui.core.output import gated
 from loba_tui.core.text import clean
 
 
@@ -86,7 +88,8 @@ def _root(
 
 def main() -> None:
     """Entry point of the `loba` script."""
-    app()
+    with gated(os.environ):
+        app()
 
 
 if __name__ == "__main__":

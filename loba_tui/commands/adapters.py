@@ -17,6 +17,7 @@ from loba_tui.commands.options import (
     echo_lines,
     find_run,
     grouped,
+    say,
     user_ledger,
     user_plugins,
 )
@@ -126,7 +127,7 @@ def export(
     """
     from loba_tui.client.runs.export import export_adapter
 
-    typer.echo(str(export_adapter(find_run(run_name), file_format, out, replace=yes)))
+    say(str(export_adapter(find_run(run_name), file_format, out, replace=yes)))
 
 
 def merge(
@@ -194,10 +195,10 @@ def interfere(
     for event in events:
         if event.kind == "interfered":
             for label, key in (("figures", "path"), ("picture", "picture")):
-                typer.echo(f"{label:11}{shorten(Path(str(event.data[key])))}")
+                say(f"{label:11}{shorten(Path(str(event.data[key])))}")
             sentences = event.data.get("sentences")
             for sentence in sentences if isinstance(sentences, list) else []:
-                typer.echo(f"  {clean(sentence)}")
+                say(f"  {clean(sentence)}")
 
 
 def _answer(request: Request, out: Path | None) -> tuple[RunDir, list[Event]]:

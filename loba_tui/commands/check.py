@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +19,7 @@ from loba_tui.commands.options import (
     echo_result,
     find_run,
     grouped,
+    say,
     user_plugins,
 )
 from loba_tui.core.errors import ExitCode
@@ -57,9 +58,9 @@ def validate(
     else:
         for path, problems in found.items():
             for problem in problems:
-                typer.echo(str(problem), err=True)
+                say(problem, err=True)
             if not problems:
-                typer.echo(f"{clean(path)}: valid")
+                say(f"{clean(path)}: valid")
     _exit_unless_done(exit_code(each for problems in found.values() for each in problems))
 
 
@@ -129,7 +130,8 @@ def doctor(
         *(() if run_dir is None else examination.run_folder(run_dir)),
     ]
     document = [finding.as_json() for finding in findings]
-    echo_result(document, map(_finding_text, findings), as_json=as_json)
+    lines = (line for finding in findings for line in _finding_lines(finding))
+    echo_result(document, lines, as_json=as_json)
     _exit_unless_done(worst_code(findings))
 
 
@@ -155,9 +157,10 @@ def _problems_of(opened: OpenedRecipe, overrides: Sequence[str]) -> list[Problem
     return check_recipe(opened.path, overrides, plugins=plugins)
 
 
-def _finding_text(finding: Finding) -> str:
-    text = f"{finding.state:5}{clean(finding.check):20} {clean(finding.message)}"
-    return f"{text}\n{'':26}{clean(finding.hint)}" if finding.hint else text
+def _finding_lines(finding: Finding) -> Iterator[str]:
+    yield f"{finding.state:5}{clean(finding.check):20} {clean(finding.message)}"
+    if finding.hint:
+        yield f"{'':26}{clean(finding.hint)}"
 
 
 def _exit_unless_done(code: ExitCode) -> None:

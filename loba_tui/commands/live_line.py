@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
 
 from loba_tui.client.runs.progress import PlainScreen, Progress, Screen
+from loba_tui.core.output import beneath
 from loba_tui.core.text import clean
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ class LiveScreen:
         from rich.console import Console
         from rich.live import Live
 
-        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        # It moves the cursor; what it shows is cleaned here.
+        self._console = Console(file=beneath(stream), highlight=False, markup=False, emoji=False)
         self._live: Live = Live(console=self._console, auto_refresh=False)
         self._live.start()
         self._shown = ""

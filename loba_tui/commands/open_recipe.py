@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from loba_tui.commands.options import Agreed, confirm, echo_lines, user_ledger, user_plugins
+from loba_tui.commands.options import Agreed, confirm, echo_lines, say, user_ledger, user_plugins
 from loba_tui.core.text import clean
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ def open_recipe(wanted: Path | None, *, yes: bool = False) -> OpenedRecipe:
     except opening.NotPublicError as error:
         if not opening.has_login():
             raise
-        typer.echo(clean(error.message), err=True)
+        say(clean(error.message), err=True)
         confirm(
             f"Ask for {clean(wanted)} with your login?",
             yes=yes,
@@ -44,7 +42,7 @@ def open_recipe(wanted: Path | None, *, yes: bool = False) -> OpenedRecipe:
         opened = opening.open_recipe(wanted, login=True)
     if opened.origin is None and opened.path != wanted:
         shown = f"{clean(wanted)} is not here; taking the shipped {clean(opened.path)}"
-        typer.echo(shown, err=True)
+        say(shown, err=True)
     return opened
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
 import typer
 
 from loba_tui.core.errors import RefusedError
+from loba_tui.core.run.records import finite
+from loba_tui.core.text import clean
 
 if TYPE_CHECKING:
     from loba_tui.core.associate.caches.hub.cache import HubCache
@@ -149,8 +151,8 @@ def confirm(
             f"{outcome.capitalize()}: {reason}there is no terminal to ask on.",
             "Add --yes to go ahead.",
         )
-    if not typer.confirm(question, err=True):
-        typer.echo(outcome, err=True)
+    if not typer.confirm(clean(question), err=True):
+        say(outcome, err=True)
         raise typer.Exit(0)
 
 
@@ -158,7 +160,12 @@ def echo_json(document: Any, *, indent: int | None = 2) -> None:
     """Write one JSON document to stdout, on one line where `indent` is None."""
     # Escaped, a file's name with bytes that are no UTF-8 is JSON all the same, and the document can
     # be written whatever the terminal's encoding is.
-    typer.echo(json.dumps(document, indent=indent))
+    try:
+        text = json.dumps(document, indent=indent, allow_nan=False)
+    except ValueError:  # JSON has no word for what is not finite
+        text = json.dumps(finite(document), indent=indent)
+    # The one control character that JSON leaves as it is.
+    typer.echo(text.replace("\x7f", "\\u007f"))
 
 
 def echo_result(document: Any, lines: Iterable[str], *, as_json: bool) -> None:
@@ -178,7 +185,17 @@ def echo_result(document: Any, lines: Iterable[str], *, as_json: bool) -> None:
 def echo_lines(lines: Iterable[str], *, err: bool = False) -> None:
     """Write lines to stdout, or to stderr."""
     for line in lines:
-        typer.echo(line, err=err)
+        say(line, err=err)
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Write one line to stdout, or to stderr; whatever it holds, it stays one line."""
+    typer.echo(clean(text), err=err)
+
+
+def echo_text(text: str) -> None:
+    """Write a text of several lines to stdout, such as a recipe."""
+    typer.echo(text, nl=False)
 
 
 def find_run(name: str) -> RunDir:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from loba_tui.commands.options import Json, echo_lines, echo_result, user_plugins
+from loba_tui.commands.options import Json, echo_lines, echo_result, say, user_plugins
 from loba_tui.core.errors import RefusedError
 
 plugins_app = typer.Typer(
@@ -64,7 +64,7 @@ def plugins_trust(
     plugins = user_plugins()
     files = plugin_listing.to_trust(wanted, plugins)
     if not files:
-        typer.echo(f"nothing in {plugins.user.folder} waits for trust", err=True)
+        say(f"nothing in {plugins.user.folder} waits for trust", err=True)
     for file in files:
         echo_lines(plugin_listing.trust_lines(file), err=True)
         if not yes and not sys.stdin.isatty():
@@ -74,9 +74,9 @@ def plugins_trust(
             )
         if yes or typer.confirm(f"Trust {file.key}?", err=True):
             plugins.user.trust(file)
-            typer.echo(f"trusted    {file.key}  {file.sha256}")
+            say(f"trusted    {file.key}  {file.sha256}")
         else:
-            typer.echo(f"{file.key} stays as it is", err=True)
+            say(f"{file.key} stays as it is", err=True)
 
 
 @plugins_app.command("untrust")
@@ -92,7 +92,7 @@ def plugins_untrust(
     plugins = user_plugins()
     key = plugin_listing.to_untrust(wanted, plugins)
     plugins.user.untrust(key)
-    typer.echo(f"untrusted  {key}")
+    say(f"untrusted  {key}")
 
 
 @plugins_app.command("new")
@@ -107,7 +107,7 @@ def plugins_new(
     from loba_tui.client.plugins import scaffold as plugin_scaffold
 
     path, test = plugin_scaffold.create(kind, name, user_plugins())
-    typer.echo(str(path))
-    typer.echo(str(test))
-    typer.echo(f"change it, then test it with: pytest {test}", err=True)
-    typer.echo(f"and enable it with: loba plugins trust {kind}/{name}", err=True)
+    say(path)
+    say(test)
+    say(f"change it, then test it with: pytest {test}", err=True)
+    say(f"and enable it with: loba plugins trust {kind}/{name}", err=True)

@@ -16,8 +16,10 @@ from loba_tui.commands.options import (
     echo_lines,
     echo_result,
     find_run,
+    say,
     user_plugins,
 )
+from loba_tui.core.output import ungated
 from loba_tui.core.text import clean
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def push(
         _ask(plan, yes)
         commit = _upload(plan, message or pushing.default_message(run_dir))
     else:
-        typer.echo("nothing changed; it is all there already", err=True)
+        say("nothing changed; it is all there already", err=True)
     rows = {"page": plan.url, "commit": commit, "load with": plan.load_line}
     lines = (f"{label:11}{value}" for label, value in rows.items())
     echo_result(record | {"commit": commit}, lines, as_json=as_json)
@@ -92,7 +94,8 @@ def _upload(plan: PushPlan, message: str) -> str:
         from huggingface_hub.utils import disable_progress_bars
 
         disable_progress_bars()
-    return pushing.push(plan, clean(message, limit=500))
+    with ungated():  # the bars rewrite their lines; the names in them were checked
+        return pushing.push(plan, clean(message, limit=500))
 
 
 def _ask(plan: PushPlan, yes: bool) -> None:

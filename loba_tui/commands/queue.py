@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from loba_tui.commands.options import Json, Run, echo_json, find_run
+from loba_tui.commands.options import Json, Run, echo_json, find_run, say
 from loba_tui.core.errors import RecipeError
 
 queue_app = typer.Typer(
@@ -33,11 +33,11 @@ def queue_ls(as_json: Json = False) -> None:
         echo_json(records)
         return
     for record in records:
-        typer.echo(run_line(record))
+        say(run_line(record))
         if record["state"] == "dead":
-            typer.echo(f"{'':10}{record['reason']}")
+            say(f"{'':10}{record['reason']}")
     if records and not queue.is_supervised():
-        typer.echo("nothing is started at present; start with: loba queue start", err=True)
+        say("nothing is started at present; start with: loba queue start", err=True)
 
 
 @queue_app.command("start")
@@ -51,7 +51,7 @@ def queue_start() -> None:
 
     queue = Queue.of_user(os.environ)
     queue.start_supervisor(program=foreground().program)
-    typer.echo(f"{len(queue.entries())} in the queue")
+    say(f"{len(queue.entries())} in the queue")
 
 
 @queue_app.command("rm")
@@ -66,4 +66,4 @@ def queue_rm(name: Run) -> None:
     queue, run_dir = Queue.of_user(os.environ), find_run(name)
     if queue.find(run_dir) is None:
         raise RecipeError(f"{run_dir.name} is not in the queue.", "`loba queue ls` shows it.")
-    typer.echo(take_out(run_dir, queue))
+    say(take_out(run_dir, queue))

@@ -8,8 +8,16 @@ from typing import Annotated
 
 import typer
 
-from loba_tui.commands.options import Json, echo_json, echo_result, user_plugins
+from loba_tui.commands.options import (
+    Json,
+    echo_json,
+    echo_result,
+    echo_text,
+    say,
+    user_plugins,
+)
 from loba_tui.core.errors import ExitCode, RecipeError, ResourceError
+from loba_tui.core.text import plain
 
 recipe_app = typer.Typer(
     help="Write, describe and update recipes.", no_args_is_help=True, rich_markup_mode=None
@@ -34,7 +42,7 @@ def recipe_new(
     plugins = user_plugins()
     text = new_recipe(name, method=method, file=str(path), plugins=plugins)
     _write_new(path, text)
-    typer.echo(str(path))
+    say(path)
 
 
 @recipe_app.command("schema")
@@ -64,15 +72,17 @@ def recipe_migrate(
 
     text = migrate_text(read_recipe_text(recipe), str(recipe))
     if out is None:
-        typer.echo(text, nl=False)
+        echo_text(text)
+        if plain(text, "\n\t") != text:
+            say("characters that a terminal might obey are left out; --out keeps them", err=True)
     else:
         _write_new(out, text)
-        typer.echo(str(out))
+        say(out)
     # The old file's mistakes are the new file's: they are told, but the text is still of use.
     plugins = user_plugins()
     problems = check_text(text, str(out or "<migrated>"), plugins=plugins)
     for problem in problems:
-        typer.echo(str(problem), err=True)
+        say(problem, err=True)
     if problems:
         raise typer.Exit(int(ExitCode.RECIPE))
 
@@ -96,7 +106,7 @@ def recipe_diff(
     found = differences(*recipes)
     echo_result([each.record() for each in found], (each.line for each in found), as_json=as_json)
     if not found and not as_json:
-        typer.echo("the same", err=True)
+        say("the same", err=True)
 
 
 def _write_new(path: Path, text: str) -> None:

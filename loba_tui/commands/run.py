@@ -17,6 +17,7 @@ from loba_tui.commands.options import (
     echo_lines,
     find_run,
     grouped,
+    say,
     user_ledger,
 )
 from loba_tui.core.errors import ExitCode
@@ -75,14 +76,14 @@ def run(
         start.refuse_with_resume(recipe, overrides)
         run_dir = find_run(resume)
         ask_to_resume(run_dir, agreed)
-    typer.echo(f"run folder {shorten(run_dir.path)}", err=True)
+    say(f"run folder {shorten(run_dir.path)}", err=True)
     here = foreground()
     if queue:
         start.enqueue(run_dir, extra, environ=os.environ, program=here.program)
     elif detach:
         here.detach(run_dir, extra)
     if queue or detach:
-        typer.echo(str(run_dir.path))
+        say(run_dir.path)
         return
     echo_lines(result_lines(run_dir, here.run(run_dir, extra)))
 
@@ -127,7 +128,7 @@ def replay(
     steering, ledger = replaying.steering_of(original), user_ledger()
     found = recipe_of_adapter(original.metadata, original.path, ledger, steering)
     run_dir = replaying.prepare(load_found(found, agreed), steering, out_dir, ledger)
-    typer.echo(f"run folder {shorten(run_dir.path)}", err=True)
+    say(f"run folder {shorten(run_dir.path)}", err=True)
     foreground().run(run_dir)
     is_identical, lines = replaying.compare(original, run_dir)
     echo_lines(lines)

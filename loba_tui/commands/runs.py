@@ -17,6 +17,7 @@ from loba_tui.commands.options import (
     echo_result,
     find_run,
     grouped,
+    say,
     user_ledger,
     user_plugins,
 )
@@ -39,7 +40,7 @@ def _steer(name: str, kind: CommandKind) -> None:
     from loba_tui.client.runs import steer
     from loba_tui.core.run.control import Command
 
-    typer.echo(steer.steer(find_run(name), Command(kind)))
+    say(steer.steer(find_run(name), Command(kind)))
 
 
 def _move(name: str, kind: CommandKind, component: str) -> None:
@@ -47,7 +48,7 @@ def _move(name: str, kind: CommandKind, component: str) -> None:
 
     run_dir = find_run(name)
     steer.require_alive(run_dir, kind)
-    typer.echo(steer.steer(run_dir, steer.memory_command(run_dir, kind, component)))
+    say(steer.steer(run_dir, steer.memory_command(run_dir, kind, component)))
 
 
 @runs_app.command("ls")
@@ -98,11 +99,11 @@ def runs_logs(
     for each in found:
         if not isinstance(each, Event):
             if not as_json:
-                typer.echo(clean(each))
+                say(clean(each))
         elif as_json:
             echo_json(events.event_record(each), indent=None)
         else:
-            typer.echo(events.event_line(each))
+            say(events.event_line(each))
 
 
 @runs_app.command("pause")
@@ -129,7 +130,7 @@ def runs_resume(name: Run, agreed: Agreed = Agreed()) -> None:  # noqa: B008  fr
 
     run_dir = find_run(name)
     ask_to_resume(run_dir, agreed)
-    typer.echo(steer.resume(run_dir, foreground().program))
+    say(steer.resume(run_dir, foreground().program))
 
 
 @runs_app.command("save")
@@ -169,7 +170,7 @@ def runs_set(
     run_dir, sources = find_run(name), user_plugins()
     steer.require_alive(run_dir, "set")
     for command in [steer.set_command(run_dir, each, sources) for each in assignments]:
-        typer.echo(steer.steer(run_dir, command))
+        say(steer.steer(run_dir, command))
 
 
 @runs_app.command("unload")
@@ -211,7 +212,7 @@ def runs_stop(name: Run) -> None:
     from loba_tui.client.runs import steer
     from loba_tui.core.run.queue import Queue
 
-    typer.echo(steer.stop(find_run(name), Queue.of_user(os.environ)))
+    say(steer.stop(find_run(name), Queue.of_user(os.environ)))
 
 
 @runs_app.command("watch")
@@ -233,7 +234,7 @@ def runs_watch(
     settings = Settings.load(watcher.settings_path(os.environ))
     notifier = watcher.Notifier(os.environ, settings, sys.stdout)
     if settings.webhook and not notifier.hold():
-        typer.echo("another watcher tells the webhook", err=True)
+        say("another watcher tells the webhook", err=True)
     try:
         watcher.stay(notifier, patience=2 * watcher.POLL_SECONDS if until_done else None)
     finally:
@@ -259,13 +260,13 @@ def runs_rm(
     steer.refuse_removal(run_dir)
     record = listing.run_record(run_dir)
     size = show_mib(steer.size_of(run_dir))
-    typer.echo(f"{listing.run_line(record)}  {size}", err=True)
+    say(f"{listing.run_line(record)}  {size}", err=True)
     if record["adapter"] is not None:
-        typer.echo("its finished adapter is deleted too", err=True)
+        say("its finished adapter is deleted too", err=True)
     if not yes and not sys.stdin.isatty():
         raise RefusedError(
             "Nothing is removed: there is no terminal to ask on.", "Add --yes to remove it."
         )
     if yes or typer.confirm(f"Remove it and free {size}?", err=True):
         steer.remove(run_dir)
-        typer.echo(f"removed {run_dir.path}, {size} are free again")
+        say(f"removed {run_dir.path}, {size} are free again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -24,20 +25,28 @@ class ExitCode(IntEnum):
 class LobaError(Exception):
     """Something the user can act on; shown as a message, never as a traceback.
 
+    A path, a name or a value in a message may hold line ends: only those between `lines` are ours,
+    so that no file's name adds a line that looks like one of this program.
+
     Args:
         message: What is wrong, with file, key and value where there are any.
         hint: What to do about it, as one sentence.
+        lines: What follows the message, each on a line of its own.
     """
 
     exit_code = ExitCode.BUG
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+    def __init__(self, message: str, hint: str = "", *, lines: Sequence[str] = ()) -> None:
+        self.message = "\n".join(map(_one_line, (message, *lines)))
+        self.hint = _one_line(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
 
 
 class RecipeError(LobaError):

@@ -20,9 +20,11 @@ from loba_tui.client.notify.delivery import FILE, Settings, payload, send, termi
 from loba_tui.client.notify.notices import Notice, NoticeFinder
 from loba_tui.core.errors import LobaError, ResourceError
 from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE, take_lock
+from loba_tui.core.output import beneath
 from loba_tui.core.redact import Redactor
 from loba_tui.core.run.directory import Ledger
 from loba_tui.core.run.launch import start_detached
+from loba_tui.core.text import clean
 from loba_tui.core.user_folders import user_folder
 
 POLL_SECONDS = 2.0
@@ -86,14 +88,16 @@ class Notifier:
 
     def _tell(self, notice: Notice) -> None:
         stamp = time.strftime("%H:%M:%S")
-        self._out.write(f"{stamp}  {notice.kind:12}{notice.text}\n")
+        self._out.write(f"{stamp}  {notice.kind:12}{clean(notice.text)}\n")
         if self._out.isatty():
-            self._out.write(terminal_bytes(self._settings, notice, self._environ))
+            # The bell and the notification are escape sequences, around a text that is cleaned.
+            self._out.flush()
+            beneath(self._out).write(terminal_bytes(self._settings, notice, self._environ))
         self._out.flush()
         if self._settings.webhook and self._lock is not None:
             problem = self._post(self._settings.webhook, payload(notice, self._redactor))
             if problem:
-                self._out.write(f"{stamp}  {problem}\n")
+                self._out.write(f"{stamp}  {clean(problem)}\n")
                 self._out.flush()
 
 

@@ -96,9 +96,10 @@ class Follower:
         return self._unreported(status)
 
     def _reported(self, failed: Event, status: int) -> LobaError:
-        message = clean(failed.data.get("message", "The program failed."), keep_newlines=True)
+        # The program's own message: what it was told has no line ends in there.
+        message, *lines = str(failed.data.get("message", "The program failed.")).split("\n")
         hint = clean(failed.data.get("hint") or "", keep_newlines=True)
-        error = LobaError(message, hint)
+        error = LobaError(clean(message), hint, lines=list(map(clean, lines)))
         if ExitCode.RECIPE <= status <= ExitCode.REFUSED:
             error.exit_code = ExitCode(status)
         else:
@@ -114,9 +115,9 @@ class Follower:
             )
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         return LobaError(
-            f"The program ended with {how} and did not say why. Its log ends:\n"
-            + "\n".join(f"  {line}" for line in last_lines(self.run_dir)),
+            f"The program ended with {how} and did not say why. Its log ends:",
             f"The whole log is {self.run_dir.log}",
+            lines=[f"  {line}" for line in last_lines(self.run_dir)],
         )
 
 

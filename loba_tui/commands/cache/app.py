@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import time
@@ -20,8 +21,8 @@ from loba_tui.commands.options import (
     echo_json,
     echo_result,
     open_cache,
+    say,
 )
-from loba_tui.core.text import clean
 from loba_tui.core.user_folders import tensors_folder
 
 if TYPE_CHECKING:
@@ -81,17 +82,17 @@ def cache_ls(
     if quiet:
         for record in records:
             at = f"@{record['revision']}" if "revision" in record else ""
-            typer.echo(clean(f"{record['id']}{at}"))
+            say(f"{record['id']}{at}")
         return
-    typer.echo(listing.HEADER)
+    say(listing.HEADER)
     shown = []
     for record in records:
-        typer.echo(listing.record_line(record, now))
+        say(listing.record_line(record, now))
         shown.append(record)
     notes = [each.total(shown) for each in backends] if limit is None else []
     notes += [warning for each in backends for warning in each.warnings()]
     for note in filter(None, notes):
-        typer.echo(note, err=True)
+        say(note, err=True)
 
 
 @cache_app.command("show")
@@ -124,7 +125,7 @@ def cache_pin(targets: Targets) -> None:
     Example: loba cache pin stabilityai/stable-diffusion-xl-base-1.0
     """
     for name, _ in _set_pins(targets, keep=True):
-        typer.echo(f"pinned {name}")
+        say(f"pinned {name}")
 
 
 @cache_app.command("unpin")
@@ -134,7 +135,7 @@ def cache_unpin(targets: Targets) -> None:
     Example: loba cache unpin stabilityai/stable-diffusion-xl-base-1.0
     """
     for name, was_pinned in _set_pins(targets, keep=False):
-        typer.echo(f"unpinned {name}" if was_pinned else f"{name} was not pinned")
+        say(f"unpinned {name}" if was_pinned else f"{name} was not pinned")
 
 
 def _set_pins(targets: Sequence[str], *, keep: bool) -> list[tuple[str, bool]]:
@@ -166,10 +167,10 @@ def cache_verify(
 
     def warn(text: str) -> None:
         if not as_json:
-            typer.echo(text)
+            say(text)
 
     found = backend_of(targets or [], []).verify(
-        targets or [], tell=lambda text: typer.echo(text, err=True), warn=warn
+        targets or [], tell=functools.partial(say, err=True), warn=warn
     )
     echo_result(found.record, [found.summary], as_json=as_json)
     if found.error is not None:

@@ -25,6 +25,7 @@ from loba_tui.commands.options import (
     echo_result,
     grouped,
     open_cache,
+    say,
 )
 from loba_tui.core.text import clean
 from loba_tui.core.user_folders import tensors_folder
@@ -175,13 +176,13 @@ def trash_empty(
         limit = time.time() - parse_age(older)
         entries = [entry for entry in entries if entry.time <= limit]
     if not entries:
-        typer.echo("nothing to empty")
+        say("nothing to empty")
         return
     size = show_size(cache.trash_size(entries))
     for entry in entries:
-        typer.echo(f"  {entry.id}  {clean(', '.join(entry.what))}", err=True)
+        say(f"  {entry.id}  {clean(', '.join(entry.what))}", err=True)
     confirm(f"Remove this for good and free {size}?", yes=yes)
-    typer.echo(f"freed {show_size(cache.empty_trash(entries))}")
+    say(f"freed {show_size(cache.empty_trash(entries))}")
 
 
 def _carry_out(planned: PlannedRemoval, options: RemovalOptions) -> None:
@@ -191,7 +192,7 @@ def _carry_out(planned: PlannedRemoval, options: RemovalOptions) -> None:
         if options.as_json:
             echo_json(planned.record)
         elif planned.is_empty:
-            typer.echo("nothing to remove")
+            say("nothing to remove")
         return
     planned.refuse()
     if not planned.is_empty:
@@ -200,4 +201,4 @@ def _carry_out(planned: PlannedRemoval, options: RemovalOptions) -> None:
     if options.as_json:
         echo_json(outcome.record)
     if planned.is_empty or not options.as_json:
-        typer.echo(outcome.text, err=options.as_json)
+        say(outcome.text, err=options.as_json)

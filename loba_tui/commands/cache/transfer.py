@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from loba_tui.commands.options import DryRun, Json, Targets, echo_json, echo_lines, open_cache
+from loba_tui.commands.options import DryRun, Json, Targets, echo_json, echo_lines, open_cache, say
+from loba_tui.core.output import beneath
 
 
 def cache_pull(
@@ -52,7 +54,7 @@ def cache_pull(
         for pinning in pinned:
             echo_lines(pinning.lines(), err=as_json)
     else:
-        with closing(pull_text.PullProgress(plan, sys.stderr)) as progress:
+        with closing(pull_text.PullProgress(plan, beneath(sys.stderr))) as progress:
             folder = hub_pull.pull(plan, progress.report)
         # What the recipe is by now counts: it may have been edited while the model came.
         for path in pin_into or []:
@@ -63,7 +65,7 @@ def cache_pull(
         record = pull_text.plan_record(plan)
         echo_json(record if dry_run else record | {"path": str(folder)})
     elif not dry_run:
-        typer.echo(str(folder))
+        say(folder)
 
 
 def cache_push_to(
@@ -103,9 +105,9 @@ def cache_push_to(
         if not as_json:
             echo_lines(send_text.plan_lines(record), err=not dry_run)
         if not dry_run:
-            screen = sys.stderr if sys.stderr.isatty() else None
+            screen = beneath(sys.stderr) if sys.stderr.isatty() else None
             kept = hub_send.send(
-                plan, cache.root, there, screen, say=lambda text: typer.echo(text, err=True)
+                plan, cache.root, there, screen, say=functools.partial(say, err=True)
             )
     if as_json:
         echo_json(record if dry_run else record | {"kept_refs": kept})

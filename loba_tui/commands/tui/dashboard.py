@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from loba_tui.commands.options import find_run, user_plugins
+from loba_tui.commands.options import find_run, say, user_plugins
 from loba_tui.core.errors import RecipeError
 
 Run = Annotated[
@@ -48,7 +49,7 @@ def tui(
 
         given = [f"--out-dir={out_dir.absolute()}", f"--images={images}"]
         given += [f"--run={run_dir.path.absolute()}"] if run_dir is not None else []
-        serve(given, port=port, say=lambda text: typer.echo(text, err=True))
+        serve(given, port=port, say=functools.partial(say, err=True))
         return
     if not _is_terminal():
         if run_dir is None:

@@ -12,13 +12,14 @@ from loba_tui.client.runs.events import describe_event
 from loba_tui.client.runs.progress import PlainScreen, Progress
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
+from loba_tui.core.text import clean
 
 
 def list_runs(context: Context, stream: TextIO) -> None:
     """Write one line a run, newest first."""
     found = [listing.run_line(listing.run_record(run)) for run in reversed(context.ledger.runs())]
     for line in found or ["no runs yet; start the embedded example with: loba run slider"]:
-        stream.write(line + "\n")
+        stream.write(clean(line) + "\n")
     stream.flush()
 
 

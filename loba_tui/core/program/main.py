@@ -26,17 +26,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO, cast
+from typing import Any
 
 import psutil
 
 from loba_tui.core.errors import ExitCode, Interrupted, LobaError, RecipeError, ResourceError
+from loba_tui.core.output import RecordHandler, start_log
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.plugins.loading import as_plugin_error
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
 from loba_tui.core.recipe.migrate.flags import V0_FLAGS, Flag, migrate_flags
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.redact import RedactingStream, Redactor
+from loba_tui.core.redact import Redactor
 from loba_tui.core.run import control, disk
 from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import Ledger, RunDir
@@ -78,7 +79,7 @@ class StopFlag:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, handlers=[RecordHandler()])
     arguments = _parser().parse_args(argv)
     # Remote code is never run, whatever a model folder says; and cuBLAS is told to be reproducible.
     os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"
@@ -261,9 +262,7 @@ def as_loba_error(error: BaseException) -> LobaError | None:
 def keep_private() -> None:
     """Make this process's files the user's own, and keep secrets out of all that it prints."""
     os.umask(0o077)
-    redactor = Redactor.of(os.environ)
-    sys.stdout = cast(TextIO, RedactingStream(sys.stdout, redactor))
-    sys.stderr = cast(TextIO, RedactingStream(sys.stderr, redactor))
+    start_log(os.environ)
 
 
 if __name__ == "__main__":

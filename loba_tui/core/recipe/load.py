@@ -30,7 +30,7 @@ from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.recipe.tree import Node, node_of
 from loba_tui.core.recipe.yaml_tree import read_tree
-from loba_tui.core.redact import TOKEN
+from loba_tui.core.redact import find_secret, without_secrets
 from loba_tui.core.text import clean, nearest
 
 MAX_BYTES = 256 * 1024
@@ -205,11 +205,11 @@ def read_recipe_text(source: Source, origin: str | None = None) -> str:
 
 def refuse_tokens(text: str, origin: str) -> None:
     """Refuse text that holds what looks like an access token, without repeating it."""
-    found = TOKEN.search(text)
+    found = find_secret(text)
     if found is None:
         return
     line = text.count("\n", 0, found.start()) + 1
-    where = clean(TOKEN.sub("…", origin)) + (f":{line}" if "\n" in text else "")
+    where = clean(without_secrets(origin)) + (f":{line}" if "\n" in text else "")
     raise RefusedError(
         f"{where}: holds what looks like an access token; it is not shown here",
         "Remove it, revoke it if the file was shared, and log in with: hf auth login",

@@ -76,8 +76,7 @@ def new_recipe(
     text = "".join([*lines, _TAIL])
     recipe, problems = check_tree(read_tree(text, name)[0], plugins)
     if recipe is None:
-        raise RecipeError(
-            "\n".join(f"{problem.key}: {problem.message}" for problem in problems),
-            "Write these by hand; loba recipe schema lists every key.",
-        )
+        first, *others = (f"{problem.key}: {problem.message}" for problem in problems)
+        hint = "Write these by hand; loba recipe schema lists every key."
+        raise RecipeError(first, hint, lines=others)
     return text

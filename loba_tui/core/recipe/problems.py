@@ -54,7 +54,8 @@ class ProblemsFound(RecipeError):
 
     def __init__(self, problems: Sequence[Problem], hint: str = "") -> None:
         ordered = sorted(dict.fromkeys(problems), key=lambda p: (p.file, p.line, p.column))
-        super().__init__("\n".join(map(str, ordered)), hint)
+        first, *others = map(str, ordered) if ordered else [""]
+        super().__init__(first, hint, lines=others)
         self.problems = tuple(ordered)
         self.exit_code = exit_code(ordered)
 

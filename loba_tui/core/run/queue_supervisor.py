@@ -21,6 +21,7 @@ from pathlib import Path
 
 from loba_tui.core.errors import LobaError
 from loba_tui.core.files import PRIVATE_FILE_MODE
+from loba_tui.core.output import RecordHandler, start_log
 from loba_tui.core.run import launch
 from loba_tui.core.run.directory import Ledger
 from loba_tui.core.run.queue import Entry, Queue
@@ -138,7 +139,7 @@ def supervise(queue: Queue, program: Sequence[str], ledger: Ledger) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Supervise the queue in a folder."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, handlers=[RecordHandler()])
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     queue = Queue(Path(argv[0]))
     supervise(queue, argv[1:] or launch.PROGRAM, Ledger(queue.folder.parent / "runs.jsonl"))
@@ -146,4 +147,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    start_log(os.environ)
     sys.exit(main(sys.argv[1:]))

@@ -144,6 +144,7 @@ def data_error(bad: Sequence[BadFile]) -> DataError:
         lines.append(f"  … and {len(bad) - MOST_SHOWN} more")
     count = "1 problem" if len(bad) == 1 else f"{len(bad)} problems"
     return DataError(
-        f"{count} in the training data:\n" + "\n".join(lines),
+        f"{count} in the training data:",
         "Mend or remove these files, or set data.skip_bad: true to leave them out.",
+        lines=lines,
     )

@@ -28,8 +28,8 @@ def refuse(plan: Plan, cache: Cache) -> None:
         for refusal in plan.refusals
     ]
     if any(refusal.reason == "pinned" for refusal in plan.refusals):
-        raise RefusedError("\n".join(lines), "`loba cache unpin` takes a pin away.")
-    raise InUseError("\n".join(lines), "Wait for it, or stop the run first.")
+        raise RefusedError(lines[0], "`loba cache unpin` takes a pin away.", lines=lines[1:])
+    raise InUseError(lines[0], "Wait for it, or stop the run first.", lines=lines[1:])
 
 
 def describe(cache: Cache, plan: Plan) -> list[str]:
