@@ -23,11 +23,12 @@ from loba_tui.core.run.examine import examine_run
 
 FLOORS: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {
-        "torch": (2, 10),
+        "torch": (2, 13),
         "diffusers": (0, 38),
-        "transformers": (5, 3),
+        "transformers": (5, 10),
         "safetensors": (0, 8),
         "huggingface_hub": (2, 4),
+        "pillow": (12, 3),
     }
 )
 """Oldest versions without a known advisory that concerns what is done here."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_old_libraries_are_found(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(metadata, "version", lambda name: versions.get(name, "99.0"))
     found = {f.check: f for f in doctor.installation() if f.state == "bad"}
     assert set(found) == {"torch", "safetensors"}
-    assert "2.10" in found["torch"].message
+    assert "2.13" in found["torch"].message
     assert found["torch"].exit_code == ExitCode.REFUSED
 
 
@@ -171,3 +172,12 @@ def test_the_terminal_side_loads_no_torch():
         "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_package_asks_for_what_doctor_asks_for() -> None:
+    pyproject = Path(__file__).parents[3] / "pyproject.toml"
+    asked = tomllib.loads(pyproject.read_text())["project"]["dependencies"]
+    for name, floor in doctor.FLOORS.items():
+        (bound,) = (each for each in asked if each.startswith(f"{name}>="))
+        least = bound.removeprefix(f"{name}>=").partition(",")[0]
+        assert doctor.release(least) >= (*floor, 0, 0)[:3], bound
