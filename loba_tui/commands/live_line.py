@@ -44,7 +44,7 @@ class LiveScreen:
         """Print a message above the line."""
         from rich.text import Text
 
-        self._console.print(Text(clean(text, keep_newlines=True)), soft_wrap=True)
+        self._console.print(Text(clean(text)), soft_wrap=True)
 
     def close(self) -> None:
         """Leave the line as it is and give the terminal back."""

@@ -117,8 +117,8 @@ class PlainScreen:
             self.message(progress.text())
 
     def message(self, text: str) -> None:
-        """Write the lines of a message."""
-        self._stream.write(clean(text, keep_newlines=True) + "\n")
+        """Write a message, which stays one line whatever it holds."""
+        self._stream.write(clean(text) + "\n")
         self._stream.flush()
 
     def close(self) -> None:
