@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import struct
 import subprocess
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ from loba_tui.core.run.directory import Ledger, RunDir
 pytestmark = pytest.mark.slow
 
 EVIL = "evil\x1b[2J\x1b]0;t\x07\x9b31m\u202e\x7f\nFORGED line\r\nFORGED two\u2028FORGED three\x85x"
-RUN = f"run{EVIL}"
-PLACE = f"place{EVIL}"
+RUN = "foreign"
+BADLY_NAMED = f"run{EVIL}"
+PLACE = "place"
 
 
 def plain_and_honest(text: str) -> None:
@@ -80,7 +82,9 @@ def loba(tmp_path_factory: pytest.TempPathFactory) -> Loba:
         "PYTHONIOENCODING": "utf-8",
     }
     made = Loba(place, COMMAND_WITH_STAND_IN, **environ)
-    Ledger.of_user(made.environ).register(runs)
+    shutil.copytree(runs.path, place / "output" / BADLY_NAMED)
+    for name in (RUN, BADLY_NAMED):
+        Ledger.of_user(made.environ).register(RunDir(place / "output" / name))
     return made
 
 
@@ -115,6 +119,8 @@ COMMANDS: Sequence[Sequence[str]] = [
     ("eval", STRANGER, "--recipe", EVIL),
     ("merge", f"{STRANGER}@1", f"{EVIL}@2", "--out", f"both{EVIL}.safetensors"),
     ("interfere", f"{STRANGER}@1", f"output/{RUN}@2"),
+    *((*command, f"output/{BADLY_NAMED}") for command in (("runs", "show"), ("export",))),
+    ("runs", "rm", f"output/{BADLY_NAMED}"),
     ("queue", "ls"),
     ("queue", "rm", f"output/{RUN}"),
     ("push", f"output/{RUN}", "--repo", f"me/{EVIL}", "--dry-run"),
