@@ -131,7 +131,7 @@ def _fetch(address: str, *, login: bool) -> OpenedRecipe:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     matched = _ADDRESS.fullmatch(address)
-    if matched is None or {"", ".", ".."} & set(matched.group(2).split("/")):
+    if matched is None:
         raise RecipeError(f"{clean(address, limit=200)} is not a recipe on the hub.", _FORM)
     repo_id, path, revision = matched.groups()
     check_repository(repo_id)

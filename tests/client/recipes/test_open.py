@@ -173,7 +173,7 @@ def test_what_a_terminal_would_obey_is_not_shown_as_it_is(hub, started):
         ("hub://me/sliders", "hub://user/repo/recipe.yaml"),
         ("hub://me/missing/size.yaml", "shows no me/missing"),
         ("hub://me/sliders/size.yaml@v9", "no revision 'v9'"),
-        ("hub://me/sliders/../../../etc/passwd", "is not a recipe on the hub"),
+        ("hub://me/sliders/@v1", "hub://user/repo/recipe.yaml"),
     ],
 )
 def test_what_is_not_there_is_explained(hub, started, address, phrase):

@@ -330,6 +330,7 @@ def test_a_recipe_that_is_no_text_is_none(place: Place, command: str, recipe: An
         "hub://../sliders/size.yaml",
         "hub://me/sliders/a\x9b.yaml",
         "hub://me/sliders/-x.yaml",
+        "hub://me/sliders/../../../etc/passwd",
         "hub://mе/sliders/size.yaml",  # noqa: RUF001  a Cyrillic letter
     ],
 )

@@ -11,6 +11,8 @@ import pytest
 from hostile_mirror import Lies, serve_lies, tree_of
 from hub_client import talking_to
 from hub_server import Hub, serve
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 from typer.testing import CliRunner
 
 from loba_tui import cli
@@ -152,6 +154,19 @@ def test_a_commit_that_is_none_is_refused(mirror, place, lies, sha):
     lies.sha = sha
     before = place.tree()
     assert pulled("org/model")[0] == 8
+    with pytest.raises(RefusedError):
+        fetch_snapshot("org/model", None, None, hint="")
+    assert place.tree() == before
+
+
+@pytest.mark.parametrize("remembered", ["../../../user/profile", "main", ""])
+def test_a_commit_that_the_cache_remembers_is_checked_too(mirror, place, monkeypatch, remembered):
+    refs = place.cache / "models--org--model" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text(remembered)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    close_session()
+    before = place.tree()
     with pytest.raises(RefusedError):
         fetch_snapshot("org/model", None, None, hint="")
     assert place.tree() == before
