@@ -64,7 +64,8 @@ def loba(tmp_path_factory: pytest.TempPathFactory) -> Loba:
     (runs.path / "log.txt").write_text(f"a log {EVIL}".translate({10: 32, 13: 32}) + "\n")
     (runs.path / "origin.json").write_text(json.dumps({"recipe": EVIL}))
     (runs.path / "report.json").write_text(json.dumps({"outcome": EVIL, "verdict": [EVIL]}))
-    adapter(runs.path / "adapter.safetensors", EVIL)
+    runs.path.joinpath("adapter").mkdir()
+    adapter(runs.path / "adapter" / "adapter.safetensors", EVIL)
     adapter(place / f"stranger{EVIL}.safetensors", slider_recipe("fine") + f"# {EVIL}")
     hub = place / "hub" / f"models--a--b{EVIL}"
     (hub / "snapshots" / ("c" * 40)).mkdir(parents=True)
@@ -114,7 +115,7 @@ COMMANDS: Sequence[Sequence[str]] = [
     ("export", f"output/{RUN}", "--out", f"out{EVIL}.safetensors"),
     ("export", f"output/{RUN}", "--format", "kohya"),
     ("replay", STRANGER),
-    ("replay", f"output/{RUN}/adapter.safetensors"),
+    ("replay", f"output/{RUN}/adapter/adapter.safetensors"),
     ("sample", STRANGER),
     ("eval", STRANGER, "--recipe", EVIL),
     ("merge", f"{STRANGER}@1", f"{EVIL}@2", "--out", f"both{EVIL}.safetensors"),

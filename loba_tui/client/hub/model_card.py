@@ -22,6 +22,7 @@ from loba_tui.models import BUILTIN_PREFIX
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MAX_PROMPTS = 8
 _MAX_SENTENCE = 400
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,9 @@ def _usage(facts: CardFacts) -> list[str]:
 def _origin(facts: CardFacts) -> list[str]:
     recipe = facts.recipe
     base = recipe.base_model.id
-    at = f" at `{facts.base_revision}`" if facts.base_revision else ""
+    # It may come from an adapter's metadata: what is no name of a revision is left out.
+    revision = facts.base_revision or ""
+    at = f" at `{revision}`" if _REVISION.fullmatch(revision) else ""
     if base.startswith(BUILTIN_PREFIX):
         shown = f"`{_plain(base)}`, which LOBA-Trainer carries"
     elif hub_base(base):
