@@ -32,6 +32,7 @@ def foreign(tiny_sdxl_folder: Path, tmp_path: Path) -> Path:
     for name, parameter in container.denoiser.named_parameters():
         if ".hada_" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator)
+    (tmp_path / "made").mkdir()
     write_adapter(container.denoiser, OwnedFolder(tmp_path / "made"))
     path = tmp_path / "foreign.safetensors"
     save_file(load_file(tmp_path / "made" / KOHYA_NAME), path)
