@@ -318,7 +318,7 @@ class OwnedFile:
         """Say whether others keep its lock from being taken; None where that cannot be told."""
         try:
             descriptor = self.descriptor()
-        except FileNotFoundError:
+        except (FileNotFoundError, UnsafeFileError):  # none of ours can be held
             return False
         except OSError:
             return None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from loba_command import COMMAND_WITH_STAND_IN, Loba, slider_recipe, step, wait_until
+from stand_in_program import ADAPTER
 
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
@@ -283,7 +284,7 @@ def test_export_copies_and_never_overwrites_unasked(loba: Viewer) -> None:
     name = loba.run_dir().name
     done = loba("export", name)
     assert done.stdout == f"{name}.diffusers.safetensors\n", done.stderr
-    assert (loba.place / done.stdout.strip()).read_bytes() == b"adapter"
+    assert (loba.place / done.stdout.strip()).read_bytes() == ADAPTER
     assert loba("export", name).returncode == 8
     assert loba("export", name, "--yes").returncode == 0
     # This one has no such form, as those of kinds that PEFT alone reads.

@@ -10,6 +10,7 @@ from loba_tui.core.run.control import take
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.writer import RunWriter
 
+ADAPTER = b"\2" + bytes(7) + b"{}"  # a safetensors file of no tensors
 HOSTILE = "\x1b]0;owned\x07\x1b[31mred\x1b[0m \udcff\u202e"
 
 
@@ -45,7 +46,7 @@ def behave(name: str, writer: RunWriter, run_dir: RunDir) -> int:
         writer.event("failed", message="KeyError: 'x'", hint="")
         return 1
     writer.event("warning", message=f"slow {HOSTILE}")
-    run_dir.adapter.path.write_bytes(b"adapter")
+    run_dir.adapter.path.write_bytes(ADAPTER)
     writer.status(phase="finished")
     writer.event("finished", adapter="adapter/adapter.safetensors")
     return 0

@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 from loba_tui.client.runs.resolve import unfinished
+from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import RefusedError, ResourceError
 from loba_tui.core.files import staged
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.text import clean
+from loba_tui.core.units import show_mib
 
 
 def export_adapter(run_dir: RunDir, file_format: str, out: Path | None, *, replace: bool) -> Path:
@@ -26,12 +28,16 @@ def export_adapter(run_dir: RunDir, file_format: str, out: Path | None, *, repla
         )
     if not source.is_there():
         raise unfinished(run_dir)
+    check_safetensors(source)
     target = out if out is not None else Path(f"{run_dir.name}.{file_format}.safetensors")
     if target.is_dir():
         target = target / f"{run_dir.name}.{file_format}.safetensors"
     if target.exists() and not replace:
         raise RefusedError(f"{target} exists already.", "Add --yes to replace it.")
     try:
+        size, free = source.stat().st_size, shutil.disk_usage(target.absolute().parent).free
+        if size > free:
+            raise ResourceError(f"{show_mib(size)} are needed, and {show_mib(free)} are free.")
         with staged(target) as temporary, source.open() as stream, temporary.open("xb") as copy:
             shutil.copyfileobj(stream, copy)
     except OSError as error:

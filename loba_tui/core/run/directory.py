@@ -11,7 +11,6 @@ import re
 import secrets
 import stat
 import time
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from loba_tui.core.errors import RecipeError, RefusedError, ResourceError
 from loba_tui.core.file_sources import Source
 from loba_tui.core.files import PRIVATE_DIR_MODE, UnsafeFileError, open_to_append
 from loba_tui.core.foreign_json import parse_json
+from loba_tui.core.names import text_problem
 from loba_tui.core.owned_files import OwnedFile, OwnedFolder
 from loba_tui.core.text import clean
 from loba_tui.core.user_folders import user_folder
@@ -210,9 +210,13 @@ def adapter_source(path: Path) -> Source:
     return path if run_dir is None else run_dir.folder.folder(path.parent.name).file(path.name)
 
 
+def _is_plain(path: Path) -> bool:
+    """Say whether a path can stand in a line of text; bytes of no alphabet do no harm there."""
+    return not text_problem(str(path).encode("utf-8", "replace").decode())
+
+
 def _plain(path: Path) -> Path:
-    """Return a path that can stand in a line of text."""
-    if any(unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp") for character in str(path)):
+    if not _is_plain(path):
         raise RefusedError(
             f"{clean(path)} has a control character in its name.", "Give the folder another name."
         )
@@ -271,7 +275,8 @@ class Ledger:
         for line in text.splitlines():
             try:
                 path = Path(parse_json(line)["path"])
-                is_folder = path.is_absolute() and stat.S_ISDIR(os.lstat(path).st_mode)
+                is_usable = path.is_absolute() and _is_plain(path)
+                is_folder = is_usable and stat.S_ISDIR(os.lstat(path).st_mode)
             except (OSError, ValueError, TypeError, KeyError, RecursionError):
                 continue
             if is_folder:

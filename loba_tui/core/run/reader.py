@@ -98,6 +98,16 @@ class RunReader:
         except ValueError:
             return None
 
+    def _let_go(self, status: Status, process: Owner, age: float) -> Liveness:
+        """Return what a run does whose lock is free: nothing here, whatever its status says."""
+        found = _by_record(status, process, age)
+        if process.host != owner.this_process().host or not found.is_alive:
+            return found
+        fresh = self.status()
+        if fresh is not None and fresh.is_final:  # it ended between the two looks
+            return Liveness(cast(LivenessState, fresh.phase), f"the program said {fresh.phase}")
+        return Liveness("dead", f"process {process.pid} lives, but does not hold the run's lock")
+
     def _why_unreadable(self) -> str:
         try:
             self.run_dir.status.stat()
@@ -126,15 +136,18 @@ class RunReader:
         if status.is_final:
             state = cast(LivenessState, status.phase)
             return Liveness(state, f"the program said {status.phase}")
-        age = (time.time() if now is None else now) - status.heartbeat
+        # One in the future is as wrong as an old one.
+        age = abs((time.time() if now is None else now) - status.heartbeat)
         if status.phase == "queued" and not held:
             return Liveness("queued", "it waits for its turn: `loba queue ls`")
         if status.owner is None:
             if held or age < STALLED_SECONDS:
                 return Liveness("starting", "the program is being started")
             return Liveness("dead", "the program was launched but never took the run")
+        if held is None:
+            return _by_record(status, status.owner, age)
         if not held:
-            return _without_lock(status, status.owner, age)
+            return self._let_go(status, status.owner, age)
         # The record of the lock is missing where a full disk did not take it, or old.
         holders = [owner.holder(self.run_dir.lock), status.owner]
         if all(each is None or owner.has_ended(each) for each in holders):
@@ -154,7 +167,7 @@ def _heard(status: Status, age: float, who: str) -> Liveness:
     return Liveness("running", f"{who} works on it")
 
 
-def _without_lock(status: Status, process: Owner, age: float) -> Liveness:
+def _by_record(status: Status, process: Owner, age: float) -> Liveness:
     who = f"process {process.pid}"
     here = owner.this_process()
     if process.host != here.host:
@@ -165,7 +178,6 @@ def _without_lock(status: Status, process: Owner, age: float) -> Liveness:
         return Liveness("dead", f"the machine was restarted while {who} worked on it")
     if owner.has_ended(process):
         return Liveness("dead", f"{who} ended without a word: {_why_killed(status)}")
-    # The lock is free and yet the very process lives: a file system without locks.
     return _heard(status, age, who)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loba_tui.core.files import write_atomically
+from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
@@ -129,11 +130,37 @@ def _leave_status(run_dir: RunDir, **changes: object) -> None:
         ({"host": "elsewhere", "heartbeat": 0}, "unknown"),
     ],
 )
-def test_without_a_lock_the_process_itself_is_looked_at(
-    run_dir: RunDir, changes: dict[str, object], state: str
+def test_on_a_file_system_without_locks_the_process_itself_is_looked_at(
+    run_dir: RunDir, changes: dict[str, object], state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _leave_status(run_dir, **changes)
+    monkeypatch.setattr(OwnedFile, "is_locked", lambda *_, **__: None)
     assert RunReader(run_dir).liveness().state == state
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({}, "dead"),
+        ({"pid": 1, "process_start": owner.process_start(1)}, "dead"),
+        ({"phase": "paused"}, "dead"),
+        ({"phase": "finished"}, "finished"),
+        ({"host": "elsewhere"}, "running"),
+        ({"host": "elsewhere", "heartbeat": time.time() + 1e6}, "unknown"),
+    ],
+)
+def test_a_process_that_holds_no_lock_is_not_taken_for_the_run_s(
+    run_dir: RunDir, changes: dict[str, object], state: str
+) -> None:
+    """A status from elsewhere may name any process that lives."""
+    for lock in ("missing", "free", "a link"):
+        _leave_status(run_dir, **changes)
+        if lock == "free":
+            run_dir.lock.replace(b"{}")
+        elif lock == "a link":
+            run_dir.lock.remove()
+            run_dir.lock.path.symlink_to("/dev/zero")
+        assert (lock, RunReader(run_dir).liveness().state) == (lock, state)
 
 
 def test_a_lock_kept_by_an_orphan_does_not_make_a_dead_run_alive(run_dir: RunDir) -> None:
