@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.file_sources import read_source
+from loba_tui.core.file_sources import file_at
 from loba_tui.core.files import UnsafeFileError, unwritable
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
@@ -69,7 +69,7 @@ class Request:
     def read(cls, path: Path | str) -> Request:
         """Read a request file; raise ValueError where it is not one of this version."""
         try:
-            data = decode(read_source(Path(path), _MAX_REQUEST_BYTES))
+            data = decode(file_at(Path(path)).read(_MAX_REQUEST_BYTES))
         except ValueError as error:
             raise ValueError(f"{path} is not a request: {error}") from error
         if data.get("version") != RECORD_VERSION:

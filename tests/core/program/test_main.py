@@ -146,10 +146,10 @@ def test_averaging_optimizers_export_the_average_and_resume_to_the_same_bytes(
     assert program.main(["--run-dir", str(halves.path), "--resume"]) == ExitCode.DONE
     assert adapter_hashes(halves) == adapter_hashes(whole)
 
-    checkpoint = whole.checkpoints / "step-000004"
+    checkpoint = whole.checkpoints.path / "step-000004"
     trained = load_file(checkpoint / "adapter.safetensors")
     iterate = load_file(checkpoint / "optimizer.safetensors")
-    exported = list(load_file(whole.adapter).values())
+    exported = list(load_file(whole.adapter.path).values())
     for name, y in trained.items():
         average = torch.lerp(y, iterate[f"{name}::z"], 1 - 1 / 0.9)
         assert any(e.shape == y.shape and torch.allclose(e, average) for e in exported), name
@@ -254,7 +254,7 @@ def test_two_gloo_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> No
 
     one = new_run(recipe_with(batch_size=4), tmp_path / "one")
     assert program.main(["--run-dir", str(one.path)]) == ExitCode.DONE
-    ours, theirs = load_file(two.adapter), load_file(one.adapter)
+    ours, theirs = load_file(two.adapter.path), load_file(one.adapter.path)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=2e-5)

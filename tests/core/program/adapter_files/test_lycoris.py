@@ -73,7 +73,7 @@ def exported(
 ) -> tuple[str, Path, ModelContainer]:
     container = trained(tiny_sdxl_folder, request.param)
     folder = tmp_path_factory.mktemp(request.param)
-    write_adapter(container.denoiser, folder, metadata={"loba.recipe": "x"})
+    write_adapter(container.denoiser, OwnedFolder(folder), metadata={"loba.recipe": "x"})
     return request.param, folder, container
 
 

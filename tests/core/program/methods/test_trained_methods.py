@@ -98,4 +98,4 @@ def test_a_method_trains_the_same_file_twice_and_diffusers_draws_with_it_what_we
     effect = np.abs(ours - base).max()
     assert effect > 1e-4
     for file in (one.adapter, one.adapter_kohya):
-        assert np.abs(theirs(tiny_folder, file) - ours).max() < 0.05 * effect, file.name
+        assert np.abs(theirs(tiny_folder, file.path) - ours).max() < 0.05 * effect, file.name

@@ -308,7 +308,7 @@ def test_latents_on_disk_in_memory_or_made_each_time_train_the_same(tmp_path) ->
         )
         run_dir, hand = run(tmp_path, {1: list(moves)}, wanted, tensors=tensors)
         assert all(each["accepted"] for each in events(run_dir, "command"))
-        loaded = load_file(run_dir.adapter)
+        loaded = load_file(run_dir.adapter.path)
         return {name: value.tolist() for name, value in loaded.items()}, hand.seen[5]["unloaded"]
 
     expected, _ = weights("memory")

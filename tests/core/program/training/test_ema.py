@@ -95,7 +95,7 @@ def test_a_run_exports_the_average(tmp_path: Path) -> None:
     checkpoint = run_dir.checkpoints.path / "step-000003"
     averaged = load_file(checkpoint / "ema.safetensors")
     trained = load_file(checkpoint / "adapter.safetensors")
-    exported = load_file(run_dir.adapter)
+    exported = load_file(run_dir.adapter.path)
     assert averaged.keys() == trained.keys()
     assert len(exported) == len(averaged)
     for name, average in averaged.items():
