@@ -60,6 +60,7 @@ class Place:
         for each in (self.outside / "folder", self.outside / "checkpoints" / "step-000009"):
             each.mkdir(parents=True)
         self.runs.mkdir()
+        os.mkfifo(self.outside / "pipe")
         (self.outside / ".profile").write_text("export PATH\n")
         (self.outside / "folder" / "00000001-0123abcd.json").write_text("{}")
         (self.outside / "folder" / "step-000001.png").write_bytes(b"\x89PNG mine")
@@ -192,6 +193,12 @@ MUTATIONS: dict[str, Callable[[Place, Path], object]] = {
     "hostile text": lambda place, path: path.write_bytes(
         json.dumps(dict.fromkeys(("phase", "event", "outcome", "recipe"), HOSTILE_TEXT)).encode()
         + b"\n" + HOSTILE_TEXT.encode()
+    ),
+    "forged counters": lambda place, path: path.write_bytes(
+        _forged_status(
+            process_start=1.0,
+            oom_kills={f"/sys/fs/cgroup/../../..{place.outside / 'pipe'}": 0, "/dev/zero": 0},
+        )
     ),
     "forged process": lambda place, path: path.write_bytes(_forged_status()),
     "forged init": lambda place, path: path.write_bytes(
