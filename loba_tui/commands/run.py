@@ -19,6 +19,7 @@ from loba_tui.commands.options import (
     grouped,
     say,
     user_ledger,
+    user_plugins,
 )
 from loba_tui.core.errors import ExitCode
 
@@ -116,7 +117,7 @@ def replay(
     """
     from loba_tui.client.runs import replay as replaying
     from loba_tui.client.runs.events import shorten
-    from loba_tui.client.runs.request_recipes import recipe_of_adapter
+    from loba_tui.client.runs.request_recipes import own_recipe_of_run, recipe_of_adapter
     from loba_tui.commands.live_line import foreground
     from loba_tui.commands.open_recipe import load_found
 
@@ -127,7 +128,10 @@ def replay(
     replaying.require_recipe(original)
     steering, ledger = replaying.steering_of(original), user_ledger()
     found = recipe_of_adapter(original.metadata, original.path, ledger, steering)
-    run_dir = replaying.prepare(load_found(found, agreed), steering, out_dir, ledger)
+    recipe = replaying.with_initial_adapter(
+        load_found(found, agreed), original, own_recipe_of_run(original.path, found, user_plugins())
+    )
+    run_dir = replaying.prepare(recipe, steering, out_dir, ledger)
     say(f"run folder {shorten(run_dir.path)}", err=True)
     foreground().run(run_dir)
     is_identical, lines = replaying.compare(original, run_dir)

@@ -25,7 +25,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.names import is_repository
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.checks.choices import chosen_drop_ins
-from loba_tui.core.recipe.data_paths import with_absolute_paths
+from loba_tui.core.recipe.data_paths import paths_of, with_absolute_paths
 from loba_tui.core.recipe.load import MAX_BYTES, parse_with, read_recipe_text, refuse_tokens
 from loba_tui.core.recipe.problems import Problem, ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
@@ -127,6 +127,8 @@ def touched(recipe: Recipe) -> Iterator[tuple[str, str]]:
         for label, path in (("images", source.path), ("masks", source.masks)):
             if path is not None:
                 yield label, path if path.startswith(BUILTIN_PREFIX) else str(_real(Path(path)))
+    if recipe.adapter.init_from is not None:
+        yield "begins with", str(_real(Path(recipe.adapter.init_from)))
     chosen = dict.fromkeys(f"{kind}/{name}" for kind, name in chosen_drop_ins(recipe))
     yield "drop-ins", f"{', '.join(chosen)}: all of them shipped"
     yield "steps", f"{recipe.train.steps} where it is trained, batch size {recipe.train.batch_size}"
@@ -173,10 +175,7 @@ def _paths_of(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
     model = recipe.base_model.id
     if not model.startswith(BUILTIN_PREFIX) and not _is_hub_id(model):
         yield ("base_model", "id"), model
-    for index, source in enumerate(recipe.data.sources if recipe.data is not None else ()):
-        for key, path in (("path", source.path), ("masks", source.masks)):
-            if path is not None and not path.startswith(BUILTIN_PREFIX):
-                yield ("data", "sources", index, key), path
+    yield from paths_of(recipe)
 
 
 def _is_hub_id(model: str) -> bool:

@@ -67,6 +67,8 @@ def describe_event(event: Event) -> str:
     if event.kind == "built":
         facts = [clean(data[key]) for key in ("device", "dtype") if data.get(key)]
         return f"running on {', '.join(facts)}" if facts else ""
+    if event.kind == "init_from":
+        return _init_from_line(data)
     if event.kind in ("saved", "sampled") and data.get("path"):
         return f"{event.kind} {shorten(Path(str(data['path'])))}"
     if event.kind in ("resumed", "paused", "continued"):
@@ -79,6 +81,23 @@ def describe_event(event: Event) -> str:
     if event.kind == "skipped":
         return f"skipped a step: {clean(data.get('message', ''))}"
     return ""
+
+
+def _init_from_line(data: Mapping[str, Any]) -> str:
+    """Return what was taken of the adapter file that a run begins with."""
+    line = f"begins with {clean(data.get('file', ''))}: {clean(data.get('layers', 0))} layers"
+    ranks = data.get("ranks")
+    for change, number in ranks.items() if isinstance(ranks, dict) else ():
+        line += f"; {clean(number)} from rank {clean(change)}"
+    if data.get("error"):
+        line += f", error {clean(data['error'])}"
+    if data.get("fresh"):
+        line += f"; {clean(data['fresh'])} layers are not in it and start anew"
+    if data.get("unused"):
+        names = data.get("unused_names")
+        named = ", ".join(map(clean, names)) if isinstance(names, list) else ""
+        line += f"; {clean(data['unused'])} layers of it are not used: {named}"
+    return line
 
 
 def shorten(path: Path) -> str:

@@ -9,13 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loba_tui.client.runs.resolve import unfinished
-from loba_tui.core.adapter_metadata import MERGED_KEY, RECIPE_KEY, STEERING_KEY
+from loba_tui.core.adapter_metadata import (
+    INIT_FROM_KEY,
+    MERGED_KEY,
+    RECIPE_KEY,
+    STEERING_KEY,
+)
 from loba_tui.core.associate.safe_files import header_of
 from loba_tui.core.errors import RecipeError, RefusedError
 from loba_tui.core.file_sources import Source, path_of, read_source
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.changes import ChangeRecord
-from loba_tui.core.run.directory import Ledger, RunDir
+from loba_tui.core.run.directory import Ledger, RunDir, adapter_named
 
 _KOHYA_PREFIX = "lora_unet_"
 _MAX_BYTES = 32 * 2**30
@@ -82,6 +88,44 @@ def steering_of(original: Adapter) -> ChangeRecord:
     """
     text = original.metadata.get(STEERING_KEY, "")
     return ChangeRecord.from_text(str(text), str(original.path))
+
+
+def with_initial_adapter(recipe: Recipe, original: Adapter, run: Recipe | None) -> Recipe:
+    """Return the recipe with the path of the file that the run began with, if it began with one.
+
+    Args:
+        run: The recipe of the user's own run that made the adapter, which knows where the file was.
+
+    Raises:
+        RecipeError: The file is not here, or is another one.
+    """
+    if recipe.adapter.init_from is None:
+        return recipe
+    wanted = _initial_sha256(original)
+    places = [recipe.adapter.init_from, *([run.adapter.init_from or ""] if run is not None else [])]
+    told = "is not here"
+    for place in filter(None, places):
+        path = Path(place).absolute()
+        try:
+            found = hashlib.sha256(read_source(adapter_named(path), _MAX_BYTES)).hexdigest()
+        except (OSError, RecipeError):
+            continue
+        if not wanted or found == wanted:
+            adapter = recipe.adapter.model_copy(update={"init_from": str(path)})
+            return recipe.model_copy(update={"adapter": adapter})
+        told = f"is another file here, of sha256 {found}"
+    raise RecipeError(
+        f"{original.path} was made from {Path(recipe.adapter.init_from).name},"
+        f" sha256 {wanted or 'unknown'}, which {told}.",
+        "Put that file into the current folder, and replay again.",
+    )
+
+
+def _initial_sha256(original: Adapter) -> str:
+    try:
+        return str(parse_json(original.metadata.get(INIT_FROM_KEY, ""))["sha256"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def prepare(recipe: Recipe, record: ChangeRecord, parent: Path, ledger: Ledger) -> RunDir:

@@ -15,7 +15,7 @@ from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_text, read_recipe_text
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.changes import ChangeRecord
-from loba_tui.core.run.directory import Ledger, RunDir, adapter_source
+from loba_tui.core.run.directory import Ledger, RunDir, adapter_source, run_of
 from loba_tui.core.text import clean
 
 # What a run calls its adapter; another file there may be from anywhere.
@@ -46,6 +46,15 @@ class FoundRecipe:
         if self.run is not None:
             return load_recipe(self.run.recipe, plugins=plugins)
         return parse_text(self.text.text, self.text.origin, plugins=plugins)
+
+
+def own_recipe_of_run(adapter: Path, found: FoundRecipe, plugins: Plugins) -> Recipe | None:
+    """Return the recipe.yaml of the user's own run that an adapter file lies in; None for others.
+
+    It has the paths of this machine, which the recipe in the file has not.
+    """
+    run_dir = run_of(adapter) if found.is_own else None
+    return load_recipe(run_dir.recipe, plugins=plugins) if run_dir is not None else None
 
 
 def recipe_of(file: Path, run_dir: RunDir | None, ledger: Ledger) -> FoundRecipe:

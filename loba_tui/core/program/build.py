@@ -29,6 +29,7 @@ from loba_tui.core.program.training.adapter_run import AdapterRun
 from loba_tui.core.program.training.checkpoint import CheckpointStore
 from loba_tui.core.program.training.early_stop import make_early_stop
 from loba_tui.core.program.training.ema import make_average
+from loba_tui.core.program.training.initial_adapter import AdapterFile, begin_with
 from loba_tui.core.program.training.parameter_groups import build_optimizer, parameter_groups
 from loba_tui.core.program.training.run_fingerprint import RunFingerprint
 from loba_tui.core.program.training.state import TrainerParts
@@ -63,14 +64,20 @@ def build(
     accelerator: Accelerator,
     steering: Steering,
     strips: StripDrawer,
+    initial: AdapterFile | None = None,
 ) -> AdapterRun:
-    """Join the recipe's choices into a run that is ready to start; steering learns its settings."""
+    """Join the recipe's choices into a run that is ready to start; steering learns its settings.
+
+    Args:
+        initial: A file that the adapter begins with, before an average copies its weights.
+    """
     plugins = steering.context.plugins
     _check_model(recipe, model, plugins)
     if solves(recipe, plugins):
         return SolvedRun(build_solver(recipe, model, plugins), model.container, steering, strips)
     denoiser = model.container.denoiser
     attach_adapter(recipe, model.container, plugins)
+    init_from = begin_with(initial, denoiser) if initial is not None else None
     scale = AdapterScale(denoiser)
     trainable = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
     groups, factors, trained = parameter_groups(recipe, trainable, plugins)
@@ -106,6 +113,7 @@ def build(
             ),
             average=average,
             early_stop=make_early_stop(recipe, model, scale, steering.context.processes),
+            init_from=init_from,
         ),
         train=recipe.train,
     )

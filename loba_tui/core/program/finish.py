@@ -20,6 +20,7 @@ from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.open_model import OpenModel
 from loba_tui.core.program.sampling.run_strips import StripDrawer, go_on_or_stop
 from loba_tui.core.program.training.adapter_run import AdapterRun
+from loba_tui.core.program.training.initial_adapter import described
 from loba_tui.core.recipe.data_paths import portable
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
@@ -64,6 +65,8 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     metadata = provenance(recipe, model.container, run.step, changes, plugins)
     if model.data is not None:
         metadata[keys.DATA_KEY] = model.data.fingerprint
+    if run.init_from is not None:
+        metadata[keys.INIT_FROM_KEY] = described(run.init_from)
     if run.inexact:
         metadata[keys.INEXACT_KEY] = "; ".join(run.inexact)
 

@@ -26,9 +26,10 @@ from loba_tui.core.program.steering.disk_wait import DiskWait
 from loba_tui.core.program.steering.live_settings import LiveSettings
 from loba_tui.core.program.steering.stop import Flag, StopRequest
 from loba_tui.core.program.training.adapter_run import AdapterRun
+from loba_tui.core.program.training.initial_adapter import AdapterFile
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.changes import ChangeRecord
-from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.directory import RunDir, checkpoint_names
 from loba_tui.core.run.start_options import StartOptions
 from loba_tui.core.run.writer import Records
 
@@ -60,14 +61,24 @@ def train(
     if processes.is_first:
         preflight.announce(records, context.run_dir.path, force=start.force)
     preparation = _Preparation(recipe, context, start, settings.steps, accelerator.device)
+    initial = _initial_adapter(recipe, context, start)
     images = preparation.open_images()
     with preflight.explains_out_of_memory():
         model = preparation.open_model(images)
         components = Components(model.wrapper.cache, recipe.base_model.id, model.container, records)
         steering = Steering(context, settings, DiskWait(context), components.obey)
         strips = StripDrawer(recipe, model, context, components)
-        run = build(recipe, model, accelerator=accelerator, steering=steering, strips=strips)
+        run = build(
+            recipe,
+            model,
+            accelerator=accelerator,
+            steering=steering,
+            strips=strips,
+            initial=initial,
+        )
         records.event("built", **_facts(accelerator, model, run))
+        if run.init_from is not None:
+            records.event("init_from", **run.init_from)
         components.publish()
 
         _take_up_changes(settings, context)
@@ -131,6 +142,16 @@ class _Preparation:
         # Several processes agree on a stop at the first boundary: one alone would hang the others.
         if self.context.processes.num == 1 and self.context.stop.is_set:
             raise Interrupted(message, hint)
+
+
+def _initial_adapter(
+    recipe: Recipe, context: RunContext, start: StartOptions
+) -> AdapterFile | None:
+    """Read the file that the run begins with, unless it goes on from a checkpoint."""
+    goes_on = start.resume and bool(checkpoint_names(context.run_dir.checkpoints))
+    if recipe.adapter.init_from is None or goes_on:
+        return None
+    return AdapterFile.read(recipe.adapter.init_from)
 
 
 def _take_up_changes(settings: LiveSettings, context: RunContext) -> None:

@@ -163,6 +163,9 @@ def _as_written(recipe: Recipe) -> dict[str, Any]:
     for section in ("sample", "proof"):
         if not mapping[section]["prompts"]:
             del mapping[section]["prompts"]
+    # Left out where it is not used, so that an older run's recipe is written as it was then.
+    if mapping["adapter"]["init_from"] is None:
+        del mapping["adapter"]["init_from"]
     return mapping
 
 

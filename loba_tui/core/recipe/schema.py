@@ -101,6 +101,9 @@ class AdapterSection(Choice):
     name: NonEmptyStr = "lora"
     rank: PositiveInt = 4
     alpha: PositiveFloat = 1.0
+    init_from: NonEmptyStr | None = Field(
+        None, description="LoRA file, or folder of a run, whose weights training begins with"
+    )
 
 
 class OptimizerSection(Choice):

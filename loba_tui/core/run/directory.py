@@ -210,6 +210,15 @@ def adapter_source(path: Path) -> Source:
     return path if run_dir is None else run_dir.folder.folder(path.parent.name).file(path.name)
 
 
+def adapter_named(path: Path) -> Source:
+    """Return the adapter file at a path, or of the run whose folder is there.
+
+    Raises:
+        RecipeError: It is a folder, and no run's.
+    """
+    return RunDir.open(path).adapter if path.is_dir() else adapter_source(path)
+
+
 def _is_plain(path: Path) -> bool:
     """Say whether a path can stand in a line of text; bytes of no alphabet do no harm there."""
     return not text_problem(str(path).encode("utf-8", "replace").decode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -215,6 +216,42 @@ def test_a_folder_that_the_user_gives_may_be_used(place: Place, way: str) -> Non
     assert str(place.private) in done.stderr
     done = loba([*command, "--yes", "--allow-path", str(place.work)])
     assert done.exit_code == 8
+
+
+def test_an_adapter_to_begin_with_is_a_path_like_the_others(place: Place) -> None:
+    begun = "adapter: {{init_from: {}}}".format
+    command = place.commands(recipe_text(more=begun(place.private)))["run hub"]
+    done = loba([*command, "--yes"])
+    assert done.exit_code == 8
+    assert "adapter.init_from" in done.stderr
+    command = place.commands(recipe_text(more=begun("photos/old.safetensors")))["run hub"]
+    done = loba([*command, "--yes"])
+    assert done.exit_code == 130, done.stderr
+    assert f"begins with {place.work / 'photos' / 'old.safetensors'}" in done.stderr
+
+
+def test_a_replay_wants_the_very_file_that_the_run_began_with(place: Place) -> None:
+    text = recipe_text(more="adapter: {init_from: old.safetensors}")
+    old = write_adapter(place.work / "old.safetensors")
+    origin = {"file": "old.safetensors", "sha256": hashlib.sha256(old.read_bytes()).hexdigest()}
+    file = write_adapter(
+        place.work / "new.safetensors", loba_recipe=text, loba_init_from=json.dumps(origin)
+    )
+    done = loba(["replay", str(file), "--yes"])
+    assert done.exit_code == 130, done.stderr
+    (started,) = place.started
+    assert isinstance(started, RunDir)
+    assert str(old) in started.recipe.path.read_text()
+    write_adapter(old, loba_other="another file")
+    done = loba(["replay", str(file), "--yes"])
+    assert done.exit_code == 2
+    assert "is another file here" in done.stderr
+    old.unlink()
+    done = loba(["replay", str(file), "--yes"])
+    assert done.exit_code == 2
+    assert origin["sha256"] in done.stderr
+    assert "is not here" in done.stderr
+    assert len(place.started) == 1
 
 
 def test_steering_that_comes_with_it_is_shown(place: Place) -> None:

@@ -12,6 +12,8 @@ from peft import LoraConfig
 
 from loba_tui.core.program.adapter_layers.options import AdapterOptions
 
+INIT_FROM = False
+
 
 def get_adapter(targets: Mapping[str, Sequence[str]], *, options: AdapterOptions) -> LoraConfig:
     """Return a PEFT configuration for the layers of the named groups."""

@@ -13,6 +13,8 @@ from peft import LoHaConfig
 
 from loba_tui.core.program.adapter_layers.options import AdapterOptions
 
+INIT_FROM = False
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoHaOptions(AdapterOptions):

@@ -14,6 +14,8 @@ from pydantic import PositiveInt
 
 from loba_tui.core.program.adapter_layers.options import AdapterOptions
 
+INIT_FROM = False
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoKrOptions(AdapterOptions):

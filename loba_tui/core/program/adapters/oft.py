@@ -14,6 +14,8 @@ from peft import OFTConfig
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_layers.options import LinearAdapterOptions
 
+INIT_FROM = False
+
 
 @dataclass(frozen=True, kw_only=True)
 class OftOptions(LinearAdapterOptions):

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -38,6 +39,7 @@ class SolvedRun:
     step: int = 0
     inexact: list[str] = field(default_factory=list)
     ended_early: str | None = None
+    init_from: Mapping[str, Any] | None = None
     _scale: AdapterScale | None = None
 
     @property

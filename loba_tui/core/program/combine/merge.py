@@ -88,7 +88,7 @@ def merge(parts: Sequence[Part], *, rank: int | None = None) -> Merged:
             if share > worst:
                 worst, worst_layer = share, module
         else:
-            dropped, total = 0.0, _square(layer)
+            dropped, total = 0.0, squared_length(layer)
         layers[module] = layer
         lost, whole = lost + dropped, whole + total
     return Merged(layers, math.sqrt(lost / whole) if whole > 0 else 0.0, worst, worst_layer)
@@ -192,7 +192,8 @@ def inner_product(one: LoraLayer, other: LoraLayer) -> float:
     return float((ups * downs).sum()) * factor
 
 
-def _square(layer: LoraLayer) -> float:
+def squared_length(layer: LoraLayer) -> float:
+    """Return Σ ΔW² over all entries."""
     return inner_product(layer, layer)
 
 

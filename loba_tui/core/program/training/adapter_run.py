@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -19,10 +19,12 @@ class AdapterRun(Steered, Protocol):
     Attributes:
         step: Steps that are done.
         inexact: In what the run differs, for good, from one that was never resumed.
+        init_from: The adapter file that it began with, as `begin_with` tells; None for none.
     """
 
     steering: Steering
     inexact: list[str]
+    init_from: Mapping[str, Any] | None
 
     @property
     def scale(self) -> AdapterScale:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,6 +61,9 @@ class RunFingerprint:
         """
         dumped = recipe.model_dump(mode="json", include={"base_model", *_SECTIONS})
         dumped["base_model"] = {key: dumped["base_model"][key] for key in _MODEL_KEYS}
+        # Where that file lies does not matter, and it is read once, before the first step.
+        if recipe.adapter.init_from is not None:
+            dumped["adapter"]["init_from"] = Path(recipe.adapter.init_from).name
         dumped["noise"] = recipe.model_dump(mode="json", include={"noise"})["noise"] or None
         if recipe.data is not None:
             # Where images lie and how they are read does not matter, but what they are does.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -34,6 +35,7 @@ class TrainerParts:
         counter: UNet rows computed so far.
         average: Of the weights; None where those of the last step are the result.
         early_stop: Checks what the adapter does; None checks nothing.
+        init_from: The file whose weights it began with, as `begin_with` tells; None for none.
     """
 
     accelerator: Accelerator
@@ -50,6 +52,7 @@ class TrainerParts:
     fingerprint: RunFingerprint
     average: MovingAverage | None
     early_stop: EarlyStop | None
+    init_from: Mapping[str, Any] | None = None
 
 
 def checkpoint_of(
@@ -59,12 +62,14 @@ def checkpoint_of(
     *,
     num_skips: int,
     inexact: Sequence[str],
+    init_from: Mapping[str, Any] | None,
 ) -> Checkpoint:
     """Return everything that decides the steps after `step`.
 
     Args:
         method_state: The method's own, which every process has had to gather.
         num_skips: Bad steps that were put up with so far.
+        init_from: The file that the run began with, as `begin_with` tells.
     """
     tensors, plain = export_state(parts.optimizer, _names_of(parts))
     weights = {name: parameter.detach().cpu() for name, parameter in parts.parameters.items()}
@@ -78,6 +83,7 @@ def checkpoint_of(
         state={
             **({} if average is None else {"ema": average.num_steps}),
             **({} if parts.early_stop is None else {"looks": parts.early_stop.state()}),
+            **({} if init_from is None else {"init_from": dict(init_from)}),
             "optimizer": plain,
             "forwards": parts.counter.rows,
             "steering": parts.steering.settings.record.as_json(),

@@ -32,6 +32,7 @@ class Trainer:
         self._allow_inexact = False
         self.step = 0
         self.inexact: list[str] = []
+        self.init_from = parts.init_from
         self.steering = parts.steering
         self.scale = parts.scale
         self.parameters = parts.parameters
@@ -195,7 +196,12 @@ class Trainer:
 
     def _checkpoint(self, method_state: Mapping[str, Tensor]) -> Checkpoint:
         return checkpoint_of(
-            self._parts, self.step, method_state, num_skips=self._num_skips, inexact=self.inexact
+            self._parts,
+            self.step,
+            method_state,
+            num_skips=self._num_skips,
+            inexact=self.inexact,
+            init_from=self.init_from,
         )
 
     def averaged_weights(self) -> AbstractContextManager[None]:
@@ -230,6 +236,7 @@ class Trainer:
         # A rollback must not forget the skips that led to it.
         self._num_skips = max(self._num_skips, checkpoint.state.get("num_skips", 0))
         self.step = self._saved_step = checkpoint.step
+        self.init_from = checkpoint.state.get("init_from")
 
     def sample(self) -> None:
         """Draw a strip of what the adapter does now."""

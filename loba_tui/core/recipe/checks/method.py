@@ -53,6 +53,23 @@ def check_unused(tree: Node, method: Plugin | None) -> Iterator[Problem]:
                 yield tree.problem(path, message)
 
 
+def check_init_from(tree: Node, method: Plugin | None, adapter: Plugin | None) -> Iterator[Problem]:
+    """Yield `adapter.init_from` where something else says what the adapter begins with.
+
+    A kind of adapter that cannot begin with a LoRA says so by `INIT_FROM = False`.
+    """
+    path = ("adapter", "init_from")
+    given, warm = tree.at(path), tree.at(("method", "warm_start"))
+    if given is None or given.data is None:
+        return
+    if adapter is not None and adapter.constants.get("INIT_FROM") is False:
+        message = f"only a LoRA or LoCon can begin with a file, and {adapter.name} is neither"
+        yield tree.problem(path, message)
+    elif method is not None and warm is not None and warm.data is not None:
+        message = "method.warm_start says already what the adapter begins with; leave one out"
+        yield tree.problem(path, message)
+
+
 def check_efficacy_every(tree: Node, method: Plugin | None) -> Iterator[Problem]:
     """Yield `train.efficacy_every` where the method has no figures to read while it trains."""
     path = ("train", "efficacy_every")

@@ -11,7 +11,12 @@ from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.checks.choices import chosen_in, described
 from loba_tui.core.recipe.checks.concepts import check_concepts, check_prompts
 from loba_tui.core.recipe.checks.data import check_data
-from loba_tui.core.recipe.checks.method import check_efficacy_every, check_layers, check_unused
+from loba_tui.core.recipe.checks.method import (
+    check_efficacy_every,
+    check_init_from,
+    check_layers,
+    check_unused,
+)
 from loba_tui.core.recipe.checks.names import check_names
 from loba_tui.core.recipe.checks.schema import check_choice, check_schema
 from loba_tui.core.recipe.migrate.flags import is_version_0
@@ -46,6 +51,7 @@ def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Proble
     problems += [*check_unused(tree, method), *check_efficacy_every(tree, method)]
     adapter = described(*chosen.get(("adapter",), ("adapters", AdapterSection().name)), plugins)
     problems += check_layers(tree, method, adapter)
+    problems += check_init_from(tree, method, adapter)
     return (None if problems else recipe), _without_repeats(problems)
 
 
