@@ -170,7 +170,8 @@ def _usage(facts: CardFacts) -> list[str]:
     if low or high:
         lines += [f"No artefacts were measured from scale {low:g} to {high:g}.", ""]
     if facts.kohya is not None:
-        lines += [f"`{facts.kohya}` is the same adapter for kohya, A1111 and ComfyUI.", ""]
+        what = "the nearest LoRA" if facts.recipe.adapter.name == "dora" else "the same adapter"
+        lines += [f"`{facts.kohya}` is {what} for kohya, A1111 and ComfyUI.", ""]
     return lines
 
 

@@ -24,6 +24,7 @@ from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir, adapter_named
 
 _KOHYA_PREFIX = "lora_unet_"
+_CONFIG_KEY = "lora_adapter_metadata"
 _MAX_BYTES = 32 * 2**30
 
 
@@ -138,6 +139,15 @@ def prepare(recipe: Recipe, record: ChangeRecord, parent: Path, ledger: Ledger) 
     return run_dir
 
 
+def _alpha_is_apart(adapter: Adapter) -> bool:
+    """Say whether the weights of a file of diffusers' form have yet to be scaled."""
+    try:
+        config = parse_json(adapter.metadata.get(_CONFIG_KEY, "{}"))
+        return bool(config.get("unet.lora_alpha") != config.get("unet.r"))
+    except (ValueError, AttributeError):
+        return False
+
+
 def compare(original: Adapter, run_dir: RunDir) -> tuple[bool, list[str]]:
     """Return whether a replay gave the very same file, and the lines that tell."""
     file = run_dir.adapter_kohya if original.is_kohya else run_dir.adapter
@@ -150,6 +160,11 @@ def compare(original: Adapter, run_dir: RunDir) -> tuple[bool, list[str]]:
     lines = [f"original   sha256 {original.sha256}", f"replayed   sha256 {replayed.sha256}"]
     has_same_weights = replayed.weights_sha256 == original.weights_sha256
     lines.append("weights    " + ("identical" if has_same_weights else "different"))
+    if not has_same_weights and _alpha_is_apart(original) and not _alpha_is_apart(replayed):
+        lines.append(
+            "note       the original has its strength in metadata, as former versions wrote it, and"
+            " the replay in the weights: compare the kohya files, where it never moved"
+        )
     keys = original.metadata.keys() | replayed.metadata.keys()
     differing = sorted(k for k in keys if original.metadata.get(k) != replayed.metadata.get(k))
     if differing:

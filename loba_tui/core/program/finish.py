@@ -14,7 +14,9 @@ from loba_tui.core import adapter_metadata as keys
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.adapter import write_adapter
-from loba_tui.core.program.adapter_files.lycoris import notes_of
+from loba_tui.core.program.adapter_files.dora import size_of_files
+from loba_tui.core.program.adapter_files.file import WrittenFile
+from loba_tui.core.program.adapter_files.notes import notes_of
 from loba_tui.core.program.drop_ins import plugin_hashes
 from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.open_model import OpenModel
@@ -70,13 +72,19 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     if run.inexact:
         metadata[keys.INEXACT_KEY] = "; ".join(run.inexact)
 
+    config = model.container.denoiser.peft_config["default"]
+    written: dict[str, WrittenFile] = {}
+
     def write(effect: Mapping[str, str]) -> None:
-        num_bytes = 2 * sum(4 * parameter.numel() for parameter in run.parameters.values())
         run.steering.disk.persist(
-            lambda: write_adapter(
-                model.container.denoiser, run_dir.adapter_dir, metadata={**metadata, **effect}
+            lambda: written.update(
+                write_adapter(
+                    model.container.denoiser, run_dir.adapter_dir, metadata={**metadata, **effect}
+                )
             ),
-            num_bytes=num_bytes,
+            num_bytes=size_of_files(
+                sum(4 * parameter.numel() for parameter in run.parameters.values()), config
+            ),
             step=run.step,
             is_alone=True,
         )
@@ -87,7 +95,7 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
 
     write({})
     kohya = str(run_dir.adapter_kohya) if run_dir.adapter_kohya.is_there() else None
-    notes = notes_of(model.container.denoiser.peft_config["default"])
+    notes = notes_of(config, written)
     records.event("exported", path=str(run_dir.adapter), kohya=kohya, notes=notes)
     records.status(phase="sampling")
     strips.draw(run.scale, run.step)

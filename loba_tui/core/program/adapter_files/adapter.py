@@ -1,15 +1,16 @@
 """A trained adapter as the two files that other tools load, back again, and between the two.
 
-`adapter.safetensors` has diffusers' keys and the PEFT configuration in its metadata, without which
-diffusers takes alpha for the rank. `adapter.kohya.safetensors` has kohya's keys, and the true alpha
-of every layer: diffusers' own converter writes the rank there, which makes a rank-4 alpha-1 slider
-four times too strong.
+`adapter.safetensors` has diffusers' keys and the PEFT configuration in its metadata. Its alpha is
+the rank in every layer, as readers take it that do not know that configuration: the strength is in
+the weights. `adapter.kohya.safetensors` has kohya's keys, and the trained alpha of every layer; of
+a DoRA it has the change that it makes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
+from loba_tui.core.adapter_metadata import APPROXIMATION_KEY
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.file_sources import Source, file_at, path_of
@@ -24,6 +26,7 @@ from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.program.adapter_files import kohya_keys
 from loba_tui.core.program.adapter_files import lycoris as adapter_lycoris
+from loba_tui.core.program.adapter_files.dora import approximation, change_at_rank
 from loba_tui.core.program.adapter_files.families import family_of, family_of_file
 from loba_tui.core.program.adapter_files.file import (
     WrittenFile,
@@ -43,6 +46,7 @@ from loba_tui.core.program.adapter_files.formats import (
     layers_from_diffusers,
     layers_from_kohya,
     not_an_adapter,
+    num_inputs,
 )
 from loba_tui.core.program.adapter_layers.kinds import kind_of, tuner_layers
 
@@ -89,13 +93,13 @@ def write_adapter(
     config = unet.peft_config[adapter_name].to_dict()
     layers = _lora_layers(unet, adapter_name, config)
     family = family_of(unet.config)
-    files = {
-        "diffusers": (DIFFUSERS_NAME, diffusers_file(layers, config, metadata or {}, family)),
-        "kohya": (KOHYA_NAME, kohya_file(layers, metadata or {}, family)),
-    }
-    return {
-        kind: write_file(folder.file(name), *content) for kind, (name, content) in files.items()
-    }
+    theirs, lost = dict(metadata or {}), None
+    own = write_file(folder.file(DIFFUSERS_NAME), *diffusers_file(layers, config, theirs, family))
+    if config["use_dora"]:
+        layers, lost = change_at_rank(unet, layers)
+        theirs[APPROXIMATION_KEY] = approximation(lost, layers)
+    kohya = write_file(folder.file(KOHYA_NAME), *kohya_file(layers, theirs, family))
+    return {"diffusers": own, "kohya": replace(kohya, lost=lost)}
 
 
 def read_adapter(source: Source) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
@@ -142,8 +146,13 @@ def convert(path: Path, to: AdapterFormat, destination: Path | None = None) -> P
     """
     tensors, config, metadata = read_adapter(path)
     adapter_lycoris.refuse_conversion(path, {"peft_type": "LORA", **config})
+    if to == "kohya" and config.get("use_dora"):
+        raise RecipeError(
+            f"{path} holds a DoRA, whose form for other tools takes the base model's weights.",
+            "Its run has written that beside it.",
+        )
     layers = layers_from_diffusers(tensors, config)
-    family = family_of_file(metadata, layers)
+    family = family_of_file(metadata, num_inputs(layers))
     if to == "kohya":
         _check_kohya_can_name(path, layers)
     # What says which format a file is in is written anew; everything else is carried over.

@@ -6,7 +6,7 @@ other tools sort adapters by.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,11 @@ class AdapterFamily:
     base_version: str
     layout: BlockLayout | None = None
 
+    @property
+    def is_version_2(self) -> bool:
+        """Whether it is SD 2.x, which sd-scripts and A1111 tell by a flag of its own."""
+        return self.base_version.startswith("sd_v2")
+
 
 SDXL = AdapterFamily("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", SDXL_LAYOUT)
 SD_1 = AdapterFamily("stable-diffusion-v1", "sd_v1")
@@ -49,18 +54,26 @@ def family_of(unet_config: Mapping[str, Any]) -> AdapterFamily:
     return SD_2_768 if unet_config["sample_size"] == _VERSION_2_768_PIXELS else SD_2
 
 
-def family_of_file(metadata: Mapping[str, str], modules: Iterable[str]) -> AdapterFamily:
+def family_of_file(metadata: Mapping[str, str], num_inputs: Mapping[str, int]) -> AdapterFamily:
     """Return the family that an adapter file is for.
 
     Args:
         metadata: Of the file; where it names no architecture, the modules have to tell.
-        modules: What it adapts, by diffusers' names.
+        num_inputs: Of each module that it adapts, by diffusers' name.
     """
     said = metadata.get(ARCHITECTURE_KEY, "").removesuffix("/lora")
+    version = metadata.get("ss_base_model_version", "")
     for family in (SDXL, SD_1, SD_2, SD_2_768):
-        if said == family.architecture:
+        if said == family.architecture or version == family.base_version:
             return family
+    if metadata.get("ss_v2") == "True":
+        return SD_2
+    contexts = {
+        n for name, n in num_inputs.items() if name.endswith((".attn2.to_k", ".attn2.to_v"))
+    }
+    if contexts == {_VERSION_2_WIDTH}:
+        return SD_2
     # SD-XL has three blocks a side and no attention in the outermost; the others have four, and
     # their outermost attend.
     four_blocks = ("down_blocks.0.attentions.", "down_blocks.3.", "up_blocks.2.att", "up_blocks.3.")
-    return SD_1 if any(name.startswith(four_blocks) for name in modules) else SDXL
+    return SD_1 if any(name.startswith(four_blocks) for name in num_inputs) else SDXL

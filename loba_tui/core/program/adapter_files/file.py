@@ -26,6 +26,7 @@ from loba_tui.core.file_sources import Source, path_of, read_source
 from loba_tui.core.files import UnsafeFileError
 from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFile
+from loba_tui.core.program.adapter_files.losses import Losses
 
 _ALIGNMENT = 8
 _STARTS_AT_ZERO = re.compile(
@@ -38,11 +39,16 @@ _MAX_BYTES = 32 * 2**30
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file that was written and read back."""
+    """A file that was written and read back.
+
+    Attributes:
+        lost: Parts of the adapter that this form of it does not hold; None where it holds all.
+    """
 
     path: Path
     sha256: str
     num_bytes: int
+    lost: Losses | None = None
 
 
 def serialize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

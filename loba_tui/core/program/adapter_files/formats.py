@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,17 @@ class LoraLayer:
         """Columns of `up`."""
         return self.down.shape[0]
 
+    def with_alpha_of_rank(self) -> LoraLayer:
+        """Return the same update with alpha = rank, the factor multiplied into `up`.
+
+        Exact where alpha / rank is a power of two; else each weight is rounded once, by at most
+        half a unit in its last place.
+        """
+        if self.alpha == self.rank:
+            return self
+        up = (self.up.double() * (self.alpha / self.rank)).to(self.up.dtype)
+        return replace(self, up=up, alpha=float(self.rank))
+
 
 def diffusers_file(
     layers: Mapping[str, LoraLayer],
@@ -46,23 +57,24 @@ def diffusers_file(
     metadata: Mapping[str, str],
     family: AdapterFamily,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors and metadata of diffusers' format."""
+    """Return tensors and metadata of diffusers' format.
+
+    Each alpha is the rank: readers that do not know the configuration's key take no other.
+    """
     # PEFT shortens the list of targets to suffixes, by way of a set, and takes patterns that match
     # several layers; the exact names are the same in every process and to every reader.
-    factors = {n: math.sqrt(la.rank) if config["use_rslora"] else 1.0 for n, la in layers.items()}
-    alphas = {name: layer.alpha / factors[name] for name, layer in layers.items()}
+    ranks = {n: la.rank for n, la in layers.items() if la.rank != config["r"]}
     exact = {
         **jsonable(config),
         "target_modules": sorted(layers),
-        "rank_pattern": {n: la.rank for n, la in layers.items() if la.rank != config["r"]},
-        "alpha_pattern": {
-            name: alpha
-            for name, alpha in alphas.items()
-            if not math.isclose(alpha, config["lora_alpha"])
-        },
+        "lora_alpha": float(config["r"]),
+        "use_rslora": False,
+        "rank_pattern": ranks,
+        "alpha_pattern": {name: float(rank) for name, rank in ranks.items()},
     }
     packed = {f"{UNET_PREFIX}{name}": value for name, value in exact.items()}
-    return diffusers_tensors(layers), {
+    folded = {name: layer.with_alpha_of_rank() for name, layer in layers.items()}
+    return diffusers_tensors(folded), {
         "format": "pt",
         "modelspec.implementation": "diffusers",
         **model_spec(metadata, family),
@@ -91,14 +103,19 @@ def kohya_file(
         "modelspec.implementation": "diffusers" if family.layout is None else SGM_URL,
         **model_spec(metadata, family),
         **_network_metadata(layers),
-        "ss_base_model_version": family.base_version,
         **{name: value for name, value in metadata.items() if name != CONFIG_KEY},
     }
 
 
 def model_spec(metadata: Mapping[str, str], family: AdapterFamily) -> dict[str, str]:
-    """Return what every file says by the model metadata standard (Stability-AI/ModelSpec)."""
+    """Return what every file says of its base model.
+
+    By the model metadata standard (Stability-AI/ModelSpec), and by sd-scripts' entries: A1111 and
+    its descendants know SD-XL and SD 2.x by those alone, and take all other files for SD 1.x.
+    """
     return {
+        "ss_base_model_version": family.base_version,
+        "ss_v2": str(family.is_version_2),
         "modelspec.sai_model_spec": "1.0.0",
         ARCHITECTURE_KEY: f"{family.architecture}/lora",
         "modelspec.title": metadata.get("ss_output_name", "adapter"),
@@ -183,6 +200,11 @@ def layers_from_kohya(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Lo
         except KeyError as error:
             raise not_an_adapter(path, key) from error
     return layers
+
+
+def num_inputs(layers: Mapping[str, LoraLayer]) -> dict[str, int]:
+    """Return how many inputs each layer has."""
+    return {name: layer.down.shape[1] for name, layer in layers.items()}
 
 
 def config_of(layers: Mapping[str, LoraLayer]) -> dict[str, Any]:

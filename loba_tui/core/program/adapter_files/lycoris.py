@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from peft import LoHaConfig, LoKrConfig, OFTConfig, PeftConfig, get_peft_model_state_dict
+from peft.tuners.lycoris_utils import LycorisLayer
 from torch import Tensor, nn
 
 from loba_tui.core.errors import CorruptError, RecipeError
@@ -31,7 +32,12 @@ from loba_tui.core.program.adapter_files.formats import (
     model_spec,
     not_an_adapter,
 )
-from loba_tui.core.program.adapter_files.lycoris_keys import from_lycoris, is_lycoris, to_lycoris
+from loba_tui.core.program.adapter_files.lycoris_keys import (
+    from_lycoris,
+    is_lycoris,
+    to_lycoris,
+    with_alpha_of_rank,
+)
 from loba_tui.core.program.adapter_layers.kinds import (
     adapted_module,
     kind_of,
@@ -59,26 +65,6 @@ _PATTERNS = ("rank_pattern", "alpha_pattern")
 KINDS = frozenset(_LOADED)
 """The kinds that this module reads and writes."""
 
-_NOTES = MappingProxyType(
-    {
-        "LoHa": "diffusers' load_lora_weights does not take LoHa: give adapter/peft to "
-        "PeftModel.from_pretrained(pipe.unet, FOLDER), or the kohya file to A1111 or ComfyUI.",
-        "LoKr": "diffusers' load_lora_weights does not take LoKr: give adapter/peft to "
-        "PeftModel.from_pretrained(pipe.unet, FOLDER), or the kohya file to A1111 or ComfyUI.",
-        "OFT": "Only PEFT reads this OFT: give adapter/peft to "
-        "PeftModel.from_pretrained(pipe.unet, FOLDER). It has no form for kohya's tools, which "
-        "rotate a layer's outputs where PEFT rotates its inputs.",
-        "DoRA": "At scales other than 1 tools differ on DoRA: diffusers scales its low-rank part "
-        "only, A1111 and ComfyUI the whole change, as here; ComfyUI divides by the base's norm.",
-    }
-)
-
-
-def notes_of(config: PeftConfig) -> list[str]:
-    """Return what a user of a kind's files has to know, nothing for LoRA."""
-    note = _NOTES.get(kind_of(config))
-    return [note] if note else []
-
 
 def write_files(
     unet: nn.Module,
@@ -101,10 +87,13 @@ def write_files(
     # PEFT shortens the list of targets to suffixes; the exact names are the same to every reader.
     exact = {**jsonable(config.to_dict()), "target_modules": sorted(layers)}
     packed = json.dumps(exact, sort_keys=True)
-    tensors = {f"{UNET_PREFIX}{name}": weight for name, weight in weights.items()}
     family = family_of(unet.config)
     common = {"format": "pt", **model_spec(metadata, family)}
-    own = {**common, PEFT_CONFIG_KEY: packed, **metadata}
+    strengths = {} if kind == "OFT" else _strengths(layers, adapter_name)
+    own = {**common, PEFT_CONFIG_KEY: json.dumps(_folded(exact, strengths), sort_keys=True)}
+    own |= metadata
+    folded = with_alpha_of_rank(weights, strengths)
+    tensors = {f"{UNET_PREFIX}{name}": weight for name, weight in folded.items()}
     written = {"diffusers": write_file(folder.file(names[0]), tensors, own)}
     peft = folder.folder(PEFT_FOLDER)
     peft.make()
@@ -112,10 +101,6 @@ def write_files(
     written["peft"] = write_file(peft.file("adapter_model.safetensors"), plain, {"format": "pt"})
     peft.file("adapter_config.json").replace(packed.encode() + b"\n", mode=0o666, sync=True)
     if kind != "OFT":
-        strengths = {
-            name: (float(layer.alpha[adapter_name]), layer.r[adapter_name])
-            for name, layer in layers.items()
-        }
         lycoris = to_lycoris(weights, strengths, family.layout)
         own = {
             **common,
@@ -123,11 +108,31 @@ def write_files(
             "ss_network_dim": str(config.r),
             "ss_network_alpha": f"{config.alpha:g}",
             "ss_network_args": json.dumps({"algo": kind.lower()}),
-            "ss_base_model_version": family.base_version,
             **metadata,
         }
         written["kohya"] = write_file(folder.file(names[1]), lycoris, own)
     return written
+
+
+def _strengths(
+    layers: Mapping[str, LycorisLayer], adapter_name: str
+) -> dict[str, tuple[float, int]]:
+    """Return alpha and rank of each layer."""
+    return {
+        name: (float(layer.alpha[adapter_name]), layer.r[adapter_name])
+        for name, layer in layers.items()
+    }
+
+
+def _folded(
+    config: Mapping[str, Any], strengths: Mapping[str, tuple[float, int]]
+) -> dict[str, Any]:
+    """Return a configuration whose alpha is the rank in every layer; a rotation has neither."""
+    if not strengths:
+        return dict(config)
+    ranks = {name: rank for name, (_, rank) in strengths.items() if rank != config["r"]}
+    alphas = {name: float(rank) for name, rank in ranks.items()}
+    return {**config, "alpha": float(config["r"]), "rank_pattern": ranks, "alpha_pattern": alphas}
 
 
 def read_layers(

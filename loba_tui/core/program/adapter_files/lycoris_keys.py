@@ -34,6 +34,23 @@ def is_lycoris(tensors: Mapping[str, Tensor]) -> bool:
     )
 
 
+def with_alpha_of_rank(
+    weights: Mapping[str, Tensor], strengths: Mapping[str, tuple[float, int]]
+) -> dict[str, Tensor]:
+    """Return weights by PEFT's names whose alpha is the rank, the factor multiplied into the first.
+
+    `strengths` has alpha and rank of each module. It is as exact as `LoraLayer.with_alpha_of_rank`.
+    """
+    folded = dict(weights)
+    for module, (alpha, rank) in strengths.items():
+        if alpha == rank:
+            continue
+        names = (f"{module}.{part}" for part in ("hada_w1_a", "lokr_w1", "lokr_w1_a"))
+        first = next(name for name in names if name in folded)
+        folded[first] = (folded[first].double() * (alpha / rank)).to(folded[first].dtype)
+    return folded
+
+
 def to_lycoris(
     weights: Mapping[str, Tensor],
     strengths: Mapping[str, tuple[float, int]],

@@ -4,7 +4,7 @@ A scale s means the same for all of them: every layer's weight goes from W to W 
 W' is what was trained. For LoRA, LoHa and LoKr that is their own definition. DoRA and OFT have no
 scale of their own: W' = m·(W + BA)/‖W + BA‖ does not become W where BA is scaled to nothing, as the
 magnitude m was trained too. Going a part of the way to W' is continuous, exact at 0 and 1, and what
-A1111 and ComfyUI do with such files.
+other tools do with the change that is exported for them.
 """
 
 from __future__ import annotations

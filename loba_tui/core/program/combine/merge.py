@@ -40,6 +40,7 @@ from loba_tui.core.program.adapter_files.formats import (
     diffusers_file,
     kohya_file,
     layers_from_diffusers,
+    num_inputs,
 )
 from loba_tui.core.program.adapter_layers.kinds import kind_of
 from loba_tui.core.program.combine.attach import Part
@@ -211,7 +212,7 @@ def write_merged(
         VERSION_KEY: __version__,
         MERGED_KEY: json.dumps(origins, sort_keys=True),
     }
-    family = family_of_file(first, merged.layers)
+    family = family_of_file(first, num_inputs(merged.layers))
     if file_format == "kohya":
         content = kohya_file(merged.layers, metadata, family)
     else:

@@ -20,6 +20,7 @@ from loba_tui.core.associate.machine import dtype_name
 from loba_tui.core.associate.model_shapes import bytes_of, open_shapes, parameters_of
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
+from loba_tui.core.program.adapter_files.dora import size_of_files
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.build import solves
 from loba_tui.core.program.open_model import prompts_of
@@ -242,7 +243,7 @@ def _disk(
     proof = len(recipe.proof_prompts) * len(recipe.proof.seeds) * len(sample.scales)
     pictures = num_strips * per_strip + (proof if recipe.proof.enabled else 0)
     samples = int(pictures * side**2 * _PICTURE_BYTES_PER_PIXEL)
-    files = 2 * 4 * adapter
+    files = size_of_files(4 * adapter, container.denoiser.peft_config["default"])
     return Disk(
         checkpoint=checkpoint,
         checkpoints=checkpoints,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from tiny_adapters import add_adapter, fresh, move_adapter
 from torch import Tensor
@@ -31,6 +31,8 @@ from loba_tui.core.program.adapter_files.adapter import (
 )
 from loba_tui.core.program.adapter_files.file import read_file
 from loba_tui.core.program.adapter_files.kohya_keys import BlockLayout, from_kohya, to_kohya
+from loba_tui.core.program.adapter_files.notes import notes_of
+from loba_tui.core.program.adapter_layers.kinds import tuner_layers
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 
 LINEAR = ("cross_attention", "projection")
@@ -113,6 +115,25 @@ def test_peft_loads_the_folder_by_itself(kind: str, tiny_sdxl_folder: Path, tmp_
     plain = fresh(tiny_sdxl_folder)
     model = PeftModel.from_pretrained(plain.denoiser, str(tmp_path / "peft"))
     torch.testing.assert_close(prediction(plain, model), prediction(container))
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_the_strength_is_in_the_weights_of_our_own_form(
+    kind: str, tiny_sdxl_folder: Path, tmp_path: Path
+) -> None:
+    """A reader that knows no alpha multiplies the factors, and has the change."""
+    container = trained(tiny_sdxl_folder, kind, rank=4, alpha=3.0, layers=["cross_attention"])
+    write_adapter(container.denoiser, OwnedFolder(tmp_path))
+    file = load_file(tmp_path / "adapter.safetensors")
+    for name, layer in tuner_layers(container.denoiser, "default"):
+        part = {key.rpartition(".")[2]: v for key, v in file.items() if f".{name}." in key}
+        weight = layer.get_base_layer().weight
+        expected = layer.get_delta_weight("default")
+        dim = next((v.shape[0] for k, v in part.items() if k.endswith("_b")), 1)
+        delta = delta_of({**part, "alpha": torch.tensor(float(dim))}, weight.shape)
+        torch.testing.assert_close(delta, expected, rtol=1e-5, atol=1e-6)
+    config = json.loads(read_file(tmp_path / "adapter.safetensors")[1]["peft_config"])
+    assert config["alpha"] == config["r"] == 4
 
 
 def one_of(file: Mapping[str, Tensor], part: str) -> str:
@@ -232,33 +253,58 @@ def test_a_lycoris_file_that_is_not_whole_is_refused(
 
 
 @torch.no_grad()
-def test_diffusers_and_a_written_out_reading_take_dora(
+def test_diffusers_reads_dora_and_other_tools_get_its_change_with_the_error_that_is_said(
     tiny_sdxl_folder: Path, tmp_path: Path
 ) -> None:
     container = trained(tiny_sdxl_folder, "dora")
     expected = prediction(container)
-    write_adapter(container.denoiser, OwnedFolder(tmp_path))
-    for name in ("adapter.safetensors", "adapter.kohya.safetensors"):
-        other = fresh(tiny_sdxl_folder)
-        load_adapter(other, tmp_path / name)
-        torch.testing.assert_close(prediction(other), expected, rtol=1e-4, atol=1e-5)
+    written = write_adapter(container.denoiser, OwnedFolder(tmp_path))
     plain = fresh(tiny_sdxl_folder)
     plain.pipeline.load_lora_weights(str(tmp_path), weight_name="adapter.safetensors")
     torch.testing.assert_close(prediction(plain), expected, rtol=1e-4, atol=1e-5)
 
-    by_hand = fresh(tiny_sdxl_folder)
-    layout = BlockLayout.of(by_hand.denoiser.config)
     file = load_file(tmp_path / "adapter.kohya.safetensors")
-    for key in [key for key in file if key.endswith(".dora_scale")]:
-        name = key.removesuffix(".dora_scale")
-        weight = by_hand.denoiser.get_submodule(from_kohya(name, layout)).weight
-        down, up = file[f"{name}.lora_down.weight"], file[f"{name}.lora_up.weight"]
-        low_rank = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
-        moved = weight + float(file[f"{name}.alpha"]) / down.shape[0] * low_rank
-        length = moved.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.ndim - 1))
-        assert file[key].shape == length.shape
-        weight.copy_(file[key] / length * moved)
-    torch.testing.assert_close(prediction(by_hand), expected, rtol=1e-3, atol=1e-4)
+    assert not any(key.endswith(".dora_scale") for key in file)
+    layout, lost, whole = BlockLayout.of(container.denoiser.config), 0.0, 0.0
+    for name, layer in tuner_layers(container.denoiser, "default"):
+        # PEFT's own merging is the oracle of W'.
+        base = layer.get_base_layer().weight.clone()
+        layer.merge(adapter_names=["default"])
+        change = layer.get_base_layer().weight - base
+        layer.unmerge()
+        key = to_kohya(name, layout)
+        down, up = file[f"{key}.lora_down.weight"], file[f"{key}.lora_up.weight"]
+        assert float(file[f"{key}.alpha"]) == len(down)
+        low_rank = (up.flatten(1) @ down.flatten(1)).reshape(base.shape)
+        lost += float((change - low_rank).square().sum())
+        whole += float(change.square().sum())
+    said = written["kohya"].lost
+    assert said is not None
+    assert 0.0 < said.share == pytest.approx((lost / whole) ** 0.5, rel=1e-3)
+    told = json.loads(read_file(tmp_path / "adapter.kohya.safetensors")[1]["loba.approximation"])
+    assert told["error"] == pytest.approx(said.share, abs=1e-6)
+    (_, note) = notes_of(container.denoiser.peft_config["default"], written)
+    assert f"lacks {said.share:.1%}" in note
+
+
+@torch.no_grad()
+def test_a_dora_of_a_former_version_in_kohyas_keys_is_still_read(
+    tiny_sdxl_folder: Path, tmp_path: Path
+) -> None:
+    container = trained(tiny_sdxl_folder, "dora")
+    layout, file = BlockLayout.of(container.denoiser.config), {}
+    weights = get_peft_model_state_dict(container.denoiser)
+    for name, layer in tuner_layers(container.denoiser, "default"):
+        key, up = to_kohya(name, layout), weights[f"{name}.lora_B.weight"]
+        file[f"{key}.lora_down.weight"] = weights[f"{name}.lora_A.weight"]
+        file[f"{key}.lora_up.weight"] = up
+        file[f"{key}.alpha"] = torch.tensor(float(layer.lora_alpha["default"]))
+        magnitude = weights[f"{name}.lora_magnitude_vector"]
+        file[f"{key}.dora_scale"] = magnitude.reshape(-1, *[1] * (up.ndim - 1))
+    save_file({key: value.contiguous() for key, value in file.items()}, tmp_path / "a.safetensors")
+    other = fresh(tiny_sdxl_folder)
+    load_adapter(other, tmp_path / "a.safetensors")
+    torch.testing.assert_close(prediction(other), prediction(container), rtol=1e-4, atol=1e-5)
 
 
 def test_oft_has_no_form_for_other_tools(tiny_sdxl_folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""Which of a run's adapter files is for which tool, and what a tool cannot have of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from peft import PeftConfig
+
+from loba_tui.core.program.adapter_files.file import WrittenFile
+from loba_tui.core.program.adapter_layers.kinds import kind_of
+
+_LORA = (
+    "adapter.safetensors is for diffusers, adapter.kohya.safetensors for ComfyUI, A1111, Forge, "
+    "InvokeAI and kohya's scripts."
+)
+_PEFT_ONLY = (
+    "diffusers' load_lora_weights does not take {kind}: give adapter/peft to "
+    "PeftModel.from_pretrained(pipe.unet, FOLDER), or the kohya file to ComfyUI, A1111 or Forge."
+)
+_NOTES = MappingProxyType(
+    {
+        "LoRA": _LORA,
+        "LoHa": _PEFT_ONLY.format(kind="LoHa"),
+        "LoKr": _PEFT_ONLY.format(kind="LoKr"),
+        "OFT": "Only PEFT reads this OFT: give adapter/peft to "
+        "PeftModel.from_pretrained(pipe.unet, FOLDER). It has no form for kohya's tools, which "
+        "rotate a layer's outputs where PEFT rotates its inputs; loba export --into CHECKPOINT "
+        "bakes it into a model that they load.",
+        "DoRA": "adapter.safetensors is the DoRA, for diffusers, which at scales other than 1 "
+        "scales its low-rank part only.",
+    }
+)
+
+
+def notes_of(config: PeftConfig, files: Mapping[str, WrittenFile]) -> list[str]:
+    """Return which file is for what, and what was lost in one."""
+    kind = kind_of(config)
+    lost = files["kohya"].lost if "kohya" in files else None
+    if kind != "DoRA" or lost is None:
+        return [_NOTES[kind]]
+    worst = ""
+    if lost.worst is not None and lost.worst.share > 0:
+        worst = f", most in {lost.worst.layer}, {lost.worst.share:.1%}"
+    return [
+        _NOTES[kind],
+        "Other tools read DoRA's own form differently, so adapter.kohya.safetensors is the LoRA"
+        f" that is nearest to its change at scale 1; it lacks {lost.share:.1%} of that{worst}.",
+    ]
