@@ -18,13 +18,13 @@ from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
+from loba_tui.core.adapter_keys import kohya_keys
 from loba_tui.core.adapter_metadata import APPROXIMATION_KEY
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.file_sources import Source, file_at, path_of
 from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFolder
-from loba_tui.core.program.adapter_files import kohya_keys
 from loba_tui.core.program.adapter_files import lycoris as adapter_lycoris
 from loba_tui.core.program.adapter_files.dora import approximation, change_at_rank
 from loba_tui.core.program.adapter_files.families import family_of, family_of_file

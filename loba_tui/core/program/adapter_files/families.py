@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from loba_tui.core.program.adapter_files.kohya_keys import SDXL_LAYOUT, BlockLayout
+from loba_tui.core.adapter_keys.kohya_keys import SDXL_LAYOUT, BlockLayout
 
 ARCHITECTURE_KEY = "modelspec.architecture"
 SGM_URL = "https://github.com/Stability-AI/generative-models"

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -88,7 +89,13 @@ def write_file(
 
 
 def read_file(source: Source) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors on the CPU, and metadata.
+    """Return tensors on the CPU, and metadata; raise as `read_checked` does."""
+    _, tensors, metadata = read_checked(source)
+    return tensors, metadata
+
+
+def read_checked(source: Source) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
+    """Return the header without metadata, the tensors on the CPU, and the metadata.
 
     Raises:
         RecipeError: There is no such file.
@@ -105,8 +112,9 @@ def read_file(source: Source) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise RefusedError(f"The adapter {path} {error.strerror}.", "Name a plain file.") from error
     # The very bytes that were checked are read, whatever becomes of the file meanwhile.
     header = header_of(content, path)
+    metadata = dict(header.pop("__metadata__", {}))
     try:
-        return safetensors.torch.load(content), dict(header.get("__metadata__", {}))
+        return header, safetensors.torch.load(content), metadata
     except safetensors.SafetensorError as error:
         raise CorruptError(f"{path} cannot be read: {error}.", "Export it again.") from error
 

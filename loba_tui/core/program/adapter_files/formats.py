@@ -14,8 +14,8 @@ import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
+from loba_tui.core.adapter_keys import kohya_keys
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.adapter_files import kohya_keys
 from loba_tui.core.program.adapter_files.families import ARCHITECTURE_KEY, SGM_URL, AdapterFamily
 
 CONFIG_KEY = "lora_adapter_metadata"

@@ -15,9 +15,9 @@ import torch
 from peft.tuners.lokr.layer import factorization
 from torch import Tensor
 
-from loba_tui.core.program.adapter_files import kohya_keys
+from loba_tui.core.adapter_keys import kohya_keys
+from loba_tui.core.adapter_keys.kohya_keys import BlockLayout
 from loba_tui.core.program.adapter_files.formats import UNET_PREFIX, not_an_adapter
-from loba_tui.core.program.adapter_files.kohya_keys import BlockLayout
 
 _LOHA = frozenset(f"hada_w{number}_{side}" for number in "12" for side in "ab")
 _LOHA_ALL = _LOHA | {"hada_t1", "hada_t2"}

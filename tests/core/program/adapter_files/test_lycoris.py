@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from tiny_adapters import add_adapter, fresh, move_adapter
 from torch import Tensor
 
+from loba_tui.core.adapter_keys.kohya_keys import BlockLayout, from_kohya, to_kohya
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import CorruptError, NumericsError, RecipeError
 from loba_tui.core.owned_files import OwnedFolder
@@ -30,7 +31,6 @@ from loba_tui.core.program.adapter_files.adapter import (
     write_adapter,
 )
 from loba_tui.core.program.adapter_files.file import read_file
-from loba_tui.core.program.adapter_files.kohya_keys import BlockLayout, from_kohya, to_kohya
 from loba_tui.core.program.adapter_files.notes import notes_of
 from loba_tui.core.program.adapter_layers.kinds import tuner_layers
 from loba_tui.core.program.adapter_layers.strength import AdapterScale

@@ -11,14 +11,14 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.utils import convert_unet_state_dict_to_peft
 
-from loba_tui.core.associate.containers.sdxl import SDXLContainer
-from loba_tui.core.associate.model_shapes import open_shapes
-from loba_tui.core.program.adapter_files.kohya_keys import (
+from loba_tui.core.adapter_keys.kohya_keys import (
     SDXL_LAYOUT,
     BlockLayout,
     from_kohya,
     to_kohya,
 )
+from loba_tui.core.associate.containers.sdxl import SDXLContainer
+from loba_tui.core.associate.model_shapes import open_shapes
 from loba_tui.models.shapes_xl_parts import make_unet
 
 Shape = tuple[int, ...]
@@ -171,6 +171,9 @@ def test_every_layer_of_the_first_implementation_has_its_counterpart_of_the_same
         ("down_blocks.0.downsamplers.0.conv", "lora_unet_input_blocks_3_0_op"),
         ("up_blocks.0.upsamplers.0.conv", "lora_unet_output_blocks_2_2_conv"),
         ("mid_block.resnets.1.conv_shortcut", "lora_unet_middle_block_2_skip_connection"),
+        ("down_blocks.1.attentions.0.norm", "lora_unet_input_blocks_4_1_norm"),
+        ("down_blocks.0.resnets.0.norm1", "lora_unet_input_blocks_1_0_in_layers_0"),
+        ("conv_norm_out", "lora_unet_out_0"),
     ],
 )
 def test_well_known_names(module, key):
@@ -186,7 +189,6 @@ def test_the_default_layout_is_that_of_sdxl(unet):
     "name",
     [
         "text_model.encoder",
-        "down_blocks.0.resnets.0.norm1",
         "down_blocks.0.motion_modules.0.proj_in",
         "class_embedding",
     ],
@@ -200,10 +202,7 @@ def test_what_has_no_counterpart_is_a_key_error(name):
     "name",
     [
         "lora_te1_text_model_encoder_layers_0_mlp_fc1",
-        "lora_unet_down_blocks_0_attentions_0_norm",
-        "lora_unet_down_blocks_0_resnets_0_norm1",
         "lora_unet_side_blocks_0_attentions_0_proj_in",
-        "lora_unet_input_blocks_4_1_norm",
         "lora_unet_middle_block_3_proj_in",
     ],
 )

@@ -23,11 +23,14 @@ _RESNET_PARTS = MappingProxyType(
         "time_emb_proj": "emb_layers.1",
         "conv2": "out_layers.3",
         "conv_shortcut": "skip_connection",
+        "norm1": "in_layers.0",
+        "norm2": "out_layers.0",
     }
 )
 _SGM_OUTER_LAYERS = MappingProxyType(
     {
         "conv_in": "input_blocks.0.0",
+        "conv_norm_out": "out.0",
         "conv_out": "out.2",
         "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2",
@@ -47,7 +50,7 @@ _OUTER_NAMES = MappingProxyType(
 )
 # Inside a transformer block both name layers alike; these are the dots that underscores replace.
 _TRANSFORMER_TAIL = re.compile(
-    r"transformer_blocks_(?P<block>\d+)_(?:"
+    r"transformer_blocks_(?P<block>\d+)_(?:(?P<norm>norm[123])|"
     r"(?P<attention>attn[12])_(?:(?P<projection>to_[qkv])|to_out_0)|ff_net_(?P<ff>0_proj|2))"
 )
 _BLOCK = re.compile(r"(?P<side>down|up)_blocks\.(?P<block>\d+)\.(?P<rest>.+)")
@@ -184,12 +187,14 @@ def _from_block(side: str, column: int, part: int, inner: str, layout: BlockLayo
 
 
 def _attention_inner(inner: str) -> str:
-    if inner in ("proj_in", "proj_out"):
+    if inner in ("norm", "proj_in", "proj_out"):
         return inner
     match = _TRANSFORMER_TAIL.fullmatch(inner)
     if match is None:
         raise KeyError(inner)
     block = f"transformer_blocks.{match['block']}"
+    if match["norm"]:
+        return f"{block}.{match['norm']}"
     if match["ff"]:
         return f"{block}.ff.net.{match['ff'].replace('_', '.')}"
     return f"{block}.{match['attention']}.{match['projection'] or 'to_out.0'}"

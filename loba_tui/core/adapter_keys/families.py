@@ -1,0 +1,116 @@
+"""The model family that an adapter file is for, by its keys, its sizes and its metadata."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from loba_tui.core.adapter_keys.kinds import LayerKind
+
+
+@dataclass(frozen=True)
+class Family:
+    """Model family: its name, and whether its models can be used here.
+
+    Its name is empty where nothing tells.
+    """
+
+    name: str
+    is_supported: bool = True
+
+
+SD_1 = Family("SD 1.x")
+SD_2 = Family("SD 2.x")
+SD_XL = Family("SD-XL")
+REFINER = Family("SD-XL refiner", is_supported=False)
+UNKNOWN = Family("")
+
+_OTHERS = (
+    (r"double_blocks[._]\d+[._](?:img|txt)_(?:attn|mlp)[._](?:qkv|proj|norm|[02])", "FLUX"),
+    (r"single_transformer_blocks[._]|single_blocks[._]\d+[._]linear[12]", "FLUX"),
+    (r"double_blocks[._]\d+[._](?:img|txt)_", "Hunyuan Video"),
+    (r"joint_blocks[._]|transformer_blocks[._]\d+[._](?:attn2?[._])?norm1_context", "SD 3"),
+    (r"transformer_blocks[._]\d+[._](?:img|txt)_(?:mlp|mod)", "Qwen-Image"),
+    (r"transformer_blocks[._]\d+[._]attn[._]add_[qkv]_proj", "SD 3 or Qwen-Image"),
+    (r"(?:^|[._])blocks[._]\d+[._](?:self|cross)_attn[._][qkvo](?:[._]|$)", "Wan"),
+    (r"down_blocks[._]\d+[._]\d+[._]|lora_prior_unet_", "Stable Cascade"),
+    (r"context_refiner[._]|noise_refiner[._]", "Lumina or Z-Image"),
+    (r"^(?:transformer|lora_transformer)[._]", "a diffusion transformer"),
+)
+_OTHER_PATTERNS = tuple((re.compile(pattern), name) for pattern, name in _OTHERS)
+_WIDTHS = {768: SD_1, 1024: SD_2, 2048: SD_XL, 1280: REFINER}
+_FOUR_BLOCKS = ("down_blocks.0.attentions.", "down_blocks.3.", "up_blocks.2.att", "up_blocks.3.")
+_DEEP = re.compile(r"transformer_blocks\.(?:[2-9]|\d\d)")
+
+
+class _Layer(Protocol):
+    """A layer, as far as it tells a family."""
+
+    @property
+    def component(self) -> str: ...
+
+    @property
+    def module(self) -> str: ...
+
+    @property
+    def kind(self) -> LayerKind: ...
+
+
+def family_of_keys(
+    header: Mapping[str, Any], metadata: Mapping[str, str], layers: Sequence[_Layer]
+) -> Family:
+    """Return the family of a file; `layers` are those of a Stable Diffusion that it has."""
+    if not layers:
+        return _other(header) or UNKNOWN
+    unet = [layer for layer in layers if layer.component == "unet"]
+    return (
+        _by_width(unet)
+        or _by_names(layers, [layer.module for layer in unet], metadata)
+        or _said(metadata)
+        or UNKNOWN
+    )
+
+
+def _other(keys: Iterable[str]) -> Family | None:
+    few = [key[:400] for key, _ in zip(keys, range(2000), strict=False)]
+    for pattern, name in _OTHER_PATTERNS:
+        if any(pattern.search(key) for key in few):
+            return Family(name, is_supported=False)
+    return None
+
+
+def _by_width(layers: Iterable[_Layer]) -> Family | None:
+    """Return the family by the width of the text states that cross-attention reads."""
+    for layer in layers:
+        if layer.module.endswith(("attn2.to_k", "attn2.to_v")) and layer.kind.weight_shape:
+            return _WIDTHS.get(layer.kind.weight_shape[1])
+    return None
+
+
+def _by_names(
+    layers: Sequence[_Layer], modules: Sequence[str], metadata: Mapping[str, str]
+) -> Family | None:
+    if any(layer.component == "text_encoder_2" for layer in layers):
+        return SD_XL
+    if any(_DEEP.search(module) for module in modules):
+        return SD_XL
+    if any(module.startswith(_FOUR_BLOCKS) for module in modules):
+        return _said(metadata) or SD_1
+    return None
+
+
+def _said(metadata: Mapping[str, str]) -> Family | None:
+    """Return the family that metadata names."""
+    version = metadata.get("ss_base_model_version", "").lower()
+    architecture = metadata.get("modelspec.architecture", "").lower()
+    if version.startswith("sdxl") or "xl-v1-base" in architecture:
+        return SD_XL
+    if "refiner" in architecture:
+        return REFINER
+    if version.startswith("sd_v2") or "diffusion-v2" in architecture or "ss_v2" in metadata:
+        return SD_2 if metadata.get("ss_v2", "True") == "True" else SD_1
+    if version.startswith(("sd_v1", "sd_1")) or "diffusion-v1" in architecture:
+        return SD_1
+    return None
