@@ -104,10 +104,11 @@ def test_commands_are_carried_out_and_answered_by_their_name(writer: RunWriter) 
 
 
 def test_what_is_no_command_is_answered_with_a_refusal(writer: RunWriter) -> None:
-    (writer.run_dir.control.path / "00000001-ab.json").write_text('{"version":1,"command":"rm"}')
+    command = writer.run_dir.control.path / "00000001-abababab.json"
+    command.write_text('{"version":1,"command":"rm"}')
     steering_with(writer).boundary(Subject())
     (answer,) = events(writer.run_dir, "command")
-    assert answer["id"] == "00000001-ab"
+    assert answer["id"] == command.stem
     assert not answer["accepted"]
 
 
