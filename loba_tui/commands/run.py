@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from loba_tui.core.run.directory import RunDir
 
 Resume = Annotated[
-    str | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")
+    str | None,
+    typer.Option(metavar="RUN", help="Go on with a run that was stopped, or is to get more steps."),
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="Start the run and return at once.")]
 Queue = Annotated[bool, typer.Option("--queue", help="Start the run once its device is free.")]
@@ -60,6 +61,8 @@ def run(
 
     A recipe from a hub, or of a run that is not in your list of runs, is shown and asked about.
 
+    With --resume, --set gives a finished run more steps, and changes what `loba runs set` can.
+
     Example: loba run recipes/slider.yaml --set train.steps=100
     """
     from loba_tui.client.runs import start
@@ -74,9 +77,10 @@ def run(
     if resume is None:
         run_dir = _prepare(recipe, overrides or [], out_dir, agreed)
     else:
-        start.refuse_with_resume(recipe, overrides)
+        start.refuse_with_resume(recipe)
         run_dir = find_run(resume)
         ask_to_resume(run_dir, agreed)
+        extra += start.change_arguments(run_dir, overrides or [], user_plugins())
     say(f"run folder {shorten(run_dir.path)}", err=True)
     here = foreground()
     if queue:

@@ -37,11 +37,17 @@ def new_run(recipe: Recipe, parent: Path) -> RunDir:
     return run_dir
 
 
-def run_here(recipe: Recipe, run_dir: RunDir, *, resume: bool = False) -> RunDir:
-    """Run to the end, or go on from the newest checkpoint."""
+def run_here(recipe: Recipe, run_dir: RunDir, *, resume: bool = False, **changes: Any) -> RunDir:
+    """Run to the end, or go on from the newest checkpoint.
+
+    Args:
+        changes: Settings to change before it goes on, with two underscores for the dot.
+    """
     nobody_stops_it = SimpleNamespace(is_set=False)
+    changed = tuple((key.replace("__", "."), value) for key, value in changes.items())
+    start = StartOptions(resume=resume, changes=changed)
     with RunWriter.open(run_dir) as writer:
-        train(recipe, run_dir, writer, nobody_stops_it, StartOptions(resume=resume), SHIPPED)
+        train(recipe, run_dir, writer, nobody_stops_it, start, SHIPPED)
     return run_dir
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loba_tui.client.notify import watcher
+from loba_tui.client.runs import steer
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.load import dump_recipe, read_recipe_text
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run import owner
 from loba_tui.core.run.deadline import Deadline
-from loba_tui.core.run.directory import Ledger, RunDir
+from loba_tui.core.run.directory import Ledger, RunDir, checkpoint_names, checkpoint_step
 from loba_tui.core.run.queue import Queue
 
 
@@ -32,14 +35,33 @@ def extra_arguments(resume: bool, deadline: str | None) -> list[str]:
     return extra
 
 
-def refuse_with_resume(recipe: Path | None, overrides: Sequence[str] | None) -> None:
-    """Raise RecipeError where `--resume` comes with what only a new run can take."""
-    if recipe is not None or overrides:
-        what = "a recipe" if recipe is not None else "--set"
+def refuse_with_resume(recipe: Path | None) -> None:
+    """Raise RecipeError where `--resume` comes with a recipe, which only a new run can take."""
+    if recipe is not None:
         raise RecipeError(
-            f"--resume goes on with the run's own recipe.yaml, so {what} cannot be given with it.",
+            "--resume goes on with the run's own recipe.yaml, so a recipe cannot be given with it.",
             "Start a new run instead, or leave it out.",
         )
+
+
+def change_arguments(run_dir: RunDir, overrides: Sequence[str], plugins: Plugins) -> list[str]:
+    """Return the program's arguments for what is changed of a run before it goes on.
+
+    Raises:
+        RecipeError: Something cannot be changed of a run that has begun, or not to this value.
+    """
+    arguments: list[str] = []
+    for override in overrides:
+        change = steer.set_command(run_dir, override, plugins).args
+        key, value = change["key"], change["value"]
+        done = max(map(checkpoint_step, checkpoint_names(run_dir.checkpoints)), default=0)
+        if key == "train.steps" and value <= done:
+            raise RecipeError(
+                f"train.steps: {done} steps are done already, so {value} cannot be the last.",
+                "Give it more steps than that, counted from the run's first.",
+            )
+        arguments += ["--set", f"{key}={json.dumps(value)}"]
+    return arguments
 
 
 def enqueue(

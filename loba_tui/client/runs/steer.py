@@ -200,7 +200,10 @@ def resume(run_dir: RunDir, program: Sequence[str]) -> str:
         return steer(run_dir, Command("resume"))
     if liveness.state not in _RESUMABLE:
         raise RecipeError(
-            f"{run_dir.name} is {liveness.state} ({clean(liveness.reason)}): nothing to resume."
+            f"{run_dir.name} is {liveness.state} ({clean(liveness.reason)}): nothing to resume.",
+            f"More steps: loba run --resume {run_dir.name} --set train.steps=N"
+            if liveness.state == "finished"
+            else "",
         )
     launch.launch(run_dir, argv_extra=["--resume"], program=program)
     return "started again; follow it with: loba runs logs -f " + run_dir.name

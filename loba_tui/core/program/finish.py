@@ -42,9 +42,11 @@ def provenance(
     """
     changed = changes.until(step).text()
     hashes = plugin_hashes(recipe, plugins)
+    legs = changes.legs(step)
     return {
         **({keys.STEERING_KEY: changed} if changed else {}),
         **({keys.PLUGINS_KEY: json.dumps(hashes, sort_keys=True)} if hashes else {}),
+        **({keys.LEGS_KEY: json.dumps(legs)} if len(legs) > 1 else {}),
         keys.VERSION_KEY: __version__,
         keys.RECIPE_KEY: dump_recipe(portable(recipe)),
         keys.BASE_MODEL_KEY: recipe.base_model.id,

@@ -1,6 +1,6 @@
 """The program's entry: train a run directory, serve a request, or take the specification's flags.
 
-    python -m loba_tui.core.program.main --run-dir DIR [--resume]
+    python -m loba_tui.core.program.main --run-dir DIR [--resume [--set KEY=JSON]]
     python -m loba_tui.core.program.main --recipe FILE [--out_dir DIR]
     python -m loba_tui.core.program.main --request FILE
     python -m loba_tui.core.program.main --plans
@@ -31,6 +31,7 @@ from typing import Any
 import psutil
 
 from loba_tui.core.errors import ExitCode, Interrupted, LobaError, RecipeError, ResourceError
+from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.output import RecordHandler, start_log
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.plugins.loading import as_plugin_error
@@ -44,6 +45,7 @@ from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.launch import Request
 from loba_tui.core.run.start_options import StartOptions
 from loba_tui.core.run.writer import NullWriter, Records, RunWriter
+from loba_tui.core.text import clean
 from loba_tui.core.user_folders import tensors_folder
 
 logger = logging.getLogger(__name__)
@@ -107,7 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_dir = RunDir.open(arguments.run_dir)
             run_dir.require_safe()
             recipe = load_recipe(run_dir.recipe, plugins=plugins)
-            start = replace(start, resume=arguments.resume, allow_inexact=arguments.allow_inexact)
+            start = replace(
+                start,
+                resume=arguments.resume,
+                allow_inexact=arguments.allow_inexact,
+                changes=tuple(_change(each) for each in arguments.set),
+            )
         else:
             recipe, parent = _recipe_of(arguments, plugins)
             if rank == 0:  # the others are told the folder by the first process
@@ -138,6 +145,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-inexact", action="store_true", help="resume what another machine has saved"
     )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=JSON",
+        action="append",
+        default=[],
+        help="change a setting before a resumed run goes on",
+    )
     parser.add_argument("--request", metavar="FILE", help="sample or evaluate, as the file says")
     parser.add_argument(
         "--plans", action="store_true", help="answer recipes on stdin with what they come to"
@@ -164,6 +178,15 @@ def _recipe_of(arguments: argparse.Namespace, plugins: Plugins) -> tuple[Recipe,
             "Try: loba run recipes/slider.yaml",
         )
     return parse_recipe(migrate_flags(flat), origin="command line", plugins=plugins), parent
+
+
+def _change(assignment: str) -> tuple[str, Any]:
+    """Return the key and the value of a setting that is to change."""
+    key, _, text = assignment.partition("=")
+    try:
+        return key, parse_json(text)
+    except ValueError as error:
+        raise RecipeError(f"--set {clean(assignment)}: expected KEY=JSON") from error
 
 
 def _typed(flag: Flag, value: Any) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from loba_tui.core.associate.machine import dtype_name
-from loba_tui.core.errors import CorruptError, Interrupted
+from loba_tui.core.errors import CorruptError, Interrupted, RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.build import build, build_accelerator
 from loba_tui.core.program.data.open import image_progress, open_data
@@ -84,6 +86,7 @@ def train(
         _take_up_changes(settings, context)
         if start.resume:
             _restore(run, records, allow_inexact=start.allow_inexact)
+            _change(run, settings, start.changes)
         run.run(until=run.step + 1)
         preflight.compare(records)
         run.run()
@@ -175,6 +178,21 @@ def _restore(run: AdapterRun, records: Records, *, allow_inexact: bool) -> None:
     for difference in run.inexact:
         records.warn(f"this run does not go on exactly: {difference}")
     records.event("resumed", step=checkpoint.step if checkpoint is not None else 0)
+
+
+def _change(run: AdapterRun, settings: LiveSettings, changes: Iterable[tuple[str, Any]]) -> None:
+    """Change settings of a run that goes on, from its next step; it may have been finished.
+
+    Raises:
+        RecipeError: One cannot be changed, or the run has found that it needs no more steps.
+    """
+    for key, value in changes:
+        if key == "train.steps" and run.stop_reason is not None:
+            raise RecipeError(
+                f"the run has ended itself after step {run.step}: {run.stop_reason}",
+                "Begin a run of its own, without train.stop_when: adapter.init_from takes a run.",
+            )
+        settings.change(key, value, run.step)
 
 
 def _be_reproducible(device: torch.device) -> None:

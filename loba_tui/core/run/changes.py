@@ -42,9 +42,13 @@ class ChangeRecord:
     skipped: tuple[int, ...] = ()
 
     def with_change(self, change: Change) -> ChangeRecord:
-        """Return the record with one more change, after those of its step."""
-        changes = sorted((*self.changes, change), key=lambda each: each.step)
-        return replace(self, changes=tuple(changes))
+        """Return the record with one more change, after those of its step.
+
+        What was recorded of the same key for later steps goes: a run that has lost those steps goes
+        on otherwise now.
+        """
+        kept = [each for each in self.changes if each.key != change.key or each.step <= change.step]
+        return replace(self, changes=tuple(sorted((*kept, change), key=lambda each: each.step)))
 
     def with_skipped(self, step: int) -> ChangeRecord:
         """Return the record with one more step to leave out."""
@@ -56,6 +60,18 @@ class ChangeRecord:
             tuple(change for change in self.changes if change.step < step),
             tuple(skipped for skipped in self.skipped if skipped < step),
         )
+
+    def legs(self, last_step: int) -> tuple[int, ...]:
+        """Return the steps at which a run was finished, the last one included.
+
+        More than one where a finished run was given more steps.
+        """
+        ends = [
+            change.step
+            for change in self.changes
+            if change.key == "train.steps" and change.step == change.old < last_step
+        ]
+        return (*ends, last_step)
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of steering.json."""

@@ -39,6 +39,7 @@ class SolvedRun:
     step: int = 0
     inexact: list[str] = field(default_factory=list)
     ended_early: str | None = None
+    stop_reason: str | None = None
     init_from: Mapping[str, Any] | None = None
     _scale: AdapterScale | None = None
 

@@ -38,6 +38,10 @@ class AdapterRun(Steered, Protocol):
     def ended_early(self) -> str | None:
         """Why the run ended itself before its last step; None where it did not."""
 
+    @property
+    def stop_reason(self) -> str | None:
+        """Why its checks say that no more steps are needed; None where they do not."""
+
     def run(self, until: int | None = None) -> None:
         """Make the steps that are left, or those until `until` are done.
 

@@ -45,10 +45,13 @@ class Trainer:
     @property
     def ended_early(self) -> str | None:
         """Why training ended itself before its last step; None where it did not."""
+        return self.stop_reason if self.step < self._settings.steps else None
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why its checks say that no more steps are needed; None where they do not."""
         early_stop = self._parts.early_stop
-        if early_stop is None or self.step >= self._settings.steps:
-            return None
-        reason = early_stop.reason
+        reason = early_stop.reason if early_stop is not None else None
         return reason.message if reason is not None else None
 
     def run(self, until: int | None = None) -> None:
@@ -68,6 +71,8 @@ class Trainer:
                 self.step += 1
             else:
                 self._measured_step()
+            # A recorded change may give a run more steps that has just made its last one.
+            settings.repeat_changes(self.step)
             self._report_status("training")
             is_last = self.is_done
             if is_last or _is_due(self.step, settings.save_every):
