@@ -29,7 +29,7 @@ from loba_tui.core.program.training.adapter_run import AdapterRun
 from loba_tui.core.program.training.checkpoint import CheckpointStore
 from loba_tui.core.program.training.early_stop import make_early_stop
 from loba_tui.core.program.training.ema import make_average
-from loba_tui.core.program.training.initial_adapter import AdapterFile, begin_with
+from loba_tui.core.program.training.initial_adapter import InitialFile, begin_with
 from loba_tui.core.program.training.parameter_groups import build_optimizer, parameter_groups
 from loba_tui.core.program.training.run_fingerprint import RunFingerprint
 from loba_tui.core.program.training.state import TrainerParts
@@ -64,7 +64,7 @@ def build(
     accelerator: Accelerator,
     steering: Steering,
     strips: StripDrawer,
-    initial: AdapterFile | None = None,
+    initial: InitialFile | None = None,
 ) -> AdapterRun:
     """Join the recipe's choices into a run that is ready to start; steering learns its settings.
 

@@ -28,7 +28,7 @@ from loba_tui.core.program.steering.disk_wait import DiskWait
 from loba_tui.core.program.steering.live_settings import LiveSettings
 from loba_tui.core.program.steering.stop import Flag, StopRequest
 from loba_tui.core.program.training.adapter_run import AdapterRun
-from loba_tui.core.program.training.initial_adapter import AdapterFile
+from loba_tui.core.program.training.initial_adapter import InitialFile
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import RunDir, checkpoint_names
@@ -149,12 +149,12 @@ class _Preparation:
 
 def _initial_adapter(
     recipe: Recipe, context: RunContext, start: StartOptions
-) -> AdapterFile | None:
+) -> InitialFile | None:
     """Read the file that the run begins with, unless it goes on from a checkpoint."""
     goes_on = start.resume and bool(checkpoint_names(context.run_dir.checkpoints))
     if recipe.adapter.init_from is None or goes_on:
         return None
-    return AdapterFile.read(recipe.adapter.init_from)
+    return InitialFile.read(recipe.adapter.init_from)
 
 
 def _take_up_changes(settings: LiveSettings, context: RunContext) -> None:

@@ -21,34 +21,45 @@ import torch
 from peft.tuners.lora import LoraLayer as PeftLayer
 from torch import Tensor, nn
 
-from loba_tui.core.errors import NumericsError, RecipeError, RefusedError
+from loba_tui.core.errors import RecipeError, RefusedError
 from loba_tui.core.file_sources import Source, read_source
 from loba_tui.core.program.adapter_files.formats import LoraLayer
+from loba_tui.core.program.adapter_files.low_rank import nearest_layer
+from loba_tui.core.program.adapter_files.read.changes import (
+    LowRank,
+    WeightChange,
+    check_fit,
+)
+from loba_tui.core.program.adapter_files.read.read import read_adapter_file
 from loba_tui.core.program.adapter_layers.kinds import kind_of, tuner_layers
-from loba_tui.core.program.combine.merge import low_rank_layers, reduce_rank, squared_length
+from loba_tui.core.program.combine.merge import reduce_rank, squared_length
 from loba_tui.core.run.directory import adapter_named
 
 _MAX_BYTES = 32 * 2**30
 _FEW = 5
 _NO_LENGTH = 1e-6
-_HINT = "Name a LoRA or LoCon of the same architecture as base_model."
+_HINT = "Name an adapter of the same architecture as base_model."
 
 
 @dataclass(frozen=True)
-class AdapterFile:
+class InitialFile:
     """An adapter file that a run begins with, as it was read.
 
     Attributes:
         name: Its own name, or that of the run it is of; no folder.
-        layers: By the denoiser's module name.
+        family: The model family that it is for, in words.
+        changes: By the denoiser's module name.
+        others: What it holds besides and is not used: text encoders, biases, unknown tensors.
     """
 
     name: str
     sha256: str
-    layers: Mapping[str, LoraLayer]
+    family: str
+    changes: Mapping[str, WeightChange]
+    others: tuple[str, ...]
 
     @classmethod
-    def read(cls, given: str) -> AdapterFile:
+    def read(cls, given: str) -> InitialFile:
         """Read a file, or the adapter of a run's folder.
 
         Raises:
@@ -57,17 +68,21 @@ class AdapterFile:
         path = Path(given)
         try:
             source = adapter_named(path)
-            layers = low_rank_layers(source)
+            file = read_adapter_file(source)
         except RecipeError as error:
-            hint = f"Leave adapter.init_from out, or: {_HINT}"
-            raise RecipeError(f"adapter.init_from: {error.message}", hint) from error
-        for module, layer in layers.items():
-            if not (torch.isfinite(layer.down).all() and torch.isfinite(layer.up).all()):
-                raise NumericsError(
-                    f"adapter.init_from: {given}: the weights of {module} are not finite",
-                    "Name another file; nothing can be trained from this one.",
-                )
-        return cls(path.name, _sha256(source, given), layers)
+            raise RecipeError(f"adapter.init_from: {error.message}", error.hint) from error
+        changes: dict[str, WeightChange] = {}
+        others = [unused.key for unused in file.keys.unused]
+        for layer in file.layers:
+            if layer.component != "unet":
+                others.append(f"{layer.component}.{layer.module}")
+                continue
+            if layer.bias is not None:
+                others.append(f"{layer.module}.bias")
+            if layer.weight is not None:
+                _require_own_change(path.name, layer.module, layer.weight)
+                changes[layer.module] = layer.weight
+        return cls(path.name, _sha256(source, given), file.keys.family.name, changes, tuple(others))
 
 
 @dataclass(frozen=True)
@@ -77,8 +92,8 @@ class Beginning:
     Attributes:
         used: How many layers of the adapter begin with the file's.
         fresh: How many start as they always do, since the file does not have them.
-        unused: Layers of the file that the adapter does not have.
-        ranks: How many layers were brought from which rank to which.
+        unused: What the file holds and the adapter does not take.
+        ranks: How many layers were brought from which rank or kind to which rank.
         error: Length of what a lower rank loses over the length of the whole, all layers together.
     """
 
@@ -105,7 +120,7 @@ class Beginning:
 
 
 def begin_with(
-    file: AdapterFile, denoiser: nn.Module, adapter_name: str = "default"
+    file: InitialFile, denoiser: nn.Module, adapter_name: str = "default"
 ) -> dict[str, Any]:
     """Give a new adapter the weights of a file, in place; return `Beginning` as JSON.
 
@@ -119,37 +134,49 @@ def begin_with(
             "Leave it out, or take adapter.name: lora or locon.",
         )
     layers = dict(tuner_layers(denoiser, adapter_name))
-    shared = [name for name in layers if name in file.layers]
+    shared = [name for name in layers if name in file.changes]
     if not shared:
-        first = next(iter(file.layers), "nothing")
+        first = next(iter((*file.changes, *file.others)), "nothing")
         raise RecipeError(
-            f"adapter.init_from: {file.name} has none of the layers that this adapter has; it"
-            f" adapts {first}",
+            f"adapter.init_from: {file.name}, for {file.family}, has none of the layers that this"
+            f" adapter has; it adapts {first}",
             f"{_HINT} adapter.layers says which layers are trained.",
         )
     ranks: Counter[str] = Counter()
     lost = whole = 0.0
     for name in shared:
-        given, layer = file.layers[name], layers[name]
-        _require_same_shape(file.name, name, given, layer, adapter_name)
+        change, layer = file.changes[name], layers[name]
+        _require_fit(file, name, change, layer)
         rank = layer.lora_A[adapter_name].weight.shape[0]
-        if given.rank != rank:
-            ranks[f"{given.rank} to {rank}"] += 1
-        if given.rank > rank:
-            given, dropped, total = reduce_rank(given, rank)
-            lost, whole = lost + dropped, whole + total
-        else:
-            whole += squared_length(given)
+        given, dropped, total = _factors(name, change, rank)
+        before = _rank_or_kind(change)
+        if before != rank:
+            ranks[f"{before} to {rank}"] += 1
+        lost, whole = lost + dropped, whole + total
         _put(given, layer, adapter_name)
+    missed = (name for name in file.changes if name not in layers)
     return Beginning(
         file=file.name,
         sha256=file.sha256,
         used=len(shared),
         fresh=len(layers) - len(shared),
-        unused=tuple(name for name in file.layers if name not in layers),
+        unused=(*missed, *file.others),
         ranks=ranks,
         error=math.sqrt(lost / whole) if whole > 0 else 0.0,
     ).as_json()
+
+
+def _rank_or_kind(change: WeightChange) -> int | str:
+    return change.rank if isinstance(change, LowRank) and change.mid is None else change.kind
+
+
+def _factors(name: str, change: WeightChange, rank: int) -> tuple[LoraLayer, float, float]:
+    """Return a change as factors of at most a rank, the squared length they lack, and the whole."""
+    if not isinstance(change, LowRank) or change.mid is not None:
+        layer, loss = nearest_layer(name, change.dense(), rank)
+        return layer, loss.lost, loss.whole
+    layer = LoraLayer(change.down, change.up, change.alpha)
+    return reduce_rank(layer, rank) if layer.rank > rank else (layer, 0.0, squared_length(layer))
 
 
 def described(facts: Mapping[str, Any]) -> str:
@@ -157,18 +184,24 @@ def described(facts: Mapping[str, Any]) -> str:
     return json.dumps(facts, separators=(",", ":"), sort_keys=True)
 
 
-def _require_same_shape(
-    file: str, module: str, given: LoraLayer, layer: PeftLayer, adapter_name: str
-) -> None:
-    down, up = layer.lora_A[adapter_name].weight, layer.lora_B[adapter_name].weight
-    theirs = (given.down[0].numel(), given.up.shape[0])
-    ours = (down[0].numel(), up.shape[0])
-    if theirs != ours or given.up[0].numel() != given.rank:
+def _require_own_change(file: str, module: str, change: WeightChange) -> None:
+    if change.needs_base:
         raise RecipeError(
-            f"adapter.init_from: {file} is for another model: its {module} has {theirs[0]} inputs"
-            f" and {theirs[1]} outputs, and this model's {ours[0]} and {ours[1]}",
-            _HINT,
+            f"adapter.init_from: {file} has {change.kind} in {module}, whose change depends on the"
+            " base model's weights; a LoRA cannot begin with it",
+            "Name a LoRA, LoCon, LoHa or LoKr.",
         )
+
+
+def _require_fit(file: InitialFile, name: str, change: WeightChange, layer: PeftLayer) -> None:
+    try:
+        check_fit(change.size(), layer.get_base_layer().weight)
+    except ValueError as error:
+        raise RecipeError(
+            f"adapter.init_from: {file.name}, for {file.family}, is for another model: in {name}"
+            f" {error}",
+            _HINT,
+        ) from error
 
 
 def _put(given: LoraLayer, layer: PeftLayer, adapter_name: str) -> None:

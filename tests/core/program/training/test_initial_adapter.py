@@ -24,7 +24,7 @@ from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import write_adapter
 from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.kinds import tuner_layers
-from loba_tui.core.program.training.initial_adapter import AdapterFile, begin_with
+from loba_tui.core.program.training.initial_adapter import InitialFile, begin_with
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 
@@ -55,6 +55,7 @@ def model_with(folder: Path, **adapter: Any) -> ModelContainer:
 
 
 Make = Callable[..., Path]
+RAW = "as-trained.safetensors"
 
 
 @pytest.fixture
@@ -69,6 +70,8 @@ def trained(tiny_sdxl_folder: Path, tmp_path: Path) -> Make:
                 parameter.data = 0.1 * torch.randn_like(parameter)
         folder = tmp_path / "trained"
         folder.mkdir()
+        parameters = dict(container.denoiser.named_parameters())
+        save_file({n: p.detach() for n, p in parameters.items() if p.requires_grad}, folder / RAW)
         write_adapter(container.denoiser, OwnedFolder(folder))
         return folder
 
@@ -95,13 +98,14 @@ def test_the_same_rank_and_alpha_take_the_very_bits(
 ) -> None:
     folder = trained(**adapter)
     container = model_with(tiny_sdxl_folder, **adapter)
-    facts = begin_with(AdapterFile.read(str(folder / name)), container.denoiser)
-    stored = load_file(folder / "adapter.safetensors")
-    for module, layer in tuner_layers(container.denoiser, "default"):
-        down, up = weights(layer)
-        assert torch.equal(down, stored[f"unet.{module}.lora_A.weight"])
-        assert torch.equal(up, stored[f"unet.{module}.lora_B.weight"])
-    assert facts["layers"] == len(stored) // 2
+    facts = begin_with(InitialFile.read(str(folder / name)), container.denoiser)
+    trained_weights = load_file(folder / RAW)
+    # The strength that is folded into B there costs a rounding, unless it is a power of two.
+    is_rounded = "kohya" not in name and math.log2(adapter.get("alpha", 1)) % 1
+    for module, weight in trained_weights.items():
+        begun = container.denoiser.get_parameter(module).detach()
+        torch.testing.assert_close(begun, weight, rtol=2e-7 if is_rounded else 0, atol=0)
+    assert facts["layers"] == len(trained_weights) // 2
     assert (facts["fresh"], facts["unused"], facts["ranks"], facts["error"]) == (0, 0, {}, 0)
 
 
@@ -111,7 +115,7 @@ def test_another_rank_keeps_what_it_can_of_the_update(
 ) -> None:
     folder = trained(**LOCON)
     whole = model_with(tiny_sdxl_folder, **LOCON)
-    file = AdapterFile.read(str(folder / "adapter.safetensors"))
+    file = InitialFile.read(str(folder / "adapter.safetensors"))
     begin_with(file, whole.denoiser)
     container = model_with(
         tiny_sdxl_folder, **{**LOCON, "rank": rank, "alpha": alpha, "conv_rank": rank}
@@ -131,7 +135,7 @@ def test_another_rank_keeps_what_it_can_of_the_update(
     if rank == 7:
         assert facts["error"] == 0
         for name, layer in tuner_layers(container.denoiser, "default"):
-            given = file.layers[name].rank
+            given = 2 if "conv" in name or "sampler" in name or "short" in name else 4
             assert torch.equal(weights(layer)[0][given:], started[name][given:])
             assert not weights(layer)[1][:, given:].any()
     assert set(facts["ranks"]) == ({"4 to 7", "2 to 7"} if rank == 7 else {"4 to 2"})
@@ -150,7 +154,7 @@ def test_a_layer_that_the_file_leaves_at_zero_can_still_be_trained(
     save_file(tensors, path)
     for rank in (2, 4):
         container = model_with(tiny_sdxl_folder, **ATTENTION, rank=rank)
-        begin_with(AdapterFile.read(str(path)), container.denoiser)
+        begin_with(InitialFile.read(str(path)), container.denoiser)
         layer = container.denoiser.get_submodule(module.removeprefix("unet."))
         down, up = weights(layer)
         assert down.flatten(1).any(dim=1).all()
@@ -164,7 +168,7 @@ def test_what_is_not_in_the_file_starts_anew_and_what_is_not_used_is_named(
     adapter = {"name": "lora", "layers": ["cross_attention", "self_attention"]}
     container = model_with(tiny_sdxl_folder, **adapter)
     before = {n: weights(la)[0].clone() for n, la in tuner_layers(container.denoiser, "default")}
-    facts = begin_with(AdapterFile.read(str(folder / "adapter.safetensors")), container.denoiser)
+    facts = begin_with(InitialFile.read(str(folder / "adapter.safetensors")), container.denoiser)
     fresh = [name for name in before if ".attn1." in name]
     assert facts["fresh"] == len(fresh) > 0
     for name in fresh:
@@ -178,7 +182,7 @@ def test_what_is_not_in_the_file_starts_anew_and_what_is_not_used_is_named(
 def test_a_loha_file_can_be_begun_with_as_a_lora(tiny_sdxl_folder: Path, trained: Make) -> None:
     folder = trained(name="loha", rank=2, layers=["cross_attention"])
     container = model_with(tiny_sdxl_folder, **ATTENTION)
-    facts = begin_with(AdapterFile.read(str(folder / "adapter.safetensors")), container.denoiser)
+    facts = begin_with(InitialFile.read(str(folder / "adapter.safetensors")), container.denoiser)
     assert facts["layers"] > 0
     assert facts["error"] == pytest.approx(0, abs=1e-4)  # a product of two of rank 2 is of rank 4
 
@@ -194,20 +198,34 @@ def test_files_that_do_not_fit_are_refused(
     ):
         container = model_with(folder, **adapter)
         with pytest.raises(RecipeError, match=message):
-            begin_with(AdapterFile.read(str(file)), container.denoiser)
+            begin_with(InitialFile.read(str(file)), container.denoiser)
     with pytest.raises(RecipeError, match="no adapter"):
-        AdapterFile.read(str(tmp_path / "missing.safetensors"))
+        InitialFile.read(str(tmp_path / "missing.safetensors"))
     with pytest.raises(RecipeError, match="not a run folder"):
-        AdapterFile.read(str(tmp_path))
+        InitialFile.read(str(tmp_path))
     tensors = load_file(file)
-    save_file({**tensors, next(iter(tensors)): torch.full((1, 4), math.nan)}, file)
-    with pytest.raises((NumericsError, RecipeError)):
-        AdapterFile.read(str(file))
+    name, tensor = next(iter(tensors.items()))
+    save_file({**tensors, name: torch.full_like(tensor, math.nan)}, file)
+    with pytest.raises(NumericsError, match="not finite"):
+        InitialFile.read(str(file))
+
+
+def test_text_encoders_of_a_file_are_counted_and_named(
+    tiny_sdxl_folder: Path, trained: Make
+) -> None:
+    path = trained(**ATTENTION) / "adapter.kohya.safetensors"
+    encoder = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
+    more = {"lora_down.weight": torch.ones(2, 8), "lora_up.weight": torch.ones(8, 2)}
+    save_file({**load_file(path), **{f"{encoder}.{k}": v for k, v in more.items()}}, path)
+    container = model_with(tiny_sdxl_folder, **ATTENTION)
+    facts = begin_with(InitialFile.read(str(path)), container.denoiser)
+    assert facts["unused"] == 1
+    assert "self_attn.q_proj" in facts["unused_names"][0]
 
 
 def test_a_dora_file_is_refused(trained: Make) -> None:
     with pytest.raises(LobaError, match=r"adapter.init_from: .*DoRA"):
-        AdapterFile.read(str(trained(name="dora", rank=2) / "adapter.safetensors"))
+        InitialFile.read(str(trained(name="dora", rank=2) / "adapter.safetensors"))
 
 
 @pytest.mark.parametrize(
