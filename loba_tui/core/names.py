@@ -91,6 +91,21 @@ def is_repository(text: str) -> bool:
     return not repository_problem(text) and bool(_REPOSITORY.fullmatch(text))
 
 
+def file_in_repository(text: str) -> tuple[str, str] | None:
+    """Return repository and file of `owner/name:file.safetensors`; None for any other text."""
+    repository, _, file = text.partition(":")
+    if not file.lower().endswith(".safetensors") or not is_repository(repository):
+        return None
+    # What begins with two slashes is an address.
+    return None if path_problem(file) else (repository, file)
+
+
+def repository_of(model_id: str) -> str:
+    """Return the repository of a base model's id, which may name one of its files."""
+    found = file_in_repository(model_id)
+    return model_id if found is None else found[0]
+
+
 def path_problem(text: str) -> str:
     """Return what is wrong with a file's path in a repository, or ""."""
     if len(text.encode("utf-8", "replace")) > MOST_PATH_BYTES:

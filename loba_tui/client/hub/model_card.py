@@ -15,6 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from loba_tui.core.adapter_metadata import STEP_KEY, VERSION_KEY
+from loba_tui.core.names import repository_of
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.text import clean
 from loba_tui.models import BUILTIN_PREFIX
@@ -51,8 +52,9 @@ class CardFacts:
 
 
 def hub_base(model_id: str) -> str | None:
-    """Return a base model's id where it can be one of the hub."""
-    return model_id if _HUB_ID.fullmatch(model_id) else None
+    """Return a base model's repository where it can be one of the hub."""
+    repository = repository_of(model_id)
+    return repository if _HUB_ID.fullmatch(repository) else None
 
 
 def model_card(facts: CardFacts) -> str:
@@ -144,7 +146,7 @@ def _measured(facts: CardFacts) -> list[str]:
 def _usage(facts: CardFacts) -> list[str]:
     recipe = facts.recipe
     base = recipe.base_model.id
-    shown_base = base if hub_base(base) else "PATH_OF_THE_BASE_MODEL"
+    shown_base = base if hub_base(base) == base else "PATH_OF_THE_BASE_MODEL"
     low, high = _clean_range(facts.report)
     scale = high if high else low or 1.0
     load = [
@@ -184,9 +186,9 @@ def _origin(facts: CardFacts) -> list[str]:
     if base.startswith(BUILTIN_PREFIX):
         shown = f"`{_plain(base)}`, which LOBA-Trainer carries"
     elif hub_base(base):
-        shown = f"[{base}](https://huggingface.co/{base}){at}"
+        shown = f"[{base}](https://huggingface.co/{hub_base(base)}){at}"
     else:
-        shown = "a local folder"
+        shown = "a local file" if base.endswith(".safetensors") else "a local folder"
     version = _plain(facts.metadata.get(VERSION_KEY, ""))
     step = _plain(facts.metadata.get(STEP_KEY, str(recipe.train.steps)))
     return [

@@ -22,8 +22,9 @@ from loba_tui.client.recipes import strangers
 from loba_tui.core.associate.caches.transfer.hub_client import hub_api
 from loba_tui.core.associate.caches.transfer.hub_errors import UNREACHABLE
 from loba_tui.core.errors import RefusedError
-from loba_tui.core.names import check_repository, check_revision
+from loba_tui.core.names import check_repository, check_revision, repository_of
 from loba_tui.core.plugins import Plugins
+from loba_tui.core.recipe.data_paths import portable_model_id
 from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.text import clean
@@ -139,8 +140,8 @@ def _notes(base_model: str, license_id: str | None) -> Iterator[str]:
         yield "no licence is given; --license names one, such as openrail++"
     if hub_base(base_model) is None and not base_model.startswith(BUILTIN_PREFIX):
         yield (
-            f"the recipe and the adapter name {clean(base_model)}, a folder of this machine;"
-            " others cannot load it"
+            f"the recipe and the adapter name {clean(portable_model_id(base_model))}, which is on"
+            " this machine; others cannot load it"
         )
 
 
@@ -191,7 +192,7 @@ def _license_of(api: HfApi, base_model: str) -> str | None:
     if hub_base(base_model) is None:
         return None
     try:
-        data = api.model_info(base_model).card_data
+        data = api.model_info(repository_of(base_model)).card_data
     except UNREACHABLE:  # what the hub answers is among them
         return None
     found = data.get("license") if data is not None else None

@@ -132,7 +132,23 @@ def fingerprint(recipe: Recipe, plugins: Plugins) -> str:
     for name in _CONFIGURATIONS:
         with suppress(OSError):
             parts.append(f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}")
+    # Of a file and of what a recipe names beside it: whatever changes them changes their times.
+    for named in (model, recipe.base_model.vae, recipe.base_model.config):
+        if named is not None:
+            with suppress(OSError, RuntimeError):
+                parts += [_facts(path) for path in _files_at(Path(named).expanduser())]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _files_at(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [path / name for name in (*_CONFIGURATIONS, "config.json")]
+
+
+def _facts(path: Path) -> str:
+    if not path.exists():
+        return ""
+    facts = path.stat()
+    return f"{path.name} {facts.st_size} {facts.st_mtime_ns}"
 
 
 def ask(action: Literal["plan", "data"], recipe: Recipe, here: Foreground) -> dict[str, Any]:

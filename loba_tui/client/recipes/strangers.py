@@ -22,7 +22,7 @@ from typing import Any
 
 from loba_tui.core.adapter_metadata import RECIPE_KEY
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.names import is_repository
+from loba_tui.core.names import is_repository, repository_of
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.checks.choices import chosen_drop_ins
 from loba_tui.core.recipe.data_paths import paths_of, with_absolute_paths
@@ -117,12 +117,17 @@ def touched(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Yield what a recipe would use of this machine and of the hub, for reading."""
     model = recipe.base_model
     where = "comes with this program"
-    if _is_hub_id(model.id):
+    if _is_hub_id(repository_of(model.id)):
         revision = model.revision or "main"
         where = f"revision {revision} of the hub, fetched with your login where you have one"
     elif not model.id.startswith(BUILTIN_PREFIX):
-        where = f"the folder {_real(Path(model.id))}"
+        where = f"the files at {_real(Path(model.id))}"
     yield "base model", f"{model.id}: {where}"
+    if model.vae is not None:
+        yield "vae", str(_real(Path(model.vae)))
+    if model.config is not None:
+        of_hub = _is_hub_id(model.config)
+        yield "config", f"{model.config} of the hub" if of_hub else str(_real(Path(model.config)))
     for source in recipe.data.sources if recipe.data is not None else ():
         for label, path in (("images", source.path), ("masks", source.masks)):
             if path is not None:
@@ -172,9 +177,13 @@ def is_own(run_dir: RunDir, ledger: Ledger) -> bool:
 
 def _paths_of(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Yield every path in a recipe with its key."""
-    model = recipe.base_model.id
-    if not model.startswith(BUILTIN_PREFIX) and not _is_hub_id(model):
-        yield ("base_model", "id"), model
+    model = recipe.base_model
+    if not model.id.startswith(BUILTIN_PREFIX) and not _is_hub_id(repository_of(model.id)):
+        yield ("base_model", "id"), model.id
+    if model.vae is not None:
+        yield ("base_model", "vae"), model.vae
+    if model.config is not None and not _is_hub_id(model.config):
+        yield ("base_model", "config"), model.config
     yield from paths_of(recipe)
 
 

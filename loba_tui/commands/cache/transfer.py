@@ -15,7 +15,7 @@ from loba_tui.core.output import beneath
 
 
 def cache_pull(
-    target: Annotated[str, typer.Argument(metavar="ID[@REVISION]", show_default=False)],
+    target: Annotated[str, typer.Argument(metavar="ID[:FILE][@REVISION]", show_default=False)],
     variant: Annotated[
         str | None, typer.Option(help="Weights of a pipeline, such as fp16.")
     ] = None,
@@ -33,7 +33,7 @@ def cache_pull(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Fetch a model: only what a diffusers pipeline needs, safetensors only.
+    """Fetch a model: only what a diffusers pipeline needs, or one file, safetensors only.
 
     A pull that broke goes on where it was when it is started again, be it in the middle of a file.
 

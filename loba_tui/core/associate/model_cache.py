@@ -42,6 +42,7 @@ from loba_tui.core.associate.containers.registry import make_container
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.associate.sources.hub_snapshot import OnFetch
 from loba_tui.core.associate.sources.locate import ModelSource, locate
+from loba_tui.core.associate.sources.overrides import NO_OVERRIDES, Overrides
 from loba_tui.core.associate.sources.weights import weights_bytes
 from loba_tui.core.errors import RecipeError, ResourceError
 from loba_tui.core.text import did_you_mean
@@ -79,7 +80,7 @@ class ModelCache:
         self._on_fetch = on_fetch
         self._memory = MemoryCache()
         self._loaded: dict[str, LoadedAs] = {}
-        self._located: dict[tuple[str, str | None, str | None], ModelSource] = {}
+        self._located: dict[tuple[str, str | None, str | None, Overrides], ModelSource] = {}
         self._budget = Budget(self._memory, self.device, max_bytes, self._forget)
 
     def load(
@@ -87,6 +88,7 @@ class ModelCache:
         model_id: str,
         revision: str | None = None,
         variant: str | None = None,
+        overrides: Overrides = NO_OVERRIDES,
         *,
         to_device: bool = True,
         leave_out: Collection[str] = (),
@@ -94,9 +96,10 @@ class ModelCache:
         """Return the pipeline of a model, loading it unless it is resident.
 
         Args:
-            model_id: builtin:NAME, a diffusers folder, or a hub id.
+            model_id: builtin:NAME, a diffusers folder, a .safetensors checkpoint, or a hub id.
             revision: Hub branch, tag or commit.
             variant: Weight variant, such as fp16.
+            overrides: What the model has otherwise than it says itself.
             to_device: Move it to the cache's device; False leaves it on the CPU for offloading.
             leave_out: Components that need not be there yet; `onload` brings them.
 
@@ -104,19 +107,19 @@ class ModelCache:
             RecipeError: There is no such model, or it is resident as another revision or variant.
             ResourceError: It does not fit into the budget beside what is in use.
         """
-        asked = (revision, variant)
+        asked = (revision, variant, overrides)
         pipeline = self._memory.get(model_id)
         if pipeline is not None:
             loaded = self._loaded.get(model_id)
             if loaded is not None and loaded.asked != asked:
                 raise RecipeError(
-                    f"{model_id} is loaded already, of another revision or variant.",
+                    f"{model_id} is loaded already, of another revision, variant or VAE.",
                     f"Call unload({model_id!r}) first.",
                 )
             if missing := set(self.left_out(model_id)) - set(leave_out):
                 self.onload(model_id, *missing)
             return pipeline
-        source = self.locate(model_id, revision, variant)
+        source = self.locate(model_id, revision, variant, overrides)
         names = component_names(source)
         shared = self._shared(source, variant, [each for each in names if each not in leave_out])
         wanted = [name for name in names if name not in leave_out and name not in shared]
@@ -138,10 +141,14 @@ class ModelCache:
         return pipeline
 
     def locate(
-        self, model_id: str, revision: str | None = None, variant: str | None = None
+        self,
+        model_id: str,
+        revision: str | None = None,
+        variant: str | None = None,
+        overrides: Overrides = NO_OVERRIDES,
     ) -> ModelSource:
         """Return where a model's files lie, fetching them if need be; the hub is asked once."""
-        asked = (model_id, revision, variant)
+        asked = (model_id, revision, variant, overrides)
         if asked not in self._located:
             self._located[asked] = locate(*asked, on_fetch=self._on_fetch)
         return self._located[asked]
@@ -176,14 +183,11 @@ class ModelCache:
     def unload(self, model_id: str, *components: str) -> bool:
         """Let a pipeline, or some of its components, go and free their memory.
 
-        What another pipeline holds too stays until that one goes.
-
         Args:
             components: Which; without any, the whole pipeline. `onload` brings them back.
 
         Returns:
-            Whether the memory was freed. False where the model was not resident, or where a caller
-            still holds it; then its weights are moved off the accelerator at least.
+            Whether the memory was freed; what a caller still holds is off the accelerator at least.
 
         Raises:
             RecipeError: The model has no such component, or it is not in memory.
@@ -271,15 +275,15 @@ class ModelCache:
         model_id: str,
         revision: str | None = None,
         variant: str | None = None,
+        overrides: Overrides = NO_OVERRIDES,
         *,
         to_device: bool = True,
         leave_out: Collection[str] = (),
     ) -> ModelContainer:
-        """Return the container of a model's pipeline, loading it as `load` does.
-
-        It has components brought back that were unloaded or offloaded and that it needs.
-        """
-        pipeline = self.load(model_id, revision, variant, to_device=to_device, leave_out=leave_out)
+        """Return a model's container, which brings components back; loads as `load` does."""
+        pipeline = self.load(
+            model_id, revision, variant, overrides, to_device=to_device, leave_out=leave_out
+        )
         source = self.source(model_id)
         container = make_container(pipeline, model_id, source.revision if source else None)
         container.memory = Components(weakref.ref(self), model_id, weakref.ref(pipeline))

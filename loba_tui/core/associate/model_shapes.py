@@ -3,41 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import resources
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, Literal
 from zlib import crc32
 
 import diffusers
 import torch
-import transformers
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.containers.configured import (
+    component_class,
+    configured_network,
+    configured_scheduler,
+)
+from loba_tui.core.associate.containers.fitness import check_networks
+from loba_tui.core.associate.containers.loading import set_schedule, vae_configuration
+from loba_tui.core.associate.containers.one_file import check_stored
 from loba_tui.core.associate.containers.registry import check_supported, make_container
 from loba_tui.core.associate.pipeline_files import INDEX_NAME
-from loba_tui.core.associate.sources.locate import ModelSource, locate, read_index, without_unused
+from loba_tui.core.associate.sources.locate import (
+    ModelSource,
+    locate,
+    read_index,
+    with_overrides,
+    without_unused,
+)
+from loba_tui.core.associate.sources.one_file import given_folder
+from loba_tui.core.associate.sources.overrides import NO_OVERRIDES, Overrides
+from loba_tui.core.associate.sources.shipped import folder_of_family, shipped_folder
+from loba_tui.core.associate.sources.weights import component_folder
 from loba_tui.core.errors import CorruptError
-from loba_tui.core.foreign_json import parse_json
+from loba_tui.core.names import file_in_repository
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.models import BUILTIN_PREFIX
-
-_ASSUMED = "stabilityai/stable-diffusion-xl-base-1.0"
-"""Stands in for models that are not known."""
-KNOWN = MappingProxyType(
-    {
-        _ASSUMED: "stable-diffusion-xl-base-1.0",
-        # One architecture, under its present and its former addresses.
-        "stable-diffusion-v1-5/stable-diffusion-v1-5": "stable-diffusion-v1-5",
-        "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5",
-        "CompVis/stable-diffusion-v1-4": "stable-diffusion-v1-5",
-    }
-)
-"""Hub ids whose configurations the package carries, each with its folder."""
 
 Origin = Literal["local", "cached", "shipped", "assumed"]
 
@@ -70,32 +73,45 @@ class ModelShapes:
         _encode_nothing(self.container)
 
 
-def open_shapes(model_id: str, revision: str | None, dtype: torch.dtype) -> ModelShapes:
+def open_shapes(
+    model_id: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    overrides: Overrides = NO_OVERRIDES,
+) -> ModelShapes:
     """Return a model's shapes from its own configuration, or from the one that is shipped.
 
+    Of a checkpoint in one file the header is read, and has to have those shapes.
+
     Raises:
-        RecipeError: There is no such model, or no container speaks for its family.
+        RecipeError: There is no such model, or it is none that can be trained here.
         CorruptError: Its configuration cannot be read.
     """
-    folder, origin = find_configuration(model_id, revision)
-    source = ModelSource(model_id, "local", folder)
+    source, origin = find_configuration(model_id, revision, overrides)
     index = read_index(source)
     check_supported(index["_class_name"], model_id)
+    check_networks(source, index)
     try:
-        pipeline = _pipeline(folder, index, dtype)
+        pipeline = _pipeline(source, index, dtype)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptError(
             f"{model_id}: its configuration cannot be read ({type(error).__name__}: {error}).",
             "Fetch or save the model again.",
         ) from error
+    set_schedule(pipeline, source)
     container = make_container(pipeline, model_id)
     _encode_nothing(container)
-    return ModelShapes(container, origin, folder)
+    shapes = ModelShapes(container, origin, source.folder)
+    if source.file is not None:
+        own = {k: v for k, v in shapes.modules().items() if k != "vae" or source.vae is None}
+        check_stored(source.file, own, source.id)
+    return shapes
 
 
 def shapes_of(recipe: Recipe) -> ModelShapes:
     """Return the shapes of a recipe's model in float32."""
-    return open_shapes(recipe.base_model.id, recipe.base_model.revision, torch.float32)
+    settings = recipe.base_model
+    return open_shapes(settings.id, settings.revision, torch.float32, Overrides.of(settings))
 
 
 def _encode_nothing(container: ModelContainer) -> None:
@@ -104,28 +120,53 @@ def _encode_nothing(container: ModelContainer) -> None:
         container.adopt_empty(container.zero_embeds())
 
 
-def find_configuration(model_id: str, revision: str | None) -> tuple[Path, Origin]:
-    """Return the folder of a model's configuration, without asking the network."""
+def find_configuration(
+    model_id: str, revision: str | None, overrides: Overrides = NO_OVERRIDES
+) -> tuple[ModelSource, Origin]:
+    """Return a model with the folder of its configuration, without asking the network for it.
+
+    Only for a `base_model.config` on the hub that is not in the cache the hub is asked.
+    """
     if model_id.startswith(BUILTIN_PREFIX) or Path(model_id).expanduser().exists():
-        return locate(model_id, revision).folder, "local"
+        return locate(model_id, revision, overrides=overrides), "local"
+    in_repository = file_in_repository(model_id)
+    if in_repository is not None:
+        cached = try_to_load_from_cache(*in_repository, revision=revision)
+        if isinstance(cached, str):
+            return locate(cached, overrides=overrides), "cached"
+        return _known_by(model_id, overrides)
     try:
         cached = try_to_load_from_cache(model_id, INDEX_NAME, revision=revision)
     except HFValidationError:  # not the shape of a hub id: it is a path that is not there
-        return locate(model_id, revision).folder, "local"
+        return locate(model_id, revision, overrides=overrides), "local"
     if isinstance(cached, str) and (Path(cached).parent / "unet" / "config.json").is_file():
-        return Path(cached).parent, "cached"
-    folder = KNOWN.get(model_id, KNOWN[_ASSUMED])
-    root = resources.files("loba_tui.models") / "configs" / folder
-    return Path(str(root)), "shipped" if model_id in KNOWN else "assumed"
+        return with_overrides(
+            ModelSource(model_id, "hub", Path(cached).parent), overrides
+        ), "cached"
+    return _known_by(model_id, overrides)
 
 
-def _pipeline(folder: Path, index: dict[str, Any], dtype: torch.dtype) -> Any:
+def _known_by(model_id: str, overrides: Overrides) -> tuple[ModelSource, Origin]:
+    """Return a model that is not here by the configuration that the package has for it."""
+    shipped = shipped_folder(overrides.config or model_id)
+    folder = shipped or folder_of_family("sdxl", None)
+    if overrides.config is not None:
+        folder = given_folder(overrides.config)
+        overrides = replace(overrides, config=None)
+    source = with_overrides(ModelSource(model_id, "hub", folder), overrides)
+    return source, "shipped" if shipped else "assumed"
+
+
+def _pipeline(source: ModelSource, index: dict[str, Any], dtype: torch.dtype) -> Any:
     """Return the pipeline of a model_index.json, every network on the meta device."""
     parts: dict[str, Any] = {}
     for name, value in index.items():
         if isinstance(value, list) and value:
             library, class_name = value
-            parts[name] = _component(folder / name, library, class_name, dtype)
+            folder = component_folder(source, name)
+            if name == "vae" and source.vae is not None and source.vae.is_file():
+                folder = vae_configuration(source, index)
+            parts[name] = _component(folder, library, class_name, dtype)
         elif not name.startswith("_"):
             parts[name] = value
     parts |= without_unused(index)
@@ -158,19 +199,15 @@ class _Tokenizer:
 def _component(folder: Path, library: str | None, class_name: str, dtype: torch.dtype) -> Any:
     if library is None or class_name.startswith(("CLIPTokenizer", "T5Tokenizer")):
         return None
-    kind = getattr(diffusers if library == "diffusers" else transformers, class_name)
+    kind = component_class(library, class_name)
     if issubclass(kind, nn.Module):
-        config = parse_json((folder / "config.json").read_text("utf-8"))
         with torch.device("meta"):
-            if library == "diffusers":
-                module = kind.from_config(config)
-            else:
-                module = kind(kind.config_class(**config))
+            module = configured_network(folder, library, class_name)
         # Of nn.Module: diffusers' own `to` warns about modules that stay in float32.
         nn.Module.to(module, dtype)
         return module.eval().requires_grad_(False)
     if issubclass(kind, diffusers.SchedulerMixin):
-        return kind.from_config(parse_json((folder / "scheduler_config.json").read_text("utf-8")))
+        return configured_scheduler(folder, library, class_name)
     return None
 
 

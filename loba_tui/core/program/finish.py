@@ -23,7 +23,7 @@ from loba_tui.core.program.open_model import OpenModel
 from loba_tui.core.program.sampling.run_strips import StripDrawer, go_on_or_stop
 from loba_tui.core.program.training.adapter_run import AdapterRun
 from loba_tui.core.program.training.initial_adapter import described
-from loba_tui.core.recipe.data_paths import portable
+from loba_tui.core.recipe.data_paths import portable, portable_model_id
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.changes import ChangeRecord
@@ -49,7 +49,7 @@ def provenance(
         **({keys.LEGS_KEY: json.dumps(legs)} if len(legs) > 1 else {}),
         keys.VERSION_KEY: __version__,
         keys.RECIPE_KEY: dump_recipe(portable(recipe)),
-        keys.BASE_MODEL_KEY: recipe.base_model.id,
+        keys.BASE_MODEL_KEY: portable_model_id(recipe.base_model.id),
         keys.BASE_REVISION_KEY: container.revision or "",
         keys.METHOD_KEY: recipe.method.name,
         keys.STEP_KEY: str(step),

@@ -27,6 +27,7 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.loading import component_names
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.associate.sources.locate import ModelSource
+from loba_tui.core.associate.sources.overrides import Overrides
 from loba_tui.core.errors import RecipeError, ResourceError
 from loba_tui.core.recipe.schema import BaseModelSection
 
@@ -64,6 +65,7 @@ class PipelineWrapper:
             settings.id,
             settings.revision,
             settings.variant,
+            Overrides.of(settings),
             to_device=settings.offload == "none",
             leave_out=() if with_text_encoders else self._parts(_TEXT_ENCODERS),
         )
@@ -112,7 +114,9 @@ class PipelineWrapper:
 
     def _source(self) -> ModelSource:
         settings = self.settings
-        return self.cache.locate(settings.id, settings.revision, settings.variant)
+        return self.cache.locate(
+            settings.id, settings.revision, settings.variant, Overrides.of(settings)
+        )
 
     def _parts(self, beginnings: tuple[str, ...]) -> list[str]:
         """Return the model's components whose names begin with one of these."""

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from loba_tui.core.names import file_in_repository, is_repository
 from loba_tui.core.recipe.data_schema import DataSection
-from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.schema import BaseModelSection, Recipe
 from loba_tui.core.recipe.tree import Node
 from loba_tui.models import BUILTIN_PREFIX
 
@@ -33,14 +34,31 @@ def with_absolute_paths(recipe: Recipe, tree: Node, file: Path, *, origin: str) 
 def portable(recipe: Recipe) -> Recipe:
     """Return the recipe as an adapter carries it.
 
-    Of paths only the last names are left: nobody needs to be told the rest. And how images are
-    read and kept is left out, as it changes no bit of the adapter.
+    Of paths only the last names are left, those of a model's files too: nobody needs to be told
+    the rest. And how images are read and kept is left out, as it changes no bit of the adapter.
     """
+    recipe = recipe.model_copy(update={"base_model": _portable_model(recipe.base_model)})
     if recipe.data is not None:
         plain = {name: DataSection.model_fields[name].default for name in ("workers", "cache")}
         data = recipe.data.model_copy(update=plain)
         recipe = recipe.model_copy(update={"data": data})
     return _with_paths(recipe, lambda key, path: Path(path).name)
+
+
+def portable_model_id(model_id: str) -> str:
+    """Return a base model's id without the folders above a file of this machine."""
+    is_file = model_id.lower().endswith(".safetensors") and file_in_repository(model_id) is None
+    return Path(model_id).name if is_file else model_id
+
+
+def _portable_model(model: BaseModelSection) -> BaseModelSection:
+    named = {"vae": model.vae, "config": model.config}
+    names = {
+        key: path if key == "config" and is_repository(path) else Path(path).name
+        for key, path in named.items()
+        if path is not None
+    }
+    return model.model_copy(update={"id": portable_model_id(model.id), **names})
 
 
 def paths_of(recipe: Recipe) -> Iterator[tuple[Key, str]]:

@@ -43,9 +43,24 @@ class Choice(BaseModel):
 class BaseModelSection(Section):
     """Which pipeline is operated on, and how it is held in memory."""
 
-    id: NonEmptyStr = Field(description="builtin:NAME, a local diffusers folder, or a hub id")
+    id: NonEmptyStr = Field(
+        description="builtin:NAME, a diffusers folder, a .safetensors checkpoint, a hub id,"
+        " or hub-id:file.safetensors"
+    )
     revision: str | None = Field(None, description="hub branch, tag or commit; pinned at load")
     variant: str | None = Field(None, description="weight variant of the repository, such as fp16")
+    vae: NonEmptyStr | None = Field(
+        None, description="another VAE: a diffusers folder or a .safetensors file"
+    )
+    config: NonEmptyStr | None = Field(
+        None, description="diffusers folder or hub id whose configuration a one-file model has"
+    )
+    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
+        None, description="what the model predicts; null takes what it says of itself"
+    )
+    zero_snr: bool | None = Field(
+        None, description="whether the last timestep is pure noise; null: as the model says"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = Field("auto", description="auto, cpu, mps, cuda, cuda:N, or cuda:122")
     attention: Literal["auto", "sdpa", "xformers", "flash", "math"] = "auto"

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from safetensors import SafetensorError
 from torch import nn
 
+from loba_tui.core.associate.containers.configured import configured_scheduler, read_config
+from loba_tui.core.associate.containers.fitness import check_files, check_networks, variant_there
+from loba_tui.core.associate.containers.one_file import StoredNetwork, network_in, vae_in
 from loba_tui.core.associate.containers.registry import check_supported
-from loba_tui.core.associate.pipeline_files import check_shards, used_names
-from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, check_safetensors, refuse_pickle
+from loba_tui.core.associate.containers.tokenizers import (
+    VOCABULARY_SIZE,
+    check_tokenizer,
+    open_tokenizer,
+)
+from loba_tui.core.associate.one_file.header import inspect
+from loba_tui.core.associate.pipeline_files import used_names
 from loba_tui.core.associate.sources.locate import ModelSource, read_index, without_unused
-from loba_tui.core.errors import CorruptError, RecipeError
-from loba_tui.core.names import check_variant
+from loba_tui.core.associate.sources.overrides import AS_IT_IS
+from loba_tui.core.associate.sources.shipped import folder_of_family
+from loba_tui.core.errors import CorruptError
 
 _MOST_TOKENS = 1_000_000
 
@@ -40,28 +51,30 @@ def load_pipeline(
     """
     index = read_index(source)
     check_supported(index["_class_name"], source.id)
-    components = component_names(source)
-    given = given or {}
-    components = [name for name in components if name not in given]
-    _check_weights(source, components)
-    with quiet_progress():
-        try:
+    check_networks(source, index)
+    given = dict(given or {})
+    components = [name for name in component_names(source) if name not in given]
+    if source.file is not None:
+        pipeline = _from_file(source, index, given, components, dtype)
+    else:
+        own = [name for name in components if name != "vae" or source.vae is None]
+        check_files(source, own)
+        variant = variant_there(source, own, variant)
+        if source.vae is not None and "vae" in components:
+            given["vae"] = _another_vae(source, index, dtype)
+        with _explained(source), quiet_progress():
             # The dtype is given always: without it text encoders keep the file's and the rest
             # becomes float32, which do not run together.
             pipeline = DiffusionPipeline.from_pretrained(
                 source.folder,
                 dtype=dtype,
-                variant=_variant_there(source, components, variant),
+                variant=variant,
                 use_safetensors=True,
                 local_files_only=True,
                 **without_unused(index),
                 **given,
             )
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            raise CorruptError(
-                f"{source.id} cannot be loaded: {_first_line(error)}",
-                "Fetch or save the model again; all its files have to be of one version.",
-            ) from error
+    set_schedule(pipeline, source)
     pipeline.set_progress_bar_config(disable=True)
     for name, component in pipeline.components.items():
         if isinstance(component, nn.Module) and name not in given:
@@ -109,42 +122,105 @@ def quiet_progress() -> Iterator[None]:
             module.enable_progress_bar()
 
 
-def _check_weights(source: ModelSource, components: list[str]) -> None:
-    """Check that components are there, their weights' headers, and that none has pickles only."""
-    for component in components:
-        folder = source.folder / component
-        if not folder.is_dir():
-            # diffusers would make a tokenizer of nothing, which takes prompts of any length.
-            raise CorruptError(
-                f"{source.id}: its {component} is missing.", "Fetch or save the model again."
-            )
-        check_shards(folder)
-        weights = sorted(folder.glob("*.safetensors"))
-        try:
-            for path in weights:
-                check_safetensors(path)
-        except OSError as error:
-            raise CorruptError(
-                f"{source.id}: {component}/{path.name} cannot be read: {error.strerror or error}.",
-                "Fetch or save the model again.",
-            ) from error
-        if not weights:
-            for path in sorted(p for p in folder.glob("*") if p.suffix in PICKLE_SUFFIXES):
-                refuse_pickle(path)
-
-
-def _variant_there(source: ModelSource, components: list[str], variant: str | None) -> str | None:
-    """Return the variant to ask diffusers for, or say that no component has it."""
-    if variant is None:
-        return None
-    check_variant(variant)
-    names = [p.name for c in components for p in (source.folder / c).glob("*.safetensors")]
-    if not any(f".{variant}" in name for name in names):
-        raise RecipeError(
-            f"base_model.variant: {source.id} has no {variant} weights.",
-            "Leave variant out; dtype alone decides what the weights become.",
+def _from_file(
+    source: ModelSource,
+    index: Mapping[str, Any],
+    given: Mapping[str, nn.Module | None],
+    components: Collection[str],
+    dtype: torch.dtype,
+) -> DiffusionPipeline:
+    """Return the pipeline of a checkpoint in one file; all of it is checked before it is read."""
+    assert source.file is not None
+    checkpoint = inspect(source.file, shown=source.id)
+    stored: dict[str, StoredNetwork] = {}
+    parts: dict[str, Any] = dict.fromkeys(name for name in index if not name.startswith("_"))
+    parts |= {name: index[name] for name in parts if not isinstance(index[name], list)}
+    for name in components:
+        library, class_name = index[name]
+        if name == "vae" and source.vae is not None:
+            parts[name] = _another_vae(source, index, dtype)
+        elif name.startswith("tokenizer"):
+            parts[name] = _tokenizer_of(source, name)
+        elif name == "scheduler":
+            with _explained(source):
+                parts[name] = configured_scheduler(source.folder / name, library, class_name)
+        else:
+            folder = source.folder / name
+            stored[name] = network_in(checkpoint, name, folder, library, class_name)
+    parts |= {name: network.load(dtype) for name, network in stored.items()}
+    with _explained(source), quiet_progress():
+        pipeline: DiffusionPipeline = getattr(diffusers, index["_class_name"])(
+            **{**parts, **without_unused(index), **given}
         )
-    return variant
+    return pipeline
+
+
+def _tokenizer_of(source: ModelSource, name: str) -> Any:
+    """Return a one-file model's tokenizer, which has to be the one of its text encoder."""
+    encoder = name.replace("tokenizer", "text_encoder")
+    with _explained(source):
+        config = read_config(source.folder / encoder / "config.json")
+        tokenizer = open_tokenizer(source.folder / name)
+        check_tokenizer(
+            tokenizer,
+            vocabulary=config.get("vocab_size", VOCABULARY_SIZE),
+            positions=config.get("max_position_embeddings", 77),
+            what=f"{source.id}: its {name}",
+        )
+    return tokenizer
+
+
+def _another_vae(source: ModelSource, index: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
+    """Return the VAE that the recipe names in place of the model's own."""
+    assert source.vae is not None
+    if source.vae.is_file():
+        return vae_in(source.vae, vae_configuration(source, index)).load(dtype)
+    check_files(source, ["vae"])
+    variant = variant_there(source, ["vae"], None)
+    with _explained(source), quiet_progress():
+        vae: nn.Module = AutoencoderKL.from_pretrained(
+            source.vae,
+            torch_dtype=dtype,
+            variant=variant,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    return vae.eval().requires_grad_(False)
+
+
+def vae_configuration(source: ModelSource, index: Mapping[str, Any]) -> Path:
+    """Return the folder of the configuration that a VAE in a file is read by."""
+    own = source.folder / "vae"
+    if (own / "config.json").is_file():
+        with suppress(OSError, ValueError):
+            if read_config(own / "config.json").get("_class_name") == "AutoencoderKL":
+                return own
+    is_sdxl = index["_class_name"] == "StableDiffusionXLPipeline"
+    return folder_of_family("sdxl" if is_sdxl else "sd1", None) / "vae"
+
+
+def set_schedule(pipeline: DiffusionPipeline, source: ModelSource) -> None:
+    """Give a pipeline the noise schedule that the recipe or the file asks for."""
+    scheduler = pipeline.scheduler
+    if scheduler is None or source.schedule == AS_IT_IS:
+        return
+    config = source.schedule.applied(dict(scheduler.config))
+    kind = type(scheduler)
+    if source.schedule.zero_snr and "rescale_betas_zero_snr" not in scheduler.config:
+        kind = diffusers.EulerDiscreteScheduler  # one that can, with the same betas
+    pipeline.register_modules(scheduler=kind.from_config(config))
+
+
+@contextmanager
+def _explained(source: ModelSource) -> Iterator[None]:
+    """Say of what the libraries raise that the model cannot be loaded."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise CorruptError(
+            f"{source.id} cannot be loaded: {_first_line(error)}",
+            "Fetch or save the model again; all its files have to be of one version.",
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

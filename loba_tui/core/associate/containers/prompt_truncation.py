@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
+from loba_tui.core.associate.containers.tokenizers import has_tokenizer, open_tokenizer
 from loba_tui.core.text import clean
 
 _MOST_NAMED, _MOST_CHARACTERS = 3, 60
@@ -44,8 +43,8 @@ def describe_truncation(tails: Mapping[str, str], most: int) -> str:
 def tokenizer_of(folder: Path) -> Any | None:
     """Return the tokenizer in a diffusers folder, without its model; None where it has none."""
     for name in _TOKENIZERS:
-        if (folder / name / "tokenizer_config.json").is_file():
-            return AutoTokenizer.from_pretrained(folder / name, local_files_only=True)
+        if has_tokenizer(folder / name):
+            return open_tokenizer(folder / name)
     return None
 
 

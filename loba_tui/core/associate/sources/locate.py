@@ -1,18 +1,26 @@
-"""Where a model's files lie: built into the package, in a local folder, or on the hub."""
+"""Where a model's files lie: built into the package, in a folder or a file, or on the hub."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from loba_tui.core import names
+from loba_tui.core.associate.one_file.header import inspect
 from loba_tui.core.associate.pipeline_files import INDEX_NAME, MAX_INDEX_BYTES, UNUSED_COMPONENTS
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
-from loba_tui.core.associate.sources.hub_snapshot import OnFetch, fetch_snapshot
+from loba_tui.core.associate.sources import one_file
+from loba_tui.core.associate.sources.hub_snapshot import OnFetch, fetch_file, fetch_snapshot
+from loba_tui.core.associate.sources.overrides import (
+    AS_IT_IS,
+    NO_OVERRIDES,
+    Overrides,
+    ScheduleChange,
+)
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
 from loba_tui.core.file_sources import read_source
 from loba_tui.core.foreign_json import parse_json
@@ -31,14 +39,20 @@ class ModelSource:
     """A model's files on this machine.
 
     Attributes:
-        folder: A diffusers folder, complete.
+        folder: A diffusers folder, complete; where there is a file, one with configurations.
         revision: Commit hash on the hub; None for the other kinds.
+        file: A checkpoint that holds all weights; None where they lie in the folder.
+        vae: The folder or file of another VAE; None is the model's own.
+        schedule: How its noise schedule differs from the configuration's.
     """
 
     id: str
     kind: Literal["builtin", "local", "hub"]
     folder: Path
     revision: str | None = None
+    file: Path | None = None
+    vae: Path | None = None
+    schedule: ScheduleChange = AS_IT_IS
 
     def settings(self) -> dict[str, Any]:
         """Return what the model's own loba.json asks for, such as {"cpu_threads": 1}."""
@@ -58,15 +72,18 @@ def locate(
     model_id: str,
     revision: str | None = None,
     variant: str | None = None,
+    overrides: Overrides = NO_OVERRIDES,
     *,
     on_fetch: OnFetch = lambda done, total: None,
 ) -> ModelSource:
     """Find a model's files, fetching them from the hub if that is where they are.
 
     Args:
-        model_id: builtin:NAME, a diffusers folder, or a hub id.
+        model_id: builtin:NAME, a diffusers folder, a .safetensors checkpoint, a hub id, or
+            hub-id:file.safetensors.
         revision: Branch, tag or commit of a hub model; an error for the other kinds.
         variant: Weight variant to fetch, such as fp16.
+        overrides: What the model has otherwise than it says itself.
         on_fetch: Told how far the fetching is; from several threads.
 
     Raises:
@@ -75,13 +92,23 @@ def locate(
         ResourceError: The hub cannot be reached and the model is not in the cache.
     """
     path = Path(model_id).expanduser()
+    in_repository = names.file_in_repository(model_id)
     if model_id.startswith(BUILTIN_PREFIX):
         source = _builtin(model_id)
+    elif path.is_file():
+        source = _one_file(ModelSource(model_id, "local", path.parent), path, overrides)
     elif path.exists():
         source = _local(model_id, path)
+    elif in_repository is not None:
+        repository, name = in_repository
+        file, commit = fetch_file(
+            repository, name, revision, hint=_known_models(repository), on_fetch=on_fetch
+        )
+        source = _one_file(ModelSource(model_id, "hub", file.parent, commit), file, overrides)
     elif _looks_like_a_path(model_id):
         refuse_pickle(path)
-        raise RecipeError(f"base_model.id: there is no folder {model_id}.", _known_models(model_id))
+        what = "file" if path.suffix.lower() == ".safetensors" else "folder"
+        raise RecipeError(f"base_model.id: there is no {what} {model_id}.", _known_models(model_id))
     else:
         folder, commit = fetch_snapshot(
             model_id, revision, variant, hint=_known_models(model_id), on_fetch=on_fetch
@@ -92,7 +119,24 @@ def locate(
             f"base_model.revision: {model_id} is not a hub model and has no revisions.",
             "Leave revision out.",
         )
-    return source
+    return with_overrides(source, overrides)
+
+
+def with_overrides(source: ModelSource, overrides: Overrides) -> ModelSource:
+    """Return a model with what a recipe sets of it; a one-file model has its configuration already.
+
+    Raises:
+        RecipeError: There is no such VAE, or the model has a configuration of its own.
+    """
+    if source.file is None:
+        if overrides.config is not None:
+            raise RecipeError(
+                f"base_model.config: {source.id} is not one file and has its own configuration.",
+                "Leave config out.",
+            )
+        schedule = ScheduleChange(overrides.prediction_type, overrides.zero_snr)
+        source = replace(source, schedule=schedule)
+    return replace(source, vae=one_file.find_vae(overrides.vae))
 
 
 def read_index(source: ModelSource) -> dict[str, Any]:
@@ -104,6 +148,8 @@ def read_index(source: ModelSource) -> dict[str, Any]:
     try:
         index = parse_json(read_source(path, MAX_INDEX_BYTES))
         index |= {name: [None, None] for name in UNUSED_COMPONENTS if name in index}
+        if source.vae is not None:
+            index["vae"] = ["diffusers", "AutoencoderKL"]
         components = {
             k: v for k, v in index.items() if isinstance(v, list) and not k.startswith("_")
         }
@@ -143,15 +189,22 @@ def _builtin(model_id: str) -> ModelSource:
     return ModelSource(model_id, "builtin", Path(str(resources.files("loba_tui.models") / name)))
 
 
+def _one_file(source: ModelSource, path: Path, overrides: Overrides) -> ModelSource:
+    """Return the source of a checkpoint, whose header is looked at and whose weights are not."""
+    checkpoint = inspect(path, shown=source.id)
+    checkpoint.check(needs_vae=overrides.vae is None)
+    folder, schedule = one_file.configuration_of(checkpoint, overrides)
+    return replace(source, folder=folder, file=path.absolute(), schedule=schedule)
+
+
 def _local(model_id: str, path: Path) -> ModelSource:
-    if path.is_file():
-        refuse_pickle(path)
-        raise RecipeError(
-            f"base_model.id: {model_id} is a single file; only diffusers folders load so far.",
-            "Load it once with StableDiffusionXLPipeline.from_single_file, save it with "
-            "save_pretrained, and name that folder.",
-        )
     if not (path / INDEX_NAME).is_file():
+        files = sorted(each.name for each in path.glob("*.safetensors"))
+        if files:
+            raise RecipeError(
+                f"base_model.id: {model_id} is not a diffusers folder: it has no {INDEX_NAME}.",
+                f"Name the file itself: {Path(model_id) / files[0]}",
+            )
         pickles = sorted(p.name for p in path.iterdir() if p.suffix.lower() in PICKLE_SUFFIXES)
         if pickles:
             refuse_pickle(path / pickles[0])
@@ -179,4 +232,7 @@ def _known_models(model_id: str) -> str:
     if near:
         return offer(BUILTIN_PREFIX + near)
     listed = ", ".join(BUILTIN_PREFIX + name for name in known) or "none in this installation"
-    return f"Name a diffusers folder, a hub id (owner/name), or a built-in model ({listed})."
+    return (
+        "Name a diffusers folder, a .safetensors checkpoint, a hub id (owner/name), or a built-in"
+        f" model ({listed})."
+    )

@@ -8,41 +8,74 @@ import os
 import re
 from collections.abc import Collection
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
-from loba_tui.core.associate.safe_files import check_safetensors
+from loba_tui.core.associate.one_file.header import read_header
 from loba_tui.core.associate.sources.locate import ModelSource, read_index
 from loba_tui.core.errors import LobaError
 
 _FILE_NAME = re.compile(r"[^.]+(?:\.(?P<variant>[^.]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
 # The hub's client names a large file's content by its sha256, and links to it.
 _BLOB = re.compile(r"[0-9a-f]{64}")
+_PREFIXES = MappingProxyType(
+    {
+        "unet": ("model.diffusion_model.",),
+        "vae": ("first_stage_model.", "vae."),
+        "text_encoder": ("conditioner.embedders.0.", "cond_stage_model."),
+        "text_encoder_2": ("conditioner.embedders.1.",),
+    }
+)
+"""How the names of a component's weights begin in a checkpoint of one file."""
+
+
+def component_folder(source: ModelSource, component: str) -> Path:
+    """Return the folder of a component's configuration, and of its weights where it has any."""
+    if component == "vae" and source.vae is not None and source.vae.is_dir():
+        return source.vae
+    return source.folder / component
 
 
 def weight_files(source: ModelSource, component: str, variant: str | None) -> list[Path]:
-    """Return the safetensors files that a component is loaded from; [] for one without weights."""
-    found = sorted((source.folder / component).glob("*.safetensors"))
-    of_variant = [path for path in found if _variant_of(path) == variant]
-    return of_variant or [path for path in found if _variant_of(path) is None]
+    """Return the safetensors files that a component is loaded from; [] for one without weights.
+
+    Without the variant they are the plain ones, or those of the only variant that there is.
+    """
+    if component == "vae" and source.vae is not None and source.vae.is_file():
+        return [source.vae]
+    folder = component_folder(source, component)
+    if source.file is not None and folder != source.vae:
+        return [source.file] if component in _PREFIXES else []
+    found = sorted(folder.glob("*.safetensors"))
+    of_variant = [path for path in found if variant_of(path) == variant]
+    plain = [path for path in found if variant_of(path) is None]
+    alone = found if len({variant_of(path) for path in found}) == 1 else []
+    return of_variant or plain or alone
 
 
 def weights_bytes(
     source: ModelSource, names: Collection[str], *, dtype: torch.dtype, variant: str | None
 ) -> int:
-    """Return what components will take in memory, from the headers of their files alone."""
+    """Return what components will take in memory, from the headers of their files alone.
+
+    Raises:
+        CorruptError: A file cannot be read, or its header is damaged.
+    """
     total = 0
     for name in names:
         for path in weight_files(source, name, variant):
-            header = check_safetensors(path)
-            for tensor in (each for key, each in header.items() if key != "__metadata__"):
+            header, _ = read_header(path)
+            for key, tensor in header.items():
+                if path == source.file and not key.startswith(_PREFIXES[name]):
+                    continue
                 is_float = tensor["dtype"].startswith(("F", "BF"))
                 start, end = tensor["data_offsets"]
                 total += math.prod(tensor["shape"]) * dtype.itemsize if is_float else end - start
     return total
 
 
-def _variant_of(path: Path) -> str | None:
+def variant_of(path: Path) -> str | None:
     """Return the variant in a file's name: model.fp16-00001-of-00002.safetensors has fp16."""
     found = _FILE_NAME.fullmatch(path.name)
     return found["variant"] if found else None
@@ -68,13 +101,19 @@ def _is_same(
     if read_index(one).get(name) != read_index(other).get(name):
         return False
     files = [
-        [*sorted((source.folder / name).glob("*.json")), *weight_files(source, name, variant)]
+        [
+            *sorted(component_folder(source, name).glob("*.json")),
+            *weight_files(source, name, variant),
+        ]
         for source, variant in zip((one, other), variants, strict=True)
     ]
     facts = [[(path.name, path.stat().st_size) for path in each] for each in files]
     if facts[0] != facts[1] or not any(path.suffix == ".safetensors" for path in files[0]):
         return False
-    return all(_content(mine) == _content(theirs) for mine, theirs in zip(*files, strict=True))
+    return all(
+        mine.samefile(theirs) or _content(mine) == _content(theirs)
+        for mine, theirs in zip(*files, strict=True)
+    )
 
 
 def _content(path: Path) -> str:

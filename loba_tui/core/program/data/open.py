@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from loba_tui.core.associate.containers.prompt_truncation import tokenizer_of, truncated_tails
 from loba_tui.core.associate.model_shapes import find_configuration, shapes_of
+from loba_tui.core.associate.sources.overrides import Overrides
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.data.buckets import Geometry
 from loba_tui.core.program.data.items import BadFile
@@ -67,8 +68,8 @@ def cut_captions(recipe: Recipe, data: PreparedData) -> dict[str, str] | None:
     None where the model's tokenizer is not on this machine yet.
     """
     settings = recipe.base_model
-    folder, origin = find_configuration(settings.id, settings.revision)
-    tokenizer = None if origin == "assumed" else tokenizer_of(folder)
+    source, origin = find_configuration(settings.id, settings.revision, Overrides.of(settings))
+    tokenizer = None if origin == "assumed" else tokenizer_of(source.folder)
     return None if tokenizer is None else truncated_tails(tokenizer, data.prompts())
 
 

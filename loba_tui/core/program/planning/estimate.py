@@ -18,6 +18,7 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.associate.machine import dtype_name
 from loba_tui.core.associate.model_shapes import bytes_of, open_shapes, parameters_of
+from loba_tui.core.associate.sources.overrides import Overrides
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.dora import size_of_files
@@ -134,7 +135,7 @@ class Estimator:
         )
         if key not in self._networks:
             settings = recipe.base_model
-            shapes = open_shapes(settings.id, settings.revision, dtype)
+            shapes = open_shapes(settings.id, settings.revision, dtype, Overrides.of(settings))
             if not self.shapes_only and _is_small(recipe, shapes.container):
                 shapes.materialise()
             attach_adapter_or_bound(recipe, shapes.container, self.plugins)

@@ -22,6 +22,7 @@ from loba_tui.core.recipe.schema import Recipe
 _SECTIONS = ("method", "adapter", "optimizer", "scheduler", "loss", "train")
 # How the model is held, but not where: a device is known by what it is.
 _MODEL_KEYS = ("id", "revision", "variant", "dtype", "attention", "gradient_checkpointing")
+_LATER_MODEL_KEYS = ("vae", "config", "prediction_type", "zero_snr")
 _DATA_EXCLUDED: dict[str, Any] = {
     "workers": True,
     "cache": True,
@@ -60,7 +61,10 @@ class RunFingerprint:
             plugins: sha256 of each of the user's own drop-ins that the recipe uses, by kind/name.
         """
         dumped = recipe.model_dump(mode="json", include={"base_model", *_SECTIONS})
-        dumped["base_model"] = {key: dumped["base_model"][key] for key in _MODEL_KEYS}
+        model = dumped["base_model"]
+        # Checkpoints of former versions do not have the later keys.
+        later = {key: model[key] for key in _LATER_MODEL_KEYS if model[key] is not None}
+        dumped["base_model"] = {key: model[key] for key in _MODEL_KEYS} | later
         # Where that file lies does not matter, and it is read once, before the first step.
         if recipe.adapter.init_from is not None:
             dumped["adapter"]["init_from"] = Path(recipe.adapter.init_from).name

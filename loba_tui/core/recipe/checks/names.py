@@ -17,7 +17,8 @@ def check_names(tree: Node) -> Iterator[Problem]:
     The base model, images and an adapter may lie in any folder of the user's own, in any alphabet,
     so of those only what no path needs is refused.
     """
-    paths: list[Path] = [("base_model", "id"), ("adapter", "init_from")]
+    paths: list[Path] = [("base_model", key) for key in ("id", "vae", "config")]
+    paths += [("adapter", "init_from")]
     for index, _ in enumerate(tree.items_at(("data", "sources"))):
         paths += [("data", "sources", index, key) for key in ("path", "masks")]
     checks = [(path, local_path_problem) for path in paths]

@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from file_headers import ORDINARY, write_header
 
 from loba_tui.core.associate.pipeline_files import select_files
 from loba_tui.core.associate.sources.locate import (
@@ -10,6 +11,7 @@ from loba_tui.core.associate.sources.locate import (
     locate,
     read_index,
 )
+from loba_tui.core.associate.sources.overrides import Overrides
 from loba_tui.core.errors import CorruptError, ExitCode, RecipeError, RefusedError
 from loba_tui.models import builtin_names
 
@@ -115,12 +117,53 @@ def test_a_folder_of_pickles_is_refused(tmp_path):
         locate(str(tmp_path))
 
 
-def test_a_single_safetensors_file_says_what_to_do(tmp_path):
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(b"")
+def test_a_checkpoint_is_found_with_the_configuration_of_its_family(tmp_path):
+    path = write_header(tmp_path / "model.safetensors", ORDINARY["sdxl"])
+    source = locate(str(path))
+    assert (source.kind, source.file) == ("local", path)
+    assert read_index(source)["_class_name"] == "StableDiffusionXLPipeline"
+
+
+def test_a_folder_with_a_checkpoint_names_the_file(tmp_path):
+    write_header(tmp_path / "model.safetensors", ORDINARY["sdxl"])
     with pytest.raises(RecipeError) as caught:
-        locate(str(path))
-    assert "from_single_file" in caught.value.hint
+        locate(str(tmp_path))
+    assert str(tmp_path / "model.safetensors") in caught.value.hint
+
+
+def test_a_missing_checkpoint_is_called_a_file(tmp_path):
+    with pytest.raises(RecipeError, match="there is no file"):
+        locate(str(tmp_path / "model.safetensors"))
+
+
+def test_a_link_that_leads_nowhere_is_a_missing_file(tmp_path):
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "gone")
+    with pytest.raises(RecipeError, match="there is no file"):
+        locate(str(tmp_path / "model.safetensors"))
+
+
+def test_a_configuration_is_for_one_file_only(tiny_sdxl_folder):
+    with pytest.raises(RecipeError, match=r"base_model\.config"):
+        locate(str(tiny_sdxl_folder), overrides=Overrides(config=str(tiny_sdxl_folder)))
+
+
+@pytest.mark.parametrize("named", ["nowhere", "empty"])
+def test_a_vae_or_a_configuration_that_is_not_there_is_said(tmp_path, named):
+    (tmp_path / "empty").mkdir()
+    path = write_header(tmp_path / "model.safetensors", ORDINARY["sdxl"])
+    for overrides in (
+        Overrides(vae=str(tmp_path / named)),
+        Overrides(config=str(tmp_path / named)),
+    ):
+        with pytest.raises(RecipeError, match=r"base_model\.(vae|config)"):
+            locate(str(path), overrides=overrides)
+
+
+def test_a_preview_vae_is_refused(tmp_path):
+    path = write_header(tmp_path / "model.safetensors", ORDINARY["sdxl"])
+    small = write_header(tmp_path / "taesd.safetensors", {"taesd_encoder.0.weight": [64, 3, 3, 3]})
+    with pytest.raises(RecipeError, match="no VAE that encodes"):
+        locate(str(path), overrides=Overrides(vae=str(small)))
 
 
 def test_another_folder_says_what_it_lacks(tmp_path):

@@ -16,6 +16,7 @@ from loba_tui.core.associate.caches.hub.layout import COMMIT, Repository, folder
 from loba_tui.core.errors import LobaError
 from loba_tui.core.file_sources import Source, read_source
 from loba_tui.core.foreign_json import parse_json
+from loba_tui.core.names import repository_of
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
 
@@ -113,7 +114,7 @@ def usage_of(ledger: Ledger, recipes: Iterable[Path] = ()) -> Usage:
     for path in _recipe_files(recipes):
         model = _model_in(path)
         if model is not None:
-            found.append(RecipeUse(path, folder_of(model.id), model.revision))
+            found.append(RecipeUse(path, folder_of(repository_of(model.id)), model.revision))
     return Usage(tuple(run for run in runs if run is not None), tuple(found))
 
 
@@ -189,7 +190,7 @@ def _run_use(run_dir: RunDir) -> RunUse | None:
     return RunUse(
         name=run_dir.name,
         path=run_dir.path,
-        folder=folder_of(model.id),
+        folder=folder_of(repository_of(model.id)),
         revision=model.revision,
         commit=_commit_of(run_dir),
         when=when,

@@ -13,6 +13,7 @@ from torch import nn
 
 from loba_tui.core.associate.caches.memory.resident import modules_of
 from loba_tui.core.associate.sources.locate import ModelSource
+from loba_tui.core.associate.sources.overrides import Overrides
 from loba_tui.core.associate.sources.weights import is_same_component
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.text import did_you_mean
@@ -26,12 +27,12 @@ class LoadedAs:
     """How a resident model was loaded.
 
     Attributes:
-        asked: Revision and variant.
+        asked: Revision, variant, and what the model has otherwise than it says.
         to_device: Whether it was moved to the device, or is offloaded by hooks.
         left_out: Components that are not in memory.
     """
 
-    asked: tuple[str | None, str | None]
+    asked: tuple[str | None, str | None, Overrides]
     source: ModelSource
     to_device: bool
     left_out: set[str] = field(default_factory=set)

@@ -26,17 +26,26 @@ def producer_fingerprint(
 ) -> dict[str, Any]:
     """Return all that decides what these components of a model compute, bit for bit.
 
-    A hub model is known by its commit; any other by the content of its files, which are read.
+    A hub model is known by its commit; any other by the content of its files, which are read. So
+    are those that a recipe names beside it: another VAE, and a one-file model's configuration.
 
     `components` are the parts that compute, by their folders' names.
     """
+    hashes = hashes or FileHashes()
     known: dict[str, Any] = {"id": source.id, "variant": variant, "components": sorted(components)}
     if source.revision is not None:
         known["revision"] = source.revision
-    else:
+    elif source.file is None:
         # Not the path: a model that was moved is the same, and one that was retrained is not.
         known["id"] = source.id if source.kind == "builtin" else source.folder.name
-        known["files"] = (hashes or FileHashes()).of_parts(source.folder, [INDEX_NAME, *components])
+        known["files"] = hashes.of_parts(source.folder, [INDEX_NAME, *components])
+    if source.file is not None:
+        if source.revision is None:
+            known["id"], known["file"] = source.file.name, hashes.sha256(source.file)
+        # A recipe may name any configuration, of which the id says nothing.
+        known["files"] = hashes.of_parts(source.folder, [INDEX_NAME, *components])
+    if source.vae is not None and "vae" in components:
+        known["vae"] = hashes.of_parts(source.vae.parent, [source.vae.name])
     return {"model": known, "machine": _machine(device, dtype)}
 
 

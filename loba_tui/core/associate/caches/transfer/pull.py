@@ -63,6 +63,7 @@ def plan_pull(
     """Ask the hub what a pull would fetch; nothing is written to the cache.
 
     Args:
+        model_id: A repository, or one file of it: owner/name:file.safetensors.
         revision: Branch, tag or commit; None is main.
         variant: Weight variant of a pipeline, such as fp16.
         only: Components of a pipeline, such as unet; empty is all.
@@ -71,6 +72,7 @@ def plan_pull(
         RefusedError: A name leads elsewhere.
         LobaError: The hub cannot be asked, or has no such thing.
     """
+    model_id, file = names.file_in_repository(model_id) or (model_id, None)
     names.check_repository(model_id)
     names.check_variant(variant)
     # A throw-away cache: resolving a branch writes it down, and a plan leaves no trace.
@@ -79,7 +81,16 @@ def plan_pull(
         commit = resolve(api, model_id, revision, Path(folder))
         listed = hub_fetch.list_files(api, model_id, commit)
         chosen = list(listed)
-        if INDEX_NAME in listed:
+        if file is not None:
+            if file not in listed or only:
+                raise RecipeError(
+                    f"{clean(model_id)} has no file {clean(file)}."
+                    if file not in listed
+                    else f"{clean(file)} is one file and has no components to choose.",
+                    did_you_mean(file, chosen) or "Leave --only out.",
+                )
+            chosen = [file]
+        elif INDEX_NAME in listed:
             index = asked(
                 lambda: hf_hub_download(
                     model_id, INDEX_NAME, revision=commit, cache_dir=folder, tqdm_class=NoBar
