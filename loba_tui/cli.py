@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from loba_tui import __version__
-from loba_tui.commands.adapters import evaluate, export, interfere, merge, sample
+from loba_tui.commands.adapters import evaluate, interfere, merge, sample
 from loba_tui.commands.cache.app import cache_app
 from loba_tui.commands.check import doctor, plan, validate
+from loba_tui.commands.exports import export, extract
 from loba_tui.commands.plugins import plugins_app
 from loba_tui.commands.push import push
 from loba_tui.commands.queue import queue_app
@@ -58,8 +59,8 @@ app = typer.Typer(
 for command in (merge, interfere, tui, push, validate, plan, run, replay, sample):
     app.command()(command)
 app.command("eval")(evaluate)
-app.command()(export)
-app.command()(doctor)
+for command in (export, extract, doctor):
+    app.command()(command)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(runs_app, name="runs")

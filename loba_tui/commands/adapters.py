@@ -1,4 +1,4 @@
-"""`loba sample`, `eval`, `export`, `merge` and `interfere`: what is done with finished adapters."""
+"""`loba sample`, `eval`, `merge` and `interfere`: what is done with finished adapters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from loba_tui.commands.options import (
     Prompts,
     Replace,
     echo_lines,
-    find_run,
     grouped,
     say,
     user_ledger,
@@ -115,21 +114,6 @@ def evaluate(
     _echo_results(_with_recipe(request, by, agreed), out)
 
 
-def export(
-    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or its name.")],
-    file_format: FileFormat = "diffusers",
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The new file.")] = None,
-    yes: Replace = False,
-) -> None:
-    """Copy a run's adapter out, for diffusers or for kohya, A1111 and ComfyUI.
-
-    Example: loba export output/size-slider-… --format kohya --out size.safetensors
-    """
-    from loba_tui.client.runs.export import export_adapter
-
-    say(str(export_adapter(find_run(run_name), file_format, out, replace=yes)))
-
-
 def merge(
     adapters: Strengths,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The new .safetensors file.")],
@@ -155,7 +139,7 @@ def merge(
         raise RefusedError(f"{out} exists already.", "Add --yes to replace it.")
     request = about_several("merge", adapters, user_ledger())
     request = replace(request, file=str(out), rank=rank, file_format=file_format)
-    _, events = _answer(request, None)
+    _, events = answer(request, None)
     for event in events:
         if event.kind == "merged":
             echo_lines(_merged_lines(event.data))
@@ -191,7 +175,7 @@ def interfere(
         raise RecipeError("ADAPTER@SCALE: it takes two adapters to disturb each other.")
     request = about_several("interfere", adapters, user_ledger())
     request = _with_measures(_with_recipe(request, None, agreed))
-    _, events = _answer(replace(request, prompts=tuple(prompts or ())), out)
+    _, events = answer(replace(request, prompts=tuple(prompts or ())), out)
     for event in events:
         if event.kind == "interfered":
             for label, key in (("figures", "path"), ("picture", "picture")):
@@ -201,7 +185,7 @@ def interfere(
                 say(f"  {clean(sentence)}")
 
 
-def _answer(request: Request, out: Path | None) -> tuple[RunDir, list[Event]]:
+def answer(request: Request, out: Path | None) -> tuple[RunDir, list[Event]]:
     """Have the program answer a request; return the folder of its results and what it reports."""
     from loba_tui.client.runs.requests import prepare_request
     from loba_tui.commands.live_line import foreground
@@ -213,7 +197,7 @@ def _answer(request: Request, out: Path | None) -> tuple[RunDir, list[Event]]:
 def _echo_results(request: Request, out: Path | None) -> None:
     from loba_tui.client.runs.results import result_lines
 
-    echo_lines(result_lines(*_answer(request, out)))
+    echo_lines(result_lines(*answer(request, out)))
 
 
 def _with_recipe(request: Request, by: Path | None, agreed: Agreed) -> Request:

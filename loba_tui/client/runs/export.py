@@ -1,17 +1,114 @@
-"""`loba export`: copy the adapter of a run out of its folder."""
+"""`loba export`: a run's own file copied out, or what the program is asked to write."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from loba_tui.client.runs.resolve import unfinished
+from loba_tui.client.runs.requests import about_several
+from loba_tui.client.runs.resolve import find_run, split_strength, unfinished
 from loba_tui.core.associate.safe_files import check_safetensors
-from loba_tui.core.errors import RefusedError, ResourceError
+from loba_tui.core.errors import RecipeError, RefusedError, ResourceError
 from loba_tui.core.files import staged
-from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.directory import Ledger, RunDir
+from loba_tui.core.run.launch import Request
 from loba_tui.core.text import clean
 from loba_tui.core.units import show_mib
+
+Form = Literal["diffusers", "kohya", "peft", "comfy"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """An adapter, and the form that it is to be written in.
+
+    Attributes:
+        adapter: A run or a file, with or without a strength.
+        dtype: None leaves the weights as they are, or makes them fp32 where they are made anew.
+        rank: Most that a layer may have; None keeps all of it.
+        into: The checkpoint that it is baked into; None for none.
+        out: None makes a name.
+    """
+
+    adapter: str
+    form: Form
+    dtype: Literal["fp32", "fp16", "bf16"] | None
+    rank: int | None
+    into: Path | None
+    out: Path | None
+    replace: bool
+
+
+def plain_run(wanted: Export, ledger: Ledger) -> RunDir | None:
+    """Return the run whose own file is what is wanted; None where one has to be written.
+
+    Raises:
+        RecipeError: Neither a file nor a run has this name.
+    """
+    if Path(wanted.adapter).is_file():
+        return None
+    if wanted.dtype or wanted.rank or wanted.into or wanted.form == "peft":
+        return None
+    name, strength = split_strength(wanted.adapter, "RUN")
+    if strength != 1.0 or Path(name).is_file():
+        return None
+    return find_run(name, ledger)
+
+
+def export_request(wanted: Export, ledger: Ledger) -> Request:
+    """Return the request to write an adapter in a form, or into a checkpoint.
+
+    Raises:
+        LobaError: The adapter is none, or the new file is there already.
+    """
+    request = about_several("export", [wanted.adapter], ledger, option="RUN|FILE@SCALE")
+    ((path, strength),) = request.several
+    source = Path(path)
+    if request.run is not None and wanted.into is None:
+        # A DoRA's own file depends on the base model; its other one is a LoRA.
+        other = RunDir.open(request.run).adapter_kohya
+        if source.name == "adapter.safetensors" and other.is_there():
+            source = other.path
+    target = _target(wanted, Path(request.run) if request.run else Path(path))
+    into = ""
+    if wanted.into is not None:
+        if wanted.rank or wanted.dtype:
+            raise RecipeError("--into bakes the adapter as it is: leave out --rank and --dtype.")
+        if not wanted.into.expanduser().is_file():
+            raise RecipeError(f"There is no {wanted.into}.", "Name a .safetensors checkpoint.")
+        into = str(wanted.into.expanduser().absolute())
+    return replace(
+        request,
+        several=((str(source), strength),),
+        rank=wanted.rank,
+        file=str(target),
+        file_format=wanted.form,
+        weights_dtype=wanted.dtype or "fp32",
+        into=into,
+    )
+
+
+def _target(wanted: Export, adapter: Path) -> Path:
+    """Return the new file, which is made below the working directory, or beside a checkpoint."""
+    name = adapter.name.removesuffix(".safetensors")
+    if wanted.into is not None:
+        into = wanted.into.expanduser()
+        made = into.with_name(f"{into.name.removesuffix('.safetensors')}+{name}.safetensors")
+    else:
+        made = Path(f"{name}.{wanted.form}{'' if wanted.form == 'peft' else '.safetensors'}")
+    target = wanted.out.expanduser() if wanted.out is not None else made
+    if wanted.form == "peft" and wanted.into is None:
+        if target.is_file():
+            raise RefusedError(f"{target} is a file.", "Name a folder by --out.")
+    elif target.is_dir():
+        target = target / made.name
+    if target.suffix != ".safetensors" and (wanted.form != "peft" or wanted.into is not None):
+        raise RecipeError(f"--out: {target.name} is not a .safetensors file.")
+    if target.exists() and not wanted.replace:
+        raise RefusedError(f"{target} exists already.", "Add --yes to replace it.")
+    return target.absolute()
 
 
 def export_adapter(run_dir: RunDir, file_format: str, out: Path | None, *, replace: bool) -> Path:
@@ -20,7 +117,7 @@ def export_adapter(run_dir: RunDir, file_format: str, out: Path | None, *, repla
     Raises:
         LobaError: The run is not finished, the file exists, or it cannot be written.
     """
-    source = run_dir.adapter_kohya if file_format == "kohya" else run_dir.adapter
+    source = run_dir.adapter if file_format == "diffusers" else run_dir.adapter_kohya
     if not source.is_there() and run_dir.adapter.is_there():
         raise RefusedError(
             f"The adapter of {clean(run_dir.path)} has no form for {file_format}.",

@@ -56,6 +56,14 @@ def check_safetensors(source: Source) -> dict[str, Any]:
         return _checked(file, os.fstat(file.fileno()).st_size, path_of(source))
 
 
+def header_of_stream(file: BinaryIO, path: Path) -> dict[str, Any]:
+    """Check the header of a file that is open at its start, as `check_safetensors` does.
+
+    The stream stands at the first byte of the tensors after it.
+    """
+    return _checked(file, os.fstat(file.fileno()).st_size, path)
+
+
 def header_of(content: bytes, path: Path) -> dict[str, Any]:
     """Check the header of a safetensors file that was read, as `check_safetensors` does."""
     return _checked(io.BytesIO(content), len(content), path)

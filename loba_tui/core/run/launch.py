@@ -21,7 +21,9 @@ from loba_tui.core.run.records import RECORD_VERSION, Status, decode, encode
 # -P keeps the working directory out of sys.path, so that no file there can shadow a module.
 PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", "loba_tui.core.program.main")
 
-Action = Literal["sample", "eval", "plan", "data", "doctor", "merge", "interfere"]
+Action = Literal[
+    "sample", "eval", "plan", "data", "doctor", "merge", "interfere", "export", "extract"
+]
 
 _MAX_REQUEST_BYTES = 1024 * 1024
 
@@ -37,14 +39,18 @@ class Request:
         action: `sample` draws a strip, `eval` measures and writes report.json and report.png,
             `plan` says what the run's recipe comes to and writes plan.json, `data` opens its images
             and leaves what it found there, `doctor` looks at torch and the devices, `merge` makes
-            one file of several adapters, `interfere` says how they disturb each other.
+            one file of several adapters, `interfere` says how they disturb each other, `export`
+            writes one in another form, or into a checkpoint, `extract` makes one of two models.
         adapter: Not read for a plan.
         run: The run folder that it comes from, if any.
         out_dir: The folder that results, status, events and log are written to.
         prompts: To draw; as with scales and seeds, empty takes the recipe's.
-        several: Adapter files and their strengths, where more than one is meant.
-        rank: Most that a merged layer may have; None keeps all of it.
-        file: Where a merged adapter goes, with keys named as `file_format` has it.
+        several: Adapter files and their strengths, where more than one is meant; to extract, the
+            tuned model and the base.
+        rank: Most that a written layer may have; None keeps all of it.
+        file: Where what is written goes, with keys named as `file_format` has it.
+        weights_dtype: Of the written adapter.
+        into: The checkpoint that an exported adapter is baked into; empty for none.
         recipe: The text of the resolved recipe that says model, prompts and measure. Whoever makes
             the request has it from the user, or has asked about it: the program reads no other.
         recipes: That of each of `several`, for its measure; "" for one that has none.
@@ -60,7 +66,9 @@ class Request:
     several: tuple[tuple[str, float], ...] = ()
     rank: int | None = None
     file: str = ""
-    file_format: Literal["diffusers", "kohya"] = "diffusers"
+    file_format: Literal["diffusers", "kohya", "peft", "comfy"] = "diffusers"
+    weights_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    into: str = ""
     recipe: str | None = None
     recipes: tuple[str, ...] = ()
     version: int = field(default=RECORD_VERSION, kw_only=True)

@@ -72,10 +72,10 @@ def change_at_rank(
     return changes, Losses.of(losses)
 
 
-def approximation(losses: Losses, layers: Mapping[str, LoraLayer]) -> str:
+def approximation(losses: Losses, layers: Mapping[str, LoraLayer], *, of: str = "DoRA") -> str:
     """Return what an approximated file says of itself in its metadata, as JSON."""
     found: dict[str, Any] = {
-        "of": "DoRA",
+        "of": of,
         "rank": max(layer.rank for layer in layers.values()),
         "error": round(losses.share, 6),
     }

@@ -27,6 +27,7 @@ from loba_tui.core.program.serving.combine_requests import (
     serve_merge,
 )
 from loba_tui.core.program.serving.device_check import device_findings
+from loba_tui.core.program.serving.export_requests import serve_export, serve_extract
 from loba_tui.core.program.steering.components import Components
 from loba_tui.core.recipe.load import parse_text
 from loba_tui.core.recipe.schema import Recipe
@@ -50,6 +51,10 @@ def serve(
         writer.event("examined", findings=findings)
     elif request.action == "merge":
         serve_merge(request, writer)
+    elif request.action == "export":
+        serve_export(request, writer)
+    elif request.action == "extract":
+        serve_extract(request, writer)
     elif request.action == "plan":
         sections = preview(wanted_recipe(request, plugins), plugins)
         path = writer.write_file(PLAN, json.dumps(sections, allow_nan=False).encode())

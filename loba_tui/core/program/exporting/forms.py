@@ -1,0 +1,212 @@
+"""An adapter of any form as a file in another: its keys, its dtype and its rank.
+
+`comfy` is kohya's form. ComfyUI reads that whole in every version, as A1111 and Forge do, while of
+`diffusion_model.…` keys it knows more or less by its version, and the others know none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig
+from torch import Tensor
+
+from loba_tui.core.adapter_keys.names import Component
+from loba_tui.core.adapter_metadata import APPROXIMATION_KEY
+from loba_tui.core.errors import NumericsError, RecipeError
+from loba_tui.core.file_sources import file_at
+from loba_tui.core.foreign_json import parse_json
+from loba_tui.core.owned_files import OwnedFolder
+from loba_tui.core.program.adapter_files.dora import approximation
+from loba_tui.core.program.adapter_files.families import family_of_file
+from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
+from loba_tui.core.program.adapter_files.formats import (
+    CONFIG_KEY,
+    LoraLayer,
+    config_of,
+    diffusers_file,
+    jsonable,
+    kohya_file,
+    num_inputs,
+)
+from loba_tui.core.program.adapter_files.losses import Loss, Losses
+from loba_tui.core.program.adapter_files.read.layers import AdapterFile
+from loba_tui.core.program.exporting.factors import lora_layer, scaled
+
+Form = Literal["diffusers", "kohya", "peft", "comfy"]
+Dtype = Literal["fp32", "fp16", "bf16"]
+DTYPES = MappingProxyType({"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16})
+_REPLACED = (
+    *("modelspec.", "ss_network_", "ss_base_model_version", "ss_v2", "format"),
+    *(CONFIG_KEY, "peft_config", APPROXIMATION_KEY),
+)
+_ENCODER = "text_encoder"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How an adapter is to be written.
+
+    Attributes:
+        rank: Most that a layer may have; None keeps all of it.
+        strength: What strength 1 of the new file is of the old one.
+    """
+
+    form: Form = "diffusers"
+    dtype: Dtype = "fp32"
+    rank: int | None = None
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class LoraParts:
+    """An adapter as LoRA layers, by component and module.
+
+    Attributes:
+        losses: What was lost at the rank; by layer in their order.
+        left_out: What has no form as a LoRA, each a sentence.
+    """
+
+    layers: Mapping[Component, Mapping[str, LoraLayer]]
+    losses: tuple[Loss, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def largest_rank(self) -> int:
+        """The rank of the largest layer."""
+        return max(each.rank for layers in self.layers.values() for each in layers.values())
+
+
+def as_lora(
+    adapter: AdapterFile, wanted: Wanted, progress: Callable[[int, int], None]
+) -> LoraParts:
+    """Return an adapter's layers as LoRA layers, with what that loses.
+
+    Raises:
+        RecipeError: A layer's change depends on the base model's weights, or there is none.
+    """
+    layers: dict[Component, dict[str, LoraLayer]] = {}
+    losses, norms, biases = [], 0, 0
+    is_sd_1 = adapter.keys.family.name == "SD 1.x"
+    for done, layer in enumerate(adapter.layers):
+        progress(done, len(adapter.layers))
+        change = layer.weight
+        biases += layer.bias is not None
+        if change is None:
+            continue
+        if change.needs_base:
+            raise RecipeError(
+                f"{adapter.path}: the change that {change.kind} makes depends on the base model's"
+                " weights.",
+                "Bake it into a checkpoint by --into FILE; loba extract makes a LoRA of that.",
+            )
+        if len(change.size() or ()) < 2:
+            norms += 1
+            continue
+        made, loss = lora_layer(layer.module, change, wanted.rank, is_sd_1=is_sd_1)
+        layers.setdefault(layer.component, {})[layer.module] = scaled(made, wanted.strength)
+        losses.append(loss)
+    if not layers:
+        raise RecipeError(f"{adapter.path} has no layer that a LoRA could hold.")
+    told = [f"{number} {what}, which a LoRA does not hold" for number, what in (
+        (norms, "layers of norms"), (biases, "changes of biases")
+    ) if number]  # fmt: skip
+    return LoraParts(layers, tuple(losses), (*adapter.keys.unused_lines(), *told))
+
+
+def write_form(
+    parts: LoraParts, metadata: Mapping[str, str], wanted: Wanted, target: Path
+) -> tuple[WrittenFile, list[str]]:
+    """Write LoRA layers in a form; return the file, and what that form has no place for.
+
+    Args:
+        metadata: The former file's; what it says of its form is written anew.
+        target: A file, or for PEFT a folder.
+    """
+    carried = {k: v for k, v in metadata.items() if not k.startswith(_REPLACED)}
+    losses = Losses.of(parts.losses)
+    if losses.share > 0:
+        of = "a larger rank"
+        carried[APPROXIMATION_KEY] = approximation(losses, _of_unet_or_first(parts), of=of)
+    left_out = []
+    if wanted.form == "peft":
+        others = sum(len(layers) for name, layers in parts.layers.items() if name != "unet")
+        if others:
+            left_out = [f"{others} layers of text encoders, which a PEFT folder of a UNet lacks"]
+        return _write_peft(parts, wanted, target), left_out
+    tensors, own = _content(parts, metadata, carried, wanted)
+    return write_file(file_at(target), _cast(tensors, wanted.dtype), own), left_out
+
+
+def _of_unet_or_first(parts: LoraParts) -> Mapping[str, LoraLayer]:
+    return parts.layers.get("unet") or next(iter(parts.layers.values()))
+
+
+def _content(
+    parts: LoraParts, metadata: Mapping[str, str], carried: Mapping[str, str], wanted: Wanted
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    unet = parts.layers.get("unet", {})
+    family = family_of_file(metadata, num_inputs(unet))
+    is_xl = family.layout is not None
+    if wanted.form == "diffusers":
+        config: dict[str, Any] = {"peft_type": "LORA", **config_of(_of_unet_or_first(parts))}
+        tensors, own = diffusers_file(unet, {**config, "use_rslora": False}, carried, family)
+        packed = parse_json(own[CONFIG_KEY]) if unet else {}
+        for component, layers in parts.layers.items():
+            if component == "unet":
+                continue
+            folded = {name: layer.with_alpha_of_rank() for name, layer in layers.items()}
+            for name, layer in folded.items():
+                tensors[f"{component}.{name}.lora_A.weight"] = layer.down
+                tensors[f"{component}.{name}.lora_B.weight"] = layer.up
+            packed |= {f"{component}.{k}": v for k, v in config_of(folded).items()}
+        return tensors, {**own, CONFIG_KEY: json.dumps(packed, sort_keys=True)}
+    tensors, own = kohya_file(unet or _of_unet_or_first(parts), carried, family)
+    if not unet:
+        tensors = {}
+    for component, layers in parts.layers.items():
+        if component == "unet":
+            continue
+        number = ("1" if component == _ENCODER else "2") if is_xl else ""
+        for name, layer in layers.items():
+            key = f"lora_te{number}_{name.replace('.', '_')}"
+            tensors[f"{key}.lora_down.weight"] = layer.down
+            tensors[f"{key}.lora_up.weight"] = layer.up
+            tensors[f"{key}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
+    return tensors, own
+
+
+def _write_peft(parts: LoraParts, wanted: Wanted, target: Path) -> WrittenFile:
+    if "unet" not in parts.layers:
+        raise RecipeError("The adapter changes text encoders alone; a PEFT folder is for a UNet.")
+    unet = {name: layer.with_alpha_of_rank() for name, layer in parts.layers["unet"].items()}
+    config = LoraConfig(**config_of(unet))
+    target.mkdir(parents=True, exist_ok=True)
+    folder = OwnedFolder(target.resolve())
+    tensors = {}
+    for name, layer in unet.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = layer.down
+        tensors[f"base_model.model.{name}.lora_B.weight"] = layer.up
+    file = folder.file("adapter_model.safetensors")
+    written = write_file(file, _cast(tensors, wanted.dtype), {"format": "pt"})
+    plain = {**jsonable(config.to_dict()), "target_modules": sorted(unet)}
+    text = json.dumps(plain, sort_keys=True, indent=2) + "\n"
+    folder.file("adapter_config.json").replace(text.encode(), mode=0o666, sync=True)
+    return replace(written, path=target)
+
+
+def _cast(tensors: Mapping[str, Tensor], dtype: Dtype) -> dict[str, Tensor]:
+    """Return weights in a dtype; a number such as alpha stays as it is."""
+    cast = {k: v.to(DTYPES[dtype]) if v.ndim else v for k, v in tensors.items()}
+    for name, tensor in cast.items():
+        if not bool(torch.isfinite(tensor).all()) and bool(torch.isfinite(tensors[name]).all()):
+            raise NumericsError(
+                f"{name[:100]!r} is too large for {dtype}.", "Write it with --dtype bf16."
+            )
+    return cast
