@@ -121,11 +121,11 @@ def _what_it_is(recipe: Recipe) -> str:
     if concepts and concepts[0].positive and concepts[0].negative:
         first = concepts[0]
         sentence += (
-            f": a positive scale moves *{_plain(first.target)}* towards "
+            f": a positive scale moves *{_plain(first.target) or 'any image'}* towards "
             f"*{_plain(first.positive)}*, a negative one towards *{_plain(first.negative)}*"
         )
     elif concepts:
-        sentence += f" on *{_plain(concepts[0].target)}*"
+        sentence += f" on *{_plain(concepts[0].target) or 'any image'}*"
     if len(concepts) > 1:
         sentence += f", and {len(concepts) - 1} more of the kind"
     return sentence + "."

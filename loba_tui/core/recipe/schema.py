@@ -269,7 +269,7 @@ class Recipe(Section):
     def sample_prompts(self) -> tuple[str, ...]:
         """The prompts that strips are drawn from."""
         targets = dict.fromkeys(concept.target for concept in self.method.expanded_concepts)
-        return self.sample.prompts or tuple(targets)[:4]
+        return self.sample.prompts or tuple(filter(None, targets))[:4]
 
     @property
     def proof_prompts(self) -> tuple[str, ...]:

@@ -207,6 +207,12 @@ def test_one_mistake_is_one_line(tmp_path: Path, added: str, expected: str) -> N
         (
             "target: a shape",
             "target: ''",
+            "1:1: sample.prompts: missing; nothing can be seen of the empty target, so name a"
+            " prompt to draw",
+        ),
+        (
+            "target: a shape",
+            "target: ' '",
             "6:7: method.concepts.0.target: the prompt is empty",
         ),
         (

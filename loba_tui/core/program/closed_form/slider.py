@@ -26,7 +26,7 @@ def slider_pairs(concepts: Sequence[Concept]) -> list[Pair]:
     """Return what is edited: each neutral prompt, from its negative towards its positive."""
     return [
         Pair(
-            concept.neutral or concept.target,
+            concept.target if concept.neutral is None else concept.neutral,
             towards=str(concept.positive),
             away=str(concept.negative),
             strength=concept.guidance,

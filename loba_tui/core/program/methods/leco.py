@@ -32,6 +32,7 @@ from loba_tui.core.program.objectives.spm_anchors import AnchorOptions, SpmAncho
 from loba_tui.core.recipe.schema import Concept
 
 REQUIRES = ("target",)
+EMPTY_TARGET = True
 ERASES = True
 
 

@@ -26,6 +26,7 @@ from loba_tui.core.program.objectives.concepts import (
 from loba_tui.core.recipe.schema import Concept
 
 REQUIRES = ("target", "positive", "negative")
+EMPTY_TARGET = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ def _roles(concept: Concept) -> Roles:
     return {
         "positive": concept.positive,
         "negative": concept.negative,
-        "neutral": concept.neutral or concept.target,
+        "neutral": concept.target if concept.neutral is None else concept.neutral,
     }
 
 

@@ -178,7 +178,8 @@ class ConceptMethod:
         for row, concept in enumerate(concepts):
             roles = dict(objective.roles(concept))
             if self._base_moves_latents:
-                if any(concept.neutral for concept in concepts):  # else the neutral is the target
+                # Where no concept names a neutral prompt, it is the target, which is asked anyway.
+                if any(each.neutral is not None for each in concepts):
                     roles[_TARGET] = concept.target
                 roles[_EMPTY] = None
             for role, prompt in roles.items():

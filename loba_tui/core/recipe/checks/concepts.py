@@ -24,6 +24,7 @@ def check_concepts(tree: Node, method: Plugin | None) -> Iterator[Problem]:
     if required and method and tree.plain_at(_CONCEPTS) in (None, []):
         message = f"{method.name} needs at least one concept ({', '.join(required)})"
         yield tree.problem(_CONCEPTS, message)
+    takes_empty = bool(method and method.constants.get("EMPTY_TARGET"))
     num_expanded = 0
     for index, concept in enumerate(tree.items_at(_CONCEPTS)):
         if not isinstance(concept.data, dict):
@@ -36,10 +37,14 @@ def check_concepts(tree: Node, method: Plugin | None) -> Iterator[Problem]:
                     dotted((*path, field)),
                     f"missing; {method.name if method else 'the method'} needs it",
                 )
-        yield from _check_prompts_of(tree, path, concept, required)
+        yield from _check_prompts_of(tree, path, concept, required, takes_empty=takes_empty)
         yield from _check_placeholders(tree, path, concept)
         lists = concept.section_at(("vary",)).values()
         num_expanded += math.prod(len(each.data) for each in lists if isinstance(each.data, tuple))
+    targets = [concept.plain_at(("target",)) for concept in tree.items_at(_CONCEPTS)]
+    if takes_empty and targets and set(targets) == {""} and not tree.at(("sample", "prompts")):
+        message = "missing; nothing can be seen of the empty target, so name a prompt to draw"
+        yield tree.problem(("sample", "prompts"), message)
     if num_expanded > MAX_EXPANDED_CONCEPTS:
         message = f"vary multiplies to {num_expanded} concepts; at most {MAX_EXPANDED_CONCEPTS}"
         yield tree.problem(_CONCEPTS, message)
@@ -60,12 +65,17 @@ def check_prompts(tree: Node) -> Iterator[Problem]:
 
 
 def _check_prompts_of(
-    tree: Node, path: tuple[str | int, ...], concept: Node, required: tuple[str, ...]
+    tree: Node,
+    path: tuple[str | int, ...],
+    concept: Node,
+    required: tuple[str, ...],
+    *,
+    takes_empty: bool,
 ) -> Iterator[Problem]:
     target = concept.plain_at(("target",))
-    if isinstance(target, str) and not target.strip():
+    # "" is a real prompt, the model's unconditional prediction: as a target it moves all images.
+    if isinstance(target, str) and not target.strip() and not (takes_empty and not target):
         yield tree.problem((*path, "target"), "the prompt is empty")
-    # "" is a real prompt for the other fields: it is the model's unconditional prediction.
     positive, negative = (concept.plain_at((field,)) for field in ("positive", "negative"))
     same = isinstance(positive, str) and positive == negative
     if same and {"positive", "negative"} <= set(required):

@@ -21,6 +21,7 @@ from loba_tui.core.program.closed_form.linear_edit import solve
 from loba_tui.core.program.closed_form.prompt_states import PromptStates, text_projections
 from loba_tui.core.program.closed_form.slider import slider_pairs, start_from_instant
 from loba_tui.core.program.method import MethodParts
+from loba_tui.core.program.methods import text_slider
 from loba_tui.core.program.methods.text_slider import TextSlider
 from loba_tui.core.program.trajectories.base import Draw
 from loba_tui.core.recipe.schema import Concept
@@ -238,3 +239,10 @@ def test_a_warm_start_without_cross_attention_is_the_recipes_error(tiny_sdxl_fol
     embeds = {prompt: container.encode_prompts([prompt]) for prompt in PROMPTS}
     with pytest.raises(RecipeError, match="no layer that reads the prompt"):
         start_from_instant(container, embeds, CONCEPTS)
+
+
+def test_an_empty_neutral_prompt_is_not_the_target() -> None:
+    empty = Concept(target="a", positive="b", negative="c", neutral="")
+    left_out = Concept(target="a", positive="b", negative="c")
+    assert [pair.prompt for pair in slider_pairs([empty, left_out])] == ["", "a"]
+    assert [text_slider._roles(each)["neutral"] for each in (empty, left_out)] == ["", "a"]
