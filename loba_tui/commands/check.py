@@ -154,7 +154,13 @@ def _problems_of(opened: OpenedRecipe, overrides: Sequence[str]) -> list[Problem
     stranger, plugins = opened.stranger, user_plugins()
     if stranger is not None:
         return stranger.problems(overrides, plugins=plugins)
-    return check_recipe(opened.path, overrides, plugins=plugins)
+    problems = check_recipe(opened.path, overrides, plugins=plugins)
+    if problems:
+        from loba_tui.client.recipes.imports.registry import foreign_problem
+
+        foreign = foreign_problem(opened.path)
+        return problems if foreign is None else [foreign]
+    return problems
 
 
 def _finding_lines(finding: Finding) -> Iterator[str]:

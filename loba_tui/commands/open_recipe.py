@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,8 +57,29 @@ def load_agreed(opened: OpenedRecipe, overrides: Sequence[str], agreed: Agreed) 
 
     stranger = opened.stranger
     if stranger is None:
-        return load_recipe(opened.path, overrides, plugins=user_plugins())
+        with naming_tools(opened.path):
+            return load_recipe(opened.path, overrides, plugins=user_plugins())
     return ask_about(stranger, overrides, agreed)
+
+
+@contextmanager
+def naming_tools(path: Path) -> Iterator[None]:
+    """Where a recipe has problems and is another trainer's configuration, say that instead.
+
+    Raises:
+        ProblemsFound: The recipe cannot be used.
+    """
+    from loba_tui.core.recipe.problems import ProblemsFound
+
+    try:
+        yield
+    except ProblemsFound as error:
+        from loba_tui.client.recipes.imports.registry import foreign_problem
+
+        foreign = foreign_problem(path)
+        if foreign is None:
+            raise
+        raise ProblemsFound([foreign]) from error
 
 
 def load_found(found: FoundRecipe, agreed: Agreed) -> Recipe:

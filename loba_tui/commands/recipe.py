@@ -11,6 +11,7 @@ import typer
 from loba_tui.commands.options import (
     Json,
     echo_json,
+    echo_lines,
     echo_result,
     echo_text,
     say,
@@ -67,10 +68,12 @@ def recipe_migrate(
 
     Example: loba recipe migrate old.yaml --out recipes/new.yaml
     """
+    from loba_tui.commands.open_recipe import naming_tools
     from loba_tui.core.recipe.load import check_text, read_recipe_text
     from loba_tui.core.recipe.migrate.text import migrate_text
 
-    text = migrate_text(read_recipe_text(recipe), str(recipe))
+    with naming_tools(recipe):
+        text = migrate_text(read_recipe_text(recipe), str(recipe))
     if out is None:
         echo_text(text)
         if plain(text, "\n\t") != text:
@@ -85,6 +88,41 @@ def recipe_migrate(
         say(problem, err=True)
     if problems:
         raise typer.Exit(int(ExitCode.RECIPE))
+
+
+@recipe_app.command("import")
+def recipe_import(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE... [-- FLAGS]",
+            help="Its configuration, prompts, data set; flags of sd-scripts go after --.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; stdout if absent.", show_default=False)
+    ] = None,
+) -> None:
+    """Turn another trainer's configuration into a commented recipe.
+
+    Concept Sliders, LECO, ai-toolkit, kohya sd-scripts, OneTrainer and SimpleTuner are read. What
+    cannot be carried over is listed, here and in the recipe.
+
+    Example: loba recipe import config.yaml prompts.yaml --out recipe.yaml
+    """
+    from loba_tui.client.recipes.imports.registry import import_recipe
+    from loba_tui.client.recipes.imports.written import table_lines
+
+    first_flag = next((i for i, word in enumerate(files) if word.startswith("-")), len(files))
+    paths = [Path(name) for name in files[:first_flag]]
+    imported = import_recipe(paths, files[first_flag:], user_plugins())
+    if out is None:
+        echo_text(imported.text)
+    else:
+        _write_new(out, imported.text)
+        say(out)
+    echo_lines(table_lines(imported.draft), err=True)
 
 
 @recipe_app.command("diff")

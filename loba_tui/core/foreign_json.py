@@ -29,7 +29,7 @@ def parse_json(content: str | bytes, *, unique_keys: bool = False) -> Any:
         raise ValueError("nested too deeply") from error
     # Most texts have fewer brackets than that in all, which is counted in no time.
     if text.count("[") + text.count("{") > MAX_DEPTH:
-        _check_depth(value)
+        check_depth(value)
     return value
 
 
@@ -41,7 +41,8 @@ def parse_object(content: str | bytes) -> dict[str, Any]:
     return value
 
 
-def _check_depth(value: Any) -> None:
+def check_depth(value: Any) -> None:
+    """Raise ValueError where tables and lists are nested more than `MAX_DEPTH` deep."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         inside: list[Any] = []

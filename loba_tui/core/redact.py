@@ -95,6 +95,11 @@ def _redacted(match: re.Match[str]) -> str:
     return "".join(filter(None, match.groups())) + REDACTED
 
 
+def is_secret_name(name: str) -> bool:
+    """Say whether a variable or a setting of this name holds a token, a key or a password."""
+    return bool(_SECRET_NAME.search(name))
+
+
 class Redactor:
     """Replaces given secrets, and what looks like one anyway."""
 

@@ -1,0 +1,211 @@
+"""Steps that the importers of several tools share: each puts one kind of setting into a draft."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from loba_tui.client.recipes.imports import names
+from loba_tui.client.recipes.imports.draft import Draft
+from loba_tui.client.recipes.imports.settings import Settings, as_number
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.recipe.schema import BaseModelSection
+from loba_tui.core.text import clean
+
+Origin = tuple[str, Any]
+
+NO_TRACKER = "no tracker is used here; a run's figures are in its folder"
+NO_UPLOAD = "uploading is a command of its own: loba push"
+OUT_DIR = "a run's folder is named when it is started: loba run RECIPE --out-dir DIR"
+NO_DROPOUT = "adapters have no dropout here"
+NO_TEXT_ENCODER = "only the UNet is trained; text encoders stay as they are"
+MACHINE = "how the program runs is up to the machine here"
+
+_TYPES = {
+    **dict.fromkeys(
+        (
+            "train.steps",
+            "train.batch_size",
+            "train.gradient_accumulation",
+            "train.seed",
+            "sample.every",
+            "sample.seeds",
+            "sample.steps",
+            "save.every",
+            "method.rollout_steps",
+            "adapter.conv_rank",
+            "data.captions.keep",
+            "data.buckets.step",
+        ),
+        "whole",
+    ),
+    **dict.fromkeys(
+        (
+            "base_model.gradient_checkpointing",
+            "adapter.decompose_both",
+            "data.buckets.enabled",
+            "data.captions.shuffle",
+            "data.flip",
+        ),
+        "flag",
+    ),
+    **dict.fromkeys(
+        (
+            "sample.negative_prompt",
+            "data.captions.separator",
+            "data.captions.missing",
+            "loss.schedule",
+        ),
+        "text",
+    ),
+}
+_SIZE = re.compile(r"\s*(\d{2,5})\s*[x×,]\s*(\d{2,5})\s*")
+_SAFE_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def refuse_family(family: str | None, tool: str) -> None:
+    """Raise RecipeError where a configuration is for a family of models that is not ours."""
+    if family is not None:
+        raise RecipeError(
+            f"This configuration of {tool} trains {family}, a family that cannot be trained here.",
+            "What can be: SD-XL, SD 1.x and SD 2.x.",
+        )
+
+
+def refuse_kind(kind: str, tool: str) -> None:
+    """Raise RecipeError for a configuration that trains something else than an adapter."""
+    raise RecipeError(
+        f"This configuration of {tool} trains {clean(kind, limit=60)}; here adapters are trained.",
+        "Name one for LoRA, LoCon, LoHa, LoKr, DoRA or OFT.",
+    )
+
+
+def put_model(draft: Draft, model: str | None, origin: Origin) -> None:
+    """Put the base model, in whatever form it lies."""
+    if not model:
+        return
+    refuse_family(names.foreign_repository(model), draft.tool)
+    draft.put("base_model.id", model, origin)
+
+
+def put_optional_model_key(draft: Draft, key: str, value: Any, origin: Origin) -> None:
+    """Put a key of `base_model` that not every version's recipes have; else tell of it."""
+    if value in (None, False, ""):
+        return
+    if key in BaseModelSection.model_fields:
+        draft.put(f"base_model.{key}", value, origin)
+    else:
+        draft.left(*origin, f"recipes have no base_model.{key}; the model's own files decide")
+
+
+def carry(settings: Settings, draft: Draft, table: Mapping[str, str]) -> None:
+    """Put settings whose values mean the same here.
+
+    Args:
+        table: Our key for each of theirs; the schema says what type its value has.
+    """
+    for theirs, ours in table.items():
+        read = {"whole": settings.whole, "flag": settings.flag, "text": settings.text}.get(
+            _TYPES.get(ours, "number"), settings.number
+        )
+        value: Any = read(theirs)
+        if value is not None and value != "":
+            draft.put(ours, [value] if ours == "sample.seeds" else value, settings.origin(theirs))
+
+
+def put_kept(draft: Draft, settings: Settings, key: str) -> None:
+    """Put how many checkpoints are kept, which are two at least."""
+    kept = settings.whole(key)
+    if kept:
+        note = "" if kept >= 2 else "two are kept at least"
+        draft.put("save.keep", max(2, kept), settings.origin(key), note)
+
+
+def put_factor(draft: Draft, settings: Settings, key: str) -> None:
+    """Put LoKr's factor; -1 is its own choice, as none is here."""
+    factor = settings.whole(key)
+    if factor is not None and factor > 0:
+        draft.put("adapter.factor", factor, settings.origin(key))
+
+
+def put_first_weights(draft: Draft, settings: Settings, key: str) -> None:
+    """Put the adapter file that training begins with."""
+    draft.put("adapter.init_from", settings.text(key) or None, settings.origin(key))
+
+
+def put_dtype(draft: Draft, value: str | None, origin: Origin) -> None:
+    """Put the precision that the frozen model is held in."""
+    if value is None:
+        return
+    known = names.DTYPES.get(names.folded(value))
+    if known is None:
+        draft.left(*origin, "base_model.dtype is auto, float32, bfloat16 or float16")
+        return
+    note = "the frozen model is held in it; the adapter is trained in 32 bits"
+    draft.put("base_model.dtype", known, origin, "" if known == "float32" else note)
+
+
+def put_name(draft: Draft, value: str | None, origin: Origin) -> None:
+    """Put the run's name, with what no name can have turned into dashes."""
+    if not value:
+        return
+    name = _SAFE_NAME.sub("-", value).strip("-._")[:64].strip("-._")
+    if not name:
+        draft.left(*origin, "a run's name is made of letters, digits, dots and dashes")
+    elif name == value:
+        draft.put("name", name, origin)
+    else:
+        draft.put("name", name, origin, f"theirs is {clean(value, limit=60)!r}")
+
+
+def put_rank(
+    draft: Draft, rank: int | None, alpha: float | None, origins: Sequence[Origin], usual: str
+) -> None:
+    """Put rank and alpha; an alpha of 0 or none is the tool's own default.
+
+    Args:
+        usual: The default: "rank" or "1".
+    """
+    draft.put("adapter.rank", rank, origins[0])
+    if alpha is not None and alpha != 0:
+        draft.put("adapter.alpha", alpha, origins[1])
+        return
+    stands_for = rank if usual == "rank" or alpha == 0 else 1.0
+    if stands_for is not None:
+        note = "not given: the rank, so a factor of 1" if usual == "rank" else "not given: 1"
+        if alpha == 0:
+            note = "0 stands for the rank, so a factor of 1"
+        draft.put("adapter.alpha", float(stands_for), origins[1], note)
+
+
+def put_resolution(draft: Draft, value: Any, origin: Origin) -> None:
+    """Put the training resolution; a width and a height become the square of their area."""
+    sides = sides_of(value)
+    if not sides:
+        if value is not None:
+            draft.left(*origin, "expected pixels, or a width and a height")
+        return
+    pixels, note = sides[0], ""
+    if sides[0] != sides[-1]:
+        pixels = max(64, round(math.sqrt(sides[0] * sides[-1]) / 64) * 64)
+        note = f"the square of about the area of {sides[0]}×{sides[-1]}; images keep their shape"
+    draft.put("train.resolution", pixels, origin, note)
+
+
+def sides_of(value: Any) -> list[int]:
+    """Return the one or two sides that a size is written by; nothing where it is none."""
+    if isinstance(value, str):
+        matched = _SIZE.fullmatch(value)
+        value = list(matched.groups()) if matched else [value]
+    parts = value if isinstance(value, list) else [value]
+    sides = [as_number(part) for part in parts[:2]]
+    whole = [int(side) for side in sides if side is not None and 1 <= side < 100_000]
+    return whole if len(whole) == len(parts[:2]) and len(parts) <= 2 else []
+
+
+def put_layers(draft: Draft, layers: Iterable[str], origin: Origin | None, note: str = "") -> None:
+    """Put the groups of layers that get an update, in the order of the recipe's schema."""
+    order = [*names.TRANSFORMER, "convolution"]
+    draft.put("adapter.layers", sorted(layers, key=order.index), origin, note)

@@ -1,0 +1,179 @@
+"""Importers on folders, references, families, and values that have to be worked out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from import_files import imported, left
+
+from loba_tui.client.recipes.imports.prompts import parse_prompt
+from loba_tui.client.recipes.imports.registry import foreign_problem, import_recipe, recognised
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
+from loba_tui.core.recipe.schema import Recipe
+
+KOHYA = ("--pretrained_model_name_or_path", "m", "--network_dim", "4")
+
+
+def _folders(root: Path) -> None:
+    for name, count in (("10_zog cat", 3), ("2_zog dog", 4)):
+        (root / "img" / name).mkdir(parents=True)
+        for index in range(count):
+            (root / "img" / name / f"{index}.png").touch()
+            (root / "img" / name / f"{index}.txt").touch()
+    (root / "img" / "notes").mkdir()
+
+
+def test_numbered_folders_are_sources_and_epochs_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _folders(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    flags = ("--train_data_dir", "img", "--train_batch_size", "4", "--max_train_epochs", "5",
+             "--save_every_n_epochs", "1", "--sample_every_n_epochs", "2")  # fmt: skip
+    recipe, found = imported([], *KOHYA, *flags)
+    assert recipe.data is not None
+    assert [(s.path, s.repeats) for s in recipe.data.sources] == [
+        ("img/10_zog cat", 10),
+        ("img/2_zog dog", 2),
+    ]
+    assert recipe.data.captions.missing == "zog cat"
+    # 3 images ten times and 4 twice are 38 samples: ten batches of four.
+    assert (recipe.train.steps, recipe.save.every, recipe.sample.every) == (50, 10, 20)
+    assert "# 5 epochs × 38 samples ÷ 4 a batch" in found.text
+
+
+def test_prior_images_double_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _folders(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    flags = ("--train_data_dir", "img", "--reg_data_dir", "reg", "--max_train_epochs", "1")
+    recipe, found = imported([], *KOHYA, *flags)
+    assert recipe.train.steps == 76
+    assert "a prior image for each" in found.text
+
+
+def test_a_folder_can_be_named_beside_flags(tmp_path: Path) -> None:
+    _folders(tmp_path)
+    recipe, _ = imported([tmp_path / "img"], *KOHYA)
+    assert recipe.data is not None
+    assert [source.repeats for source in recipe.data.sources] == [10, 2]
+    with pytest.raises(RecipeError, match="folder alone"):
+        import_recipe([tmp_path / "img"], [], SHIPPED)
+
+
+def test_folders_and_scales_make_image_sliders(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "prompts_file: p.yaml\npretrained_model: {name_or_path: m}\n"
+        "network: {type: lierla, rank: 4, training_method: xattn}\n"
+        "train: {iterations: 100, lr: 1e-4}\n"
+    )
+    words = ("--folder_main", "eyes", "--folders", "small, large", "--scales", "-1, 1")
+    recipe, _ = imported([config], *words)
+    assert recipe.method.name == "image_slider"
+    assert recipe.data is not None
+    assert [(s.path, s.scale) for s in recipe.data.sources] == [
+        ("eyes/small", -1),
+        ("eyes/large", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "name", "layers"),
+    [
+        ("lierla", "xattn", "lora", ["cross_attention"]),
+        ("lierla", "noxattn", "lora", ["self_attention"]),
+        ("lierla", "full", "lora", ["cross_attention", "self_attention"]),
+        ("c3lier", "selfattn", "lora", ["self_attention"]),
+        ("c3lier", "noxattn", "locon", ["self_attention", "convolution"]),
+        ("c3lier", "full", "locon", ["cross_attention", "self_attention", "convolution"]),
+        ("c3lier", "noxattn-hspace", "locon", ["self_attention", "convolution"]),
+    ],
+)
+def test_a_training_method_is_layers(
+    kind: str, method: str, name: str, layers: list[str], tmp_path: Path
+) -> None:
+    config, prompts = tmp_path / "config.yaml", tmp_path / "prompts.yaml"
+    config.write_text(
+        "pretrained_model: {name_or_path: m}\n"
+        f"network: {{type: {kind}, rank: 4, training_method: {method}}}\ntrain: {{lr: 1e-4}}\n"
+    )
+    prompts.write_text("- {target: a, positive: b, unconditional: c, action: enhance}\n")
+    recipe, found = imported([config, prompts])
+    assert (recipe.adapter.name, recipe.adapter.options["layers"]) == (name, layers)
+    assert ("network.training_method" in left(found)) == ("hspace" in method)
+
+
+FLUX = '{"training_method": "LORA", "base_model_name": "m", "model_type": "FLUX_DEV_1"}'
+JOB = '{{"job": "x", "config": {{"process": [{{"type": "sd_trainer", "model": {{{}}}}}]}}}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (FLUX, "trains FLUX"),
+        (FLUX.replace("FLUX_DEV_1", "STABLE_DIFFUSION_35"), "Stable Diffusion 3"),
+        (FLUX.replace("FLUX_DEV_1", "STABLE_DIFFUSION_15_INPAINTING"), "inpainting"),
+        (FLUX.replace("LORA", "FINE_TUNE").replace("FLUX_DEV_1", "STABLE_DIFFUSION_15"), "whole"),
+        ('{"model_family": "flux", "model_type": "lora"}', "trains FLUX"),
+        ('{"model_family": "sdxl", "model_type": "full"}', "whole model"),
+        ('{"model_family": "wan", "model_type": "lora"}', "trains Wan"),
+        (JOB.format('"is_flux": true'), "trains FLUX"),
+        (JOB.format('"arch": "qwen_image"'), "Qwen-Image"),
+        (JOB.format('"name_or_path": "stabilityai/stable-diffusion-3.5-large"'), "Diffusion 3"),
+        ('pretrained_model_name_or_path = "m"\nnetwork_module = "networks.lora_flux"', "FLUX"),
+        ("python sd3_train_network.py --network_dim 4", "Stable Diffusion 3"),
+        ("python sdxl_train.py --pretrained_model_name_or_path m", "whole model"),
+        ("python train_network.py --network_dim 4", "name no model"),
+        ('pretrained_model_name_or_path = "m"\nlearning_rate = 1', "name no images"),
+        ('{"model_family": "sdxl", "model_type": "lora"}', "data_backend_config"),
+        ("- {target: a, positive: b}", "config.yaml"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_by_name(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message) as caught:
+        import_recipe([path], [], SHIPPED)
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+
+
+def test_a_recipe_is_not_taken_for_another_tools_configuration(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("version: 1\nbase_model: {id: x}\nmethod: {name: leco}\nlearning_rate: 1\n")
+    assert recognised(recipe) is None
+    assert foreign_problem(recipe) is None
+
+
+def test_the_file_of_a_tool_is_told_by_its_text_whatever_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text('pretrained_model_name_or_path = "x"\nlearning_rate = 1e-4\n')
+    problem = foreign_problem(path)
+    assert problem is not None
+    assert f"kohya sd-scripts; turn it into a recipe with: loba recipe import {path}" in str(
+        problem
+    )
+
+
+def test_what_a_check_refuses_is_left_with_its_reason(tmp_path: Path) -> None:
+    words = ("--train_data_dir", "d", "--learning_rate", "-1", "--network_alpha", "fast")
+    recipe, found = imported([], *KOHYA, *words, "--optimizer_type", "Muon")
+    assert recipe.optimizer == Recipe.model_fields["optimizer"].default
+    reasons = left(found)
+    assert "greater than 0" in reasons["learning_rate"]
+    assert reasons["network_alpha"] == "expected a number"
+    assert "no such optimizer" in reasons["optimizer_type"]
+
+
+def test_the_flags_behind_a_prompt_are_told_apart() -> None:
+    prompt = parse_prompt("a cat, sitting --n dog, blurry --w 512 --d 7 --m -2.5 --x")
+    assert prompt.text == "a cat, sitting"
+    assert prompt.negative == "dog, blurry"
+    assert (prompt.number("seed"), prompt.number("scale"), prompt.number("steps")) == (
+        7,
+        -2.5,
+        None,
+    )
+    assert dict(prompt.flags)["w"] == "512"
