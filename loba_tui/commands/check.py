@@ -149,18 +149,21 @@ def _open(path: Path) -> OpenedRecipe:
 
 def _problems_of(opened: OpenedRecipe, overrides: Sequence[str]) -> list[Problem]:
     """Return what is wrong with a recipe; a stranger's is only read, so nobody is asked."""
-    from loba_tui.core.recipe.load import check_recipe
+    from loba_tui.client.recipes.model_file import model_problems
+    from loba_tui.core.recipe.load import load_recipe
+    from loba_tui.core.recipe.problems import ProblemsFound
 
     stranger, plugins = opened.stranger, user_plugins()
     if stranger is not None:
         return stranger.problems(overrides, plugins=plugins)
-    problems = check_recipe(opened.path, overrides, plugins=plugins)
-    if problems:
+    try:
+        recipe = load_recipe(opened.path, overrides, plugins=plugins)
+    except ProblemsFound as error:
         from loba_tui.client.recipes.imports.registry import foreign_problem
 
         foreign = foreign_problem(opened.path)
-        return problems if foreign is None else [foreign]
-    return problems
+        return list(error.problems) if foreign is None else [foreign]
+    return list(model_problems(recipe, str(opened.path)))
 
 
 def _finding_lines(finding: Finding) -> Iterator[str]:

@@ -208,6 +208,23 @@ def test_a_path_that_leads_elsewhere_is_refused_whatever_is_answered(
     assert place.tree() == before
 
 
+@pytest.mark.parametrize("key", ["id", "vae", "config"])
+@pytest.mark.parametrize("path", ["{private}/model.safetensors", "../private", "~/model"])
+@pytest.mark.parametrize("way", ["run hub", "replay file"])
+def test_a_file_of_the_model_that_lies_elsewhere_is_refused(
+    place: Place, way: str, path: str, key: str
+) -> None:
+    text = recipe_text().replace(
+        'id: "stranger/model"',
+        ('id: "stranger/model", ' if key != "id" else "")
+        + f"{key}: {json.dumps(path.format(private=place.private))}",
+    )
+    done = loba([*place.commands(text)[way], "--yes"])
+    assert done.exit_code == 8, done.stderr
+    assert f"base_model.{key}: a recipe from elsewhere may not" in done.stderr
+    assert not place.started
+
+
 @pytest.mark.parametrize("way", ["run hub", "replay file", "sample file", "resume"])
 def test_a_folder_that_the_user_gives_may_be_used(place: Place, way: str) -> None:
     command = place.commands(recipe_text(path=str(place.private)))[way]

@@ -119,6 +119,11 @@ class Checkpoint:
             return "v_prediction"
         return "epsilon" if said in ("epsilon", "eps") else None
 
+    @property
+    def lacks_prediction_type(self) -> bool:
+        """Whether its family has models of two kinds, and the file does not say of which it is."""
+        return self.family == "sd2" and self.prediction_type is None
+
     def has(self, prefix: str) -> bool:
         """Say whether there are weights whose names begin like this."""
         return any(key.startswith(prefix) for key in self.tensors)

@@ -29,7 +29,7 @@ def configuration_of(checkpoint: Checkpoint, overrides: Overrides) -> tuple[Path
         zero_snr = True
     if overrides.config is not None:
         return given_folder(overrides.config), ScheduleChange(predicts, zero_snr)
-    if checkpoint.family == "sd2" and predicts is None:
+    if checkpoint.lacks_prediction_type and predicts is None:
         raise RecipeError(
             f"{checkpoint.shown} is an SD 2.x checkpoint, which does not say what it predicts.",
             "Set base_model.prediction_type: v_prediction for models of 768 pixels, epsilon for"

@@ -4,51 +4,16 @@ each case of server and cache is a process of its own."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hub_client import talking_to
+from hub_locating import locate_in_child
 from hub_server import COMMIT, Fault, Hub, serve
 
 from loba_tui.core.associate.sources.hub_snapshot import fetch_snapshot
 from loba_tui.core.errors import Interrupted
-
-LOCATE = """
-import json, sys
-from loba_tui.core.associate.sources.locate import locate
-from loba_tui.core.errors import LobaError
-for model_id, revision in json.loads(sys.argv[1]):
-    try:
-        source = locate(model_id, revision)
-        print(json.dumps({"folder": str(source.folder), "revision": source.revision}))
-    except LobaError as error:
-        print(json.dumps({"exit_code": error.exit_code, "text": str(error)}))
-"""
-
-
-def locate_in_child(
-    endpoint: str, home: Path, cases: list[tuple[str, str | None]], **environment: str
-) -> tuple[list[dict[str, Any]], str]:
-    """Locate models in a process that has this hub and cache; also returns its stderr."""
-    child = subprocess.run(
-        [sys.executable, "-c", LOCATE, json.dumps(cases)],
-        env={
-            **os.environ,
-            "HF_ENDPOINT": endpoint,
-            "HF_HOME": str(home),
-            "NO_PROXY": "*",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    return [json.loads(line) for line in child.stdout.splitlines()], child.stderr
 
 
 @pytest.fixture(scope="module")

@@ -54,3 +54,31 @@ def test_a_builtin_model_is_known_by_its_content_too(tmp_path):
     assert first["model"]["id"] == "builtin:x"
     (tmp_path / "vae" / "w").write_bytes(b"2")
     assert fingerprint(source) != first
+
+
+def test_a_one_file_model_is_known_by_its_content_configuration_and_vae(tmp_path):
+    folder = tmp_path / "config"
+    (folder / "vae").mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
+    (folder / "vae" / "config.json").write_text("{}")
+    file, vae = tmp_path / "model.safetensors", tmp_path / "vae.safetensors"
+    file.write_bytes(b"one")
+    vae.write_bytes(b"a vae")
+
+    def known(**changes):
+        return fingerprint(ModelSource(str(file), "local", folder, file=file, **changes))
+
+    first = known()
+    assert str(tmp_path) not in repr(first)
+    assert known(vae=vae) != first
+    moved = tmp_path / "moved" / "model.safetensors"
+    moved.parent.mkdir()
+    moved.write_bytes(b"one")
+    assert fingerprint(ModelSource(str(moved), "local", folder, file=moved)) == first
+    file.write_bytes(b"two")
+    second = known()
+    assert second != first
+    (folder / "vae" / "config.json").write_text('{"scaling_factor": 1}')
+    assert known() != second
+    of_hub = ModelSource("me/x:model.safetensors", "hub", folder, "a" * 40, file=file)
+    assert fingerprint(of_hub)["model"]["revision"] == "a" * 40
