@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,13 +49,28 @@ class PromptEmbeds:
         pooled = None if self.pooled is None else self.pooled.expand(num_rows, -1)
         return PromptEmbeds(self.embeds.expand(num_rows, -1, -1), pooled)
 
+    def repeated_to(self, length: int) -> PromptEmbeds:
+        """Return the states of each row again and again, `length` of them.
+
+        To attention, states that all stand there equally often are the same as those states once.
+        """
+        times = length // self.embeds.shape[1]
+        return self if times == 1 else PromptEmbeds(self.embeds.repeat(1, times, 1), self.pooled)
+
     @staticmethod
     def cat(parts: Sequence[PromptEmbeds]) -> PromptEmbeds:
-        """Join rows of the same family into one batch."""
+        """Join rows of the same family into one batch; shorter ones are repeated."""
+        parts = same_length(parts)
         pooled = [part.pooled for part in parts if part.pooled is not None]
         return PromptEmbeds(
             torch.cat([part.embeds for part in parts]), torch.cat(pooled) if pooled else None
         )
+
+
+def same_length(parts: Sequence[PromptEmbeds]) -> list[PromptEmbeds]:
+    """Return embeddings of prompts of any number of chunks with as many states a row each."""
+    length = math.lcm(*(part.embeds.shape[1] for part in parts))
+    return [part.repeated_to(length) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +25,7 @@ from loba_tui.core.associate.caches.tensors.layout import TensorKind
 from loba_tui.core.associate.caches.tensors.store import TensorStore
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.loading import component_names
+from loba_tui.core.associate.containers.prompt_reading import PromptReading
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.associate.sources.locate import ModelSource
 from loba_tui.core.associate.sources.overrides import Overrides
@@ -70,6 +71,7 @@ class PipelineWrapper:
             leave_out=() if with_text_encoders else self._parts(_TEXT_ENCODERS),
         )
         self._apply_threads()
+        container.reading = reading_of(settings)
         apply_attention(settings.attention, container.denoiser)
         if settings.gradient_checkpointing:
             container.denoiser.enable_gradient_checkpointing()
@@ -99,6 +101,9 @@ class PipelineWrapper:
             dtype=self.cache.dtype,
             hashes=FileHashes(root),
         )
+        reading = reading_of(self.settings)
+        if kind == "embeds" and not reading.is_plain:
+            fingerprint["reading"] = asdict(reading)
         # Hundreds of prompts take less to encode again than to wait for the disk with each.
         return TensorStore(root, kind, fingerprint, on_problem=on_problem, sync=kind == "latents")
 
@@ -134,6 +139,11 @@ class PipelineWrapper:
                 )
         if threads is not None:
             torch.set_num_threads(threads)
+
+
+def reading_of(settings: BaseModelSection) -> PromptReading:
+    """Return how prompts are read."""
+    return PromptReading(settings.long_prompts, settings.prompt_weights)
 
 
 def check_attention(backend: str, device: torch.device, dtype: torch.dtype) -> None:

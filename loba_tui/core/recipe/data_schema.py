@@ -59,7 +59,11 @@ class CaptionSection(Section):
         0.0, description="share of the other tags that is left out each time"
     )
     variants: PositiveInt = Field(
-        8, description="most orders of one caption: each is encoded once, before training"
+        8,
+        description="most orders or choices of one caption: each is encoded once, at first",
+    )
+    wildcards: bool = Field(
+        False, description="of {a|b} in a caption one is taken each time; {{ and }} are braces"
     )
     dropout: Fraction = Field(0.0, description="share of samples trained on the empty prompt")
 

@@ -34,6 +34,12 @@ from loba_tui.core.redact import find_secret, without_secrets
 from loba_tui.core.text import clean, nearest
 
 MAX_BYTES = 256 * 1024
+_NEWER_KEYS: tuple[tuple[Any, ...], ...] = (
+    ("adapter", "init_from", None),
+    ("base_model", "long_prompts", "cut"),
+    ("base_model", "prompt_weights", False),
+    ("data", "captions", "wildcards", False),
+)
 
 
 def load_recipe(
@@ -163,9 +169,13 @@ def _as_written(recipe: Recipe) -> dict[str, Any]:
     for section in ("sample", "proof"):
         if not mapping[section]["prompts"]:
             del mapping[section]["prompts"]
-    # Left out where it is not used, so that an older run's recipe is written as it was then.
-    if mapping["adapter"]["init_from"] is None:
-        del mapping["adapter"]["init_from"]
+    # Left out where they are not used, so that an older run's recipe is written as it was then.
+    for *sections, key, unused in _NEWER_KEYS:
+        table: Any = mapping
+        for each in sections:
+            table = (table or {}).get(each)
+        if table is not None and table[key] == unused:
+            del table[key]
     return mapping
 
 

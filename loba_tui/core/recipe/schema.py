@@ -67,6 +67,12 @@ class BaseModelSection(Section):
     gradient_checkpointing: bool = False
     offload: Literal["none", "model", "sequential"] = "none"
     threads: PositiveInt | None = Field(None, description="CPU threads; null takes the model's own")
+    long_prompts: Literal["cut", "chunks"] = Field(
+        "cut", description="prompts of more than 75 tokens: cut there, or read in chunks of 75"
+    )
+    prompt_weights: bool = Field(
+        False, description="(a), [a] and (a:1.3) in prompts are weights, as in A1111's web UI"
+    )
 
 
 class Concept(Section):

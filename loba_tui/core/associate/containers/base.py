@@ -9,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from loba_tui.core.associate.containers.prompt_reading import PromptReading
 from loba_tui.core.associate.embeds import Framing, LatentMoments, PromptEmbeds
 
 
@@ -29,6 +30,7 @@ class ModelContainer(Protocol):
         family: Short name of the architecture, such as "sdxl".
         pipeline: The diffusers pipeline that everything below operates on.
         revision: The commit of the hub that was loaded; None for local and built-in models.
+        reading: How prompts are read; as every pipeline does until it is set.
         memory: Brings components that were unloaded or offloaded; None where nobody can.
     """
 
@@ -36,6 +38,7 @@ class ModelContainer(Protocol):
     pipeline: DiffusionPipeline
     revision: str | None
     memory: ComponentMemory | None
+    reading: PromptReading
 
     @property
     def denoiser(self) -> nn.Module:

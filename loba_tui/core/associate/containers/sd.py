@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
+from loba_tui.core.associate.containers.prompt_reading import (
+    WeightedTokens,
+    token_rows,
+    weighted,
+)
 from loba_tui.core.associate.containers.unet import UNetContainer
 from loba_tui.core.associate.embeds import Framing, PromptEmbeds
 
@@ -27,6 +34,13 @@ class SDContainer(UNetContainer):
             do_classifier_free_guidance=False,
         )
         return PromptEmbeds(embeds)
+
+    def _encode_chunks(self, chunks: Sequence[WeightedTokens]) -> PromptEmbeds:
+        encoder = self.pipeline.text_encoder
+        ids, mask = (each.to(self.device) for each in token_rows(self._tokenizer, chunks))
+        uses_mask = getattr(encoder.config, "use_attention_mask", None)
+        states = encoder(ids, attention_mask=mask if uses_mask else None)[0]
+        return PromptEmbeds(weighted(states.to(encoder.dtype), chunks))
 
     def _added_conditions(
         self, latents: Tensor, embeds: PromptEmbeds, framing: Framing | None

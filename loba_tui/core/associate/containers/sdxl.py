@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
+from loba_tui.core.associate.containers.prompt_reading import (
+    WeightedTokens,
+    token_rows,
+    weighted,
+)
 from loba_tui.core.associate.containers.unet import UNetContainer
 from loba_tui.core.associate.embeds import Framing, PromptEmbeds
 
@@ -38,6 +45,22 @@ class SDXLContainer(UNetContainer):
             prompts, device=self.device, do_classifier_free_guidance=False
         )
         return PromptEmbeds(embeds, pooled)
+
+    def _encode_chunks(self, chunks: Sequence[WeightedTokens]) -> PromptEmbeds:
+        pipeline = self.pipeline
+        read_by = [
+            (pipeline.tokenizer, pipeline.text_encoder),
+            (pipeline.tokenizer_2, pipeline.text_encoder_2),
+        ]
+        states: list[Tensor] = []
+        for tokenizer, encoder in read_by:
+            if encoder is None:
+                continue
+            ids = token_rows(tokenizer, chunks)[0].to(self.device)
+            output = encoder(ids, output_hidden_states=True)
+            states.append(weighted(output.hidden_states[-2], chunks))
+        # The last encoder's; the first one's pooled state is not asked for.
+        return PromptEmbeds(torch.cat(states, dim=-1).to(pipeline.text_encoder_2.dtype), output[0])
 
     def _added_conditions(
         self, latents: Tensor, embeds: PromptEmbeds, framing: Framing | None

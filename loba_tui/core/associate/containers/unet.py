@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.base import ComponentMemory
+from loba_tui.core.associate.containers.prompt_reading import PromptReading, WeightedTokens
 from loba_tui.core.associate.containers.prompt_truncation import truncated_tails
 from loba_tui.core.associate.embeds import Framing, LatentMoments, PromptEmbeds
 from loba_tui.core.errors import RecipeError
@@ -46,6 +47,7 @@ class UNetContainer(ABC):
         self.pipeline = pipeline
         self.revision = revision
         self.memory: ComponentMemory | None = None
+        self.reading = PromptReading()
         self._tokenizer = pipeline.tokenizer
         self._empty: PromptEmbeds | None = None
 
@@ -57,6 +59,10 @@ class UNetContainer(ABC):
     @abstractmethod
     def _encode(self, prompts: list[str]) -> PromptEmbeds:
         """Return what the pipeline's own `encode_prompt` does, one row a prompt."""
+
+    @abstractmethod
+    def _encode_chunks(self, chunks: Sequence[WeightedTokens]) -> PromptEmbeds:
+        """Return what `_encode` does of prompts with these tokens, weighted, one row a chunk."""
 
     @abstractmethod
     def _added_conditions(
@@ -123,10 +129,22 @@ class UNetContainer(ABC):
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
         self.require(*self.text_encoders)
+        if not self.reading.is_plain:
+            return PromptEmbeds.cat([self._read(prompt) for prompt in prompts])
         starts = range(0, len(prompts), _PROMPTS_AT_ONCE)
         return PromptEmbeds.cat(
             [self._encode(list(prompts[at : at + _PROMPTS_AT_ONCE])) for at in starts]
         )
+
+    def _read(self, prompt: str) -> PromptEmbeds:
+        """Return one row, of as many states as the prompt's chunks have."""
+        tokens = self.reading.tokens(self._tokenizer, prompt)
+        chunks = tokens.chunks(self._tokenizer.model_max_length - 2)
+        if len(chunks) == 1 and not self.reading.weights:
+            return self._encode([prompt])  # the very bits of a pipeline that knows no chunks
+        rows = self._encode_chunks(chunks)
+        pooled = None if rows.pooled is None else rows.pooled[:1]
+        return PromptEmbeds(rows.embeds.flatten(0, 1)[None], pooled)
 
     def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
         return self._tokenizer(
@@ -134,6 +152,8 @@ class UNetContainer(ABC):
         ).input_ids
 
     def truncated_tails(self, prompts: Sequence[str]) -> dict[str, str]:
+        if self.reading.long_prompts == "chunks":
+            return {}
         return truncated_tails(self._tokenizer, prompts)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from loba_tui.core.recipe.data_schema import CaptionSection
 MAX_CAPTION_BYTES = 64 * 1024
 """More than this is not a caption but some other file."""
 
+_WILDCARD = re.compile(r"\{\{|\}\}|\{(?P<choices>[^{}|]*(?:\|[^{}|]*)+)\}")
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -100,10 +102,12 @@ def tidy(text: str) -> str:
 
 
 def variant(caption: str, settings: CaptionSection, seed: int, *key: int | str) -> str:
-    """Return one variant of a tidy caption: tags shuffled, some left out, the trigger in front.
+    """Return one variant of a tidy caption: wildcards drawn, tags shuffled, some left out.
 
-    `key` says which variant of which image.
+    The trigger stands in front. `key` says which variant of which image.
     """
+    if settings.wildcards:
+        caption = without_wildcards(caption, randomness.generator(seed, "wildcards", *key))
     if settings.shuffle or settings.drop_tags:
         tags = [tag.strip() for tag in caption.split(settings.separator)]
         kept, others = tags[: settings.keep], tags[settings.keep :]
@@ -116,4 +120,20 @@ def variant(caption: str, settings: CaptionSection, seed: int, *key: int | str) 
 
 def num_variants(settings: CaptionSection) -> int:
     """Return how many variants of each caption there are."""
-    return settings.variants if settings.shuffle or settings.drop_tags else 1
+    varies = settings.shuffle or settings.drop_tags or settings.wildcards
+    return settings.variants if varies else 1
+
+
+def without_wildcards(caption: str, generator: torch.Generator) -> str:
+    """Return a caption with one of the alternatives of each `{a|b}`, as kohya's trainer writes it.
+
+    `{{` and `}}` are braces. Braces without a `|` between them, and those inside of others, stay.
+    """
+
+    def choose(match: re.Match[str]) -> str:
+        if match["choices"] is None:
+            return match.group()[0]
+        choices = match["choices"].split("|")
+        return choices[int(torch.randint(len(choices), (), generator=generator))]
+
+    return " ".join(_WILDCARD.sub(choose, caption).split())

@@ -68,6 +68,8 @@ def cut_captions(recipe: Recipe, data: PreparedData) -> dict[str, str] | None:
     None where the model's tokenizer is not on this machine yet.
     """
     settings = recipe.base_model
+    if settings.long_prompts == "chunks":
+        return {}
     source, origin = find_configuration(settings.id, settings.revision, Overrides.of(settings))
     tokenizer = None if origin == "assumed" else tokenizer_of(source.folder)
     return None if tokenizer is None else truncated_tails(tokenizer, data.prompts())

@@ -12,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.associate.embeds import PromptEmbeds
+from loba_tui.core.associate.embeds import PromptEmbeds, same_length
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.drop_ins import load_choice
@@ -86,6 +86,7 @@ def _call(
     resolution: int,
 ) -> np.ndarray:
     """Return (B, H, W, 3) images of one call of the pipeline."""
+    embeds, negative = same_length([embeds, negative])
     pooled = {}
     if embeds.pooled is not None:
         pooled = {

@@ -17,12 +17,15 @@ from accelerate import Accelerator
 
 from loba_tui.core.associate.machine import device_name, dtype_name, library_versions
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.schema import BaseModelSection, Recipe
 
 _SECTIONS = ("method", "adapter", "optimizer", "scheduler", "loss", "train")
 # How the model is held, but not where: a device is known by what it is.
 _MODEL_KEYS = ("id", "revision", "variant", "dtype", "attention", "gradient_checkpointing")
-_LATER_MODEL_KEYS = ("vae", "config", "prediction_type", "zero_snr")
+_LATER_MODEL_KEYS = (
+    *("vae", "config", "prediction_type", "zero_snr"),
+    *("long_prompts", "prompt_weights"),
+)
 _DATA_EXCLUDED: dict[str, Any] = {
     "workers": True,
     "cache": True,
@@ -63,7 +66,8 @@ class RunFingerprint:
         dumped = recipe.model_dump(mode="json", include={"base_model", *_SECTIONS})
         model = dumped["base_model"]
         # Checkpoints of former versions do not have the later keys.
-        later = {key: model[key] for key in _LATER_MODEL_KEYS if model[key] is not None}
+        usual = BaseModelSection.model_fields
+        later = {k: model[k] for k in _LATER_MODEL_KEYS if model[k] != usual[k].default}
         dumped["base_model"] = {key: model[key] for key in _MODEL_KEYS} | later
         # Where that file lies does not matter, and it is read once, before the first step.
         if recipe.adapter.init_from is not None:
@@ -72,6 +76,7 @@ class RunFingerprint:
         if recipe.data is not None:
             # Where images lie and how they are read does not matter, but what they are does.
             kept = recipe.data.model_dump(mode="json", exclude=_DATA_EXCLUDED)
+            kept["captions"]["wildcards"] = kept["captions"]["wildcards"] or None
             dumped["data"] = {**kept, "images": images}
         computed_by = _machine(accelerator, dtype)
         computed_by |= {f"plugin {key}": sha256 for key, sha256 in plugins.items()}

@@ -70,6 +70,20 @@ def check_init_from(tree: Node, method: Plugin | None, adapter: Plugin | None) -
         yield tree.problem(path, message)
 
 
+def check_prompt_reading(tree: Node, method: Plugin | None) -> Iterator[Problem]:
+    """Yield options of reading prompts where the method edits single tokens in closed form."""
+    warm = tree.at(("method", "warm_start"))
+    is_warm = warm is not None and warm.data is not None
+    if method is None or not (method.constants.get("SOLVES") or is_warm):
+        return
+    what = "method.warm_start" if is_warm else method.name
+    for key, usual in (("long_prompts", "cut"), ("prompt_weights", False)):
+        given = tree.at(("base_model", key))
+        if given is not None and given.data != usual:
+            message = f"{what} edits the states of single tokens, which this changes; leave it out"
+            yield tree.problem(("base_model", key), message)
+
+
 def check_efficacy_every(tree: Node, method: Plugin | None) -> Iterator[Problem]:
     """Yield `train.efficacy_every` where the method has no figures to read while it trains."""
     path = ("train", "efficacy_every")

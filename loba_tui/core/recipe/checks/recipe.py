@@ -15,6 +15,7 @@ from loba_tui.core.recipe.checks.method import (
     check_efficacy_every,
     check_init_from,
     check_layers,
+    check_prompt_reading,
     check_unused,
 )
 from loba_tui.core.recipe.checks.names import check_names
@@ -51,7 +52,7 @@ def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Proble
     problems += [*check_unused(tree, method), *check_efficacy_every(tree, method)]
     adapter = described(*chosen.get(("adapter",), ("adapters", AdapterSection().name)), plugins)
     problems += check_layers(tree, method, adapter)
-    problems += check_init_from(tree, method, adapter)
+    problems += [*check_init_from(tree, method, adapter), *check_prompt_reading(tree, method)]
     return (None if problems else recipe), _without_repeats(problems)
 
 

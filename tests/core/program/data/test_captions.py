@@ -91,3 +91,24 @@ def test_without_shuffling_there_is_one_variant_and_it_is_the_caption() -> None:
     assert num_variants(CaptionSection()) == 1
     assert num_variants(CaptionSection(shuffle=True, variants=5)) == 5
     assert variant("a cat, on a mat", CaptionSection(), 0, 3) == "a cat, on a mat"
+
+
+def test_of_wildcards_one_is_drawn_for_each_variant_and_the_same_again() -> None:
+    settings = CaptionSection(wildcards=True, trigger="zog", variants=64)
+    assert num_variants(settings) == 64
+    caption = "a {red|dark blue| } {one} {{x}} {cat|dog}, {a"
+    made = {variant(caption, settings, 0, "image", i) for i in range(200)}
+    assert made == {
+        f"zog a {colour}{{one}} {{x}} {animal}, {{a"
+        for colour in ("red ", "dark blue ", "")
+        for animal in ("cat", "dog")
+    }
+    assert variant(caption, settings, 0, "x", 1) == variant(caption, settings, 0, "x", 1)
+    assert variant(caption, CaptionSection(), 0, "x", 1) == caption
+
+
+def test_wildcards_are_drawn_evenly_and_before_tags_are_shuffled() -> None:
+    settings = CaptionSection(wildcards=True, shuffle=True)
+    made = [variant("{a|b, c|d}", settings, 0, i) for i in range(300)]
+    assert set(made) == {"a", "b, c", "c, b", "d"}
+    assert 70 < made.count("a") < 130
