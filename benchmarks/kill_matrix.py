@@ -316,7 +316,7 @@ def _new_run(recipe: Recipe, folder: Path) -> RunDir:
 
 def _sums(run_dir: RunDir) -> tuple[str, ...]:
     # Not every kind of adapter has a kohya form; one that lacks it must lack it in both runs.
-    files = [file.path for file in (run_dir.adapter, run_dir.adapter_kohya) if file.is_file()]
+    files = [file.path for file in (run_dir.adapter, run_dir.adapter_kohya) if file.is_there()]
     return tuple(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
 
 
