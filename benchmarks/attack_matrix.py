@@ -218,6 +218,7 @@ def attack(place: Place, result: Result, mutations: Sequence[tuple[str, str]], n
     result.num_folders += 1
     for number in range(num_faults, len(result.faults)):
         result.faults[number] = f"{mutations}: {result.faults[number]}"
+        print(result.faults[number], file=sys.stderr)
     for left in (run_dir.path, Path(f"{path}.safetensors")):
         shutil.rmtree(left, ignore_errors=True)
         left.unlink(missing_ok=True) if not left.is_dir() else None

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.files import UnsafeFileError, unwritable
@@ -128,6 +128,7 @@ def _waiting(run_dir: RunDir) -> list[OwnedFile]:
 def _read(file: OwnedFile) -> Command:
     record = decode(file.read(_MAX_BYTES))
     kind, args = record.get("command"), record.get("args", {})
-    if record.get("version") != RECORD_VERSION or kind not in _KINDS or not isinstance(args, dict):
+    is_known = isinstance(kind, str) and kind in _KINDS and isinstance(args, dict)
+    if record.get("version") != RECORD_VERSION or not is_known:
         raise ValueError("not a command of this version")
-    return Command(kind, args, file.name.removesuffix(".json"))
+    return Command(cast(CommandKind, kind), args, file.name.removesuffix(".json"))

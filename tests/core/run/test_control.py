@@ -37,7 +37,7 @@ def test_what_has_the_name_of_a_command_and_is_none_is_refused_and_removed(
     run_dir: RunDir, tmp_path: Path
 ) -> None:
     (tmp_path / "secret.json").write_text('{"version":1,"command":"stop","args":{}}')
-    names = [f"{number:08d}-0123abcd.json" for number in range(1, 7)]
+    names = [f"{number:08d}-0123abcd.json" for number in range(1, 8)]
     control = run_dir.control.path
     (control / names[0]).symlink_to(tmp_path / "secret.json")
     os.mkfifo(control / names[1])
@@ -45,6 +45,7 @@ def test_what_has_the_name_of_a_command_and_is_none_is_refused_and_removed(
     (control / names[3]).write_text('{"version":2,"command":"stop"}')
     (control / names[4]).write_bytes(b"[" * 70_000)
     os.link(tmp_path / "secret.json", control / names[5])
+    (control / names[6]).write_text('{"version":1,"command":["stop"],"args":{}}')
     send(run_dir, Command("save"))
     refused: list[str] = []
     assert take(run_dir, on_refused=lambda name, reason: refused.append(name)) == [Command("save")]
