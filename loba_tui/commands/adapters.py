@@ -41,6 +41,9 @@ By = Annotated[
 Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where the results go; a new folder if left out.")
 ]
+UNetOnly = Annotated[
+    bool, typer.Option("--unet-only", help="Leave out what it has for text encoders.")
+]
 Strengths = Annotated[
     list[str],
     typer.Argument(metavar="ADAPTER@SCALE…", help="Runs or files; without @SCALE it is 1."),
@@ -61,6 +64,7 @@ def sample(
     scales: Scales = "",
     seeds: Seeds = "",
     by: By = None,
+    unet_only: UNetOnly = False,
     out: Out = None,
     agreed: Agreed = Agreed(),  # noqa: B008  frozen
 ) -> None:
@@ -84,7 +88,8 @@ def sample(
         else requests.about_one("sample", adapter)
     )
     images = requests.Images(tuple(prompts or ()), scales, seeds)
-    _echo_results(_with_recipe(images.added_to(request), by, agreed), out)
+    request = replace(images.added_to(request), unet_only=unet_only)
+    _echo_results(_with_recipe(request, by, agreed), out)
 
 
 @grouped
@@ -96,6 +101,7 @@ def evaluate(
     scales: Scales = "",
     seeds: Seeds = "",
     by: By = None,
+    unet_only: UNetOnly = False,
     out: Out = None,
     agreed: Agreed = Agreed(),  # noqa: B008  frozen
 ) -> None:
@@ -111,6 +117,7 @@ def evaluate(
 
     images = requests.Images(tuple(prompts or ()), scales, seeds)
     request = images.added_to(requests.about_one("eval", adapter))
+    request = replace(request, unet_only=unet_only)
     _echo_results(_with_recipe(request, by, agreed), out)
 
 
@@ -121,6 +128,7 @@ def merge(
         int | None, typer.Option(min=1, help="Most that a layer may have; all of it if left out.")
     ] = None,
     file_format: FileFormat = "diffusers",
+    unet_only: UNetOnly = False,
     yes: Replace = False,
 ) -> None:
     """Make one file that does what several adapters do together.
@@ -139,6 +147,7 @@ def merge(
         raise RefusedError(f"{out} exists already.", "Add --yes to replace it.")
     request = about_several("merge", adapters, user_ledger())
     request = replace(request, file=str(out), rank=rank, file_format=file_format)
+    request = replace(request, unet_only=unet_only)
     _, events = answer(request, None)
     for event in events:
         if event.kind == "merged":
@@ -162,6 +171,7 @@ def interfere(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the results go; a new folder if not.")
     ] = None,
+    unet_only: UNetOnly = False,
     agreed: Agreed = Agreed(),  # noqa: B008  frozen
 ) -> None:
     """Say how adapters that are used together disturb each other, in figures and a picture.
@@ -175,7 +185,8 @@ def interfere(
         raise RecipeError("ADAPTER@SCALE: it takes two adapters to disturb each other.")
     request = about_several("interfere", adapters, user_ledger())
     request = _with_measures(_with_recipe(request, None, agreed))
-    _, events = answer(replace(request, prompts=tuple(prompts or ())), out)
+    request = replace(request, prompts=tuple(prompts or ()), unet_only=unet_only)
+    _, events = answer(request, out)
     for event in events:
         if event.kind == "interfered":
             for label, key in (("figures", "path"), ("picture", "picture")):

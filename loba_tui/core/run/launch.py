@@ -53,6 +53,7 @@ class Request:
         into: The checkpoint that an exported adapter is baked into; empty for none.
         recipe: The text of the resolved recipe that says model, prompts and measure. Whoever makes
             the request has it from the user, or has asked about it: the program reads no other.
+        unet_only: Leave out what adapters have for text encoders.
         recipes: That of each of `several`, for its measure; "" for one that has none.
     """
 
@@ -71,6 +72,7 @@ class Request:
     into: str = ""
     recipe: str | None = None
     recipes: tuple[str, ...] = ()
+    unet_only: bool = False
     version: int = field(default=RECORD_VERSION, kw_only=True)
 
     @classmethod

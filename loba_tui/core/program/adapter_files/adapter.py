@@ -14,13 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from loba_tui.core.adapter_keys import kohya_keys
 from loba_tui.core.adapter_metadata import APPROXIMATION_KEY
-from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.file_sources import Source, file_at, path_of
 from loba_tui.core.foreign_json import parse_json
@@ -53,16 +51,6 @@ from loba_tui.core.program.adapter_layers.kinds import kind_of, tuner_layers
 DIFFUSERS_NAME = "adapter.safetensors"
 KOHYA_NAME = "adapter.kohya.safetensors"
 AdapterFormat = Literal["diffusers", "kohya"]
-
-_LOADED_CONFIG = (
-    "r",
-    "lora_alpha",
-    "rank_pattern",
-    "alpha_pattern",
-    "target_modules",
-    "use_rslora",
-    "use_dora",
-)
 
 
 def write_adapter(
@@ -114,7 +102,13 @@ def read_adapter(source: Source) -> tuple[dict[str, Tensor], dict[str, Any], dic
         CorruptError: It is damaged.
     """
     tensors, metadata = read_file(source)
-    path = path_of(source)
+    return adapter_in(path_of(source), tensors, metadata)
+
+
+def adapter_in(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+    """Return what `read_adapter` does of a file that was read; what it takes leaves `metadata`."""
     other = adapter_lycoris.read_layers(path, metadata, tensors)
     if other is not None:
         return dict(other[0]), other[1], metadata
@@ -182,92 +176,6 @@ def _check_kohya_can_name(path: Path, layers: Mapping[str, LoraLayer]) -> None:
             kohya_keys.to_kohya(module)
         except KeyError as error:
             raise not_an_adapter(path, module) from error
-
-
-def load_adapter(container: ModelContainer, source: Source, adapter_name: str = "default") -> None:
-    """Put an adapter file on a container's denoiser through diffusers.
-
-    Its weights keep the file's precision over a base of any dtype, as they were trained.
-
-    Args:
-        container: A model without an adapter of that name.
-        source: A .safetensors file, ours or of any tool that diffusers reads.
-
-    Raises:
-        RecipeError: There is no such file, or it is no adapter for this model.
-        CorruptError: It is damaged.
-        NumericsError: A weight is not finite, or all are zero.
-    """
-    tensors, metadata = read_file(source)
-    path = path_of(source)
-    check_weights(tensors)
-    other = adapter_lycoris.read_layers(path, metadata, tensors)
-    try:
-        if other is not None:
-            adapter_lycoris.attach(container.denoiser, *other, adapter_name)
-            return
-        state_dict, alphas, config = _read_for_loading(container, source)
-        container.pipeline.load_lora_into_unet(
-            state_dict,
-            network_alphas=alphas,
-            unet=container.denoiser,
-            adapter_name=adapter_name,
-            metadata=config,
-            _pipeline=container.pipeline,
-        )
-        _restore_precision(container.denoiser, state_dict, adapter_name)
-    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise RecipeError(
-            f"{path} is not an adapter for this model: {_reason(error)}",
-            "Name an adapter trained on the same architecture.",
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line that says something; torch's is a heading."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = next((line for line in lines if not line.endswith(":")), type(error).__name__)
-    return told[:300]
-
-
-def _read_for_loading(
-    container: ModelContainer, source: Source
-) -> tuple[dict[str, Tensor], dict[str, float] | None, dict[str, Any] | None]:
-    """Return weights, alphas and configuration as `load_lora_into_unet` takes them.
-
-    Our own files are read here: diffusers loses the alphas of attention layers of a kohya file
-    where they are not those of most layers. Other tools' key styles are left to diffusers.
-    """
-    try:
-        tensors, config, _ = read_adapter(source)
-    except RecipeError as error:
-        # Given as tensors: of a path diffusers would read another file than the one checked here,
-        # and ask the hub about one that it does not find.
-        tensors, metadata = read_file(source)
-        state_dict, alphas = container.pipeline.lora_state_dict(
-            tensors, unet_config=container.denoiser.config
-        )
-        if not state_dict or not all(name.startswith(UNET_PREFIX) for name in state_dict):
-            raise error
-        packed = parse_json(metadata[CONFIG_KEY]) if CONFIG_KEY in metadata else None
-        return state_dict, alphas, packed
-    # The rest of a configuration says how training started; from a foreign file it is not taken.
-    chosen = {f"{UNET_PREFIX}{name}": config[name] for name in _LOADED_CONFIG if name in config}
-    return tensors, None, chosen
-
-
-def _restore_precision(
-    unet: nn.Module, state_dict: Mapping[str, Tensor], adapter_name: str
-) -> None:
-    """Undo PEFT's rounding of an adapter to the dtype of its base layer."""
-    weights = {key.removeprefix(UNET_PREFIX): value for key, value in state_dict.items()}
-    if not any(".lora_A." in key for key in weights):
-        weights = convert_unet_state_dict_to_peft(weights)
-    for key, weight in weights.items():
-        # A magnitude has no .weight in the file.
-        parameter = unet.get_parameter(f"{key.removesuffix('.weight')}.{adapter_name}.weight")
-        if parameter.dtype != weight.dtype and not parameter.is_meta:
-            parameter.data = weight.to(parameter.device)
 
 
 def _lora_layers(

@@ -21,6 +21,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.adapter_layers.added import AddedLayer
 
 _PARAMETER = re.compile(r"(?P<module>.+?)\.(?:lora|hada|lokr|oft)_.+")
 # down_blocks.1.attentions.0 … belongs to down_blocks.1, mid_block.resnets.0 … to mid_block.
@@ -74,6 +75,16 @@ def tuner_layers(network: nn.Module, adapter_name: str) -> Iterator[tuple[str, B
     for name, module in network.named_modules():
         if isinstance(module, BaseTunerLayer) and _carries(module, adapter_name):
             yield name, module
+
+
+def adapted_layers(
+    network: nn.Module, adapter_name: str
+) -> Iterator[tuple[str, BaseTunerLayer | AddedLayer]]:
+    """Yield PEFT's layers of this name, and those that are added beside PEFT."""
+    yield from tuner_layers(network, adapter_name)
+    for name, module in network.named_modules():
+        if isinstance(module, AddedLayer) and module.adapter_name == adapter_name:
+            yield name.rpartition(".")[0], module
 
 
 def _carries(layer: BaseTunerLayer, adapter_name: str) -> bool:

@@ -19,7 +19,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.adapter_layers.kinds import tuner_layers
+from loba_tui.core.program.adapter_layers.added import AddedLayer
+from loba_tui.core.program.adapter_layers.kinds import adapted_layers
 
 
 class RowScale(Protocol):
@@ -30,6 +31,20 @@ class RowScale(Protocol):
 
     def base(self) -> AbstractContextManager[None]:
         """Run the model without any adapter inside a `with` block."""
+
+
+class NoScale:
+    """The strength of an adapter that changes nothing of the denoiser."""
+
+    @contextmanager
+    def __call__(self, multipliers: Tensor | float) -> Iterator[None]:
+        """Run the model as it is inside a `with` block."""
+        yield
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """Run the model as it is inside a `with` block."""
+        yield
 
 
 class AdapterScale:
@@ -48,7 +63,7 @@ class AdapterScale:
     ) -> None:
         self._layers = [
             layer
-            for name, layer in tuner_layers(denoiser, adapter_name)
+            for name, layer in adapted_layers(denoiser, adapter_name)
             if f"{name}.".startswith(f"{within}." if within else "")
         ]
         if not self._layers:
@@ -58,8 +73,11 @@ class AdapterScale:
         for layer in self._layers:
             self._hook(layer, adapter_name)
 
-    def _hook(self, layer: BaseTunerLayer, adapter_name: str) -> None:
+    def _hook(self, layer: BaseTunerLayer | AddedLayer, adapter_name: str) -> None:
         """Multiply what the adapter adds to a layer's output, or to its input for OFT."""
+        if isinstance(layer, AddedLayer):
+            self._undo.append(layer.register_forward_hook(self._scale_rows).remove)
+            return
         if isinstance(layer, LycorisLayer):
             self._wrap_delta(layer, adapter_name)
             return

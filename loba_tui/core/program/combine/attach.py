@@ -12,16 +12,13 @@ import torch
 from torch import Tensor
 
 from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.errors import RecipeError
 from loba_tui.core.file_sources import Source, path_of
-from loba_tui.core.program.adapter_files.adapter import load_adapter, read_adapter
-from loba_tui.core.program.adapter_layers.kinds import kind_of
-from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.adapter_files.load import attach_to_denoiser
+from loba_tui.core.program.adapter_files.read.layers import AdapterFile
+from loba_tui.core.program.adapter_layers.strength import RowScale
 
 # What a run's folder has after its name.
 _STAMP = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{4}$")
-# LoRA and DoRA are layers of the same class; any two others would have to be put inside each other.
-_FAMILIES = {"DoRA": "LoRA"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Part:
 class SeveralScales:
     """Sets the strengths of several attached adapters together."""
 
-    def __init__(self, scales: Sequence[AdapterScale], strengths: Sequence[float]) -> None:
+    def __init__(self, scales: Sequence[RowScale], strengths: Sequence[float]) -> None:
         self._scales = tuple(zip(scales, strengths, strict=True))
 
     @contextmanager
@@ -70,26 +67,33 @@ class SeveralScales:
             yield
 
 
-def attach(container: ModelContainer, parts: Sequence[Part]) -> list[str]:
-    """Put all adapters on a model, active at once; return PEFT's names of them.
+def attach(
+    container: ModelContainer, parts: Sequence[Part], files: Sequence[AdapterFile]
+) -> list[str]:
+    """Put the UNet's layers of all adapters on a model, active at once; return their names.
+
+    PEFT holds those of one kind, the first one's; others are added beside it.
+
+    Args:
+        files: The parts' files, as they were read.
 
     Raises:
-        RecipeError: One is no adapter for this model, or they are of kinds that do not go together.
+        RecipeError: One is no adapter for this model, or an OFT beside another kind.
     """
-    kinds = []
-    for part in parts:
-        _, config, _ = read_adapter(part.source)
-        kind = kind_of({"peft_type": "LORA", **config})
-        kinds.append((part.label, _FAMILIES.get(kind, kind)))
-    if len({kind for _, kind in kinds}) > 1:
-        listed = ", ".join(f"{label} is {kind}" for label, kind in kinds)
-        raise RecipeError(
-            f"these adapters are of kinds that cannot be used at once: {listed}",
-            "LoRA, LoCon, LoHa and LoKr can be made one file: loba merge A@1 B@1 --out FILE",
-        )
     names = [f"part{number}" for number in range(len(parts))]
-    for part, name in zip(parts, names, strict=True):
-        load_adapter(container, part.source, name)
-    container.denoiser.set_adapter(names)
+    families = [_family_of(file) for file in files]
+    held = []
+    # What is added to PEFT's layers has to come after PEFT has put them there.
+    for place in sorted(range(len(parts)), key=lambda place: families[place] != families[0]):
+        can = families[place] == families[0]
+        if attach_to_denoiser(container, files[place], names[place], peft=can):
+            held.append(names[place])
+    if held:
+        container.denoiser.set_adapter(held)
     container.denoiser.requires_grad_(False)
     return names
+
+
+def _family_of(file: AdapterFile) -> str:
+    """Return the kind of PEFT's layers that could hold a file."""
+    return next((layer.keys.kind.name for layer in file.layers if layer.component == "unet"), "")

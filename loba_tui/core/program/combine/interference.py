@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
-from loba_tui.core.program.adapter_layers.kinds import block_of, block_place, tuner_layers
+from loba_tui.core.program.adapter_layers.kinds import adapted_layers, block_of, block_place
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.evaluation.efficacy.probe import length
 from loba_tui.core.program.trajectories.held_out import HeldOut
@@ -155,7 +155,9 @@ def measure_overlap(
 def _scales_by_part(
     denoiser: nn.Module, names: Sequence[str]
 ) -> dict[tuple[str, str], AdapterScale]:
-    parts = [(name, block_of(layer)) for name in names for layer, _ in tuner_layers(denoiser, name)]
+    parts = [
+        (name, block_of(layer)) for name in names for layer, _ in adapted_layers(denoiser, name)
+    ]
     return {
         (name, block): AdapterScale(denoiser, name, within=block)
         for name, block in sorted(set(parts), key=lambda part: (part[0], block_place(part[1])))

@@ -29,24 +29,25 @@ from loba_tui.core.adapter_metadata import (
     VERSION_KEY,
 )
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.file_sources import Source, file_at, path_of
-from loba_tui.core.program.adapter_files.adapter import read_adapter
+from loba_tui.core.file_sources import Source, file_at
 from loba_tui.core.program.adapter_files.families import family_of_file
 from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
 from loba_tui.core.program.adapter_files.formats import (
-    UNET_PREFIX,
     LoraLayer,
     config_of,
     diffusers_file,
     kohya_file,
-    layers_from_diffusers,
     num_inputs,
 )
-from loba_tui.core.program.adapter_layers.kinds import kind_of
+from loba_tui.core.program.adapter_files.read.changes import LowRank
+from loba_tui.core.program.adapter_files.read.layers import AdapterFile, AdapterLayer
+from loba_tui.core.program.adapter_files.read.read import read_adapter_file
 from loba_tui.core.program.combine.attach import Part
 
 _CARRIED = (RECIPE_KEY, BASE_MODEL_KEY, BASE_REVISION_KEY)
 _NUMERICAL_RANK = 1e-6
+_MOST_ELEMENTS = 2**28
+"""No layer of the supported models has more than a tenth of it."""
 _CONVOLUTION = re.compile(r"\.conv(?:1|2|_shortcut)?$|^conv_(?:in|out)$")
 
 
@@ -67,15 +68,17 @@ class Merged:
     worst_layer: str
 
 
-def merge(parts: Sequence[Part], *, rank: int | None = None) -> Merged:
+def merge(parts: Sequence[Part], *, rank: int | None = None, unet_only: bool = False) -> Merged:
     """Add adapters up, each times its strength, at most `rank` a layer; None keeps all of it.
+
+    What they have for text encoders is left out with `unet_only`, and else refused.
 
     Raises:
         RecipeError: One cannot be a sum of low-rank updates, or they fit no common model.
     """
     together: dict[str, list[LoraLayer]] = {}
     for part in parts:
-        for module, layer in low_rank_layers(part.source).items():
+        for module, layer in low_rank_layers(part.source, unet_only=unet_only).items():
             factor = part.strength * layer.alpha / layer.rank
             moved = LoraLayer(layer.down.float(), layer.up.float() * factor, float(layer.rank))
             together.setdefault(module, []).append(moved)
@@ -95,61 +98,68 @@ def merge(parts: Sequence[Part], *, rank: int | None = None) -> Merged:
     return Merged(layers, math.sqrt(lost / whole) if whole > 0 else 0.0, worst, worst_layer)
 
 
-def low_rank_layers(source: Source) -> dict[str, LoraLayer]:
-    """Return the layers of a LoRA, LoCon, LoHa or LoKr file as products of two factors.
+def low_rank_layers(source: Source, *, unet_only: bool = False) -> dict[str, LoraLayer]:
+    """Return the UNet's layers of an adapter file as products of two factors.
+
+    Args:
+        unet_only: Leave out what it has for text encoders.
 
     Raises:
-        RecipeError: It is a DoRA or OFT, whose change is not of low rank.
+        RecipeError: A layer's change is not of low rank, or it changes text encoders.
     """
-    tensors, config, _ = read_adapter(source)
-    path = path_of(source)
-    kind = kind_of({"peft_type": "LORA", **config})
-    if kind == "LoRA":
-        return layers_from_diffusers(tensors, config)
-    if kind in ("DoRA", "OFT"):
+    return low_rank_of(read_adapter_file(source), unet_only=unet_only)
+
+
+def low_rank_of(file: AdapterFile, *, unet_only: bool = False) -> dict[str, LoraLayer]:
+    """Return what `low_rank_layers` does of a file that was read."""
+    if file.text_encoder_layers and not unet_only:
         raise RecipeError(
-            f"{path}: the change that {kind} makes depends on the base model's weights and is not"
-            " of low rank",
+            f"{file.path} also changes {file.text_encoder_layers} layers of text encoders, which"
+            " are not merged.",
+            "To use what it has for the UNet alone, add --unet-only.",
+        )
+    layers = file.of("unet")
+    if not layers:
+        raise RecipeError(f"{file.path} has no layers of a UNet.", "Name another adapter.")
+    return {module: _low_rank(file.path, layer) for module, layer in layers.items()}
+
+
+def _low_rank(path: Path, layer: AdapterLayer) -> LoraLayer:
+    change, module = layer.weight, layer.module
+    if change is None or layer.bias is not None or layer.keys.kind.name == "norm difference":
+        raise RecipeError(
+            f"{path}: {module} changes a norm or a bias, which is not a product of two factors",
+            "It can be sampled and measured, and not merged.",
+        )
+    if change.needs_base:
+        raise RecipeError(
+            f"{path}: the change that {change.kind} makes depends on the base model's weights and"
+            " is not of low rank",
             "LoRA, LoCon, LoHa and LoKr can be merged.",
         )
-    modules: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        module, _, own = name.removeprefix(UNET_PREFIX).rpartition(".")
-        if _CONVOLUTION.search(module):
-            raise RecipeError(
-                f"{path}: {kind} on convolutions, as {module}, does not say how large kernels are",
-                "LoRA, LoCon, and LoHa and LoKr of linear layers can be merged.",
-            )
-        modules.setdefault(module, {})[own] = tensor.double()
-    scaling = float(config["alpha"]) / float(config["r"])
-    return {
-        module: _factored(scaling * (_loha(own) if kind == "LoHa" else _lokr(own)))
-        for module, own in modules.items()
-    }
-
-
-def _loha(own: Mapping[str, Tensor]) -> Tensor:
-    if "hada_t1" in own:
-        raise RecipeError("a LoHa with Tucker factors cannot be merged")
-    return (own["hada_w1_a"] @ own["hada_w1_b"]) * (own["hada_w2_a"] @ own["hada_w2_b"])
-
-
-def _lokr(own: Mapping[str, Tensor]) -> Tensor:
-    if "lokr_t2" in own:
-        raise RecipeError("a LoKr with Tucker factors cannot be merged")
-    one = own["lokr_w1"] if "lokr_w1" in own else own["lokr_w1_a"] @ own["lokr_w1_b"]
-    two = own["lokr_w2"] if "lokr_w2" in own else own["lokr_w2_a"] @ own["lokr_w2_b"]
-    return torch.kron(one, two)
+    if isinstance(change, LowRank) and change.mid is None:
+        return LoraLayer(change.down, change.up, change.alpha)
+    size = change.size()
+    if size is not None and len(size) == 2 and _CONVOLUTION.search(module):
+        raise RecipeError(
+            f"{path}: {change.kind} on convolutions, as {module}, does not say how large kernels"
+            " are",
+            "LoRA, LoCon, and LoHa and LoKr of linear layers can be merged.",
+        )
+    if size is None or math.prod(size) > _MOST_ELEMENTS:
+        raise RecipeError(f"{path}: {module} is larger than a layer of a model can be")
+    return _factored(change.to(torch.float64).dense())
 
 
 def _factored(delta: Tensor) -> LoraLayer:
     """Return a dense change as two factors of its numerical rank."""
-    left, values, right = torch.linalg.svd(delta, full_matrices=False)
+    left, values, right = torch.linalg.svd(delta.flatten(1), full_matrices=False)
     rank = max(1, int((values > _NUMERICAL_RANK * values[0]).sum()))
     root = values[:rank].sqrt()
-    return LoraLayer(
-        (root[:, None] * right[:rank]).float(), (left[:, :rank] * root).float(), float(rank)
-    )
+    down, up = (root[:, None] * right[:rank]).float(), (left[:, :rank] * root).float()
+    if delta.ndim == 4:
+        down, up = down.reshape(rank, *delta.shape[1:]), up[..., None, None]
+    return LoraLayer(down, up, float(rank))
 
 
 def _side_by_side(module: str, members: Sequence[LoraLayer]) -> LoraLayer:
@@ -206,7 +216,7 @@ def write_merged(
     The recipe that it carries is the first one's, so that it can be sampled as that one can.
     """
     origins = [_origin(part) for part in parts]
-    _, _, first = read_adapter(parts[0].source)
+    first = read_adapter_file(parts[0].source).metadata
     metadata = {
         **{key: first[key] for key in _CARRIED if key in first},
         VERSION_KEY: __version__,

@@ -26,12 +26,12 @@ Progress = Callable[[int, int], None]
 def sample_scales(
     container: ModelContainer,
     scale: RowScale,
-    embeds: PromptEmbeds,
+    embeds: PromptEmbeds | Sequence[PromptEmbeds],
     *,
     scales: Sequence[float],
     seeds: Sequence[int],
     settings: SampleSection,
-    negative: PromptEmbeds | None = None,
+    negative: PromptEmbeds | Sequence[PromptEmbeds] | None = None,
     resolution: int | None = None,
     progress: Progress | None = None,
     plugins: Plugins,
@@ -43,17 +43,19 @@ def sample_scales(
 
     Args:
         container: The model, with the adapter attached.
-        embeds: One row a prompt.
+        embeds: One row a prompt; several where text encoders are adapted too, one for each scale.
         settings: Sampling steps, guidance, sampler and images at once; its prompts are not read.
-        negative: One row for all prompts; None takes the model's unconditional embeddings.
+        negative: One row for all prompts, or one for each scale; None takes the model's
+            unconditional embeddings.
         resolution: Pixels; None takes the model's own.
 
     Returns:
         (num_prompts, num_seeds, num_scales, H, W, 3) float32 in [0, 1].
     """
-    grid = (len(embeds), len(seeds), len(scales))
+    rows = _of_each_scale(embeds, scales)
+    grid = (len(rows[0]), len(seeds), len(scales))
     jobs = list(itertools.product(*map(range, grid)))
-    negative = container.empty_embeds() if negative is None else negative
+    negatives = _of_each_scale(container.empty_embeds() if negative is None else negative, scales)
     images = []
     make_scheduler = load_choice("noise", settings.noise, plugins)
     container.require("vae")
@@ -64,8 +66,8 @@ def sample_scales(
             with scale(multipliers):
                 drawn = _call(
                     pipeline,
-                    embeds.select([p for p, _, _ in batch]),
-                    negative.expand(len(batch)),
+                    _rows_of([(rows[k], p) for p, _, k in batch]),
+                    _rows_of([(negatives[k], 0) for _, _, k in batch]),
                     [seeds[s] for _, s, _ in batch],
                     settings,
                     resolution or container.resolution,
@@ -75,6 +77,20 @@ def sample_scales(
                 progress(start + len(batch), len(jobs))
     stacked = np.concatenate(images)
     return stacked.reshape(*grid, *stacked.shape[1:])
+
+
+def _of_each_scale(
+    embeds: PromptEmbeds | Sequence[PromptEmbeds], scales: Sequence[float]
+) -> list[PromptEmbeds]:
+    return [embeds] * len(scales) if isinstance(embeds, PromptEmbeds) else list(embeds)
+
+
+def _rows_of(places: Sequence[tuple[PromptEmbeds, int]]) -> PromptEmbeds:
+    """Return one batch of these rows."""
+    first = places[0][0]
+    if all(embeds is first for embeds, _ in places):
+        return first.select([row for _, row in places])
+    return PromptEmbeds.cat([embeds[row] for embeds, row in places])
 
 
 def _call(

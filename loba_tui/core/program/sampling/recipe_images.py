@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.plugins import Plugins
+from loba_tui.core.program.adapter_files.text_encoders import ScaledEmbeddings
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.open_model import Embeddings, batch_of
 from loba_tui.core.program.sampling.images import Progress, sample_scales
@@ -46,20 +48,42 @@ def draw_grid(
         container: The model, with the adapter attached.
         embeds: Of the grid's prompts and of the recipe's negative prompt.
     """
-    negative = recipe.sample.negative_prompt
+    rows, negative = _conditions(container, recipe, embeds, grid)
     return sample_scales(
         container,
         scale,
-        batch_of(embeds, grid.prompts),
+        rows,
         scales=grid.scales,
         seeds=grid.seeds,
         settings=recipe.sample,
-        # "" means the model's own unconditional embeddings.
-        negative=embeds[negative] if negative else None,
+        negative=negative,
         resolution=recipe.train.resolution,
         progress=progress,
         plugins=plugins,
     )
+
+
+_Rows = PromptEmbeds | list[PromptEmbeds]
+
+
+def _conditions(
+    container: ModelContainer, recipe: Recipe, embeds: Embeddings, grid: Grid
+) -> tuple[_Rows, _Rows | None]:
+    """Return rows of the prompts and of the negative one; of each scale if encoders are adapted."""
+    negative = recipe.sample.negative_prompt
+    if not isinstance(embeds, ScaledEmbeddings):
+        # "" means the model's own unconditional embeddings.
+        return batch_of(embeds, grid.prompts), embeds[negative] if negative else None
+    # Those are of the empty prompt, which adapted encoders encode too, or zeros, which they do not.
+    unconditional = negative or container.unconditional_prompt
+    wanted = [*grid.prompts, *([] if unconditional is None else [unconditional])]
+    by_scale = [embeds.at(scale, wanted) for scale in grid.scales]
+    embeds.release()
+    rows = [batch_of(each, grid.prompts) for each in by_scale]
+    if unconditional is None:
+        return rows, None
+    empty = container.empty_embeds()
+    return rows, [each.get(unconditional, empty) for each in by_scale]
 
 
 def grid_png(images: np.ndarray, grid: Grid) -> bytes:

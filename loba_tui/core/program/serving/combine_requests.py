@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from loba_tui.core.adapter_metadata import BASE_MODEL_KEY
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.program.adapter_files.adapter import read_adapter
-from loba_tui.core.program.adapter_layers.strength import AdapterScale, RowScale
+from loba_tui.core.program.adapter_files.read.layers import AdapterFile
+from loba_tui.core.program.adapter_files.read.read import read_adapter_file
+from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale, RowScale
 from loba_tui.core.program.combine.attach import Part, SeveralScales, attach
 from loba_tui.core.program.combine.interference import (
     Attribute,
@@ -43,11 +45,16 @@ def parts_of(request: Request) -> list[Part]:
     return [Part(adapter_source(Path(path)), strength) for path, strength in request.several]
 
 
-def attach_several(request: Request, model: OpenModel) -> RowScale:
-    """Put a request's adapters on a model; their own strengths are at scale 1."""
-    parts = parts_of(request)
-    names = attach(model.container, parts)
-    scales = [AdapterScale(model.container.denoiser, name) for name in names]
+def attach_several(
+    model: OpenModel, parts: Sequence[Part], files: Sequence[AdapterFile]
+) -> RowScale:
+    """Put adapters that were read on a model; their own strengths are at scale 1."""
+    names = attach(model.container, parts, files)
+    denoiser = model.container.denoiser
+    scales = [
+        AdapterScale(denoiser, name) if file.of("unet") else NoScale()
+        for name, file in zip(names, files, strict=True)
+    ]
     return SeveralScales(scales, [part.strength for part in parts])
 
 
@@ -55,10 +62,12 @@ def serve_merge(request: Request, writer: RunWriter) -> None:
     """Write one file that does what several do together, and say what was lost."""
     parts = parts_of(request)
     writer.status(phase="merging")
-    merged = merge(parts, rank=request.rank)
+    files = [read_adapter_file(part.source) for part in parts]
+    tell_of(files, writer, unet_only=request.unet_only)
+    merged = merge(parts, rank=request.rank, unet_only=request.unet_only)
     written = write_merged(merged, parts, Path(request.file), file_format=request.file_format)
     ranks = [layer.rank for layer in merged.layers.values()]
-    models = {read_adapter(part.source)[2].get(BASE_MODEL_KEY, "") for part in parts} - {""}
+    models = {file.metadata.get(BASE_MODEL_KEY, "") for file in files} - {""}
     if len(models) > 1:
         writer.warn(f"they were trained on different base models: {', '.join(sorted(models))}")
     writer.event(
@@ -74,14 +83,52 @@ def serve_merge(request: Request, writer: RunWriter) -> None:
     )
 
 
+def tell_of(files: Sequence[AdapterFile], writer: RunWriter, *, unet_only: bool) -> None:
+    """Warn of what a user has to know of adapter files, and of what is left out of them."""
+    for file in files:
+        for note in file.notes():
+            writer.warn(note)
+        if unet_only and file.text_encoder_layers:
+            writer.warn(
+                f"{file.path.name}: its {file.text_encoder_layers} layers of text encoders are left"
+                " out, as --unet-only says"
+            )
+
+
+def check_measurable(files: Sequence[AdapterFile], *, unet_only: bool) -> None:
+    """Raise `RecipeError` where the interference of a file could be measured in part only."""
+    for file in files:
+        if not file.of("unet"):
+            raise RecipeError(
+                f"{file.path} changes text encoders alone, and interference is that of denoisers.",
+                "See what it does with: loba sample",
+            )
+        if file.text_encoder_layers and not unet_only:
+            raise RecipeError(
+                f"{file.path} also changes {file.text_encoder_layers} layers of text encoders,"
+                " whose interference is not measured.",
+                "To measure what it has for the UNet alone, add --unet-only.",
+            )
+
+
 def serve_interference(
-    request: Request, recipe: Recipe, model: OpenModel, writer: RunWriter, plugins: Plugins
+    request: Request,
+    recipe: Recipe,
+    model: OpenModel,
+    files: Sequence[AdapterFile],
+    *,
+    writer: RunWriter,
+    plugins: Plugins,
 ) -> Interference:
-    """Write interference.json and interference.png to the request's folder."""
+    """Write interference.json and interference.png to the request's folder.
+
+    Args:
+        files: Those that the request names, checked to be measurable.
+    """
     parts = parts_of(request)
     container, labels = model.container, _labels(parts)
     strengths = [part.strength for part in parts]
-    names = attach(container, parts)
+    names = attach(container, parts, files)
     writer.status(phase="measuring")
     scales = [AdapterScale(container.denoiser, name) for name in names]
     several = SeveralScales(scales, strengths)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +15,25 @@ from loba_tui.core.associate.devices import accelerator_facts
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.program.adapter_files.adapter import load_adapter
-from loba_tui.core.program.adapter_layers.strength import AdapterScale, RowScale
+from loba_tui.core.program.adapter_files.load import attach_to_denoiser
+from loba_tui.core.program.adapter_files.read.layers import AdapterFile
+from loba_tui.core.program.adapter_files.read.read import read_adapter_file
+from loba_tui.core.program.adapter_files.text_encoders import ScaledEmbeddings, TextAdapters
+from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale, RowScale
+from loba_tui.core.program.combine.attach import Part
 from loba_tui.core.program.data.open import cut_captions, open_data
 from loba_tui.core.program.evaluation.proof import prove
-from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
+from loba_tui.core.program.open_model import Embeddings, OpenModel, open_model, prompts_of
 from loba_tui.core.program.planning.preview import preview
 from loba_tui.core.program.planning.remedies import Change, with_changes
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
 from loba_tui.core.program.serving.combine_requests import (
     attach_several,
+    check_measurable,
+    parts_of,
     serve_interference,
     serve_merge,
+    tell_of,
 )
 from loba_tui.core.program.serving.device_check import device_findings
 from loba_tui.core.program.serving.export_requests import serve_export, serve_extract
@@ -77,6 +86,12 @@ def _serve_with_model(
     request: Request, writer: RunWriter, plugins: Plugins, tensors: Path | None
 ) -> None:
     recipe = wanted_recipe(request, plugins)
+    # Before gigabytes of a model are: what is wrong with a file is said at once.
+    parts = parts_of(request) or [Part(adapter_source(Path(request.adapter)), 1.0)]
+    files = [read_adapter_file(part.source) for part in parts]
+    tell_of(files, writer, unet_only=request.unet_only)
+    if request.action == "interfere":
+        check_measurable(files, unet_only=request.unet_only)
     model = open_model(
         recipe,
         prompts=prompts_of(recipe),
@@ -86,17 +101,23 @@ def _serve_with_model(
         on_problem=writer.warn,
     )
     if request.action == "interfere":
-        serve_interference(request, recipe, model, writer, plugins)
+        serve_interference(request, recipe, model, files, writer=writer, plugins=plugins)
         return
-    scale = _attach(request, model)
+    scale = _attach(request, model, parts, files)
+    embeds = _embeds(request, model, parts, files)
     Components(model.wrapper.cache, recipe.base_model.id, model.container, writer).publish()
     if request.action == "eval":
         writer.status(phase="measuring")
+        if isinstance(embeds, ScaledEmbeddings):
+            writer.warn(
+                "the adapter changes text encoders too: efficacy, which is about the denoiser's"
+                " predictions for given texts, is not measured"
+            )
         report = prove(
             model.container,
             scale,
             recipe,
-            model.embeds,
+            embeds,
             writer.run_dir,
             progress=lambda done, total: writer.status(measured=done, to_measure=total),
             plugins=plugins,
@@ -104,16 +125,34 @@ def _serve_with_model(
         writer.event("measured", outcome=report.outcome, verdict=list(report.verdict))
     else:
         writer.status(phase="sampling")
-        file = _draw(recipe, model, scale, writer, plugins)
+        file = _draw(recipe, replace(model, embeds=embeds), scale, writer, plugins)
         writer.event("sampled", path=str(file))
 
 
-def _attach(request: Request, model: OpenModel) -> RowScale:
+def _attach(
+    request: Request, model: OpenModel, parts: Sequence[Part], files: Sequence[AdapterFile]
+) -> RowScale:
+    if request.unet_only and not any(file.of("unet") for file in files):
+        raise RecipeError(f"{files[0].path} changes text encoders alone.", "Leave --unet-only out.")
     if request.several:
-        return attach_several(request, model)
-    load_adapter(model.container, adapter_source(Path(request.adapter)))
+        return attach_several(model, parts, files)
+    attach_to_denoiser(model.container, files[0])
     model.container.denoiser.requires_grad_(False)
-    return AdapterScale(model.container.denoiser)
+    return AdapterScale(model.container.denoiser) if files[0].of("unet") else NoScale()
+
+
+def _embeds(
+    request: Request, model: OpenModel, parts: Sequence[Part], files: Sequence[AdapterFile]
+) -> Embeddings:
+    """Return embeddings that follow the scale where an adapter changes text encoders."""
+    changing = [
+        (file, part.strength)
+        for part, file in zip(parts, files, strict=True)
+        if file.text_encoder_layers
+    ]
+    if request.unet_only or not changing:
+        return model.embeds
+    return ScaledEmbeddings(model.embeds, TextAdapters(model.container, changing))
 
 
 def wanted_recipe(request: Request, plugins: Plugins) -> Recipe:

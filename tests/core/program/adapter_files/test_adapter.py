@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers.utils import convert_state_dict_to_kohya
 from peft import LoraConfig, get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_adapters import made_folder
 
@@ -24,7 +25,6 @@ from loba_tui.core.program.adapter_files.adapter import (
     DIFFUSERS_NAME,
     KOHYA_NAME,
     convert,
-    load_adapter,
     read_adapter,
     write_adapter,
 )
@@ -33,6 +33,7 @@ from loba_tui.core.program.adapter_files.formats import (
     jsonable,
     layers_from_diffusers,
 )
+from loba_tui.core.program.adapter_files.load import load_adapter
 
 METADATA = {"loba.recipe": '{"version": 1}', "ss_output_name": "size", "trigger_words": "größer"}
 FILES = [DIFFUSERS_NAME, KOHYA_NAME]
@@ -325,7 +326,14 @@ def test_files_that_are_no_adapters_are_said_so(locon, tiny_sdxl_folder, tmp_pat
     save_file({"weight": torch.ones(2)}, other)
     with pytest.raises(RecipeError, match="not a UNet's LoRA"):
         read_adapter(other)
-    encoder = tmp_path / "encoder.safetensors"
+    with pytest.raises(RecipeError, match="not an adapter"):
+        load_adapter(container, other)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_a_file_has_for_text_encoders_leaves_the_denoiser_as_it_is(
+    locon, tiny_sdxl_folder, tmp_path, name
+):
     layer = "text_model.encoder.layers.0.self_attn.q_proj"
     keys = {
         DIFFUSERS_NAME: [f"text_encoder.{layer}.lora_{side}.weight" for side in "AB"],
@@ -333,11 +341,13 @@ def test_files_that_are_no_adapters_are_said_so(locon, tiny_sdxl_folder, tmp_pat
             f"lora_te1_{layer.replace('.', '_')}.lora_{way}.weight" for way in ("down", "up")
         ],
     }
-    for name, added in keys.items():
-        more = {key: torch.ones(2, 2) for key in added}
-        save_file({**load_file(locon.folder / name), **more}, encoder)
-        with pytest.raises(RecipeError, match="also adapts text encoders"):
-            load_adapter(container, encoder)
+    more = {key: torch.ones(2, 2) for key in keys[name]}
+    with safe_open(locon.folder / name, "pt") as file:
+        metadata = file.metadata()
+    save_file({**load_file(locon.folder / name), **more}, tmp_path / name, metadata)
+    container = fresh(tiny_sdxl_folder)
+    assert load_adapter(container, tmp_path / name).text_encoder_layers == 1
+    assert_same(locon, container)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +385,9 @@ def test_files_of_other_tools_are_read_by_diffusers(locon, tiny_sdxl_folder, tmp
 def test_an_adapter_of_another_architecture_is_said_so(locon, tiny_sdxl_folder, tmp_path, name):
     tensors = load_file(locon.folder / name)
     wider = {
-        k: torch.ones(*v.shape[:-1], v.shape[-1] + 3) if v.ndim == 2 else v
+        k: torch.ones(v.shape[0], v.shape[1] + 3)
+        if v.ndim == 2 and ("lora_A" in k or "lora_down" in k)
+        else v
         for k, v in tensors.items()
     }
     path = tmp_path / name

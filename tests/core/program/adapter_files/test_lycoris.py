@@ -24,13 +24,9 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import CorruptError, NumericsError, RecipeError
 from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.program.adapter_files.adapter import (
-    convert,
-    load_adapter,
-    read_adapter,
-    write_adapter,
-)
+from loba_tui.core.program.adapter_files.adapter import convert, read_adapter, write_adapter
 from loba_tui.core.program.adapter_files.file import read_file
+from loba_tui.core.program.adapter_files.load import load_adapter
 from loba_tui.core.program.adapter_files.notes import notes_of
 from loba_tui.core.program.adapter_layers.kinds import tuner_layers
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
@@ -230,17 +226,15 @@ def test_layers_of_a_lycoris_file_keep_ranks_and_alphas_of_their_own(
 @pytest.mark.parametrize(
     "change",
     [
-        lambda file: file.update({"lora_unet_x.hada_w1_a": torch.zeros(2, 2)}),
-        lambda file: file.pop(one_of(file, "hada_w2_b")),
         lambda file: file.update(
             {f"{next(iter(file)).partition('.')[0]}.dora_scale": torch.ones(1)}
         ),
         lambda file: file.update(dict.fromkeys([one_of(file, "hada_w1_b")], torch.tensor(1.0))),
         lambda file: file.update(dict.fromkeys([one_of(file, "alpha")], torch.ones(2))),
     ],
-    ids=["another layer", "a factor too few", "a part too many", "no matrix", "two alphas"],
+    ids=["no length for each output", "no matrix", "two alphas"],
 )
-def test_a_lycoris_file_that_is_not_whole_is_refused(
+def test_a_lycoris_file_that_contradicts_itself_is_refused(
     change: Any, tiny_sdxl_folder: Path, tmp_path: Path
 ) -> None:
     write_adapter(trained(tiny_sdxl_folder, "loha").denoiser, OwnedFolder(tmp_path))
@@ -248,8 +242,27 @@ def test_a_lycoris_file_that_is_not_whole_is_refused(
     file = load_file(path)
     change(file)
     save_file(file, path)
-    with pytest.raises(RecipeError, match="is not a UNet"):
+    with pytest.raises(CorruptError, match="contradicts itself"):
         load_adapter(fresh(tiny_sdxl_folder), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda file: file.update({"lora_unet_x.hada_w1_a": torch.zeros(2, 2)}), "no layer of"),
+        (lambda file: file.pop(one_of(file, "hada_w2_b")), "its hada_w2_b is missing"),
+    ],
+    ids=["another layer", "a factor too few"],
+)
+def test_what_a_lycoris_file_has_too_little_or_too_much_of_is_named(
+    change: Any, reason: str, tiny_sdxl_folder: Path, tmp_path: Path
+) -> None:
+    write_adapter(trained(tiny_sdxl_folder, "loha").denoiser, OwnedFolder(tmp_path))
+    path = tmp_path / "adapter.kohya.safetensors"
+    file = load_file(path)
+    change(file)
+    save_file(file, path)
+    assert reason in load_adapter(fresh(tiny_sdxl_folder), path).notes()[0]
 
 
 @torch.no_grad()

@@ -17,8 +17,11 @@ from loba_tui.core.adapter_metadata import MERGED_KEY
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.program.adapter_files.adapter import load_adapter, read_adapter, write_adapter
+from loba_tui.core.program.adapter_files.adapter import read_adapter, write_adapter
 from loba_tui.core.program.adapter_files.formats import LoraLayer
+from loba_tui.core.program.adapter_files.load import load_adapter
+from loba_tui.core.program.adapter_files.read.layers import AdapterFile
+from loba_tui.core.program.adapter_files.read.read import read_adapter_file
 from loba_tui.core.program.adapter_layers.kinds import (
     tuner_layers,
 )
@@ -37,6 +40,10 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "dora": ("dora", {}),
     "oft": ("oft", {}),
 }
+
+
+def files_of(parts: list[Part]) -> list[AdapterFile]:
+    return [read_adapter_file(part.source) for part in parts]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +102,7 @@ def test_attached_together_they_do_what_the_merged_file_does(
     parts = [Part(files["lora"], 1.5), Part(files["locon"], -0.5)]
     together, one = fresh(tiny_sdxl_folder), fresh(tiny_sdxl_folder)
     base = prediction(together)
-    names = attach(together, parts)
+    names = attach(together, parts, files_of(parts))
     scales = [AdapterScale(together.denoiser, name) for name in names]
     several = SeveralScales(scales, [part.strength for part in parts])
     load_adapter(
@@ -153,11 +160,19 @@ def test_what_is_not_of_low_rank_is_not_merged(kind: str, files: dict[str, Path]
         merge([Part(files["lora"], 1.0), Part(files[kind], 1.0)])
 
 
-def test_kinds_that_cannot_share_a_layer_are_said_so(
-    files: dict[str, Path], tiny_sdxl_folder: Path
+@torch.no_grad()
+def test_kinds_that_peft_cannot_hold_together_work_together(
+    files: dict[str, Path], tiny_sdxl_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(RecipeError, match=r"loha is LoHa.*lora is LoRA"):
-        attach(fresh(tiny_sdxl_folder), [Part(files["loha"], 1.0), Part(files["lora"], 1.0)])
+    parts = [Part(files["loha"], 1.0), Part(files["lora"], -0.5)]
+    together, one = fresh(tiny_sdxl_folder), fresh(tiny_sdxl_folder)
+    names = attach(together, parts, files_of(parts))
+    scales = [AdapterScale(together.denoiser, name) for name in names]
+    several = SeveralScales(scales, [part.strength for part in parts])
+    merged = write_merged(merge(parts), parts, tmp_path / "m.safetensors", file_format="kohya")
+    load_adapter(one, merged.path)
+    with several(1.0):
+        torch.testing.assert_close(prediction(together), prediction(one), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("strength", "overlap"), [(1.0, 1.0), (-1.0, -1.0)])
@@ -167,7 +182,7 @@ def test_an_adapter_overlaps_with_itself_and_is_against_its_opposite(
     """Its length is tiny, so that the denoiser is next to linear in it."""
     container = fresh(tiny_sdxl_folder)
     parts = [Part(files["lora"], 1e-3), Part(files["lora"], 1e-3 * strength)]
-    names = attach(container, parts)
+    names = attach(container, parts, files_of(parts))
     scale = AdapterScale(container.denoiser, names[0])
     prompts = container.empty_embeds()
     held_out = roll_out(

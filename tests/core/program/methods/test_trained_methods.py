@@ -14,7 +14,7 @@ from tiny_sd import open_plain
 
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.program.adapter_files.adapter import load_adapter
+from loba_tui.core.program.adapter_files.load import load_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.sampling.images import sample_scales
 from loba_tui.core.recipe.load import parse_recipe

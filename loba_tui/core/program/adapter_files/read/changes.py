@@ -50,8 +50,16 @@ class WeightChange(ABC):
         Raises:
             ValueError: It does not fit that weight.
         """
-        check_fit(self.size(), base)
+        self.check(base)
         return self._dense(base).reshape(base.shape)
+
+    def check(self, base: Tensor) -> None:
+        """Raise `ValueError` where it does not fit the weight `base`."""
+        check_fit(self.size(), base)
+
+    def factors(self) -> tuple[Tensor, Tensor | None, Tensor] | None:
+        """Return down, mid and up of a product whose scale is in `up`; None for other kinds."""
+        return None
 
     def size(self) -> tuple[int, ...] | None:
         """Return the shape of the weight that it is for; None where it does not say."""
@@ -115,6 +123,10 @@ class LowRank(WeightChange):
     def scaled(self, factor: float) -> LowRank:
         """Return it times a number."""
         return dataclasses.replace(self, alpha=self.alpha * factor)
+
+    def factors(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return down, mid and up, the scale in `up`."""
+        return self.down, self.mid, self.up * self.scale
 
     def _size(self) -> tuple[int, ...]:
         kernel = self.down.shape[2:] if self.mid is None else self.mid.shape[2:]
@@ -242,11 +254,21 @@ class OutputRotation(WeightChange):
     alpha: float = 0.0
     rescale: Tensor | None = None
 
+    def check(self, base: Tensor) -> None:
+        """Raise `ValueError` where its blocks are not those of the outputs of `base`."""
+        num_blocks, size = self.blocks.shape[-3], self.blocks.shape[-1]
+        num_outputs = base.shape[0]
+        if num_blocks * size != num_outputs:
+            raise ValueError(f"it rotates {num_blocks * size} outputs of {num_outputs}")
+        last = self.blocks.shape[0] - 1 if self.blocks.ndim == 4 else 0
+        if num_outputs % (2**last * size):
+            raise ValueError(f"{num_outputs} outputs have no stage {last} of a butterfly")
+        if self.rescale is not None and self.rescale.numel() != num_outputs:
+            raise ValueError(f"it rescales {self.rescale.numel()} outputs of {num_outputs}")
+
     def _dense(self, base: Tensor | None) -> Tensor:
         weight = _given(base)
         num_outputs, size = weight.shape[0], self.blocks.shape[-1]
-        if self.blocks.shape[-3] * size != num_outputs:
-            raise ValueError(f"it rotates {self.blocks.shape[-3] * size} outputs of {num_outputs}")
         rotations = self._rotations(num_outputs).to(weight.dtype)
         if self.blocks.ndim == 3:
             # LyCORIS multiplies by the transposed block.
@@ -273,8 +295,6 @@ class OutputRotation(WeightChange):
         size = self.blocks.shape[-1]
         for stage, blocks in enumerate(rotations):
             reach = 2**stage * (size // 2)
-            if weight.shape[0] % (2 * reach):
-                raise ValueError(f"{weight.shape[0]} outputs have no stage {stage} of a butterfly")
             weight = weight.unflatten(0, (-1, 2, reach)).transpose(1, 2).flatten(0, 2)
             weight = torch.einsum("bij,bj...->bi...", blocks, weight.unflatten(0, (-1, size)))
             weight = weight.flatten(0, 1).unflatten(0, (-1, reach, 2)).transpose(1, 2).flatten(0, 2)
@@ -287,17 +307,20 @@ class Factors(WeightChange):
 
     kind: ClassVar[str] = "IA3"
     needs_base: ClassVar[bool] = True
-    factors: Tensor
+    multipliers: Tensor
     over_inputs: bool
+
+    def check(self, base: Tensor) -> None:
+        """Raise `ValueError` where `base` has another number of outputs or inputs."""
+        wanted = base.shape[1 if self.over_inputs else 0]
+        if self.multipliers.numel() != wanted:
+            raise ValueError(f"it has {self.multipliers.numel()} factors for {wanted}")
 
     def _dense(self, base: Tensor | None) -> Tensor:
         weight = _given(base)
-        axis = 1 if self.over_inputs else 0
-        if self.factors.numel() != weight.shape[axis]:
-            raise ValueError(f"it has {self.factors.numel()} factors for {weight.shape[axis]}")
         shape = [1] * weight.ndim
-        shape[axis] = -1
-        return weight * self.factors.to(weight.dtype).reshape(shape)
+        shape[1 if self.over_inputs else 0] = -1
+        return weight * self.multipliers.to(weight.dtype).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -321,6 +344,18 @@ class GeneralLowRank(WeightChange):
         through = torch.einsum("oi...,ij->oj...", weight, inner.to(weight.dtype))
         own = (self.b1.flatten(1) @ self.b2.flatten(1)).reshape(weight.shape)
         return (through + own) * self.scale
+
+
+@dataclass(frozen=True)
+class InputRotation(WeightChange):
+    """OFT as PEFT has it: blocks of the inputs are rotated, which PEFT's own layers do."""
+
+    kind: ClassVar[str] = "OFT"
+    needs_base: ClassVar[bool] = True
+    blocks: Tensor
+
+    def _dense(self, base: Tensor | None) -> Tensor:
+        raise ValueError("an OFT of PEFT is applied by PEFT's own layers alone")
 
 
 def _product(left: Tensor | None, right: Tensor | None, core: Tensor | None) -> Tensor:

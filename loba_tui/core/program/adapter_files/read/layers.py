@@ -45,6 +45,7 @@ class AdapterFile:
     Attributes:
         keys: Its header, understood: form, family, and what is not used.
         layers: In the file's order.
+        tensors: Its content as it stands in the file.
         warnings: What a user has to know about it, each a sentence.
     """
 
@@ -52,6 +53,7 @@ class AdapterFile:
     keys: AdapterKeys
     layers: tuple[AdapterLayer, ...]
     metadata: Mapping[str, str]
+    tensors: Mapping[str, Tensor] = field(repr=False)
     warnings: tuple[str, ...] = field(default=())
 
     def of(self, component: Component) -> dict[str, AdapterLayer]:

@@ -19,6 +19,7 @@ from loba_tui.core.program.adapter_files.read.changes import (
     Factors,
     GeneralLowRank,
     Hadamard,
+    InputRotation,
     Kronecker,
     LowRank,
     OutputRotation,
@@ -28,7 +29,6 @@ from loba_tui.core.program.adapter_files.read.layers import AdapterFile, Adapter
 from loba_tui.core.program.adapter_files.read.strengths import Strengths, strengths_of
 
 _ONLY_PEFT = {
-    "OFT of inputs": "a PEFT OFT, which is read from files with PEFT's configuration only",
     "BOFT of PEFT": "a PEFT BOFT, whose stages depend on a configuration that is not in the file",
 }
 
@@ -52,7 +52,7 @@ def read_adapter_file(source: Source) -> AdapterFile:
     warnings = [*reader.warnings()]
     if all(_is_nothing(layer) for layer in layers):
         warnings.append("it changes nothing: all its weights are zero")
-    return AdapterFile(path, keys, layers, metadata, tuple(warnings))
+    return AdapterFile(path, keys, layers, metadata, tensors, tuple(warnings))
 
 
 def check_readable(path: Path, keys: AdapterKeys, *, has_tensors: bool) -> None:
@@ -143,6 +143,8 @@ class _LayerReader:
             # Without a product there is no rank that alpha could stand over.
             scale = 1.0 if rank is None else self._alpha(keys, parts) / rank
             return Kronecker(scale, **_after(parts, "lokr_"))
+        if kind == "OFT of inputs":
+            return InputRotation(parts["oft_R"])
         if kind in ("full difference", "norm difference"):
             return Difference(parts["diff"] if "diff" in parts else parts["w_norm"])
         if kind in ("OFT", "BOFT"):

@@ -91,16 +91,17 @@ def _by_component(packed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _checked(path: Path, by_component: Mapping[str, Mapping[str, Any]]) -> Strengths:
     for config in by_component.values():
         patterns = config.get("alpha_pattern") or {}
-        if not isinstance(patterns, dict):
-            raise CorruptError(f"{path}: alpha_pattern of its configuration is no table.")
+        ranks = config.get("rank_pattern") or {}
+        if not (isinstance(patterns, dict) and isinstance(ranks, dict)):
+            raise CorruptError(f"{path}: a pattern of its configuration is no table.")
         alphas = [config.get("lora_alpha"), config.get("alpha"), *patterns.values()]
         for alpha in alphas:
             if alpha is not None and not _is_number(alpha):
                 raise CorruptError(f"{path}: alpha in its configuration is not a number.")
-        for name in patterns:
+        for name in (*patterns, *ranks):
             if not _PLAIN_NAME.fullmatch(name):
                 raise RecipeError(
-                    f"{path}: alpha_pattern in its configuration names layers by the regular"
+                    f"{path}: its configuration names layers by the regular"
                     f" expression {name[:80]!r}.",
                     "Save it with the layers' plain names.",
                 )
