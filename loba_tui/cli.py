@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from loba_tui import __version__
+from loba_tui.commands.adapter_files import adapter_app
 from loba_tui.commands.adapters import evaluate, interfere, merge, sample
 from loba_tui.commands.cache.app import cache_app
 from loba_tui.commands.check import doctor, plan, validate
@@ -62,6 +63,7 @@ app.command("eval")(evaluate)
 for command in (export, extract, doctor):
     app.command()(command)
 app.add_typer(recipe_app, name="recipe")
+app.add_typer(adapter_app, name="adapter")
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(runs_app, name="runs")
 app.add_typer(queue_app, name="queue")

@@ -67,7 +67,8 @@ def family_of_keys(
     unet = [layer for layer in layers if layer.component == "unet"]
     return (
         _by_width(unet)
-        or _by_names(layers, [layer.module for layer in unet], metadata)
+        or _by_encoders(header, layers)
+        or _by_names([layer.module for layer in unet], metadata)
         or _said(metadata)
         or UNKNOWN
     )
@@ -89,11 +90,14 @@ def _by_width(layers: Iterable[_Layer]) -> Family | None:
     return None
 
 
-def _by_names(
-    layers: Sequence[_Layer], modules: Sequence[str], metadata: Mapping[str, str]
-) -> Family | None:
+def _by_encoders(header: Iterable[str], layers: Iterable[_Layer]) -> Family | None:
+    """Return SD-XL where a file has a second text encoder, or counts them."""
     if any(layer.component == "text_encoder_2" for layer in layers):
         return SD_XL
+    return SD_XL if any(key.startswith("lora_te1_") for key in header) else None
+
+
+def _by_names(modules: Sequence[str], metadata: Mapping[str, str]) -> Family | None:
     if any(_DEEP.search(module) for module in modules):
         return SD_XL
     if any(module.startswith(_FOUR_BLOCKS) for module in modules):

@@ -27,8 +27,9 @@ from loba_tui.core.program.adapter_files.formats import (
     config_of,
     diffusers_tensors,
 )
-from loba_tui.core.program.adapter_files.read.changes import Dora, InputRotation, LowRank
+from loba_tui.core.program.adapter_files.read.changes import Dora, LowRank
 from loba_tui.core.program.adapter_files.read.layers import AdapterFile, AdapterLayer
+from loba_tui.core.program.adapter_files.read.multiplicative import InputRotation
 from loba_tui.core.program.adapter_files.read.read import read_adapter_file
 from loba_tui.core.program.adapter_layers.added import add_layers, base_of, check_host, host_named
 

@@ -47,7 +47,7 @@ class ChangedModule(Protocol):
 
     @property
     def bias(self) -> Tensor | None:
-        """What its bias gains, (outputs,); None where nothing."""
+        """The gain of its bias, (outputs,); None where there is none."""
 
 
 class AddedLayer(nn.Module):

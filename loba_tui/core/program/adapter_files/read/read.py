@@ -16,16 +16,18 @@ from loba_tui.core.program.adapter_files.file import read_checked
 from loba_tui.core.program.adapter_files.read.changes import (
     Difference,
     Dora,
-    Factors,
-    GeneralLowRank,
     Hadamard,
-    InputRotation,
     Kronecker,
     LowRank,
-    OutputRotation,
     WeightChange,
 )
 from loba_tui.core.program.adapter_files.read.layers import AdapterFile, AdapterLayer
+from loba_tui.core.program.adapter_files.read.multiplicative import (
+    Factors,
+    GeneralLowRank,
+    InputRotation,
+    OutputRotation,
+)
 from loba_tui.core.program.adapter_files.read.strengths import Strengths, strengths_of
 
 _ONLY_PEFT = {
