@@ -39,7 +39,7 @@ class Change(Protocol):
 
 
 class ChangedModule(Protocol):
-    """What changes in one module."""
+    """The changes of one module."""
 
     @property
     def weight(self) -> Change | None:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_files.read.changes import WeightChange, given
 
 
@@ -129,4 +130,7 @@ class InputRotation(WeightChange):
     blocks: Tensor
 
     def _dense(self, base: Tensor | None) -> Tensor:
-        raise ValueError("an OFT of PEFT is applied by PEFT's own layers alone")
+        raise RecipeError(
+            "an OFT of PEFT is applied by PEFT's own layers alone",
+            "It can be sampled and measured, and not merged or written in another form.",
+        )
