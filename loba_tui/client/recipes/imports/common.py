@@ -11,7 +11,6 @@ from loba_tui.client.recipes.imports import names
 from loba_tui.client.recipes.imports.draft import Draft
 from loba_tui.client.recipes.imports.settings import Settings, as_number
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.recipe.schema import BaseModelSection
 from loba_tui.core.text import clean
 
 Origin = tuple[str, Any]
@@ -90,14 +89,10 @@ def put_model(draft: Draft, model: str | None, origin: Origin) -> None:
     draft.put("base_model.id", model, origin)
 
 
-def put_optional_model_key(draft: Draft, key: str, value: Any, origin: Origin) -> None:
-    """Put a key of `base_model` that not every version's recipes have; else tell of it."""
-    if value in (None, False, ""):
-        return
-    if key in BaseModelSection.model_fields:
+def put_model_key(draft: Draft, key: str, value: Any, origin: Origin) -> None:
+    """Put a key of `base_model` that a tool may leave empty or off."""
+    if value not in (None, False, ""):
         draft.put(f"base_model.{key}", value, origin)
-    else:
-        draft.left(*origin, f"recipes have no base_model.{key}; the model's own files decide")
 
 
 def carry(settings: Settings, draft: Draft, table: Mapping[str, str]) -> None:

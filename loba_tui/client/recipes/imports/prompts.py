@@ -11,7 +11,7 @@ from loba_tui.client.recipes.imports.settings import as_number
 
 MOST_PROMPTS = 64
 
-_FLAG = re.compile(r"\s*--([a-zA-Z]+)(?:\s+|=|$)")
+_FLAG = re.compile(r"(?<!\s)\s*+--([a-zA-Z]+)(?:\s+|=|$)")
 _NAMES = {
     "n": "negative",
     "neg": "negative",

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Protocol
 
 from loba_tui.client.recipes.imports.draft import Draft
-from loba_tui.client.recipes.imports.sources import ForeignFile, read_foreign, read_words
+from loba_tui.client.recipes.imports.sources import (
+    ForeignFile,
+    read_foreign,
+    read_words,
+    tell_of_secrets,
+)
 from loba_tui.client.recipes.imports.tools import (
     ai_toolkit,
     concept_sliders,
@@ -30,7 +35,7 @@ from loba_tui.core.recipe.schema import RECIPE_VERSION
 from loba_tui.core.recipe.tree import node_of
 from loba_tui.core.text import clean
 
-_MOST_ROUNDS = 200
+_MOST_ROUNDS = 8
 
 
 class Tool(Protocol):
@@ -116,9 +121,7 @@ def import_recipe(paths: Sequence[Path], words: Sequence[str], plugins: Plugins)
         files.append(read_words(list(words)))
     draft = _tool_of_all(files).read(files)
     for file in files:
-        for key in file.secrets:
-            reason = "a token, a key or no valid text: it is neither kept nor shown"
-            draft.left(key, "(not shown)", reason)
+        tell_of_secrets(file, draft)
     _keep_valid(draft, plugins)
     text = recipe_text(draft, [file.name for file in files])
     remaining = check_text(text, "<imported>", plugins=plugins)
@@ -170,13 +173,23 @@ def _keep_valid(draft: Draft, plugins: Plugins) -> None:
     """Take out what a recipe cannot have, and tell of it with the check's own reason."""
     for _ in range(_MOST_ROUNDS):
         tree = node_of({"version": RECIPE_VERSION, **nested(draft.values)}, Place("<imported>"))
-        problems = check_tree(tree, plugins)[1]
-        if not any(_drop(draft, problem) for problem in problems):
+        reasons: dict[tuple[str, int], str] = {}
+        for problem in check_tree(tree, plugins)[1]:
+            place = _place(draft, problem)
+            if place is not None:
+                reasons.setdefault(place, problem.text)
+        # From the end of each list, as what follows an item moves up.
+        for (key, index), reason in sorted(reasons.items(), reverse=True):
+            if index >= 0:
+                draft.drop_item(key, index, reason)
+            else:
+                draft.drop(key, reason)
+        if not reasons:
             return
 
 
-def _drop(draft: Draft, problem: Problem) -> bool:
-    """Take out the value that a problem is with; say whether there was one."""
+def _place(draft: Draft, problem: Problem) -> tuple[str, int] | None:
+    """Return the key that a problem is with, and the item of its list or -1; None for no value."""
     steps = problem.key.split(".")
     for length in range(len(steps), 0, -1):
         key = ".".join(steps[:length])
@@ -184,13 +197,8 @@ def _drop(draft: Draft, problem: Problem) -> bool:
         if isinstance(held, list) and length < len(steps) and steps[length].isdecimal():
             index = int(steps[length])
             if index < len(held) and isinstance(held[index], dict):
-                draft.drop_item(key, index, problem.text)
-                return True
+                return key, index
         if held is not None:
-            draft.drop(key, problem.text)
-            return True
-    below = [key for key in draft.values if key.startswith(f"{problem.key}.")]
-    if below and not problem.message.startswith("missing"):
-        draft.drop(problem.key, problem.text)
-        return True
-    return False
+            return key, -1
+    below = any(key.startswith(f"{problem.key}.") for key in draft.values)
+    return (problem.key, -1) if below and not problem.message.startswith("missing") else None

@@ -14,10 +14,11 @@ from loba_tui.core.redact import find_secret, is_secret_name
 
 _ASSIGNMENT = re.compile(r"(?:export\s+|set\s+|\$env:)?(?P<name>[A-Za-z_]\w*)\s*=\s*(?P<value>.*)")
 _REFERENCE = re.compile(r"\$\{(\w+)\}|\$(\w+)|%(\w+)%")
-_CONTINUED = re.compile(r"[ \t]*[\\^`][ \t]*\n")
+_CONTINUED = re.compile(r"(?<![ \t])[ \t]*+[\\^`][ \t]*+\n")
 _NUMBER = re.compile(r"-(?:\d|\.\d)")
-MOST_VALUE = 4096
+MOST_VALUE = 1024
 """Characters of a value that references are filled into: a few of them double it each time."""
+MOST_WORDS = 2_000
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,10 @@ def read_shell(text: str) -> Shell:
             variables[matched["name"]] = value
             assignments.append((matched["name"], value))
         else:
-            words += [_filled(word, variables) for word in _split(stripped)]
-    return Shell(tuple(assignments), tuple(words))
+            # One more than is kept, so that a long line is not filled in to its end.
+            left = MOST_WORDS + 1 - len(words)
+            words += [_filled(word, variables) for word in _split(stripped)[:left]]
+    return Shell(tuple(assignments), tuple(words[:MOST_WORDS]))
 
 
 def _split(line: str) -> list[str]:

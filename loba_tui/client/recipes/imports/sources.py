@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from loba_tui.client.recipes.imports.draft import Draft
 from loba_tui.client.recipes.imports.shell import Shell, read_shell
 from loba_tui.core.errors import LobaError, RecipeError
 from loba_tui.core.file_sources import read_source
@@ -29,14 +30,19 @@ Format = Literal["json", "toml", "yaml", "shell", "lines", "folder"]
 
 MOST_LISTED = 4 * 1024 * 1024
 """Bytes of a JSON file, which may list every image; settings themselves are far smaller."""
+MOST_KEYS = 500
+"""Keys of a mapping that are settings; more are a list, such as captions by image."""
 
-_TOML_LINE = re.compile(r"^\s*(?:\[\[?[\w.\"' -]+\]\]?|[\w.\"'-]+\s*=(?!=))", re.MULTILINE)
+# No pattern may begin again at every character of a long run: that takes the square of its length.
+_TOML_LINE = re.compile(r"^[ \t]*+(?:\[\[?[\w.\"' -]+\]\]?|[\w.\"'-]++[ \t]*+=(?!=))", re.MULTILINE)
 _SHELL_LINE = re.compile(
-    r"^\s*(?:export\s+|set\s+)?[A-Z][A-Z0-9_]*=|^#!|(?:^|\s)--[a-z][a-z0-9_]{2,}", re.MULTILINE
+    r"^[ \t]*+(?:export[ \t]+|set[ \t]+)?[A-Z][A-Z0-9_]*+=|^#!|(?:^|\s)--[a-z][a-z0-9_]{2,}",
+    re.MULTILINE,
 )
-_YAML_LINE = re.compile(r"^(?:- )?\s*\{?['\"]?[\w-]+['\"]?\s*:(?:\s|$)", re.MULTILINE)
+_YAML_LINE = re.compile(r"^(?:- )?[ \t]*+\{?['\"]?[\w-]++['\"]?[ \t]*+:(?:\s|$)", re.MULTILINE)
 # tomllib needs the square of a dotted key's parts; settings have three or four.
-_LONG_KEY = re.compile(r"(?:[\w\"'-]+[ \t]*\.[ \t]*){32}")
+_LONG_KEY = re.compile(r"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){32}")
+_FOLLOWED = frozenset([".txt", ".yaml", ".yml", ".json", ".toml"])
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,8 @@ def read_foreign(path: Path) -> ForeignFile:
         form, values = _parse(text, name)
     except RecursionError as error:
         raise RecipeError(f"{clean(name)}: nested too deeply") from error
+    if len(text) > MAX_BYTES and not (isinstance(values, dict) and len(values) > MOST_KEYS):
+        raise RecipeError(f"{clean(name)}: has more than {MAX_BYTES} characters")
     secrets: list[str] = []
     if isinstance(values, Shell):
         values = values.without_secrets(secrets)
@@ -190,9 +198,8 @@ def _without_secrets(value: Any, key: str, secrets: list[str]) -> Any:
                 kept[str(name)] = _without_secrets(item, path, secrets)
         return kept
     if isinstance(value, list):
-        numbered = enumerate(value)
         kept_items = []
-        for index, item in numbered:
+        for index, item in enumerate(value):
             path = f"{key}.{index}" if key else str(index)
             if isinstance(item, str) and _is_secret("", item):
                 secrets.append(path)
@@ -220,6 +227,9 @@ def find_named(wanted: str, beside: Path | None) -> Path | None:
         return None
     folders = [*([beside.parent] if beside is not None else []), Path()]
     for candidate in _candidates(wanted, folders):
+        is_hidden = any(part.startswith(".") and part.strip(".") for part in candidate.parts)
+        if is_hidden or candidate.suffix.lower() not in _FOLLOWED:
+            continue
         try:
             there = candidate.resolve()
             is_inside = any(there.is_relative_to(folder.resolve()) for folder in folders)
@@ -238,12 +248,21 @@ def _candidates(wanted: str, folders: list[Path]) -> Iterator[Path]:
         yield folder / named.name
 
 
-def read_if_there(wanted: str, beside: Path | None) -> ForeignFile | None:
+def read_if_there(wanted: str, beside: Path | None, draft: Draft) -> ForeignFile | None:
     """Return the file that another one names; None where it is not at hand or cannot be read."""
     found = find_named(wanted, beside)
     if found is None:
         return None
     try:
-        return read_foreign(found)
+        file = read_foreign(found)
     except LobaError:
         return None
+    tell_of_secrets(file, draft)
+    return file
+
+
+def tell_of_secrets(file: ForeignFile, draft: Draft) -> None:
+    """Tell which keys of a file were taken out, and nothing of their values."""
+    for key in file.secrets:
+        reason = "a token, a key or no valid text: it is neither kept nor shown"
+        draft.left(key, "(not shown)", reason)

@@ -47,13 +47,6 @@ def put_loss(draft: Draft, settings: Settings, key: str) -> None:
     draft.put("loss.name", _LOSSES.get(kind or ""), settings.origin(key))
 
 
-def put_zero_snr(draft: Draft, settings: Settings, key: str) -> None:
-    """Put a noise schedule that ends in pure noise."""
-    if settings.flag(key):
-        value = {"name": "ddpm", "rescale_betas_zero_snr": True}
-        draft.put("scheduler.noise", value, settings.origin(key))
-
-
 def put_optimizer(
     draft: Draft, name: str | None, options: Mapping[str, Any], origin: Origin
 ) -> None:

@@ -167,6 +167,7 @@ EXAMPLES: dict[str, tuple[list[str], dict[str, Any], set[str]]] = {
         {
             "name": "zog",
             "base_model.id": "models/photo-xl.safetensors",
+            "base_model.vae": "models/vae-fix",
             "adapter": {"name": "locon", "rank": 32, "alpha": 16, "conv_rank": 8, "conv_alpha": 4},
             "adapter.layers": [*XFORMER, "convolution"],
             "data.sources.0": {"path": "C:\\photos\\zog", "repeats": 10},
@@ -218,6 +219,7 @@ EXAMPLES: dict[str, tuple[list[str], dict[str, Any], set[str]]] = {
     "kohya-sections": (
         ["config.toml"],
         {
+            "base_model.prediction_type": "v_prediction",
             "adapter": {"name": "loha", "rank": 4, "alpha": 1},
             "optimizer": {
                 "name": "prodigy",
@@ -226,7 +228,7 @@ EXAMPLES: dict[str, tuple[list[str], dict[str, Any], set[str]]] = {
                 "bias_correction": True,
             },
             "scheduler.model": {"name": "linear_warmup", "warmup_steps": 50},
-            "scheduler.noise": {"name": "ddpm", "rescale_betas_zero_snr": True},
+            "base_model.zero_snr": True,
             "loss": {"name": "huber", "delta": 0.2, "schedule": "exponential"},
             "loss.weighting": {"name": "debiased"},
             "noise": [{"name": "perturbation", "gamma": 0.1}],

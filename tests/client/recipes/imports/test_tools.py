@@ -129,6 +129,10 @@ JOB = '{{"job": "x", "config": {{"process": [{{"type": "sd_trainer", "model": {{
         ('pretrained_model_name_or_path = "m"\nlearning_rate = 1', "name no images"),
         ('{"model_family": "sdxl", "model_type": "lora"}', "data_backend_config"),
         ("- {target: a, positive: b}", "config.yaml"),
+        (
+            "prompts_file: p.yaml\npretrained_model: {name_or_path: x}\nnetwork: {rank: 4}\n",
+            "its prompts are in p.yaml",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_said_by_name(text: str, message: str, tmp_path: Path) -> None:

@@ -116,11 +116,9 @@ def _read_model(model: Settings, draft: Draft) -> None:
             family = "sd3" if flag == "is_v3" else flag.removeprefix("is_")
             common.refuse_family(names.foreign_family(family) or family, NAME)
     common.put_model(draft, model.text("name_or_path"), model.origin("name_or_path"))
-    common.put_optional_model_key(draft, "vae", model.text("vae_path"), model.origin("vae_path"))
+    common.put_model_key(draft, "vae", model.text("vae_path"), model.origin("vae_path"))
     if model.flag("is_v_pred"):
-        common.put_optional_model_key(
-            draft, "prediction_type", "v_prediction", model.origin("is_v_pred")
-        )
+        common.put_model_key(draft, "prediction_type", "v_prediction", model.origin("is_v_pred"))
     reasons = dict.fromkeys(
         ("is_xl", "is_v2", "is_ssd", "is_vega"), "the family is told from the model itself"
     )

@@ -72,7 +72,7 @@ class ConceptSliders:
             settings.leave(["prompts_file"], "image sliders learn from pairs of images")
             _read_folders(Settings(flags, draft, "--"), draft)
         else:
-            listed = _prompts_of(settings, files, config)
+            listed = _prompts_of(settings, draft, files, config)
             read_prompts(listed, draft, prompts_name=str(settings.raw("prompts_file") or "prompts"))
             Settings(flags, draft, "--").leave_rest()
         settings.leave_rest()
@@ -107,12 +107,12 @@ def concepts_of(file: ForeignFile) -> list[Mapping[str, Any]]:
 
 
 def _prompts_of(
-    settings: Settings, files: Sequence[ForeignFile], config: ForeignFile
+    settings: Settings, draft: Draft, files: Sequence[ForeignFile], config: ForeignFile
 ) -> list[Mapping[str, Any]]:
     given = [file for file in files if is_prompts(file)]
     wanted = settings.text("prompts_file")
     if not given and wanted:
-        found = read_if_there(wanted, config.path)
+        found = read_if_there(wanted, config.path, draft)
         given = [found] if found is not None and is_prompts(found) else []
     listed = [concept for file in given for concept in concepts_of(file)]
     if not listed:
@@ -132,7 +132,7 @@ def _read_config(settings: Settings, draft: Draft) -> None:
     model.leave(["v2"], "the family is told from the model itself")
     if model.flag("v_pred"):
         origin = model.origin("v_pred")
-        common.put_optional_model_key(draft, "prediction_type", "v_prediction", origin)
+        common.put_model_key(draft, "prediction_type", "v_prediction", origin)
     common.put_dtype(draft, train.text("precision"), train.origin("precision"))
     _read_network(network, draft)
     optimizer_name = train.text("optimizer")

@@ -196,7 +196,7 @@ def _read_optimizer(settings: Settings, draft: Draft) -> None:
     unet.leave_rest({"weight_dtype": "base_model.dtype is one for all components"})
     _tell_of_text_encoders(settings, draft)
     vae = settings.part("vae")
-    common.put_optional_model_key(draft, "vae", vae.text("model_name"), vae.origin("model_name"))
+    common.put_model_key(draft, "vae", vae.text("model_name"), vae.origin("model_name"))
     vae.leave_rest({"weight_dtype": "the VAE's precision is its own"})
 
 
@@ -241,10 +241,15 @@ def _read_numbers(settings: Settings, draft: Draft) -> None:
         on = checkpointing is True or str(checkpointing).upper() in ("ON", "TRUE", "CPU_OFFLOADED")
         origin = settings.origin("gradient_checkpointing")
         draft.put("base_model.gradient_checkpointing", on, origin)
-    training.put_zero_snr(draft, settings, "rescale_noise_scheduler_to_zero_terminal_snr")
+    common.put_model_key(
+        draft,
+        "zero_snr",
+        settings.flag("rescale_noise_scheduler_to_zero_terminal_snr"),
+        settings.origin("rescale_noise_scheduler_to_zero_terminal_snr"),
+    )
     if settings.flag("force_v_prediction"):
         origin = settings.origin("force_v_prediction")
-        common.put_optional_model_key(draft, "prediction_type", "v_prediction", origin)
+        common.put_model_key(draft, "prediction_type", "v_prediction", origin)
     _put_timesteps(settings, draft)
     _put_masks(settings, draft)
 

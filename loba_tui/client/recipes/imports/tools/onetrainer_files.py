@@ -27,7 +27,7 @@ def listed(
         given += [each for each in own if isinstance(each, dict)]
     wanted = settings.text(named)
     if not given and wanted:
-        found = read_if_there(wanted, config.path)
+        found = read_if_there(wanted, config.path, draft)
         given = found.entries if found is not None else []
         if not given:
             draft.left(*settings.origin(named), "not here to read: name it too")

@@ -193,7 +193,7 @@ def _read_lycoris(
 ) -> None:
     wanted = settings.text("lycoris_config")
     file = next((each for each in files if "algo" in each.mapping), None)
-    file = file or (read_if_there(wanted, config.path) if wanted else None)
+    file = file or (read_if_there(wanted, config.path, draft) if wanted else None)
     if file is None or not file.mapping:
         draft.left("lycoris_config", wanted, "not here to read: name it too. lokr stands in")
         draft.put("adapter.name", "lokr")
@@ -261,13 +261,16 @@ def _read_training(settings: Settings, draft: Draft) -> None:
         )
     settings.leave(["ema_decay"], "there is no average without use_ema")
     prediction = settings.text("prediction_type")
-    common.put_optional_model_key(
-        draft, "prediction_type", prediction, settings.origin("prediction_type")
+    common.put_model_key(draft, "prediction_type", prediction, settings.origin("prediction_type"))
+    common.put_model_key(
+        draft,
+        "zero_snr",
+        settings.flag("rescale_betas_zero_snr"),
+        settings.origin("rescale_betas_zero_snr"),
     )
-    training.put_zero_snr(draft, settings, "rescale_betas_zero_snr")
     vae = settings.text("pretrained_vae_model_name_or_path")
     origin = settings.origin("pretrained_vae_model_name_or_path")
-    common.put_optional_model_key(draft, "vae", vae, origin)
+    common.put_model_key(draft, "vae", vae, origin)
     common.put_name(draft, settings.text("tracker_run_name"), settings.origin("tracker_run_name"))
     common.put_kept(draft, settings, "checkpoints_total_limit")
     put_resolution(settings, draft, "resolution", "resolution_type")

@@ -57,7 +57,7 @@ def read_backends(
     draft.put("method.name", "lora_finetune")
     wanted = settings.text("data_backend_config")
     file = next((each for each in files if is_backends(each)), None)
-    file = file or (read_if_there(wanted, config.path) if wanted else None)
+    file = file or (read_if_there(wanted, config.path, draft) if wanted else None)
     if file is None or not is_backends(file):
         raise RecipeError(
             f"data_backend_config: {wanted or 'nothing'} is not here.",

@@ -96,7 +96,7 @@ def _data_set(
         given = ForeignFile(config.name, config.path, "toml", listed)
     wanted = settings.text("dataset_config")
     if given is None and wanted:
-        given = read_if_there(wanted, config.path if config is not None else None)
+        given = read_if_there(wanted, config.path if config is not None else None, draft)
         if given is None or not is_data_set(given):
             draft.left("dataset_config", wanted, "not here to read: name it too")
             return None

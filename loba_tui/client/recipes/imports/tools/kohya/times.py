@@ -92,7 +92,7 @@ def read_samples(
     lines = [line for file in files if file.format == "lines" for line in file.values]
     wanted = settings.text("sample_prompts")
     if not lines and wanted:
-        found = read_if_there(wanted, config.path if config is not None else None)
+        found = read_if_there(wanted, config.path if config is not None else None, draft)
         if found is not None and found.format == "lines":
             lines = found.values
         elif "\n" in wanted or "--" in wanted:

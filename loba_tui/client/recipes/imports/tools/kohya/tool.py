@@ -151,12 +151,10 @@ def _with_file(values: dict[str, Any], config: ForeignFile | None, draft: Draft)
     named = values.pop("config_file", None)
     if not isinstance(named, str):
         return values
-    found = read_if_there(named, config.path if config is not None else None)
+    found = read_if_there(named, config.path if config is not None else None, draft)
     if found is None or not found.mapping:
         draft.left("config_file", named, "not here to read: name it too")
         return values
-    for key in found.secrets:
-        draft.left(key, "(not shown)", "a token or a key: it is neither kept nor shown")
     return flat(found) | values
 
 
@@ -179,11 +177,13 @@ def _read_model(settings: Settings, draft: Draft) -> None:
             "These settings of kohya sd-scripts name no model: pretrained_model_name_or_path.",
             "Add it: loba recipe import FILE… -- --pretrained_model_name_or_path MODEL",
         )
-    common.put_optional_model_key(draft, "vae", settings.text("vae"), settings.origin("vae"))
+    common.put_model_key(draft, "vae", settings.text("vae"), settings.origin("vae"))
     if settings.flag("v_parameterization"):
         origin = settings.origin("v_parameterization")
-        common.put_optional_model_key(draft, "prediction_type", "v_prediction", origin)
-    training.put_zero_snr(draft, settings, "zero_terminal_snr")
+        common.put_model_key(draft, "prediction_type", "v_prediction", origin)
+    common.put_model_key(
+        draft, "zero_snr", settings.flag("zero_terminal_snr"), settings.origin("zero_terminal_snr")
+    )
     common.put_dtype(draft, settings.text("mixed_precision"), settings.origin("mixed_precision"))
     common.put_name(draft, settings.text("output_name"), settings.origin("output_name"))
     key = "gradient_checkpointing"
@@ -258,7 +258,7 @@ def _read_leco(
 ) -> None:
     wanted = settings.text("prompts_file") or ""
     file = next((each for each in files if concept_sliders.is_prompts(each)), None)
-    file = file or read_if_there(wanted, config.path if config is not None else None)
+    file = file or read_if_there(wanted, config.path if config is not None else None, draft)
     if file is None or not concept_sliders.is_prompts(file):
         raise RecipeError(
             f"prompts_file: {wanted} is not here.", "Name that file too: loba recipe import FILE…"
