@@ -13,6 +13,7 @@ recipes/slider.yaml:14:3: optimizer.weight_decy: not an option of adamw. Did you
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from loba_tui.core.errors import RefusedError
-from loba_tui.core.file_sources import Source, path_of, read_source
+from loba_tui.core.file_sources import Source, open_source, path_of
 from loba_tui.core.files import UnsafeFileError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.checks.recipe import check_tree
@@ -201,9 +202,14 @@ def read_recipe_text(source: Source, origin: str | None = None) -> str:
     try:
         if source is path and path.is_dir():
             raise _unusable(path, f"is a folder, not a recipe{_recipes_in(path)}")
-        content = read_source(source, MAX_BYTES)
+        with open_source(source) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > MAX_BYTES:
+                raise _unusable(path, f"has {size} bytes; a recipe has at most {MAX_BYTES}")
+            content = stream.read(MAX_BYTES + 1)
     except UnsafeFileError as error:
-        raise _unusable(path, f"cannot be used: it {error.strerror}") from error
+        what = "is not an ordinary file" if source is path else f"{error.strerror}, and not used"
+        raise _unusable(path, what) from error
     except FileNotFoundError as error:
         if not path.parent.is_dir():
             raise _unusable(path, f"there is no folder {clean(path.parent)}") from error
