@@ -85,8 +85,9 @@ def _other(keys: Iterable[str]) -> Family | None:
 def _by_width(layers: Iterable[_Layer]) -> Family | None:
     """Return the family by the width of the text states that cross-attention reads."""
     for layer in layers:
-        if layer.module.endswith(("attn2.to_k", "attn2.to_v")) and layer.kind.weight_shape:
-            return _WIDTHS.get(layer.kind.weight_shape[1])
+        shape = layer.kind.weight_shape or ()
+        if layer.module.endswith(("attn2.to_k", "attn2.to_v")) and len(shape) > 1:
+            return _WIDTHS.get(shape[1])
     return None
 
 

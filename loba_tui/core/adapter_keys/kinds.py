@@ -124,8 +124,10 @@ def _measured(kind: str, shapes: Mapping[str, Shape]) -> LayerKind:
     if kind == "GLoRA":
         return _glora(shapes)
     if kind == "full difference":
+        _require(len(shapes["diff"]) > 0, "diff is one number")
         return LayerKind(kind, None, shapes["diff"])
     if kind == "norm difference":
+        _require(len(shapes["w_norm"]) == 1, "w_norm is not one number a channel")
         return LayerKind(kind, None, shapes["w_norm"])
     if kind == "OFT":
         return _rotations(shapes["oft_blocks"])

@@ -96,7 +96,7 @@ def check_fit(size: tuple[int, ...] | None, base: Tensor) -> None:
     """
     if size is None:
         return
-    if size[0] != base.shape[0] or math.prod(size) != base.numel():
+    if size[:1] != tuple(base.shape[:1]) or math.prod(size) != base.numel():
         raise ValueError(f"it changes a weight of {list(size)}, and this is {list(base.shape)}")
 
 
