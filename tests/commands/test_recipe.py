@@ -13,6 +13,7 @@ import pytest
 
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe.load import check_recipe
+from loba_tui.core.recipe.schema import BaseModelSection
 from loba_tui.core.recipe.shipped import folder
 
 SLIDER = str(folder() / "slider.yaml")
@@ -39,9 +40,9 @@ def test_problems_go_to_stderr_and_end_with_2(tmp_path: Path) -> None:
     done = loba("validate", "bad.yaml", SLIDER, "bda.yaml", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == f"{SLIDER}: valid\n"
+    keys = ", ".join(BaseModelSection.model_fields)
     assert done.stderr.splitlines() == [
-        "bad.yaml:1:1: base_model: missing; expected a section (id, revision, variant, dtype, "
-        "device, attention, gradient_checkpointing, offload, threads)",
+        f"bad.yaml:1:1: base_model: missing; expected a section ({keys})",
         "bad.yaml:1:1: method: missing; expected a section (name, concepts)",
         "bad.yaml:2:1: lr: not a key of a recipe. Did you mean optimizer.lr?",
         "bda.yaml: there is no such file. Did you mean bad.yaml?",
