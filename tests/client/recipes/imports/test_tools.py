@@ -181,3 +181,13 @@ def test_the_flags_behind_a_prompt_are_told_apart() -> None:
         None,
     )
     assert dict(prompt.flags)["w"] == "512"
+
+
+def test_long_and_weighted_prompts_and_wildcards_are_carried(tmp_path: Path) -> None:
+    words = ("--train_data_dir", "d", "--max_token_length", "225", "--weighted_captions")
+    recipe, found = imported([], *KOHYA, *words, "--enable_wildcard")
+    assert recipe.base_model.long_prompts == "chunks"
+    assert recipe.base_model.prompt_weights
+    assert recipe.data is not None
+    assert recipe.data.captions.wildcards
+    assert "225 tokens at most" in found.text

@@ -29,7 +29,6 @@ _REASONS = {
     "token_warmup_min": "captions are whole from the first step on",
     "keep_tokens_separator": "captions.keep counts tags",
     "secondary_separator": "captions.separator is one",
-    "enable_wildcard": "captions have no wildcards",
     "resize_interpolation": "images are resized in one way here",
 }
 
@@ -216,6 +215,7 @@ def _read_captions(part: Settings, draft: Draft) -> None:
             prefix.strip().rstrip(",") or None if prefix else None, ("caption_prefix",)
         ),
         "data.captions.separator": (part.text("caption_separator"), ("caption_separator",)),
+        "data.captions.wildcards": (part.flag("enable_wildcard") or None, ("enable_wildcard",)),
         "data.flip": (part.flag("flip_aug") or None, ("flip_aug",)),
         "data.buckets.enabled": (part.flag("enable_bucket"), ("enable_bucket",)),
         "data.buckets.step": (part.whole("bucket_reso_steps"), ("bucket_reso_steps",)),

@@ -43,7 +43,6 @@ _REASONS = {
                     "the frozen model is held in base_model.dtype"),
     "save_precision": "adapters are written in 32 bits; loba export can write others",
     "clip_skip": "prompts are encoded as the model's own pipeline does",
-    "max_token_length": "prompts are read as far as the text encoder does",
     "network_dropout": common.NO_DROPOUT,
     "no_half_vae": "the VAE's precision is its own",
     "scale_weight_norms": "there is no limit of weights here; train.max_grad_norm limits steps",
@@ -103,6 +102,7 @@ class Kohya:
         _check_kind(settings)
         _read_model(settings, draft)
         put_network(settings, draft)
+        _read_prompts(settings, draft)
         _read_training(settings, draft)
         if settings.text("prompts_file"):
             _read_leco(settings, draft, files, config)
@@ -188,6 +188,18 @@ def _read_model(settings: Settings, draft: Draft) -> None:
     common.put_name(draft, settings.text("output_name"), settings.origin("output_name"))
     key = "gradient_checkpointing"
     common.carry(settings, draft, {key: "base_model.gradient_checkpointing"})
+
+
+def _read_prompts(settings: Settings, draft: Draft) -> None:
+    """Put how prompts are read: in chunks where they may be long, with weights or without."""
+    length = settings.whole("max_token_length")
+    if length in (150, 225):
+        note = f"theirs reads {length} tokens at most; here there is no limit"
+        draft.put("base_model.long_prompts", "chunks", settings.origin("max_token_length"), note)
+    elif length not in (None, 75):
+        draft.left(*settings.origin("max_token_length"), "expected 75, 150 or 225")
+    if settings.flag("weighted_captions"):
+        draft.put("base_model.prompt_weights", True, settings.origin("weighted_captions"))
 
 
 def _read_training(settings: Settings, draft: Draft) -> None:
