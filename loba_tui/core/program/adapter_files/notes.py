@@ -25,8 +25,7 @@ _NOTES = MappingProxyType(
         "LoKr": _PEFT_ONLY.format(kind="LoKr"),
         "OFT": "Only PEFT reads this OFT: give adapter/peft to "
         "PeftModel.from_pretrained(pipe.unet, FOLDER). It has no form for kohya's tools, which "
-        "rotate a layer's outputs where PEFT rotates its inputs; loba export --into CHECKPOINT "
-        "bakes it into a model that they load.",
+        "rotate a layer's outputs where PEFT rotates its inputs.",
         "DoRA": "adapter.safetensors is the DoRA, for diffusers, which at scales other than 1 "
         "scales its low-rank part only.",
     }
