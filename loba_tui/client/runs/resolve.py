@@ -39,12 +39,15 @@ def find_run(wanted: str, ledger: Ledger) -> RunDir:
 
 
 def resolve_adapter(wanted: Path) -> tuple[Path, RunDir | None]:
-    """Return the adapter file meant by a run folder or an adapter file, and the run.
+    """Return the adapter file meant by a run folder, a PEFT folder or a file, and the run.
 
     Raises:
         LobaError: It is neither, it is not finished, or its format is unsafe.
     """
     if wanted.is_dir():
+        weights = wanted / "adapter_model.safetensors"
+        if weights.is_file() and (wanted / "adapter_config.json").is_file():
+            return weights.absolute(), run_of(weights)  # a folder of PEFT's
         run_dir = RunDir.open(wanted)
         if not run_dir.adapter.is_there():
             raise unfinished(run_dir)

@@ -106,12 +106,17 @@ def _serve_with_model(
     scale = _attach(request, model, parts, files)
     embeds = _embeds(request, model, parts, files)
     Components(model.wrapper.cache, recipe.base_model.id, model.container, writer).publish()
+    if isinstance(embeds, ScaledEmbeddings):
+        writer.warn(
+            "the adapter changes text encoders too: prompts are encoded anew at each scale;"
+            " --unet-only leaves that out"
+        )
     if request.action == "eval":
         writer.status(phase="measuring")
         if isinstance(embeds, ScaledEmbeddings):
             writer.warn(
-                "the adapter changes text encoders too: efficacy, which is about the denoiser's"
-                " predictions for given texts, is not measured"
+                "efficacy, which is about the denoiser's predictions for given texts, is not"
+                " measured of an adapter that changes text encoders"
             )
         report = prove(
             model.container,
