@@ -36,7 +36,7 @@ def recipe_text(model_id: str, revision: str | None) -> str:
 
 
 @pytest.mark.parametrize("model_id", ["org/name", "it's", 'a "b"', "a: b", "#x", "ü/é", "1e3"])
-@pytest.mark.parametrize("revision", [None, "main", TWO, "refs/pr/1", "v1 # not a comment"])
+@pytest.mark.parametrize("revision", [None, "main", TWO, "refs/pr/1", "v1#not-a-comment"])
 def test_a_resolved_recipe_is_read_by_lines_as_a_parser_would(model_id, revision):
     found = base_model(recipe_text(model_id, revision))
     assert found is not None
