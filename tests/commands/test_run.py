@@ -220,7 +220,7 @@ def test_detached_runs_outlive_the_command(loba: Viewer) -> None:
         (["run", "--resume", "nowhere"], 2, "no run called nowhere"),
         (["run", "--resume", "."], 2, "not a run folder"),
         (["run", "recipe.yaml", "--resume", "."], 2, "cannot be given"),
-        (["run", "--set", "a=1", "--resume", "."], 2, "cannot be given"),
+        (["run", "--set", "a=1", "--resume", "."], 2, "is not a run folder"),
         (["sample", "nowhere"], 2, "no such run folder"),
         (["sample", "model.ckpt"], 8, "refused"),
         (["eval", "."], 2, "not a run folder"),

@@ -217,7 +217,8 @@ def test_a_paused_run_is_alive_and_says_what_it_waits_for(
     assert liveness.state == state
     assert liveness.is_alive
     assert ("66 MiB" in liveness.reason) == (phase == "paused_disk")
-    assert RunReader(run_dir).liveness().state == "paused"  # this very process still lives
+    # This very process still lives, but holds the run no more.
+    assert RunReader(run_dir).liveness().state == "dead"
 
 
 def test_a_queued_run_is_not_running(run_dir: RunDir) -> None:

@@ -151,7 +151,7 @@ def test_hostile_files_are_damaged_and_nothing_else(header, data, length):
     content = (len(raw) if length is None else length).to_bytes(8, "little") + raw + data
     for hostile in (content, raw, data):
         assert isinstance(tensor_layout.about(hostile), dict)
-        with pytest.raises(ValueError, match=r"it|line|decode"):
+        with pytest.raises(ValueError, match=r"it|line|decode|nested"):
             tensor_layout.check(hostile, "0" * 64)
 
 
@@ -200,7 +200,7 @@ def test_a_disk_that_takes_nothing_is_reported_once_and_done_without(tmp_path, m
         raise OSError(number, os.strerror(number))
 
     for module in (tensor_store, files):
-        monkeypatch.setattr(module, "write_file", refuse)
+        monkeypatch.setattr(module, "write_new", refuse)
     for n in range(1, 4):
         store.put(f"{n}" * 64, TENSORS, describe={})
     assert len(problems) == 1
