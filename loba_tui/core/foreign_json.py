@@ -22,6 +22,8 @@ def parse_json(content: str | bytes, *, unique_keys: bool = False) -> Any:
     Raises:
         ValueError: It is no JSON, holds a number of thousands of digits, or is nested too deeply.
     """
+    if not isinstance(content, str | bytes):  # what stands in another text may be anything
+        raise ValueError("it is not a text")
     text = content if isinstance(content, str) else content.decode("utf-8")
     try:
         value = json.loads(text, object_pairs_hook=_no_duplicates if unique_keys else None)
