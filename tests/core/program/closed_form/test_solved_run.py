@@ -81,7 +81,7 @@ def test_a_run_computes_the_same_adapter_every_time_and_keeps_no_checkpoint(
     status = reader.status()
     assert status is not None
     assert (status.step, status.total) == (1, 1)
-    assert one.sample_strip(1).is_file()
+    assert one.sample_strip(1).is_there()
 
 
 @pytest.mark.parametrize("method", METHODS)
