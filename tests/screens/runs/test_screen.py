@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from dashboard import (
-    HOSTILE,
     comes,
     drive,
     environment,
@@ -50,7 +49,7 @@ async def is_shown(pilot: Pilot[None], dialog: type[Screen[object]]) -> None:
 def test_runs_are_listed_newest_first_and_a_dead_one_looks_dead(tmp_path: Path) -> None:
     record_run(tmp_path, "older")
     record_run(tmp_path, "gone", phase=None)
-    record_run(tmp_path, HOSTILE.replace("/", ""), phase="failed")
+    record_run(tmp_path, "red[bold][@click=app.quit]x", phase="failed")
 
     async def story(pilot: Pilot[None]) -> None:
         await listed(pilot, 3)

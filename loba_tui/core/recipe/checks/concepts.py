@@ -42,7 +42,8 @@ def check_concepts(tree: Node, method: Plugin | None) -> Iterator[Problem]:
         lists = concept.section_at(("vary",)).values()
         num_expanded += math.prod(len(each.data) for each in lists if isinstance(each.data, tuple))
     targets = [concept.plain_at(("target",)) for concept in tree.items_at(_CONCEPTS)]
-    if takes_empty and targets and set(targets) == {""} and not tree.at(("sample", "prompts")):
+    are_empty = bool(targets) and all(target == "" for target in targets)
+    if takes_empty and are_empty and not tree.at(("sample", "prompts")):
         message = "missing; nothing can be seen of the empty target, so name a prompt to draw"
         yield tree.problem(("sample", "prompts"), message)
     if num_expanded > MAX_EXPANDED_CONCEPTS:

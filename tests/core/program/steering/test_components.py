@@ -77,8 +77,8 @@ def run(
 
 
 def results(run_dir: RunDir) -> dict[str, str]:
-    paths = [run_dir.adapter, run_dir.adapter_kohya, *sorted(run_dir.samples.path.glob("*.png"))]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    files = [run_dir.adapter, run_dir.adapter_kohya, *run_dir.strips()]
+    return {file.name: hashlib.sha256(file.path.read_bytes()).hexdigest() for file in files}
 
 
 def move(kind: Any, component: str) -> Command:
