@@ -22,6 +22,7 @@ from loba_tui.client.context import Context
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.writer import RunWriter
+from loba_tui.core.text import clean
 
 HOSTILE = (
     "\x1b]0;owned\x07\x1b[2J",
@@ -60,7 +61,8 @@ def make_runs(home: Path, rng: random.Random) -> None:
     """Record runs whose every text is hostile."""
     ledger = Ledger.of_user({"XDG_STATE_HOME": str(home / "state")})
     for number, text in enumerate(HOSTILE):
-        name = text.replace("/", "_").replace("\x00", "")[:80].encode("utf-8", "ignore").decode()
+        # A folder whose name has control characters is no run; all other text may have them.
+        name = clean(text.replace("/", "_"))[:80].encode("utf-8", "ignore").decode()
         run = RunDir.create(home / "output", f"{number}{name}", ledger=ledger)
         raw = text.encode("utf-8", "replace")
         run.recipe.path.write_bytes(b"method:\n  name: " + raw + b"\n")

@@ -153,7 +153,8 @@ def _same(one: Checkpoint | None, other: Checkpoint) -> bool:
 
 
 def _hidden(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+    hidden = (path.name for path in folder.iterdir() if path.name.startswith("."))
+    return sorted(name for name in hidden if name != RunDir(folder).marker.name)
 
 
 def _steps(folder: Path) -> list[int]:
@@ -268,7 +269,7 @@ def _export() -> Scenario:
         if outcome in ("refused", "killed"):
             wanted.append(serialize(old, {"n": "1"}))
         assert content in wanted
-        durable.discard_staged(place)
+        OwnedFolder(place).discard_staged()
         assert _hidden(place) == []
         write_file(file_at(place / "adapter.safetensors"), new, {"n": "2"})
 
@@ -379,7 +380,7 @@ def _steering() -> Scenario:
     def check(place: Path, outcome: Outcome) -> None:
         found = ChangeRecord.read(file_at(place / "steering.json"))
         assert found in (records if outcome in ("refused", "killed") else records[1:])
-        durable.discard_staged(place)
+        OwnedFolder(place).discard_staged()
         assert _hidden(place) == []
 
     return Scenario("steering record", lambda folder: write(folder, records[0]), act, check)

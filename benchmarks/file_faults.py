@@ -68,10 +68,11 @@ class FaultyFiles:
                 where = f"{folder}/{where}"
             if not str(where).startswith(self._folder):
                 return original(path, *args, **kwargs)
-            # To open a folder on the way to a file is no operation of its own.
-            if name == "open" and args and args[0] & os.O_DIRECTORY:
+            # To read, or to open a folder on the way to a file, changes nothing.
+            if name == "open" and args and not args[0] & (os.O_WRONLY | os.O_RDWR):
                 result = original(path, *args, **kwargs)
-                self._folders[result] = str(where)
+                if args[0] & os.O_DIRECTORY:
+                    self._folders[result] = str(where)
                 return result
             self._strike(name, str(where))
             result = original(path, *args, **kwargs)
