@@ -145,6 +145,7 @@ def _comment(text: str, pad: str = "", indent: int = 0) -> list[str]:
         initial_indent=start,
         subsequent_indent=f"{start}  " if indent else start,
         break_on_hyphens=False,
+        break_long_words=False,  # a path has to be found again
     )
 
 
