@@ -11,6 +11,7 @@ import re
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.text import clean
 
+_MOST_SECONDS = 1e9  # over thirty years
 _SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _SIZES |= {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _SIZES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -85,7 +86,9 @@ def show_short_age(seconds: float) -> str:
 
 
 def show_countdown(seconds: float) -> str:
-    """Return a time to go to the second, as m:ss or h:mm:ss."""
+    """Return a time to go to the second, as m:ss or h:mm:ss; "?" where it is none."""
+    if not seconds < _MOST_SECONDS:
+        return "?"
     whole = max(0, round(seconds))
     hours, minutes = whole // 3600, whole % 3600 // 60
     tail = f"{whole % 60:02d}"

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol, TextIO
 
-from loba_tui.core.run.records import Metric, Status
+from loba_tui.core.run.records import MOST_COUNT, Metric, Status
 from loba_tui.core.text import clean
 from loba_tui.core.units import show_countdown, show_size
 
@@ -78,7 +78,9 @@ class Progress:
 
 
 def _pair(done: object, total: object) -> tuple[int, int] | None:
-    return (done, total) if isinstance(done, int) and isinstance(total, int) else None
+    if not (isinstance(done, int) and isinstance(total, int)):
+        return None
+    return (done, total) if max(abs(done), abs(total)) <= MOST_COUNT else None
 
 
 class Screen(Protocol):

@@ -19,6 +19,10 @@ RECORD_VERSION = 1
 
 FINAL_PHASES = frozenset({"finished", "stopped", "failed"})
 
+MOST_COUNT = 2**53
+"""More steps, images or bytes than any run has; figures of time are worked out from them."""
+_MOST_SECONDS = 1e9
+
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -87,8 +91,8 @@ class Status:
         rest = dict(data)
         rest.pop("version", None)
         try:
-            phase, step = str(rest.pop("phase")), int(rest.pop("step", 0))
-            total, heartbeat = int(rest.pop("total", 0)), float(rest.pop("heartbeat", 0.0))
+            phase, step = str(rest.pop("phase")), _count(rest.pop("step", 0))
+            total, heartbeat = _count(rest.pop("total", 0)), float(rest.pop("heartbeat", 0.0))
             owner = None
             if rest.get("pid") is not None:
                 owner = Owner.from_json(rest)
@@ -128,11 +132,13 @@ class Metric:
         }
         rest.pop("version", None)
         try:
-            step, time = int(rest.pop("step")), float(rest.pop("time", 0.0))
+            step, time = _count(rest.pop("step")), float(rest.pop("time", 0.0))
             known: dict[str, float | None] = {}
             for key in ("loss", "lr", "grad_norm", "seconds", "memory_mib", "forwards"):
                 value = rest.pop(key, None)
                 known[key] = None if value is None else float(value)
+            if known["seconds"] is not None and not 0 <= known["seconds"] <= _MOST_SECONDS:
+                known["seconds"] = None
         except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not a metric: {error!r}") from error
         return cls(step=step, time=time, values=rest, **known)
@@ -169,6 +175,13 @@ def encode(record: Mapping[str, Any]) -> bytes:
 def decode(line: bytes | str) -> dict[str, Any]:
     """Return the object of one line; raise ValueError where it is not a JSON object."""
     return parse_object(line)
+
+
+def _count(value: Any) -> int:
+    number = int(value)
+    if abs(number) > MOST_COUNT:
+        raise ValueError("more than can be counted")
+    return number
 
 
 def finite(value: Any) -> Any:

@@ -90,6 +90,29 @@ def test_any_record_is_shown_or_left_out(
     assert all(line.replace("\u200d", "").replace("\u200c", "").isprintable() for line in shown)
 
 
+@pytest.mark.parametrize(
+    ("status", "metric"),
+    [
+        ({"total": 10**400}, {}),
+        ({"step": -(10**400)}, {"step": 10**400}),
+        ({"phase": "loading", "fetched": 1, "to_fetch": 10**400}, {}),
+        ({}, {"seconds": "Infinity"}),
+        ({}, {"seconds": 1e308}),
+        ({}, {"seconds": 5e-324}),
+    ],
+)
+def test_figures_that_no_run_has_bring_no_figure_of_time(
+    status: dict[str, object], metric: dict[str, object], tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path)
+    (tmp_path / "status.json").write_text(json.dumps({**STATUS, **status}))
+    (tmp_path / "metrics.jsonl").write_text(2 * (json.dumps({**METRIC, **metric}) + "\n"))
+    reader, progress = RunReader(run), Progress()
+    progress.update(reader.status(), reader.new_metrics())
+    assert len(progress.text()) < 200
+    assert progress.num_tenths <= 10
+
+
 @settings(max_examples=300, deadline=None)
 @given(field=st.sampled_from(sorted(CHANGE)), value=JSON)
 def test_any_steering_is_a_record_or_corrupt(field: str, value: object) -> None:
