@@ -61,7 +61,7 @@ def _origin(run_dir: RunDir) -> str | None:
     """Return where a recipe from elsewhere was fetched from."""
     try:
         found = parse_json(run_dir.origin.read(_MAX_ORIGIN_BYTES))["recipe"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return str(found)
 

@@ -125,7 +125,7 @@ def with_initial_adapter(recipe: Recipe, original: Adapter, run: Recipe | None) 
 def _initial_sha256(original: Adapter) -> str:
     try:
         return str(parse_json(original.metadata.get(INIT_FROM_KEY, ""))["sha256"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return ""
 
 

@@ -172,7 +172,7 @@ class RunDir:
         try:
             status = parse_json(self.status.read(_MAX_STATUS_BYTES))
             has_status = status["version"] == 1 and isinstance(status["phase"], str)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return False
         # A run of before there was a marker.
         return has_status and (self.recipe.is_there() or self.request.is_there())
@@ -286,7 +286,7 @@ class Ledger:
                 path = Path(parse_json(line)["path"])
                 is_usable = path.is_absolute() and _is_plain(path)
                 is_folder = is_usable and stat.S_ISDIR(os.lstat(path).st_mode)
-            except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            except (OSError, ValueError, TypeError, KeyError):
                 continue
             if is_folder:
                 found[path] = RunDir(path)

@@ -38,7 +38,7 @@ class StripCells:
                 tuple(map(int, record["x"])),
                 tuple(map(int, record["y"])),
             )
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             return cls()
         is_sound = len(found.scales) == len(found.xs) and found.ys and width > 0 and height > 0
         return found if is_sound else cls()

@@ -154,7 +154,7 @@ def read_index(source: ModelSource) -> dict[str, Any]:
             k: v for k, v in index.items() if isinstance(v, list) and not k.startswith("_")
         }
         class_name = index["_class_name"]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CorruptError(
             f"{source.id}: its {INDEX_NAME} cannot be read ({type(error).__name__}: {error}).",
             "Fetch or save the model again.",

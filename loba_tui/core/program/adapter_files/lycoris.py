@@ -172,7 +172,7 @@ def _config_in(
         numbers = [config[key] for key in keys if config.get(key) is not None]
         if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
             raise ValueError("a number is not finite")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptError(f"{path}: its {PEFT_CONFIG_KEY} cannot be read.") from error
     known = set(modules)
     for name in tensors:

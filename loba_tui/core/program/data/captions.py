@@ -64,7 +64,7 @@ def caption_of_json(text: str, settings: CaptionSection) -> str:
     """
     try:
         table = parse_json(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadCaption(f"not valid JSON: {error}") from error
     if not isinstance(table, dict):
         raise BadCaption("expected a JSON table")

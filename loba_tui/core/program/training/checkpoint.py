@@ -183,7 +183,7 @@ class CheckpointStore:
             }
         except SafetensorError as error:
             raise CorruptError(f"its tensors cannot be read: {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptError(f"its {_STATE} is not that of a checkpoint") from error
         if step != checkpoint_step(name):
             raise CorruptError(f"it is of step {step}")
@@ -233,7 +233,7 @@ def _read_verified(folder: OwnedFolder) -> dict[str, bytes]:
         raise CorruptError(f"{error.filename} {error.strerror}") from error
     except FileNotFoundError as error:
         raise CorruptError(f"incomplete ({os.path.basename(error.filename)} is missing)") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CorruptError("its manifest is not valid JSON") from error
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != manifest[name]:

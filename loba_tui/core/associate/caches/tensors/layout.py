@@ -94,7 +94,7 @@ def check(content: bytes, key: str) -> None:
     try:
         wanted = told.pop("loba.sha256") if isinstance(told, dict) else None
         is_whole = wanted is not None and wanted == _checksum(table, told, data)
-    except (LookupError, RecursionError):
+    except LookupError:
         is_whole = False
     if not is_whole:
         raise ValueError("its checksum does not fit")
@@ -107,7 +107,7 @@ def about(content: bytes) -> dict[str, Any]:
     try:
         table, _ = split(content)
         found = parse_json(table["__metadata__"]["loba.about"])
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -124,10 +124,7 @@ def split(content: bytes) -> tuple[dict[str, Any], memoryview]:
     if length > min(_MAX_HEADER_BYTES, len(content) - _LENGTH.size):
         raise ValueError(f"its header claims {length} bytes")
     end = _LENGTH.size + length
-    try:
-        table = parse_json(content[_LENGTH.size : end])
-    except RecursionError as error:
-        raise ValueError("its header is nested too deeply") from error
+    table = parse_json(content[_LENGTH.size : end])
     if not isinstance(table, dict):
         raise ValueError("its header is not a table")
     return table, memoryview(content)[end:]

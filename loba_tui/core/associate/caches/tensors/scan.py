@@ -175,7 +175,7 @@ def _read_group(root: Path, kind: str, folder: os.DirEntry[str]) -> TensorGroup:
 def _group_facts(path: Path) -> Mapping[str, Any]:
     try:
         facts = parse_json(_read(path, _MAX_FACTS_BYTES))["shelf"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError):
         return {}
     return facts if isinstance(facts, dict) else {}
 
