@@ -216,3 +216,17 @@ def test_a_list_of_runs_goes_on_where_one_of_them_cannot_be_read(
     assert run("runs", "show", bad.name) == 0
     assert run("runs", "show", str(bad.path)) == 8
     assert run("runs", "logs", bad.name) == 0
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "results"]], ids=["into the run", "elsewhere"])
+@pytest.mark.parametrize("command", ["sample", "eval"])
+def test_a_run_is_examined_before_its_adapter_is_drawn_or_measured(
+    place: Place, command: str, out: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place.runs)
+    run_dir = place.make("run")
+    mutate(place, run_dir, "samples", "link to a folder")
+    before = snapshot(place.outside)
+    assert run(command, str(run_dir.path), *out) == 8
+    assert snapshot(place.outside) == before
+    assert not (run_dir.path / "requests").exists()

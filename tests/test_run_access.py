@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from loba_command import COMMAND, Loba
+from loba_command import COMMAND, Loba, slider_recipe
 
 import loba_tui
 from loba_tui.core.run.directory import FileBelow, FolderBelow, RunDir
@@ -40,18 +40,15 @@ def watch(event, arguments):
 
 sys.addaudithook(watch)
 """
-RECIPE = """\
-version: 1
-name: watched
-base_model: {id: builtin:shapes-xl}
-method:
-  name: text_slider
-  concepts: [{target: a shape, positive: a large shape, negative: a small shape}]
+RECIPE = (
+    slider_recipe("watched")
+    + """\
 train: {steps: 3}
 save: {every: 1, keep: 2}
 sample: {prompts: [a red circle], seeds: [0], scales: [0, 1], steps: 2}
 proof: {prompts: [a red circle], seeds: [0]}
 """
+)
 
 
 def test_no_command_and_no_program_opens_a_path_below_a_run(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from loba_tui.core.files import UnsafeFileError
+from loba_tui.core.files import PRIVATE_FILE_MODE, UnsafeFileError
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK a named pipe would hold us, without O_NOCTTY a terminal could take us over.
 OPEN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _KINDS = (
@@ -35,7 +35,7 @@ _GROWTH_BYTES = 1024 * 1024
 def open_folder(name: str | Path, above: int | None, shown: Path) -> int:
     """Return a descriptor of a folder; what is no folder raises `UnsafeFileError`."""
     try:
-        return os.open(name, _FOLDER, dir_fd=above)
+        return os.open(name, OPEN_FOLDER, dir_fd=above)
     except OSError as error:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise OSError(error.errno, error.strerror, str(shown)) from error
@@ -112,9 +112,8 @@ def _probe(folder: int) -> int:
     """Return whose a file is that this process makes in a folder."""
     name = f".{secrets.token_hex(8)}.tmp"
     try:
-        descriptor = os.open(
-            name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FILE, 0o600, dir_fd=folder
-        )
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FILE
+        descriptor = os.open(name, flags, PRIVATE_FILE_MODE, dir_fd=folder)
     except OSError:
         return os.geteuid()
     try:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from import_files import TOKEN, copied
+from loba_command import Loba
 
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe.load import check_recipe
 
 
 def loba(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "loba_tui.cli", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-    )
+    return Loba(cwd)(*arguments)
 
 
 def test_a_recipe_is_written_and_what_was_left_is_a_table(tmp_path: Path) -> None:

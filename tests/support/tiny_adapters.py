@@ -42,6 +42,13 @@ def add_adapter(container: ModelContainer, kind: str, options: dict[str, Any]) -
     make_deterministic(container.denoiser, config)
 
 
+def add_moved_adapter(denoiser: Any, config: Any) -> None:
+    """Give a UNet an adapter by PEFT's configuration, and move it as training does."""
+    denoiser.add_adapter(config)
+    make_deterministic(denoiser, config)
+    _move(denoiser, seed=1, is_relative=False)
+
+
 def move_adapter(container: ModelContainer, *, seed: int = 1, is_relative: bool = True) -> None:
     """Move all parameters of an adapter, as training does.
 
@@ -50,8 +57,12 @@ def move_adapter(container: ModelContainer, *, seed: int = 1, is_relative: bool 
         seed: Of the noise that is added.
         is_relative: Scale the noise by how large a parameter is.
     """
+    _move(container.denoiser, seed=seed, is_relative=is_relative)
+
+
+def _move(denoiser: Any, *, seed: int, is_relative: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
-    for name, parameter in container.denoiser.named_parameters():
+    for name, parameter in denoiser.named_parameters():
         if adapted_module(name) != name:
             noise = 0.1 * torch.randn(parameter.shape, generator=generator)
             size = parameter.data.abs().mean().clamp_min(0.5) if is_relative else 1.0

@@ -103,7 +103,6 @@ def _numbers(
 
 def _requests_of(run_dir: RunDir) -> Path:
     """Return the folder in a run that requests about its adapter report to."""
-    run_dir.require_safe()
     folder = run_dir.folder.folder("requests")
     try:
         folder.make()
@@ -113,9 +112,17 @@ def _requests_of(run_dir: RunDir) -> Path:
 
 
 def prepare_request(request: Request, out: Path | None) -> tuple[RunDir, Request]:
-    """Make the folder that a request reports to and return it with the completed request."""
+    """Make the folder that a request reports to and return it with the completed request.
+
+    Raises:
+        RefusedError: The run that it is about holds what is not this user's own file or folder.
+        ResourceError: The folder cannot be made.
+    """
+    run_dir = RunDir.open(request.run) if request.run else None
+    if run_dir is not None:
+        run_dir.require_safe()
     if out is None:
-        parent = _requests_of(RunDir.open(request.run)) if request.run else Path("output")
+        parent = Path("output") if run_dir is None else _requests_of(run_dir)
         folder = RunDir.create(parent, request.action)
     else:
         folder = RunDir(Path(os.path.realpath(out.expanduser())))

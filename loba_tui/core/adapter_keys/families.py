@@ -41,7 +41,9 @@ _OTHERS = (
 )
 _OTHER_PATTERNS = tuple((re.compile(pattern), name) for pattern, name in _OTHERS)
 _WIDTHS = {768: SD_1, 1024: SD_2, 2048: SD_XL, 1280: REFINER}
-_FOUR_BLOCKS = ("down_blocks.0.attentions.", "down_blocks.3.", "up_blocks.2.att", "up_blocks.3.")
+# SD-XL has three blocks a side and no attention in the outermost; SD 1.x and 2.x have four, and
+# their outermost attend.
+FOUR_BLOCKS = ("down_blocks.0.attentions.", "down_blocks.3.", "up_blocks.2.att", "up_blocks.3.")
 _DEEP = re.compile(r"transformer_blocks\.(?:[2-9]|\d\d)")
 
 
@@ -101,7 +103,7 @@ def _by_encoders(header: Iterable[str], layers: Iterable[_Layer]) -> Family | No
 def _by_names(modules: Sequence[str], metadata: Mapping[str, str]) -> Family | None:
     if any(_DEEP.search(module) for module in modules):
         return SD_XL
-    if any(module.startswith(_FOUR_BLOCKS) for module in modules):
+    if any(module.startswith(FOUR_BLOCKS) for module in modules):
         return _said(metadata) or SD_1
     return None
 

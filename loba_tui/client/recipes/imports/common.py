@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from loba_tui.client.recipes.imports import names
 from loba_tui.client.recipes.imports.draft import Draft
 from loba_tui.client.recipes.imports.settings import Settings, as_number
+from loba_tui.client.recipes.imports.sources import ForeignFile
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.text import clean
 
@@ -204,3 +205,28 @@ def put_layers(draft: Draft, layers: Iterable[str], origin: Origin | None, note:
     """Put the groups of layers that get an update, in the order of the recipe's schema."""
     order = [*names.TRANSFORMER, "convolution"]
     draft.put("adapter.layers", sorted(layers, key=order.index), origin, note)
+
+
+def main_file(
+    files: Sequence[ForeignFile],
+    is_main: Callable[[ForeignFile], bool],
+    *,
+    others: str,
+    example: str,
+) -> ForeignFile:
+    """Return the file that names the model.
+
+    Args:
+        others: Words for what the files are where none of them does.
+        example: The files of a command that has all that is needed.
+
+    Raises:
+        RecipeError: None of them does.
+    """
+    found = next(filter(is_main, files), None)
+    if found is None:
+        raise RecipeError(
+            f"These are {others}; the model stands in another file.",
+            f"Name it too: loba recipe import {example}",
+        )
+    return found

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from loba_tui.core.adapter_keys.families import FOUR_BLOCKS
 from loba_tui.core.adapter_keys.kohya_keys import SDXL_LAYOUT, BlockLayout
 
 ARCHITECTURE_KEY = "modelspec.architecture"
@@ -73,7 +74,4 @@ def family_of_file(metadata: Mapping[str, str], num_inputs: Mapping[str, int]) -
     }
     if contexts == {_VERSION_2_WIDTH}:
         return SD_2
-    # SD-XL has three blocks a side and no attention in the outermost; the others have four, and
-    # their outermost attend.
-    four_blocks = ("down_blocks.0.attentions.", "down_blocks.3.", "up_blocks.2.att", "up_blocks.3.")
-    return SD_1 if any(name.startswith(four_blocks) for name in num_inputs) else SDXL
+    return SD_1 if any(name.startswith(FOUR_BLOCKS) for name in num_inputs) else SDXL

@@ -20,6 +20,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.file_sources import Source
 from loba_tui.core.program.adapter_files import lycoris as adapter_lycoris
 from loba_tui.core.program.adapter_files.adapter import adapter_in
+from loba_tui.core.program.adapter_files.families import family_of
 from loba_tui.core.program.adapter_files.formats import (
     CONFIG_KEY,
     UNET_PREFIX,
@@ -125,9 +126,10 @@ def check_family(container: ModelContainer, file: AdapterFile) -> None:
 
 def family_of_model(container: ModelContainer) -> Family:
     """Return the family that adapters for a model are of."""
-    if container.family == "sdxl":
+    named = family_of(container.denoiser.config)
+    if named.layout is not None:
         return SD_XL
-    return SD_2 if container.denoiser.config["cross_attention_dim"] == 1024 else SD_1
+    return SD_2 if named.is_version_2 else SD_1
 
 
 def _not_for_this_model(file: AdapterFile, reason: str) -> RecipeError:

@@ -17,6 +17,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from ldm_topology import Topology, topology
 from peft import PeftModel
 from safetensors.torch import load_file
+from tiny_adapters import add_moved_adapter
 from tool_readers import Reading, a1111, comfyui, lycoris, sd_scripts
 from torch import Tensor
 
@@ -25,8 +26,6 @@ from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import write_adapter
 from loba_tui.core.program.adapter_files.file import Losses
 from loba_tui.core.program.adapter_layers.kinds import (
-    adapted_module,
-    make_deterministic,
     tuner_layers,
 )
 
@@ -82,12 +81,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Trained:
     kind, _, family = request.param.partition("-")
     made, (adapter, options) = topology(family), KINDS[kind]
     config = SHIPPED.load("adapters", adapter)(made.targets(), **options)
-    made.unet.add_adapter(config)
-    make_deterministic(made.unet, config)
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in made.unet.named_parameters():
-        if adapted_module(name) != name:
-            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    add_moved_adapter(made.unet, config)
     truth = {
         name: layer.get_delta_weight("default").detach()
         if kind in ("lora", "locon", "loha", "lokr")

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from ldm_topology import Topology, topology
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tiny_adapters import add_moved_adapter
 from tool_readers import a1111, comfyui, lycoris, sd_scripts
 from torch import Tensor
 
@@ -23,8 +24,6 @@ from loba_tui.core.program.adapter_files.file import read_file
 from loba_tui.core.program.adapter_files.losses import Losses
 from loba_tui.core.program.adapter_files.read.read import read_adapter_file
 from loba_tui.core.program.adapter_layers.kinds import (
-    adapted_module,
-    make_deterministic,
     tuner_layers,
 )
 from loba_tui.core.program.exporting.forms import Wanted, as_lora, write_form
@@ -60,12 +59,7 @@ def made(request: Any, tmp_path_factory: Any) -> tuple[Topology, Path, dict[str,
     family, kind = request.param
     owner = topology(family)
     config = SHIPPED.load("adapters", kind)(FEW[family], **KINDS[kind])
-    owner.unet.add_adapter(config)
-    make_deterministic(owner.unet, config)
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in owner.unet.named_parameters():
-        if adapted_module(name) != name:
-            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    add_moved_adapter(owner.unet, config)
     truth = {
         name: layer.get_delta_weight("default").detach()
         for name, layer in tuner_layers(owner.unet, "default")

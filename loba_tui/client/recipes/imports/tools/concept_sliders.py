@@ -59,12 +59,12 @@ class ConceptSliders:
     def read(self, files: Sequence[ForeignFile]) -> Draft:
         """Return the recipe of a configuration and its prompts."""
         draft = Draft(NAME)
-        config = next((file for file in files if "pretrained_model" in file.mapping), None)
-        if config is None:
-            raise RecipeError(
-                "These are prompts of Concept Sliders or LECO; the model stands in another file.",
-                "Name it too: loba recipe import config.yaml prompts.yaml",
-            )
+        config = common.main_file(
+            files,
+            lambda file: "pretrained_model" in file.mapping,
+            others="prompts of Concept Sliders or LECO",
+            example="config.yaml prompts.yaml",
+        )
         flags = next((file.shell.flags() for file in files if file.shell is not None), {})
         settings = Settings(config.mapping, draft)
         _read_config(settings, draft)

@@ -75,12 +75,12 @@ class OneTrainer:
     def read(self, files: Sequence[ForeignFile]) -> Draft:
         """Return the recipe of a configuration."""
         draft = Draft(NAME)
-        file = next((each for each in files if "base_model_name" in each.mapping), None)
-        if file is None:
-            raise RecipeError(
-                "These are concepts or samples of OneTrainer; the model stands in another file.",
-                "Name it too: loba recipe import config.json concepts.json",
-            )
+        file = common.main_file(
+            files,
+            lambda file: "base_model_name" in file.mapping,
+            others="concepts or samples of OneTrainer",
+            example="config.json concepts.json",
+        )
         settings = Settings(file.mapping, draft)
         _check_kind(settings)
         common.put_model(

@@ -15,7 +15,6 @@ from loba_tui.client.recipes.imports.tools.simpletuner_data import (
     put_resolution,
     read_backends,
 )
-from loba_tui.core.errors import RecipeError
 
 NAME = "SimpleTuner"
 
@@ -105,12 +104,12 @@ class SimpleTuner:
     def read(self, files: Sequence[ForeignFile]) -> Draft:
         """Return the recipe of settings, with their data sets."""
         draft = Draft(NAME)
-        config = next((file for file in files if _is_config(file)), None)
-        if config is None:
-            raise RecipeError(
-                "These are data sets or options of SimpleTuner; the model stands in another file.",
-                "Name it too: loba recipe import config.json multidatabackend.json",
-            )
+        config = common.main_file(
+            files,
+            _is_config,
+            others="data sets or options of SimpleTuner",
+            example="config.json multidatabackend.json",
+        )
         values = _plain(config.mapping)
         for file in files:
             if file.shell is not None:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from loba_tui.core.associate.caches.hub.layout import LOCKS, STORE
 from loba_tui.core.errors import InUseError, RefusedError, ResourceError
+from loba_tui.core.file_safety import OPEN_FOLDER
 from loba_tui.core.files import PRIVATE_DIR_MODE, PRIVATE_FILE_MODE, take_lock
 from loba_tui.core.text import clean
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATIENCE_SECONDS = 20.0
 
 
@@ -37,7 +37,7 @@ def check_path(path: str) -> list[str]:
 @contextmanager
 def open_folder(path: Path) -> Iterator[int]:
     """Open a folder and yield its descriptor; the path itself must not be a link."""
-    descriptor = os.open(path, _FOLDER)
+    descriptor = os.open(path, OPEN_FOLDER)
     try:
         yield descriptor
     finally:
@@ -61,7 +61,7 @@ def parent_of(root: int, path: str, *, make: bool = False) -> Iterator[tuple[int
                 with suppress(FileExistsError):
                     os.mkdir(part, dir_fd=here)
             try:
-                below = os.open(part, _FOLDER, dir_fd=here)
+                below = os.open(part, OPEN_FOLDER, dir_fd=here)
             except (FileNotFoundError, PermissionError):
                 raise
             except OSError as error:
@@ -117,8 +117,8 @@ def merge(source: int, name: str, target: int, as_name: str) -> list[str]:
     if not (is_real_folder(source, name) and is_real_folder(target, as_name)):
         return [as_name]
     kept = []
-    from_folder = os.open(name, _FOLDER, dir_fd=source)
-    to_folder = os.open(as_name, _FOLDER, dir_fd=target)
+    from_folder = os.open(name, OPEN_FOLDER, dir_fd=source)
+    to_folder = os.open(as_name, OPEN_FOLDER, dir_fd=target)
     try:
         for child in sorted(os.listdir(from_folder)):
             kept += [f"{as_name}/{path}" for path in merge(from_folder, child, to_folder, child)]
