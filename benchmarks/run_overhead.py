@@ -1,8 +1,10 @@
 """What do a run's own records cost, and its checkpoints?
 
 Goes through what the trainer does beside a step (look for commands, status, metric; the heartbeat
-runs meanwhile) around steps that only sleep, and takes the CPU time of the whole process: the sleep
-costs none, so it is all overhead. Then the slider recipe's checkpoint is saved some times.
+runs meanwhile) and takes the CPU time of the whole process less that of the steps. These multiply
+matrices in one row of the table and sleep in the other: a core that slept wakes slowly on some
+machines, and what comes first then pays for it. Then the slider recipe's checkpoint is saved some
+times.
 
     python benchmarks/run_overhead.py [--steps 400] [--step-ms 50] [--saves 10]
 """
@@ -12,9 +14,11 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import bench
+import numpy
 import psutil
 from bench_options import numbers_of
 
@@ -34,7 +38,15 @@ class _Subject:
     def sample(self) -> None: ...
 
 
-def overhead(num_steps: int, step_seconds: float) -> None:
+def compute(seconds: float) -> None:
+    """Keep this core busy for some seconds."""
+    matrix = numpy.ones((64, 64), dtype=numpy.float32)
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        matrix @ matrix
+
+
+def overhead(num_steps: int, step_seconds: float, wait: Callable[[float], None]) -> None:
     """Print the share of a step that its records take, in CPU time and on the clock."""
     recipe = load_recipe(
         bench.RECIPES / "slider.yaml",
@@ -45,6 +57,7 @@ def overhead(num_steps: int, step_seconds: float) -> None:
     inside: list[float] = []
     with tempfile.TemporaryDirectory() as folder, RunWriter.open(RunDir(Path(folder))) as writer:
         steering = bench.steering(recipe, writer.run_dir, writer)
+        in_steps = 0.0
         cpu = time.process_time()
         for step in range(1, num_steps + 1):
             begin = time.perf_counter()
@@ -63,11 +76,14 @@ def overhead(num_steps: int, step_seconds: float) -> None:
             )
             writer.status(phase="training", step=step, total=num_steps)
             inside.append(time.perf_counter() - begin)
-            time.sleep(step_seconds)
-        cpu = time.process_time() - cpu
+            begin = time.thread_time()
+            wait(step_seconds)
+            in_steps += time.thread_time() - begin
+        cpu = time.process_time() - cpu - in_steps
     share = cpu / num_steps / step_seconds
     print(
-        f"records, heartbeat and commands around {num_steps} steps of {1000 * step_seconds:g} ms:"
+        f"records, heartbeat and commands around {num_steps} steps of {1000 * step_seconds:g} ms"
+        f" ({wait.__name__}):"
     )
     print(f"  CPU time a step      {1e6 * cpu / num_steps:8.0f} µs = {100 * share:.2f} % of it")
     print(f"  the trainer waits    {1e6 * statistics.median(inside):8.0f} µs (median)")
@@ -98,7 +114,8 @@ def saves(times: int) -> None:
 def main() -> None:
     arguments = numbers_of(__doc__, steps=400, step_ms=50.0, saves=10)
     print(bench.machine())
-    overhead(arguments.steps, arguments.step_ms / 1000)
+    for wait in (compute, time.sleep):
+        overhead(arguments.steps, arguments.step_ms / 1000, wait)
     saves(arguments.saves)
 
 

@@ -107,8 +107,9 @@ COMMANDS: Sequence[Sequence[str]] = [
     ("runs", "logs", f"output/{RUN}", "--json"),
     ("runs", "logs", EVIL),
     ("runs", "stop", f"output/{RUN}"),
-    ("runs", "resume", f"output/{RUN}"),
     ("runs", "pause", f"output/{RUN}"),
+    # Nothing pauses it from here on: whoever follows a paused run waits for its end.
+    ("runs", "resume", f"output/{RUN}"),
     ("runs", "set", f"output/{RUN}", f"{EVIL}={EVIL}"),
     ("runs", "unload", f"output/{RUN}", EVIL),
     ("runs", "rm", f"output/{RUN}"),
