@@ -182,6 +182,18 @@ def test_docstrings_say_what_a_thing_is_or_does() -> None:
     assert not empty, "\n".join(empty)
 
 
+def test_a_home_folder_that_is_not_there_is_a_mistake_and_no_bug() -> None:
+    raising = [
+        place(path, node)
+        for path, node in nodes()
+        if isinstance(node, ast.Attribute)
+        and node.attr == "expanduser"
+        and not (isinstance(node.value, ast.Attribute) and node.value.attr == "path")
+        and path.name != "user_folders.py"
+    ]
+    assert not raising, f"take core.user_folders.with_home: {raising}"
+
+
 def test_import_contracts_name_packages_and_top_modules_alone() -> None:
     text = (CHECKOUT / "pyproject.toml").read_text("utf-8")
     contracts = tomllib.loads(text)["tool"]["importlinter"]["contracts"]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from loba_tui.commands.options import Json, echo_result
+from loba_tui.core.user_folders import with_home
 
 adapter_app = typer.Typer(
     help="Adapter files, of any tool.", no_args_is_help=True, rich_markup_mode=None
@@ -32,5 +33,5 @@ def adapter_show(
     """
     from loba_tui.client.adapters.show import show_adapter
 
-    found = show_adapter(file.expanduser())
+    found = show_adapter(with_home(file))
     echo_result(found.record(), found.lines(), as_json=as_json)

@@ -22,6 +22,7 @@ from loba_tui.commands.options import (
 )
 from loba_tui.core.errors import RecipeError, RefusedError
 from loba_tui.core.text import clean
+from loba_tui.core.user_folders import with_home
 
 if TYPE_CHECKING:
     from loba_tui.core.run.directory import RunDir
@@ -140,7 +141,7 @@ def merge(
     """
     from loba_tui.client.runs.requests import about_several
 
-    out = out.expanduser().absolute()
+    out = with_home(out).absolute()
     if out.suffix != ".safetensors":
         raise RecipeError(f"--out: {out.name} is not a .safetensors file.")
     if out.exists() and not yes:

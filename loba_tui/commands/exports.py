@@ -14,6 +14,7 @@ from loba_tui.commands.options import Replace, echo_lines, say, user_ledger
 from loba_tui.core.errors import RecipeError, RefusedError
 from loba_tui.core.text import clean
 from loba_tui.core.units import show_mib
+from loba_tui.core.user_folders import with_home
 
 Form = Annotated[
     Literal["diffusers", "kohya", "peft", "comfy"],
@@ -84,16 +85,16 @@ def extract(
     """
     from loba_tui.core.run.launch import Request
 
-    out = out.expanduser().absolute()
+    out = with_home(out).absolute()
     if out.suffix != ".safetensors":
         raise RecipeError(f"--out: {out.name} is not a .safetensors file.")
     if out.exists() and not yes:
         raise RefusedError(f"{out} exists already.", "Add --yes to replace it.")
     models = []
     for path in (tuned, base):
-        if not path.expanduser().exists():
+        if not with_home(path).exists():
             raise RecipeError(f"There is no {path}.", "Name a checkpoint or a diffusers folder.")
-        models.append((str(path.expanduser().absolute()), 1.0))
+        models.append((str(with_home(path).absolute()), 1.0))
     request = Request("extract", "", run=None, out_dir="", several=tuple(models), rank=rank)
     request = replace(
         request, file=str(out), file_format=file_format, weights_dtype=dtype or "fp32"

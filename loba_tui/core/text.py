@@ -102,6 +102,11 @@ def quote(value: object, *, limit: int = 60) -> str:
     return clean(value, limit=limit)
 
 
+def counted(number: object, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is 1: 1 layer, 6 layers."""
+    return f"{clean(number)} {noun}{'' if number == 1 else 's'}"
+
+
 def nearest(word: str, candidates: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """Return the candidate that `word` most likely meant, or None."""
     known = list(candidates)

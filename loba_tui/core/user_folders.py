@@ -13,11 +13,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from loba_tui.core.errors import ResourceError
+from loba_tui.core.errors import RecipeError, ResourceError
+from loba_tui.core.text import clean
 
 FolderKind = Literal["config", "cache", "state"]
 
 _DEFAULTS = {"config": ".config", "cache": ".cache", "state": ".local/state"}
+
+
+def with_home(path: str | Path) -> Path:
+    """Return a path with the home folder that its `~` or `~user` stands for.
+
+    Raises:
+        RecipeError: There is no such user on this machine.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise RecipeError(
+            f"{clean(path)}: this machine knows no home folder of {clean(Path(path).parts[0])}.",
+            "Write the path out.",
+        ) from error
 
 
 def user_folder(environ: Mapping[str, str], kind: FolderKind) -> Path:
@@ -55,7 +71,7 @@ def tensors_folder(environ: Mapping[str, str]) -> Path | None:
     if wanted.lower() == "off":
         return None
     if wanted:
-        return Path(wanted).expanduser().absolute() / "tensors"
+        return with_home(wanted).absolute() / "tensors"
     cache = user_folder_if_any(environ, "cache")
     return None if cache is None else cache / "tensors"
 
@@ -66,7 +82,7 @@ def hub_cache_folder(environ: Mapping[str, str]) -> Path:
     def expanded(value: str) -> Path:
         for name in sorted(environ, key=len, reverse=True):
             value = value.replace(f"${{{name}}}", environ[name]).replace(f"${name}", environ[name])
-        return Path(value).expanduser()
+        return with_home(value)
 
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if environ.get(name):

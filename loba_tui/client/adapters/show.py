@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from loba_tui.core.associate.safe_files import check_safetensors, refuse_pickle
 from loba_tui.core.errors import RecipeError, RefusedError
 from loba_tui.core.file_sources import open_source
 from loba_tui.core.files import UnsafeFileError
-from loba_tui.core.text import clean
+from loba_tui.core.text import clean, counted
 from loba_tui.core.units import show_size
 
 _CONFIGURATIONS = ("lora_adapter_metadata", "peft_config")
@@ -68,7 +69,7 @@ class ShownAdapter:
     def lines(self) -> Iterable[str]:
         """Yield it as lines."""
         yield f"{'file':11}{clean(self.path)}"
-        yield f"{'size':11}{show_size(self.num_bytes)}, {self.num_tensors} tensors"
+        yield f"{'size':11}{show_size(self.num_bytes)}, {counted(self.num_tensors, 'tensor')}"
         yield f"{'form':11}{self.form or 'no adapter of a Stable Diffusion'}"
         yield f"{'made by':11}{clean(self.made_by, limit=_MOST_VALUE) or 'not said'}"
         supported = "" if self.is_supported else ", which is not supported here"
@@ -120,9 +121,9 @@ def show_adapter(path: Path) -> ShownAdapter:
         is_supported=keys.family.is_supported,
         dtypes=dict(Counter(str(entry["dtype"]) for entry in header.values()).most_common(8)),
         groups=tuple(_groups(keys, alphas)),
-        strength=_strength(keys, metadata),
+        strength=_strength(keys, metadata, alphas),
         unused=tuple(keys.unused_lines()),
-        faults=keys.faults,
+        faults=(*keys.faults, *_not_finite(alphas)),
         metadata=metadata,
     )
 
@@ -157,13 +158,19 @@ def _group_line(group: Group) -> str:
     return ", ".join(parts)
 
 
-def _strength(keys: AdapterKeys, metadata: Mapping[str, str]) -> str:
+def _not_finite(alphas: Mapping[str, float]) -> Iterable[str]:
+    return [f"{key!r} is not finite" for key, value in alphas.items() if not math.isfinite(value)]
+
+
+def _strength(keys: AdapterKeys, metadata: Mapping[str, str], alphas: Mapping[str, float]) -> str:
     scaled = [layer for layer in keys.layers if layer.kind.name in _HAS_ALPHA]
     if not scaled:
         return ""
     with_alpha = sum("alpha" in layer.keys for layer in scaled)
     if with_alpha == len(scaled):
-        return "each layer's change is multiplied by alpha / rank"
+        zeros = sum(value == 0 for value in alphas.values())
+        but = f"; alpha is 0 in {counted(zeros, 'layer')}, where the rank is taken" if zeros else ""
+        return "each layer's change is multiplied by alpha / rank" + but
     if with_alpha:
         return (
             f"{with_alpha} of {len(scaled)} layers have an alpha; in the others alpha is the rank"

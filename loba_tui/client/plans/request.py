@@ -29,7 +29,7 @@ from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run import launch
 from loba_tui.core.run.directory import RunDir
-from loba_tui.core.user_folders import user_folder_if_any
+from loba_tui.core.user_folders import user_folder_if_any, with_home
 from loba_tui.models import BUILTIN_PREFIX
 
 PLAN_VERSION = 1
@@ -126,7 +126,7 @@ def fingerprint(recipe: Recipe, plugins: Plugins) -> str:
         )
         parts.append(f"{kind}/{name} {hashlib.sha256(content).hexdigest()}")
     model = recipe.base_model.id
-    folder = Path(model).expanduser()
+    folder = with_home(model)
     if model.startswith(BUILTIN_PREFIX):
         folder = Path(models.__file__).parent / model.removeprefix(BUILTIN_PREFIX)
     for name in _CONFIGURATIONS:
@@ -136,7 +136,7 @@ def fingerprint(recipe: Recipe, plugins: Plugins) -> str:
     for named in (model, recipe.base_model.vae, recipe.base_model.config):
         if named is not None:
             with suppress(OSError, RuntimeError):
-                parts += [_facts(path) for path in _files_at(Path(named).expanduser())]
+                parts += [_facts(path) for path in _files_at(with_home(named))]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -11,6 +11,7 @@ from loba_tui.core.errors import LobaError, RecipeError, RefusedError
 from loba_tui.core.plugins import KINDS, SHIPPED, Plugin, Plugins, parse
 from loba_tui.core.plugins.user import PluginFile
 from loba_tui.core.text import clean, did_you_mean, quote
+from loba_tui.core.user_folders import with_home
 
 _SAID = {
     "shipped": "",
@@ -227,7 +228,7 @@ def _own(kind: str, name: str, path: Path, plugins: Plugins, *, is_shadowed: boo
 def _meant(wanted: str, own: Sequence[Entry], plugins: Plugins) -> Entry:
     """Return the file of the user's that NAME, KIND/NAME or a path means."""
     if wanted.endswith(".py"):
-        path = Path(wanted).expanduser().absolute()
+        path = with_home(wanted).absolute()
         found = [entry for entry in own if entry.path == path]
         if not found:
             raise RecipeError(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from loba_tui.core.associate.one_file.header import inspect
 from loba_tui.core.errors import ExitCode, LobaError
 from loba_tui.core.recipe.problems import Problem
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.user_folders import with_home
 
 
 def model_problems(recipe: Recipe, origin: str) -> Iterator[Problem]:
@@ -20,10 +20,10 @@ def model_problems(recipe: Recipe, origin: str) -> Iterator[Problem]:
         origin: What the recipe is called in messages.
     """
     model = recipe.base_model
-    path = Path(model.id).expanduser()
-    if not path.is_file():
-        return
     try:
+        path = with_home(model.id)
+        if not path.is_file():
+            return
         checkpoint = inspect(path)
         checkpoint.check(needs_vae=model.vae is None)
     except LobaError as error:

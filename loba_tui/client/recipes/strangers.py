@@ -33,6 +33,7 @@ from loba_tui.core.recipe.tree import Node
 from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.text import clean, quote
+from loba_tui.core.user_folders import with_home
 from loba_tui.models import BUILTIN_PREFIX
 
 HINT = "--allow-path FOLDER lets a recipe from elsewhere use a folder, and what is in it."
@@ -204,6 +205,6 @@ def _path_problem(value: str, allowed: Sequence[Path]) -> str:
 
 
 def _real(path: Path) -> Path:
-    with suppress(RuntimeError):  # there is no such user
-        path = path.expanduser()
+    with suppress(RecipeError):  # there is no such user
+        path = with_home(path)
     return Path(os.path.realpath(path))

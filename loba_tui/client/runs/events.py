@@ -13,7 +13,7 @@ from loba_tui.client.runs.log_tail import last_lines
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader, Tail
 from loba_tui.core.run.records import Event
-from loba_tui.core.text import clean, quote
+from loba_tui.core.text import clean, counted, quote
 
 POLL_SECONDS = 0.1
 
@@ -85,18 +85,19 @@ def describe_event(event: Event) -> str:
 
 def _init_from_line(data: Mapping[str, Any]) -> str:
     """Return what was taken of the adapter file that a run begins with."""
-    line = f"begins with {clean(data.get('file', ''))}: {clean(data.get('layers', 0))} layers"
+    line = f"begins with {clean(data.get('file', ''))}: {counted(data.get('layers', 0), 'layer')}"
     ranks = data.get("ranks")
     for change, number in ranks.items() if isinstance(ranks, dict) else ():
         line += f"; {clean(number)} from rank {clean(change)}"
     if data.get("error"):
         line += f", error {clean(data['error'])}"
     if data.get("fresh"):
-        line += f"; {clean(data['fresh'])} layers are not in it and start anew"
+        begin = "begins" if data["fresh"] == 1 else "begin"
+        line += f"; {counted(data['fresh'], 'layer')} that it lacks {begin} anew"
     if data.get("unused"):
         names = data.get("unused_names")
         named = ", ".join(map(clean, names)) if isinstance(names, list) else ""
-        line += f"; {clean(data['unused'])} layers of it are not used: {named}"
+        line += f"; not used of it: {counted(data['unused'], 'layer')}, {named}"
     return line
 
 

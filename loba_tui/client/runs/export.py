@@ -16,6 +16,7 @@ from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.launch import Request
 from loba_tui.core.text import clean
 from loba_tui.core.units import show_mib
+from loba_tui.core.user_folders import with_home
 
 Form = Literal["diffusers", "kohya", "peft", "comfy"]
 
@@ -76,9 +77,9 @@ def export_request(wanted: Export, ledger: Ledger) -> Request:
     if wanted.into is not None:
         if wanted.rank or wanted.dtype:
             raise RecipeError("--into bakes the adapter as it is: leave out --rank and --dtype.")
-        if not wanted.into.expanduser().is_file():
+        if not with_home(wanted.into).is_file():
             raise RecipeError(f"There is no {wanted.into}.", "Name a .safetensors checkpoint.")
-        into = str(wanted.into.expanduser().absolute())
+        into = str(with_home(wanted.into).absolute())
     return replace(
         request,
         several=((str(source), strength),),
@@ -94,11 +95,11 @@ def _target(wanted: Export, adapter: Path) -> Path:
     """Return the new file, which is made below the working directory, or beside a checkpoint."""
     name = adapter.name.removesuffix(".safetensors")
     if wanted.into is not None:
-        into = wanted.into.expanduser()
+        into = with_home(wanted.into)
         made = into.with_name(f"{into.name.removesuffix('.safetensors')}+{name}.safetensors")
     else:
         made = Path(f"{name}.{wanted.form}{'' if wanted.form == 'peft' else '.safetensors'}")
-    target = wanted.out.expanduser() if wanted.out is not None else made
+    target = with_home(wanted.out) if wanted.out is not None else made
     if wanted.form == "peft" and wanted.into is None:
         if target.is_file():
             raise RefusedError(f"{target} is a file.", "Name a folder by --out.")
@@ -126,7 +127,9 @@ def export_adapter(run_dir: RunDir, file_format: str, out: Path | None, *, repla
     if not source.is_there():
         raise unfinished(run_dir)
     check_safetensors(source)
-    target = out if out is not None else Path(f"{run_dir.name}.{file_format}.safetensors")
+    target = (
+        with_home(out) if out is not None else Path(f"{run_dir.name}.{file_format}.safetensors")
+    )
     if target.is_dir():
         target = target / f"{run_dir.name}.{file_format}.safetensors"
     if target.exists() and not replace:

@@ -14,6 +14,7 @@ from loba_tui.core.files import PRIVATE_DIR_MODE, unwritable
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.launch import Action, Request
 from loba_tui.core.text import quote
+from loba_tui.core.user_folders import with_home
 
 Number = TypeVar("Number", int, float)
 
@@ -125,7 +126,7 @@ def prepare_request(request: Request, out: Path | None) -> tuple[RunDir, Request
         parent = Path("output") if run_dir is None else _requests_of(run_dir)
         folder = RunDir.create(parent, request.action)
     else:
-        folder = RunDir(Path(os.path.realpath(out.expanduser())))
+        folder = RunDir(Path(os.path.realpath(with_home(out))))
         try:
             folder.path.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
         except OSError as error:

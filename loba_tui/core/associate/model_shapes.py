@@ -40,6 +40,7 @@ from loba_tui.core.associate.sources.weights import component_folder
 from loba_tui.core.errors import CorruptError
 from loba_tui.core.names import file_in_repository
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.user_folders import with_home
 from loba_tui.models import BUILTIN_PREFIX
 
 Origin = Literal["local", "cached", "shipped", "assumed"]
@@ -127,7 +128,7 @@ def find_configuration(
 
     Only for a `base_model.config` on the hub that is not in the cache the hub is asked.
     """
-    if model_id.startswith(BUILTIN_PREFIX) or Path(model_id).expanduser().exists():
+    if model_id.startswith(BUILTIN_PREFIX) or with_home(model_id).exists():
         return locate(model_id, revision, overrides=overrides), "local"
     in_repository = file_in_repository(model_id)
     if in_repository is not None:

@@ -35,10 +35,18 @@ def refuse_pickle(path: Path) -> None:
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise RefusedError(
             f"{path.name} is a pickle file; loading one can run any code that is in it.",
-            "Convert it to safetensors on a machine you can throw away (for example with "
-            "diffusers' convert_original_stable_diffusion_to_diffusers.py --to_safetensors), "
-            "or take the safetensors version that most authors publish.",
+            f"Convert it to safetensors on a machine you can throw away{_converter(path)}, or take"
+            " the safetensors version that most authors publish.",
         )
+
+
+def _converter(path: Path) -> str:
+    if path.suffix.lower() != ".ckpt":
+        return ""
+    return (
+        " (for example with diffusers' convert_original_stable_diffusion_to_diffusers.py"
+        " --to_safetensors)"
+    )
 
 
 def check_safetensors(source: Source) -> dict[str, Any]:
@@ -80,6 +88,8 @@ def _checked(file: BinaryIO, size: int, path: Path) -> dict[str, Any]:
         raise corrupt(f"it has {size} bytes")
     (header_bytes,) = struct.unpack("<Q", prefix)
     if header_bytes > MAX_HEADER_BYTES or header_bytes > size - 8:
+        if prefix.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
+            raise corrupt("it is a web page, as sites send where a login is needed")
         raise corrupt(f"its header claims {header_bytes} bytes")
     raw = file.read(header_bytes)
     try:

@@ -15,12 +15,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from loba_tui.core.errors import ExitCode, LobaError, RecipeError, RefusedError
-from loba_tui.core.option_types import choices, describe_type, type_at
+from loba_tui.core.option_types import describe_type, type_at
 from loba_tui.core.plugins.loading import load_factory, taking_options
+from loba_tui.core.plugins.meant import meant_name, meant_value
 from loba_tui.core.plugins.options import Option
 from loba_tui.core.plugins.syntax import KINDS, Plugin, parse
 from loba_tui.core.plugins.user import UserPlugins, is_plugin_name
-from loba_tui.core.text import clean, did_you_mean, nearest, quote
+from loba_tui.core.text import clean, nearest, offer, quote
 
 __all__ = [
     "KINDS",
@@ -119,7 +120,7 @@ class Plugins:
         """Return everything wrong with choosing `name` and giving it these options."""
         known = self.names(kind)
         if name not in known:
-            near = nearest(name, known)
+            near = meant_name(name, known)
             listed = "" if near else f"; there is {', '.join(known)}"
             message = f"there is no {KINDS[kind].noun} called {quote(name)}{listed}"
             return [OptionProblem(("name",), message, near)]
@@ -143,7 +144,7 @@ class Plugins:
         if name not in files:
             raise RecipeError(
                 f"there is no {KINDS[kind].noun} called {quote(name)}",
-                did_you_mean(name, files, f"There is {', '.join(sorted(files))}."),
+                offer(meant_name(name, files)) or f"There is {', '.join(sorted(files))}.",
             )
         return files[name]
 
@@ -187,7 +188,7 @@ def _check_value(option: Option, value: Any) -> list[OptionProblem]:
             part_type = type_at(option.type, path)
             message = f"expected {describe_type(part_type)}, got {quote(part)}"
             key_path = (option.name, *path)
-            suggestion = nearest(part, choices(part_type)) if isinstance(part, str) else None
+            suggestion = meant_value(part, part_type)
             found.setdefault(key_path, OptionProblem(key_path, message, suggestion))
         return list(found.values())
     # Where the default lists something, an empty list is an oversight: layers: [] trains nothing.

@@ -10,6 +10,7 @@ from loba_tui.core.names import file_in_repository, is_repository
 from loba_tui.core.recipe.data_schema import DataSection
 from loba_tui.core.recipe.schema import BaseModelSection, Recipe
 from loba_tui.core.recipe.tree import Node
+from loba_tui.core.user_folders import with_home
 from loba_tui.models import BUILTIN_PREFIX
 
 Key = tuple[str | int, ...]
@@ -26,7 +27,7 @@ def with_absolute_paths(recipe: Recipe, tree: Node, file: Path, *, origin: str) 
         node = tree.at(key)
         is_in_file = node is not None and node.place.file == origin
         base = file.parent if is_in_file else Path()
-        return str((base / Path(path).expanduser()).absolute())
+        return str((base / with_home(path)).absolute())
 
     return _with_paths(recipe, absolute)
 

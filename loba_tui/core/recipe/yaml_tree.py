@@ -30,6 +30,8 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL_FLOAT = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 # A prompt such as `{color} shape` without quotes: a closed bracket, and then more text.
 _BRACKET_FIRST = re.compile(r"(?:^\s*|[:-]\s+)(?:\{[^{}]*\}|\[[^\[\]]*\])\s*$")
+# A no-break space, or another that only looks like one, where YAML wants a space.
+_ODD_SPACE = re.compile(r"^ *[\u00a0\u2000-\u200a\u202f\u3000]|:[\u00a0\u2000-\u200a\u202f\u3000]")
 # A longer number is no number of a recipe; as text it meets the ordinary "expected a number".
 _MAX_DIGITS = 30
 
@@ -129,6 +131,7 @@ class _Builder:
     def _mapping(self, place: Place, depth: int) -> Node:
         data: dict[str, Node] = {}
         keys: dict[str, Place] = {}
+        merged: dict[str, Node] = {}
         while _kind(event := self._next()) != "MappingEndEvent":
             key_place = self.place(event.start_mark)
             key_node = self._node(event, depth + 1)
@@ -139,12 +142,16 @@ class _Builder:
                 self._report(event, "a key must be text")
             elif key == "<<":
                 self._report(event, "merge keys (<<) are not read; write the keys out")
+                merged = value.data if isinstance(value.data, dict) else {}
             elif key in data:
                 first = keys[key]
                 seen = f" on line {first.line}" if first.line else ""
                 self._report(event, f"the key was already given{seen}", clean(key))
             else:
                 data[key], keys[key] = value, key_place
+        # As if they were read: what they hold is not missing too.
+        for key in merged.keys() - data.keys():
+            data[key], keys[key] = merged[key], place
         return mapping_node(data, keys, place)
 
     def _sequence(self, place: Place, depth: int) -> Node:
@@ -181,9 +188,21 @@ class _Builder:
         message = _plain_syntax(error.problem or "", error.context or "")
         if mark and _BRACKET_FIRST.search(self._text[: mark.index].rsplit("\n", 1)[-1]):
             message = "not valid YAML: text that begins with { or [ needs quotes"
+        odd = self._odd_space(mark.line) if mark else 0
+        if odd:
+            message = (
+                f"not valid YAML: line {odd} has a space in it that is none to YAML, such as U+00A0"
+                " of a web page; write it anew"
+            )
         return ProblemsFound(
             [*self.problems, Problem(*self.place(mark) if mark else self._start(), "", message)]
         )
+
+    def _odd_space(self, last: int) -> int:
+        """Return the number of the last line up to one that an odd space indents; 0 for none."""
+        lines = self._text.splitlines()[: last + 1]
+        numbers = [n for n, line in enumerate(lines, 1) if _ODD_SPACE.search(line)]
+        return max(numbers, default=0)
 
     def _bad_character(self, error: ReaderError) -> ProblemsFound:
         code = error.character if isinstance(error.character, int) else ord(error.character[0])
@@ -210,6 +229,8 @@ def _plain_syntax(problem: str, context: str) -> str:
         "found character '@'": "text that begins with @ needs quotes",
         "found character '`'": "text that begins with ` needs quotes",
         "found character '%'": "text that begins with % needs quotes",
+        "found unknown escape character": "a backslash in double quotes begins an escape; write "
+        "the text, such as a path of Windows, in single quotes or without quotes",
         "found undefined tag handle": "tags are not allowed in a recipe",
     }
     for phrase, plain in common.items():

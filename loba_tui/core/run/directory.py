@@ -22,7 +22,7 @@ from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.names import text_problem
 from loba_tui.core.owned_files import OwnedFile, OwnedFolder
 from loba_tui.core.text import clean
-from loba_tui.core.user_folders import user_folder
+from loba_tui.core.user_folders import user_folder, with_home
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class RunDir:
             ResourceError: The folder cannot be made or written to.
         """
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        path = Path(parent).expanduser().absolute() / f"{name}-{stamp}-{secrets.token_hex(2)}"
+        path = with_home(parent).absolute() / f"{name}-{stamp}-{secrets.token_hex(2)}"
         run_dir = cls(_plain(path))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ class RunDir:
             RecipeError: The path is not a run folder.
             RefusedError: It is one with a link, a pipe or the like in place of its records.
         """
-        run_dir = cls(_plain(Path(os.path.realpath(Path(path).expanduser()))))
+        run_dir = cls(_plain(Path(os.path.realpath(with_home(path)))))
         for file in (run_dir.recipe, run_dir.status):
             try:
                 file.stat()

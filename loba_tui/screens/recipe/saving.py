@@ -8,7 +8,9 @@ from time import time
 
 from loba_tui.client.recipes import files as recipe_files
 from loba_tui.client.recipes.files import RecipeFile
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.recipe.diff import text_diff
+from loba_tui.core.user_folders import with_home
 from loba_tui.screens.base import LobaScreen
 from loba_tui.widgets.dialogs import Choice, ChoiceDialog, ConfirmDialog, LineDialog
 from loba_tui.widgets.line import Piece
@@ -58,11 +60,14 @@ async def _copy_path(screen: LobaScreen, file: RecipeFile) -> Path | None:
     stem = Path(file.label).stem if file.origin == "shipped" else file.path.parent.name
     value = f"my-{stem}.yaml"[-64:]
     name = await screen.ask(LineDialog("Save as", rows, value=value, check=_check_name))
-    return Path(name).expanduser().absolute() if name is not None else None
+    return with_home(name).absolute() if name is not None else None
 
 
 def _check_name(name: str) -> str:
-    path = Path(name).expanduser()
+    try:
+        path = with_home(name)
+    except RecipeError as error:
+        return error.message
     if path.suffix not in (".yaml", ".yml"):
         return "A recipe's name ends in .yaml"
     if path.exists():

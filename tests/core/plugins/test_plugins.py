@@ -97,7 +97,7 @@ def test_names_list_the_users_own_and_never_replace_a_shipped_drop_in(bent: Plug
     [
         ({}, []),
         ({"delta": 2, "sizes": [1, 2], "table": {"a": 1}, "flag": True}, []),
-        ({"delta": "2e-4"}, [(("delta",), "expected a number greater than 0, got '2e-4'", None)]),
+        ({"delta": "2e-4"}, [(("delta",), "expected a number greater than 0, got '2e-4'", "2e-4")]),
         ({"delta": True}, [(("delta",), "expected a number greater than 0, got true", None)]),
         ({"delta": 0}, [(("delta",), "expected a number greater than 0, got 0", None)]),
         (

@@ -118,6 +118,37 @@ def test_shipped_recipes_are_valid_and_name_the_schema(path: Path) -> None:
             "9:11: adapter.name: there is no adapter called 'lorra'. Did you mean lora?",
         ),
         (
+            "adapter: {name: c3lier}",
+            "9:11: adapter.name: there is no adapter called 'c3lier'. Did you mean locon?",
+        ),
+        (
+            "optimizer: {name: AdamW8bit}",
+            "9:13: optimizer.name: there is no optimizer called 'AdamW8bit'. "
+            "Did you mean adamw_8bit?",
+        ),
+        (
+            "train: {steps: 1000000000000000000000000000000}",
+            "9:9: train.steps: expected a whole number greater than 0, got a number of 31 digits",
+        ),
+        (
+            "name: 123",
+            "9:1: name: expected text, got 123; text that looks like a number, or is true or "
+            "false, needs quotes",
+        ),
+        (
+            'base_model: {id: "C:\\models\\sdxl"}',
+            "9:22: not valid YAML: a backslash in double quotes begins an escape; write the text, "
+            "such as a path of Windows, in single quotes or without quotes",
+        ),
+        (
+            "train:\n\u00a0\u00a0steps: 4\n  seed: 1",
+            "11:7: not valid YAML: line 10 has a space in it that is none to YAML",
+        ),
+        (
+            "sample: &a {steps: 5}\ntrain: {<<: *a, seed: 4}",
+            "10:9: merge keys (<<) are not read; write the keys out",
+        ),
+        (
             "scheduler: {model: cosine}",
             "9:13: scheduler.model: expected a section (name), got 'cosine'. "
             "Did you mean {name: cosine}?",

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.user_folders import with_home
+
 MOST_ENTRIES = 200_000
 """Entries of a folder that are counted; more are a disk, not a data set."""
 
@@ -28,7 +31,10 @@ def resolved(path: str, beside: Path | None) -> Path | None:
     """Return where a folder is that a configuration names; None where it is not here."""
     if not path or "\0" in path or "://" in path:
         return None
-    with_user = Path(path).expanduser() if path.startswith("~/") else Path(path)
+    try:
+        with_user = with_home(path)
+    except RecipeError:
+        return None
     for base in (Path(), beside.parent if beside is not None else Path()):
         try:
             if (base / with_user).is_dir():

@@ -25,6 +25,7 @@ from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
 from loba_tui.core.file_sources import read_source
 from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.text import nearest, offer
+from loba_tui.core.user_folders import with_home
 from loba_tui.models import BUILTIN_PREFIX, builtin_names
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ def locate(
         RefusedError: It holds pickles or code of its own.
         ResourceError: The hub cannot be reached and the model is not in the cache.
     """
-    path = Path(model_id).expanduser()
+    one_file.find_vae(overrides.vae)  # what is wrong with it is said before gigabytes are fetched
+    path = with_home(model_id)
     in_repository = names.file_in_repository(model_id)
     if model_id.startswith(BUILTIN_PREFIX):
         source = _builtin(model_id)

@@ -13,6 +13,7 @@ from loba_tui.core.associate.sources.shipped import folder_of_family, shipped_fo
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.names import is_repository
 from loba_tui.core.text import clean
+from loba_tui.core.user_folders import with_home
 
 _VAE_CONFIG = "config.json"
 
@@ -49,7 +50,7 @@ def find_vae(named: str | None) -> Path | None:
     """
     if named is None:
         return None
-    path = Path(named).expanduser()
+    path = with_home(named)
     refuse_pickle(path)
     if path.is_file():
         _check_vae_file(path)
@@ -58,12 +59,15 @@ def find_vae(named: str | None) -> Path | None:
     for folder in (path, path / "vae"):
         if (folder / _VAE_CONFIG).is_file() and any(folder.glob("*.safetensors")):
             return folder.resolve()
-    reason = "has no VAE in it" if path.exists() else "is not there"
-    raise RecipeError(
-        f"base_model.vae: {clean(named)} {reason}.",
+    reason = "has no VAE in it" if path.exists() else "is not here"
+    hint = (
         "Name a diffusers folder of a VAE (config.json and its .safetensors), or a .safetensors"
-        " file; one of the hub is fetched by loba cache pull.",
+        " file."
     )
+    if not path.exists() and is_repository(named):
+        reason += ", and a VAE of the hub is not fetched by its id"
+        hint = f"Fetch it with: loba cache pull {named}. Then name the folder that this prints."
+    raise RecipeError(f"base_model.vae: {clean(named)} {reason}.", hint)
 
 
 def _check_vae_file(path: Path) -> None:
@@ -84,7 +88,7 @@ def given_folder(config: str) -> Path:
     Raises:
         RecipeError: There is no such folder, or it has no configuration of a pipeline.
     """
-    path = Path(config).expanduser()
+    path = with_home(config)
     if (path / INDEX_NAME).is_file():
         return path.resolve()
     if path.exists():

@@ -43,6 +43,7 @@ from loba_tui.core.program.adapter_files.read.changes import LowRank
 from loba_tui.core.program.adapter_files.read.layers import AdapterFile, AdapterLayer
 from loba_tui.core.program.adapter_files.read.read import read_adapter_file
 from loba_tui.core.program.combine.attach import Part
+from loba_tui.core.text import counted
 
 _CARRIED = (RECIPE_KEY, BASE_MODEL_KEY, BASE_REVISION_KEY)
 _NUMERICAL_RANK = 1e-6
@@ -114,8 +115,8 @@ def low_rank_of(file: AdapterFile, *, unet_only: bool = False) -> dict[str, Lora
     """Return what `low_rank_layers` does of a file that was read."""
     if file.text_encoder_layers and not unet_only:
         raise RecipeError(
-            f"{file.path} also changes {file.text_encoder_layers} layers of text encoders, which"
-            " are not merged.",
+            f"{file.path} also changes {counted(file.text_encoder_layers, 'layer')} of text"
+            " encoders, which are not merged.",
             "To use what it has for the UNet alone, add --unet-only.",
         )
     layers = file.of("unet")

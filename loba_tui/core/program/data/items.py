@@ -21,6 +21,7 @@ from loba_tui.core.program.data import parquet
 from loba_tui.core.program.data.captions import BadCaption, caption_in, caption_of_json, decode_text
 from loba_tui.core.program.data.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from loba_tui.core.recipe.data_schema import CaptionSection, DataSection, DataSource
+from loba_tui.core.user_folders import with_home
 from loba_tui.models import BUILTIN_PREFIX, builtin_data, builtin_data_names
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
@@ -117,7 +118,7 @@ def source_path(path: str) -> Path | None:
     """Return where a source lies; None for a built-in one that is not there."""
     if path.startswith(BUILTIN_PREFIX):
         return builtin_data(path.removeprefix(BUILTIN_PREFIX))
-    return Path(path).expanduser()
+    return with_home(path)
 
 
 @dataclass(frozen=True)

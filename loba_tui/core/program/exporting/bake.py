@@ -23,6 +23,7 @@ from loba_tui.core.errors import NumericsError, RecipeError, RefusedError, Resou
 from loba_tui.core.files import staged, sync_directory
 from loba_tui.core.program.adapter_files.read.layers import AdapterFile, AdapterLayer
 from loba_tui.core.program.exporting.tensor_file import FLOATS, TensorFile, opened
+from loba_tui.core.text import counted
 from loba_tui.core.units import show_mib
 
 _CHUNK_BYTES = 16 * 2**20
@@ -118,11 +119,10 @@ def _plan(adapter: AdapterFile, source: TensorFile) -> tuple[dict[str, Touched],
             f"{len(lacking)} of the adapter's {len(layers)} layers).",
             "Name a one-file checkpoint of the adapter's model family.",
         )
-    left_out = (
-        [f"{len(lacking)} layers of text encoders, which {source.path.name} does not hold"]
-        if lacking
-        else []
-    )
+    left_out = []
+    if lacking:
+        layers_left = counted(len(lacking), "layer")
+        left_out = [f"{layers_left} of text encoders, which {source.path.name} does not hold"]
     return touched, left_out
 
 

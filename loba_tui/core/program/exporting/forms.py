@@ -38,6 +38,7 @@ from loba_tui.core.program.adapter_files.formats import (
 from loba_tui.core.program.adapter_files.losses import Loss, Losses
 from loba_tui.core.program.adapter_files.read.layers import AdapterFile
 from loba_tui.core.program.exporting.factors import lora_layer, scaled
+from loba_tui.core.text import counted
 
 Form = Literal["diffusers", "kohya", "peft", "comfy"]
 Dtype = Literal["fp32", "fp16", "bf16"]
@@ -138,7 +139,8 @@ def write_form(
     if wanted.form == "peft":
         others = sum(len(layers) for name, layers in parts.layers.items() if name != "unet")
         if others:
-            left_out = [f"{others} layers of text encoders, which a PEFT folder of a UNet lacks"]
+            layers = counted(others, "layer")
+            left_out = [f"{layers} of text encoders, which a PEFT folder of a UNet lacks"]
         return _write_peft(parts, wanted, target), left_out
     tensors, own = _content(parts, metadata, carried, wanted)
     return write_file(file_at(target), _cast(tensors, wanted.dtype), own), left_out

@@ -33,6 +33,7 @@ from loba_tui.core.recipe.schema import Choice, Recipe
 from loba_tui.core.run.directory import adapter_source
 from loba_tui.core.run.launch import Request
 from loba_tui.core.run.writer import RunWriter
+from loba_tui.core.text import counted
 
 INTERFERENCE_JSON = "interference.json"
 INTERFERENCE_PNG = "interference.png"
@@ -90,8 +91,8 @@ def tell_of(files: Sequence[AdapterFile], writer: RunWriter, *, unet_only: bool)
             writer.warn(note)
         if unet_only and file.text_encoder_layers:
             writer.warn(
-                f"{file.path.name}: its {file.text_encoder_layers} layers of text encoders are left"
-                " out, as --unet-only says"
+                f"{file.path.name}: --unet-only leaves out what it has for text encoders,"
+                f" {counted(file.text_encoder_layers, 'layer')}"
             )
 
 
@@ -105,7 +106,8 @@ def check_measurable(files: Sequence[AdapterFile], *, unet_only: bool) -> None:
             )
         if file.text_encoder_layers and not unet_only:
             raise RecipeError(
-                f"{file.path} also changes {file.text_encoder_layers} layers of text encoders,"
+                f"{file.path} also changes {counted(file.text_encoder_layers, 'layer')} of text"
+                " encoders,"
                 " whose interference is not measured.",
                 "To measure what it has for the UNet alone, add --unet-only.",
             )

@@ -27,5 +27,7 @@ def check_names(tree: Node) -> Iterator[Problem]:
     for path, problem_of in checks:
         value = tree.plain_at(path)
         problem = problem_of(value) if isinstance(value, str) else ""
+        if problem and isinstance(value, str) and set(value) & set("\a\b\t\n\v\f\r\x1b"):
+            problem += "; in double quotes a backslash makes such: write a path in single quotes"
         if problem:
             yield tree.problem(path, problem, refused=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from loba_tui.core.option_types import describe_type
 from loba_tui.core.plugins import Plugins
+from loba_tui.core.plugins.meant import meant_name
 from loba_tui.core.recipe.checks.choices import chosen_in, described
 from loba_tui.core.recipe.checks.concepts import check_concepts, check_prompts
 from loba_tui.core.recipe.checks.data import check_data
@@ -103,7 +104,7 @@ def _check_device(tree: Node) -> list[Problem]:
     if not isinstance(device, str) or _DEVICE.fullmatch(device):
         return []
     message = f"expected auto, cpu, mps, cuda, cuda:N or cuda:122, got {quote(device)}"
-    near = nearest(device, ("auto", "cpu", "mps", "cuda", "cuda:122"))
+    near = meant_name(device, ("auto", "cpu", "mps", "cuda", "cuda:122"))
     return [tree.problem(path, message, near)]
 
 

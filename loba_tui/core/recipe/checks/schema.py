@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from loba_tui.core.option_types import choices, describe_type, type_at
+from loba_tui.core.option_types import describe_type, type_at
 from loba_tui.core.plugins import Plugins, existing_path
+from loba_tui.core.plugins.meant import meant_value
 from loba_tui.core.recipe.checks.choices import Path, chosen_in, described, is_choice, keys_of
 from loba_tui.core.recipe.migrate.flags import V0_FLAGS
 from loba_tui.core.recipe.problems import Problem, dotted
@@ -48,13 +49,21 @@ def _reword(tree: Node, plain: Any, detail: Any, plugins: Plugins) -> Problem:
         message = f"expected letters, digits, '.', '_' or '-' (64 at most), got {quote(part)}"
         return tree.problem(path, message)
     expected = type_at(Recipe, path)
-    message = f"expected {describe_type(expected)}, got {quote(part)}"
+    message = f"expected {describe_type(expected)}, got {_shown(part)}"
     if isinstance(part, str) and is_choice(path):
         return tree.problem(path, message, f"{{name: {clean(part, limit=40)}}}")
-    if isinstance(part, dict | list) and describe_type(expected).startswith("text"):
-        message += "; text that begins with { or [ needs quotes"
-    suggestion = nearest(part, choices(expected)) if isinstance(part, str) else None
-    return tree.problem(path, message, suggestion)
+    if describe_type(expected).startswith("text"):
+        if isinstance(part, dict | list):
+            message += "; text that begins with { or [ needs quotes"
+        elif isinstance(part, bool | int | float):
+            message += "; text that looks like a number, or is true or false, needs quotes"
+    return tree.problem(path, message, meant_value(part, expected))
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message has it; a number too long to be one is text in the tree."""
+    is_number = isinstance(value, str) and value.lstrip("+-").isdecimal() and len(value) > 20
+    return f"a number of {len(value.lstrip('+-'))} digits" if is_number else quote(value)
 
 
 def check_choice(
@@ -71,7 +80,8 @@ def check_choice(
         suggestion = problem.suggestion
         if options is not None and full[len(path)] in given and full[len(path)] not in options:
             suggestion = _meant(tree, full, [*declared, *options], plugins)
-        yield tree.problem(full, problem.message, suggestion, refused=problem.refused)
+        message = problem.message + _after_comma(full)
+        yield tree.problem(full, message, suggestion, refused=problem.refused)
 
 
 def _unknown_key(tree: Node, path: Path, plugins: Plugins) -> Problem:
@@ -84,7 +94,13 @@ def _unknown_key(tree: Node, path: Path, plugins: Plugins) -> Problem:
     message = "not a key of a recipe" if not section else f"not a key of {dotted(section)}"
     if suggestion is None:
         message += f" ({', '.join(siblings)})"
-    return tree.problem(path, message, suggestion)
+    return tree.problem(path, message + _after_comma(path), suggestion)
+
+
+def _after_comma(path: Path) -> str:
+    """Return the likely reason for a key that is a number: `{lr: 0,0001}` has two keys."""
+    is_number = isinstance(path[-1], str) and path[-1].isdecimal()
+    return "; a decimal fraction is written with a point: 0.1" if is_number else ""
 
 
 def _meant(tree: Node, path: Path, siblings: Sequence[str], plugins: Plugins) -> str | None:

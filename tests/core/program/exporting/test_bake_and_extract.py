@@ -152,7 +152,7 @@ def test_text_encoders_are_baked_in_and_a_query_is_a_third_of_open_clips_matrix(
     change[8:16], change[16:] = 2.0, 4.0
     torch.testing.assert_close(after[name], tensors[name] + change)
     (told,) = baked.left_out
-    assert told.startswith("1 layers of text encoders")
+    assert told.startswith("1 layer of text encoders")
 
 
 @torch.no_grad()

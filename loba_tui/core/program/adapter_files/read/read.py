@@ -29,6 +29,7 @@ from loba_tui.core.program.adapter_files.read.multiplicative import (
     OutputRotation,
 )
 from loba_tui.core.program.adapter_files.read.strengths import Strengths, strengths_of
+from loba_tui.core.text import counted
 
 _ONLY_PEFT = {
     "BOFT of PEFT": "a PEFT BOFT, whose stages depend on a configuration that is not in the file",
@@ -106,11 +107,11 @@ class _LayerReader:
         """Return a sentence for each oddity that was met."""
         told = []
         if self._zero_alphas:
-            told.append(
-                f"alpha is 0 in {len(self._zero_alphas)} layers; the rank is taken, as kohya does"
-            )
+            layers = counted(len(self._zero_alphas), "layer")
+            told.append(f"alpha is 0 in {layers}; the rank is taken, as kohya does")
         if self._negative_alphas:
-            told.append(f"alpha is below 0 in {len(self._negative_alphas)} layers: it turns them")
+            layers = counted(len(self._negative_alphas), "layer")
+            told.append(f"alpha is below 0 in {layers}, which turns the change round")
         return told
 
     def layer(self, keys: LayerKeys) -> AdapterLayer:
