@@ -91,6 +91,12 @@ class RefusedError(LobaError):
     exit_code = ExitCode.REFUSED
 
 
+class Stopped(LobaError):
+    """The user stopped what cannot be resumed."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
 class Interrupted(LobaError):
     """The run was asked to stop; its state is saved and it can be resumed."""
 

@@ -13,7 +13,7 @@ from types import FrameType
 from loba_tui.client.runs.events import describe_event
 from loba_tui.client.runs.log_tail import last_lines
 from loba_tui.client.runs.progress import Progress, Screen
-from loba_tui.core.errors import ExitCode, Interrupted, LobaError, ResourceError
+from loba_tui.core.errors import ExitCode, Interrupted, LobaError, ResourceError, Stopped
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event
 from loba_tui.core.text import clean
@@ -22,13 +22,24 @@ POLL_SECONDS = 0.1
 
 
 class Follower:
-    """Follow one process, which works on the reader's run, until it ends."""
+    """Follow one process, which works on the reader's run, until it ends.
 
-    def __init__(self, reader: RunReader, process: subprocess.Popen[bytes], screen: Screen) -> None:
+    `saves` says whether it can go on later from where it is interrupted.
+    """
+
+    def __init__(
+        self,
+        reader: RunReader,
+        process: subprocess.Popen[bytes],
+        screen: Screen,
+        *,
+        saves: bool = True,
+    ) -> None:
         self.run_dir = reader.run_dir
         self.events: list[Event] = []
         self._process = process
         self._screen = screen
+        self._saves = saves
         self._reader = reader
         self._progress = Progress()
         self._signals: list[int] = []
@@ -69,9 +80,8 @@ class Follower:
                     continue
                 self._num_interrupts += 1
                 if self._num_interrupts == 1:
-                    self._screen.message(
-                        "Interrupted: finishing the step and saving. Press Ctrl-C again to kill."
-                    )
+                    doing = "finishing the step and saving" if self._saves else "ending it"
+                    self._screen.message(f"Interrupted: {doing}. Press Ctrl-C again to kill.")
                     self._process.send_signal(signal.SIGINT)
                 else:
                     # The program leads a session, hence a process group, of its own.
@@ -88,6 +98,9 @@ class Follower:
                 f"Stopped at step {self._progress.step} of {self._progress.total}; all is saved.",
                 f"Continue with: loba run --resume {self.run_dir.path}",
             )
+        if status == ExitCode.INTERRUPTED:
+            told = next((e.data.get("message") for e in self.events if e.kind == "stopped"), None)
+            return Stopped(clean(told or "Stopped before it was done."))
         failed = next((e for e in reversed(self.events) if e.kind == "failed"), None)
         if failed is not None:
             return self._reported(failed, status)
@@ -119,12 +132,6 @@ class Follower:
             f"The whole log is {self.run_dir.log}",
             lines=[f"  {line}" for line in last_lines(self.run_dir)],
         )
-
-
-class Stopped(LobaError):
-    """The user stopped the program."""
-
-    exit_code = ExitCode.INTERRUPTED
 
 
 @contextmanager

@@ -45,13 +45,17 @@ class Foreground:
         Raises:
             LobaError: It did not finish; carries its message and exit code.
         """
-        return self._stay(folder, lambda: launch.request(folder, wanted, program=self.program))
+        return self._stay(
+            folder, lambda: launch.request(folder, wanted, program=self.program), saves=False
+        )
 
-    def _stay(self, run_dir: RunDir, start: Callable[[], Popen[bytes]]) -> list[Event]:
+    def _stay(
+        self, run_dir: RunDir, start: Callable[[], Popen[bytes]], *, saves: bool = True
+    ) -> list[Event]:
         reader = RunReader(run_dir)
         # What an earlier program recorded in the same folder is not this one's doing.
         reader.skip_to_end()
-        follower = Follower(reader, start(), self.open_screen())
+        follower = Follower(reader, start(), self.open_screen(), saves=saves)
         failure = follower.failure(follower.wait())
         if failure is not None:
             raise failure

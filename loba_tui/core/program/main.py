@@ -30,7 +30,14 @@ from typing import Any
 
 import psutil
 
-from loba_tui.core.errors import ExitCode, Interrupted, LobaError, RecipeError, ResourceError
+from loba_tui.core.errors import (
+    ExitCode,
+    Interrupted,
+    LobaError,
+    RecipeError,
+    ResourceError,
+    Stopped,
+)
 from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.output import RecordHandler, start_log
 from loba_tui.core.plugins import Plugins
@@ -221,13 +228,28 @@ def _run(recipe: Recipe, run_dir: RunDir | None, start: StartOptions, plugins: P
 
 
 def _serve(request: Request, plugins: Plugins) -> int:
-    """Carry out a request, which reports in its own folder as a run does."""
-    with _records_of(RunDir(Path(request.out_dir)), plugins) as writer:
+    """Carry out a request, which reports in its own folder as a run does.
+
+    A signal that ends it is raised, so that half-written files are removed.
+    """
+    with _raised_signals(), _records_of(RunDir(Path(request.out_dir)), plugins) as writer:
         writer.event("started", action=request.action)
         from loba_tui.core.program.serving.requests import serve
 
         serve(request, writer, plugins, tensors=tensors_folder(os.environ))
     return ExitCode.DONE
+
+
+@contextmanager
+def _raised_signals() -> Iterator[None]:
+    """Have signals that ask to stop raised as KeyboardInterrupt; their handlers come back after."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -250,7 +272,7 @@ def _records_of(run_dir: RunDir, plugins: Plugins) -> Iterator[RunWriter]:
 
 
 def _note_failure(writer: RunWriter, error: BaseException, ours: LobaError | None) -> None:
-    if isinstance(ours, Interrupted):
+    if isinstance(ours, Interrupted | Stopped):
         writer.event("stopped", message=ours.message, exit_code=int(ours.exit_code))
         writer.status(phase="stopped")
         return
@@ -268,6 +290,8 @@ def as_loba_error(error: BaseException) -> LobaError | None:
     """Return the error in our words: an out-of-memory is the user's to act on, not a bug."""
     if isinstance(error, LobaError):
         return error
+    if isinstance(error, KeyboardInterrupt):
+        return Stopped("Stopped before it was done; what was half-written is removed.")
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return ResourceError(
             f"out of memory: {error}".split("\n", maxsplit=1)[0],

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from loba_tui.core.recipe.schema import (
     SchedulerSection,
 )
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.launch import Request
 from loba_tui.core.run.start_options import StartOptions
 from loba_tui.core.run.writer import RunWriter
 
@@ -220,6 +222,45 @@ def test_sigint_saves_and_ends_with_75_and_a_second_process_resumes(tmp_path: Pa
     (saved,) = events(run_dir, "saved")
     assert 1 <= saved["step"] < 500
     assert (run_dir.checkpoints.path / saved["path"] / "manifest.json").is_file()
+
+
+SLOW_REQUEST = """
+import sys, time, types
+from pathlib import Path
+from loba_tui.core.files import staged
+from loba_tui.core.program import main as program
+
+def serve(request, writer, plugins, *, tensors):
+    with staged(Path(request.file)) as half:
+        half.write_bytes(b"half")
+        print("writing", flush=True)
+        time.sleep(60)
+
+sys.modules["loba_tui.core.program.serving.requests"] = types.SimpleNamespace(serve=serve)
+sys.exit(program.main(["--request", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_leaves_nothing_half_written_of_a_request(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    folder = RunDir(tmp_path / "out")
+    folder.path.mkdir()
+    written = tmp_path / "results" / "x.safetensors"
+    written.parent.mkdir()
+    request = Request("extract", "", run=None, out_dir=str(folder.path), file=str(written))
+    (tmp_path / "request.json").write_text(json.dumps(asdict(request)))
+    command = [sys.executable, "-c", SLOW_REQUEST, str(tmp_path / "request.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(number)
+        assert process.wait(30) == ExitCode.INTERRUPTED
+    assert list(written.parent.iterdir()) == []
+    (stopped,) = events(folder, "stopped")
+    assert "half-written is removed" in stopped["message"]
+    assert json.loads(folder.status.path.read_text())["phase"] == "stopped"
 
 
 def test_accumulation_runs_its_micro_steps_within_one_step(
