@@ -164,8 +164,8 @@ class LobaScreen(Screen[None], inherit_bindings=False):
             while not self.is_active:
                 self._resumed.clear()
                 await self._resumed.wait()
-            newest = self._begun[worker.name]
-            if newest is not worker and not newest.is_finished:
+            # Whether the newer one still asks or has its answer: this one comes too late.
+            if self._begun[worker.name] is not worker:
                 return None
             return await self.app.push_screen_wait(dialog)
 
