@@ -241,3 +241,75 @@ def lycoris_change(module: LycorisBaseModule, shape: torch.Size) -> Tensor:
     if isinstance(module, LoConModule):
         return (module.make_weight() * module.scale).reshape(shape)
     return (module.get_weight(shape) * module.scalar).reshape(shape)
+
+
+TEXT_LAYERS = (
+    *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")),
+    *("mlp.fc1", "mlp.fc2"),
+)
+Place = tuple[str, str]
+"""A text encoder's component in diffusers, and a module as `transformers` first called it."""
+
+
+def text_encoders(tool: str, file: Tensors, *, is_xl: bool, num_layers: int) -> dict[Place, Tensor]:
+    """Return the change that a tool applies to each layer of the text encoders, at strength 1."""
+    known = {
+        "sd-scripts": _sd_scripts_text,
+        "ComfyUI": _comfyui_text,
+        "A1111": _a1111_text,
+    }[tool](num_layers, is_xl=is_xl)
+    changes = {}
+    for spelling, place in known.items():
+        for up, down in (("lora_up", "lora_down"), ("lora_B", "lora_A")):
+            if f"{spelling}.{up}.weight" in file:
+                columns, rows = file[f"{spelling}.{up}.weight"], file[f"{spelling}.{down}.weight"]
+                alpha = float(file.get(f"{spelling}.alpha", rows.shape[0]))
+                changes[place] = alpha / rows.shape[0] * (columns @ rows)
+    return changes
+
+
+def _text_places(num_layers: int) -> list[tuple[int, str]]:
+    return [(number, inner) for number in range(num_layers) for inner in TEXT_LAYERS]
+
+
+def _sd_scripts_text(num_layers: int, *, is_xl: bool) -> dict[str, Place]:
+    """Module names with underscores after `lora_te`, numbered where there are two encoders."""
+    encoders = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+    known = {}
+    for component, prefix in encoders.items() if is_xl else [("text_encoder", "lora_te")]:
+        for number, inner in _text_places(num_layers):
+            module = f"text_model.encoder.layers.{number}.{inner}"
+            known[f"{prefix}_{module.replace('.', '_')}"] = (component, module)
+    return known
+
+
+def _comfyui_text(num_layers: int, *, is_xl: bool) -> dict[str, Place]:
+    """CLIP-L by `lora_te`, `lora_te1` and `text_encoder`; CLIP-G by what ends in 2."""
+    known: dict[str, Place] = {}
+    for number, inner in _text_places(num_layers):
+        module = f"text_model.encoder.layers.{number}.{inner}"
+        plain = module.replace(".", "_")
+        first = (f"lora_te_{plain}", f"lora_te1_{plain}", f"text_encoder.{module}")
+        known |= dict.fromkeys(first, ("text_encoder", module))
+        if is_xl:
+            second = (f"lora_te2_{plain}", f"text_encoder_2.{module}")
+            known |= dict.fromkeys(second, ("text_encoder_2", module))
+    return known
+
+
+def _a1111_text(num_layers: int, *, is_xl: bool) -> dict[str, Place]:
+    """Modules of its own model: transformers' for CLIP-L, OpenCLIP's for CLIP-G.
+
+    OpenCLIP has query, key and value in one weight. A key whose module is not there is tried
+    without the end `_q_proj` and the like, and applied to its third.
+    """
+    inside = {"mlp.fc1": "mlp_c_fc", "mlp.fc2": "mlp_c_proj", "self_attn.out_proj": "attn_out_proj"}
+    known: dict[str, Place] = {}
+    for number, inner in _text_places(num_layers):
+        module = f"text_model.encoder.layers.{number}.{inner}"
+        plain = module.replace(".", "_")
+        known[f"lora_te1_{plain}" if is_xl else f"lora_te_{plain}"] = ("text_encoder", module)
+        is_third = inner[-6:] in ("q_proj", "k_proj", "v_proj")
+        if is_xl and (is_third or inner in inside):
+            known[f"lora_te2_{plain}"] = ("text_encoder_2", module)
+    return known

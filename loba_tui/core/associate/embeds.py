@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,10 +17,13 @@ class PromptEmbeds:
     Attributes:
         embeds: Hidden states of the text encoders, (B, T, D).
         pooled: Pooled state, (B, P); None for families that have none.
+        texts: The prompt of each row, by which encoders that are trained encode it again; None for
+            a row that stands for no prompt. Empty where nobody has noted them.
     """
 
     embeds: Tensor
     pooled: Tensor | None = None
+    texts: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         return self.embeds.shape[0]
@@ -31,23 +34,32 @@ class PromptEmbeds:
             rows = [rows]
         elif not isinstance(rows, slice | Tensor):
             rows = list(rows)
-        return PromptEmbeds(self.embeds[rows], None if self.pooled is None else self.pooled[rows])
+        texts = self.texts
+        if texts:
+            numbers = torch.arange(len(texts))[rows.cpu() if isinstance(rows, Tensor) else rows]
+            texts = tuple(texts[number] for number in numbers)
+        pooled = None if self.pooled is None else self.pooled[rows]
+        return PromptEmbeds(self.embeds[rows], pooled, texts)
 
     def select(self, indices: Sequence[int] | Tensor) -> PromptEmbeds:
         """Return the rows of the given indices, in that order, repeats allowed."""
         return self[indices]
+
+    def of(self, *texts: str | None) -> PromptEmbeds:
+        """Return the same rows with the prompts that they are of."""
+        return replace(self, texts=texts)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> PromptEmbeds:
         """Return the same embeddings on a device and in a dtype; None leaves either as it is."""
         pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
-        return PromptEmbeds(self.embeds.to(device=device, dtype=dtype), pooled)
+        return PromptEmbeds(self.embeds.to(device=device, dtype=dtype), pooled, self.texts)
 
     def expand(self, num_rows: int) -> PromptEmbeds:
         """Return a single row repeated to a batch, without copying it."""
         pooled = None if self.pooled is None else self.pooled.expand(num_rows, -1)
-        return PromptEmbeds(self.embeds.expand(num_rows, -1, -1), pooled)
+        return PromptEmbeds(self.embeds.expand(num_rows, -1, -1), pooled, self.texts * num_rows)
 
     def repeated_to(self, length: int) -> PromptEmbeds:
         """Return the states of each row again and again, `length` of them.
@@ -55,15 +67,18 @@ class PromptEmbeds:
         To attention, states that all stand there equally often are the same as those states once.
         """
         times = length // self.embeds.shape[1]
-        return self if times == 1 else PromptEmbeds(self.embeds.repeat(1, times, 1), self.pooled)
+        return self if times == 1 else replace(self, embeds=self.embeds.repeat(1, times, 1))
 
     @staticmethod
     def cat(parts: Sequence[PromptEmbeds]) -> PromptEmbeds:
         """Join rows of the same family into one batch; shorter ones are repeated."""
         parts = same_length(parts)
         pooled = [part.pooled for part in parts if part.pooled is not None]
+        texts = [text for part in parts for text in part.texts]
         return PromptEmbeds(
-            torch.cat([part.embeds for part in parts]), torch.cat(pooled) if pooled else None
+            torch.cat([part.embeds for part in parts]),
+            torch.cat(pooled) if pooled else None,
+            tuple(texts) if all(part.texts for part in parts) else (),
         )
 
 

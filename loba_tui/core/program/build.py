@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -77,10 +78,9 @@ def build(
         return SolvedRun(build_solver(recipe, model, plugins), model.container, steering, strips)
     denoiser = model.container.denoiser
     attach_adapter(recipe, model.container, plugins)
-    init_from = begin_with(initial, denoiser) if initial is not None else None
+    init_from = begin_with(initial, denoiser, model.encoders) if initial is not None else None
     scale = AdapterScale(denoiser)
-    trainable = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
-    groups, factors, trained = parameter_groups(recipe, trainable, plugins)
+    groups, factors, trained = _trained(recipe, model, plugins)
     optimizer = build_optimizer(recipe, groups, plugins)
     average = make_average(recipe.train.ema, trained, optimizer, recipe.optimizer)
     rates = _learning_rates(recipe, optimizer, factors, steering.settings, plugins)
@@ -114,6 +114,7 @@ def build(
             average=average,
             early_stop=make_early_stop(recipe, model, scale, steering.context.processes),
             init_from=init_from,
+            text=model.text,
         ),
         train=recipe.train,
     )
@@ -136,6 +137,16 @@ def _check_model(recipe: Recipe, model: OpenModel, plugins: Plugins) -> None:
         raise ValueError("the recipe's images are not open; see data.open.open_data")
     for choice in (recipe.scheduler.noise, recipe.sample.noise):
         load_choice("noise", choice, plugins)(model.container.scheduler_config)
+
+
+def _trained(
+    recipe: Recipe, model: OpenModel, plugins: Plugins
+) -> tuple[list[dict[str, Any]], list[float], dict[str, nn.Parameter]]:
+    """Return what `parameter_groups` does of all adapters of the model."""
+    named = model.container.denoiser.named_parameters()
+    trainable = {name: parameter for name, parameter in named if parameter.requires_grad}
+    in_text = model.text.parameters() if model.text is not None else {}
+    return parameter_groups(recipe, trainable, plugins, in_text)
 
 
 def _learning_rates(
@@ -194,6 +205,7 @@ def build_method(
             noise_changes=[load_choice("noising", c, plugins)() for c in recipe.noise],
             weighting=load_choice("weightings", weighting, plugins)() if weighting else None,
             keep_outside=recipe.data.mask.keep_outside if recipe.data else 0.0,
+            text=model.text,
         )
     )
     return method

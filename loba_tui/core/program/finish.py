@@ -74,15 +74,15 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     if run.inexact:
         metadata[keys.INEXACT_KEY] = "; ".join(run.inexact)
 
-    config = model.container.denoiser.peft_config["default"]
+    denoiser = model.container.denoiser
+    config = denoiser.peft_config["default"]
     written: dict[str, WrittenFile] = {}
 
     def write(effect: Mapping[str, str]) -> None:
+        told, encoders = {**metadata, **effect}, model.encoders
         run.steering.disk.persist(
             lambda: written.update(
-                write_adapter(
-                    model.container.denoiser, run_dir.adapter_dir, metadata={**metadata, **effect}
-                )
+                write_adapter(denoiser, run_dir.adapter_dir, metadata=told, encoders=encoders)
             ),
             num_bytes=size_of_files(
                 sum(4 * parameter.numel() for parameter in run.parameters.values()), config
@@ -108,7 +108,7 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
         model.container,
         run.scale,
         recipe,
-        model.embeds,
+        model.drawn_embeds,
         run_dir=run_dir,
         progress=on_progress,
         plugins=plugins,

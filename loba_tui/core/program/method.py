@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from loba_tui.core.associate.embeds import Framing, PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.adapter_layers.trained_text import TrainedText
 from loba_tui.core.program.data.training_data import TrainingData
 from loba_tui.core.program.objectives.timed_loss import TimedLoss
 from loba_tui.core.program.trajectories.base import RolloutPlan, RunParts
@@ -80,6 +81,7 @@ class MethodParts(RunParts):
         noise_changes: To plain noise, in the recipe's order.
         weighting: Which timesteps count how much; None counts all alike.
         keep_outside: Weight of holding what a mask leaves out where the base model has it.
+        text: Text encoders that are trained too; None where the denoiser alone is.
     """
 
     student: nn.Module
@@ -92,6 +94,7 @@ class MethodParts(RunParts):
     noise_changes: Sequence[NoiseChange] = ()
     weighting: Weighting | None = None
     keep_outside: float = 1.0
+    text: TrainedText | None = None
 
     def images(self) -> TrainingData:
         """Return the images of a method that cannot do without them."""
@@ -120,8 +123,10 @@ class MethodParts(RunParts):
         """Return what the model predicts with the adapter, in float32 and with gradients.
 
         The strengths, (B,) or one for all rows, stay set: gradient checkpointing runs this forward
-        again in backward.
+        again in backward. Text encoders that are trained encode the prompts anew.
         """
+        if self.text is not None:
+            prompts = self.text.of_student(prompts, strengths)
         self.scale.set(strengths)
         return self.counter.predict(
             self.container, inputs, timesteps, prompts, framing=framing, student=self.student

@@ -7,12 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from loba_tui.core.associate.caches.tensors.latents import LatentCache
 from loba_tui.core.associate.caches.tensors.prompt_embeds import PromptEmbedCache, has_all
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.prompt_truncation import describe_truncation
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.program.adapter_files.text_encoders import ScaledEmbeddings
+from loba_tui.core.program.adapter_layers.trained_text import TrainedText
 from loba_tui.core.program.data.prepare import PreparedData
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
 from loba_tui.core.recipe.schema import Recipe
@@ -30,6 +34,7 @@ class OpenModel:
     Attributes:
         open_latents: Returns what encodes images, each once; it reads the VAE's files to know it.
         data: Images to train on; None where there are none, or where only shapes are of interest.
+        text: Text encoders that are trained; None where the denoiser alone is.
     """
 
     wrapper: PipelineWrapper
@@ -37,6 +42,17 @@ class OpenModel:
     embeds: Embeddings
     open_latents: Callable[[], LatentCache]
     data: PreparedData | None = None
+    text: TrainedText | None = None
+
+    @property
+    def encoders(self) -> Mapping[str, nn.Module]:
+        """Text encoders that are trained, by component."""
+        return {} if self.text is None else self.text.encoders
+
+    @property
+    def drawn_embeds(self) -> Embeddings:
+        """Embeddings that follow the adapter's strength, for what is drawn and measured."""
+        return self.embeds if self.text is None else ScaledEmbeddings(self.embeds, self.text)
 
 
 def batch_of(embeds: Embeddings, prompts: Sequence[str]) -> PromptEmbeds:
@@ -63,6 +79,7 @@ def open_model(
     on_fetch: Callable[[int, int], None] = lambda done, total: None,
     tensors: Path | None = None,
     on_problem: Callable[[str], None] = logger.warning,
+    keep_text_encoders: bool = False,
 ) -> OpenModel:
     """Load the base model, encode all prompts, and drop the text encoders again.
 
@@ -73,13 +90,14 @@ def open_model(
         tensors: Where embeddings and latents are kept between runs; None keeps none.
         on_problem: Told what is wrong with what is kept, which costs time and nothing else; and of
             prompts that the model does not read to their ends.
+        keep_text_encoders: Drop none of them, as they are to be trained.
     """
     settings = recipe.base_model
     on_phase("loading")
     cache = ModelCache(settings.device, settings.dtype, local_rank=local_rank, on_fetch=on_fetch)
     wrapper = PipelineWrapper(settings, cache)
     kept = wrapper.store(tensors, "embeds", on_problem=on_problem)
-    container = wrapper.load(with_text_encoders=not has_all(kept, prompts))
+    container = wrapper.load(with_text_encoders=keep_text_encoders or not has_all(kept, prompts))
     if ends := container.truncated_tails(prompts):
         on_problem(describe_truncation(ends, container.most_tokens))
     on_phase("encoding")
@@ -88,7 +106,8 @@ def open_model(
     unconditional = container.unconditional_prompt
     if unconditional is not None:
         container.adopt_empty(embeds.batch([unconditional]))
-    container.release_text_encoders()
+    if not keep_text_encoders:
+        container.release_text_encoders()
 
     def open_latents() -> LatentCache:
         return LatentCache(container, wrapper.store(tensors, "latents", on_problem=on_problem))

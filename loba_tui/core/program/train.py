@@ -12,6 +12,8 @@ from accelerate import Accelerator
 from loba_tui.core.associate.machine import dtype_name
 from loba_tui.core.errors import CorruptError, Interrupted, RecipeError
 from loba_tui.core.plugins import Plugins
+from loba_tui.core.program.adapter_layers.text_encoders import attach_text_adapters
+from loba_tui.core.program.adapter_layers.trained_text import TrainedText
 from loba_tui.core.program.build import build, build_accelerator
 from loba_tui.core.program.data.open import image_progress, open_data
 from loba_tui.core.program.data.prepare import PreparedData
@@ -121,7 +123,11 @@ class _Preparation:
             on_fetch=self._on_fetch,
             tensors=self.start.tensors,
             on_problem=records.warn,
+            keep_text_encoders=recipe.adapter.text_encoders is not None,
         )
+        if recipe.adapter.text_encoders is not None:
+            encoders = attach_text_adapters(recipe.adapter, model.container, recipe.train.seed)
+            model = replace(model, text=TrainedText(model.container, encoders))
         if images is None:
             return model
         progress = image_progress("encoding images", records, self._on_phase)

@@ -116,6 +116,22 @@ class MethodSection(Choice):
         return tuple(concept for template in self.concepts for concept in template.expand())
 
 
+class TextEncodersSection(Section):
+    """A LoRA on the text encoders, trained beside the denoiser's adapter."""
+
+    lr: PositiveFloat | None = Field(
+        None, description="learning rate of the text encoders; null is optimizer.lr"
+    )
+    rank: PositiveInt | None = Field(None, description="null is adapter.rank")
+    alpha: PositiveFloat | None = Field(None, description="null is adapter.alpha")
+    layers: Annotated[tuple[Literal["attention", "mlp"], ...], Field(min_length=1)] = Field(
+        ("attention", "mlp"), description="parts of each of an encoder's blocks"
+    )
+    components: (
+        Annotated[tuple[Literal["text_encoder", "text_encoder_2"], ...], Field(min_length=1)] | None
+    ) = Field(None, description="which of them; null is all that the model has")
+
+
 class AdapterSection(Choice):
     """The trainable weights: a drop-in of `adapters/`."""
 
@@ -124,6 +140,9 @@ class AdapterSection(Choice):
     alpha: PositiveFloat = 1.0
     init_from: NonEmptyStr | None = Field(
         None, description="LoRA file, or folder of a run, whose weights training begins with"
+    )
+    text_encoders: TextEncodersSection | None = Field(
+        None, description="trains a LoRA on the text encoders too; null trains the denoiser alone"
     )
 
 

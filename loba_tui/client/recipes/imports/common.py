@@ -20,7 +20,6 @@ NO_TRACKER = "no tracker is used here; a run's figures are in its folder"
 NO_UPLOAD = "uploading is a command of its own: loba push"
 OUT_DIR = "a run's folder is named when it is started: loba run RECIPE --out-dir DIR"
 NO_DROPOUT = "adapters have no dropout here"
-NO_TEXT_ENCODER = "only the UNet is trained; text encoders stay as they are"
 MACHINE = "how the program runs is up to the machine here"
 
 _TYPES = {
@@ -230,3 +229,27 @@ def main_file(
             f"Name it too: loba recipe import {example}",
         )
     return found
+
+
+def put_text_encoders(
+    draft: Draft, rates: Mapping[str, float | None], origin: tuple[str, Any], *, num_encoders: int
+) -> None:
+    """Have text encoders trained too, where the adapter's kind has a place for that.
+
+    Args:
+        rates: Learning rate of each that is trained, None being the UNet's.
+        num_encoders: How many the model has.
+    """
+    if not rates:
+        return
+    kind = draft.values.get("adapter.name", "lora")
+    if kind not in ("lora", "locon", "dora"):
+        draft.left(*origin, f"a {kind} here is of the UNet alone: adapter.text_encoders")
+        return
+    section, rate = "adapter.text_encoders", next(iter(rates.values()))
+    draft.put(f"{section}.layers", ["attention", "mlp"], origin)
+    draft.put(f"{section}.lr", rate)
+    if len(rates) < num_encoders:
+        draft.put(f"{section}.components", list(rates))
+    if len(set(rates.values())) > 1:
+        draft.note(f"{section}.layers", "theirs has a rate for each encoder; this is the first")

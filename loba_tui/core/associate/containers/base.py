@@ -32,6 +32,8 @@ class ModelContainer(Protocol):
         revision: The commit of the hub that was loaded; None for local and built-in models.
         reading: How prompts are read; as every pipeline does until it is set.
         memory: Brings components that were unloaded or offloaded; None where nobody can.
+        text_encoders: The pipeline's components that read prompts.
+        trains_text_encoders: Whether they carry weights that exist nowhere else and must stay.
     """
 
     family: str
@@ -39,6 +41,8 @@ class ModelContainer(Protocol):
     revision: str | None
     memory: ComponentMemory | None
     reading: PromptReading
+    text_encoders: tuple[str, ...]
+    trains_text_encoders: bool
 
     @property
     def denoiser(self) -> nn.Module:
@@ -79,8 +83,12 @@ class ModelContainer(Protocol):
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """Return (C, H, W) of one latent; None takes the model's own resolution in pixels."""
 
-    def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
-        """Return one row a prompt, as the pipeline conditions its positive half."""
+    def encode_prompts(self, prompts: Sequence[str], *, with_grad: bool = False) -> PromptEmbeds:
+        """Return one row a prompt, as the pipeline conditions its positive half.
+
+        Args:
+            with_grad: Record gradients, for encoders that are trained.
+        """
 
     def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each prompt, start and end included, padding not.
@@ -151,4 +159,7 @@ class ModelContainer(Protocol):
         """
 
     def release_text_encoders(self) -> None:
-        """Drop the text encoders from memory; sampling from embeddings goes on working."""
+        """Drop the text encoders from memory; sampling from embeddings goes on working.
+
+        Encoders that are trained stay.
+        """

@@ -48,6 +48,7 @@ class UNetContainer(ABC):
         self.revision = revision
         self.memory: ComponentMemory | None = None
         self.reading = PromptReading()
+        self.trains_text_encoders = False
         self._tokenizer = pipeline.tokenizer
         self._empty: PromptEmbeds | None = None
 
@@ -126,15 +127,17 @@ class UNetContainer(ABC):
         side = pixels // self.pipeline.vae_scale_factor
         return (self._unet_config.in_channels, side, side)
 
-    @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
+    def encode_prompts(self, prompts: Sequence[str], *, with_grad: bool = False) -> PromptEmbeds:
         self.require(*self.text_encoders)
-        if not self.reading.is_plain:
-            return PromptEmbeds.cat([self._read(prompt) for prompt in prompts])
-        starts = range(0, len(prompts), _PROMPTS_AT_ONCE)
-        return PromptEmbeds.cat(
-            [self._encode(list(prompts[at : at + _PROMPTS_AT_ONCE])) for at in starts]
-        )
+        with torch.set_grad_enabled(with_grad):
+            if not self.reading.is_plain:
+                rows = PromptEmbeds.cat([self._read(prompt) for prompt in prompts])
+            else:
+                starts = range(0, len(prompts), _PROMPTS_AT_ONCE)
+                rows = PromptEmbeds.cat(
+                    [self._encode(list(prompts[at : at + _PROMPTS_AT_ONCE])) for at in starts]
+                )
+        return rows.of(*prompts)
 
     def _read(self, prompt: str) -> PromptEmbeds:
         """Return one row, of as many states as the prompt's chunks have."""
@@ -163,7 +166,10 @@ class UNetContainer(ABC):
     def empty_embeds(self) -> PromptEmbeds:
         if self._empty is None:
             prompt = self.unconditional_prompt
-            self._empty = self.zero_embeds() if prompt is None else self.encode_prompts([prompt])
+            if prompt is None:
+                self._empty = self.zero_embeds().of(None)
+            else:
+                self._empty = self.encode_prompts([prompt])
         return self._empty
 
     def zero_embeds(self) -> PromptEmbeds:
@@ -237,6 +243,8 @@ class UNetContainer(ABC):
     def release_text_encoders(self) -> None:
         """Drop the text encoders; `empty_embeds` and sampling from embeddings go on working."""
         self.empty_embeds()
+        if self.trains_text_encoders:
+            return
         names = self.text_encoders
         here = [name for name in names if getattr(self.pipeline, name) is not None]
         if self.memory is not None and here:

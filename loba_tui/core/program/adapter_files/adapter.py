@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from peft import get_peft_model_state_dict
@@ -47,6 +48,7 @@ from loba_tui.core.program.adapter_files.formats import (
     num_inputs,
 )
 from loba_tui.core.program.adapter_layers.kinds import kind_of, tuner_layers
+from loba_tui.core.program.adapter_layers.text_encoders import name_in_files
 
 DIFFUSERS_NAME = "adapter.safetensors"
 KOHYA_NAME = "adapter.kohya.safetensors"
@@ -59,6 +61,7 @@ def write_adapter(
     *,
     metadata: Mapping[str, str] | None = None,
     adapter_name: str = "default",
+    encoders: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> dict[str, WrittenFile]:
     """Write a UNet's adapter in both formats and read both back.
 
@@ -66,6 +69,7 @@ def write_adapter(
 
     Args:
         metadata: What both files carry beside their own: recipe, base model, provenance.
+        encoders: Text encoders with a LoRA of the same name, by component.
 
     Returns:
         The written files by format: "diffusers", and "kohya" and "peft" where there is such a form.
@@ -82,11 +86,14 @@ def write_adapter(
     layers = _lora_layers(unet, adapter_name, config)
     family = family_of(unet.config)
     theirs, lost = dict(metadata or {}), None
-    own = write_file(folder.file(DIFFUSERS_NAME), *diffusers_file(layers, config, theirs, family))
+    in_text = {name: _encoder_layers(each, adapter_name) for name, each in encoders.items()}
+    own = write_file(
+        folder.file(DIFFUSERS_NAME), *diffusers_file(layers, config, theirs, family, in_text)
+    )
     if config["use_dora"]:
         layers, lost = change_at_rank(unet, layers)
         theirs[APPROXIMATION_KEY] = approximation(lost, layers)
-    kohya = write_file(folder.file(KOHYA_NAME), *kohya_file(layers, theirs, family))
+    kohya = write_file(folder.file(KOHYA_NAME), *kohya_file(layers, theirs, family, in_text))
     return {"diffusers": own, "kohya": replace(kohya, lost=lost)}
 
 
@@ -176,6 +183,18 @@ def _check_kohya_can_name(path: Path, layers: Mapping[str, LoraLayer]) -> None:
             kohya_keys.to_kohya(module)
         except KeyError as error:
             raise not_an_adapter(path, module) from error
+
+
+def _encoder_layers(encoder: nn.Module, adapter_name: str) -> dict[str, LoraLayer]:
+    """Return the layers of a text encoder's LoRA by the names that files have for its modules."""
+    return {
+        name_in_files(name): LoraLayer(
+            down=layer.lora_A[adapter_name].weight.detach(),
+            up=layer.lora_B[adapter_name].weight.detach(),
+            alpha=float(layer.lora_alpha[adapter_name]),
+        )
+        for name, layer in tuner_layers(encoder, adapter_name)
+    }
 
 
 def _lora_layers(

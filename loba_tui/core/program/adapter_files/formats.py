@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +21,10 @@ from loba_tui.core.program.adapter_files.families import ARCHITECTURE_KEY, SGM_U
 
 CONFIG_KEY = "lora_adapter_metadata"
 UNET_PREFIX = "unet."
+
+EncoderLayers = Mapping[str, Mapping[str, "LoraLayer"]]
+"""Layers of text encoders, by component and by module as files call it."""
+NO_ENCODERS: EncoderLayers = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,40 @@ def diffusers_file(
     config: Mapping[str, Any],
     metadata: Mapping[str, str],
     family: AdapterFamily,
+    encoders: EncoderLayers = NO_ENCODERS,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return tensors and metadata of diffusers' format.
 
     Each alpha is the rank: readers that do not know the configuration's key take no other.
+
+    Args:
+        layers: Of the denoiser; none where text encoders alone are adapted.
+        config: The PEFT configuration of these.
     """
+    packed: dict[str, Any] = {}
+    if layers:
+        packed |= _packed(layers, config, UNET_PREFIX)
+    tensors = diffusers_tensors(_folded(layers))
+    for component, own in encoders.items():
+        packed |= _packed(own, {"peft_type": "LORA", **config_of(own)}, f"{component}.")
+        tensors |= diffusers_tensors(_folded(own), f"{component}.")
+    return tensors, {
+        "format": "pt",
+        "modelspec.implementation": "diffusers",
+        **model_spec(metadata, family),
+        **metadata,
+        CONFIG_KEY: json.dumps(packed, sort_keys=True),
+    }
+
+
+def _folded(layers: Mapping[str, LoraLayer]) -> dict[str, LoraLayer]:
+    return {name: layer.with_alpha_of_rank() for name, layer in layers.items()}
+
+
+def _packed(
+    layers: Mapping[str, LoraLayer], config: Mapping[str, Any], prefix: str
+) -> dict[str, Any]:
+    """Return a PEFT configuration for layers whose alphas are folded, as metadata holds it."""
     # PEFT shortens the list of targets to suffixes, by way of a set, and takes patterns that match
     # several layers; the exact names are the same in every process and to every reader.
     ranks = {n: la.rank for n, la in layers.items() if la.rank != config["r"]}
@@ -72,27 +106,28 @@ def diffusers_file(
         "rank_pattern": ranks,
         "alpha_pattern": {name: float(rank) for name, rank in ranks.items()},
     }
-    packed = {f"{UNET_PREFIX}{name}": value for name, value in exact.items()}
-    folded = {name: layer.with_alpha_of_rank() for name, layer in layers.items()}
-    return diffusers_tensors(folded), {
-        "format": "pt",
-        "modelspec.implementation": "diffusers",
-        **model_spec(metadata, family),
-        **metadata,
-        CONFIG_KEY: json.dumps(packed, sort_keys=True),
-    }
+    return {f"{prefix}{name}": value for name, value in exact.items()}
 
 
 def kohya_file(
-    layers: Mapping[str, LoraLayer], metadata: Mapping[str, str], family: AdapterFamily
+    layers: Mapping[str, LoraLayer],
+    metadata: Mapping[str, str],
+    family: AdapterFamily,
+    encoders: EncoderLayers = NO_ENCODERS,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return tensors and metadata of kohya's format.
 
     The PEFT configuration is left out: diffusers refuses a file that has both it and alphas.
+
+    Args:
+        layers: Of the denoiser; none where text encoders alone are adapted.
     """
     tensors = {}
-    for module, layer in layers.items():
-        name = kohya_keys.to_kohya(module, family.layout)
+    named = {kohya_keys.to_kohya(module, family.layout): la for module, la in layers.items()}
+    for component, own in encoders.items():
+        prefix = _kohya_encoder(component, is_xl=family.layout is not None)
+        named |= {f"{prefix}_{module.replace('.', '_')}": la for module, la in own.items()}
+    for name, layer in named.items():
         tensors[f"{name}.lora_down.weight"] = layer.down
         tensors[f"{name}.lora_up.weight"] = layer.up
         tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
@@ -102,9 +137,16 @@ def kohya_file(
         "format": "pt",
         "modelspec.implementation": "diffusers" if family.layout is None else SGM_URL,
         **model_spec(metadata, family),
-        **_network_metadata(layers),
+        **_network_metadata(layers or next(iter(encoders.values()))),
         **{name: value for name, value in metadata.items() if name != CONFIG_KEY},
     }
+
+
+def _kohya_encoder(component: str, *, is_xl: bool) -> str:
+    """Return what kohya's keys call a text encoder: they count where there are two."""
+    if not is_xl:
+        return "lora_te"
+    return "lora_te1" if component == "text_encoder" else "lora_te2"
 
 
 def model_spec(metadata: Mapping[str, str], family: AdapterFamily) -> dict[str, str]:
@@ -143,14 +185,16 @@ def _network_metadata(layers: Mapping[str, LoraLayer]) -> dict[str, str]:
     }
 
 
-def diffusers_tensors(layers: Mapping[str, LoraLayer]) -> dict[str, Tensor]:
+def diffusers_tensors(
+    layers: Mapping[str, LoraLayer], prefix: str = UNET_PREFIX
+) -> dict[str, Tensor]:
     """Return weights under diffusers' keys."""
     tensors = {}
     for module, layer in layers.items():
-        tensors[f"{UNET_PREFIX}{module}.lora_A.weight"] = layer.down
-        tensors[f"{UNET_PREFIX}{module}.lora_B.weight"] = layer.up
+        tensors[f"{prefix}{module}.lora_A.weight"] = layer.down
+        tensors[f"{prefix}{module}.lora_B.weight"] = layer.up
         if layer.magnitude is not None:
-            tensors[f"{UNET_PREFIX}{module}.lora_magnitude_vector"] = layer.magnitude
+            tensors[f"{prefix}{module}.lora_magnitude_vector"] = layer.magnitude
     return tensors
 
 

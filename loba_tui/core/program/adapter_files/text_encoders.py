@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from loba_tui.core.adapter_keys.names import COMPONENTS
 from loba_tui.core.associate.containers.base import ModelContainer
@@ -13,6 +14,21 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_files.read.layers import AdapterFile
 from loba_tui.core.program.adapter_layers.added import add_layers
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
+
+
+class AdaptedText(Protocol):
+    """Text encoders with adapters, at any strength."""
+
+    @property
+    def container(self) -> ModelContainer:
+        """The model that they are of."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether they may encode a prompt otherwise the next time."""
+
+    def encode(self, prompts: Sequence[str], scale: float) -> list[PromptEmbeds]:
+        """Return one row a prompt."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +41,8 @@ class TextAdapters:
 
     container: ModelContainer
     files: Sequence[tuple[AdapterFile, float]]
+
+    is_trained = False
 
     def encode(self, prompts: Sequence[str], scale: float) -> list[PromptEmbeds]:
         """Return one row a prompt, all adapters at their strengths times `scale`.
@@ -73,13 +91,14 @@ def _does_not_fit(file: AdapterFile, reason: str) -> RecipeError:
 class ScaledEmbeddings(Mapping[str, PromptEmbeds]):
     """Embeddings of the base's encoders by prompt, and those of adapted ones at a scale.
 
-    What is kept between runs is the base's alone: rows at other scales are made anew.
+    What is kept between runs is the base's alone: rows at other scales are made anew, and each time
+    where the encoders are trained.
 
     Args:
         base: Embeddings of all prompts that will be asked for.
     """
 
-    def __init__(self, base: Mapping[str, PromptEmbeds], adapters: TextAdapters) -> None:
+    def __init__(self, base: Mapping[str, PromptEmbeds], adapters: AdaptedText) -> None:
         self._base = base
         self._adapters = adapters
         self._rows: dict[tuple[float, str], PromptEmbeds] = {}
@@ -89,6 +108,8 @@ class ScaledEmbeddings(Mapping[str, PromptEmbeds]):
         if scale == 0:
             return self._base
         wanted = list(dict.fromkeys(prompts))
+        if self._adapters.is_trained:
+            self._rows.clear()
         missing = [prompt for prompt in wanted if (scale, prompt) not in self._rows]
         if missing:
             rows = self._adapters.encode(missing, scale)
@@ -107,3 +128,16 @@ class ScaledEmbeddings(Mapping[str, PromptEmbeds]):
 
     def __len__(self) -> int:
         return len(self._base)
+
+
+def batch_at(
+    embeds: Mapping[str, PromptEmbeds], scale: float, prompts: Sequence[str]
+) -> PromptEmbeds:
+    """Return the rows of prompts at a scale as one batch; only adapted encoders make any differ."""
+    found = embeds.at(scale, prompts) if isinstance(embeds, ScaledEmbeddings) else embeds
+    return PromptEmbeds.cat([found[prompt] for prompt in prompts])
+
+
+def follows_scale(embeds: Mapping[str, PromptEmbeds]) -> bool:
+    """Say whether the rows of a prompt depend on the strength of an adapter."""
+    return isinstance(embeds, ScaledEmbeddings)

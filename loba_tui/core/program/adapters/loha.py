@@ -14,6 +14,7 @@ from peft import LoHaConfig
 from loba_tui.core.program.adapter_layers.options import AdapterOptions
 
 INIT_FROM = False
+TEXT_ENCODERS = False
 
 
 @dataclass(frozen=True, kw_only=True)

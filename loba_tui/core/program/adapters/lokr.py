@@ -15,6 +15,7 @@ from pydantic import PositiveInt
 from loba_tui.core.program.adapter_layers.options import AdapterOptions
 
 INIT_FROM = False
+TEXT_ENCODERS = False
 
 
 @dataclass(frozen=True, kw_only=True)

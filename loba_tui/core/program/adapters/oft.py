@@ -15,6 +15,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_layers.options import LinearAdapterOptions
 
 INIT_FROM = False
+TEXT_ENCODERS = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ import numpy as np
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.program.adapter_files.text_encoders import ScaledEmbeddings
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy
 from loba_tui.core.program.evaluation.efficacy.recipe import measure_efficacy, spread
@@ -56,11 +55,7 @@ def prove(
     """
     grid = proof_grid(recipe)
     images = draw_grid(container, scale, recipe, embeds, grid, progress=progress, plugins=plugins)
-    # It compares predictions for the same texts, which adapted text encoders do not give.
-    has_same_texts = not isinstance(embeds, ScaledEmbeddings)
-    efficacy = (
-        measure_efficacy(container, scale, recipe, embeds, plugins) if has_same_texts else None
-    )
+    efficacy = measure_efficacy(container, scale, recipe, embeds, plugins)
     samples = images.reshape(-1, *images.shape[2:])
     figures, measured = _measure(recipe, grid, samples, efficacy, plugins)
     details = _details(container, recipe, grid)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from peft import LoraConfig
@@ -21,7 +21,6 @@ from loba_tui.core.adapter_keys.names import Component
 from loba_tui.core.adapter_metadata import APPROXIMATION_KEY
 from loba_tui.core.errors import NumericsError, RecipeError
 from loba_tui.core.file_sources import file_at
-from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.program.adapter_files.dora import approximation
 from loba_tui.core.program.adapter_files.families import family_of_file
@@ -47,7 +46,6 @@ _REPLACED = (
     *("modelspec.", "ss_network_", "ss_base_model_version", "ss_v2", "format"),
     *(CONFIG_KEY, "peft_config", APPROXIMATION_KEY),
 )
-_ENCODER = "text_encoder"
 
 
 @dataclass(frozen=True)
@@ -154,34 +152,14 @@ def _content(
     parts: LoraParts, metadata: Mapping[str, str], carried: Mapping[str, str], wanted: Wanted
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     unet = parts.layers.get("unet", {})
+    encoders: dict[str, Mapping[str, LoraLayer]] = {
+        name: layers for name, layers in parts.layers.items() if name != "unet"
+    }
     family = family_of_file(metadata, num_inputs(unet))
-    is_xl = family.layout is not None
-    if wanted.form == "diffusers":
-        config: dict[str, Any] = {"peft_type": "LORA", **config_of(_of_unet_or_first(parts))}
-        tensors, own = diffusers_file(unet, {**config, "use_rslora": False}, carried, family)
-        packed = parse_json(own[CONFIG_KEY]) if unet else {}
-        for component, layers in parts.layers.items():
-            if component == "unet":
-                continue
-            folded = {name: layer.with_alpha_of_rank() for name, layer in layers.items()}
-            for name, layer in folded.items():
-                tensors[f"{component}.{name}.lora_A.weight"] = layer.down
-                tensors[f"{component}.{name}.lora_B.weight"] = layer.up
-            packed |= {f"{component}.{k}": v for k, v in config_of(folded).items()}
-        return tensors, {**own, CONFIG_KEY: json.dumps(packed, sort_keys=True)}
-    tensors, own = kohya_file(unet or _of_unet_or_first(parts), carried, family)
-    if not unet:
-        tensors = {}
-    for component, layers in parts.layers.items():
-        if component == "unet":
-            continue
-        number = ("1" if component == _ENCODER else "2") if is_xl else ""
-        for name, layer in layers.items():
-            key = f"lora_te{number}_{name.replace('.', '_')}"
-            tensors[f"{key}.lora_down.weight"] = layer.down
-            tensors[f"{key}.lora_up.weight"] = layer.up
-            tensors[f"{key}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
-    return tensors, own
+    if wanted.form != "diffusers":
+        return kohya_file(unet, carried, family, encoders)
+    config = {"peft_type": "LORA", **config_of(_of_unet_or_first(parts)), "use_rslora": False}
+    return diffusers_file(unet, config, carried, family, encoders)
 
 
 def _write_peft(parts: LoraParts, wanted: Wanted, target: Path) -> WrittenFile:

@@ -8,6 +8,7 @@ compressed pictures.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,8 @@ from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.dora import size_of_files
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.adapter_layers.text_encoders import attach_text_adapters
+from loba_tui.core.program.adapter_layers.trained_text import TrainedText
 from loba_tui.core.program.build import solves
 from loba_tui.core.program.open_model import prompts_of
 from loba_tui.core.program.planning.estimate_records import Disk, Estimate, Memory, Work
@@ -34,6 +37,7 @@ from loba_tui.core.program.planning.method_calls import (
     record_calls,
 )
 from loba_tui.core.program.planning.network_costs import Networks
+from loba_tui.core.program.planning.simulation import Cost
 from loba_tui.core.program.planning.state_sizes import optimizer_state_bytes
 from loba_tui.core.program.training.parameter_groups import parameter_groups
 from loba_tui.core.program.trajectories.held_out import BATCH_SIZE
@@ -72,14 +76,16 @@ class Estimator:
         dtype = dtype_on(self.device, recipe)
         networks = self._open(recipe, dtype)
         shapes, container, calls = networks.shapes, networks.shapes.container, networks.calls
-        adapter = sum(parameter.numel() for parameter in networks.adapter)
+        own = {networks.denoiser_name: _numbers(networks.adapter)}
+        own |= {name: _numbers(parameters) for name, parameters in networks.text.items()}
+        adapter = sum(own.values())
         trained = sum(parameter.numel() for parameter in networks.trained)
         state, is_measured = optimizer_state_bytes(
             recipe, [parameter.shape for parameter in networks.trained], self.plugins
         )
         if recipe.train.ema is not None:
             state += 4 * trained  # the average is as large as what it averages
-        memory = self._memory(recipe, networks, adapter=4 * adapter, trained=trained, state=state)
+        memory = self._memory(recipe, networks, own, trained=trained, state=state)
         disk = _disk(
             recipe,
             container,
@@ -107,7 +113,7 @@ class Estimator:
             origin=shapes.origin,
             resolution=recipe.train.resolution or container.resolution,
             parameters={
-                name: parameters_of(module) - (adapter if name == networks.denoiser_name else 0)
+                name: parameters_of(module) - own.get(name, 0)
                 for name, module in shapes.modules().items()
             },
             adapter_parameters=adapter,
@@ -142,15 +148,21 @@ class Estimator:
             denoiser = shapes.container.denoiser
             adapter = {n: p for n, p in denoiser.named_parameters() if p.requires_grad}
             scale = AdapterScale(denoiser)
+            encoders = attach_text_adapters(recipe.adapter, shapes.container, recipe.train.seed)
+            text = TrainedText(shapes.container, encoders).parameters()
             trained: dict[str, nn.Parameter] = {}
             calls = NO_CALLS
             if not solves(recipe, self.plugins):
-                _, _, trained = parameter_groups(recipe, adapter, self.plugins)
+                _, _, trained = parameter_groups(recipe, adapter, self.plugins, text)
                 calls = record_calls(recipe, shapes.container, scale, self.plugins)
             self._networks[key] = Networks(
                 shapes=shapes,
                 scale=scale,
                 adapter=tuple(adapter.values()),
+                text={
+                    name: tuple(p for p in encoder.parameters() if p.requires_grad)
+                    for name, encoder in encoders.items()
+                },
                 trained=tuple(trained.values()),
                 calls=calls,
                 resolution=recipe.train.resolution,
@@ -162,11 +174,19 @@ class Estimator:
         return self._networks[key]
 
     def _memory(
-        self, recipe: Recipe, networks: Networks, *, adapter: int, trained: int, state: int
+        self,
+        recipe: Recipe,
+        networks: Networks,
+        own: Mapping[str, int],
+        *,
+        trained: int,
+        state: int,
     ) -> Memory:
-        sizes = {name: bytes_of(m) for name, m in networks.shapes.modules().items()}
-        sizes[networks.denoiser_name] -= adapter
-        encoders = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
+        modules = networks.shapes.modules().items()
+        sizes = {name: bytes_of(module) - 4 * own.get(name, 0) for name, module in modules}
+        adapter = 4 * sum(own.values())
+        gone = [name for name in sizes if name.startswith("text_encoder") and name not in own]
+        encoders = sum(sizes[name] for name in gone)
         denoiser, total = sizes[networks.denoiser_name], sum(sizes.values())
         offloaded = recipe.base_model.offload != "none"
         weights = denoiser if offloaded else total - encoders
@@ -174,6 +194,14 @@ class Estimator:
         calls, settings = networks.calls, recipe.sample
         student = networks.denoiser_cost(Call(calls.student_rows, with_grad=True))
         teacher = networks.denoiser_cost(Call(calls.teacher_rows, with_grad=False))
+        if networks.text:
+            # Their activations are held until the denoiser's backward pass has come to them.
+            encoding = networks.encoder_cost(calls.student_rows)
+            student = Cost(
+                encoding.kept_bytes + student.kept_bytes,
+                max(encoding.peak_bytes, encoding.kept_bytes + student.peak_bytes),
+                encoding.flops + student.flops,
+            )
         resident = adapter + state
         training = weights + resident + max(student.peak_bytes, teacher.peak_bytes)
         looks = recipe.proof.enabled or recipe.train.efficacy_every > 0
@@ -276,3 +304,7 @@ def _work(recipe: Recipe, networks: Networks) -> Work:
         flops_per_step=per_step,
         flops=num_steps * per_step + (calls.warm_up_rows + rows) * flops_without,
     )
+
+
+def _numbers(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

@@ -159,7 +159,7 @@ class Recorder:
         """Return one row of zeros."""
         return _zeros_like(self.model.empty_embeds())
 
-    def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
+    def encode_prompts(self, prompts: Sequence[str], *, with_grad: bool = False) -> PromptEmbeds:
         """Return zeros, one row a prompt."""
         return self.empty_embeds().select([0] * len(prompts))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -18,6 +19,9 @@ class Networks:
     """A model of shapes with its adapter attached.
 
     Attributes:
+        adapter: Parameters of the denoiser's adapter.
+        text: Parameters of the text encoders', by component; none where they are not trained.
+        trained: Those of both that train.
         resolution: Pixels that are trained and drawn at; None takes the model's own.
         device_type: Whose autocast rules hold.
         autocast: Its lower precision; None for none.
@@ -27,6 +31,7 @@ class Networks:
     shapes: ModelShapes
     scale: AdapterScale
     adapter: tuple[nn.Parameter, ...]
+    text: Mapping[str, tuple[nn.Parameter, ...]]
     trained: tuple[nn.Parameter, ...]
     calls: MethodCalls
     resolution: int | None
@@ -64,6 +69,35 @@ class Networks:
         if call.with_grad:
             return cost
         return Cost(0, cost.peak_bytes * call.rows, cost.flops * call.rows)
+
+    def encoder_cost(self, rows: int) -> Cost:
+        """Return what it costs to encode so many prompts with gradients, all encoders together."""
+        costs = [self._encoding(name, rows) for name in self.text]
+        return Cost(
+            sum(cost.kept_bytes for cost in costs),
+            sum(cost.kept_bytes for cost in costs[:-1]) + max(cost.peak_bytes for cost in costs),
+            sum(cost.flops for cost in costs),
+        )
+
+    def _encoding(self, name: str, rows: int) -> Cost:
+        key = (name, rows)
+        if key not in self._costs:
+            container = self.shapes.container
+            encoder = getattr(container.pipeline, name)
+            ids = torch.zeros(
+                (rows, container.most_tokens), dtype=torch.int64, device=container.device
+            )
+            rules = RealDeviceRules(device_type=self.device_type, fused=self.fused)
+            present = [*encoder.parameters(), *encoder.buffers()]
+            self._costs[key] = measure(
+                lambda: encoder(ids).last_hidden_state,
+                with_grad=True,
+                rules=rules,
+                present=present,
+            )
+            for parameter in self.text[name]:
+                parameter.grad = None
+        return self._costs[key]
 
     def decode_cost(self, rows: int) -> Cost:
         """Return what the VAE takes to decode this many latents at once."""

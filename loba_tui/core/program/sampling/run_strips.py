@@ -38,7 +38,7 @@ class StripDrawer:
                 self.model.container,
                 scale,
                 self.recipe,
-                self.model.embeds,
+                self.model.drawn_embeds,
                 grid,
                 progress=lambda done, total: go_on_or_stop(self.context, step),
                 plugins=self.context.plugins,

@@ -113,11 +113,6 @@ def _serve_with_model(
         )
     if request.action == "eval":
         writer.status(phase="measuring")
-        if isinstance(embeds, ScaledEmbeddings):
-            writer.warn(
-                "efficacy, which is about the denoiser's predictions for given texts, is not"
-                " measured of an adapter that changes text encoders"
-            )
         report = prove(
             model.container,
             scale,

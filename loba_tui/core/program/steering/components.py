@@ -95,7 +95,9 @@ class Components:
             self.publish()
 
     def _refuse_needed(self, name: str, what: str) -> None:
-        if self.container.pipeline.components.get(name) is self.container.denoiser:
+        is_denoiser = self.container.pipeline.components.get(name) is self.container.denoiser
+        is_trained = self.container.trains_text_encoders and name in self.container.text_encoders
+        if is_denoiser or is_trained:
             raise RecipeError(
                 f"training needs {name} at every step; it cannot be {what}ed",
                 "What can be: the VAE and the text encoders. `loba runs stop` frees everything.",

@@ -180,7 +180,7 @@ def make_early_stop(
             "Leave it out; only sliders between two prompts are looked at while they train.",
         )
     return EarlyStop(
-        lambda: make_probe(model.container, scale, recipe, model.embeds, most=MOST_CONCEPTS),
+        lambda: make_probe(model.container, scale, recipe, model.drawn_embeds, most=MOST_CONCEPTS),
         every=train.efficacy_every,
         stop_when=train.stop_when,
         processes=processes,

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from loba_tui.core.program.adapter_files.read.changes import (
 )
 from loba_tui.core.program.adapter_files.read.read import read_adapter_file
 from loba_tui.core.program.adapter_layers.kinds import kind_of, tuner_layers
+from loba_tui.core.program.adapter_layers.text_encoders import name_in_files
 from loba_tui.core.program.combine.merge import reduce_rank, squared_length
 from loba_tui.core.run.directory import adapter_named
 
@@ -48,14 +50,14 @@ class InitialFile:
     Attributes:
         name: Its own name, or that of the run it is of; no folder.
         family: The model family that it is for, in words.
-        changes: By the denoiser's module name.
-        others: What it holds besides and is not used: text encoders, biases, unknown tensors.
+        changes: By component and by its module's name.
+        others: What it holds besides and is not used: biases, norms, unknown tensors.
     """
 
     name: str
     sha256: str
     family: str
-    changes: Mapping[str, WeightChange]
+    changes: Mapping[tuple[str, str], WeightChange]
     others: tuple[str, ...]
 
     @classmethod
@@ -71,17 +73,14 @@ class InitialFile:
             file = read_adapter_file(source)
         except RecipeError as error:
             raise RecipeError(f"adapter.init_from: {error.message}", error.hint) from error
-        changes: dict[str, WeightChange] = {}
+        changes: dict[tuple[str, str], WeightChange] = {}
         others = [unused.key for unused in file.keys.unused]
         for layer in file.layers:
-            if layer.component != "unet":
-                others.append(f"{layer.component}.{layer.module}")
-                continue
             if layer.bias is not None:
-                others.append(f"{layer.module}.bias")
+                others.append(f"{_shown(layer.component, layer.module)}.bias")
             if layer.weight is not None:
                 _require_own_change(path.name, layer.module, layer.weight)
-                changes[layer.module] = layer.weight
+                changes[layer.component, layer.module] = layer.weight
         return cls(path.name, _sha256(source, given), file.keys.family.name, changes, tuple(others))
 
 
@@ -120,9 +119,15 @@ class Beginning:
 
 
 def begin_with(
-    file: InitialFile, denoiser: nn.Module, adapter_name: str = "default"
+    file: InitialFile,
+    denoiser: nn.Module,
+    encoders: Mapping[str, nn.Module] = MappingProxyType({}),
+    adapter_name: str = "default",
 ) -> dict[str, Any]:
     """Give a new adapter the weights of a file, in place; return `Beginning` as JSON.
+
+    Args:
+        encoders: Text encoders with a LoRA of the same name, by component.
 
     Raises:
         RecipeError: The adapter is no LoRA, or the file is for another model.
@@ -133,10 +138,14 @@ def begin_with(
             f"adapter.init_from: {kind} cannot begin with a file, only LoRA and LoCon can",
             "Leave it out, or take adapter.name: lora or locon.",
         )
-    layers = dict(tuner_layers(denoiser, adapter_name))
+    layers = {("unet", name): layer for name, layer in tuner_layers(denoiser, adapter_name)}
+    for component, encoder in encoders.items():
+        for name, layer in tuner_layers(encoder, adapter_name):
+            layers[component, name_in_files(name)] = layer
     shared = [name for name in layers if name in file.changes]
     if not shared:
-        first = next(iter((*file.changes, *file.others)), "nothing")
+        names = (_shown(*each) for each in file.changes)
+        first = next(iter((*names, *file.others)), "nothing")
         raise RecipeError(
             f"adapter.init_from: {file.name}, for {file.family}, has none of the layers that this"
             f" adapter has; it adapts {first}",
@@ -144,8 +153,8 @@ def begin_with(
         )
     ranks: Counter[str] = Counter()
     lost = whole = 0.0
-    for name in shared:
-        change, layer = file.changes[name], layers[name]
+    for place in shared:
+        change, layer, name = file.changes[place], layers[place], _shown(*place)
         _require_fit(file, name, change, layer)
         rank = layer.lora_A[adapter_name].weight.shape[0]
         given, dropped, total = _factors(name, change, rank)
@@ -154,7 +163,7 @@ def begin_with(
             ranks[f"{before} to {rank}"] += 1
         lost, whole = lost + dropped, whole + total
         _put(given, layer, adapter_name)
-    missed = (name for name in file.changes if name not in layers)
+    missed = (_shown(*place) for place in file.changes if place not in layers)
     return Beginning(
         file=file.name,
         sha256=file.sha256,
@@ -164,6 +173,10 @@ def begin_with(
         ranks=ranks,
         error=math.sqrt(lost / whole) if whole > 0 else 0.0,
     ).as_json()
+
+
+def _shown(component: str, module: str) -> str:
+    return module if component == "unet" else f"{component}.{module}"
 
 
 def _rank_or_kind(change: WeightChange) -> int | str:

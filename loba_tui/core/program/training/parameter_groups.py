@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,9 +28,10 @@ def build_optimizer(
     constants = plugins.describe("optimizers", section.name).constants
     if constants.get("ONE_LEARNING_RATE") and len(groups) > 1:
         raise RecipeError(
-            f"scheduler.layer: {section.name} has one learning rate for all layers, and"
-            f" {recipe.scheduler.layer.name} asks for {len(groups)} of them",
-            "Take scheduler.layer uniform, or another optimizer.",
+            f"scheduler.layer: {section.name} has one learning rate for all layers, and the recipe"
+            f" asks for {len(groups)} of them",
+            "Take scheduler.layer: uniform and leave adapter.text_encoders.lr out, or take another"
+            " optimizer.",
         )
     try:
         make = load_choice("optimizers", section, plugins)
@@ -58,12 +59,19 @@ def layer_factors(
 
 
 def parameter_groups(
-    recipe: Recipe, trainable: Mapping[str, nn.Parameter], plugins: Plugins
+    recipe: Recipe,
+    trainable: Mapping[str, nn.Parameter],
+    plugins: Plugins,
+    in_text: Mapping[str, nn.Parameter] = MappingProxyType({}),
 ) -> tuple[list[dict[str, Any]], list[float], dict[str, nn.Parameter]]:
     """Return optimizer groups, their layer factors, and the parameters that train.
 
     Parameters of the same factor share a group, because optimizers run one kernel launch per group;
     factor 0 means that the parameter is left out.
+
+    Args:
+        trainable: Of the denoiser's adapter, by name.
+        in_text: Of the text encoders', which have one rate and no layer scheduler.
     """
     factors = layer_factors(recipe, trainable, plugins)
     by_factor: dict[float, dict[str, nn.Parameter]] = {}
@@ -72,6 +80,10 @@ def parameter_groups(
             parameter.requires_grad_(False)
         else:
             by_factor.setdefault(float(factor), {})[name] = parameter
+    section = recipe.adapter.text_encoders
+    if section is not None and in_text:
+        rate = recipe.optimizer.lr if section.lr is None else section.lr
+        by_factor.setdefault(rate / recipe.optimizer.lr, {}).update(in_text)
     if not by_factor:
         raise RecipeError(
             f"scheduler.layer: {recipe.scheduler.layer.name} leaves nothing of it to train",

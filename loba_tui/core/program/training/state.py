@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.adapter_layers.trained_text import TrainedText
 from loba_tui.core.program.learning_rates import LearningRates
 from loba_tui.core.program.method import Method
 from loba_tui.core.program.sampling.run_strips import StripDrawer
@@ -36,6 +37,7 @@ class TrainerParts:
         average: Of the weights; None where those of the last step are the result.
         early_stop: Checks what the adapter does; None checks nothing.
         init_from: The file whose weights it began with, as `begin_with` tells; None for none.
+        text: Text encoders that are trained; None where the denoiser alone is.
     """
 
     accelerator: Accelerator
@@ -53,6 +55,7 @@ class TrainerParts:
     average: MovingAverage | None
     early_stop: EarlyStop | None
     init_from: Mapping[str, Any] | None = None
+    text: TrainedText | None = None
 
 
 def checkpoint_of(

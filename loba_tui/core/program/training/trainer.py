@@ -122,6 +122,7 @@ class Trainer:
                 for name, value in figures.items():
                     share = float(value) / train.gradient_accumulation
                     totals[name] = totals.get(name, 0.0) + share
+        self._share_text_gradients()
         totals["grad_norm"] = float(
             parts.accelerator.clip_grad_norm_(
                 parts.parameters.values(), train.max_grad_norm or math.inf
@@ -138,6 +139,19 @@ class Trainer:
         if parts.average is not None and not parts.accelerator.optimizer_step_was_skipped:
             parts.average.step()
         return {**figures, "lr": rate}
+
+    def _share_text_gradients(self) -> None:
+        """Give every process the mean of all gradients of text encoders.
+
+        Only the denoiser is wrapped to do that by itself: encoders are called inside of pipelines.
+        """
+        accelerator, text = self._parts.accelerator, self._parts.text
+        if text is None or accelerator.num_processes == 1:
+            return
+        for parameter in text.parameters().values():
+            # None where no row of this process has a prompt.
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = accelerator.reduce(own, reduction="mean")
 
     def _over_processes(self, totals: Mapping[str, float]) -> dict[str, float]:
         """Return the mean of the figures over all processes, and the sum of their UNet rows."""

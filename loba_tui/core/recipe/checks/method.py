@@ -70,6 +70,32 @@ def check_init_from(tree: Node, method: Plugin | None, adapter: Plugin | None) -
         yield tree.problem(path, message)
 
 
+def check_text_encoders(
+    tree: Node, method: Plugin | None, adapter: Plugin | None, optimizer: Plugin | None
+) -> Iterator[Problem]:
+    """Yield `adapter.text_encoders` beside what it cannot be trained with.
+
+    A kind of adapter whose files have no place for a LoRA says so by `TEXT_ENCODERS = False`.
+    """
+    path = ("adapter", "text_encoders")
+    given, offload = tree.at(path), tree.at(("base_model", "offload"))
+    if given is None or given.data is None:
+        return
+    if adapter is not None and adapter.constants.get("TEXT_ENCODERS") is False:
+        message = f"a file of {adapter.name} has no place for the text encoders' LoRA"
+        yield tree.problem(path, f"{message}; lora, locon and dora have")
+    elif method is not None and method.constants.get("SOLVES"):
+        yield tree.problem(path, f"{method.name} computes its adapter and trains no text encoder")
+    elif offload is not None and offload.data != "none":
+        message = "trained text encoders stay on the device, which base_model.offload rules out"
+        yield tree.problem(path, message)
+    elif optimizer is not None and optimizer.constants.get("ONE_LEARNING_RATE"):
+        rate = tree.at((*path, "lr"))
+        if rate is not None and rate.data is not None:
+            message = f"{optimizer.name} has one learning rate for all that it trains"
+            yield tree.problem((*path, "lr"), message)
+
+
 def check_prompt_reading(tree: Node, method: Plugin | None) -> Iterator[Problem]:
     """Yield options of reading prompts where the method edits single tokens in closed form."""
     warm = tree.at(("method", "warm_start"))

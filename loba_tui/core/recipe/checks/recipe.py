@@ -17,13 +17,14 @@ from loba_tui.core.recipe.checks.method import (
     check_init_from,
     check_layers,
     check_prompt_reading,
+    check_text_encoders,
     check_unused,
 )
 from loba_tui.core.recipe.checks.names import check_names
 from loba_tui.core.recipe.checks.schema import check_choice, check_schema
 from loba_tui.core.recipe.migrate.flags import is_version_0
 from loba_tui.core.recipe.problems import Problem
-from loba_tui.core.recipe.schema import RECIPE_VERSION, AdapterSection, Recipe
+from loba_tui.core.recipe.schema import RECIPE_VERSION, AdapterSection, OptimizerSection, Recipe
 from loba_tui.core.recipe.tree import Node
 from loba_tui.core.text import clean, nearest, quote
 from loba_tui.models import BUILTIN_PREFIX, builtin_names
@@ -54,6 +55,9 @@ def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Proble
     adapter = described(*chosen.get(("adapter",), ("adapters", AdapterSection().name)), plugins)
     problems += check_layers(tree, method, adapter)
     problems += [*check_init_from(tree, method, adapter), *check_prompt_reading(tree, method)]
+    usual = OptimizerSection().name
+    optimizer = described(*chosen.get(("optimizer",), ("optimizers", usual)), plugins)
+    problems += check_text_encoders(tree, method, adapter, optimizer)
     return (None if problems else recipe), _without_repeats(problems)
 
 

@@ -158,7 +158,6 @@ EXAMPLES: dict[str, tuple[list[str], dict[str, Any], set[str]]] = {
         {
             "config.process.0.network.dropout",
             "config.process.0.save.hf_repo_id",
-            "config.process.0.train.train_text_encoder",
             "config.process.0.model.quantize",
         },
     ),
@@ -346,7 +345,7 @@ EXAMPLES: dict[str, tuple[list[str], dict[str, Any], set[str]]] = {
             "data.buckets.enabled": False,
             "save.every": 500,
         },
-        {"text_encoder.train", "concepts.0.text.prompt_source", "attention_mechanism"},
+        {"concepts.0.text.prompt_source", "attention_mechanism"},
     ),
     "simpletuner": (
         ["config.json", "multidatabackend.json", "lycoris_config.json"],

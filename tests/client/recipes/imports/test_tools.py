@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,34 @@ def test_long_and_weighted_prompts_and_wildcards_are_carried(tmp_path: Path) -> 
     assert recipe.data is not None
     assert recipe.data.captions.wildcards
     assert "225 tokens at most" in found.text
+
+
+@pytest.mark.parametrize(
+    ("words", "rate", "components"),
+    [
+        ((), None, None),
+        (("--text_encoder_lr", "1e-5"), 1e-5, None),
+        (("--text_encoder_lr", "1e-5", "0"), 1e-5, ("text_encoder",)),
+        (("--text_encoder_lr1", "0", "--text_encoder_lr2", "2e-5"), 2e-5, ("text_encoder_2",)),
+    ],
+)
+def test_text_encoders_are_trained_as_there(
+    words: Sequence[str], rate: float | None, components: Sequence[str] | None
+) -> None:
+    recipe, _ = imported([], *KOHYA, "--train_data_dir", "d", *words)
+    section = recipe.adapter.text_encoders
+    assert section is not None
+    assert (section.lr, section.components) == (rate, components)
+
+
+@pytest.mark.parametrize(
+    "words", [("--network_train_unet_only",), ("--text_encoder_lr", "0"), ("--network_dim", "8")]
+)
+def test_text_encoders_are_left_alone_as_there(words: Sequence[str]) -> None:
+    is_loha = words[0] == "--network_dim"
+    if is_loha:
+        words = (*words, "--network_module", "lycoris.kohya", "--network_args", "algo=loha")
+    recipe, found = imported([], *KOHYA, "--train_data_dir", "d", *words)
+    assert recipe.adapter.text_encoders is None
+    if is_loha:
+        assert "a loha here is of the UNet alone" in found.text

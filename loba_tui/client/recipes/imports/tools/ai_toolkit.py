@@ -155,7 +155,6 @@ def _read_train(train: Settings, draft: Draft) -> None:
     training.put_batch(draft, train, "batch_size")
     common.carry(train, draft, _TRAIN)
     training.put_rate(draft, train, "unet_lr", "lr")
-    train.leave(["text_encoder_lr"], common.NO_TEXT_ENCODER)
     inner = train.raw("optimizer_params") or {}
     options = training.optimizer_options(
         inner if isinstance(inner, dict) else {}, draft, "train.optimizer_params."
@@ -180,7 +179,10 @@ def _read_train(train: Settings, draft: Draft) -> None:
     average.leave_rest()
     _put_timesteps(train, draft)
     if train.flag("train_text_encoder"):
-        draft.left(*train.origin("train_text_encoder"), common.NO_TEXT_ENCODER)
+        rate, origin = train.number("text_encoder_lr"), train.origin("train_text_encoder")
+        common.put_text_encoders(draft, {"text_encoder": rate}, origin, num_encoders=1)
+    else:
+        train.leave(["text_encoder_lr"], "train_text_encoder is off")
 
 
 def _put_timesteps(train: Settings, draft: Draft) -> None:

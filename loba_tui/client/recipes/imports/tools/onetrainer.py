@@ -31,6 +31,7 @@ _NUMBERS = {
     "clip_grad_norm": "train.max_grad_norm",
     "aspect_ratio_bucketing": "data.buckets.enabled",
 }
+_ONE_DTYPE = {"weight_dtype": "base_model.dtype is one for all components"}
 _MASKS = "masks are a folder of their own here: masks: FOLDER in each of data.sources"
 _REASONS = {
     "output_model_destination": common.OUT_DIR,
@@ -192,24 +193,27 @@ def _read_optimizer(settings: Settings, draft: Draft) -> None:
     chosen = next((each for each in (own, legacy, rate) if each is not None), None)
     note = "of the UNet" if chosen is not None and chosen != rate else ""
     draft.put("optimizer.lr", chosen, settings.origin("learning_rate"), note)
-    unet.leave(["train"], "the UNet is always trained")
-    unet.leave_rest({"weight_dtype": "base_model.dtype is one for all components"})
-    _tell_of_text_encoders(settings, draft)
+    unet.leave_rest({"train": "the UNet is always trained", **_ONE_DTYPE})
+    _put_text_encoders(settings, draft)
     vae = settings.part("vae")
     common.put_model_key(draft, "vae", vae.text("model_name"), vae.origin("model_name"))
     vae.leave_rest({"weight_dtype": "the VAE's precision is its own"})
 
 
-def _tell_of_text_encoders(settings: Settings, draft: Draft) -> None:
-    """Tell of text encoders that are trained there, which they are unless a file says no."""
-    legacy = settings.flag("train_text_encoder")
-    is_xl = "XL" in (settings.text("model_type") or "")
-    for name in ("text_encoder", "text_encoder_2") if is_xl else ("text_encoder",):
+def _put_text_encoders(settings: Settings, draft: Draft) -> None:
+    """Have text encoders trained, which they are unless a file says no."""
+    legacy, model_type = settings.flag("train_text_encoder"), settings.text("model_type")
+    names = ("text_encoder", "text_encoder_2")[: 2 if "XL" in (model_type or "") else 1]
+    general = settings.number("text_encoder_learning_rate")
+    rates: dict[str, float | None] = {}
+    for name in names:
         part = settings.part(name)
-        trained = part.flag("train")
+        trained, rate = part.flag("train"), part.number("learning_rate")
         if trained is not False and (trained or legacy is not False):
-            draft.left(f"{name}.train", True, common.NO_TEXT_ENCODER)
-        part.leave_rest({"weight_dtype": "base_model.dtype is one for all components"})
+            rates[name] = general if rate is None else rate
+        part.leave_rest(_ONE_DTYPE)
+    origin = (f"{next(iter(rates), names[0])}.train", True)
+    common.put_text_encoders(draft, rates, origin, num_encoders=len(names))
 
 
 def _read_numbers(settings: Settings, draft: Draft) -> None:
@@ -301,14 +305,11 @@ def _put_masks(settings: Settings, draft: Draft) -> None:
         settings.leave(["unmasked_weight", "masked_prior_preservation_weight"], "masks are off")
         return
     draft.left(*settings.origin("masked_training"), _MASKS)
-    draft.put(
-        "data.mask.floor", settings.number("unmasked_weight"), settings.origin("unmasked_weight")
-    )
-    draft.put(
-        "data.mask.keep_outside",
-        settings.number("masked_prior_preservation_weight"),
-        settings.origin("masked_prior_preservation_weight"),
-    )
+    for theirs, ours in (
+        ("unmasked_weight", "data.mask.floor"),
+        ("masked_prior_preservation_weight", "data.mask.keep_outside"),
+    ):
+        draft.put(ours, settings.number(theirs), settings.origin(theirs))
 
 
 def _read_length(settings: Settings, draft: Draft, samples: int | None) -> int | None:
@@ -322,8 +323,7 @@ def _read_length(settings: Settings, draft: Draft, samples: int | None) -> int |
     options: dict[str, Any] = {}
     if schedule and "RESTARTS" in schedule:
         options["cycles"] = None if cycles is None else int(cycles)
-    factor = settings.number("learning_rate_min_factor")
-    if factor:
+    if factor := settings.number("learning_rate_min_factor"):
         options["final_factor"] = factor
     settings.leave(["learning_rate_cycles"], "of cosine with restarts alone")
     training.put_schedule(draft, schedule, options, settings.origin("learning_rate_scheduler"))

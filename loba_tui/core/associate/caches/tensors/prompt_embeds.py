@@ -44,7 +44,7 @@ class PromptEmbedCache(Mapping[str, PromptEmbeds]):
         """Take those prompts that are not there yet from the store, or encode them."""
         for prompt in dict.fromkeys(prompts):
             if prompt not in self._rows:
-                self._rows[prompt] = self._kept(prompt) or self._made(prompt)
+                self._rows[prompt] = (self._kept(prompt) or self._made(prompt)).of(prompt)
 
     def batch(self, prompts: Iterable[str]) -> PromptEmbeds:
         """Return the rows of these prompts, encoding what is missing."""

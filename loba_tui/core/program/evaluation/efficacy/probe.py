@@ -13,6 +13,7 @@ What sliders and erasers are measured by is made of these two, and of
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,12 +40,15 @@ class ProbePrompts:
         towards: Where the adapter is to move it.
         away: Where from; None is from the target itself.
         preserve: Prompts that must not move, any number of rows; None where there are none.
+        at: Returns `target` and `preserve` as text encoders with the adapter encode them at a
+            strength; None where it changes no text encoder.
     """
 
     target: PromptEmbeds
     towards: PromptEmbeds
     away: PromptEmbeds | None = None
     preserve: PromptEmbeds | None = None
+    at: Callable[[float], tuple[PromptEmbeds, PromptEmbeds | None]] | None = None
 
 
 class EfficacyProbe:
@@ -70,6 +74,7 @@ class EfficacyProbe:
         self._container, self._scale, self._held_out = container, scale, held_out
         self._batch_size = batch_size
         self.num_predicted_rows = 0
+        self._prompts = prompts
         self._target = prompts.target.select(held_out.rows)
         self._kept: PromptEmbeds | None = None
         with scale.base():
@@ -81,8 +86,7 @@ class EfficacyProbe:
                 self.direction -= self._predict(prompts.away.select(held_out.rows))
             preserve = prompts.preserve
             if preserve is not None and len(preserve):
-                rows = [row % len(preserve) for row in range(len(held_out.rows))]
-                self._kept = preserve.select(rows)
+                self._kept = self._repeated(preserve)
                 self._base_kept = self._predict(self._kept)
 
     @property
@@ -93,17 +97,29 @@ class EfficacyProbe:
     @torch.no_grad()
     def change(self, multiplier: float) -> Tensor:
         """Return the adapter's change (R, C·H·W) of the target's predictions per unit of scale."""
+        target = self._target
+        if self._prompts.at is not None:
+            target = self._prompts.at(multiplier)[0].select(self._held_out.rows)
         with self._scale(multiplier):
-            return (self._predict(self._target) - self._base) / abs(multiplier)
+            return (self._predict(target) - self._base) / abs(multiplier)
 
     @torch.no_grad()
     def leakage(self, multiplier: float, change: Tensor) -> float | None:
         """Return the share of a change that prompts to preserve have too, None without any."""
         if self._kept is None:
             return None
+        kept = self._kept
+        if self._prompts.at is not None:
+            preserve = self._prompts.at(multiplier)[1]
+            assert preserve is not None, "there is as much to preserve at every strength"
+            kept = self._repeated(preserve)
         with self._scale(multiplier):
-            moved = self._predict(self._kept) - self._base_kept
+            moved = self._predict(kept) - self._base_kept
         return ratio(length(moved) / abs(multiplier), length(change))
+
+    def _repeated(self, preserve: PromptEmbeds) -> PromptEmbeds:
+        """Return what is preserved again and again, a row for each that is looked at."""
+        return preserve.select([row % len(preserve) for row in range(self.num_rows)])
 
     def _predict(self, embeds: PromptEmbeds) -> Tensor:
         """Return (R, C·H·W) predictions in float64."""

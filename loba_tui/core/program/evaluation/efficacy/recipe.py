@@ -10,6 +10,7 @@ import numpy as np
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.plugins import SHIPPED, Plugins
+from loba_tui.core.program.adapter_files.text_encoders import batch_at, follows_scale
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy, eraser_efficacy
 from loba_tui.core.program.evaluation.efficacy.probe import EfficacyProbe, ProbePrompts
@@ -44,7 +45,8 @@ def make_probe(
         return None
     preserve = spread(list(dict.fromkeys(p for c in concepts for p in c.preserve)), most)
     concepts = spread(concepts, most)
-    target = batch_of(embeds, [concept.target for concept in concepts])
+    targets = [concept.target for concept in concepts]
+    target = batch_of(embeds, targets)
     if erases:
         empty = container.empty_embeds()
         neutrals = [concept.neutral for concept in concepts]
@@ -54,11 +56,16 @@ def make_probe(
         towards = batch_of(embeds, [concept.positive or "" for concept in concepts])
         away = batch_of(embeds, [concept.negative or "" for concept in concepts])
     kept = batch_of(embeds, preserve) if preserve else None
+
+    def at(strength: float) -> tuple[PromptEmbeds, PromptEmbeds | None]:
+        rows = batch_at(embeds, strength, [*targets, *preserve])
+        return rows[: len(targets)], rows[len(targets) :] if preserve else None
+
     return EfficacyProbe(
         container,
         scale,
         roll_out_held(container, scale, recipe, target),
-        ProbePrompts(target, towards, away, kept),
+        ProbePrompts(target, towards, away, kept, at if follows_scale(embeds) else None),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from loba_tui.client.recipes.imports import common, names, training
 from loba_tui.client.recipes.imports.draft import Draft
@@ -72,7 +73,7 @@ def put_network(settings: Settings, draft: Draft) -> None:
     common.put_layers(draft, layers, origin, note)
     _put_options(name, words, draft)
     common.put_first_weights(draft, settings, "network_weights")
-    _tell_of_text_encoders(settings, draft)
+    _put_text_encoders(settings, draft)
 
 
 def _kind(
@@ -135,11 +136,37 @@ def _put_options(name: str, words: Mapping[str, str], draft: Draft) -> None:
             draft.put("adapter.conv_alpha", 1.0, alpha, "not given: 1")
 
 
-def _tell_of_text_encoders(settings: Settings, draft: Draft) -> None:
+def _put_text_encoders(settings: Settings, draft: Draft) -> None:
+    """Have text encoders trained, as sd-scripts does unless it is told not to."""
     unet_only = settings.flag("network_train_unet_only")
     if settings.flag("network_train_text_encoder_only"):
         common.refuse_kind("text encoders alone", draft.tool)
-    rates = ("text_encoder_lr", "text_encoder_lr1", "text_encoder_lr2")
-    is_off = any(key in settings and as_number(settings.origin(key)[1]) == 0 for key in rates)
-    if not unet_only and not is_off and "prompts_file" not in settings:
-        draft.left("network_train_unet_only", "not set: text encoders too", common.NO_TEXT_ENCODER)
+    origin, rates = _text_rates(settings)
+    if unet_only or "prompts_file" in settings or all(rate == 0 for rate in rates):
+        if origin is not None:
+            draft.left(*origin, "the text encoders are not trained there, nor here")
+        return
+    trained = {
+        name: rate
+        for name, rate in zip(("text_encoder", "text_encoder_2"), rates, strict=False)
+        if rate != 0
+    }
+    origin = origin or ("network_train_unet_only", "not set: text encoders too")
+    common.put_text_encoders(draft, trained, origin, num_encoders=len(rates))
+
+
+def _text_rates(settings: Settings) -> tuple[tuple[str, Any] | None, list[float | None]]:
+    """Return the key of the text encoders' rates, and a rate each; None is the UNet's."""
+    origin: tuple[str, Any] | None = None
+    rates: list[float | None] = [None]
+    if "text_encoder_lr" in settings:
+        origin = settings.origin("text_encoder_lr")
+        given = settings.raw("text_encoder_lr")
+        given = given if isinstance(given, list) else [given]
+        rates = [*map(as_number, given[:2])] or [None]
+    for number, key in enumerate(("text_encoder_lr1", "text_encoder_lr2")):
+        if key in settings:
+            origin = settings.origin(key)
+            rates = [rates[0], rates[-1]]  # one rate is of both
+            rates[number] = settings.number(key)
+    return origin, rates

@@ -1,0 +1,95 @@
+"""Text encoders that a run trains: what they encode, with gradients for its steps and without.
+
+An encoder's LoRA has the strength of the row that its prompt is for, as the denoiser's has. What
+the base model is asked for is encoded before that LoRA is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.embeds import PromptEmbeds
+from loba_tui.core.program.adapter_layers.strength import AdapterScale
+
+
+@dataclass(frozen=True)
+class TrainedText:
+    """The text encoders of a model with a LoRA each.
+
+    Attributes:
+        encoders: Those that have one, by their component's name.
+    """
+
+    container: ModelContainer
+    encoders: Mapping[str, nn.Module]
+
+    is_trained = True
+
+    @cached_property
+    def _scales(self) -> list[AdapterScale]:
+        return [AdapterScale(encoder) for encoder in self.encoders.values()]
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the trainable parameters, by component and name."""
+        return {
+            f"{component}.{name}": parameter
+            for component, encoder in self.encoders.items()
+            for name, parameter in encoder.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def of_student(self, prompts: PromptEmbeds, strengths: Tensor | float) -> PromptEmbeds:
+        """Return rows encoded anew at a strength each, with gradients.
+
+        Rows that stand for no prompt stay as they are.
+
+        Args:
+            prompts: B rows whose `texts` are noted, or one for all strengths.
+            strengths: (B,) or one for all rows.
+
+        Raises:
+            ValueError: Nobody noted of which prompts the rows are.
+        """
+        given = torch.as_tensor(strengths).reshape(-1).tolist()
+        num_rows = max(len(given), len(prompts))
+        if len(prompts.texts) != len(prompts):
+            raise ValueError("the method made embeddings of its own, which cannot be trained")
+        prompts = prompts if len(prompts) == num_rows else prompts.expand(num_rows)
+        given = given if len(given) == num_rows else given * num_rows
+        wanted = list(zip(prompts.texts, given, strict=True))
+        encoded = self._encode_pairs(dict.fromkeys(wanted))
+        return PromptEmbeds.cat(
+            [encoded[pair] if pair in encoded else prompts[n] for n, pair in enumerate(wanted)]
+        )
+
+    def _encode_pairs(
+        self, pairs: Mapping[tuple[str | None, float], None]
+    ) -> dict[tuple[str | None, float], PromptEmbeds]:
+        encoded: dict[tuple[str | None, float], PromptEmbeds] = {}
+        for strength in dict.fromkeys(strength for _, strength in pairs):
+            texts = [text for text, each in pairs if each == strength and text is not None]
+            if not texts:
+                continue
+            with self._on(strength):
+                rows = self.container.encode_prompts(texts, with_grad=True)
+            encoded |= {(text, strength): rows[n] for n, text in enumerate(texts)}
+        return encoded
+
+    def encode(self, prompts: Sequence[str], scale: float) -> list[PromptEmbeds]:
+        """Return one row a prompt at a strength, without gradients."""
+        with self._on(scale):
+            return [self.container.encode_prompts([prompt]) for prompt in prompts]
+
+    @contextmanager
+    def _on(self, strength: float) -> Iterator[None]:
+        with ExitStack() as stack:
+            for scale in self._scales:
+                stack.enter_context(scale(strength))
+            yield
