@@ -97,12 +97,15 @@ def _prepare(
     recipe: Path | None, overrides: Sequence[str], out_dir: Path, agreed: Agreed
 ) -> RunDir:
     """Make the folder of a new run, once a stranger's recipe has been agreed to."""
-    from loba_tui.client.runs.start import make_run
+    from loba_tui.client.runs.start import make_run, with_named_run
     from loba_tui.commands.open_recipe import load_agreed, open_recipe
 
     opened = open_recipe(recipe, yes=agreed.yes)
     resolved = load_agreed(opened, overrides, agreed)
-    run_dir = make_run(resolved, out_dir, user_ledger())
+    ledger = user_ledger()
+    if opened.origin is None:  # a stranger's recipe begins with no run of this user's
+        resolved = with_named_run(resolved, opened.path, ledger)
+    run_dir = make_run(resolved, out_dir, ledger)
     opened.record(run_dir)
     return run_dir
 

@@ -98,6 +98,32 @@ def test_a_failing_program_is_explained_and_its_exit_code_handed_on(
     assert 'File "' not in failed.stderr or name == "silent"
 
 
+def test_a_run_begins_with_another_by_its_name(loba: Viewer) -> None:
+    assert loba("run", "recipe.yaml").returncode == 0
+    first = loba.run_dir()
+    done = loba(
+        "run", "recipe.yaml", "--out-dir", "second", "--set", f"adapter.init_from={first.name[:8]}"
+    )
+    assert done.returncode == 0, done.stderr
+    (second,) = (loba.place / "second").iterdir()
+    assert f"init_from: {first.adapter.path}\n" in (second / "recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("nothing", "adapter.init_from: there is no {place}/nothing. There is no run called"),
+        ("killed-", "holds no finished adapter"),
+    ],
+)
+def test_a_name_of_no_run_with_an_adapter_is_said(loba: Viewer, given: str, told: str) -> None:
+    loba("run", "recipe.yaml", "--set", "name=killed")
+    done = loba("run", "recipe.yaml", "--set", f"adapter.init_from={given}")
+    assert done.returncode in (2, 7)
+    assert told.format(place=loba.place) in done.stderr
+    assert len(list((loba.place / "output").iterdir())) == 1
+
+
 def test_the_hint_comes_with_the_message(loba: Viewer) -> None:
     assert (
         "Lower train.batch_size."

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from loba_tui.client.notify import watcher
 from loba_tui.client.runs import steer
+from loba_tui.client.runs.resolve import UNSAFE_SUFFIXES, find_run, resolve_adapter
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.load import dump_recipe, read_recipe_text
@@ -17,6 +18,7 @@ from loba_tui.core.run import owner
 from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import Ledger, RunDir, checkpoint_names, checkpoint_step
 from loba_tui.core.run.queue import Queue
+from loba_tui.core.text import clean
 
 
 def make_run(recipe: Recipe, out_dir: Path, ledger: Ledger) -> RunDir:
@@ -24,6 +26,34 @@ def make_run(recipe: Recipe, out_dir: Path, ledger: Ledger) -> RunDir:
     run_dir = RunDir.create(out_dir, recipe.name, ledger=ledger)
     run_dir.recipe.replace(dump_recipe(recipe).encode(), sync=True)
     return run_dir
+
+
+def with_named_run(recipe: Recipe, file: Path, ledger: Ledger) -> Recipe:
+    """Return the user's own recipe; `adapter.init_from` of a run's name becomes its adapter file.
+
+    Paths come first: a name is what stands alone, and is neither a file nor a folder there.
+
+    Args:
+        file: The recipe's, beside which the paths in it lie.
+
+    Raises:
+        LobaError: There is no such run, or it has no adapter yet.
+    """
+    if recipe.adapter.init_from is None:
+        return recipe
+    given = Path(recipe.adapter.init_from)
+    stands_alone = given.parent in (file.absolute().parent, Path.cwd())
+    is_file = given.suffix.lower() in (".safetensors", *UNSAFE_SUFFIXES)
+    if given.exists() or is_file or not stands_alone:
+        return recipe
+    try:
+        found, _ = resolve_adapter(find_run(given.name, ledger).path)
+    except RecipeError as error:
+        raise RecipeError(
+            f"adapter.init_from: there is no {clean(given)}. {error.message}", error.hint
+        ) from error
+    adapter = recipe.adapter.model_copy(update={"init_from": str(found)})
+    return recipe.model_copy(update={"adapter": adapter})
 
 
 def extra_arguments(resume: bool, deadline: str | None) -> list[str]:

@@ -58,10 +58,12 @@ def _start(path: Path, context: Context) -> RunDir:
     Raises:
         LobaError: The recipe, the folder or the program cannot be used.
     """
-    from loba_tui.client.runs.start import make_run
+    from loba_tui.client.runs.start import make_run, with_named_run
     from loba_tui.core.recipe.load import load_recipe
 
-    recipe = load_recipe(find_recipe(path), [], plugins=context.plugins)
+    file = find_recipe(path)
+    recipe = load_recipe(file, [], plugins=context.plugins)
+    recipe = with_named_run(recipe, file, context.ledger)
     run = make_run(recipe, context.out_dir, context.ledger)
     launch.launch(run, program=context.program)
     return run

@@ -82,12 +82,17 @@ def plan_pull(
         listed = hub_fetch.list_files(api, model_id, commit)
         chosen = list(listed)
         if file is not None:
-            if file not in listed or only:
+            if file not in listed:
+                there = [name for name in chosen if name.lower().endswith(".safetensors")]
+                shown = ", ".join(map(clean, there[:5])) or "none"
                 raise RecipeError(
-                    f"{clean(model_id)} has no file {clean(file)}."
-                    if file not in listed
-                    else f"{clean(file)} is one file and has no components to choose.",
-                    did_you_mean(file, chosen) or "Leave --only out.",
+                    f"{clean(model_id)} has no file {clean(file)}.",
+                    did_you_mean(file, there, f"Such files in it: {shown}."),
+                )
+            if only:
+                raise RecipeError(
+                    f"{clean(file)} is one file and has no components to choose.",
+                    "Leave --only out.",
                 )
             chosen = [file]
         elif INDEX_NAME in listed:

@@ -78,6 +78,33 @@ def test_a_pull_fetches_what_was_chosen_and_stands_on_its_branch(hub, tmp_path):
     assert json.loads(loba(hub, tmp_path, "ls", "--json").stdout)[0]["marks"] == []
 
 
+def test_one_file_of_a_repository_is_pulled_alone(hub, tmp_path):
+    hub.requested.clear()
+    done = loba(hub, tmp_path, "pull", "org/pipeline:single_file.safetensors")
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.strip())
+    assert [path.name for path in folder.iterdir()] == ["single_file.safetensors"]
+    assert (folder / "single_file.safetensors").read_bytes() == b"never fetched"
+    fetched = [path for path in hub.requested if "/resolve/" in path]
+    assert fetched
+    assert all(path.endswith("/single_file.safetensors") for path in fetched)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["org/pipeline:singel_file.safetensors"], "Did you mean single_file.safetensors?"),
+        (["org/adapter:a/b/c/d/0123456789.safetensors"], "Such files in it: slider.safetensors."),
+        (["org/pipeline:single_file.safetensors", "--only", "unet"], "Leave --only out."),
+    ],
+)
+def test_a_file_that_cannot_be_pulled_is_said(hub, tmp_path, arguments, told):
+    done = loba(hub, tmp_path, "pull", *arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert not (tmp_path / "hub").exists()
+
+
 def test_a_second_pull_fetches_only_what_is_missing(hub, tmp_path):
     loba(hub, tmp_path, "pull", "org/pipeline", "--only", "unet")
     plan = json.loads(loba(hub, tmp_path, "pull", "org/pipeline", "--dry-run", "--json").stdout)
