@@ -208,3 +208,10 @@ def test_a_models_own_settings_have_to_be_a_table(tmp_path, text):
     (tmp_path / "loba.json").write_text(text)
     with pytest.raises(CorruptError, match=r"loba\.json"):
         locate(str(tmp_path)).settings()
+
+
+def test_a_folder_that_holds_a_checkpoint_alone_leads_to_it(tmp_path):
+    write_header(tmp_path / "model.safetensors", ORDINARY["sdxl"])
+    with pytest.raises(RecipeError, match="not a diffusers folder") as found:
+        locate(str(tmp_path))
+    assert str(tmp_path / "model.safetensors") in found.value.hint
