@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loba_tui.core.text import clean, did_you_mean, nearest, quote
+from loba_tui.core.text import clean, counted, did_you_mean, nearest, quote
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,10 @@ def test_a_hint_offers_the_nearest_name_or_says_something_else() -> None:
     assert did_you_mean("adamv", ["adamw", "sgd"], "There is adamw, sgd.") == "Did you mean adamw?"
     assert did_you_mean("zzz", ["adamw", "sgd"], "There is adamw, sgd.") == "There is adamw, sgd."
     assert did_you_mean("evil", ["evil\x1b[2J"]) == "Did you mean evil?"
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(0, "0 layers"), (1, "1 layer"), (6, "6 layers"), ("?", "? layers")]
+)
+def test_a_number_has_its_noun_in_the_plural_unless_it_is_one(number: object, shown: str) -> None:
+    assert counted(number, "layer") == shown

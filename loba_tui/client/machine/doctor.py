@@ -20,6 +20,7 @@ from loba_tui.core.findings import Finding, bad
 from loba_tui.core.run import launch
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.examine import examine_run
+from loba_tui.core.text import counted
 
 FLOORS: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {
@@ -146,4 +147,4 @@ def run_folder(run_dir: RunDir) -> Iterator[Finding]:
             yield bad(file.name, message, "Look at its owner.", ExitCode.CORRUPT)
         else:
             count = len(header) - ("__metadata__" in header)
-            yield Finding(file.name, "ok", f"good, {count} tensors")
+            yield Finding(file.name, "ok", f"good, {counted(count, 'tensor')}")

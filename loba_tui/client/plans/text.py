@@ -10,7 +10,7 @@ from typing import Any
 
 from loba_tui.client.plans.ascii_charts import Canvas
 from loba_tui.client.plans.requirements_text import requirement_lines
-from loba_tui.core.text import clean
+from loba_tui.core.text import clean, counted
 
 _MOST_CAPTIONS = 20
 
@@ -50,7 +50,9 @@ def _needs(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:
 
 
 def _learning_rate(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:
-    yield canvas.text(f"learning rate: {section['scheduler']}, {section['num_steps']} steps")
+    yield canvas.text(
+        f"learning rate: {section['scheduler']}, {counted(section['num_steps'], 'step')}"
+    )
     yield from canvas.columns(section["lr"], ends=("step 1", str(section["num_steps"])))
 
 
@@ -72,7 +74,7 @@ def _layers(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:
         says = f" {block['mean']:.3g}"
         if block["least"] != block["most"]:
             says = f" {block['least']:.3g} to {block['most']:.3g}"
-        modules = f", {block['num_modules']} modules"
+        modules = f", {counted(block['num_modules'], 'module')}"
         width = max(5, canvas.width - len(label) - 26)
         bar = canvas.bar(block["mean"] / most if most else 0.0, width)
         yield canvas.text(f"{label}{bar}{says}{modules}")
@@ -93,7 +95,7 @@ def _noise(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:
     for role in ("training", "sampling"):
         levels = section[role]
         yield canvas.text(
-            f"noise while {role}: {levels['scheduler']}, {levels['num_steps']} steps,"
+            f"noise while {role}: {levels['scheduler']}, {counted(levels['num_steps'], 'step')},"
             f" {sigma} on a logarithmic scale"
         )
         ends = tuple(f"t {levels['timestep'][at] or 0:.0f}" for at in (0, -1))

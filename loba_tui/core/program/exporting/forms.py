@@ -113,9 +113,11 @@ def as_lora(
         losses.append(loss)
     if not layers:
         raise RecipeError(f"{adapter.path} has no layer that a LoRA could hold.")
-    told = [f"{number} {what}, which a LoRA does not hold" for number, what in (
-        (norms, "layers of norms"), (biases, "changes of biases")
-    ) if number]  # fmt: skip
+    told = [
+        f"{counted(number, noun)}, which a LoRA does not hold"
+        for number, noun in ((norms, "norm layer"), (biases, "bias change"))
+        if number
+    ]
     return LoraParts(layers, tuple(losses), (*adapter.keys.unused_lines(), *told))
 
 

@@ -8,6 +8,7 @@ from loba_tui.client.recipes.imports import common, images
 from loba_tui.client.recipes.imports.draft import Draft
 from loba_tui.client.recipes.imports.settings import Settings
 from loba_tui.client.recipes.imports.sources import ForeignFile
+from loba_tui.core.text import counted
 
 _DATA_REASONS = {
     "buckets": "images go into buckets by their shape: data.buckets",
@@ -49,7 +50,7 @@ def read_data(process: Settings, draft: Draft, file: ForeignFile) -> None:
 def _tell_count(draft: Draft, path: str, file: ForeignFile) -> None:
     count = images.count_images(images.resolved(path, file.path))
     if count is not None:
-        draft.note("data.sources", f"{path} has {count} images")
+        draft.note("data.sources", f"{path} has {counted(count, 'image')}")
 
 
 def _put_dataset(dataset: Settings, draft: Draft, shared: dict[str, list[Any]]) -> None:

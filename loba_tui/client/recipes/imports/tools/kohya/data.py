@@ -10,7 +10,7 @@ from loba_tui.client.recipes.imports.draft import Draft
 from loba_tui.client.recipes.imports.settings import Settings
 from loba_tui.client.recipes.imports.sources import ForeignFile, read_if_there
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.text import clean
+from loba_tui.core.text import clean, counted
 
 _CAPTIONS = frozenset(["caption", "tags"])
 _LIST_REASON = (
@@ -288,7 +288,7 @@ def _read_lists(settings: Settings, draft: Draft, files: Sequence[ForeignFile]) 
     for file in files:
         if not is_caption_list(file):
             continue
-        draft.left(file.name, f"captions of {len(file.mapping)} images", _LIST_REASON)
+        draft.left(file.name, f"captions of {counted(len(file.mapping), 'image')}", _LIST_REASON)
         if not draft.values.get("data.sources"):
             folders = {key.replace("\\", "/").rpartition("/")[0] for key in file.mapping}
             for folder in sorted(folders - {""})[:16]:
