@@ -15,8 +15,10 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.adapter_layers.trained_text import trained_text
 from loba_tui.core.program.closed_form.solution import Solver, SolverParts
 from loba_tui.core.program.closed_form.solved_run import SolvedRun
+from loba_tui.core.program.closed_form.solved_text import SolvedText
 from loba_tui.core.program.data.training_data import StandInData, TrainingData
 from loba_tui.core.program.drop_ins import load_choice, plugin_hashes
 from loba_tui.core.program.learning_rates import LearningRates
@@ -75,10 +77,14 @@ def build(
     plugins = steering.context.plugins
     _check_model(recipe, model, plugins)
     if solves(recipe, plugins):
-        return SolvedRun(build_solver(recipe, model, plugins), model.container, steering, strips)
+        solver = build_solver(recipe, model, plugins)
+        solved = model.text if isinstance(model.text, SolvedText) else None
+        return SolvedRun(solver, model.container, steering, strips, text=solved)
     denoiser = model.container.denoiser
     attach_adapter(recipe, model.container, plugins)
-    init_from = begin_with(initial, denoiser, model.encoders) if initial is not None else None
+    text = trained_text(model.text)
+    encoders = text.encoders if text is not None else {}
+    init_from = begin_with(initial, denoiser, encoders) if initial is not None else None
     scale = AdapterScale(denoiser)
     groups, factors, trained = _trained(recipe, model, plugins)
     optimizer = build_optimizer(recipe, groups, plugins)
@@ -114,7 +120,7 @@ def build(
             average=average,
             early_stop=make_early_stop(recipe, model, scale, steering.context.processes),
             init_from=init_from,
-            text=model.text,
+            text=trained_text(model.text),
         ),
         train=recipe.train,
     )
@@ -145,7 +151,8 @@ def _trained(
     """Return what `parameter_groups` does of all adapters of the model."""
     named = model.container.denoiser.named_parameters()
     trainable = {name: parameter for name, parameter in named if parameter.requires_grad}
-    in_text = model.text.parameters() if model.text is not None else {}
+    text = trained_text(model.text)
+    in_text = text.parameters() if text is not None else {}
     return parameter_groups(recipe, trainable, plugins, in_text)
 
 
@@ -205,7 +212,7 @@ def build_method(
             noise_changes=[load_choice("noising", c, plugins)() for c in recipe.noise],
             weighting=load_choice("weightings", weighting, plugins)() if weighting else None,
             keep_outside=recipe.data.mask.keep_outside if recipe.data else 0.0,
-            text=model.text,
+            text=trained_text(model.text),
         )
     )
     return method
@@ -215,6 +222,11 @@ def solves(recipe: Recipe, plugins: Plugins) -> bool:
     """Say whether the recipe's method computes its adapter, so that there is nothing to train."""
     plugin = plugins.describe("methods", recipe.method.name)
     return bool(plugin.constants.get("SOLVES"))
+
+
+def changes_text_alone(recipe: Recipe, plugins: Plugins) -> bool:
+    """Say whether the recipe's method changes text encoders, and nothing of the denoiser."""
+    return bool(plugins.describe("methods", recipe.method.name).constants.get("TEXT_ONLY"))
 
 
 def build_solver(recipe: Recipe, model: OpenModel, plugins: Plugins) -> Solver:

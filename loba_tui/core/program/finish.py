@@ -13,10 +13,10 @@ from loba_tui import __version__
 from loba_tui.core import adapter_metadata as keys
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.program.adapter_files.adapter import write_adapter
-from loba_tui.core.program.adapter_files.dora import size_of_files
 from loba_tui.core.program.adapter_files.file import WrittenFile
-from loba_tui.core.program.adapter_files.notes import notes_of
+from loba_tui.core.program.adapter_files.outputs import AdapterOutput, DenoiserOutput
+from loba_tui.core.program.adapter_layers.trained_text import trained_text
+from loba_tui.core.program.closed_form.solved_text import SolvedText
 from loba_tui.core.program.drop_ins import plugin_hashes
 from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.open_model import OpenModel
@@ -57,6 +57,14 @@ def provenance(
     }
 
 
+def _output(model: OpenModel, run: AdapterRun) -> AdapterOutput:
+    if isinstance(model.text, SolvedText):
+        return model.text
+    text = trained_text(model.text)
+    encoders = text.encoders if text is not None else {}
+    return DenoiserOutput(model.container.denoiser, encoders, run.parameters)
+
+
 def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawer) -> None:
     """Write the adapter of a finished run, prove it, and note both in the run's events.
 
@@ -74,19 +82,13 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     if run.inexact:
         metadata[keys.INEXACT_KEY] = "; ".join(run.inexact)
 
-    denoiser = model.container.denoiser
-    config = denoiser.peft_config["default"]
+    output = _output(model, run)
     written: dict[str, WrittenFile] = {}
 
     def write(effect: Mapping[str, str]) -> None:
-        told, encoders = {**metadata, **effect}, model.encoders
         run.steering.disk.persist(
-            lambda: written.update(
-                write_adapter(denoiser, run_dir.adapter_dir, metadata=told, encoders=encoders)
-            ),
-            num_bytes=size_of_files(
-                sum(4 * parameter.numel() for parameter in run.parameters.values()), config
-            ),
+            lambda: written.update(output.write(run_dir.adapter_dir, {**metadata, **effect})),
+            num_bytes=output.num_bytes,
             step=run.step,
             is_alone=True,
         )
@@ -97,7 +99,7 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
 
     write({})
     kohya = str(run_dir.adapter_kohya) if run_dir.adapter_kohya.is_there() else None
-    notes = notes_of(config, written)
+    notes = output.notes(written)
     records.event("exported", path=str(run_dir.adapter), kohya=kohya, notes=notes)
     records.status(phase="sampling")
     strips.draw(run.scale, run.step)

@@ -7,16 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from loba_tui.core.associate.caches.tensors.latents import LatentCache
 from loba_tui.core.associate.caches.tensors.prompt_embeds import PromptEmbedCache, has_all
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.prompt_truncation import describe_truncation
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
-from loba_tui.core.program.adapter_files.text_encoders import ScaledEmbeddings
-from loba_tui.core.program.adapter_layers.trained_text import TrainedText
+from loba_tui.core.program.adapter_files.text_encoders import AdaptedText, ScaledEmbeddings
 from loba_tui.core.program.data.prepare import PreparedData
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
 from loba_tui.core.recipe.schema import Recipe
@@ -34,7 +31,8 @@ class OpenModel:
     Attributes:
         open_latents: Returns what encodes images, each once; it reads the VAE's files to know it.
         data: Images to train on; None where there are none, or where only shapes are of interest.
-        text: Text encoders that are trained; None where the denoiser alone is.
+        text: Text encoders that the run changes, at any strength; None where it changes the
+            denoiser alone.
     """
 
     wrapper: PipelineWrapper
@@ -42,12 +40,7 @@ class OpenModel:
     embeds: Embeddings
     open_latents: Callable[[], LatentCache]
     data: PreparedData | None = None
-    text: TrainedText | None = None
-
-    @property
-    def encoders(self) -> Mapping[str, nn.Module]:
-        """Text encoders that are trained, by component."""
-        return {} if self.text is None else self.text.encoders
+    text: AdaptedText | None = None
 
     @property
     def drawn_embeds(self) -> Embeddings:

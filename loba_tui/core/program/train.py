@@ -14,7 +14,8 @@ from loba_tui.core.errors import CorruptError, Interrupted, RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.text_encoders import attach_text_adapters
 from loba_tui.core.program.adapter_layers.trained_text import TrainedText
-from loba_tui.core.program.build import build, build_accelerator
+from loba_tui.core.program.build import build, build_accelerator, changes_text_alone
+from loba_tui.core.program.closed_form.solved_text import SolvedText
 from loba_tui.core.program.data.open import image_progress, open_data
 from loba_tui.core.program.data.prepare import PreparedData
 from loba_tui.core.program.evaluation.measure import check_measures
@@ -128,6 +129,8 @@ class _Preparation:
         if recipe.adapter.text_encoders is not None:
             encoders = attach_text_adapters(recipe.adapter, model.container, recipe.train.seed)
             model = replace(model, text=TrainedText(model.container, encoders))
+        elif changes_text_alone(recipe, self.context.plugins):
+            model = replace(model, text=SolvedText(model.container))
         if images is None:
             return model
         progress = image_progress("encoding images", records, self._on_phase)

@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.prompt_reading import PromptReading
+from loba_tui.core.associate.containers.text_outputs import TextOutput
 from loba_tui.core.associate.embeds import Framing, LatentMoments, PromptEmbeds
 
 
@@ -89,6 +90,9 @@ class ModelContainer(Protocol):
         Args:
             with_grad: Record gradients, for encoders that are trained.
         """
+
+    def text_outputs(self) -> Sequence[TextOutput]:
+        """Return where each text encoder's states can be moved, in the order of their columns."""
 
     def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each prompt, start and end included, padding not.

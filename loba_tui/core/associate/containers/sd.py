@@ -11,6 +11,7 @@ from loba_tui.core.associate.containers.prompt_reading import (
     token_rows,
     weighted,
 )
+from loba_tui.core.associate.containers.text_outputs import TextOutput
 from loba_tui.core.associate.containers.unet import UNetContainer
 from loba_tui.core.associate.embeds import Framing, PromptEmbeds
 
@@ -41,6 +42,13 @@ class SDContainer(UNetContainer):
         uses_mask = getattr(encoder.config, "use_attention_mask", None)
         states = encoder(ids, attention_mask=mask if uses_mask else None)[0]
         return PromptEmbeds(weighted(states.to(encoder.dtype), chunks))
+
+    def text_outputs(self) -> Sequence[TextOutput]:
+        """Return the last norm, which the states come out of."""
+        config = self.pipeline.text_encoder.config
+        linear = f"text_model.encoder.layers.{config.num_hidden_layers - 1}.mlp.fc2"
+        norm = "text_model.final_layer_norm"
+        return [TextOutput("text_encoder", "tokenizer", norm, linear, config.hidden_size)]
 
     def _added_conditions(
         self, latents: Tensor, embeds: PromptEmbeds, framing: Framing | None

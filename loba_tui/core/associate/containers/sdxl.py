@@ -13,6 +13,7 @@ from loba_tui.core.associate.containers.prompt_reading import (
     token_rows,
     weighted,
 )
+from loba_tui.core.associate.containers.text_outputs import TextOutput
 from loba_tui.core.associate.containers.unet import UNetContainer
 from loba_tui.core.associate.embeds import Framing, PromptEmbeds
 
@@ -61,6 +62,29 @@ class SDXLContainer(UNetContainer):
             states.append(weighted(output.hidden_states[-2], chunks))
         # The last encoder's; the first one's pooled state is not asked for.
         return PromptEmbeds(torch.cat(states, dim=-1).to(pipeline.text_encoder_2.dtype), output[0])
+
+    def text_outputs(self) -> Sequence[TextOutput]:
+        """Return the last layer but one of each encoder; the pooled state is the second's."""
+        outputs = []
+        for name in self.text_encoders:
+            encoder = getattr(self.pipeline, name)
+            if encoder is None:  # the refiner has the second alone
+                continue
+            layer = encoder.config.num_hidden_layers - 2
+            states = f"text_model.encoder.layers.{layer}.mlp.fc2"
+            pools = name == "text_encoder_2"
+            outputs.append(
+                TextOutput(
+                    name,
+                    name.replace("text_encoder", "tokenizer"),
+                    states,
+                    states,
+                    encoder.config.hidden_size,
+                    "text_model.final_layer_norm" if pools else None,
+                    "text_projection" if pools else None,
+                )
+            )
+        return outputs
 
     def _added_conditions(
         self, latents: Tensor, embeds: PromptEmbeds, framing: Framing | None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from loba_tui.core.associate.containers.base import ComponentMemory
 from loba_tui.core.associate.containers.prompt_reading import PromptReading, WeightedTokens
 from loba_tui.core.associate.containers.prompt_truncation import truncated_tails
+from loba_tui.core.associate.containers.text_outputs import TextOutput
 from loba_tui.core.associate.embeds import Framing, LatentMoments, PromptEmbeds
 from loba_tui.core.errors import RecipeError
 
@@ -70,6 +71,10 @@ class UNetContainer(ABC):
         self, latents: Tensor, embeds: PromptEmbeds, framing: Framing | None
     ) -> dict[str, Tensor] | None:
         """Return what the UNet is told beside prompt and timestep, B rows each."""
+
+    @abstractmethod
+    def text_outputs(self) -> Sequence[TextOutput]:
+        """Return where each text encoder's states can be moved, in the order of their columns."""
 
     @property
     @abstractmethod

@@ -142,6 +142,26 @@ def kohya_file(
     }
 
 
+def bias_file(
+    biases: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, str], family: AdapterFamily
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata of a file of what biases of text encoders gain, by component.
+
+    The keys are LyCORIS' for full differences, with `diff_b` for a bias.
+    """
+    tensors = {}
+    for component, gains in biases.items():
+        prefix = _kohya_encoder(component, is_xl=family.layout is not None)
+        for module, gain in gains.items():
+            tensors[f"{prefix}_{module.replace('.', '_')}.diff_b"] = gain
+    return tensors, {
+        "format": "pt",
+        "modelspec.implementation": "diffusers" if family.layout is None else SGM_URL,
+        **model_spec(metadata, family),
+        **{name: value for name, value in metadata.items() if name != CONFIG_KEY},
+    }
+
+
 def _kohya_encoder(component: str, *, is_xl: bool) -> str:
     """Return what kohya's keys call a text encoder: they count where there are two."""
     if not is_xl:

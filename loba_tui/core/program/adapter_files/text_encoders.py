@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from loba_tui.core.adapter_keys.names import COMPONENTS
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.adapter_files.read.layers import AdapterFile
-from loba_tui.core.program.adapter_layers.added import add_layers
+from loba_tui.core.program.adapter_layers.added import ChangedModule, add_layers
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 
 
@@ -31,16 +30,27 @@ class AdaptedText(Protocol):
         """Return one row a prompt."""
 
 
+class TextChanges(Protocol):
+    """What changes text encoders: an adapter file, or an adapter that is not written yet."""
+
+    @property
+    def path(self) -> object:
+        """What messages call it."""
+
+    def of(self, component: Any, /) -> Mapping[str, ChangedModule]:
+        """Return the changes of a component's modules at strength 1."""
+
+
 @dataclass(frozen=True)
 class TextAdapters:
-    """Adapter files that change text encoders, each with a strength of its own.
+    """Adapters that change text encoders, each with a strength of its own.
 
     Attributes:
         container: Its text encoders are brought back where they were released.
     """
 
     container: ModelContainer
-    files: Sequence[tuple[AdapterFile, float]]
+    files: Sequence[tuple[TextChanges, float]]
 
     is_trained = False
 
@@ -81,7 +91,7 @@ class TextAdapters:
             yield
 
 
-def _does_not_fit(file: AdapterFile, reason: str) -> RecipeError:
+def _does_not_fit(file: TextChanges, reason: str) -> RecipeError:
     return RecipeError(
         f"{file.path} does not fit the text encoders of this model: {reason}",
         "Name an adapter for this model, or leave its text encoders out with --unet-only.",

@@ -36,6 +36,9 @@ class RowScale(Protocol):
 class NoScale:
     """The strength of an adapter that changes nothing of the denoiser."""
 
+    def set(self, multipliers: Tensor | float) -> None:
+        """Change nothing."""
+
     @contextmanager
     def __call__(self, multipliers: Tensor | float) -> Iterator[None]:
         """Run the model as it is inside a `with` block."""

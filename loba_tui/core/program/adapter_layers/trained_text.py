@@ -93,3 +93,8 @@ class TrainedText:
             for scale in self._scales:
                 stack.enter_context(scale(strength))
             yield
+
+
+def trained_text(text: object) -> TrainedText | None:
+    """Return text encoders that are trained, and None for others and for none."""
+    return text if isinstance(text, TrainedText) else None

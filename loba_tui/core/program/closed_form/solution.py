@@ -45,21 +45,39 @@ class LayerUpdate:
 
 
 @dataclass(frozen=True)
+class TextSolution:
+    """A computed change of text encoders, by component and by module as adapter files call it.
+
+    Attributes:
+        lora: Low-rank updates, which every tool loads.
+        biases: What the same change is as a gain of biases (outputs,), which some tools load.
+    """
+
+    lora: Mapping[str, Mapping[str, LayerUpdate]]
+    biases: Mapping[str, Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
 class Solution:
     """A computed adapter.
 
     Attributes:
         layers: Updates by the denoiser's module name, float32.
+        text: Changes of the text encoders, where it changes those instead.
         figures: How well it does what it was computed for, for the metrics file.
     """
 
     layers: Mapping[str, LayerUpdate]
+    text: TextSolution | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable
 class Solver(Protocol):
-    """A method without steps. Its file says so by `SOLVES = True`."""
+    """A method without steps. Its file says so by `SOLVES = True`.
+
+    One that changes text encoders alone says `TEXT_ONLY = True` too, and has no most ranks.
+    """
 
     def solve(self) -> Solution:
         """Compute the adapter; the same parts give the same bits."""

@@ -16,8 +16,9 @@ from torch import nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.closed_form.solution import LayerUpdate, Solution, Solver
+from loba_tui.core.program.closed_form.solved_text import SolvedText
 from loba_tui.core.program.sampling.run_strips import StripDrawer
 from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.training.checkpoint import Checkpoint
@@ -30,6 +31,9 @@ class SolvedRun:
 
     A run that is resumed solves again: that takes less than a checkpoint would, and gives the same
     bits.
+
+    Attributes:
+        text: Takes what a method computes that changes text encoders alone; None for others.
     """
 
     solver: Solver
@@ -41,11 +45,12 @@ class SolvedRun:
     ended_early: str | None = None
     stop_reason: str | None = None
     init_from: Mapping[str, Any] | None = None
-    _scale: AdapterScale | None = None
+    text: SolvedText | None = None
+    _scale: AdapterScale | NoScale | None = None
 
     @property
-    def scale(self) -> AdapterScale:
-        """Strength of the adapter, once it is there."""
+    def scale(self) -> AdapterScale | NoScale:
+        """Strength of the denoiser's adapter, once it is there; of none where text is changed."""
         assert self._scale is not None, "nothing is solved yet"
         return self._scale
 
@@ -69,8 +74,12 @@ class SolvedRun:
         begin = time.perf_counter()
         with torch.no_grad():
             solution = self.solver.solve()
-            attach_solution(solution, self.container)
-        self._scale = AdapterScale(self.container.denoiser)
+            if self.text is None:
+                attach_solution(solution, self.container)
+        if self.text is None:
+            self._scale = AdapterScale(self.container.denoiser)
+        else:
+            self.text.solution, self._scale = solution.text, NoScale()
         self.step = 1
         records.metric(
             step=1,

@@ -13,7 +13,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy
-from loba_tui.core.program.evaluation.efficacy.recipe import measure_efficacy, spread
+from loba_tui.core.program.evaluation.efficacy.recipe import measure_efficacy
 from loba_tui.core.program.evaluation.efficacy.slider import SliderEfficacy
 from loba_tui.core.program.evaluation.eraser_effect import JUDGED_SCALE, Erasure, measure_erasure
 from loba_tui.core.program.evaluation.figures import Figures, measure_figures
@@ -27,6 +27,7 @@ from loba_tui.core.program.sampling.images import Progress
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
 from loba_tui.core.recipe.schema import Choice, Recipe
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.spread import spread
 
 PROOF_STRIP = "proof.png"
 

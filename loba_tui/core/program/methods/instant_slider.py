@@ -77,4 +77,5 @@ class InstantSlider:
             identity_weight=options.identity_weight,
         )
         layers = layer_updates(update, self._projections, options.rank)
-        return Solution(layers, {"states": len(edit.states), "unsolved": edit.unsolved(update)})
+        figures = {"states": len(edit.states), "unsolved": edit.unsolved(update)}
+        return Solution(layers, figures=figures)

@@ -102,7 +102,8 @@ class InstantLobotomy:
             figures["preserved_moved"] = float(
                 torch.linalg.norm(update.apply(preserved)) / torch.linalg.norm(preserved)
             )
-        return Solution(layer_updates(update, self._projections, options.rank), figures)
+        layers = layer_updates(update, self._projections, options.rank)
+        return Solution(layers, figures=figures)
 
     def _solved(self, edit: Edit, preserved: Tensor) -> StateUpdate:
         options = self._options

@@ -12,7 +12,7 @@ import torch
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
 from loba_tui.core.program.planning.estimate_records import Estimate, Work
 from loba_tui.core.program.planning.method_calls import Call, attach_adapter_or_bound
@@ -38,7 +38,8 @@ def calibrate(recipe: Recipe, estimate: Estimate, plugins: Plugins) -> Work:
     container = PipelineWrapper(settings, ModelCache(settings.device, settings.dtype)).load()
     try:
         attach_adapter_or_bound(recipe, container, plugins)
-        scale = AdapterScale(container.denoiser)
+        has_adapter = bool(getattr(container.denoiser, "peft_config", None))
+        scale = AdapterScale(container.denoiser) if has_adapter else NoScale()
         shape = container.latent_shape(recipe.train.resolution)
         # Without a step there are only pictures, drawn in batches.
         pictures = (Call(2 * recipe.sample.batch_size, with_grad=False),)
@@ -67,7 +68,7 @@ def calibrate(recipe: Recipe, estimate: Estimate, plugins: Plugins) -> Work:
 
 
 def _seconds(
-    container: ModelContainer, scale: AdapterScale, shape: tuple[int, ...], call: Call
+    container: ModelContainer, scale: AdapterScale | NoScale, shape: tuple[int, ...], call: Call
 ) -> float:
     """Return the median time of a call on latents of a shape, the first one left out."""
     device, dtype = container.device, container.dtype

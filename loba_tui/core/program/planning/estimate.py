@@ -23,7 +23,8 @@ from loba_tui.core.associate.sources.overrides import Overrides
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.dora import size_of_files
-from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.adapter_layers.added import host_named
+from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.adapter_layers.text_encoders import attach_text_adapters
 from loba_tui.core.program.adapter_layers.trained_text import TrainedText
 from loba_tui.core.program.build import solves
@@ -147,13 +148,14 @@ class Estimator:
             attach_adapter_or_bound(recipe, shapes.container, self.plugins)
             denoiser = shapes.container.denoiser
             adapter = {n: p for n, p in denoiser.named_parameters() if p.requires_grad}
-            scale = AdapterScale(denoiser)
+            scale = AdapterScale(denoiser) if adapter else NoScale()
             encoders = attach_text_adapters(recipe.adapter, shapes.container, recipe.train.seed)
             text = TrainedText(shapes.container, encoders).parameters()
             trained: dict[str, nn.Parameter] = {}
             calls = NO_CALLS
             if not solves(recipe, self.plugins):
                 _, _, trained = parameter_groups(recipe, adapter, self.plugins, text)
+                assert isinstance(scale, AdapterScale), "an adapter that is trained is there"
                 calls = record_calls(recipe, shapes.container, scale, self.plugins)
             self._networks[key] = Networks(
                 shapes=shapes,
@@ -272,7 +274,10 @@ def _disk(
     proof = len(recipe.proof_prompts) * len(recipe.proof.seeds) * len(sample.scales)
     pictures = num_strips * per_strip + (proof if recipe.proof.enabled else 0)
     samples = int(pictures * side**2 * _PICTURE_BYTES_PER_PIXEL)
-    files = size_of_files(4 * adapter, container.denoiser.peft_config["default"])
+    configs = getattr(container.denoiser, "peft_config", {})
+    files = _text_file_bytes(container)
+    if "default" in configs:
+        files = size_of_files(4 * adapter, configs["default"])
     return Disk(
         checkpoint=checkpoint,
         checkpoints=checkpoints,
@@ -304,6 +309,18 @@ def _work(recipe: Recipe, networks: Networks) -> Work:
         flops_per_step=per_step,
         flops=num_steps * per_step + (calls.warm_up_rows + rows) * flops_without,
     )
+
+
+def _text_file_bytes(container: ModelContainer) -> int:
+    """Return the size of the files of a method that changes text encoders alone."""
+    numbers = 0
+    for output in container.text_outputs():
+        encoder = getattr(container.pipeline, output.component)
+        names = [name for name in (output.linear, output.projection) if name is not None]
+        for module in (host_named(encoder, name) for name in names):
+            # A LoRA of rank 1 in two files, and a bias.
+            numbers += 2 * (module.in_features + module.out_features) + module.out_features
+    return 4 * numbers
 
 
 def _numbers(parameters: Iterable[nn.Parameter]) -> int:

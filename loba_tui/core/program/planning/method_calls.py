@@ -106,6 +106,8 @@ def attach_adapter_or_bound(recipe: Recipe, container: ModelContainer, plugins: 
         return
     _, model = _recorded(recipe, container)
     ranks = build_solver(recipe, model, plugins).most_ranks()
+    if not ranks:  # it changes text encoders alone
+        return
     container.denoiser.requires_grad_(False)
     container.denoiser.add_adapter(config_of_ranks(ranks))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from loba_tui.core.associate.model_shapes import ModelShapes
-from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.planning.method_calls import Call, MethodCalls
 from loba_tui.core.program.planning.simulation import Cost, RealDeviceRules, measure
 
@@ -29,7 +29,7 @@ class Networks:
     """
 
     shapes: ModelShapes
-    scale: AdapterScale
+    scale: AdapterScale | NoScale
     adapter: tuple[nn.Parameter, ...]
     text: Mapping[str, tuple[nn.Parameter, ...]]
     trained: tuple[nn.Parameter, ...]

@@ -20,7 +20,7 @@ from loba_tui.core.associate.model_shapes import ModelShapes, shapes_of
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.kinds import adapted_module, block_of, block_place
-from loba_tui.core.program.build import solves
+from loba_tui.core.program.build import changes_text_alone, solves
 from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.program.learning_rates import stand_in_optimizer
 from loba_tui.core.program.planning.requirements import requirements
@@ -66,7 +66,8 @@ def adapt(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> AdaptedShape
     denoiser = shapes.container.denoiser
     blocks = tuple(name for name, _ in denoiser.named_modules() if _BLOCK.fullmatch(name))
     num_parameters = sum(parameter.numel() for parameter in denoiser.parameters())
-    attach_adapter(recipe, shapes.container, plugins)
+    if not changes_text_alone(recipe, plugins):
+        attach_adapter(recipe, shapes.container, plugins)
     trainable = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
     return AdaptedShapes(shapes.origin, blocks, num_parameters, trainable)
 

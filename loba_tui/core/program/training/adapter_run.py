@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.steering.boundary import Steered, Steering
 from loba_tui.core.program.training.checkpoint import Checkpoint
 
@@ -27,7 +27,7 @@ class AdapterRun(Steered, Protocol):
     init_from: Mapping[str, Any] | None
 
     @property
-    def scale(self) -> AdapterScale:
+    def scale(self) -> RowScale:
         """Strength of the adapter."""
 
     @property

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.plugins import SHIPPED, Plugins
@@ -18,6 +13,7 @@ from loba_tui.core.program.evaluation.efficacy.slider import SliderEfficacy, sli
 from loba_tui.core.program.open_model import Embeddings, batch_of
 from loba_tui.core.program.trajectories.held_out import HeldOut, roll_out
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.spread import spread
 
 MAX_EFFICACY_CONCEPTS = 8
 
@@ -100,10 +96,3 @@ def roll_out_held(
         seed=recipe.proof.seeds[0],
         resolution=recipe.train.resolution,
     )
-
-
-def spread(items: Sequence[Any], most: int) -> list[Any]:
-    """Return at most this many items, evenly spread, in their order."""
-    if len(items) <= most:
-        return list(items)
-    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]

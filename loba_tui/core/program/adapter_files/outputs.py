@@ -1,0 +1,52 @@
+"""Files of a run's adapter: of a denoiser's, with or without text encoders'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from loba_tui.core.owned_files import OwnedFolder
+from loba_tui.core.program.adapter_files.adapter import write_adapter
+from loba_tui.core.program.adapter_files.dora import size_of_files
+from loba_tui.core.program.adapter_files.file import WrittenFile
+from loba_tui.core.program.adapter_files.notes import notes_of
+
+
+class AdapterOutput(Protocol):
+    """An adapter that can be written."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that its files take, about."""
+
+    def write(self, folder: OwnedFolder, metadata: Mapping[str, str]) -> dict[str, WrittenFile]:
+        """Write its files, read them back, and return them by format."""
+
+    def notes(self, written: Mapping[str, WrittenFile]) -> list[str]:
+        """Return which file is for what, and what was lost in one."""
+
+
+@dataclass(frozen=True)
+class DenoiserOutput:
+    """The adapter on a denoiser, and LoRAs on text encoders by component."""
+
+    denoiser: nn.Module
+    encoders: Mapping[str, nn.Module]
+    parameters: Mapping[str, nn.Parameter]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the files for both kinds of tools."""
+        weights = 4 * sum(parameter.numel() for parameter in self.parameters.values())
+        return size_of_files(weights, self.denoiser.peft_config["default"])
+
+    def write(self, folder: OwnedFolder, metadata: Mapping[str, str]) -> dict[str, WrittenFile]:
+        """Write what `write_adapter` does."""
+        return write_adapter(self.denoiser, folder, metadata=metadata, encoders=self.encoders)
+
+    def notes(self, written: Mapping[str, WrittenFile]) -> list[str]:
+        """Return what the adapter's kind comes to in other tools."""
+        return notes_of(self.denoiser.peft_config["default"], written)
