@@ -77,14 +77,10 @@ def build(
     plugins = steering.context.plugins
     _check_model(recipe, model, plugins)
     if solves(recipe, plugins):
-        solver = build_solver(recipe, model, plugins)
-        solved = model.text if isinstance(model.text, SolvedText) else None
-        return SolvedRun(solver, model.container, steering, strips, text=solved)
+        return _solved_run(recipe, model, steering, strips)
     denoiser = model.container.denoiser
     attach_adapter(recipe, model.container, plugins)
-    text = trained_text(model.text)
-    encoders = text.encoders if text is not None else {}
-    init_from = begin_with(initial, denoiser, encoders) if initial is not None else None
+    init_from = _beginning(initial, model)
     scale = AdapterScale(denoiser)
     groups, factors, trained = _trained(recipe, model, plugins)
     optimizer = build_optimizer(recipe, groups, plugins)
@@ -143,6 +139,22 @@ def _check_model(recipe: Recipe, model: OpenModel, plugins: Plugins) -> None:
         raise ValueError("the recipe's images are not open; see data.open.open_data")
     for choice in (recipe.scheduler.noise, recipe.sample.noise):
         load_choice("noise", choice, plugins)(model.container.scheduler_config)
+
+
+def _beginning(initial: InitialFile | None, model: OpenModel) -> dict[str, Any] | None:
+    """Give the adapter, and text encoders' that are trained, the weights of a file if there is one."""
+    if initial is None:
+        return None
+    text = trained_text(model.text)
+    return begin_with(initial, model.container.denoiser, text.encoders if text is not None else {})
+
+
+def _solved_run(
+    recipe: Recipe, model: OpenModel, steering: Steering, strips: StripDrawer
+) -> SolvedRun:
+    solver = build_solver(recipe, model, steering.context.plugins)
+    text = model.text if isinstance(model.text, SolvedText) else None
+    return SolvedRun(solver, model.container, steering, strips, text=text)
 
 
 def _trained(

@@ -31,11 +31,11 @@ class AdaptedText(Protocol):
 
 
 class TextChanges(Protocol):
-    """What changes text encoders: an adapter file, or an adapter that is not written yet."""
+    """Changes of text encoders: of an adapter file, or of an adapter that is not written yet."""
 
     @property
     def path(self) -> object:
-        """What messages call it."""
+        """Its name in messages."""
 
     def of(self, component: Any, /) -> Mapping[str, ChangedModule]:
         """Return the changes of a component's modules at strength 1."""

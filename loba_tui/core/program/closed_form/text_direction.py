@@ -38,7 +38,7 @@ _MOST_NOISE = 100.0
 
 @dataclass(frozen=True)
 class Direction:
-    """What is added to embeddings at strength 1.
+    """A constant that is added to embeddings at strength 1.
 
     Attributes:
         states: (D,), the encoders' columns one after another, float64.

@@ -25,9 +25,9 @@ from loba_tui.core.program.evaluation.slider_effect import Measurement
 from loba_tui.core.program.open_model import Embeddings
 from loba_tui.core.program.sampling.images import Progress
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
+from loba_tui.core.program.spread import spread
 from loba_tui.core.recipe.schema import Choice, Recipe
 from loba_tui.core.run.directory import RunDir
-from loba_tui.core.spread import spread
 
 PROOF_STRIP = "proof.png"
 

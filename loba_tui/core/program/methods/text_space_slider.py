@@ -22,8 +22,8 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.closed_form.solution import Solution, Solver, SolverParts
 from loba_tui.core.program.closed_form.text_direction import Direction, TextMove
 from loba_tui.core.program.closed_form.token_positions import match_tokens, padding
+from loba_tui.core.program.spread import spread
 from loba_tui.core.recipe.schema import Concept
-from loba_tui.core.spread import spread
 
 REQUIRES = ("target", "positive", "negative")
 SOLVES = True

@@ -16,21 +16,24 @@ from program_runs import adapter_hashes, events, new_run, run_here, shape_slider
 from tiny_adapters import fresh
 
 from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import Interrupted, RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.read.read import read_adapter_file
 from loba_tui.core.program.adapter_layers.text_encoders import attach_text_adapters
 from loba_tui.core.program.adapter_layers.trained_text import TrainedText
 from loba_tui.core.program.serving.requests import serve
+from loba_tui.core.program.steering.components import Components
 from loba_tui.core.program.train import train
 from loba_tui.core.program.training.checkpoint import CheckpointStore
 from loba_tui.core.program.training.parameter_groups import parameter_groups
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
 from loba_tui.core.recipe.schema import AdapterSection, Recipe
+from loba_tui.core.run.control import Command
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.launch import Request
 from loba_tui.core.run.start_options import StartOptions
-from loba_tui.core.run.writer import RunWriter
+from loba_tui.core.run.writer import NullWriter, RunWriter
 
 PROMPTS = ["a red circle", "a square"]
 TEXT = {"name": "lora", "rank": 2, "text_encoders": {"rank": 3, "alpha": 6, "lr": 0.01}}
@@ -109,6 +112,14 @@ def test_rows_that_nobody_knows_the_prompts_of_are_refused(text: TrainedText) ->
 def test_trained_encoders_are_never_dropped(text: TrainedText) -> None:
     text.container.release_text_encoders()
     assert text.container.pipeline.text_encoder is text.encoders["text_encoder"]
+
+
+def test_encoders_that_are_trained_are_neither_unloaded_nor_offloaded(text: TrainedText) -> None:
+    cache = ModelCache("cpu")
+    components = Components(cache, "model", text.container, NullWriter())
+    for kind in ("unload", "offload"):
+        with pytest.raises(RecipeError, match="training needs text_encoder_2 at every step"):
+            components.obey(Command(kind, {"component": "text_encoder_2"}))
 
 
 def text_slider(**sections: Any) -> Recipe:

@@ -181,7 +181,11 @@ def test_what_was_offloaded_goes_back_after_the_pictures(monkeypatch) -> None:
     cache.put("model", pipeline)
     vae = pipeline.components["vae"]
     container: Any = SimpleNamespace(
-        pipeline=pipeline, denoiser=pipeline.components["unet"], device=cache.device
+        pipeline=pipeline,
+        denoiser=pipeline.components["unet"],
+        device=cache.device,
+        text_encoders=(),
+        trains_text_encoders=False,
     )
     components = Components(cache, "model", container, NullWriter())
     answer = components.obey(move("offload", "vae"))

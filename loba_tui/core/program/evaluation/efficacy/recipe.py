@@ -11,9 +11,9 @@ from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy, era
 from loba_tui.core.program.evaluation.efficacy.probe import EfficacyProbe, ProbePrompts
 from loba_tui.core.program.evaluation.efficacy.slider import SliderEfficacy, slider_efficacy
 from loba_tui.core.program.open_model import Embeddings, batch_of
+from loba_tui.core.program.spread import spread
 from loba_tui.core.program.trajectories.held_out import HeldOut, roll_out
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.spread import spread
 
 MAX_EFFICACY_CONCEPTS = 8
 
