@@ -142,7 +142,7 @@ def _check_model(recipe: Recipe, model: OpenModel, plugins: Plugins) -> None:
 
 
 def _beginning(initial: InitialFile | None, model: OpenModel) -> dict[str, Any] | None:
-    """Give the adapter, and text encoders' that are trained, the weights of a file if there is one."""
+    """Give all that is trained the weights of a file, if there is one."""
     if initial is None:
         return None
     text = trained_text(model.text)
