@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 
 
@@ -55,12 +56,15 @@ class TrainedText:
             strengths: (B,) or one for all rows.
 
         Raises:
-            ValueError: Nobody noted of which prompts the rows are.
+            RecipeError: Nobody noted of which prompts the rows are.
         """
         given = torch.as_tensor(strengths).reshape(-1).tolist()
         num_rows = max(len(given), len(prompts))
         if len(prompts.texts) != len(prompts):
-            raise ValueError("the method made embeddings of its own, which cannot be trained")
+            raise RecipeError(
+                "adapter.text_encoders: the method trains on embeddings of no prompt",
+                "A method of one's own says of which prompts they are: PromptEmbeds.of.",
+            )
         prompts = prompts if len(prompts) == num_rows else prompts.expand(num_rows)
         given = given if len(given) == num_rows else given * num_rows
         wanted = list(zip(prompts.texts, given, strict=True))

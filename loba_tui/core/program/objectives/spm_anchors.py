@@ -79,7 +79,7 @@ def random_anchor(target: PromptEmbeds, seed: int, *key: int | str) -> PromptEmb
     if pooled is not None:
         pooled_noise = randomness.normal(pooled.shape, seed, "anchor pooled", *key)
         pooled = _as_long_as(pooled, pooled_noise, length)
-    return PromptEmbeds(embeds, pooled)
+    return PromptEmbeds(embeds, pooled).of(None)
 
 
 def _as_long_as(like: Tensor, noise: Tensor, factor: float) -> Tensor:

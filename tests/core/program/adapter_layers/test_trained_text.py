@@ -105,7 +105,7 @@ def test_gradients_reach_every_layer_of_both_encoders(text: TrainedText) -> None
 
 def test_rows_that_nobody_knows_the_prompts_of_are_refused(text: TrainedText) -> None:
     rows = replace(text.container.encode_prompts(PROMPTS), texts=())
-    with pytest.raises(ValueError, match="embeddings of its own"):
+    with pytest.raises(RecipeError, match="embeddings of no prompt"):
         text.of_student(rows, 1.0)
 
 
@@ -166,6 +166,17 @@ def test_a_run_trains_them_and_its_file_draws_what_it_drew(tmp_path: Path) -> No
     )
     assert theirs.shape == ours.shape
     assert np.abs(theirs - ours).max() <= 2
+
+
+@pytest.mark.slow
+def test_an_eraser_with_anchors_of_no_prompt_trains_them_too(tmp_path: Path) -> None:
+    recipe = text_slider(train={"steps": 2, "batch_size": 2})
+    concepts = [{"target": "a circle"}]
+    method = {"name": "leco", "concepts": concepts, "rollout_steps": 2, "anchor_weight": 1.0}
+    given = {**recipe.model_dump(mode="json", exclude_unset=True), "method": method}
+    eraser = parse_recipe(given, plugins=SHIPPED)
+    run_dir = run_here(eraser, new_run(eraser, tmp_path))
+    assert read_adapter_file(run_dir.adapter).text_encoder_layers
 
 
 @pytest.mark.slow
