@@ -14,8 +14,9 @@ from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.attach import attach_adapter
-from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.adapter_layers.trained_text import trained_text
+from loba_tui.core.program.changed_text import changes_text_alone, solves
 from loba_tui.core.program.closed_form.solution import Solver, SolverParts
 from loba_tui.core.program.closed_form.solved_run import SolvedRun
 from loba_tui.core.program.closed_form.solved_text import SolvedText
@@ -79,14 +80,18 @@ def build(
     if solves(recipe, plugins):
         return _solved_run(recipe, model, steering, strips)
     denoiser = model.container.denoiser
-    attach_adapter(recipe, model.container, plugins)
+    is_text_alone = changes_text_alone(recipe, plugins)
+    if is_text_alone:
+        denoiser.requires_grad_(False)
+    else:
+        attach_adapter(recipe, model.container, plugins)
     init_from = _beginning(initial, model)
-    scale = AdapterScale(denoiser)
+    scale = NoScale() if is_text_alone else AdapterScale(denoiser)
     groups, factors, trained = _trained(recipe, model, plugins)
     optimizer = build_optimizer(recipe, groups, plugins)
     average = make_average(recipe.train.ema, trained, optimizer, recipe.optimizer)
     rates = _learning_rates(recipe, optimizer, factors, steering.settings, plugins)
-    student, prepared = accelerator.prepare(denoiser, optimizer, device_placement=[False, False])
+    student, prepared = _prepared(accelerator, denoiser, optimizer, wraps=not is_text_alone)
     counter = ForwardCounter()
     method = build_method(recipe, model, accelerator, student, scale, counter, plugins)
     if isinstance(method, StartsWarm):
@@ -139,6 +144,16 @@ def _check_model(recipe: Recipe, model: OpenModel, plugins: Plugins) -> None:
         raise ValueError("the recipe's images are not open; see data.open.open_data")
     for choice in (recipe.scheduler.noise, recipe.sample.noise):
         load_choice("noise", choice, plugins)(model.container.scheduler_config)
+
+
+def _prepared(
+    accelerator: Accelerator, denoiser: nn.Module, optimizer: torch.optim.Optimizer, *, wraps: bool
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return denoiser and optimizer as the accelerator has them; it wraps what has gradients."""
+    if not wraps:
+        return denoiser, accelerator.prepare(optimizer, device_placement=[False])
+    student, prepared = accelerator.prepare(denoiser, optimizer, device_placement=[False, False])
+    return student, prepared
 
 
 def _beginning(initial: InitialFile | None, model: OpenModel) -> dict[str, Any] | None:
@@ -195,7 +210,7 @@ def build_method(
     model: OpenModel,
     accelerator: Accelerator,
     student: nn.Module,
-    scale: AdapterScale,
+    scale: AdapterScale | NoScale,
     counter: ForwardCounter,
     plugins: Plugins,
 ) -> Method:
@@ -228,17 +243,6 @@ def build_method(
         )
     )
     return method
-
-
-def solves(recipe: Recipe, plugins: Plugins) -> bool:
-    """Say whether the recipe's method computes its adapter, so that there is nothing to train."""
-    plugin = plugins.describe("methods", recipe.method.name)
-    return bool(plugin.constants.get("SOLVES"))
-
-
-def changes_text_alone(recipe: Recipe, plugins: Plugins) -> bool:
-    """Say whether the recipe's method changes text encoders, and nothing of the denoiser."""
-    return bool(plugins.describe("methods", recipe.method.name).constants.get("TEXT_ONLY"))
 
 
 def build_solver(recipe: Recipe, model: OpenModel, plugins: Plugins) -> Solver:

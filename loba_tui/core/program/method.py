@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from loba_tui.core.associate.embeds import Framing, PromptEmbeds
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.adapter_layers.trained_text import TrainedText
 from loba_tui.core.program.data.training_data import TrainingData
 from loba_tui.core.program.objectives.timed_loss import TimedLoss
@@ -85,7 +85,7 @@ class MethodParts(RunParts):
     """
 
     student: nn.Module
-    scale: AdapterScale
+    scale: AdapterScale | NoScale
     concepts: Sequence[Concept]
     embeds: Mapping[str, PromptEmbeds]
     loss: TimedLoss

@@ -12,10 +12,8 @@ from accelerate import Accelerator
 from loba_tui.core.associate.machine import dtype_name
 from loba_tui.core.errors import CorruptError, Interrupted, RecipeError
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.program.adapter_layers.text_encoders import attach_text_adapters
-from loba_tui.core.program.adapter_layers.trained_text import TrainedText
-from loba_tui.core.program.build import build, build_accelerator, changes_text_alone
-from loba_tui.core.program.closed_form.solved_text import SolvedText
+from loba_tui.core.program.build import build, build_accelerator
+from loba_tui.core.program.changed_text import changed_text, trains_text
 from loba_tui.core.program.data.open import image_progress, open_data
 from loba_tui.core.program.data.prepare import PreparedData
 from loba_tui.core.program.evaluation.measure import check_measures
@@ -124,13 +122,9 @@ class _Preparation:
             on_fetch=self._on_fetch,
             tensors=self.start.tensors,
             on_problem=records.warn,
-            keep_text_encoders=recipe.adapter.text_encoders is not None,
+            keep_text_encoders=trains_text(recipe, self.context.plugins),
         )
-        if recipe.adapter.text_encoders is not None:
-            encoders = attach_text_adapters(recipe.adapter, model.container, recipe.train.seed)
-            model = replace(model, text=TrainedText(model.container, encoders))
-        elif changes_text_alone(recipe, self.context.plugins):
-            model = replace(model, text=SolvedText(model.container))
+        model = replace(model, text=changed_text(recipe, model, self.context.plugins))
         if images is None:
             return model
         progress = image_progress("encoding images", records, self._on_phase)

@@ -78,12 +78,16 @@ def write_adapter(
         NumericsError: A weight is not finite, or all are zero.
         RecipeError: The adapter is of a kind these formats cannot hold.
     """
-    if kind_of(unet.peft_config[adapter_name]) in adapter_lycoris.KINDS:
+    configs = getattr(unet, "peft_config", {})
+    if adapter_name in configs and kind_of(configs[adapter_name]) in adapter_lycoris.KINDS:
         return adapter_lycoris.write_files(
             unet, folder, metadata or {}, adapter_name, [DIFFUSERS_NAME, KOHYA_NAME]
         )
-    config = unet.peft_config[adapter_name].to_dict()
-    layers = _lora_layers(unet, adapter_name, config)
+    config: dict[str, Any] = {"use_dora": False}
+    layers: dict[str, LoraLayer] = {}
+    if adapter_name in configs:  # text encoders may be all that is adapted
+        config = configs[adapter_name].to_dict()
+        layers = _lora_layers(unet, adapter_name, config)
     family = family_of(unet.config)
     theirs, lost = dict(metadata or {}), None
     in_text = {name: _encoder_layers(each, adapter_name) for name, each in encoders.items()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from peft import LoraConfig, PeftConfig
 from torch import nn
 
 from loba_tui.core.owned_files import OwnedFolder
@@ -31,7 +32,7 @@ class AdapterOutput(Protocol):
 
 @dataclass(frozen=True)
 class DenoiserOutput:
-    """The adapter on a denoiser, and LoRAs on text encoders by component."""
+    """The adapter on a denoiser, if it has one, and LoRAs on text encoders by component."""
 
     denoiser: nn.Module
     encoders: Mapping[str, nn.Module]
@@ -41,7 +42,13 @@ class DenoiserOutput:
     def num_bytes(self) -> int:
         """Bytes of the files for both kinds of tools."""
         weights = 4 * sum(parameter.numel() for parameter in self.parameters.values())
-        return size_of_files(weights, self.denoiser.peft_config["default"])
+        config = self._config
+        return 2 * weights if config is None else size_of_files(weights, config)
+
+    @property
+    def _config(self) -> PeftConfig | None:
+        configs = getattr(self.denoiser, "peft_config", {})
+        return configs.get("default")
 
     def write(self, folder: OwnedFolder, metadata: Mapping[str, str]) -> dict[str, WrittenFile]:
         """Write what `write_adapter` does."""
@@ -49,4 +56,4 @@ class DenoiserOutput:
 
     def notes(self, written: Mapping[str, WrittenFile]) -> list[str]:
         """Return what the adapter's kind comes to in other tools."""
-        return notes_of(self.denoiser.peft_config["default"], written)
+        return notes_of(self._config or LoraConfig(), written)

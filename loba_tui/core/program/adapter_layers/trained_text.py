@@ -81,18 +81,19 @@ class TrainedText:
             texts = [text for text, each in pairs if each == strength and text is not None]
             if not texts:
                 continue
-            with self._on(strength):
+            with self.at(strength):
                 rows = self.container.encode_prompts(texts, with_grad=True)
             encoded |= {(text, strength): rows[n] for n, text in enumerate(texts)}
         return encoded
 
     def encode(self, prompts: Sequence[str], scale: float) -> list[PromptEmbeds]:
         """Return one row a prompt at a strength, without gradients."""
-        with self._on(scale):
+        with self.at(scale):
             return [self.container.encode_prompts([prompt]) for prompt in prompts]
 
     @contextmanager
-    def _on(self, strength: float) -> Iterator[None]:
+    def at(self, strength: float) -> Iterator[None]:
+        """Have the encoders encode at a strength inside a `with` block."""
         with ExitStack() as stack:
             for scale in self._scales:
                 stack.enter_context(scale(strength))

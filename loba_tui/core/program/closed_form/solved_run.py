@@ -16,7 +16,9 @@ from torch import nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.adapter_layers.kinds import tuner_layers
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
+from loba_tui.core.program.adapter_layers.text_encoders import name_in_files
 from loba_tui.core.program.closed_form.solution import LayerUpdate, Solution, Solver
 from loba_tui.core.program.closed_form.solved_text import SolvedText
 from loba_tui.core.program.sampling.run_strips import StripDrawer
@@ -169,3 +171,16 @@ def put_weights(
         rest = down.detach()[layer.rank :].to(**kind)
         down.data = torch.cat([(layer.down / module.scaling[adapter_name]).to(**kind), rest])
         up.data = torch.nn.functional.pad(layer.up.to(**kind), (0, spare))
+
+
+def put_text_weights(
+    encoders: Mapping[str, nn.Module], updates: Mapping[str, Mapping[str, LayerUpdate]]
+) -> None:
+    """Copy updates, by component and by module as files call it, into LoRAs of text encoders.
+
+    Layers without a LoRA are left out.
+    """
+    for component, encoder in encoders.items():
+        named = {name_in_files(name): name for name, _ in tuner_layers(encoder, "default")}
+        own = updates.get(component, {})
+        put_weights(encoder, {named[name]: own[name] for name in own if name in named})

@@ -25,9 +25,11 @@ from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.dora import size_of_files
 from loba_tui.core.program.adapter_layers.added import host_named
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
-from loba_tui.core.program.adapter_layers.text_encoders import attach_text_adapters
-from loba_tui.core.program.adapter_layers.trained_text import TrainedText
-from loba_tui.core.program.build import solves
+from loba_tui.core.program.changed_text import (
+    attach_trained_text,
+    solves,
+    trains_text,
+)
 from loba_tui.core.program.open_model import prompts_of
 from loba_tui.core.program.planning.estimate_records import Disk, Estimate, Memory, Work
 from loba_tui.core.program.planning.method_calls import (
@@ -97,7 +99,7 @@ class Estimator:
             calls=calls,
         )
         notes = []
-        if calls == NO_CALLS:
+        if solves(recipe, self.plugins):
             notes.append("The adapter is computed, not trained; this is the most it can have.")
         if shapes.origin == "assumed":
             notes.append(
@@ -149,14 +151,17 @@ class Estimator:
             denoiser = shapes.container.denoiser
             adapter = {n: p for n, p in denoiser.named_parameters() if p.requires_grad}
             scale = AdapterScale(denoiser) if adapter else NoScale()
-            encoders = attach_text_adapters(recipe.adapter, shapes.container, recipe.train.seed)
-            text = TrainedText(shapes.container, encoders).parameters()
+            encoders: Mapping[str, nn.Module] = {}
+            text: Mapping[str, nn.Parameter] = {}
+            if trains_text(recipe, self.plugins):
+                trained_text = attach_trained_text(recipe, shapes.container, self.plugins)
+                encoders, text = trained_text.encoders, trained_text.parameters()
             trained: dict[str, nn.Parameter] = {}
             calls = NO_CALLS
             if not solves(recipe, self.plugins):
                 _, _, trained = parameter_groups(recipe, adapter, self.plugins, text)
-                assert isinstance(scale, AdapterScale), "an adapter that is trained is there"
-                calls = record_calls(recipe, shapes.container, scale, self.plugins)
+                if isinstance(scale, AdapterScale):
+                    calls = record_calls(recipe, shapes.container, scale, self.plugins)
             self._networks[key] = Networks(
                 shapes=shapes,
                 scale=scale,
@@ -198,7 +203,8 @@ class Estimator:
         teacher = networks.denoiser_cost(Call(calls.teacher_rows, with_grad=False))
         if networks.text:
             # Their activations are held until the denoiser's backward pass has come to them.
-            encoding = networks.encoder_cost(calls.student_rows)
+            rows = calls.student_rows or recipe.train.batch_size
+            encoding = networks.encoder_cost(rows)
             student = Cost(
                 encoding.kept_bytes + student.kept_bytes,
                 max(encoding.peak_bytes, encoding.kept_bytes + student.peak_bytes),

@@ -21,7 +21,8 @@ from loba_tui.core.associate.embeds import Framing, LatentMoments, PromptEmbeds
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
-from loba_tui.core.program.build import build_method, build_solver, solves
+from loba_tui.core.program.build import build_method, build_solver
+from loba_tui.core.program.changed_text import changes_text_alone, solves
 from loba_tui.core.program.closed_form.solved_run import config_of_ranks
 from loba_tui.core.program.open_model import OpenModel, prompts_of
 from loba_tui.core.program.trajectories.predictions import ForwardCounter
@@ -96,18 +97,19 @@ def record_calls(
 
 
 NO_CALLS = MethodCalls((), ((),), 0)
-"""Of a method that computes its adapter from text embeddings and weights alone."""
+"""Of a method that never calls the denoiser."""
 
 
 def attach_adapter_or_bound(recipe: Recipe, container: ModelContainer, plugins: Plugins) -> None:
     """Attach the adapter that a run trains, or one as large as a method's own can become."""
+    if changes_text_alone(recipe, plugins):
+        container.denoiser.requires_grad_(False)
+        return
     if not solves(recipe, plugins):
         attach_adapter(recipe, container, plugins)
         return
     _, model = _recorded(recipe, container)
     ranks = build_solver(recipe, model, plugins).most_ranks()
-    if not ranks:  # it changes text encoders alone
-        return
     container.denoiser.requires_grad_(False)
     container.denoiser.add_adapter(config_of_ranks(ranks))
 

@@ -20,7 +20,7 @@ from loba_tui.core.associate.model_shapes import ModelShapes, shapes_of
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.kinds import adapted_module, block_of, block_place
-from loba_tui.core.program.build import changes_text_alone, solves
+from loba_tui.core.program.changed_text import changes_text_alone, solves
 from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.program.learning_rates import stand_in_optimizer
 from loba_tui.core.program.planning.requirements import requirements

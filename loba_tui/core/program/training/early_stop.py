@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.evaluation.efficacy.probe import EfficacyProbe
 from loba_tui.core.program.evaluation.efficacy.recipe import make_probe
 from loba_tui.core.program.evaluation.efficacy.slider import (
@@ -163,7 +163,7 @@ def stop_reason(checks: Sequence[EfficacyCheck], wanted: StopWhenSection) -> Sto
 
 
 def make_early_stop(
-    recipe: Recipe, model: OpenModel, scale: AdapterScale, processes: Processes
+    recipe: Recipe, model: OpenModel, scale: RowScale, processes: Processes
 ) -> EarlyStop | None:
     """Return the checks that a recipe asks for, None where it asks for none.
 

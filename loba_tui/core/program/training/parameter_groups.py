@@ -80,9 +80,10 @@ def parameter_groups(
             parameter.requires_grad_(False)
         else:
             by_factor.setdefault(float(factor), {})[name] = parameter
-    section = recipe.adapter.text_encoders
-    if section is not None and in_text:
-        rate = recipe.optimizer.lr if section.lr is None else section.lr
+    if in_text:
+        section = recipe.adapter.text_encoders
+        own = section.lr if section is not None else None
+        rate = recipe.optimizer.lr if own is None else own
         by_factor.setdefault(rate / recipe.optimizer.lr, {}).update(in_text)
     if not by_factor:
         raise RecipeError(

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from loba_tui.core.program.adapter_layers.strength import AdapterScale
+from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.adapter_layers.trained_text import TrainedText
 from loba_tui.core.program.learning_rates import LearningRates
 from loba_tui.core.program.method import Method
@@ -42,7 +42,7 @@ class TrainerParts:
 
     accelerator: Accelerator
     student: nn.Module
-    scale: AdapterScale
+    scale: AdapterScale | NoScale
     method: Method
     optimizer: torch.optim.Optimizer
     learning_rates: LearningRates

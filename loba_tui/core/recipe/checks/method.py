@@ -96,6 +96,18 @@ def check_text_encoders(
             yield tree.problem((*path, "lr"), message)
 
 
+def check_text_alone(tree: Node, method: Plugin | None) -> Iterator[Problem]:
+    """Yield what `adapter` says of the denoiser where the method trains text encoders alone."""
+    constants = method.constants if method is not None else {}
+    if method is None or not constants.get("TEXT_ONLY") or constants.get("SOLVES"):
+        return
+    for key in ("layers", "init_from", "name"):
+        given = tree.at(("adapter", key))
+        if given is not None and given.data not in (None, "lora"):
+            message = f"{method.name} trains a LoRA on the text encoders alone, so this is unused"
+            yield tree.problem(("adapter", key), f"{message}; see adapter.text_encoders")
+
+
 def check_prompt_reading(tree: Node, method: Plugin | None) -> Iterator[Problem]:
     """Yield options of reading prompts where the method edits single tokens in closed form."""
     warm = tree.at(("method", "warm_start"))

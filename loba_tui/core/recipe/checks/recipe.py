@@ -17,6 +17,7 @@ from loba_tui.core.recipe.checks.method import (
     check_init_from,
     check_layers,
     check_prompt_reading,
+    check_text_alone,
     check_text_encoders,
     check_unused,
 )
@@ -58,6 +59,7 @@ def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Proble
     usual = OptimizerSection().name
     optimizer = described(*chosen.get(("optimizer",), ("optimizers", usual)), plugins)
     problems += check_text_encoders(tree, method, adapter, optimizer)
+    problems += check_text_alone(tree, method)
     return (None if problems else recipe), _without_repeats(problems)
 
 
