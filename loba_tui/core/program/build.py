@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
@@ -79,19 +80,13 @@ def build(
     _check_model(recipe, model, plugins)
     if solves(recipe, plugins):
         return _solved_run(recipe, model, steering, strips)
-    denoiser = model.container.denoiser
-    is_text_alone = changes_text_alone(recipe, plugins)
-    if is_text_alone:
-        denoiser.requires_grad_(False)
-    else:
-        attach_adapter(recipe, model.container, plugins)
+    scale = _attach(recipe, model.container, plugins)
     init_from = _beginning(initial, model)
-    scale = NoScale() if is_text_alone else AdapterScale(denoiser)
     groups, factors, trained = _trained(recipe, model, plugins)
     optimizer = build_optimizer(recipe, groups, plugins)
     average = make_average(recipe.train.ema, trained, optimizer, recipe.optimizer)
     rates = _learning_rates(recipe, optimizer, factors, steering.settings, plugins)
-    student, prepared = _prepared(accelerator, denoiser, optimizer, wraps=not is_text_alone)
+    student, prepared = _prepared(accelerator, model.container.denoiser, optimizer, scale)
     counter = ForwardCounter()
     method = build_method(recipe, model, accelerator, student, scale, counter, plugins)
     if isinstance(method, StartsWarm):
@@ -146,11 +141,23 @@ def _check_model(recipe: Recipe, model: OpenModel, plugins: Plugins) -> None:
         load_choice("noise", choice, plugins)(model.container.scheduler_config)
 
 
+def _attach(recipe: Recipe, container: ModelContainer, plugins: Plugins) -> AdapterScale | NoScale:
+    """Attach the denoiser's adapter, unless text encoders alone have one; return its strength."""
+    if changes_text_alone(recipe, plugins):
+        container.denoiser.requires_grad_(False)
+        return NoScale()
+    attach_adapter(recipe, container, plugins)
+    return AdapterScale(container.denoiser)
+
+
 def _prepared(
-    accelerator: Accelerator, denoiser: nn.Module, optimizer: torch.optim.Optimizer, *, wraps: bool
+    accelerator: Accelerator,
+    denoiser: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scale: AdapterScale | NoScale,
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Return denoiser and optimizer as the accelerator has them; it wraps what has gradients."""
-    if not wraps:
+    """Return denoiser and optimizer as the accelerator has them."""
+    if isinstance(scale, NoScale):  # data parallelism refuses to wrap what has no gradients
         return denoiser, accelerator.prepare(optimizer, device_placement=[False])
     student, prepared = accelerator.prepare(denoiser, optimizer, device_placement=[False, False])
     return student, prepared
