@@ -40,8 +40,9 @@ import torch
 from file_faults import FaultyFiles
 
 from loba_tui.core.plugins import KINDS, SHIPPED
-from loba_tui.core.program import build, finish, main
+from loba_tui.core.program import build, main
 from loba_tui.core.program import train as training
+from loba_tui.core.program.adapter_files import outputs
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
 from loba_tui.core.program.training.checkpoint import CheckpointStore
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
@@ -212,7 +213,7 @@ class Runner:
             return call
 
         CheckpointStore.save = told(SAVING, CheckpointStore.save)  # type: ignore[method-assign]
-        finish.write_adapter = told(EXPORTING, finish.write_adapter)  # type: ignore[attr-defined]
+        outputs.write_adapter = told(EXPORTING, outputs.write_adapter)  # type: ignore[attr-defined]
         with files.installed() if scope == "run" else contextlib.nullcontext():
             return main.main(["--run-dir", str(run_dir.path), "--resume"])
 
