@@ -281,9 +281,10 @@ def _disk(
     pictures = num_strips * per_strip + (proof if recipe.proof.enabled else 0)
     samples = int(pictures * side**2 * _PICTURE_BYTES_PER_PIXEL)
     configs = getattr(container.denoiser, "peft_config", {})
-    files = _text_file_bytes(container)
     if "default" in configs:
         files = size_of_files(4 * adapter, configs["default"])
+    else:  # text encoders alone are changed: by a LoRA that is trained, or by what is computed
+        files = 2 * 4 * adapter or _text_file_bytes(container)
     return Disk(
         checkpoint=checkpoint,
         checkpoints=checkpoints,
