@@ -94,8 +94,11 @@ def cases() -> Iterator[Any]:
         if kind == "measures":  # it takes no part in training
             continue
         for name in SHIPPED.names(kind):
-            if SHIPPED.describe(kind, name).constants.get("SOLVES"):
+            constants = SHIPPED.describe(kind, name).constants
+            if constants.get("SOLVES"):
                 continue  # it has no steps between which it could stop: test_solved_run.py
+            if constants.get("TEXT_ONLY"):
+                continue  # whole runs resume in test_text_encoder_slider.py
             lacks = name == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None
             skip = pytest.mark.skipif(lacks, reason="bitsandbytes is not installed")
             yield pytest.param(kind, name, id=f"{kind}-{name}", marks=skip)
