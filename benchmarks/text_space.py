@@ -1,4 +1,4 @@
-"""How do text-space sliders do, as a direction, as biases and as a LoRA?
+"""How do text-space sliders do, as biases and as a LoRA?
 
 Three sliders of the embedded model: size, brightness, and a hue from blue to red, of shapes whose
 prompt names no colour. `--choose 1` draws the prompts that the direction is made of, at several
@@ -177,12 +177,12 @@ class Drawn:
         ]
 
     def rho(self) -> np.ndarray:
-        """Return Spearman's rho of each sample; 0 where nothing moves."""
+        """Return Spearman's rho of each sample; 0 where nothing moves or no shape is found."""
         return np.nan_to_num([spearmanr(SCALES, row).statistic for row in self.values])
 
     def effect(self) -> float:
         """Return the difference of the mean values at 2 and at −2."""
-        mean = self.values.mean(axis=0)
+        mean = np.nanmean(self.values, axis=0)
         return float(mean[SCALES.index(2.0)] - mean[SCALES.index(-2.0)])
 
     def kept(self) -> list[float]:
@@ -196,10 +196,13 @@ class Drawn:
 
     def line(self) -> str:
         """Return all of it in a line."""
-        means = " ".join(f"{value:.3g}" for value in self.values.mean(axis=0))
+        means = " ".join(f"{value:.3g}" for value in np.nanmean(self.values, axis=0))
         kept = " ".join(f"{100 * share:.0f}" for share in self.kept())
         rho = self.rho()
-        return f"rho {rho.mean():.3f} / {rho.min():.3f}  {means}  kept % {kept}"
+        gone = np.isnan(self.values).any(axis=1)
+        worst = rho[~gone].min()
+        lost = f"  {gone.sum()} of {len(rho)} without a shape at some scale" if gone.any() else ""
+        return f"rho {rho.mean():.3f} / {worst:.3f}  {means}  kept % {kept}{lost}"
 
 
 def choose(container: ModelContainer) -> None:
@@ -236,7 +239,7 @@ def main() -> None:
     seeds = list(range(2000, 2000 + arguments.seeds))
     for name, slider in SLIDERS.items():
         recipe = recipe_of(slider, slider.strength)
-        solver, solve = solved(recipe, container)
+        _, solve = solved(recipe, container)
         solve()  # the first call sets up what later ones have
         begin = time.perf_counter()
         solution = solve()
@@ -247,7 +250,6 @@ def main() -> None:
             sizes = {path.name: path.stat().st_size for path in Path(folder).iterdir()}
             bias = read_adapter_file(Path(folder) / BIAS_NAME)
         forms = {
-            "direction": Moved(container, solver.direction()),
             "biases": TextAdapters(container, [(bias, 1.0)]),
             "LoRA": text,
         }
