@@ -125,8 +125,7 @@ def kohya_file(
     tensors = {}
     named = {kohya_keys.to_kohya(module, family.layout): la for module, la in layers.items()}
     for component, own in encoders.items():
-        prefix = _kohya_encoder(component, is_xl=family.layout is not None)
-        named |= {f"{prefix}_{module.replace('.', '_')}": la for module, la in own.items()}
+        named |= {_kohya_in_text(component, module, family): la for module, la in own.items()}
     for name, layer in named.items():
         tensors[f"{name}.lora_down.weight"] = layer.down
         tensors[f"{name}.lora_up.weight"] = layer.up
@@ -151,9 +150,8 @@ def bias_file(
     """
     tensors = {}
     for component, gains in biases.items():
-        prefix = _kohya_encoder(component, is_xl=family.layout is not None)
         for module, gain in gains.items():
-            tensors[f"{prefix}_{module.replace('.', '_')}.diff_b"] = gain
+            tensors[f"{_kohya_in_text(component, module, family)}.diff_b"] = gain
     return tensors, {
         "format": "pt",
         "modelspec.implementation": "diffusers" if family.layout is None else SGM_URL,
@@ -162,11 +160,10 @@ def bias_file(
     }
 
 
-def _kohya_encoder(component: str, *, is_xl: bool) -> str:
-    """Return what kohya's keys call a text encoder: they count where there are two."""
-    if not is_xl:
-        return "lora_te"
-    return "lora_te1" if component == "text_encoder" else "lora_te2"
+def _kohya_in_text(component: str, module: str, family: AdapterFamily) -> str:
+    """Return what kohya's keys call a text encoder's module; they count where there are two."""
+    number = "1" if component == "text_encoder" else "2"
+    return f"lora_te{number if family.layout is not None else ''}_{module.replace('.', '_')}"
 
 
 def model_spec(metadata: Mapping[str, str], family: AdapterFamily) -> dict[str, str]:

@@ -138,16 +138,3 @@ class ScaledEmbeddings(Mapping[str, PromptEmbeds]):
 
     def __len__(self) -> int:
         return len(self._base)
-
-
-def batch_at(
-    embeds: Mapping[str, PromptEmbeds], scale: float, prompts: Sequence[str]
-) -> PromptEmbeds:
-    """Return the rows of prompts at a scale as one batch; only adapted encoders make any differ."""
-    found = embeds.at(scale, prompts) if isinstance(embeds, ScaledEmbeddings) else embeds
-    return PromptEmbeds.cat([found[prompt] for prompt in prompts])
-
-
-def follows_scale(embeds: Mapping[str, PromptEmbeds]) -> bool:
-    """Say whether the rows of a prompt depend on the strength of an adapter."""
-    return isinstance(embeds, ScaledEmbeddings)

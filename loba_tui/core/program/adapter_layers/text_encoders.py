@@ -36,7 +36,7 @@ def attach_text_adapters(
         The encoders by their component's name.
 
     Raises:
-        RecipeError: The model has no such layers, or its components move while it computes.
+        RecipeError: The model has no such encoder, or none of the layers.
     """
     wanted = section.text_encoders
     if wanted is None:

@@ -78,10 +78,9 @@ class SolvedRun:
             solution = self.solver.solve()
             if self.text is None:
                 attach_solution(solution, self.container)
-        if self.text is None:
-            self._scale = AdapterScale(self.container.denoiser)
-        else:
-            self.text.solution, self._scale = solution.text, NoScale()
+                self._scale = AdapterScale(self.container.denoiser)
+            else:
+                self.text.solution, self._scale = solution.text, NoScale()
         self.step = 1
         records.metric(
             step=1,

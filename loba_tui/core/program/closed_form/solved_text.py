@@ -103,7 +103,7 @@ class SolvedText:
         return [
             "adapter.safetensors is a LoRA of the text encoders for diffusers,"
             " adapter.kohya.safetensors the same for ComfyUI, A1111, Forge and kohya's scripts.",
-            f"{BIAS_NAME} is the direction itself, as biases that ComfyUI and SD.Next load.",
+            f"{BIAS_NAME} is the direction itself, as biases that ComfyUI loads.",
             "A negative prompt is encoded by the same encoders, so that it moves too; no negative"
             " prompt does not move where a pipeline takes zeros for it, as SD-XL's does.",
         ]

@@ -14,7 +14,7 @@ inputs, by least squares with a ridge.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,6 +219,8 @@ def _added(module: nn.Module, constant: Tensor) -> Iterator[None]:
     def add(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         return output + constant.to(output)
 
-    with ExitStack() as stack:
-        stack.callback(module.register_forward_hook(add).remove)
+    handle = module.register_forward_hook(add)
+    try:
         yield
+    finally:
+        handle.remove()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.plugins import SHIPPED, Plugins
-from loba_tui.core.program.adapter_files.text_encoders import batch_at, follows_scale
+from loba_tui.core.program.adapter_files.text_encoders import ScaledEmbeddings
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy, eraser_efficacy
 from loba_tui.core.program.evaluation.efficacy.probe import EfficacyProbe, ProbePrompts
@@ -53,15 +53,19 @@ def make_probe(
         away = batch_of(embeds, [concept.negative or "" for concept in concepts])
     kept = batch_of(embeds, preserve) if preserve else None
 
-    def at(strength: float) -> tuple[PromptEmbeds, PromptEmbeds | None]:
-        rows = batch_at(embeds, strength, [*targets, *preserve])
-        return rows[: len(targets)], rows[len(targets) :] if preserve else None
+    at = None
+    if isinstance(embeds, ScaledEmbeddings):
+        scaled = embeds
+
+        def at(strength: float) -> tuple[PromptEmbeds, PromptEmbeds | None]:
+            found = scaled.at(strength, [*targets, *preserve])
+            return batch_of(found, targets), batch_of(found, preserve) if preserve else None
 
     return EfficacyProbe(
         container,
         scale,
         roll_out_held(container, scale, recipe, target),
-        ProbePrompts(target, towards, away, kept, at if follows_scale(embeds) else None),
+        ProbePrompts(target, towards, away, kept, at),
     )
 
 
