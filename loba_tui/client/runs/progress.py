@@ -12,7 +12,10 @@ from loba_tui.core.text import clean
 from loba_tui.core.units import show_countdown, show_size
 
 _RATE_WINDOW = 50
-_PHASES_WITHOUT_STEPS = frozenset({"starting", "loading", "encoding", "solving", "measuring"})
+_PHASES_WITHOUT_STEPS = frozenset(
+    {"starting", "loading", "encoding", "solving", "calibrating", "measuring"}
+)
+_PHASES_OF_PROOF = frozenset({"calibrating", "measuring"})
 _PHASES_OF_IMAGES = frozenset({"checking data", "encoding images"})
 _CALM_SECONDS = 10.0
 
@@ -55,7 +58,7 @@ class Progress:
     def text(self) -> str:
         """Return phase, step, loss, rate, time to go and memory, as far as they are known."""
         parts = [clean(self.phase, limit=20)]
-        if self.phase == "measuring" and self._measured is not None:
+        if self.phase in _PHASES_OF_PROOF and self._measured is not None:
             parts.append("{}/{} images".format(*self._measured))
         elif self.phase in _PHASES_OF_IMAGES:
             parts += ["{}/{} images".format(*self._images)] if self._images is not None else []

@@ -1,4 +1,4 @@
-"""End of a run: the adapter is exported, measured, and exported anew.
+"""End of a run: the adapter is exported, calibrated if asked, measured, and exported anew.
 
 It is written before it is measured, so that a failing measurement loses nothing, and once more
 after that, so that the file itself carries the measured effect.
@@ -15,11 +15,19 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.file import WrittenFile
 from loba_tui.core.program.adapter_files.outputs import AdapterOutput, DenoiserOutput
+from loba_tui.core.program.adapter_layers.factor import check_linear
 from loba_tui.core.program.adapter_layers.trained_text import trained_text
 from loba_tui.core.program.closed_form.solved_text import SolvedText
 from loba_tui.core.program.drop_ins import plugin_hashes
+from loba_tui.core.program.evaluation.calibration.calibrate import Calibration, calibrate
+from loba_tui.core.program.evaluation.calibration.looks import (
+    Looks,
+    calibration_grid,
+    calibration_prompts,
+)
 from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.open_model import OpenModel
+from loba_tui.core.program.sampling.images import Progress
 from loba_tui.core.program.sampling.run_strips import StripDrawer, go_on_or_stop
 from loba_tui.core.program.training.adapter_run import AdapterRun
 from loba_tui.core.program.training.initial_adapter import described
@@ -85,22 +93,22 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     output = _output(model, run)
     written: dict[str, WrittenFile] = {}
 
-    def write(effect: Mapping[str, str]) -> None:
+    def write() -> None:
         run.steering.disk.persist(
-            lambda: written.update(output.write(run_dir.adapter_dir, {**metadata, **effect})),
+            lambda: written.update(output.write(run_dir.adapter_dir, metadata)),
             num_bytes=output.num_bytes,
             step=run.step,
             is_alone=True,
         )
 
-    def on_progress(done: int, total: int) -> None:
-        go_on_or_stop(context, run.step)
-        records.status(measured=done, to_measure=total)
-
-    write({})
+    write()
     kohya = str(run_dir.adapter_kohya) if run_dir.adapter_kohya.is_there() else None
     notes = output.notes(written)
     records.event("exported", path=str(run_dir.adapter), kohya=kohya, notes=notes)
+    calibration = _calibrated(recipe, model, run, output)
+    if calibration is not None:
+        metadata |= _prefixed(keys.CALIBRATION_PREFIX, calibration.summary())
+        write()
     records.status(phase="sampling")
     strips.draw(run.scale, run.step)
     if not recipe.proof.enabled:
@@ -112,9 +120,75 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
         recipe,
         model.drawn_embeds,
         run_dir=run_dir,
-        progress=on_progress,
+        progress=_progress(run),
         plugins=plugins,
         ended_early=run.ended_early,
+        calibration=calibration,
     )
-    write({f"{keys.EFFECT_PREFIX}{key}": value for key, value in report.summary().items()})
+    if report.calibration is not None:
+        metadata |= _prefixed(keys.CALIBRATION_PREFIX, report.calibration.summary())
+    metadata |= _prefixed(keys.EFFECT_PREFIX, report.summary())
+    write()
     records.event("measured", outcome=report.outcome, verdict=list(report.verdict))
+
+
+def check_calibration(recipe: Recipe, model: OpenModel) -> None:
+    """Find what a run could not be calibrated for at its end.
+
+    Raises:
+        RecipeError: The adapter is not linear in its strength, or no prompt is left to draw.
+    """
+    if recipe.proof.calibrate is not None:
+        check_linear(model.container.denoiser)
+        _prompts(recipe, model)
+
+
+def _calibrated(
+    recipe: Recipe, model: OpenModel, run: AdapterRun, output: AdapterOutput
+) -> Calibration | None:
+    """Give the adapter's weights the strength that the recipe asks for, if it does.
+
+    The weights change in memory and in the files, never in a checkpoint: a run that goes on begins
+    with those that were trained, and is calibrated anew.
+    """
+    section, context = recipe.proof.calibrate, run.steering.context
+    if section is None:
+        return None
+    context.records.status(phase="calibrating")
+    looks = Looks(
+        model.container,
+        run.scale,
+        recipe,
+        model.drawn_embeds,
+        calibration_grid(recipe, _prompts(recipe, model)),
+        context.plugins,
+        _progress(run),
+    )
+    calibration = calibrate(section, looks)
+    if calibration.outcome != "left":
+        output.multiply(calibration.factor)
+    context.records.event(
+        "calibrated",
+        **calibration.summary(),
+        num_unet_rows=calibration.num_unet_rows,
+        sentences=list(calibration.sentences()),
+    )
+    return calibration
+
+
+def _prompts(recipe: Recipe, model: OpenModel) -> tuple[str, ...]:
+    return calibration_prompts(recipe, model.data.prompts() if model.data is not None else ())
+
+
+def _progress(run: AdapterRun) -> Progress:
+    context = run.steering.context
+
+    def on_progress(done: int, total: int) -> None:
+        go_on_or_stop(context, run.step)
+        context.records.status(measured=done, to_measure=total)
+
+    return on_progress
+
+
+def _prefixed(prefix: str, values: Mapping[str, str]) -> dict[str, str]:
+    return {f"{prefix}{key}": value for key, value in values.items()}

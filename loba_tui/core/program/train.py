@@ -17,7 +17,7 @@ from loba_tui.core.program.changed_text import changed_text, trains_text
 from loba_tui.core.program.data.open import image_progress, open_data
 from loba_tui.core.program.data.prepare import PreparedData
 from loba_tui.core.program.evaluation.measure import check_measures
-from loba_tui.core.program.finish import finish
+from loba_tui.core.program.finish import check_calibration, finish
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
 from loba_tui.core.program.planning.preflight import Preflight
 from loba_tui.core.program.processes import Processes
@@ -79,9 +79,8 @@ def train(
             strips=strips,
             initial=initial,
         )
-        records.event("built", **_facts(accelerator, model, run))
-        if run.init_from is not None:
-            records.event("init_from", **run.init_from)
+        check_calibration(recipe, model)
+        _announce(records, accelerator, model, run)
         components.publish()
 
         _take_up_changes(settings, context)
@@ -203,6 +202,14 @@ def _be_reproducible(device: torch.device) -> None:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _announce(
+    records: Records, accelerator: Accelerator, model: OpenModel, run: AdapterRun
+) -> None:
+    records.event("built", **_facts(accelerator, model, run))
+    if run.init_from is not None:
+        records.event("init_from", **run.init_from)
 
 
 def _facts(accelerator: Accelerator, model: OpenModel, run: AdapterRun) -> dict[str, object]:

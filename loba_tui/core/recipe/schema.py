@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from loba_tui.core.recipe.calibrate_schema import CalibrateSection
 from loba_tui.core.recipe.data_schema import DataSection, Fraction, NonEmptyStr, Scale, Section
 
 RECIPE_VERSION = 1
@@ -262,6 +263,9 @@ class ProofSection(Section):
         default_factory=dict,
         description="held-out prompts that must go on working, by the label measure is to give",
     )
+    calibrate: CalibrateSection | None = Field(
+        None, description="sets the adapter's strength before it is measured; null leaves it alone"
+    )
 
     @model_validator(mode="after")
     def _others_stand_beside_an_erased_label(self) -> ProofSection:
@@ -269,6 +273,18 @@ class ProofSection(Section):
             raise ValueError("erased needs measure: the measure that gives this label")
         if self.others and self.erased is None:
             raise ValueError("others needs erased: they stand beside what is to be gone")
+        return self
+
+    @model_validator(mode="after")
+    def _calibrating_needs_a_measured_slider(self) -> ProofSection:
+        if self.calibrate is None:
+            return self
+        if self.measure is None or self.erased is not None:
+            raise ValueError("calibrate needs measure, of what a slider moves, and no erased")
+        if not self.enabled:
+            raise ValueError("calibrate needs enabled: true: it is a part of the proof")
+        if held := set(self.calibrate.prompts) & set(self.prompts):
+            raise ValueError(f"calibrate has a prompt of the proof, {min(held)!r}: take another")
         return self
 
 

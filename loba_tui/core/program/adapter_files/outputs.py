@@ -14,6 +14,7 @@ from loba_tui.core.program.adapter_files.adapter import write_adapter
 from loba_tui.core.program.adapter_files.dora import size_of_files
 from loba_tui.core.program.adapter_files.file import WrittenFile
 from loba_tui.core.program.adapter_files.notes import notes_of
+from loba_tui.core.program.adapter_layers.factor import multiply_adapter
 
 
 class AdapterOutput(Protocol):
@@ -22,6 +23,13 @@ class AdapterOutput(Protocol):
     @property
     def num_bytes(self) -> int:
         """Bytes that its files take, about."""
+
+    def multiply(self, factor: float) -> None:
+        """Make its strength 1 what `factor` was, in what is drawn and in what is written.
+
+        Raises:
+            RecipeError: It is of a kind that is not linear in its strength.
+        """
 
     def write(self, folder: OwnedFolder, metadata: Mapping[str, str]) -> dict[str, WrittenFile]:
         """Write its files, read them back, and return them by format."""
@@ -49,6 +57,11 @@ class DenoiserOutput:
     def _config(self) -> PeftConfig | None:
         configs = getattr(self.denoiser, "peft_config", {})
         return configs.get("default")
+
+    def multiply(self, factor: float) -> None:
+        """Multiply the weights of the denoiser's adapter and of the text encoders' LoRAs."""
+        for network in (self.denoiser, *self.encoders.values()):
+            multiply_adapter(network, factor)
 
     def write(self, folder: OwnedFolder, metadata: Mapping[str, str]) -> dict[str, WrittenFile]:
         """Write what `write_adapter` does."""

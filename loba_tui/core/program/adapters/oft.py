@@ -16,6 +16,7 @@ from loba_tui.core.program.adapter_layers.options import LinearAdapterOptions
 
 INIT_FROM = False
 TEXT_ENCODERS = False
+LINEAR = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -55,6 +55,19 @@ class TextSolution:
 
     lora: Mapping[str, Mapping[str, LayerUpdate]]
     biases: Mapping[str, Mapping[str, Tensor]]
+
+    def times(self, factor: float) -> TextSolution:
+        """Return the change whose strength 1 is what `factor` is of this one."""
+        return TextSolution(
+            lora={
+                component: {name: replace(u, up=u.up * factor) for name, u in layers.items()}
+                for component, layers in self.lora.items()
+            },
+            biases={
+                component: {name: bias * factor for name, bias in gains.items()}
+                for component, gains in self.biases.items()
+            },
+        )
 
 
 @dataclass(frozen=True)

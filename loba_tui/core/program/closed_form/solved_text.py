@@ -83,6 +83,11 @@ class SolvedText:
         numbers = 2 * sum(update.up.numel() + update.down.numel() for update in updates)
         return 4 * (numbers + sum(bias.numel() for bias in biases))
 
+    def multiply(self, factor: float) -> None:
+        """Multiply the LoRA and the biases."""
+        assert self.solution is not None, "nothing is solved yet"
+        self.solution = self.solution.times(factor)
+
     def write(self, folder: OwnedFolder, metadata: Mapping[str, str]) -> dict[str, WrittenFile]:
         """Write the LoRA in both formats, and the biases; read all of it back."""
         assert self.solution is not None, "nothing is solved yet"

@@ -12,6 +12,7 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
+from loba_tui.core.program.evaluation.calibration.calibrate import Calibration
 from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy
 from loba_tui.core.program.evaluation.efficacy.recipe import measure_efficacy
 from loba_tui.core.program.evaluation.efficacy.slider import SliderEfficacy
@@ -44,6 +45,7 @@ def prove(
     *,
     plugins: Plugins,
     ended_early: str | None = None,
+    calibration: Calibration | None = None,
 ) -> Report:
     """Measure what the attached adapter does, and write strip, report.json and report.png.
 
@@ -53,6 +55,7 @@ def prove(
         embeds: Of the proof's prompts, the negative prompt, and all prompts of the concepts.
         progress: Told how many images are drawn, of how many.
         ended_early: Why training ended itself, to be said in the report.
+        calibration: What the adapter was calibrated to, to be held against these prompts.
     """
     grid = proof_grid(recipe)
     images = draw_grid(container, scale, recipe, embeds, grid, progress=progress, plugins=plugins)
@@ -60,7 +63,9 @@ def prove(
     samples = images.reshape(-1, *images.shape[2:])
     figures, measured = _measure(recipe, grid, samples, efficacy, plugins)
     details = _details(container, recipe, grid)
-    report = make_report(recipe.name, figures, details=details, remark=ended_early)
+    report = make_report(
+        recipe.name, figures, details=details, calibration=calibration, remark=ended_early
+    )
     shown = spread(range(len(grid.prompts)), MAX_STRIP_PROMPTS)
     few = replace(grid, prompts=[grid.prompts[i] for i in shown])
     run_dir.samples.file(PROOF_STRIP).replace(grid_png(images[shown], few))
@@ -70,8 +75,13 @@ def prove(
 
 
 def proof_grid(recipe: Recipe) -> Grid:
-    """Return what the proof draws; 0 is compared with, and an eraser is for use at 1."""
+    """Return what the proof draws.
+
+    Scale 0 is compared with, an eraser is for use at 1, and a calibrated scale is looked at.
+    """
     needed = {0.0} if recipe.proof.erased is None else {0.0, JUDGED_SCALE}
+    if recipe.proof.calibrate is not None:
+        needed |= {-recipe.proof.calibrate.at, recipe.proof.calibrate.at}
     scales = sorted({float(scale) for scale in recipe.sample.scales} | needed)
     return Grid((*recipe.proof_prompts, *recipe.other_prompts), recipe.proof.seeds, scales)
 

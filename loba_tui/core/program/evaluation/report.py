@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from loba_tui.core.program.evaluation.calibration.calibrate import Calibration
 from loba_tui.core.program.evaluation.figures import Figures
 from loba_tui.core.program.evaluation.verdict import judge
 
 REPORT_VERSION = 1
 _KEYS = (
     *("name", "scales", "num_samples", "images", "effect", "preservation", "clean_range"),
-    *("efficacy", "outcome", "verdict", "region", "erasure", "details"),
+    *("efficacy", "outcome", "verdict", "region", "erasure", "calibration", "details"),
 )
 """The order of report.json."""
 
@@ -29,12 +30,14 @@ class Report(Figures):
     Attributes:
         outcome: What the figures amount to, one of `verdict.OUTCOMES`.
         verdict: The sentences that explain it.
+        calibration: Which scale was given which effect before; None where that was not asked for.
         details: How it was measured: prompts, seeds, sampler, base model, costs.
     """
 
     name: str
     outcome: str
     verdict: tuple[str, ...]
+    calibration: Calibration | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -66,15 +69,20 @@ def make_report(
     figures: Figures,
     *,
     details: Mapping[str, Any] | None = None,
+    calibration: Calibration | None = None,
     remark: str | None = None,
 ) -> Report:
-    """Judge an adapter by its figures; the remark is said after the verdict's own sentences."""
+    """Judge an adapter by its figures; calibration and remark are said after the verdict's own."""
     outcome, verdict = judge(figures)
+    if calibration is not None:
+        calibration = calibration.proven(figures.scales, figures.effect)
+        verdict = (*verdict, *calibration.sentences())
     return Report(
         **vars(figures),
         name=name,
         outcome=outcome,
         verdict=(*verdict, remark) if remark else verdict,
+        calibration=calibration,
         details=dict(details or {}),
     )
 

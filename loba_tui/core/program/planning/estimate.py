@@ -30,6 +30,7 @@ from loba_tui.core.program.changed_text import (
     solves,
     trains_text,
 )
+from loba_tui.core.program.evaluation.calibration.looks import expected_images
 from loba_tui.core.program.open_model import prompts_of
 from loba_tui.core.program.planning.estimate_records import Disk, Estimate, Memory, Work
 from loba_tui.core.program.planning.method_calls import (
@@ -308,6 +309,7 @@ def _work(recipe: Recipe, networks: Networks) -> Work:
     pictures *= 1 + (num_steps // sample.every if sample.every else 0)
     if recipe.proof.enabled:
         pictures += len(recipe.proof_prompts) * len(recipe.proof.seeds) * (scales + 1)
+    pictures += expected_images(recipe)
     rows = pictures * sample.steps * sample.rows_per_image
     return Work(
         rows_per_step=2 * with_grad + without,

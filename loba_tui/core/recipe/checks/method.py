@@ -131,6 +131,24 @@ def check_efficacy_every(tree: Node, method: Plugin | None) -> Iterator[Problem]
         yield tree.problem(path, message)
 
 
+def check_calibrate(tree: Node, method: Plugin | None, adapter: Plugin | None) -> Iterator[Problem]:
+    """Yield `proof.calibrate` where no factor can change the strength.
+
+    A kind of adapter that is not linear in its strength says so by `LINEAR = False`.
+    """
+    path = ("proof", "calibrate")
+    given = tree.at(path)
+    if given is None or given.data is None or method is None:
+        return
+    if method.constants.get("ERASES"):
+        yield tree.problem(path, f"{method.name} erases, and this is for sliders; leave it out")
+    elif method.constants.get("SOLVES") or method.constants.get("TEXT_ONLY"):
+        return
+    elif adapter is not None and adapter.constants.get("LINEAR") is False:
+        message = f"{adapter.name} is not linear in its strength, so that it takes no factor"
+        yield tree.problem(path, f"{message}; lora, locon, dora, loha and lokr are")
+
+
 def layers_of(
     method: Plugin, options: Mapping[str, Any], adapter: Plugin
 ) -> tuple[str, ...] | None:
