@@ -104,7 +104,7 @@ def line_of(name: str, case: Case, report: Mapping[str, Any], seconds: float) ->
     columns = [name, f"{kind} {asked:g}", f"{found['outcome']}, × {found['factor']:.2f}"]
     for effects in ((found["below"], found["above"]), found["on_proof"]):
         if None in effects:
-            columns += ["–", "–"]
+            columns += ["-", "-"]
             continue
         shares = share_of(case.asked, *effects)
         columns.append(" / ".join(f"{effect:.3g}" for effect in effects))

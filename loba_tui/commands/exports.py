@@ -40,6 +40,10 @@ def export(
         Path | None,
         typer.Option("--into", metavar="CHECKPOINT", help="Bake it into this one-file model."),
     ] = None,
+    twins: Annotated[
+        bool,
+        typer.Option("--twins", help="Two files, -plus and -minus, for tools without w < 0."),
+    ] = False,
     out: OutFile = None,
     yes: Replace = False,
 ) -> None:
@@ -50,10 +54,12 @@ def export(
     Example: loba export output/size-slider-… --format kohya --out size.safetensors
 
     Example: loba export downloaded.safetensors@0.8 --into model.safetensors
+
+    Example: loba export size.safetensors --twins --format kohya
     """
     from loba_tui.client.runs.export import Export, export_adapter, export_request, plain_run
 
-    wanted = Export(adapter, file_format, dtype, rank, into, out, replace=yes)
+    wanted = Export(adapter, file_format, dtype, rank, into, out, replace=yes, twins=twins)
     run_dir = plain_run(wanted, user_ledger())
     if run_dir is not None:
         say(str(export_adapter(run_dir, file_format, out, replace=yes)))

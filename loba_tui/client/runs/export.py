@@ -13,6 +13,7 @@ from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import RecipeError, RefusedError, ResourceError
 from loba_tui.core.files import staged
 from loba_tui.core.run.directory import Ledger, RunDir
+from loba_tui.core.run.export_names import twin_paths
 from loba_tui.core.run.launch import Request
 from loba_tui.core.text import clean
 from loba_tui.core.units import show_mib
@@ -31,6 +32,7 @@ class Export:
         rank: Most that a layer may have; None keeps all of it.
         into: The checkpoint that it is baked into; None for none.
         out: None makes a name.
+        twins: A plus and a minus file, whose names are made of this one.
     """
 
     adapter: str
@@ -40,6 +42,7 @@ class Export:
     into: Path | None
     out: Path | None
     replace: bool
+    twins: bool = False
 
 
 def plain_run(wanted: Export, ledger: Ledger) -> RunDir | None:
@@ -50,7 +53,7 @@ def plain_run(wanted: Export, ledger: Ledger) -> RunDir | None:
     """
     if Path(wanted.adapter).is_file():
         return None
-    if wanted.dtype or wanted.rank or wanted.into or wanted.form == "peft":
+    if wanted.dtype or wanted.rank or wanted.into or wanted.twins or wanted.form == "peft":
         return None
     name, strength = split_strength(wanted.adapter, "RUN")
     if strength != 1.0 or Path(name).is_file():
@@ -74,6 +77,8 @@ def export_request(wanted: Export, ledger: Ledger) -> Request:
             source = other.path
     target = _target(wanted, Path(request.run) if request.run else Path(path))
     into = ""
+    if wanted.twins and wanted.into is not None:
+        raise RecipeError("--into bakes one strength: leave out --twins, or name FILE@-1.")
     if wanted.into is not None:
         if wanted.rank or wanted.dtype:
             raise RecipeError("--into bakes the adapter as it is: leave out --rank and --dtype.")
@@ -88,6 +93,7 @@ def export_request(wanted: Export, ledger: Ledger) -> Request:
         file_format=wanted.form,
         weights_dtype=wanted.dtype or "fp32",
         into=into,
+        twins=wanted.twins,
     )
 
 
@@ -100,6 +106,8 @@ def _target(wanted: Export, adapter: Path) -> Path:
     else:
         made = Path(f"{name}.{wanted.form}{'' if wanted.form == 'peft' else '.safetensors'}")
     target = with_home(wanted.out) if wanted.out is not None else made
+    if wanted.twins:
+        return _twin_target(target, made, wanted)
     if wanted.form == "peft" and wanted.into is None:
         if target.is_file():
             raise RefusedError(f"{target} is a file.", "Name a folder by --out.")
@@ -109,6 +117,18 @@ def _target(wanted: Export, adapter: Path) -> Path:
         raise RecipeError(f"--out: {target.name} is not a .safetensors file.")
     if target.exists() and not wanted.replace:
         raise RefusedError(f"{target} exists already.", "Add --yes to replace it.")
+    return target.absolute()
+
+
+def _twin_target(target: Path, made: Path, wanted: Export) -> Path:
+    """Return the name that both twins' names are made of."""
+    if target.is_dir():
+        target = target / made.name
+    if wanted.form != "peft" and target.suffix != ".safetensors":
+        raise RecipeError(f"--out: {target.name} is not a .safetensors file.")
+    for twin in twin_paths(target):
+        if twin.exists() and not wanted.replace:
+            raise RefusedError(f"{twin} exists already.", "Add --yes to replace it.")
     return target.absolute()
 
 

@@ -54,6 +54,7 @@ class Request:
         recipe: The text of the resolved recipe that says model, prompts and measure. Whoever makes
             the request has it from the user, or has asked about it: the program reads no other.
         unet_only: Leave out what adapters have for text encoders.
+        twins: Write a plus and a minus file instead of `file`, for tools without negative weights.
         recipes: That of each of `several`, for its measure; "" for one that has none.
     """
 
@@ -73,6 +74,7 @@ class Request:
     recipe: str | None = None
     recipes: tuple[str, ...] = ()
     unet_only: bool = False
+    twins: bool = False
     version: int = field(default=RECORD_VERSION, kw_only=True)
 
     @classmethod

@@ -148,11 +148,27 @@ def bias_file(
 
     The keys are LyCORIS' for full differences, with `diff_b` for a bias.
     """
+    return bias_tensors(biases, family), _plain_metadata(metadata, family)
+
+
+def bias_tensors(
+    biases: Mapping[str, Mapping[str, Tensor]], family: AdapterFamily
+) -> dict[str, Tensor]:
+    """Return what biases gain, by component and module, under LyCORIS' keys."""
     tensors = {}
     for component, gains in biases.items():
         for module, gain in gains.items():
-            tensors[f"{_kohya_in_text(component, module, family)}.diff_b"] = gain
-    return tensors, {
+            if component == "unet":
+                name = kohya_keys.to_kohya(module, family.layout)
+            else:
+                name = _kohya_in_text(component, module, family)
+            tensors[f"{name}.diff_b"] = gain
+    return tensors
+
+
+def _plain_metadata(metadata: Mapping[str, str], family: AdapterFamily) -> dict[str, str]:
+    """Return what every file of kohya's form says, whatever layers it has."""
+    return {
         "format": "pt",
         "modelspec.implementation": "diffusers" if family.layout is None else SGM_URL,
         **model_spec(metadata, family),

@@ -72,8 +72,12 @@ def _with_kernel(name: str, layer: LoraLayer, is_sd_1: bool) -> LoraLayer:
 
 
 def scaled(layer: LoraLayer, strength: float) -> LoraLayer:
-    """Return a layer whose strength 1 is another's `strength`."""
-    return replace(layer, alpha=layer.alpha * strength)
+    """Return a layer whose strength 1 is another's `strength`.
+
+    A sign goes into `up`: some tools take an alpha for a size.
+    """
+    up = -layer.up if strength < 0 else layer.up
+    return replace(layer, up=up, alpha=layer.alpha * abs(strength))
 
 
 def _numerical_rank(dense: Tensor) -> int:

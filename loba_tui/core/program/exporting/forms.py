@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -18,7 +18,12 @@ from peft import LoraConfig
 from torch import Tensor
 
 from loba_tui.core.adapter_keys.names import Component
-from loba_tui.core.adapter_metadata import APPROXIMATION_KEY
+from loba_tui.core.adapter_metadata import (
+    APPROXIMATION_KEY,
+    CALIBRATION_PREFIX,
+    EFFECT_PREFIX,
+    TWIN_KEY,
+)
 from loba_tui.core.errors import NumericsError, RecipeError
 from loba_tui.core.file_sources import file_at
 from loba_tui.core.owned_files import OwnedFolder
@@ -28,6 +33,8 @@ from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
 from loba_tui.core.program.adapter_files.formats import (
     CONFIG_KEY,
     LoraLayer,
+    bias_file,
+    bias_tensors,
     config_of,
     diffusers_file,
     jsonable,
@@ -37,6 +44,7 @@ from loba_tui.core.program.adapter_files.formats import (
 from loba_tui.core.program.adapter_files.losses import Loss, Losses
 from loba_tui.core.program.adapter_files.read.layers import AdapterFile
 from loba_tui.core.program.exporting.factors import lora_layer, scaled
+from loba_tui.core.run.export_names import Twin
 from loba_tui.core.text import counted
 
 Form = Literal["diffusers", "kohya", "peft", "comfy"]
@@ -55,12 +63,19 @@ class Wanted:
     Attributes:
         rank: Most that a layer may have; None keeps all of it.
         strength: What strength 1 of the new file is of the old one.
+        twin: Which of two files for tools without negative weights it is; None for one alone.
     """
 
     form: Form = "diffusers"
     dtype: Dtype = "fp32"
     rank: int | None = None
     strength: float = 1.0
+    twin: Twin | None = None
+
+    @property
+    def signed_strength(self) -> float:
+        """The strength, negative in the minus twin."""
+        return -self.strength if self.twin == "minus" else self.strength
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,7 @@ class LoraParts:
     """An adapter as LoRA layers, by component and module.
 
     Attributes:
+        biases: What biases gain, for the one form that holds them.
         losses: What was lost at the rank; by layer in their order.
         left_out: What has no form as a LoRA, each a sentence.
     """
@@ -75,11 +91,13 @@ class LoraParts:
     layers: Mapping[Component, Mapping[str, LoraLayer]]
     losses: tuple[Loss, ...]
     left_out: tuple[str, ...]
+    biases: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def largest_rank(self) -> int:
-        """The rank of the largest layer."""
-        return max(each.rank for layers in self.layers.values() for each in layers.values())
+        """The rank of the largest layer; 0 where biases alone change."""
+        ranks = [each.rank for layers in self.layers.values() for each in layers.values()]
+        return max(ranks, default=0)
 
 
 def as_lora(
@@ -91,12 +109,15 @@ def as_lora(
         RecipeError: A layer's change depends on the base model's weights, or there is none.
     """
     layers: dict[Component, dict[str, LoraLayer]] = {}
-    losses, norms, biases = [], 0, 0
+    biases: dict[str, dict[str, Tensor]] = {}
+    losses, norms, strength = [], 0, wanted.signed_strength
     is_sd_1 = adapter.keys.family.name == "SD 1.x"
     for done, layer in enumerate(adapter.layers):
         progress(done, len(adapter.layers))
         change = layer.weight
-        biases += layer.bias is not None
+        if layer.bias is not None:
+            gain = strength * layer.bias.flatten()
+            biases.setdefault(layer.component, {})[layer.module] = gain
         if change is None:
             continue
         if change.needs_base:
@@ -109,16 +130,21 @@ def as_lora(
             norms += 1
             continue
         made, loss = lora_layer(layer.module, change, wanted.rank, is_sd_1=is_sd_1)
-        layers.setdefault(layer.component, {})[layer.module] = scaled(made, wanted.strength)
+        layers.setdefault(layer.component, {})[layer.module] = scaled(made, strength)
         losses.append(loss)
-    if not layers:
-        raise RecipeError(f"{adapter.path} has no layer that a LoRA could hold.")
+    held = biases if wanted.form == "comfy" else {}
+    if not layers and not held:
+        raise RecipeError(
+            f"{adapter.path} has no layer that a LoRA could hold.",
+            "Changes of biases are written with --format comfy." if biases else "",
+        )
+    num_biases = 0 if held else sum(map(len, biases.values()))
     told = [
         f"{counted(number, noun)}, which a LoRA does not hold"
-        for number, noun in ((norms, "norm layer"), (biases, "bias change"))
+        for number, noun in ((norms, "norm layer"), (num_biases, "bias change"))
         if number
     ]
-    return LoraParts(layers, tuple(losses), (*adapter.keys.unused_lines(), *told))
+    return LoraParts(layers, tuple(losses), (*adapter.keys.unused_lines(), *told), held)
 
 
 def write_form(
@@ -130,7 +156,7 @@ def write_form(
         metadata: The former file's; what it says of its form is written anew.
         target: A file, or for PEFT a folder.
     """
-    carried = {k: v for k, v in metadata.items() if not k.startswith(_REPLACED)}
+    carried = _carried(metadata, wanted)
     losses = Losses.of(parts.losses)
     if losses.share > 0:
         of = "a larger rank"
@@ -146,6 +172,14 @@ def write_form(
     return write_file(file_at(target), _cast(tensors, wanted.dtype), own), left_out
 
 
+def _carried(metadata: Mapping[str, str], wanted: Wanted) -> dict[str, str]:
+    """Return what a new file takes over; what was measured holds at the old strength alone."""
+    measured = () if wanted.signed_strength == 1.0 else (EFFECT_PREFIX, CALIBRATION_PREFIX)
+    gone = (*_REPLACED, *measured)
+    kept = {key: value for key, value in metadata.items() if not key.startswith(gone)}
+    return kept if wanted.twin is None else {**kept, TWIN_KEY: wanted.twin}
+
+
 def _of_unet_or_first(parts: LoraParts) -> Mapping[str, LoraLayer]:
     return parts.layers.get("unet") or next(iter(parts.layers.values()))
 
@@ -158,8 +192,11 @@ def _content(
         name: layers for name, layers in parts.layers.items() if name != "unet"
     }
     family = family_of_file(metadata, num_inputs(unet))
+    if not parts.layers:
+        return bias_file(parts.biases, carried, family)
     if wanted.form != "diffusers":
-        return kohya_file(unet, carried, family, encoders)
+        tensors, own = kohya_file(unet, carried, family, encoders)
+        return tensors | bias_tensors(parts.biases, family), own
     config = {"peft_type": "LORA", **config_of(_of_unet_or_first(parts)), "use_rslora": False}
     return diffusers_file(unet, config, carried, family, encoders)
 

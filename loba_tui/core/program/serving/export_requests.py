@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from loba_tui import __version__
 from loba_tui.core.adapter_metadata import VERSION_KEY
 from loba_tui.core.program.adapter_files.losses import Losses
+from loba_tui.core.program.adapter_files.read.layers import AdapterFile
 from loba_tui.core.program.adapter_files.read.read import read_adapter_file
 from loba_tui.core.program.exporting.bake import bake
 from loba_tui.core.program.exporting.checkpoints import opened_weights
 from loba_tui.core.program.exporting.extract import extract
 from loba_tui.core.program.exporting.forms import LoraParts, Wanted, as_lora, write_form
 from loba_tui.core.run.directory import adapter_source
+from loba_tui.core.run.export_names import TWINS, twin_paths
 from loba_tui.core.run.launch import Request
 from loba_tui.core.run.writer import RunWriter
 
@@ -42,6 +45,14 @@ def serve_export(request: Request, writer: RunWriter) -> None:
         )
         return
     wanted = Wanted(request.file_format, request.weights_dtype, request.rank, strength)
+    if not request.twins:
+        _write(writer, adapter, wanted, target)
+        return
+    for twin, file in zip(TWINS, twin_paths(target), strict=True):
+        _write(writer, adapter, replace(wanted, twin=twin), file)
+
+
+def _write(writer: RunWriter, adapter: AdapterFile, wanted: Wanted, target: Path) -> None:
     parts = as_lora(adapter, wanted, _progress(writer, "exporting"))
     written, lacking = write_form(parts, adapter.metadata, wanted, target)
     _tell(writer, written.path, parts, [*parts.left_out, *lacking])
