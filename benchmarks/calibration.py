@@ -4,9 +4,10 @@ Five sliders of the embedded model are made by whole runs of the program, with `
 three in text space (benchmarks/text_space.py) and two that are trained (recipes/slider.yaml,
 recipes/slider_brightness.yaml). Each is calibrated on its trained prompts, with noise of its own,
 and measured on its held-out prompts with other noise. What is asked for is written below, and was
-not chosen by the held-out prompts.
+not chosen by the held-out prompts. `--untrained` names other prompts to calibrate on, whose
+backgrounds were not trained and whose colours the proof has not.
 
-    python benchmarks/calibration.py [--seeds 3] [--only hue]
+    python benchmarks/calibration.py [--seeds 3] [--only size] [--untrained]
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from typing import Any
 
 import bench
 import torch
-from text_space import SLIDERS, recipe_of
+from text_space import COLORS, PLACE, SHAPES, SLIDERS, recipe_of
 
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.train import train
@@ -35,6 +36,10 @@ from loba_tui.core.run.start_options import StartOptions
 from loba_tui.core.run.writer import RunWriter
 
 FIRST_SEED = 2000
+UNTRAINED = tuple(
+    PLACE.format(color=COLORS[n % 4], shape=SHAPES[(n + n // 4) % 4], background=background)
+    for n, background in enumerate(("blue", "red", "green", "red") * 3)
+)
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,15 @@ class Case:
     asked: Mapping[str, float]
     recipe: Recipe
 
-    def with_seeds(self, num_seeds: int) -> Recipe:
-        """Return its recipe, calibrated, and proven at ±1 and 0 with so many seeds."""
+    def with_seeds(self, num_seeds: int, prompts: Sequence[str]) -> Recipe:
+        """Return its recipe, calibrated, and proven at ±1 and 0 with so many seeds.
+
+        Args:
+            num_seeds: Of the proof.
+            prompts: To calibrate on; empty takes the trained ones.
+        """
         content = self.recipe.model_dump(mode="json")
-        content["proof"]["calibrate"] = {"at": 1.0, **self.asked}
+        content["proof"]["calibrate"] = {"at": 1.0, **self.asked, "prompts": list(prompts)}
         content["proof"]["seeds"] = list(range(FIRST_SEED, FIRST_SEED + num_seeds))
         content["sample"] |= {"prompts": content["proof"]["prompts"][:1], "scales": [-1, 0, 1]}
         content["base_model"]["device"] = "cpu"
@@ -117,18 +127,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3, help="of the proof")
     parser.add_argument("--only", default="", help="sliders whose name has this")
+    parser.add_argument("--untrained", action="store_true", help="calibrate on other prompts")
     arguments = parser.parse_args()
+    prompts = UNTRAINED if arguments.untrained else ()
     torch.set_num_threads(1)
     print(bench.machine())
     print(f"proof: seeds {FIRST_SEED} to {FIRST_SEED + arguments.seeds - 1}")
-    heads = ("slider", "asked", "factor", "trained −1 / +1", "% of asked: −1 / +1 / mean")
+    heads = ("slider", "asked", "factor", "calibrated on −1 / +1", "% of asked: −1 / +1 / mean")
     heads += ("held out −1 / +1", "% of asked", "range", "UNet rows", "s")
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for name, case in cases().items():
         if arguments.only not in name:
             continue
         begin = time.perf_counter()
-        report = proven(case.with_seeds(arguments.seeds))
+        report = proven(case.with_seeds(arguments.seeds, prompts))
         print(line_of(name, case, report, time.perf_counter() - begin), flush=True)
 
 
