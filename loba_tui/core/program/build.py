@@ -34,6 +34,7 @@ from loba_tui.core.program.training.adapter_run import AdapterRun
 from loba_tui.core.program.training.checkpoint import CheckpointStore
 from loba_tui.core.program.training.early_stop import make_early_stop
 from loba_tui.core.program.training.ema import make_average
+from loba_tui.core.program.training.gradient_start import GradientStart
 from loba_tui.core.program.training.initial_adapter import InitialFile, begin_with
 from loba_tui.core.program.training.parameter_groups import build_optimizer, parameter_groups
 from loba_tui.core.program.training.run_fingerprint import RunFingerprint
@@ -117,6 +118,7 @@ def build(
             early_stop=make_early_stop(recipe, model, scale, steering.context.processes),
             init_from=init_from,
             text=trained_text(model.text),
+            gradient_start=_gradient_start(recipe, model.container),
         ),
         train=recipe.train,
     )
@@ -148,6 +150,12 @@ def _attach(recipe: Recipe, container: ModelContainer, plugins: Plugins) -> Adap
         return NoScale()
     attach_adapter(recipe, container, plugins)
     return AdapterScale(container.denoiser)
+
+
+def _gradient_start(recipe: Recipe, container: ModelContainer) -> GradientStart | None:
+    if recipe.adapter.init is None:
+        return None
+    return GradientStart(container.denoiser, recipe.train.seed)
 
 
 def _prepared(

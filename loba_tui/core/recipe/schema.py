@@ -139,6 +139,9 @@ class AdapterSection(Choice):
     name: NonEmptyStr = "lora"
     rank: PositiveInt = 4
     alpha: PositiveFloat = 1.0
+    init: Literal["gradient"] | None = Field(
+        None, description="gradient: a LoRA's A begins along the first step's; null: random"
+    )
     init_from: NonEmptyStr | None = Field(
         None, description="LoRA file, or folder of a run, whose weights training begins with"
     )

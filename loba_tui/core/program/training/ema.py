@@ -32,6 +32,13 @@ class MovingAverage:
         """Steps that have entered the average."""
         return int(self._model.optimization_step)
 
+    def restart(self) -> None:
+        """Begin anew at the weights as they are, before any step has entered."""
+        for average, parameter in zip(
+            self._model.shadow_params, self._parameters.values(), strict=True
+        ):
+            average.copy_(parameter.detach())
+
     def step(self) -> None:
         """Let the weights of the step that was just made enter."""
         self._model.step(self._parameters.values())

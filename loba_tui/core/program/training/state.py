@@ -19,6 +19,7 @@ from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.training.checkpoint import Checkpoint, CheckpointStore
 from loba_tui.core.program.training.early_stop import EarlyStop
 from loba_tui.core.program.training.ema import MovingAverage
+from loba_tui.core.program.training.gradient_start import GradientStart
 from loba_tui.core.program.training.optimizer_state import export_state, import_state
 from loba_tui.core.program.training.run_fingerprint import RunFingerprint
 from loba_tui.core.program.trajectories.predictions import ForwardCounter
@@ -38,6 +39,7 @@ class TrainerParts:
         early_stop: Checks what the adapter does; None checks nothing.
         init_from: The file whose weights it began with, as `begin_with` tells; None for none.
         text: Text encoders that are trained; None where the denoiser alone is.
+        gradient_start: Sets the adapter's first weights in the first step; None leaves them.
     """
 
     accelerator: Accelerator
@@ -56,6 +58,7 @@ class TrainerParts:
     early_stop: EarlyStop | None
     init_from: Mapping[str, Any] | None = None
     text: TrainedText | None = None
+    gradient_start: GradientStart | None = None
 
 
 def checkpoint_of(

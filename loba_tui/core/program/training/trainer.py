@@ -12,6 +12,7 @@ from torch import Tensor
 
 from loba_tui.core.errors import CorruptError, Interrupted, NumericsError
 from loba_tui.core.program.training.checkpoint import Checkpoint
+from loba_tui.core.program.training.gradient_start import GradientStart
 from loba_tui.core.program.training.memory import memory_mib
 from loba_tui.core.program.training.optimizer_state import averaged_weights
 from loba_tui.core.program.training.state import TrainerParts, checkpoint_of, restore
@@ -112,16 +113,9 @@ class Trainer:
         """Run one optimizer step, and return its figures; the weights stay where it is bad."""
         parts, train = self._parts, self._train
         rate = parts.learning_rates.set(self.step)
-        totals: dict[str, float] = {}
-        for micro in range(train.gradient_accumulation):
-            with parts.accelerator.accumulate(parts.student):
-                index = self.step * train.gradient_accumulation + micro
-                output = parts.method.step(index, self.step / self._settings.steps)
-                parts.accelerator.backward(output.loss)
-                figures = {"loss": output.loss.detach(), **output.metrics}
-                for name, value in figures.items():
-                    share = float(value) / train.gradient_accumulation
-                    totals[name] = totals.get(name, 0.0) + share
+        if self.step == 0 and parts.gradient_start is not None:
+            self._start_along_gradient(parts.gradient_start)
+        totals = self._backward()
         self._share_text_gradients()
         totals["grad_norm"] = float(
             parts.accelerator.clip_grad_norm_(
@@ -139,6 +133,35 @@ class Trainer:
         if parts.average is not None and not parts.accelerator.optimizer_step_was_skipped:
             parts.average.step()
         return {**figures, "lr": rate}
+
+    def _start_along_gradient(self, start: GradientStart) -> None:
+        """Give the adapter the first weights that this step's gradient asks for.
+
+        The step that follows draws the same latents: a run that goes on from its beginning does
+        all of it again.
+        """
+        parts = self._parts
+        before = parts.method.state()
+        start(self._backward)
+        parts.method.load_state(before)
+        parts.optimizer.zero_grad()
+        if parts.average is not None:
+            parts.average.restart()
+
+    def _backward(self) -> dict[str, float]:
+        """Add up the gradients of a step, and return its figures on this process."""
+        parts, train = self._parts, self._train
+        totals: dict[str, float] = {}
+        for micro in range(train.gradient_accumulation):
+            with parts.accelerator.accumulate(parts.student):
+                index = self.step * train.gradient_accumulation + micro
+                output = parts.method.step(index, self.step / self._settings.steps)
+                parts.accelerator.backward(output.loss)
+                figures = {"loss": output.loss.detach(), **output.metrics}
+                for name, value in figures.items():
+                    share = float(value) / train.gradient_accumulation
+                    totals[name] = totals.get(name, 0.0) + share
+        return totals
 
     def _share_text_gradients(self) -> None:
         """Give every process the mean of all gradients of text encoders.

@@ -70,6 +70,17 @@ def check_init_from(tree: Node, method: Plugin | None, adapter: Plugin | None) -
         yield tree.problem(path, message)
 
 
+def check_init(tree: Node, adapter: Plugin | None) -> Iterator[Problem]:
+    """Yield `adapter.init` where the adapter has no A and B."""
+    path = ("adapter", "init")
+    given = tree.at(path)
+    if given is None or given.data is None:
+        return
+    if adapter is not None and adapter.constants.get("INIT_FROM") is False:
+        message = f"only a LoRA or LoCon can begin along a gradient, and {adapter.name} is neither"
+        yield tree.problem(path, message)
+
+
 def check_text_encoders(
     tree: Node, method: Plugin | None, adapter: Plugin | None, optimizer: Plugin | None
 ) -> Iterator[Problem]:
@@ -101,7 +112,7 @@ def check_text_alone(tree: Node, method: Plugin | None) -> Iterator[Problem]:
     constants = method.constants if method is not None else {}
     if method is None or not constants.get("TEXT_ONLY") or constants.get("SOLVES"):
         return
-    for key in ("layers", "init_from", "name"):
+    for key in ("layers", "init", "init_from", "name"):
         given = tree.at(("adapter", key))
         if given is not None and given.data not in (None, "lora"):
             message = f"{method.name} trains a LoRA on the text encoders alone, so this is unused"

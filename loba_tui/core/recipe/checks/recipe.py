@@ -15,6 +15,7 @@ from loba_tui.core.recipe.checks.data import check_data
 from loba_tui.core.recipe.checks.method import (
     check_calibrate,
     check_efficacy_every,
+    check_init,
     check_init_from,
     check_layers,
     check_prompt_reading,
@@ -60,7 +61,8 @@ def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Proble
     usual = OptimizerSection().name
     optimizer = described(*chosen.get(("optimizer",), ("optimizers", usual)), plugins)
     problems += check_text_encoders(tree, method, adapter, optimizer)
-    problems += [*check_text_alone(tree, method), *check_calibrate(tree, method, adapter)]
+    problems += [*check_init(tree, adapter), *check_text_alone(tree, method)]
+    problems += check_calibrate(tree, method, adapter)
     return (None if problems else recipe), _without_repeats(problems)
 
 

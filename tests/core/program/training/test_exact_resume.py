@@ -321,6 +321,15 @@ def test_a_run_that_ends_itself_is_over_and_stays_so(
         pytest.param({"train": {"ema": {"decay": 0.9}}}, id="moving average"),
         pytest.param({"train": {"efficacy_every": 2, "stop_when": {}}}, id="looks"),
         pytest.param({"train": {"on_nan": "rollback"}}, id="rollback"),
+        pytest.param({"adapter": {"init": "gradient"}}, id="gradient start"),
+        pytest.param(
+            {
+                "adapter": {"init": "gradient"},
+                "method": {"trajectories": "bank"},
+                "train": {"ema": {"decay": 0.9}, "gradient_accumulation": 2},
+            },
+            id="gradient start with a bank and an average",
+        ),
         pytest.param({"train": {"max_grad_norm": None}}, id="no clipping"),
         pytest.param({"base_model": {"gradient_checkpointing": True}}, id="checkpointing"),
         pytest.param(
