@@ -35,8 +35,10 @@ def test_steps_are_not_told_where_none_are_made() -> None:
     progress = Progress()
     progress.update(Status("loading", 0, 80, 0.0), [])
     assert progress.text() == "loading"
-    progress.update(Status("measuring", 80, 80, 0.0, None, {"measured": 8, "to_measure": 16}), [])
-    assert progress.text() == "measuring  8/16 images"
+    for phase in ("calibrating", "measuring"):
+        counts = {"measured": 8, "to_measure": 16}
+        progress.update(Status(phase, 80, 80, 0.0, None, counts), [])
+        assert progress.text() == f"{phase}  8/16 images"
     progress.update(Status("checking data", 0, 80, 0.0), [])
     assert progress.text() == "checking data"
     progress.update(Status("checking data", 0, 80, 0.0, None, {"images": 3, "of_images": 9}), [])

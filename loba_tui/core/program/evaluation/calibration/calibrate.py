@@ -100,10 +100,11 @@ class Calibration:
         asked = "the end of the range" if self.asked is None else self._shown(self.asked)
         cost = f"{self.num_images} images, {self.num_unet_rows:,} UNet rows"
         if self.outcome == "left":
-            return (
-                f"Not calibrated: no scale gives {self.measure} {asked} or a tenth of it, on "
-                f"{self._where}; its strength was left as it was ({cost}).",
-            )
+            found = f"no unbroken scale gives {self.measure} {asked} or a tenth of it"
+            if self.asked is None:
+                found = f"{self.measure} does not move with the scale before images break"
+            where = f"on {self._where}; its strength was left as it was ({cost})"
+            return (f"Not calibrated: {found}, {where}.",)
         effects = f"{self._both(self.below, self.above)} on {self._where}"
         low, high = (scale_label(float(f"{end:.3g}")) for end in self.range)
         if self.outcome == "short":
