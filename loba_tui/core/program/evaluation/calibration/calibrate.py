@@ -14,6 +14,7 @@ from loba_tui.core.program.evaluation.calibration.search import Found, Search, S
 from loba_tui.core.program.evaluation.slider_effect import Effect
 from loba_tui.core.program.evaluation.slider_verdict import DEAD_CHANGE
 from loba_tui.core.recipe.calibrate_schema import CalibrateSection
+from loba_tui.core.text import counted
 from loba_tui.core.units import scale_label
 
 Outcome = Literal["reached", "short", "left"]
@@ -129,7 +130,8 @@ class Calibration:
 
     @property
     def _where(self) -> str:
-        return f"{len(self.prompts)} trained prompts with {len(self.seeds)} seeds"
+        prompts = counted(len(self.prompts), "prompt")
+        return f"{prompts} of its own with {counted(len(self.seeds), 'seed')}"
 
     def _both(self, below: float | None, above: float | None) -> str:
         parts = [
