@@ -16,13 +16,14 @@ import torch
 
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.build import build, build_accelerator
+from loba_tui.core.program.changed_text import changed_text, trains_text
 from loba_tui.core.program.data.open import open_data
 from loba_tui.core.program.evaluation.figures import measure_figures
 from loba_tui.core.program.evaluation.measure import measure, read_values
 from loba_tui.core.program.evaluation.report import Report, make_report
-from loba_tui.core.program.open_model import OpenModel, batch_of, open_model, prompts_of
+from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
 from loba_tui.core.program.processes import Processes
-from loba_tui.core.program.sampling.images import sample_scales
+from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid
 from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.steering.context import RunContext
 from loba_tui.core.program.steering.disk_wait import DiskWait
@@ -66,7 +67,7 @@ class LastFigures(Records):
 def ready(
     overrides: Sequence[str],
     *,
-    recipe: Path = RECIPES / "slider.yaml",
+    recipe: Path = RECIPES / "slider_unet.yaml",
     sample: Callable[[int], None] = lambda step: None,
 ) -> Ready:
     """Return a recipe with `key.path=value` overrides, ready to train in a throw-away folder.
@@ -81,7 +82,12 @@ def ready(
     records = LastFigures()
     data = open_data(resolved, records, lambda phase: None, SHIPPED)
     captions = data.prompts() if data is not None else []
-    model = open_model(resolved, prompts=[*prompts_of(resolved), *captions])
+    model = open_model(
+        resolved,
+        prompts=[*prompts_of(resolved), *captions],
+        keep_text_encoders=trains_text(resolved, SHIPPED),
+    )
+    model = replace(model, text=changed_text(resolved, model, SHIPPED))
     if data is not None:
         data.encode(model.container, model.open_latents)
         model = replace(model, data=data)
@@ -112,23 +118,31 @@ class _Looks:
         self._look(step)
 
 
-def prove_quietly(subject: Ready, scales: Sequence[float] | None = None) -> Report:
-    """Return the report on the recipe's held-out prompts, with nothing written.
+def prove_quietly(
+    subject: Ready,
+    scales: Sequence[float] | None = None,
+    *,
+    prompts: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Report:
+    """Return the report on some prompts, with nothing written.
 
     Args:
         subject: What was trained.
         scales: At which scales; None takes the recipe's.
+        prompts: Of the concepts or held out; None takes the recipe's held-out ones.
+        seeds: Of the noise; None takes the recipe's.
     """
     recipe = subject.recipe
     scales = recipe.sample.scales if scales is None else scales
+    grid = Grid(prompts or recipe.proof_prompts, seeds or recipe.proof.seeds, scales)
     with subject.run.averaged_weights():
-        images = sample_scales(
+        images = draw_grid(
             subject.model.container,
             subject.run.scale,
-            batch_of(subject.model.embeds, recipe.proof_prompts),
-            scales=scales,
-            seeds=recipe.proof.seeds,
-            settings=recipe.sample,
+            recipe,
+            subject.model.drawn_embeds,
+            grid,
             plugins=SHIPPED,
         )
     samples = images.reshape(-1, *images.shape[2:])

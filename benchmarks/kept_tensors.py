@@ -28,7 +28,7 @@ from loba_tui.core.program.open_model import open_model, prompts_of
 from loba_tui.core.recipe import shipped
 from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.plugins import SHIPPED
-recipe = load_recipe(shipped.folder() / "slider.yaml", plugins=SHIPPED)
+recipe = load_recipe(shipped.folder() / "slider_unet.yaml", plugins=SHIPPED)
 root = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 open_model(recipe, prompts=prompts_of(recipe), tensors=root)
 """

@@ -28,12 +28,11 @@ import slider_trajectories
 
 from loba_tui.core.errors import LobaError
 from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.program.adapter_files.adapter import write_adapter
 from loba_tui.core.program.evaluation.eraser_effect import Erasure
 from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.evaluation.report import Report
 from loba_tui.core.program.evaluation.slider_effect import Effect
-from loba_tui.core.program.finish import provenance
+from loba_tui.core.program.finish import output_of, provenance
 from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import RunDir
 
@@ -100,6 +99,9 @@ class Subject:
 
 SUBJECTS = (
     Subject("slider", follows(0.95)),
+    Subject("slider_unet", follows(0.95)),
+    Subject("text_space_slider", follows(0.95)),
+    Subject("text_encoder_slider", follows(0.95)),
     Subject("slider_brightness", follows(0.95)),
     Subject("instant_slider", follows(0.9).within(2)),
     Subject("instant_slider", follows(0.9).within(2), ("method.rank=null",)),
@@ -140,12 +142,11 @@ def line(subject: Subject, extra: list[str]) -> str:
         run_dir = RunDir(Path(folder))
         run_dir.prepare()
         report = prove(
-            container, ready.run.scale, recipe, ready.model.embeds, run_dir, plugins=SHIPPED
+            container, ready.run.scale, recipe, ready.model.drawn_embeds, run_dir, plugins=SHIPPED
         )
-        written = write_adapter(
-            container.denoiser,
+        written = output_of(ready.model, trainer).write(
             run_dir.adapter_dir,
-            metadata=provenance(recipe, container, trainer.step, ChangeRecord(), SHIPPED),
+            provenance(recipe, container, trainer.step, ChangeRecord(), SHIPPED),
         )
     cells = [
         subject.name,

@@ -49,7 +49,7 @@ def compute(seconds: float) -> None:
 def overhead(num_steps: int, step_seconds: float, wait: Callable[[float], None]) -> None:
     """Print the share of a step that its records take, in CPU time and on the clock."""
     recipe = load_recipe(
-        bench.RECIPES / "slider.yaml",
+        bench.RECIPES / "slider_unet.yaml",
         ["train.efficacy_every=0", f"train.steps={num_steps + 1}"],
         plugins=SHIPPED,
     )

@@ -35,7 +35,7 @@ def main() -> int:
     arguments = numbers_of(__doc__, times=8, steps=40)
     rng = random.Random(0)
     recipe = load_recipe(
-        bench.RECIPES / "slider.yaml", [f"train.steps={arguments.steps}"], plugins=SHIPPED
+        bench.RECIPES / "slider_unet.yaml", [f"train.steps={arguments.steps}"], plugins=SHIPPED
     )
     with tempfile.TemporaryDirectory(prefix="loba-stopping-") as folder:
         environ = {**os.environ, "XDG_STATE_HOME": f"{folder}/state"}

@@ -1,6 +1,6 @@
 """Does a slider that begins as the instant slider need fewer steps?
 
-recipes/slider.yaml is trained twice for each seed, from the base model and with
+recipes/slider_unet.yaml is trained twice for each seed, from the base model and with
 `method.warm_start: instant`, and measured on its held-out prompts every few steps, step 0 included.
 The goal is that of benchmarks/optimizers.py: ρ per sample at least 0.95 in the mean, area at least
 1.5 times at +2 and at most 0.67 times at −2.

@@ -35,7 +35,7 @@ from loba_tui.core.user_folders import hub_cache_folder, tensors_folder, with_ho
         lambda path: hub_cache_folder({"HF_HOME": path}),
         lambda path: tensors_folder({"LOBA_CACHE": path}),
         lambda path: load_recipe(
-            folder() / "slider.yaml", [f"adapter.init_from={path}/a"], plugins=SHIPPED
+            folder() / "slider_unet.yaml", [f"adapter.init_from={path}/a"], plugins=SHIPPED
         ),
     ],
 )
@@ -52,7 +52,7 @@ def test_a_home_that_this_machine_does_not_know_is_a_mistake(use: Callable[[str]
         ["extract", "{}", "{}", "--out", "x.safetensors"],
         ["extract", "a", "b", "--out", "{}"],
         ["merge", "a", "b", "--out", "{}"],
-        ["run", "slider", "--set", "adapter.init_from={}"],
+        ["run", "slider_unet", "--set", "adapter.init_from={}"],
     ],
 )
 def test_such_a_home_on_the_command_line_ends_with_2(arguments: list[str]) -> None:

@@ -16,7 +16,7 @@ from loba_tui.core.recipe.load import check_recipe
 from loba_tui.core.recipe.schema import BaseModelSection
 from loba_tui.core.recipe.shipped import folder
 
-SLIDER = str(folder() / "slider.yaml")
+SLIDER = str(folder() / "slider_unet.yaml")
 HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "rich"}
 
 

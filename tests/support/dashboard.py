@@ -118,7 +118,7 @@ async def comes(pilot: Pilot[None], kind: type[Kind]) -> Kind:
 def recipe_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Go to a folder with the shipped slider as the user's own recipe, and return its parent."""
     (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "mine.yaml").write_text((folder() / "slider.yaml").read_text())
+    (tmp_path / "work" / "mine.yaml").write_text((folder() / "slider_unet.yaml").read_text())
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path
 

@@ -9,6 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from loba_tui.core.errors import Interrupted
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program import main
 from loba_tui.core.program.train import train
@@ -49,6 +52,20 @@ def run_here(recipe: Recipe, run_dir: RunDir, *, resume: bool = False, **changes
     with RunWriter.open(run_dir) as writer:
         train(recipe, run_dir, writer, nobody_stops_it, start, SHIPPED)
     return run_dir
+
+
+def stop_after(step: int, recipe: Recipe, run_dir: RunDir) -> None:
+    """Run until a step is done, and stop there as somebody asks who is at the keyboard."""
+    flag = SimpleNamespace(is_set=False)
+
+    class Stopping(RunWriter):
+        def metric(self, *, step: int, **values: Any) -> None:
+            super().metric(step=step, **values)
+            flag.is_set = step >= last
+
+    last = step
+    with Stopping.open(run_dir) as writer, pytest.raises(Interrupted):
+        train(recipe, run_dir, writer, flag, StartOptions(), SHIPPED)
 
 
 def main_with(flags: Mapping[str, str]) -> int:

@@ -32,11 +32,11 @@ def trains_text(recipe: Recipe, plugins: Plugins) -> bool:
 def attach_trained_text(recipe: Recipe, container: ModelContainer, plugins: Plugins) -> TrainedText:
     """Attach LoRAs to the text encoders, those that the recipe asks for or usual ones."""
     section = recipe.adapter
+    own = section.text_encoders or TextEncodersSection()
     if section.text_encoders is None:
-        given = {**section.model_dump(), "text_encoders": TextEncodersSection()}
-        section = AdapterSection(**given)
+        section = AdapterSection(**{**section.model_dump(), "text_encoders": own})
     encoders = attach_text_adapters(section, container, recipe.train.seed)
-    return TrainedText(container, encoders)
+    return TrainedText(container, encoders, is_held=own.lr == 0)
 
 
 def changed_text(recipe: Recipe, model: OpenModel, plugins: Plugins) -> AdaptedText | None:

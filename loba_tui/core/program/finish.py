@@ -65,7 +65,8 @@ def provenance(
     }
 
 
-def _output(model: OpenModel, run: AdapterRun) -> AdapterOutput:
+def output_of(model: OpenModel, run: AdapterRun) -> AdapterOutput:
+    """Return what a run has made, ready to be written."""
     if isinstance(model.text, SolvedText):
         return model.text
     text = trained_text(model.text)
@@ -90,7 +91,7 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     if run.inexact:
         metadata[keys.INEXACT_KEY] = "; ".join(run.inexact)
 
-    output = _output(model, run)
+    output = output_of(model, run)
     written: dict[str, WrittenFile] = {}
 
     def write() -> None:

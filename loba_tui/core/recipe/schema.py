@@ -120,8 +120,10 @@ class MethodSection(Choice):
 class TextEncodersSection(Section):
     """A LoRA on the text encoders, trained beside the denoiser's adapter."""
 
-    lr: PositiveFloat | None = Field(
-        None, description="learning rate of the text encoders; null is optimizer.lr"
+    lr: NonNegativeFloat | None = Field(
+        None,
+        description="learning rate of the text encoders; null is optimizer.lr,"
+        " and 0 leaves them as method.warm_start has made them",
     )
     rank: PositiveInt | None = Field(None, description="null is adapter.rank")
     alpha: PositiveFloat | None = Field(None, description="null is adapter.alpha")

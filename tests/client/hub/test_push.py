@@ -148,7 +148,8 @@ def test_a_run_is_pushed_whole_in_one_commit_and_private(hub, run_dir):
 
 
 def test_the_card_names_the_base_model_its_licence_and_its_commit(hub, run_dir):
-    recipe = RECIPE.read_text().replace("builtin:shapes-xl", "stabilityai/sdxl")
+    recipe = RECIPE.with_name("slider_unet.yaml").read_text()
+    recipe = recipe.replace("builtin:shapes-xl", "stabilityai/sdxl").replace("unet-size", "size")
     data = "data: {sources: [{path: /home/me/photos}], captions: {trigger: sks style}}"
     method = "method: {name: lora_finetune}\n\n"
     before, _, after = recipe.partition("method:\n")

@@ -17,7 +17,7 @@ import pytest
 from loba_tui.client.plans.client import SECTIONS, Answer, PlanClient
 from loba_tui.core.recipe.shipped import folder
 
-SLIDER = (folder() / "slider.yaml").read_text()
+SLIDER = (folder() / "slider_unet.yaml").read_text()
 PATIENCE = 120.0
 
 ECHO = """

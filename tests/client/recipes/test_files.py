@@ -74,7 +74,7 @@ def test_the_command_compares_files_shipped_recipes_and_runs(
     tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("mine.yaml").write_text(SLIDER.replace("lr: 5.0e-4", "lr: 1.0e-3"))
+    Path("mine.yaml").write_text(SLIDER.replace("lr: 1.0e-3", "lr: 2.0e-3"))
     run = make_run(tmp_path, ledger, "size")
 
     def diff(*arguments: str) -> str:
@@ -82,9 +82,9 @@ def test_the_command_compares_files_shipped_recipes_and_runs(
         assert done.exit_code == 0, done.output
         return done.stdout
 
-    assert diff("slider", "mine.yaml") == "optimizer.lr: 0.0005 -> 0.001\n"
+    assert diff("slider", "mine.yaml") == "optimizer.lr: 0.001 -> 0.002\n"
     assert json.loads(diff("mine.yaml", "last", "--json")) == [
-        {"key": "optimizer.lr", "left": 1e-3, "right": 5e-4}
+        {"key": "optimizer.lr", "left": 2e-3, "right": 1e-3}
     ]
     assert diff(str(run.path), "slider.yaml") == ""
     done = CliRunner().invoke(app, ["recipe", "diff", "slider", "no-such-thing"])

@@ -129,11 +129,12 @@ def test_two_revisions_of_a_recipe_can_be_compared(hub):
 
 
 def test_a_mistake_is_told_with_the_address_and_before_any_question(hub, started):
-    hub.kept["me/sliders"].commit("main", {"size.yaml": RECIPE.replace(b"lr:", b"lrr:")}, "bad")
+    mistaken = RECIPE.replace(b"\n  lr:", b"\n  lrr:")
+    hub.kept["me/sliders"].commit("main", {"size.yaml": mistaken}, "bad")
     commit = hub.kept["me/sliders"].refs["main"]
     done = loba("run", ADDRESS)
     assert done.exit_code == 2
-    line = 1 + RECIPE[: RECIPE.index(b"lr:")].count(b"\n")
+    line = 1 + RECIPE[: RECIPE.index(b"\n  lr:") + 1].count(b"\n")
     assert f"hub://me/sliders/size.yaml@{commit}:{line}:3: optimizer.lrr" in done.stderr
     assert not started
 

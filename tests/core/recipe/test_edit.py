@@ -12,7 +12,7 @@ from loba_tui.core.recipe.problems import ProblemsFound
 from loba_tui.core.recipe.shipped import folder
 from loba_tui.core.recipe.yaml_tree import read_tree
 
-SLIDER = (folder() / "slider.yaml").read_text()
+SLIDER = (folder() / "slider_unet.yaml").read_text()
 
 
 def changed_lines(before: str, after: str) -> list[str]:

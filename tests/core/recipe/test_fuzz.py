@@ -14,7 +14,7 @@ from loba_tui.core.recipe.migrate.text import migrate_text
 from loba_tui.core.recipe.problems import ProblemsFound
 from loba_tui.core.recipe.shipped import folder
 
-SLIDER = (folder() / "slider.yaml").read_text()
+SLIDER = (folder() / "slider_unet.yaml").read_text()
 SMALL = """\
 version: 1
 base_model: {id: x}

@@ -17,7 +17,7 @@ from loba_tui.core.recipe.shipped import folder
 from loba_tui.screens.stack.fields import SLOTS, Field, Slot, written
 from loba_tui.screens.stack.model import StackModel
 
-SLIDER = (folder() / "slider.yaml").read_text()
+SLIDER = (folder() / "slider_unet.yaml").read_text()
 SLOT = {slot.id: slot for slot in SLOTS}
 
 PLUGIN = '''"""Mine: twice as often.

@@ -21,7 +21,7 @@ from loba_tui.widgets.dialogs import ChoiceDialog, ConfirmDialog, LineDialog, Te
 from loba_tui.widgets.line import Lines
 from loba_tui.widgets.table import MarkTable
 
-SLIDER = (folder() / "slider.yaml").read_text()
+SLIDER = (folder() / "slider_unet.yaml").read_text()
 PLANNER = (sys.executable, str(Path(__file__).parents[2] / "support" / "planner.py"))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -19,6 +19,9 @@ from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 
+_Pair = tuple[str | None, float]
+"""A prompt and the adapter's strength."""
+
 
 @dataclass(frozen=True)
 class TrainedText:
@@ -26,12 +29,18 @@ class TrainedText:
 
     Attributes:
         encoders: Those that have one, by their component's name.
+        is_held: Whether steps leave the LoRA as the run's start has made it.
     """
 
     container: ModelContainer
     encoders: Mapping[str, nn.Module]
+    is_held: bool = False
+    _kept: dict[_Pair, PromptEmbeds] = field(default_factory=dict, repr=False)
 
-    is_trained = True
+    @property
+    def is_trained(self) -> bool:
+        """Whether what it encodes changes between steps."""
+        return not self.is_held
 
     @cached_property
     def _scales(self) -> list[AdapterScale]:
@@ -47,7 +56,7 @@ class TrainedText:
         }
 
     def of_student(self, prompts: PromptEmbeds, strengths: Tensor | float) -> PromptEmbeds:
-        """Return rows encoded anew at a strength each, with gradients.
+        """Return rows at a strength each, encoded anew with gradients unless the LoRA is held.
 
         Rows that stand for no prompt stay as they are.
 
@@ -68,23 +77,29 @@ class TrainedText:
         prompts = prompts if len(prompts) == num_rows else prompts.expand(num_rows)
         given = given if len(given) == num_rows else given * num_rows
         wanted = list(zip(prompts.texts, given, strict=True))
-        encoded = self._encode_pairs(dict.fromkeys(wanted))
+        encoded = self._held_pairs(wanted) if self.is_held else self._encode_pairs(wanted)
         return PromptEmbeds.cat(
             [encoded[pair] if pair in encoded else prompts[n] for n, pair in enumerate(wanted)]
         )
 
-    def _encode_pairs(
-        self, pairs: Mapping[tuple[str | None, float], None]
-    ) -> dict[tuple[str | None, float], PromptEmbeds]:
-        encoded: dict[tuple[str | None, float], PromptEmbeds] = {}
+    def _encode_pairs(self, pairs: Sequence[_Pair]) -> dict[_Pair, PromptEmbeds]:
+        encoded: dict[_Pair, PromptEmbeds] = {}
         for strength in dict.fromkeys(strength for _, strength in pairs):
-            texts = [text for text, each in pairs if each == strength and text is not None]
+            named = dict.fromkeys(text for text, each in pairs if each == strength)
+            texts = [text for text in named if text is not None]
             if not texts:
                 continue
             with self.at(strength):
                 rows = self.container.encode_prompts(texts, with_grad=True)
             encoded |= {(text, strength): rows[n] for n, text in enumerate(texts)}
         return encoded
+
+    def _held_pairs(self, pairs: Sequence[_Pair]) -> dict[_Pair, PromptEmbeds]:
+        """Return rows by prompt and strength, each encoded once and alone, as images have them."""
+        for text, strength in dict.fromkeys(pairs):
+            if text is not None and (text, strength) not in self._kept:
+                (self._kept[text, strength],) = self.encode([text], strength)
+        return self._kept
 
     def encode(self, prompts: Sequence[str], scale: float) -> list[PromptEmbeds]:
         """Return one row a prompt at a strength, without gradients."""

@@ -30,8 +30,13 @@ from loba_tui.core.program.closed_form.solution import LayerUpdate, TextSolution
 
 _RIDGE = 1e-4
 """Share of the mean squared input that keeps a fitted row short."""
-_VARIED_SHARE = 0.25
-"""Share of a prompt's tokens that a random one takes the place of, for words that prompts lack."""
+_VARIED_SHARE = 0.5
+"""Share of a prompt's words that random ones take the place of, for words that prompts lack."""
+_NUM_RANDOM = 32
+"""Rows of random words alone, up to so many in a row, that a row is fitted to as well."""
+_MOST_RANDOM_WORDS = 12
+_KIND_WEIGHTS = (0.1, 0.5, 0.2, 0.2)
+"""Shares of start, words, end and padding in a fit, however many tokens of each there are."""
 _MOST_NOISE = 100.0
 """A row behind a norm is longer than 1 by so much at most, as rounding errors grow with it."""
 
@@ -80,6 +85,7 @@ class TextMove:
             seed: Of the words that take the place of others in these prompts, to fit a row to.
         """
         self._container, self._prompts = container, list(prompts)
+        self._device = container.device
         container.require(*container.text_encoders)
         outputs = container.text_outputs()
         self._seed = seed
@@ -105,12 +111,12 @@ class TextMove:
         encoder = getattr(self._container.pipeline, output.component)
         linear, last = (host_named(encoder, name) for name in (output.linear, output.states))
         with _inputs_of(linear) as inputs, _inputs_of(last) as before:
-            self._read(output, varied=True)
+            weights = self._read(output, varied=True)
         rows = torch.cat(inputs).flatten(0, -2).double()
-        row = _fitted_row(rows)
+        row = _fitted_row(rows, weights)
         answers = rows @ row
         if linear is last:
-            wrong = float(part.square().sum()) * float((answers - 1).square().mean())
+            wrong = float(part.square().sum()) * float(weights @ (answers - 1).square())
             return part.float(), row.float(), wrong
         # (h + u) is normalised: u = σ (v / γ) moves it by v but for the mean, at the mean σ.
         assert isinstance(last, nn.LayerNorm), "what stands behind a linear layer is a norm"
@@ -121,7 +127,7 @@ class TextMove:
             states + answers[:, None] * column, last.normalized_shape, gain, bias, last.eps
         )
         still = torch.nn.functional.layer_norm(states, last.normalized_shape, gain, bias, last.eps)
-        wrong = float((moved - still - part.to(gain)).square().sum(1).mean())
+        wrong = float(weights @ (moved - still - part.to(gain)).square().sum(1))
         return column.float(), row.float(), wrong
 
     def _pooled(
@@ -149,11 +155,17 @@ class TextMove:
         if not level or float(row.norm()) > _MOST_NOISE:
             with _inputs_of(projection) as inputs:
                 self._read(output, varied=True)
-            row = _fitted_row(torch.cat(inputs).double())
+            pooled_inputs = torch.cat(inputs).double()
+            alike = pooled_inputs.new_full((len(pooled_inputs),), 1 / len(pooled_inputs))
+            row = _fitted_row(pooled_inputs, alike)
         return output.pooled, bias.float(), LayerUpdate(rest.float()[:, None], row.float()[None])
 
-    def _read(self, output: TextOutput, *, varied: bool) -> None:
-        """Have an encoder read the prompts, and with other words in them, for hooks that watch."""
+    def _read(self, output: TextOutput, *, varied: bool) -> Tensor:
+        """Have an encoder read the prompts, and more where `varied`, for hooks that watch.
+
+        Returns:
+            (M T,) the weight of each token in a fit; they add up to 1.
+        """
         pipeline = self._container.pipeline
         tokenizer = getattr(pipeline, output.tokenizer)
         ids = tokenizer(
@@ -164,31 +176,73 @@ class TextMove:
             return_tensors="pt",
         ).input_ids
         if varied:
-            ids = torch.cat([ids, _varied(ids, tokenizer, self._seed)])
-        getattr(pipeline, output.component)(ids.to(self._container.device))
+            draw = randomness.generator(self._seed, "words")
+            ids = torch.cat([ids, _with_other_words(ids, tokenizer, draw)])
+            ids = torch.cat([ids, _of_random_words(ids, tokenizer, draw)])
+        getattr(pipeline, output.component)(ids.to(self._device))
+        return _weights(ids, tokenizer).to(self._device)
 
 
-def _varied(ids: Tensor, tokenizer: Any, seed: int) -> Tensor:
+def _num_words(tokenizer: Any) -> int:
+    """Return how many ids stand for words: start and end are the last two of CLIP's."""
+    return min(tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+
+def _ends(ids: Tensor, tokenizer: Any) -> Tensor:
+    """Return where each row (M, T) has its end, (M, 1); some tokenizers pad with it too."""
+    return (ids == tokenizer.eos_token_id).int().argmax(dim=1, keepdim=True)
+
+
+def _with_other_words(ids: Tensor, tokenizer: Any, draw: torch.Generator) -> Tensor:
     """Return rows of token ids (M, T) with random words for some of theirs."""
-    # Start and end are the last two of CLIP's vocabularies.
-    start = min(tokenizer.bos_token_id, tokenizer.eos_token_id)
-    draw = randomness.generator(seed, "words")
-    words = torch.randint(start, ids.shape, generator=draw)
+    words = torch.randint(_num_words(tokenizer), ids.shape, generator=draw)
     is_drawn = torch.rand(ids.shape, generator=draw) < _VARIED_SHARE
-    is_word = (ids < start) & (ids != tokenizer.pad_token_id)
+    places = torch.arange(ids.shape[1])
+    is_word = (places > 0) & (places < _ends(ids, tokenizer))
     return torch.where(is_drawn & is_word, words, ids)
 
 
-def _fitted_row(inputs: Tensor) -> Tensor:
-    """Return r of least length with r·a ≈ 1 for inputs a (M, K), float64."""
+def _of_random_words(ids: Tensor, tokenizer: Any, draw: torch.Generator) -> Tensor:
+    """Return rows of token ids (M, T) of random words between the start and the end of others."""
+    most = min(_MOST_RANDOM_WORDS, ids.shape[1] - 2)
+    lengths = torch.randint(1, most + 1, (_NUM_RANDOM, 1), generator=draw)
+    words = torch.randint(_num_words(tokenizer), (_NUM_RANDOM, ids.shape[1]), generator=draw)
+    places = torch.arange(ids.shape[1])
+    rows = torch.where(places <= lengths, words, tokenizer.pad_token_id)
+    rows = torch.where(places == lengths + 1, tokenizer.eos_token_id, rows)
+    return torch.where(places == 0, tokenizer.bos_token_id, rows)
+
+
+def _weights(ids: Tensor, tokenizer: Any) -> Tensor:
+    """Return (M T,) weights that give start, words, end and padding their shares; sum 1."""
+    places, ends = torch.arange(ids.shape[1]), _ends(ids, tokenizer)
+    kinds = (places > 0).int() + (places >= ends).int() + (places > ends).int()
+    weights = torch.zeros(ids.shape, dtype=torch.float64)
+    for kind, share in enumerate(_KIND_WEIGHTS):
+        is_kind = kinds == kind
+        weights[is_kind] = share / max(1, int(is_kind.sum()))
+    return (weights / weights.sum()).flatten()
+
+
+def _fitted_row(inputs: Tensor, weights: Tensor) -> Tensor:
+    """Return r with r·a ≈ 1 for inputs a (M, K), as short as may be, and 1 in the mean; float64.
+
+    Least squares alone answer less than 1 in the mean, the more so the worse they fit.
+
+    Args:
+        weights: (M,) how much each input counts; they add up to 1.
+    """
     num, width = inputs.shape
-    ridge = _RIDGE * float(inputs.square().mean()) * max(num, width)
+    weighed = inputs * weights.sqrt()[:, None]
+    ridge = _RIDGE * float(weighed.square().sum()) / min(num, width)
     kind = {"dtype": inputs.dtype, "device": inputs.device}
     if num < width:
-        gram = inputs @ inputs.T + ridge * torch.eye(num, **kind)
-        return inputs.T @ torch.linalg.solve(gram, torch.ones(num, **kind))
-    gram = inputs.T @ inputs + ridge * torch.eye(width, **kind)
-    return torch.linalg.solve(gram, inputs.sum(0))
+        gram = weighed @ weighed.T + ridge * torch.eye(num, **kind)
+        row = weighed.T @ torch.linalg.solve(gram, weights.sqrt())
+    else:
+        gram = weighed.T @ weighed + ridge * torch.eye(width, **kind)
+        row = torch.linalg.solve(gram, weighed.T @ weights.sqrt())
+    return row / (weights @ (inputs @ row))
 
 
 @contextmanager

@@ -23,17 +23,13 @@ from loba_tui.core.program.adapter_layers.trained_text import TrainedText
 from loba_tui.core.program.closed_form.find_direction import (
     DirectionOptions,
     find_direction,
-    prompts_to_fit,
 )
-from loba_tui.core.program.closed_form.solved_run import put_text_weights
-from loba_tui.core.program.closed_form.text_direction import Direction, TextMove
+from loba_tui.core.program.closed_form.text_direction import Direction
+from loba_tui.core.program.closed_form.text_start import start_from_text_space
 from loba_tui.core.program.method import Method, MethodParts, StepOutput
-from loba_tui.core.program.spread import spread
 
 REQUIRES = ("target", "positive", "negative")
 TEXT_ONLY = True
-
-_MOST_PROMPTS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +63,16 @@ class TextEncoderSlider:
 
     def start_warm(self) -> None:
         """Set the adapter's first weights, if the recipe asks for others than the base model's."""
-        if self._options.warm_start is None:
-            return
         parts = self._parts
-        prompts = spread(prompts_to_fit(parts.concepts), _MOST_PROMPTS)
-        with self._text.at(0.0):
-            move = TextMove(self._direction, parts.container, prompts, parts.seed)
-        put_text_weights(self._text.encoders, move.solution.lora)
+        if self._options.warm_start == "text_space":
+            start_from_text_space(
+                self._text,
+                parts.container,
+                parts.embeds,
+                parts.concepts,
+                self._options,
+                parts.seed,
+            )
 
     def step(self, index: int, progress: float) -> StepOutput:
         """Return the loss of one micro-step."""

@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.option_types import NonZeroFloat, UnitFloat
+from loba_tui.core.program.closed_form.find_direction import DirectionOptions
 from loba_tui.core.program.closed_form.slider import start_from_instant
+from loba_tui.core.program.closed_form.text_start import start_from_text_space
 from loba_tui.core.program.method import Method, MethodParts
 from loba_tui.core.program.objectives.concepts import (
     ConceptMethod,
@@ -38,15 +41,18 @@ class TextSliderOptions(ConceptOptions):
             extra forwards for "rolling".
         scales: Strengths m that are trained, each towards neutral + m·g·(positive − negative).
         rescale_target: Scale the target to the norm of the neutral prediction.
-        warm_start: "instant" begins with the instant slider, cut to the adapter's rank, in the
-            layers that read the prompt; null begins with the base model.
+        warm_start: "text_space" begins with that method's slider in the text encoders' LoRA, so
+            that the denoiser's adapter learns what it lacks; "instant" with the instant slider, cut
+            to the adapter's rank, in the layers that read the prompt; null with the base model.
+        text_strength: Share of positive − negative that "text_space" adds to the states at scale 1.
     """
 
     rollout_scale: float = 0.0
     scales: tuple[NonZeroFloat, ...] = (-1.0, 1.0)
     preserve_share: UnitFloat = 0.25
     rescale_target: bool = False
-    warm_start: Literal["instant"] | None = None
+    warm_start: Literal["text_space", "instant"] | None = None
+    text_strength: PositiveFloat = 0.4
 
 
 def get_method(parts: MethodParts, *, options: TextSliderOptions) -> Method:
@@ -72,13 +78,19 @@ class TextSlider(ConceptMethod):
             order=("positive", "negative", "neutral", "target", "preserve", "empty"),
         )
         super().__init__(parts, objective, options, rollout_scale=options.rollout_scale)
-        self._warm_start = options.warm_start
+        self._options = options
 
     def start_warm(self) -> None:
         """Set the adapter's first weights, if the recipe asks for others than the base model's."""
-        if self._warm_start == "instant":
-            parts = self._parts
+        parts, options = self._parts, self._options
+        if options.warm_start == "instant":
             start_from_instant(parts.container, parts.embeds, parts.concepts)
+        elif options.warm_start == "text_space":
+            assert parts.text is not None, "the recipe's check asks for adapter.text_encoders"
+            direction = DirectionOptions(strength=options.text_strength)
+            start_from_text_space(
+                parts.text, parts.container, parts.embeds, parts.concepts, direction, parts.seed
+            )
 
 
 def _roles(concept: Concept) -> Roles:

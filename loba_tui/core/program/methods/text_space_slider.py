@@ -19,13 +19,12 @@ from loba_tui.core.program.closed_form.find_direction import (
 )
 from loba_tui.core.program.closed_form.solution import Solution, Solver, SolverParts
 from loba_tui.core.program.closed_form.text_direction import Direction, TextMove
+from loba_tui.core.program.closed_form.text_start import MOST_PROMPTS
 from loba_tui.core.program.spread import spread
 
 REQUIRES = ("target", "positive", "negative")
 SOLVES = True
 TEXT_ONLY = True
-
-_MOST_PROMPTS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ class TextSpaceSlider:
     def solve(self) -> Solution:
         """Return the changes, with the direction's length and how far the LoRA is from it."""
         direction = self.direction()
-        prompts = spread(prompts_to_fit(self._parts.concepts), _MOST_PROMPTS)
+        prompts = spread(prompts_to_fit(self._parts.concepts), MOST_PROMPTS)
         move = TextMove(direction, self._parts.container, prompts, self._parts.seed)
         figures = {"length": float(direction.states.norm()), "lora_error": move.lora_error}
         return Solution({}, text=move.solution, figures=figures)

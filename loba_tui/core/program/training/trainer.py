@@ -169,7 +169,7 @@ class Trainer:
         Only the denoiser is wrapped to do that by itself: encoders are called inside of pipelines.
         """
         accelerator, text = self._parts.accelerator, self._parts.text
-        if text is None or accelerator.num_processes == 1:
+        if text is None or text.is_held or accelerator.num_processes == 1:
             return
         for parameter in text.parameters().values():
             # None where no row of this process has a prompt.

@@ -90,8 +90,16 @@ def check_text_encoders(
     """
     path = ("adapter", "text_encoders")
     given, offload = tree.at(path), tree.at(("base_model", "offload"))
+    warm = tree.at(("method", "warm_start"))
+    starts_in_text = warm is not None and warm.data == "text_space"
     if given is None or given.data is None:
+        if starts_in_text and not (method is not None and method.constants.get("TEXT_ONLY")):
+            message = "text_space goes into the text encoders, and they have no LoRA"
+            yield tree.problem(
+                ("method", "warm_start"), f"{message}; add adapter.text_encoders, with lr: 0 or not"
+            )
         return
+    yield from _check_idle_text_encoders(tree, (*path, "lr"), starts_in_text)
     if adapter is not None and adapter.constants.get("TEXT_ENCODERS") is False:
         message = f"a file of {adapter.name} has no place for the text encoders' LoRA"
         yield tree.problem(path, f"{message}; lora, locon and dora have")
@@ -105,6 +113,17 @@ def check_text_encoders(
         if rate is not None and rate.data is not None:
             message = f"{optimizer.name} has one learning rate for all that it trains"
             yield tree.problem((*path, "lr"), message)
+
+
+def _check_idle_text_encoders(
+    tree: Node, path: tuple[str, ...], starts_in_text: bool
+) -> Iterator[Problem]:
+    """Yield a rate of 0 for what begins with nothing."""
+    rate, file = tree.at(path), tree.at(("adapter", "init_from"))
+    begins = starts_in_text or (file is not None and file.data is not None)
+    if rate is not None and rate.data == 0 and not begins:
+        message = "at 0 the text encoders stay the base model's"
+        yield tree.problem(path, f"{message}; raise it, or add method.warm_start: text_space")
 
 
 def check_text_alone(tree: Node, method: Plugin | None) -> Iterator[Problem]:

@@ -5,26 +5,25 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from program_runs import adapter_hashes, events, new_run, run_here, shape_slider
+from program_runs import adapter_hashes, events, new_run, run_here, shape_slider, stop_after
 from tiny_adapters import fresh
 
 from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
-from loba_tui.core.errors import Interrupted, RecipeError
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.read.read import read_adapter_file
 from loba_tui.core.program.adapter_layers.text_encoders import attach_text_adapters
 from loba_tui.core.program.adapter_layers.trained_text import TrainedText
 from loba_tui.core.program.serving.requests import serve
 from loba_tui.core.program.steering.components import Components
-from loba_tui.core.program.train import train
 from loba_tui.core.program.training.checkpoint import CheckpointStore
 from loba_tui.core.program.training.parameter_groups import parameter_groups
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
@@ -32,7 +31,6 @@ from loba_tui.core.recipe.schema import AdapterSection, Recipe
 from loba_tui.core.run.control import Command
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.launch import Request
-from loba_tui.core.run.start_options import StartOptions
 from loba_tui.core.run.writer import NullWriter, RunWriter
 
 PROMPTS = ["a red circle", "a square"]
@@ -187,21 +185,65 @@ def test_it_resumes_bit_by_bit(tmp_path: Path, ema: Any) -> None:
     )
     whole = run_here(recipe, new_run(recipe, tmp_path))
     broken = new_run(recipe, tmp_path)
-    flag = SimpleNamespace(is_set=False)
-
-    class StopAfterTwo(RunWriter):
-        def metric(self, *, step: int, **values: Any) -> None:
-            super().metric(step=step, **values)
-            flag.is_set = step >= 2
-
-    with StopAfterTwo.open(broken) as writer, pytest.raises(Interrupted):
-        train(recipe, broken, writer, flag, StartOptions(), SHIPPED)
+    stop_after(2, recipe, broken)
     checkpoint, _ = CheckpointStore(broken.checkpoints).load_newest()
     assert checkpoint is not None
     assert checkpoint.step == 2
     assert any(name.startswith("text_encoder_2.") for name in checkpoint.tensors["adapter"])
     run_here(recipe, broken, resume=True)
     assert adapter_hashes(broken) == adapter_hashes(whole)
+
+
+def held(steps: int = 4, **sections: Any) -> Recipe:
+    """Return a slider that begins in text space, whose text encoders stay as they begin."""
+    recipe = text_slider(train={"steps": steps, "batch_size": 2}, **sections)
+    given = recipe.model_dump(mode="json", exclude_unset=True)
+    given["method"] |= {"warm_start": "text_space", "text_strength": 0.4}
+    given["adapter"]["text_encoders"] = {"lr": 0, "rank": 1, "alpha": 1, "layers": ["mlp"]}
+    return parse_recipe(given, plugins=SHIPPED)
+
+
+def in_text_of(run_dir: RunDir) -> dict[tuple[str, str], torch.Tensor]:
+    layers = read_adapter_file(run_dir.adapter).layers
+    return {
+        (layer.component, layer.module): layer.weight.dense()
+        for layer in layers
+        if layer.component != "unet"
+    }
+
+
+@pytest.mark.slow
+def test_text_encoders_that_are_held_stay_the_text_space_slider(tmp_path: Path) -> None:
+    recipe = held(save={"every": 2})
+    whole, broken = (new_run(recipe, tmp_path) for _ in range(2))
+    run_here(recipe, whole)
+    shorter = held(steps=1)
+    begun = in_text_of(run_here(shorter, new_run(shorter, tmp_path)))
+    kept = in_text_of(whole)
+    assert {where for where, weight in begun.items() if weight.any()} == {
+        ("text_encoder", "text_model.encoder.layers.0.mlp.fc2"),
+        ("text_encoder_2", "text_model.encoder.layers.1.mlp.fc2"),
+    }
+    assert all(torch.equal(weight, begun[where]) for where, weight in kept.items())
+    assert any(layer.weight.dense().any() for layer in read_adapter_file(whole.adapter).layers
+               if layer.component == "unet")  # fmt: skip
+    stop_after(2, recipe, broken)
+    run_here(recipe, broken, resume=True)
+    assert adapter_hashes(broken) == adapter_hashes(whole)
+
+
+def test_held_encoders_are_asked_once_and_without_gradients(
+    text: TrainedText, container: ModelContainer
+) -> None:
+    move(text)
+    fixed = replace(text, is_held=True)
+    rows = PromptEmbeds.cat([container.encode_prompts([prompt]) for prompt in PROMPTS])
+    first = fixed.of_student(rows, torch.tensor([1.0, -1.0]))
+    assert not first.embeds.requires_grad
+    wanted = [fixed.encode([p], m)[0].embeds for p, m in zip(PROMPTS, (1.0, -1.0), strict=True)]
+    assert torch.equal(first.embeds, torch.cat(wanted))
+    move(text, seed=1)  # what is held is not looked at again
+    assert torch.equal(fixed.of_student(rows, torch.tensor([1.0, -1.0])).embeds, first.embeds)
 
 
 @pytest.mark.slow
@@ -232,7 +274,9 @@ def test_a_run_begins_with_the_text_encoders_of_a_file(tmp_path: Path) -> None:
         ({"method": "uce"}, "computes its adapter and trains no text encoder"),
         ({"base_model": "sequential"}, "base_model.offload"),
         ({"adapter": {"text_encoders": {"layers": []}}}, "adapter.text_encoders.layers"),
-        ({"adapter": {"text_encoders": {"lr": 0}}}, "adapter.text_encoders.lr"),
+        ({"adapter": {"text_encoders": {"lr": -1}}}, "adapter.text_encoders.lr"),
+        ({"adapter": {"text_encoders": {"lr": 0}}}, "add method.warm_start: text_space"),
+        ({"warm_start": "text_space"}, "text_space goes into the text encoders"),
         ({"adapter": {"text_encoders": {"rate": 1}}}, "adapter.text_encoders.rate"),
         ({"optimizer": {"name": "prodigy", "lr": 1.0}}, "prodigy has one learning rate"),
     ],
@@ -248,6 +292,9 @@ def test_what_they_cannot_be_trained_with_is_said(sections: dict[str, Any], said
     }  # fmt: skip
     if "method" in sections:
         recipe["method"] = {"name": "uce", "concepts": [{"target": "a circle"}]}
+    elif "warm_start" in sections:
+        recipe["method"] |= sections
+        recipe["adapter"] = {"name": "lora"}
     elif "base_model" in sections:
         recipe["base_model"]["offload"] = "model"
     else:

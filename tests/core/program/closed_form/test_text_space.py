@@ -20,6 +20,7 @@ from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.read.read import read_adapter_file
 from loba_tui.core.program.adapter_files.text_encoders import TextAdapters
 from loba_tui.core.program.adapter_layers.added import host_named
+from loba_tui.core.program.closed_form import text_direction
 from loba_tui.core.program.closed_form.solution import SolverParts
 from loba_tui.core.program.closed_form.solved_text import BIAS_NAME, SolvedText
 from loba_tui.core.program.closed_form.text_direction import Direction
@@ -123,6 +124,31 @@ def test_a_row_behind_a_norm_answers_every_input_alike(tiny_sdxl_folder: Path) -
     inputs = norm(5 * torch.randn(50, norm.normalized_shape[0]))
     answers = inputs @ update.down[0]
     torch.testing.assert_close(answers, torch.ones_like(answers), rtol=1e-3, atol=1e-3)
+
+
+def test_a_fitted_row_answers_with_1_in_the_mean_and_nearest_where_most_weight_is() -> None:
+    inputs = torch.randn(300, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    heavy = torch.arange(300) < 15
+    weights = torch.where(heavy, 0.9 / 15, 0.1 / 285).double()
+    answers = inputs @ text_direction._fitted_row(inputs, weights)
+    assert float(weights @ answers) == pytest.approx(1)
+    wrong = (answers - 1).square()
+    assert float(wrong[heavy].mean()) < 0.2 * float(wrong[~heavy].mean())
+
+
+def test_start_words_end_and_padding_have_their_shares_of_a_fit(tiny_sdxl_folder: Path) -> None:
+    tokenizer = fresh(tiny_sdxl_folder).pipeline.tokenizer
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.full((3, 16), tokenizer.pad_token_id)
+    rows = text_direction._of_random_words(ids, tokenizer, draw)
+    assert bool((rows[:, 0] == tokenizer.bos_token_id).all())
+    ends = text_direction._ends(rows, tokenizer)[:, 0].tolist()
+    assert {2, 13} <= set(ends)
+    weights = text_direction._weights(rows, tokenizer).view(rows.shape)
+    words = sum(float(row[1:end].sum()) for row, end in zip(weights, ends, strict=True))
+    padding = sum(float(row[end + 1 :].sum()) for row, end in zip(weights, ends, strict=True))
+    found = [float(weights[:, 0].sum()), words, padding, float(weights.sum())]
+    assert found == pytest.approx([0.1, 0.5, 0.2, 1.0])
 
 
 @pytest.mark.parametrize("align", ["tokens", "padded", "end", "mean"])

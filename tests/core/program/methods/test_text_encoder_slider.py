@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from program_runs import adapter_hashes, events, new_run, run_here
+from program_runs import adapter_hashes, events, new_run, run_here, stop_after
 
-from loba_tui.core.errors import Interrupted, RecipeError
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.read.read import read_adapter_file
-from loba_tui.core.program.train import train
 from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.start_options import StartOptions
-from loba_tui.core.run.writer import RunWriter
 
 CONCEPT = {
     "target": "a {color} shape",
@@ -79,15 +75,8 @@ def test_a_warm_start_begins_near_the_direction(tmp_path: Path) -> None:
 def test_it_resumes_bit_by_bit(tmp_path: Path) -> None:
     recipe = recipe_of(train={"steps": 4, "batch_size": 2}, save={"every": 2})
     whole = run_here(recipe, new_run(recipe, tmp_path))
-    broken, flag = new_run(recipe, tmp_path), SimpleNamespace(is_set=False)
-
-    class StopAfterTwo(RunWriter):
-        def metric(self, *, step: int, **values: Any) -> None:
-            super().metric(step=step, **values)
-            flag.is_set = step >= 2
-
-    with StopAfterTwo.open(broken) as writer, pytest.raises(Interrupted):
-        train(recipe, broken, writer, flag, StartOptions(), SHIPPED)
+    broken = new_run(recipe, tmp_path)
+    stop_after(2, recipe, broken)
     run_here(recipe, broken, resume=True)
     assert adapter_hashes(broken) == adapter_hashes(whole)
 
