@@ -162,9 +162,8 @@ def described(section: CalibrateSection, found: Found, looks: Looks) -> Calibrat
     factor = 1.0 if found.scale is None else found.scale / section.at
     effects = [_effect(found, side) for side in found.sides]
     wanted = _wanted(section)
-    own = [
-        None if wanted is None else side.scale_of(abs(wanted)) for side in found.sides
-    ]  # of the adapter as it was
+    # Scales of the search are those of the adapter as it was.
+    own = [None if wanted is None else side.scale_of(abs(wanted)) for side in found.sides]
     shown = np.exp if section.ratio is not None else float
     measure = looks.recipe.proof.measure
     assert measure is not None, "the recipe's schema asks for one"
