@@ -32,6 +32,9 @@ from loba_tui.core.program.learning_rates import LearningRates
 
 STEPS = 24
 BASE = (
+    # Without a direction in text space, which most of the effect comes from otherwise.
+    "method.warm_start=null",
+    "adapter.text_encoders=null",
     "method.rollout_steps=4",
     "method.bank_images=8",
     "method.bank_samples=32",
