@@ -37,10 +37,7 @@ class TrainedText:
     is_held: bool = False
     _kept: dict[_Pair, PromptEmbeds] = field(default_factory=dict, repr=False)
 
-    @property
-    def is_trained(self) -> bool:
-        """Whether what it encodes changes between steps."""
-        return not self.is_held
+    is_trained = True  # a LoRA that steps leave alone is calibrated all the same
 
     @cached_property
     def _scales(self) -> list[AdapterScale]:
