@@ -247,6 +247,16 @@ TEXT_LAYERS = (
     *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")),
     *("mlp.fc1", "mlp.fc2"),
 )
+_KOHYA_PAIR = ("lora_up", "lora_down")
+_TEXT_PAIRS = {
+    "sd-scripts": (_KOHYA_PAIR,),
+    "A1111": (_KOHYA_PAIR,),
+    "ComfyUI": (
+        _KOHYA_PAIR,
+        ("lora_B", "lora_A"),
+        ("lora_linear_layer.up", "lora_linear_layer.down"),
+    ),
+}
 Place = tuple[str, str]
 """A text encoder's component in diffusers, and a module as `transformers` first called it."""
 
@@ -260,7 +270,7 @@ def text_encoders(tool: str, file: Tensors, *, is_xl: bool, num_layers: int) -> 
     }[tool](num_layers, is_xl=is_xl)
     changes = {}
     for spelling, place in known.items():
-        for up, down in (("lora_up", "lora_down"), ("lora_B", "lora_A")):
+        for up, down in _TEXT_PAIRS[tool]:
             if f"{spelling}.{up}.weight" in file:
                 columns, rows = file[f"{spelling}.{up}.weight"], file[f"{spelling}.{down}.weight"]
                 alpha = float(file.get(f"{spelling}.alpha", rows.shape[0]))

@@ -31,7 +31,7 @@ from loba_tui.core.program.adapter_files.losses import Losses
 
 _ALIGNMENT = 8
 _STARTS_AT_ZERO = re.compile(
-    r"\.diff_b$|\.lora_B\.|\.lora_up\.|\.hada_w2_b$|\.lokr_w1$|\.lokr_w1_a$|\.oft_R\.weight$"
+    r"\.diff_b$|\.lora_B\.|\.lora_linear_layer\.up\.|\.lora_up\.|\.hada_w2_b$|\.lokr_w1$|\.lokr_w1_a$|\.oft_R\.weight$"
 )
 # As other programs make theirs: an adapter is for others to load, if the umask lets them.
 _MODE = 0o666

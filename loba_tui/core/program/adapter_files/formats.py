@@ -27,6 +27,9 @@ EncoderLayers = Mapping[str, Mapping[str, "LoraLayer"]]
 NO_ENCODERS: EncoderLayers = MappingProxyType({})
 
 
+_TEXT_MODEL = "text_model."
+
+
 @dataclass(frozen=True)
 class LoraLayer:
     """The update of one module, W + (alpha / rank) up down.
@@ -76,8 +79,10 @@ def diffusers_file(
         packed |= _packed(layers, config, UNET_PREFIX)
     tensors = diffusers_tensors(_folded(layers))
     for component, own in encoders.items():
-        packed |= _packed(own, {"peft_type": "LORA", **config_of(own)}, f"{component}.")
-        tensors |= diffusers_tensors(_folded(own), f"{component}.")
+        # Targets match by their ends: encoders have had `text_model.` before these, and have not.
+        short = {name.removeprefix(_TEXT_MODEL): layer for name, layer in own.items()}
+        packed |= _packed(short, {"peft_type": "LORA", **config_of(own)}, f"{component}.")
+        tensors |= _text_tensors(_folded(own), f"{component}.")
     return tensors, {
         "format": "pt",
         "modelspec.implementation": "diffusers",
@@ -228,6 +233,18 @@ def diffusers_tensors(
         tensors[f"{prefix}{module}.lora_B.weight"] = layer.up
         if layer.magnitude is not None:
             tensors[f"{prefix}{module}.lora_magnitude_vector"] = layer.magnitude
+    return tensors
+
+
+def _text_tensors(layers: Mapping[str, LoraLayer], prefix: str) -> dict[str, Tensor]:
+    """Return weights of a text encoder under the keys that diffusers reads in all of its layers.
+
+    Of PEFT's keys it takes those of attention alone, and refuses a file that has no others.
+    """
+    tensors = {}
+    for module, layer in layers.items():
+        tensors[f"{prefix}{module}.lora_linear_layer.down.weight"] = layer.down
+        tensors[f"{prefix}{module}.lora_linear_layer.up.weight"] = layer.up
     return tensors
 
 

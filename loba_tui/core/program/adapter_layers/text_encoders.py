@@ -1,7 +1,8 @@
 """Put a LoRA on the text encoders of a model.
 
-It goes through PEFT's own injection: an encoder's `add_adapter` asks for a newer PEFT than there
-is. Modules are called as adapter files call them, whatever this version of transformers does.
+It goes through PEFT's own injection: an encoder's `add_adapter` depends on which versions of
+transformers and PEFT meet. Modules are called as adapter files call them, whatever this version of
+transformers does.
 """
 
 from __future__ import annotations

@@ -94,6 +94,22 @@ def test_the_lora_is_as_far_from_it_as_is_said(container: ModelContainer, tmp_pa
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["adapter.safetensors", "adapter.kohya.safetensors"])
+def test_diffusers_loads_the_lora_and_encodes_as_we_do(
+    container: ModelContainer, tmp_path: Path, name: str
+) -> None:
+    _, text, _ = written(container, tmp_path)
+    (ours,) = text.encode(OTHERS[:1], 1.0)
+    for component in container.text_encoders:
+        encoder = copy.deepcopy(getattr(container.pipeline, component))
+        setattr(container.pipeline, component, encoder)
+    container.pipeline.load_lora_weights(str(tmp_path), weight_name=name)
+    states, pooled = length(container.encode_prompts(OTHERS[:1]), ours)
+    assert states <= 1e-5
+    assert pooled <= 1e-5
+
+
+@torch.no_grad()
 def test_the_mean_pooled_state_moves_as_the_direction_has_it(
     tiny_sdxl_folder: Path, tmp_path: Path
 ) -> None:

@@ -147,7 +147,10 @@ def test_text_encoders_go_with_either_form(tmp_path: Path) -> None:
     read = read_adapter_file(text_encoder_file(tmp_path / "in.safetensors"))
     for form, name in (
         ("kohya", "lora_te2_text_model_encoder_layers_3_self_attn_q_proj.lora_up.weight"),
-        ("diffusers", "text_encoder_2.text_model.encoder.layers.3.self_attn.q_proj.lora_B.weight"),
+        (
+            "diffusers",
+            "text_encoder_2.text_model.encoder.layers.3.self_attn.q_proj.lora_linear_layer.up.weight",
+        ),
     ):
         wanted = Wanted(form)
         target = tmp_path / f"{form}.safetensors"
