@@ -61,8 +61,8 @@ class TextAdapters:
             RecipeError: One does not fit the text encoders of this model.
         """
         with self._on(scale):
-            # Each alone, as `PromptEmbedCache` has it: in a batch the bits depend on the others.
-            return [self.container.encode_prompts([prompt]) for prompt in prompts]
+            rows = self.container.encode_prompts(prompts)
+        return [rows[n] for n in range(len(prompts))]
 
     @contextmanager
     def _on(self, scale: float) -> Iterator[None]:

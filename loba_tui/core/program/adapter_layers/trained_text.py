@@ -92,16 +92,18 @@ class TrainedText:
         return encoded
 
     def _held_pairs(self, pairs: Sequence[_Pair]) -> dict[_Pair, PromptEmbeds]:
-        """Return rows by prompt and strength, each encoded once and alone, as images have them."""
+        """Return rows by prompt and strength, each encoded once."""
         for text, strength in dict.fromkeys(pairs):
             if text is not None and (text, strength) not in self._kept:
+                # Alone: a run that resumes asks for other prompts together.
                 (self._kept[text, strength],) = self.encode([text], strength)
         return self._kept
 
     def encode(self, prompts: Sequence[str], scale: float) -> list[PromptEmbeds]:
         """Return one row a prompt at a strength, without gradients."""
         with self.at(scale):
-            return [self.container.encode_prompts([prompt]) for prompt in prompts]
+            rows = self.container.encode_prompts(prompts)
+        return [rows[n] for n in range(len(prompts))]
 
     @contextmanager
     def at(self, strength: float) -> Iterator[None]:
