@@ -52,11 +52,12 @@ def find_direction(
     """
     weights = torch.tensor([concept.guidance for concept in concepts], dtype=torch.float64)
     differences, pooled = [], []
-    for concept in concepts:
-        prompts = [str(concept.positive), str(concept.negative)]
-        up, down = (embeds[prompt] for prompt in prompts)
-        tokens = container.tokenize(prompts)
-        differences.append(_of_states(up, down, tokens, options.align))
+    pairs = [(str(concept.positive), str(concept.negative)) for concept in concepts]
+    tokens = container.tokenize([prompt for pair in pairs for prompt in pair])
+    for number, pair in enumerate(pairs):
+        up, down = (embeds[prompt] for prompt in pair)
+        own = tokens[2 * number : 2 * number + 2]
+        differences.append(_of_states(up, down, own, options.align))
         if up.pooled is not None and down.pooled is not None:
             pooled.append((up.pooled - down.pooled)[0].double().cpu())
     states = options.strength * _aggregate(differences, weights, options.aggregate)

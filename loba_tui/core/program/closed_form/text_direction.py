@@ -111,7 +111,7 @@ class TextMove:
         encoder = getattr(self._container.pipeline, output.component)
         linear, last = (host_named(encoder, name) for name in (output.linear, output.states))
         with _inputs_of(linear) as inputs, _inputs_of(last) as before:
-            weights = self._read(output, varied=True)
+            weights = self._read(output, self._prompts, varied=True)
         rows = torch.cat(inputs).flatten(0, -2).double()
         row = _fitted_row(rows, weights)
         answers = rows @ row
@@ -140,13 +140,14 @@ class TextMove:
         states, norm, projection = (
             host_named(encoder, name) for name in (output.states, output.pooled, output.projection)
         )
-        by_sign = []
-        for sign in (1.0, -1.0):
-            with _added(states, sign * part), _outputs_of(projection) as pooled:
-                self._read(output, varied=False)
-            by_sign.append(torch.cat(pooled).double().mean(0))
+        # Both signs in one call: what they have in common is no move.
+        num = len(self._prompts)
+        signs = torch.tensor([1.0] * num + [-1.0] * num).view(-1, 1, 1)
+        with _added(states, signs * part), _outputs_of(projection) as pooled:
+            self._read(output, [*self._prompts, *self._prompts])
+        up, down = torch.cat(pooled).double().split(num)
         # The states' move reaches the pooled state through the layers behind them.
-        rest = wanted.to(by_sign[0]) - (by_sign[0] - by_sign[1]) / 2
+        rest = wanted.to(up) - (up - down).mean(0) / 2
         weight = projection.weight.double()
         bias = torch.linalg.lstsq(weight, rest[:, None]).solution[:, 0]
         inverse = 1 / norm.weight.double()
@@ -154,14 +155,14 @@ class TextMove:
         row = inverse / level if level else inverse
         if not level or float(row.norm()) > _MOST_NOISE:
             with _inputs_of(projection) as inputs:
-                self._read(output, varied=True)
+                self._read(output, self._prompts, varied=True)
             pooled_inputs = torch.cat(inputs).double()
             alike = pooled_inputs.new_full((len(pooled_inputs),), 1 / len(pooled_inputs))
             row = _fitted_row(pooled_inputs, alike)
         return output.pooled, bias.float(), LayerUpdate(rest.float()[:, None], row.float()[None])
 
-    def _read(self, output: TextOutput, *, varied: bool) -> Tensor:
-        """Have an encoder read the prompts, and more where `varied`, for hooks that watch.
+    def _read(self, output: TextOutput, prompts: Sequence[str], *, varied: bool = False) -> Tensor:
+        """Have an encoder read prompts, and more where `varied`, for hooks that watch.
 
         Returns:
             (M T,) the weight of each token in a fit; they add up to 1.
@@ -169,7 +170,7 @@ class TextMove:
         pipeline = self._container.pipeline
         tokenizer = getattr(pipeline, output.tokenizer)
         ids = tokenizer(
-            self._prompts,
+            list(prompts),
             padding="max_length",
             max_length=tokenizer.model_max_length,
             truncation=True,
