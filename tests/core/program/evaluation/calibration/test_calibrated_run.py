@@ -82,7 +82,7 @@ def test_a_calibrated_run_has_the_effect_in_its_files_and_says_so(tmp_path: Path
     for name in ("adapter.safetensors", "adapter.kohya.safetensors", BIAS_NAME):
         old = load_file(before.adapter_dir.path / name)
         for key, tensor in load_file(run_dir.adapter_dir.path / name).items():
-            is_moved = key.endswith((".lora_B.weight", ".lora_up.weight", ".diff_b"))
+            is_moved = key.endswith((".up.weight", ".lora_up.weight", ".diff_b"))
             wanted = old[key] * (factor if is_moved else 1.0)
             assert float((tensor - wanted).abs().max()) <= 1e-6 * float(wanted.abs().max())
         metadata = metadata_of(run_dir.adapter_dir.path / name)
