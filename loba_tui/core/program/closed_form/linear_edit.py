@@ -93,6 +93,7 @@ def solve(
     edit: Edit,
     preserved: Tensor | None = None,
     *,
+    kept: Tensor | None = None,
     edit_weight: float = 1.0,
     preserve_weight: float = 1.0,
     identity_weight: float = 0.5,
@@ -114,9 +115,14 @@ def solve(
 
     whose right part D K depends on no weight: each layer only has to put its W in front.
 
+    States z that are to be kept exactly, (W' − W) z = 0, leave only updates that read what is
+    outside of their span. With P the projector onto that, c_i and r_j become P c_i and P r_j, and
+    the rows of K stay outside (SPEED, Li et al. 2025, https://arxiv.org/abs/2503.07392).
+
     Args:
         edit: c_i and d_i.
         preserved: (M, D), r_j; None for none.
+        kept: (K, D), states z; None for none.
         edit_weight: e.
         preserve_weight: p.
         identity_weight: λ, above 0.
@@ -127,7 +133,11 @@ def solve(
     rows = [states * edit_weight**0.5]
     if preserved is not None and len(preserved):
         rows.append(preserved.double().cpu() * preserve_weight**0.5)
-    k = edit_weight * _inverse_m2(states, torch.cat(rows), identity_weight)
+    read = torch.cat(rows)
+    if kept is not None and len(kept):
+        span = row_space(kept)
+        states, read = outside(states, span), outside(read, span)
+    k = edit_weight * _inverse_m2(states, read, identity_weight)
     # D K with its singular values, by way of the smaller of its two sides.
     q_left, r_left = torch.linalg.qr(changes.T)
     q_right, r_right = torch.linalg.qr(k.T)
@@ -135,6 +145,36 @@ def solve(
     u, s, vh = _with_fixed_signs(u, s, vh)
     kept = int((s > tolerance * s[0]).sum()) if len(s) and float(s[0]) > 0 else 0
     return StateUpdate(left=q_left @ u[:, :kept] * s[:kept], right=vh[:kept] @ q_right.T)
+
+
+def row_space(states: Tensor, *, tolerance: float = 1e-9) -> Tensor:
+    """Return an orthonormal basis (R, D), float64, of all that is a sum of the states (N, D).
+
+    Args:
+        states: On any device.
+        tolerance: Directions whose singular value is at most this share of the largest are left
+            out: they are rounding.
+    """
+    _, s, vh = torch.linalg.svd(states.double().cpu(), full_matrices=False)
+    return vh[: int((s > tolerance * s[:1]).sum())]
+
+
+def outside(states: Tensor, span: Tensor) -> Tensor:
+    """Return what of the states (N, D) lies outside of a span's orthonormal basis (R, D)."""
+    rest = states - (states @ span.T) @ span
+    # Once more: of a state that lies nearly inside, the first pass leaves rounding of its length.
+    return rest - (rest @ span.T) @ span
+
+
+def least_heard(layers: Tensor, num: int) -> Tensor:
+    """Return the orthonormal directions (num, D) that layers answer the least.
+
+    Args:
+        layers: Σ Wᵀ W, from `gram`.
+        num: How many.
+    """
+    _, vectors = torch.linalg.eigh(layers)
+    return vectors[:, :num].T
 
 
 def gram(weights: Iterable[Tensor]) -> Tensor:

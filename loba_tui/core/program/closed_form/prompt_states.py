@@ -16,9 +16,12 @@ from loba_tui.core.program.closed_form.linear_edit import Edit
 from loba_tui.core.program.closed_form.token_positions import Match, match_tokens, padding
 from loba_tui.core.recipe.schema import Concept
 
-Positions = Literal["concept", "prompt", "all"]
-"""Which tokens of a prompt are edited: those of the words that differ; all of its words and the end
-token, which have read those words; or the padding too, which cross-attention reads as well."""
+Positions = Literal["concept", "end", "prompt", "all"]
+"""Which tokens of a prompt are edited: those of the words that differ; the end token too, which has
+read the whole prompt; all of its words as well; or the padding too, which cross-attention reads."""
+
+Kept = Literal["prompt", "all"]
+"""Which tokens of a preserve prompt stay: its words and the end token, or the padding too."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class PromptStates:
         """
         states, changes = [], []
         for pair in pairs:
-            own, towards = self._states(pair.prompt), self._states(pair.towards)
-            away = own if pair.away is None else self._states(pair.away)
+            own, towards = self.of(pair.prompt), self.of(pair.towards)
+            away = own if pair.away is None else self.of(pair.away)
             for position, to, back in self._rows(pair):
                 states.append(own[position])
                 changes.append(pair.strength * (towards[to] - away[back]))
@@ -69,18 +72,36 @@ class PromptStates:
             )
         return Edit(torch.stack(states), torch.stack(changes))
 
-    def preserved(self, concepts: Sequence[Concept]) -> Tensor:
-        """Return the states r (M, D) of all tokens of the concepts' preserve prompts.
+    def preserved(self, concepts: Sequence[Concept], kept: Kept | None = None) -> Tensor:
+        """Return the states r (M, D) of the tokens of the concepts' preserve prompts.
 
         The start token is among them, once: it is the same in every prompt, and most of a
         cross-attention's weight rests on it.
+
+        Args:
+            concepts: Whose preserve prompts.
+            kept: Which tokens; None takes the padding where padding is edited.
         """
+        takes_padding = (kept or self._positions) == "all"
         rows: list[Tensor] = []
-        for prompt in dict.fromkeys(prompt for concept in concepts for prompt in concept.preserve):
-            states = self._states(prompt)
-            end = len(states) if self._positions == "all" else len(self._ids(prompt))
+        for prompt in _preserve_prompts(concepts):
+            states = self.of(prompt)
+            end = len(states) if takes_padding else len(self._ids(prompt))
             rows.append(states[(0 if not rows else 1) : end])
-        return torch.cat(rows) if rows else torch.zeros(0, 0)
+        return torch.cat(rows) if rows else self._none()
+
+    def preserved_padding(self, concepts: Sequence[Concept]) -> Tensor:
+        """Return the states (M, D) of the preserve prompts' padding alone."""
+        rows = [self.of(prompt)[len(self._ids(prompt)) :] for prompt in _preserve_prompts(concepts)]
+        return torch.cat(rows) if rows else self._none()
+
+    def of(self, prompt: str) -> Tensor:
+        """Return a prompt's states (T, D), in float64 on the CPU."""
+        return self._embeds[prompt].embeds[0].double().cpu()
+
+    def _none(self) -> Tensor:
+        width = next(iter(self._embeds.values())).embeds.shape[-1]
+        return torch.zeros(0, width, dtype=torch.float64)
 
     def num_distinct(self, pairs: Sequence[Pair]) -> int:
         """Return how many different states the pairs can edit at most.
@@ -104,15 +125,21 @@ class PromptStates:
             if match.source not in back:
                 continue
             other = back[match.source]
-            if self._positions == "concept" and match.same_word and other.same_word:
+            if match.same_word and other.same_word and not self._takes(pair.prompt, match.source):
                 continue
             yield match.source, match.target, other.target
+
+    def _takes(self, prompt: str, position: int) -> bool:
+        """Whether the state of a word that stays the same is edited."""
+        if self._positions == "end":
+            return position == len(self._ids(prompt)) - 1
+        return self._positions != "concept"
 
     def _matches(self, prompt: str, other: str) -> list[Match]:
         tokens, others = self._ids(prompt), self._ids(other)
         matches = match_tokens(tokens, others)
         if self._positions == "all":
-            length = self._states(prompt).shape[0]
+            length = self.of(prompt).shape[0]
             matches += padding(tokens, others, length)
         return matches
 
@@ -121,9 +148,9 @@ class PromptStates:
             (self._tokens[prompt],) = self._container.tokenize([prompt])
         return self._tokens[prompt]
 
-    def _states(self, prompt: str) -> Tensor:
-        """Return (T, D) in float64 on the CPU."""
-        return self._embeds[prompt].embeds[0].double().cpu()
+
+def _preserve_prompts(concepts: Sequence[Concept]) -> list[str]:
+    return list(dict.fromkeys(prompt for concept in concepts for prompt in concept.preserve))
 
 
 def text_projections(container: ModelContainer) -> dict[str, nn.Linear]:

@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from loba_tui.core.program.closed_form.linear_edit import Edit, StateUpdate, gram, revived, solve
 from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
+from loba_tui.core.program.closed_form.retain_set import moved_share
 from loba_tui.core.program.closed_form.solution import (
     Solution,
     Solver,
@@ -42,18 +42,22 @@ class UceOptions:
 
     Attributes:
         tokens: Which hidden states are edited: "concept" those of the words that differ between
-            target and guide, "prompt" all words and the end token, "all" the padding too.
+            target and guide, "end" the end token too, "prompt" all words and the end token, "all"
+            the padding too.
         edit_weight: e, weight of the edits.
         preserve_weight: p, weight of the preserve prompts' tokens.
+        preserve_tokens: Which tokens those are: "prompt" their words and the end token, "all" the
+            padding too, which most of what is read consists of; null follows `tokens`.
         identity_weight: λ, how hard all that is not named is held in place.
         rece_rounds: How often the states that revive the concept are found and edited too.
         rece_weight: λ of those states: larger keeps them shorter.
         rank: Cut each layer's update to this rank; null keeps all of it.
     """
 
-    tokens: Literal["concept", "prompt", "all"] = "concept"
+    tokens: Literal["concept", "end", "prompt", "all"] = "concept"
     edit_weight: PositiveFloat = 1.0
     preserve_weight: NonNegativeFloat = 1.0
+    preserve_tokens: Literal["prompt", "all"] | None = None
     identity_weight: PositiveFloat = 0.5
     rece_rounds: NonNegativeInt = 0
     rece_weight: PositiveFloat = 0.1
@@ -89,7 +93,7 @@ class InstantLobotomy:
     def solve(self) -> Solution:
         """Return the edit, with what of it is left undone and how far preserved states move."""
         first, options = self._states.edit(self._pairs), self._options
-        preserved = self._states.preserved(self._concepts)
+        preserved = self._states.preserved(self._concepts, options.preserve_tokens)
         edit, update = first, self._solved(first, preserved)
         if options.rece_rounds:
             before = gram(module.weight.detach() for module in self._projections.values())
@@ -99,9 +103,7 @@ class InstantLobotomy:
                 update = self._solved(edit, preserved)
         figures = {"states": float(len(edit.states)), "unsolved": edit.unsolved(update)}
         if len(preserved):
-            figures["preserved_moved"] = float(
-                torch.linalg.norm(update.apply(preserved)) / torch.linalg.norm(preserved)
-            )
+            figures["preserved_moved"] = moved_share(update, preserved)
         layers = layer_updates(update, self._projections, options.rank)
         return Solution(layers, figures=figures)
 
