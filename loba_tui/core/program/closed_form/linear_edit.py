@@ -133,37 +133,46 @@ def solve(
     rows = [states * edit_weight**0.5]
     if preserved is not None and len(preserved):
         rows.append(preserved.double().cpu() * preserve_weight**0.5)
-    read = torch.cat(rows)
-    if kept is not None and len(kept):
-        span = row_space(kept)
-        states, read = outside(states, span), outside(read, span)
-    k = edit_weight * _inverse_m2(states, read, identity_weight)
+    span = row_space(states.new_zeros(0, states.shape[1]) if kept is None else kept)
+    states, read = outside(states, span), outside(torch.cat(rows), span)
+    # Large weights leave rounding inside of the span.
+    k = edit_weight * outside(_inverse_m2(states, read, identity_weight), span)
     # D K with its singular values, by way of the smaller of its two sides.
     q_left, r_left = torch.linalg.qr(changes.T)
     q_right, r_right = torch.linalg.qr(k.T)
     u, s, vh = torch.linalg.svd(r_left @ r_right.T)
     u, s, vh = _with_fixed_signs(u, s, vh)
-    kept = int((s > tolerance * s[0]).sum()) if len(s) and float(s[0]) > 0 else 0
-    return StateUpdate(left=q_left @ u[:, :kept] * s[:kept], right=vh[:kept] @ q_right.T)
+    rank = int((s > tolerance * s[0]).sum()) if len(s) and float(s[0]) > 0 else 0
+    return StateUpdate(left=q_left @ u[:, :rank] * s[:rank], right=vh[:rank] @ q_right.T)
 
 
-def row_space(states: Tensor, *, tolerance: float = 1e-9) -> Tensor:
+def row_space(states: Tensor, *, tolerance: float = 1e-7) -> Tensor:
     """Return an orthonormal basis (R, D), float64, of all that is a sum of the states (N, D).
 
     Args:
         states: On any device.
         tolerance: Directions whose singular value is at most this share of the largest are left
-            out: they are rounding.
+            out: they are the rounding of encoders.
     """
+    if not len(states):
+        return torch.zeros(states.shape, dtype=torch.float64)
     _, s, vh = torch.linalg.svd(states.double().cpu(), full_matrices=False)
-    return vh[: int((s > tolerance * s[:1]).sum())]
+    return vh[: int((s > tolerance * s[0]).sum())]
 
 
-def outside(states: Tensor, span: Tensor) -> Tensor:
-    """Return what of the states (N, D) lies outside of a span's orthonormal basis (R, D)."""
+def outside(states: Tensor, span: Tensor, *, tolerance: float = 1e-6) -> Tensor:
+    """Return what of the states (N, D) lies outside of a span's orthonormal basis (R, D).
+
+    A state that has at most a share of `tolerance` of its length outside lies inside: that is the
+    rounding of encoders.
+    """
+    if not len(span):
+        return states
     rest = states - (states @ span.T) @ span
     # Once more: of a state that lies nearly inside, the first pass leaves rounding of its length.
-    return rest - (rest @ span.T) @ span
+    rest = rest - (rest @ span.T) @ span
+    lengths = torch.linalg.norm(states, dim=1, keepdim=True)
+    return rest * (torch.linalg.norm(rest, dim=1, keepdim=True) > tolerance * lengths)
 
 
 def least_heard(layers: Tensor, num: int) -> Tensor:

@@ -118,8 +118,8 @@ class NullSpaceErasure:
         if least_room < _LEAST_ROOM:
             raise RecipeError(
                 "method.concepts: an edited state is a sum of those that are to stay as they are",
-                "Preserve fewer words, or raise method.influence; what is erased cannot be"
-                " preserved too.",
+                "Preserve fewer words, raise method.influence or take keep_empty: false; what is"
+                " erased cannot be preserved too.",
             )
         update = solve(
             edit,

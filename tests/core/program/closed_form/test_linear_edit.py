@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from loba_tui.core.program.closed_form.linear_edit import Edit, StateUpdate, gram, revived, solve
+from loba_tui.core.program.closed_form.linear_edit import (
+    Edit,
+    StateUpdate,
+    gram,
+    least_heard,
+    outside,
+    revived,
+    row_space,
+    solve,
+)
 
 WIDTH, OUT = 24, 16
 
@@ -52,6 +61,46 @@ def test_the_update_minimises_what_it_says_it_does() -> None:
     loss = loss + 0.5 * ((edited - weight) ** 2).sum()
     (gradient,) = torch.autograd.grad(loss, edited)
     assert float(gradient.abs().max()) < 1e-4 * float(weight.abs().max())
+
+
+# Both ways to the solution, and kept states that are sums of each other.
+@pytest.mark.parametrize(("num_edited", "num_near"), [(3, 5), (10, 40)])
+def test_kept_states_do_not_move_and_the_rest_is_the_least_squares_that_leaves_them(
+    num_edited: int, num_near: int
+) -> None:
+    edit, near = Edit(rows(0, num_edited), rows(1, num_edited)), rows(2, num_near)
+    kept = rows(4, 6, 4).double() @ rows(5, 4).double()
+    update = solve(edit, near, kept=kept, edit_weight=2.0, preserve_weight=0.7)
+    moved = update.left @ update.right
+    assert float((moved @ kept.T).norm() / (moved.norm() * kept.norm())) < 1e-12
+    moved.requires_grad_(True)
+    loss = 2.0 * ((moved @ edit.states.double().T - edit.changes.double().T) ** 2).sum()
+    loss = loss + 0.7 * ((moved @ near.double().T) ** 2).sum() + 0.5 * (moved**2).sum()
+    (gradient,) = torch.autograd.grad(loss, moved)
+    # The gradient of what is free; along the kept states the constraint holds it.
+    assert float(outside(gradient, row_space(kept)).norm()) < 1e-9 * float(gradient.norm())
+
+
+def test_where_nothing_is_left_to_read_nothing_is_edited() -> None:
+    assert solve(Edit(rows(0, 2), rows(1, 2)), kept=rows(2, WIDTH)).rank == 0
+
+
+def test_the_row_space_leaves_rounding_out() -> None:
+    states = rows(0, 5, 3) @ rows(1, 3)
+    span = row_space(states)
+    assert span.shape == (3, WIDTH)
+    torch.testing.assert_close(span @ span.T, torch.eye(3).double())
+    assert float(outside(states.double(), span).norm()) == 0
+    whole = states.double() + rows(2, 5)
+    torch.testing.assert_close(outside(whole, span) @ span.T, torch.zeros(5, 3).double())
+    assert row_space(torch.zeros(2, WIDTH)).shape == (0, WIDTH)
+
+
+def test_the_least_heard_directions_are_those_that_layers_answer_least() -> None:
+    heard = rows(0, 4)
+    quiet = least_heard(gram([heard, 2 * heard]), WIDTH - 4)
+    torch.testing.assert_close(quiet @ quiet.T, torch.eye(WIDTH - 4).double())
+    assert float((heard.double() @ quiet.T).norm()) < 1e-6
 
 
 def test_states_that_are_alike_take_one_rank() -> None:

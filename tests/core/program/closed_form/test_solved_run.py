@@ -34,12 +34,10 @@ from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.start_options import StartOptions
 from loba_tui.core.run.writer import RunWriter
 
+RED = {"target": "a red circle", "neutral": "a blue circle", "preserve": ["a green circle"]}
 METHODS = {
-    "uce": {
-        "concepts": [
-            {"target": "a red circle", "neutral": "a blue circle", "preserve": ["a green circle"]}
-        ]
-    },
+    "uce": {"concepts": [RED]},
+    "speed": {"concepts": [RED]},
     "instant_slider": {
         "concepts": [
             {"target": "a circle", "positive": "a large circle", "negative": "a small circle"}
@@ -116,8 +114,11 @@ def _euler(config: Any) -> Any:
     return SHIPPED.load("noise", "euler")(config)
 
 
-def test_both_formats_say_the_same_update(tiny_sdxl_folder: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(tiny_sdxl_folder, "instant_slider")
+@pytest.mark.parametrize("method", ["instant_slider", "speed"])
+def test_both_formats_say_the_same_update(
+    method: str, tiny_sdxl_folder: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(tiny_sdxl_folder, method)
     run_dir = run_here(recipe, new_run(recipe, tmp_path))
     (one, config, _), (other, _, _) = map(read_adapter, (run_dir.adapter, run_dir.adapter_kohya))
     assert one.keys() == other.keys()

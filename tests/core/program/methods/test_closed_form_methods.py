@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
+from loba_tui.core.program.closed_form.linear_edit import gram, least_heard
 from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
 from loba_tui.core.program.closed_form.slider import slider_pairs
-from loba_tui.core.program.closed_form.solution import Solver, SolverParts
+from loba_tui.core.program.closed_form.solution import Solution, Solver, SolverParts
 from loba_tui.core.recipe.schema import Concept
 
 RED = [
@@ -57,6 +58,7 @@ def parts_of(container: ModelContainer, concepts: Sequence[Concept]) -> SolverPa
         )
         if prompt is not None
     }
+    prompts[""] = container.encode_prompts([""])
     return SolverParts(container, list(concepts), prompts, seed=0)
 
 
@@ -105,12 +107,13 @@ def test_one_word_is_one_rank_because_its_state_depends_on_what_came_before_alon
     assert set(made.most_ranks().values()) == {1}
 
 
-@pytest.mark.parametrize("tokens", ["concept", "prompt", "all"])
+@pytest.mark.parametrize("tokens", ["concept", "end", "prompt", "all"])
 def test_no_update_has_more_rank_than_was_told_beforehand(
     container: ModelContainer, tokens: str
 ) -> None:
     for made in (
         solver("uce", container, RED, tokens=tokens, rece_rounds=2),
+        solver("speed", container, RED, tokens=tokens, keep_empty=False),
         solver("instant_slider", container, MEDIUM, tokens=tokens),
         solver("instant_slider", container, MEDIUM, tokens=tokens, rank=1),
     ):
@@ -170,10 +173,135 @@ def test_padding_counts_only_where_it_is_asked_for(container: ModelContainer) ->
     embeds = {p: container.encode_prompts([p]) for p in (pair.prompt, pair.towards)}
     sizes = {
         tokens: len(PromptStates(container, embeds, tokens).edit([pair]).states)  # type: ignore[arg-type]
-        for tokens in ("concept", "prompt", "all")
+        for tokens in ("concept", "end", "prompt", "all")
     }
     length = embeds[pair.prompt].embeds.shape[1]
-    assert sizes == {"concept": 1, "prompt": 4, "all": length - 1}
+    assert sizes == {"concept": 1, "end": 2, "prompt": 4, "all": length - 1}
+
+
+def test_the_end_token_is_edited_towards_that_of_the_guide(container: ModelContainer) -> None:
+    pair = Pair("a red circle", towards="a large blue circle")
+    embeds = {p: container.encode_prompts([p]) for p in (pair.prompt, pair.towards)}
+    edit = PromptStates(container, embeds, "end").edit([pair])
+    torch.testing.assert_close(edit.states, words(container, pair.prompt, 2, 4))
+    torch.testing.assert_close(edit.guides, words(container, pair.towards, 3, 5))
+
+
+def answers(
+    container: ModelContainer, solution: Solution, states: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield what each layer makes of states (N, D), before and after."""
+    for name, module in text_projections(container).items():
+        w, layer = module.weight.detach().double(), solution.layers[name]
+        yield states @ w.T, states @ (w + layer.up.double() @ layer.down.double()).T
+
+
+def all_words(container: ModelContainer) -> torch.Tensor:
+    prompts = dict.fromkeys(p for concept in RED for p in concept.preserve)
+    return torch.cat([words(container, p, 0, 1, 2, 3, 4) for p in prompts])
+
+
+def test_speed_answers_retained_states_as_before_and_erased_ones_as_their_guides(
+    container: ModelContainer,
+) -> None:
+    options = {"influence": 0.0, "keep_empty": False, "edit_weight": 1e8}
+    solution = solver("speed", container, RED, **options).solve()
+    for before, after in answers(container, solution, all_words(container)):
+        assert float((after - before).norm() / before.norm()) <= 1e-6
+    erased = torch.cat([words(container, concept.target, 2) for concept in RED])
+    guides = torch.cat([words(container, str(concept.neutral), 2) for concept in RED])
+    wanted = answers(container, solution, guides)
+    for (before, after), (guide, _) in zip(
+        answers(container, solution, erased), wanted, strict=True
+    ):
+        assert float((after - guide).norm() / (guide - before).norm()) <= 1e-4
+    # Both concepts are one word in one place: one state, one rank.
+    assert {layer.rank for layer in solution.layers.values()} == {1}
+    assert solution.figures["retained_moved"] <= 1e-12
+    assert solution.figures["unsolved"] <= 1e-4
+
+
+def test_speed_has_no_more_ranks_than_concepts(container: ModelContainer) -> None:
+    colours = ("red", "green", "pink", "yellow")
+    concepts = [
+        Concept(target=f"a {c} {s}", neutral=f"a blue {s}", preserve=(f"a cyan {s}",))
+        for c in colours
+        for s in ("circle", "square")
+    ]
+    solution = solver("speed", container, concepts, keep_empty=False).solve()
+    assert {layer.rank for layer in solution.layers.values()} == {len(colours)}
+
+
+def test_the_words_that_speed_retains_are_those_that_the_edit_would_move(
+    container: ModelContainer,
+) -> None:
+    counts = [
+        solver("speed", container, RED, keep_empty=False, influence=i).solve().figures["retained"]
+        for i in (0.0, 1.0, 100.0)
+    ]
+    # All words and the start; some; the start alone.
+    assert counts[0] == len(RED) * len(RED[0].preserve) * 4 + 1
+    assert counts[0] > counts[1] > counts[2] == 1
+    solution = solver("speed", container, RED, keep_empty=False, influence=100.0).solve()
+    for before, after in answers(container, solution, words(container, "a red circle", 0)):
+        assert float((after - before).norm() / before.norm()) <= 1e-6
+
+
+def test_speed_holds_the_padding_of_what_it_preserves(container: ModelContainer) -> None:
+    padding = words(container, "a green circle", *range(5, 20))
+    moved = []
+    for weight in (0.0, 10.0):
+        made = solver("speed", container, RED, keep_empty=False, preserve_weight=weight).solve()
+        moved.append(sum(float((b - a).norm()) for a, b in answers(container, made, padding)))
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_uce_holds_the_padding_of_what_it_preserves_where_it_is_told_to(
+    container: ModelContainer,
+) -> None:
+    padding = words(container, "a green circle", *range(5, 20))
+    plain, held = (
+        sum(
+            float((b - a).norm())
+            for a, b in answers(
+                container, solver("uce", container, RED, **options).solve(), padding
+            )
+        )
+        for options in ({}, {"preserve_tokens": "all"})
+    )
+    assert held < 0.5 * plain
+    same = solver("uce", container, RED, preserve_tokens="prompt").solve()
+    usual = solver("uce", container, RED).solve()
+    assert all(torch.equal(same.layers[n].up, usual.layers[n].up) for n in usual.layers)
+
+
+def test_noise_around_retained_states_makes_an_edit_that_such_noise_moves_less(
+    container: ModelContainer,
+) -> None:
+    layers = gram(module.weight.detach() for module in text_projections(container).values())
+    noise = least_heard(layers, 4)
+    moved = []
+    for augment in (0.0, 3.0):
+        made = solver("speed", container, RED, keep_empty=False, augment=augment).solve()
+        moved.append(sum(float((b - a).norm()) for a, b in answers(container, made, noise)))
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_what_is_erased_cannot_be_preserved_too(container: ModelContainer) -> None:
+    both = [Concept(target="a red circle", neutral="a blue circle", preserve=("a red square",))]
+    with pytest.raises(RecipeError, match="edited state is a sum") as caught:
+        solver("speed", container, both, keep_empty=False).solve()
+    assert "influence" in str(caught.value.hint)
+
+
+def test_the_empty_prompt_is_retained_where_the_model_reads_it(container: ModelContainer) -> None:
+    reads_it = container.unconditional_prompt is not None
+    empty = container.encode_prompts([""]).embeds[0].double()
+    for keep_empty, is_kept in ((None, reads_it), (True, True), (False, False)):
+        solution = solver("speed", container, RED, keep_empty=keep_empty).solve()
+        for before, after in answers(container, solution, empty):
+            share = float((after - before).norm() / before.norm())
+            assert (share <= 1e-6) == is_kept
 
 
 def test_the_neutral_prompt_is_what_an_instant_slider_edits() -> None:
