@@ -29,6 +29,7 @@ import bench
 import numpy as np
 from bench_options import numbers_of
 
+from loba_tui.core.errors import LobaError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid
 from loba_tui.core.recipe.load import load_recipe
@@ -123,7 +124,7 @@ class Outcome:
             for row in rows
             for a, b in zip(self.base[row], self.edited[row], strict=True)
         ]
-        return f"{np.mean([before == after for before, after in pairs]):.1%}" if pairs else "–"
+        return f"{np.mean([before == after for before, after in pairs]):.1%}" if pairs else "none"
 
     def share(self, rows: Sequence[int], colors: Sequence[str], *, before: bool = False) -> str:
         """Return in how many images the colour that is asked for shows."""
@@ -214,7 +215,10 @@ def main() -> None:
     for erased in ERASED:
         if chosen.colors in (0, len(erased)):
             for method, options in METHODS:
-                print(row(erased, method, options, seeds), flush=True)
+                try:
+                    print(row(erased, method, options, seeds), flush=True)
+                except LobaError as error:
+                    print(f"| {len(erased)} | {said(method, options)} | {error.message} |")
     if chosen.bare:
         print("\n| bare word | left | others: colour | shape | background |\n|---|---|---|---|---|")
         for options in ({}, {"preserve_tokens": "all"}):

@@ -112,6 +112,7 @@ SUBJECTS = (
     Subject("esd_u", ERASES),
     Subject("uce", ERASES.within(2)),
     Subject("uce", ERASES.within(2), ("method.rece_rounds=2",)),
+    Subject("speed", ERASES.within(2)),
     Subject("image_slider", follows(0.95)),
     Subject("addift", follows(0.95)),
     Subject("region_slider", CONFINED),
