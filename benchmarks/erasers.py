@@ -137,26 +137,39 @@ class Outcome:
         return f"{np.mean(right):.1%}"
 
 
-def draw(recipe: Mapping[str, Any], prompts: Sequence[str], seeds: Sequence[int]) -> Outcome:
-    """Solve a recipe and draw prompts with and without its adapter."""
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-        file = Path(folder) / "recipe.yaml"
-        with_prompts = {**recipe, "sample": {**SECTIONS["sample"], "prompts": list(prompts)}}
-        file.write_text(json.dumps(with_prompts))
-        ready = bench.ready([], recipe=file)
-    clock = bench.CpuClock()
-    ready.run.run()
-    seconds = clock.seconds()
-    container, grid = ready.model.container, Grid(prompts, seeds, (0.0, 1.0))
-    images = draw_grid(
-        container, ready.run.scale, ready.recipe, ready.model.drawn_embeds, grid, plugins=SHIPPED
-    )
-    ranks = [weight.shape[0] for name, weight in ready.run.parameters.items() if ".lora_A." in name]
-    base, edited = (
-        [[read(images[p, s, scale]) for s in range(len(seeds))] for p in range(len(prompts))]
-        for scale in (0, 1)
-    )
-    return Outcome(seconds, ready.records.figures, max(ranks), base, edited)
+class Drawn:
+    """Draws erasers on some prompts, and the base model once for all of them."""
+
+    def __init__(self, prompts: Sequence[str], seeds: Sequence[int]) -> None:
+        self._prompts, self._seeds = prompts, seeds
+        self._base: list[list[Reading]] = []
+
+    def outcome(self, recipe: Mapping[str, Any]) -> Outcome:
+        """Solve a recipe and read what it and the base model draw."""
+        with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+            file = Path(folder) / "recipe.yaml"
+            sample = {**SECTIONS["sample"], "prompts": list(self._prompts)}
+            file.write_text(json.dumps({**recipe, "sample": sample}))
+            ready = bench.ready([], recipe=file)
+        clock = bench.CpuClock()
+        ready.run.run()
+        seconds = clock.seconds()
+        if not self._base:
+            self._base = self._read(ready, 0.0)
+        weights = ready.run.parameters.items()
+        rank = max(weight.shape[0] for name, weight in weights if ".lora_A." in name)
+        return Outcome(seconds, ready.records.figures, rank, self._base, self._read(ready, 1.0))
+
+    def _read(self, ready: bench.Ready, scale: float) -> list[list[Reading]]:
+        images = draw_grid(
+            ready.model.container,
+            ready.run.scale,
+            ready.recipe,
+            ready.model.drawn_embeds,
+            Grid(self._prompts, self._seeds, [scale]),
+            plugins=SHIPPED,
+        )
+        return [[read(image) for image in of_prompt[:, 0]] for of_prompt in images]
 
 
 def said(method: str, options: Mapping[str, Any]) -> str:
@@ -164,19 +177,15 @@ def said(method: str, options: Mapping[str, Any]) -> str:
     return " ".join([method, *(f"{name}={value}" for name, value in options.items())])
 
 
-def row(
-    erased: Sequence[str], method: str, options: Mapping[str, Any], seeds: Sequence[int]
-) -> str:
+def row(erased: Sequence[str], asked: Sequence[Asked], name: str, found: Outcome) -> str:
     """Return the row of one eraser."""
-    asked = held_out(erased)
-    found = draw(erasing(erased, method, options), [each.prompt for each in asked], seeds)
     gone = [n for n, each in enumerate(asked) if each.color in erased]
     others = [n for n, each in enumerate(asked) if each.color not in erased]
     colors = [asked[n].color for n in gone]
     moved = found.figures.get("retained_moved", found.figures.get("preserved_moved", 0.0))
     cells = (
         len(erased),
-        said(method, options),
+        name,
         f"{found.seconds:.2f}",
         found.rank,
         f"{found.figures['unsolved']:.1e}",
@@ -188,19 +197,33 @@ def row(
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def bare_row(options: Mapping[str, Any], seeds: Sequence[int]) -> str:
-    """Return the row of `uce` of a bare word, on the prompts of its shipped recipe."""
+def compare(erased: Sequence[str], seeds: Sequence[int]) -> None:
+    """Print the rows of all erasers of some colours."""
+    asked = held_out(erased)
+    drawn = Drawn([each.prompt for each in asked], seeds)
+    for method, options in METHODS:
+        name = said(method, options)
+        try:
+            found = drawn.outcome(erasing(erased, method, options))
+            print(row(erased, asked, name, found), flush=True)
+        except LobaError as error:
+            print(f"| {len(erased)} | {name} | {error.message} |", flush=True)
+
+
+def compare_bare(seeds: Sequence[int]) -> None:
+    """Print the rows of `uce` of a bare word, on the prompts of its shipped recipe."""
     recipe = load_recipe(bench.RECIPES / "uce.yaml", [], plugins=SHIPPED)
     asking, others = recipe.proof_prompts, recipe.other_prompts
-    found = draw(bare(options), [*asking, *others], seeds)
     gone, rest = range(len(asking)), range(len(asking), len(asking) + len(others))
-    red = ["red"] * len(asking)
-    cells = (
-        said("uce", options),
-        f"{found.share(gone, red, before=True)} → {found.share(gone, red)}",
-        *(found.kept(name, rest) for name in ("color", "shape", "background")),
-    )
-    return f"| {' | '.join(cells)} |"
+    drawn, red = Drawn([*asking, *others], seeds), ["red"] * len(asking)
+    for options in ({}, {"preserve_tokens": "all"}):
+        found = drawn.outcome(bare(options))
+        cells = (
+            said("uce", options),
+            f"{found.share(gone, red, before=True)} → {found.share(gone, red)}",
+            *(found.kept(name, rest) for name in ("color", "shape", "background")),
+        )
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -214,15 +237,10 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for erased in ERASED:
         if chosen.colors in (0, len(erased)):
-            for method, options in METHODS:
-                try:
-                    print(row(erased, method, options, seeds), flush=True)
-                except LobaError as error:
-                    print(f"| {len(erased)} | {said(method, options)} | {error.message} |")
+            compare(erased, seeds)
     if chosen.bare:
         print("\n| bare word | left | others: colour | shape | background |\n|---|---|---|---|---|")
-        for options in ({}, {"preserve_tokens": "all"}):
-            print(bare_row(options, seeds), flush=True)
+        compare_bare(seeds)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,20 @@ def solve(
     return StateUpdate(left=q_left @ u[:, :rank] * s[:rank], right=vh[:rank] @ q_right.T)
 
 
+def condensed(parts: Iterable[Tensor]) -> Tensor:
+    """Return few rows R (N, D) that stand for many: RᵀR is the sum of those of the parts (M, D).
+
+    All that `solve` reads of preserved states is that sum, and a hundred concepts' padding would
+    not fit into memory.
+    """
+    waiting: list[Tensor] = []
+    for part in parts:
+        waiting.append(part.double().cpu())
+        if sum(map(len, waiting)) > 4 * part.shape[1]:
+            waiting = [torch.linalg.qr(torch.cat(waiting), mode="r").R]
+    return torch.cat(waiting)
+
+
 def row_space(states: Tensor, *, tolerance: float = 1e-7) -> Tensor:
     """Return an orthonormal basis (R, D), float64, of all that is a sum of the states (N, D).
 
@@ -156,7 +170,7 @@ def row_space(states: Tensor, *, tolerance: float = 1e-7) -> Tensor:
     """
     if not len(states):
         return torch.zeros(states.shape, dtype=torch.float64)
-    _, s, vh = torch.linalg.svd(states.double().cpu(), full_matrices=False)
+    _, s, vh = torch.linalg.svd(condensed([states]), full_matrices=False)
     return vh[: int((s > tolerance * s[0]).sum())]
 
 

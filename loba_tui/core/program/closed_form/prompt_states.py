@@ -12,16 +12,13 @@ from torch import Tensor, nn
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.closed_form.linear_edit import Edit
+from loba_tui.core.program.closed_form.linear_edit import Edit, condensed
 from loba_tui.core.program.closed_form.token_positions import Match, match_tokens, padding
 from loba_tui.core.recipe.schema import Concept
 
 Positions = Literal["concept", "end", "prompt", "all"]
 """Which tokens of a prompt are edited: those of the words that differ; the end token too, which has
 read the whole prompt; all of its words as well; or the padding too, which cross-attention reads."""
-
-Kept = Literal["prompt", "all"]
-"""Which tokens of a preserve prompt stay: its words and the end token, or the padding too."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,9 @@ class PromptStates:
             )
         return Edit(torch.stack(states), torch.stack(changes))
 
-    def preserved(self, concepts: Sequence[Concept], kept: Kept | None = None) -> Tensor:
+    def preserved(
+        self, concepts: Sequence[Concept], *, takes_padding: bool | None = None
+    ) -> Tensor:
         """Return the states r (M, D) of the tokens of the concepts' preserve prompts.
 
         The start token is among them, once: it is the same in every prompt, and most of a
@@ -80,20 +79,25 @@ class PromptStates:
 
         Args:
             concepts: Whose preserve prompts.
-            kept: Which tokens; None takes the padding where padding is edited.
+            takes_padding: With the padding; None takes it where padding is edited.
         """
-        takes_padding = (kept or self._positions) == "all"
-        rows: list[Tensor] = []
+        if takes_padding is None:
+            takes_padding = self._positions == "all"
+        rows = [self._none()]
         for prompt in _preserve_prompts(concepts):
             states = self.of(prompt)
             end = len(states) if takes_padding else len(self._ids(prompt))
-            rows.append(states[(0 if not rows else 1) : end])
-        return torch.cat(rows) if rows else self._none()
+            rows.append(states[(0 if len(rows) == 1 else 1) : end])
+        return torch.cat(rows)
 
     def preserved_padding(self, concepts: Sequence[Concept]) -> Tensor:
-        """Return the states (M, D) of the preserve prompts' padding alone."""
-        rows = [self.of(prompt)[len(self._ids(prompt)) :] for prompt in _preserve_prompts(concepts)]
-        return torch.cat(rows) if rows else self._none()
+        """Return rows that stand for the padding's states of the preserve prompts (`condensed`)."""
+        return condensed(
+            [
+                self._none(),
+                *(self.of(p)[len(self._ids(p)) :] for p in _preserve_prompts(concepts)),
+            ]
+        )
 
     def of(self, prompt: str) -> Tensor:
         """Return a prompt's states (T, D), in float64 on the CPU."""

@@ -25,7 +25,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.closed_form.linear_edit import Edit, gram, solve
+from loba_tui.core.program.closed_form.linear_edit import Edit, condensed, gram, solve
 from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
 from loba_tui.core.program.closed_form.retain_set import (
     RetainSet,
@@ -142,7 +142,7 @@ class NullSpaceErasure:
         options, concepts, states = self._options, self._parts.concepts, self._states
         # The start token is the first of the states that are preserved, if there are any.
         start = states.of(self._pairs[0].prompt)[:1]
-        words = states.preserved(concepts, "prompt")[1:]
+        words = states.preserved(concepts, takes_padding=False)[1:]
         padding = states.preserved_padding(concepts)
         is_exact = most_moved(
             words,
@@ -152,7 +152,7 @@ class NullSpaceErasure:
             identity_weight=options.identity_weight,
         )
         exact = [start, words[is_exact]]
-        near = torch.cat([words[~is_exact], padding]) * options.preserve_weight**0.5
+        near = condensed([words[~is_exact], padding]) * options.preserve_weight**0.5
         empty = self._parts.container.unconditional_prompt
         if options.keep_empty or (options.keep_empty is None and empty is not None):
             exact.append(states.of("" if empty is None else empty))

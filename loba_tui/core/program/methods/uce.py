@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
@@ -93,7 +94,7 @@ class InstantLobotomy:
     def solve(self) -> Solution:
         """Return the edit, with what of it is left undone and how far preserved states move."""
         first, options = self._states.edit(self._pairs), self._options
-        preserved = self._states.preserved(self._concepts, options.preserve_tokens)
+        preserved = self._preserved()
         edit, update = first, self._solved(first, preserved)
         if options.rece_rounds:
             before = gram(module.weight.detach() for module in self._projections.values())
@@ -106,6 +107,15 @@ class InstantLobotomy:
             figures["preserved_moved"] = moved_share(update, preserved)
         layers = layer_updates(update, self._projections, options.rank)
         return Solution(layers, figures=figures)
+
+    def _preserved(self) -> Tensor:
+        kept, states = self._options.preserve_tokens, self._states
+        if kept is None:
+            return states.preserved(self._concepts)
+        words = states.preserved(self._concepts, takes_padding=False)
+        if kept == "prompt":
+            return words
+        return torch.cat([words, states.preserved_padding(self._concepts)])
 
     def _solved(self, edit: Edit, preserved: Tensor) -> StateUpdate:
         options = self._options

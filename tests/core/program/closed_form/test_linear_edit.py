@@ -8,6 +8,7 @@ import torch
 from loba_tui.core.program.closed_form.linear_edit import (
     Edit,
     StateUpdate,
+    condensed,
     gram,
     least_heard,
     outside,
@@ -83,6 +84,17 @@ def test_kept_states_do_not_move_and_the_rest_is_the_least_squares_that_leaves_t
 
 def test_where_nothing_is_left_to_read_nothing_is_edited() -> None:
     assert solve(Edit(rows(0, 2), rows(1, 2)), kept=rows(2, WIDTH)).rank == 0
+
+
+def test_condensed_rows_stand_for_many_in_every_solution() -> None:
+    parts = [rows(seed, 30) for seed in range(10)]
+    few, many = condensed(parts), torch.cat(parts).double()
+    assert len(few) < 5 * WIDTH < len(many)
+    torch.testing.assert_close(few.T @ few, many.T @ many)
+    assert torch.equal(condensed(parts[:2]), torch.cat(parts[:2]).double())
+    edit = Edit(rows(11, 3), rows(12, 3))
+    one, other = solve(edit, few), solve(edit, many)
+    torch.testing.assert_close(one.left @ one.right, other.left @ other.right)
 
 
 def test_the_row_space_leaves_rounding_out() -> None:
