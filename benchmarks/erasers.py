@@ -6,8 +6,8 @@ backgrounds than those. "left" is the share of images that ask for an erased col
 the other shares are of images that are what the base model made them. Moved are, by share of their
 length, the states that are kept exactly (by `speed`; for `uce`, all preserved ones).
 
-Then a bare word ("red" to "blue", with no sentence around it, and bare neighbours preserved) with
-and without its neighbours' padding, on the prompts of recipes/uce.yaml.
+Then a bare word ("red" to "blue", with no sentence around it), on the prompts of recipes/uce.yaml:
+with its neighbours' padding preserved or not, and with neighbours preserved bare or in sentences.
 
     python benchmarks/erasers.py [--seeds 2] [--colors 0] [--bare 1]
 
@@ -100,9 +100,11 @@ def erasing(erased: Sequence[str], method: str, options: Mapping[str, Any]) -> d
     return {**SECTIONS, "method": {"name": method, **options, "concepts": [concept]}}
 
 
-def bare(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recipe that erases the bare word "red"."""
+def bare(options: Mapping[str, Any], *, in_sentences: bool = False) -> dict[str, Any]:
+    """Return the recipe that erases the bare word "red", its neighbours bare or in sentences."""
     neighbours = [name for name in COLORS if name != "red"]
+    if in_sentences:
+        neighbours = [f"a {name} {shape}" for name in neighbours for shape in SHAPES]
     concept = {"target": "red", "neutral": ANCHOR, "preserve": neighbours}
     return {**SECTIONS, "method": {"name": "uce", **options, "concepts": [concept]}}
 
@@ -216,10 +218,11 @@ def compare_bare(seeds: Sequence[int]) -> None:
     asking, others = recipe.proof_prompts, recipe.other_prompts
     gone, rest = range(len(asking)), range(len(asking), len(asking) + len(others))
     drawn, red = Drawn([*asking, *others], seeds), ["red"] * len(asking)
-    for options in ({}, {"preserve_tokens": "all"}):
-        found = drawn.outcome(bare(options))
+    padded = {"preserve_tokens": "all"}
+    for options, in_sentences in (({}, False), (padded, False), (padded, True)):
+        found = drawn.outcome(bare(options, in_sentences=in_sentences))
         cells = (
-            said("uce", options),
+            said("uce", options) + (", neighbours in sentences" if in_sentences else ""),
             f"{found.share(gone, red, before=True)} → {found.share(gone, red)}",
             *(found.kept(name, rest) for name in ("color", "shape", "background")),
         )
