@@ -52,7 +52,8 @@ from loba_tui.core.program.evaluation.measure import read_values
 from loba_tui.core.program.open_model import batch_of, prompts_of
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid
 from loba_tui.core.program.spread import spread
-from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.sections.method import Choice
 
 NAMES = ("size", "brightness")
 MEASURES = (Choice(name="shape_area"), Choice(name="shape_brightness"))

@@ -263,12 +263,7 @@ def build_method(
 def build_solver(recipe: Recipe, model: OpenModel, plugins: Plugins) -> Solver:
     """Return the recipe's method, which computes its adapter."""
     solver: Solver = load_choice("methods", recipe.method, plugins)(
-        SolverParts(
-            container=model.container,
-            concepts=recipe.method.expanded_concepts,
-            embeds=model.embeds,
-            seed=recipe.train.seed,
-        )
+        SolverParts.of(recipe.method, model.container, model.embeds, recipe.train.seed)
     )
     return solver
 

@@ -28,7 +28,7 @@ from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.program.objectives.timed_loss import TimedLoss
 from loba_tui.core.program.training.optimizer_state import export_state, import_state
 from loba_tui.core.recipe.load import parse_recipe
-from loba_tui.core.recipe.schema import Choice
+from loba_tui.core.recipe.sections.method import Choice
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.start_options import StartOptions
 from loba_tui.core.run.writer import RunWriter

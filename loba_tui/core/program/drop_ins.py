@@ -14,7 +14,8 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.learning_rates import RecordedRates, stand_in_optimizer
 from loba_tui.core.recipe.checks.choices import chosen_drop_ins
-from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.sections.method import Choice
 
 _FUNCTIONS = MappingProxyType(
     {

@@ -18,7 +18,7 @@ from loba_tui.core.program.objectives.timed_loss import TimedLoss
 from loba_tui.core.program.trajectories.base import RolloutPlan, RunParts
 from loba_tui.core.program.trajectories.forward_process import Diffusion, NoiseChange, Weighting
 from loba_tui.core.program.trajectories.options import TrajectoryOptions
-from loba_tui.core.recipe.schema import Concept
+from loba_tui.core.recipe.sections.method import Concept
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ def prompts_of(recipe: Recipe) -> list[str]:
     for concept in recipe.method.expanded_concepts:
         prompts += [concept.target, concept.positive, concept.negative, concept.neutral]
         prompts += concept.preserve
+    prompts += itertools.chain.from_iterable(recipe.method.watched_prompts.values())
     prompts += [*recipe.sample_prompts, *recipe.proof_prompts, *recipe.other_prompts]
     if recipe.method.options.get("keep_empty"):
         prompts.append("")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from loba_tui.core.names import file_in_repository, is_repository
-from loba_tui.core.recipe.data_schema import DataSection
 from loba_tui.core.recipe.schema import BaseModelSection, Recipe
+from loba_tui.core.recipe.sections.data import DataSection
 from loba_tui.core.recipe.tree import Node
 from loba_tui.core.user_folders import with_home
 from loba_tui.models import BUILTIN_PREFIX

@@ -7,13 +7,9 @@ the drop-in's own signature by `core.plugins`, and both kinds of error are repor
 
 from __future__ import annotations
 
-import itertools
-from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -22,23 +18,11 @@ from pydantic import (
     model_validator,
 )
 
-from loba_tui.core.recipe.calibrate_schema import CalibrateSection
-from loba_tui.core.recipe.data_schema import DataSection, Fraction, NonEmptyStr, Scale, Section
+from loba_tui.core.recipe.sections.calibrate import CalibrateSection
+from loba_tui.core.recipe.sections.data import DataSection, Fraction, NonEmptyStr, Scale, Section
+from loba_tui.core.recipe.sections.method import Choice, MethodSection
 
 RECIPE_VERSION = 1
-
-
-class Choice(BaseModel):
-    """How a section picks a drop-in file: its `name`, and the options of its factory."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    name: NonEmptyStr
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options that the recipe gives for the drop-in, by keyword."""
-        return dict(self.model_extra or {})
 
 
 class BaseModelSection(Section):
@@ -74,47 +58,6 @@ class BaseModelSection(Section):
     prompt_weights: bool = Field(
         False, description="(a), [a] and (a:1.3) in prompts are weights, as in A1111's web UI"
     )
-
-
-class Concept(Section):
-    """One thing to move, erase or keep, in prompts.
-
-    `vary` multiplies a concept: each `{placeholder}` of the prompts takes every listed value, so
-    one templated concept stands for all combinations.
-    """
-
-    target: str
-    positive: str | None = None
-    negative: str | None = None
-    neutral: str | None = Field(None, description="null means the target prompt")
-    guidance: PositiveFloat = Field(1.0, description="strength g of the wanted direction")
-    preserve: tuple[str, ...] = ()
-    vary: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
-
-    def expand(self) -> list[Concept]:
-        """Return one concept without placeholders for every combination of `vary`."""
-        expanded = []
-        for combination in itertools.product(*self.vary.values()):
-            values = dict(zip(self.vary, combination, strict=True))
-            prompts = {
-                field: prompt.format(**values)
-                for field in ("target", "positive", "negative", "neutral")
-                if (prompt := getattr(self, field)) is not None
-            }
-            preserve = tuple(dict.fromkeys(p.format(**values) for p in self.preserve))
-            expanded.append(self.model_copy(update={**prompts, "preserve": preserve, "vary": {}}))
-        return expanded
-
-
-class MethodSection(Choice):
-    """Method of training: a drop-in of `methods/` and the concepts it works on."""
-
-    concepts: tuple[Concept, ...] = ()
-
-    @cached_property
-    def expanded_concepts(self) -> tuple[Concept, ...]:
-        """All concepts with their placeholders filled in, in recipe order."""
-        return tuple(concept for template in self.concepts for concept in template.expand())
 
 
 class TextEncodersSection(Section):

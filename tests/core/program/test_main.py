@@ -26,12 +26,12 @@ from loba_tui.core.program.train import train
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
 from loba_tui.core.recipe.schema import (
     AdapterSection,
-    Choice,
     OptimizerSection,
     Recipe,
     SampleSection,
     SchedulerSection,
 )
+from loba_tui.core.recipe.sections.method import Choice
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.launch import Request
 from loba_tui.core.run.start_options import StartOptions

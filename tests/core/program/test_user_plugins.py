@@ -19,7 +19,7 @@ from loba_tui.core.errors import ExitCode, RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program import main as program
 from loba_tui.core.program.drop_ins import load_choice
-from loba_tui.core.recipe.schema import Choice
+from loba_tui.core.recipe.sections.method import Choice
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 

@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from loba_tui.client.recipes.imports.draft import Draft, LeftOver
-from loba_tui.core.recipe.data_schema import DataSection
 from loba_tui.core.recipe.schema import (
     RECIPE_VERSION,
     BaseModelSection,
@@ -20,6 +19,7 @@ from loba_tui.core.recipe.schema import (
     SampleSection,
     TrainSection,
 )
+from loba_tui.core.recipe.sections.data import DataSection
 from loba_tui.core.recipe.yaml_tree import resolve_scalar
 from loba_tui.core.redact import without_secrets
 from loba_tui.core.text import clean

@@ -15,7 +15,7 @@ from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.closed_form.text_direction import Direction
 from loba_tui.core.program.closed_form.token_positions import match_tokens, padding
-from loba_tui.core.recipe.schema import Concept
+from loba_tui.core.recipe.sections.method import Concept
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from loba_tui.core.program.closed_form.state_update import StateUpdate
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -27,66 +29,30 @@ class Edit:
     Attributes:
         states: (N, D), c.
         changes: (N, D), d = g − c.
+        owners: Which of the things to be changed each row is a part of; empty where they are one.
     """
 
     states: Tensor
     changes: Tensor
+    owners: tuple[int, ...] = ()
 
     @property
     def guides(self) -> Tensor:
         """Guides g = c + d: what the states are to become."""
         return self.states + self.changes
 
-    def also(self, states: Tensor, *, guides: Tensor) -> Edit:
-        """Return an edit of further states besides, each towards its guide."""
-        return Edit(torch.cat([self.states, states]), torch.cat([self.changes, guides - states]))
+    def also(self, states: Tensor, other: Edit) -> Edit:
+        """Return an edit besides of further states (N, D), to become what another's rows do."""
+        return Edit(
+            torch.cat([self.states, states]),
+            torch.cat([self.changes, other.guides - states]),
+            (*self.owners, *other.owners),
+        )
 
     def unsolved(self, update: StateUpdate) -> float:
         """Return what share of the changes, in length, an update leaves undone."""
         left_undone = self.changes - update.apply(self.states)
         return float(torch.linalg.norm(left_undone) / torch.linalg.norm(self.changes))
-
-
-@dataclass(frozen=True)
-class StateUpdate:
-    """The update of hidden states that every layer shares: c becomes c + left (right c).
-
-    Attributes:
-        left: (D, R).
-        right: (R, D), orthonormal rows.
-    """
-
-    left: Tensor
-    right: Tensor
-
-    @property
-    def rank(self) -> int:
-        """Number of independent directions R."""
-        return self.left.shape[1]
-
-    def of_layer(self, weight: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return (up, down) of a layer's update W' − W = up down, in float32.
-
-        Args:
-            weight: (out, D), the layer's W.
-            rank: Keep the best approximation of at most this rank (Eckart and Young); None is
-                exact.
-
-        Returns:
-            up (out, r) and down (r, D), the singular values shared evenly.
-        """
-        kind = {"device": weight.device, "dtype": torch.float64}
-        moved = weight.to(**kind) @ self.left.to(**kind)
-        u, s, vh = torch.linalg.svd(moved, full_matrices=False)
-        u, s, vh = _with_fixed_signs(u, s, vh)
-        kept = len(s) if rank is None else min(rank, len(s))
-        root = s[:kept].sqrt()
-        up, down = u[:, :kept] * root, root[:, None] * (vh[:kept] @ self.right.to(**kind))
-        return up.float(), down.float()
-
-    def apply(self, states: Tensor) -> Tensor:
-        """Return what is added to states (N, D), float64."""
-        return (states.double() @ self.right.T) @ self.left.T
 
 
 def solve(
@@ -97,9 +63,32 @@ def solve(
     edit_weight: float = 1.0,
     preserve_weight: float = 1.0,
     identity_weight: float = 0.5,
-    tolerance: float = 1e-7,
 ) -> StateUpdate:
     """Return the update W' − W that every layer shares, for the W' of Unified Concept Editing.
+
+    `edit_reads` has the arguments and the equation.
+    """
+    reads = edit_reads(
+        edit,
+        preserved,
+        kept=kept,
+        edit_weight=edit_weight,
+        preserve_weight=preserve_weight,
+        identity_weight=identity_weight,
+    )
+    return StateUpdate.of(edit.changes, reads)
+
+
+def edit_reads(
+    edit: Edit,
+    preserved: Tensor | None = None,
+    *,
+    kept: Tensor | None = None,
+    edit_weight: float = 1.0,
+    preserve_weight: float = 1.0,
+    identity_weight: float = 0.5,
+) -> Tensor:
+    """Return how much of each change a state is given: rows k (N, D) of W' − W = W Σ d_i k_iᵀ.
 
     It minimises (UCE, eq. 7)
 
@@ -113,11 +102,11 @@ def solve(
 
         W' − W = W · e Σ d_i (M₂⁻¹ c_i)ᵀ
 
-    whose right part D K depends on no weight: each layer only has to put its W in front.
+    whose right part Σ d_i k_iᵀ depends on no weight: each layer only has to put its W in front.
 
     States z that are to be kept exactly, (W' − W) z = 0, leave only updates that read what is
     outside of their span. With P the projector onto that, c_i and r_j become P c_i and P r_j, and
-    the rows of K stay outside (SPEED, Li et al. 2025, https://arxiv.org/abs/2503.07392).
+    the rows k stay outside (SPEED, Li et al. 2025, https://arxiv.org/abs/2503.07392).
 
     Args:
         edit: c_i and d_i.
@@ -126,24 +115,15 @@ def solve(
         edit_weight: e.
         preserve_weight: p.
         identity_weight: λ, above 0.
-        tolerance: Directions whose singular value is at most this share of the largest are left
-            out: they are rounding.
     """
-    states, changes = edit.states.double().cpu(), edit.changes.double().cpu()
+    states = edit.states.double().cpu()
     rows = [states * edit_weight**0.5]
     if preserved is not None and len(preserved):
         rows.append(preserved.double().cpu() * preserve_weight**0.5)
     span = row_space(states.new_zeros(0, states.shape[1]) if kept is None else kept)
     states, read = outside(states, span), outside(torch.cat(rows), span)
     # Large weights leave rounding inside of the span.
-    k = edit_weight * outside(_inverse_m2(states, read, identity_weight), span)
-    # D K with its singular values, by way of the smaller of its two sides.
-    q_left, r_left = torch.linalg.qr(changes.T)
-    q_right, r_right = torch.linalg.qr(k.T)
-    u, s, vh = torch.linalg.svd(r_left @ r_right.T)
-    u, s, vh = _with_fixed_signs(u, s, vh)
-    rank = int((s > tolerance * s[0]).sum()) if len(s) and float(s[0]) > 0 else 0
-    return StateUpdate(left=q_left @ u[:, :rank] * s[:rank], right=vh[:rank] @ q_right.T)
+    return edit_weight * outside(_inverse_m2(states, read, identity_weight), span)
 
 
 def condensed(parts: Iterable[Tensor]) -> Tensor:
@@ -241,12 +221,3 @@ def _inverse_m2(states: Tensor, rows: Tensor, identity_weight: float) -> Tensor:
     small = identity_weight * torch.eye(num_rows, dtype=rows.dtype) + rows @ rows.T
     inner = torch.linalg.solve(small, rows @ states.T)
     return (states - inner.T @ rows) / identity_weight
-
-
-def _with_fixed_signs(u: Tensor, s: Tensor, vh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return an SVD whose largest entry of each left vector is positive: signs are arbitrary."""
-    if not s.numel():
-        return u, s, vh
-    largest = u.abs().argmax(dim=0, keepdim=True)
-    signs = torch.where(u.gather(0, largest)[0] < 0, -1.0, 1.0).to(u)
-    return u * signs, s, vh * signs[:, None]

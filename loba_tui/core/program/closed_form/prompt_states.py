@@ -14,11 +14,15 @@ from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.closed_form.linear_edit import Edit, condensed
 from loba_tui.core.program.closed_form.token_positions import Match, match_tokens, padding
-from loba_tui.core.recipe.schema import Concept
+from loba_tui.core.program.spread import spread
+from loba_tui.core.recipe.sections.method import Concept
 
 Positions = Literal["concept", "end", "prompt", "all"]
 """Which tokens of a prompt are edited: those of the words that differ; the end token too, which has
 read the whole prompt; all of its words as well; or the padding too, which cross-attention reads."""
+
+_MOST_PADDING = 24
+"""Of a prompt's padding, so many states are looked at."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +53,29 @@ class PromptStates:
         self._positions = positions
         self._tokens: dict[str, list[int]] = {}
 
-    def edit(self, pairs: Sequence[Pair]) -> Edit:
+    def edit(self, pairs: Sequence[Pair], owners: Sequence[int] | None = None) -> Edit:
         """Return states and changes of all pairs, one row a token.
+
+        Args:
+            owners: Which concept each pair is of; None: each is one by itself.
 
         Raises:
             RecipeError: No token is to be edited at all.
         """
-        states, changes = [], []
-        for pair in pairs:
+        states, changes, owned = [], [], []
+        for pair, owner in zip(pairs, owners or range(len(pairs)), strict=True):
             own, towards = self.of(pair.prompt), self.of(pair.towards)
             away = own if pair.away is None else self.of(pair.away)
             for position, to, back in self._rows(pair):
                 states.append(own[position])
                 changes.append(pair.strength * (towards[to] - away[back]))
+                owned.append(owner)
         if not states:
             raise RecipeError(
                 "method.concepts: none of the prompts' tokens is to be edited",
                 "The prompts need words that differ in the same place, or take tokens: prompt.",
             )
-        return Edit(torch.stack(states), torch.stack(changes))
+        return Edit(torch.stack(states), torch.stack(changes), tuple(owned))
 
     def preserved(
         self, concepts: Sequence[Concept], *, takes_padding: bool | None = None
@@ -91,13 +99,20 @@ class PromptStates:
         return torch.cat(rows)
 
     def preserved_padding(self, concepts: Sequence[Concept]) -> Tensor:
-        """Return rows that stand for the padding's states of the preserve prompts (`condensed`)."""
-        return condensed(
-            [
-                self._none(),
-                *(self.of(p)[len(self._ids(p)) :] for p in _preserve_prompts(concepts)),
-            ]
-        )
+        """Return rows that stand for the padding's states of the preserve prompts (`condensed`).
+
+        They change little from one to the next, so that a prompt's own stand for more of them.
+        """
+        parts = [self._none()]
+        for prompt in _preserve_prompts(concepts):
+            tail = self.of(prompt)[len(self._ids(prompt)) :]
+            taken = spread(range(len(tail)), _MOST_PADDING)
+            parts.append(tail[taken] * (len(tail) / max(1, len(taken))) ** 0.5)
+        return condensed(parts)
+
+    def said(self, prompt: str) -> Tensor:
+        """Return the states (T, D) of a prompt's words and of its end token."""
+        return self.of(prompt)[1 : len(self._ids(prompt))]
 
     def of(self, prompt: str) -> Tensor:
         """Return a prompt's states (T, D), in float64 on the CPU."""

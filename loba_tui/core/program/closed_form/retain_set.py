@@ -14,12 +14,12 @@ from torch import Tensor
 
 from loba_tui.core.program.closed_form.linear_edit import (
     Edit,
-    StateUpdate,
     least_heard,
     outside,
     row_space,
     solve,
 )
+from loba_tui.core.program.closed_form.state_update import StateUpdate
 
 _LEAST_HEARD = 0.25
 """Share of all directions that count as hardly heard."""

@@ -16,7 +16,7 @@ from loba_tui.core.program.closed_form.linear_edit import solve
 from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
 from loba_tui.core.program.closed_form.solution import layer_updates
 from loba_tui.core.program.closed_form.solved_run import put_weights
-from loba_tui.core.recipe.schema import Concept
+from loba_tui.core.recipe.sections.method import Concept
 
 _IDENTITY_WEIGHT = 0.05
 """λ of a warm start, which is that of the method instant_slider."""

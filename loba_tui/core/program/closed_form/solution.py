@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
-from loba_tui.core.program.closed_form.linear_edit import StateUpdate
-from loba_tui.core.recipe.schema import Concept
+from loba_tui.core.program.closed_form.concept_costs import ConceptCosts
+from loba_tui.core.program.closed_form.state_update import StateUpdate
+from loba_tui.core.recipe.sections.method import Concept, MethodSection, label_of
 
 
 @dataclass(frozen=True)
@@ -23,20 +24,53 @@ class SolverParts:
         concepts: The recipe's concepts, placeholders filled in.
         embeds: Text embeddings, one row each, of every prompt that the concepts name.
         seed: The run's seed.
+        owners: Which of `names` each of the concepts is one prompt of.
+        names: Name and guide of each concept as the recipe writes them, before `vary`.
+        preserved: The prompts that any concept preserves, by what they are called.
+        watched: Prompts of which is to be told what becomes of them, likewise.
     """
 
     container: ModelContainer
     concepts: Sequence[Concept]
     embeds: Mapping[str, PromptEmbeds]
     seed: int
+    owners: Sequence[int] = ()
+    names: Sequence[tuple[str, str]] = ()
+    preserved: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    watched: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        method: MethodSection,
+        container: ModelContainer,
+        embeds: Mapping[str, PromptEmbeds],
+        seed: int,
+    ) -> SolverParts:
+        """Return the parts of a recipe's method."""
+        return cls(
+            container=container,
+            concepts=method.expanded_concepts,
+            embeds=embeds,
+            seed=seed,
+            owners=method.expanded_from,
+            names=[(each.label, label_of(each.neutral or "")) for each in method.concepts],
+            preserved=method.preserved_prompts,
+            watched=method.watched_prompts,
+        )
 
 
 @dataclass(frozen=True)
 class LayerUpdate:
-    """A low-rank update W + up down of one linear layer; up is (out, r), down (r, in)."""
+    """A low-rank update W + up down of one linear layer; up is (out, r), down (r, in).
+
+    Attributes:
+        parts: The ranks of the parts that it consists of, one after another; empty: it is one.
+    """
 
     up: Tensor
     down: Tensor
+    parts: tuple[int, ...] = ()
 
     @property
     def rank(self) -> int:
@@ -78,11 +112,13 @@ class Solution:
         layers: Updates by the denoiser's module name, float32.
         text: Changes of the text encoders, where it changes those instead.
         figures: How well it does what it was computed for, for the metrics file.
+        costs: What it does concept by concept, and to other prompts; None where that is not told.
     """
 
     layers: Mapping[str, LayerUpdate]
     text: TextSolution | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
+    costs: ConceptCosts | None = None
 
 
 @runtime_checkable
@@ -119,10 +155,23 @@ def layer_updates(
 
 
 def most_ranks(
-    projections: Mapping[str, nn.Linear], num_states: int, rank: int | None = None
+    projections: Mapping[str, nn.Linear],
+    num_states: int,
+    rank: int | None = None,
+    num_parts: int = 1,
 ) -> dict[str, int]:
-    """Return the most rank that an edit of this many states can have in each layer."""
+    """Return the most rank that an edit of this many states can have in each layer.
+
+    Args:
+        projections: The layers by module name.
+        num_states: Rows of the edit.
+        rank: What each part is cut to; None for no cut.
+        num_parts: Parts that the edit is split into.
+    """
     return {
-        name: min(num_states, module.in_features, module.out_features, rank or num_states)
+        name: min(
+            num_states,
+            num_parts * min(module.in_features, module.out_features, rank or num_states),
+        )
         for name, module in projections.items()
     }

@@ -15,7 +15,7 @@ from loba_tui.core.program.closed_form.find_direction import (
 from loba_tui.core.program.closed_form.solved_run import put_text_weights
 from loba_tui.core.program.closed_form.text_direction import TextMove
 from loba_tui.core.program.spread import spread
-from loba_tui.core.recipe.schema import Concept
+from loba_tui.core.recipe.sections.method import Concept
 
 MOST_PROMPTS = 16
 """Prompts that a text-space slider's LoRA is fitted to, spread over all of the concepts'."""

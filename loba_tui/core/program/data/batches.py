@@ -19,7 +19,7 @@ from loba_tui.core.program.data.buckets import (
 )
 from loba_tui.core.program.data.items import BadFile
 from loba_tui.core.program.data.validate import Image
-from loba_tui.core.recipe.data_schema import DataSection
+from loba_tui.core.recipe.sections.data import DataSection
 
 
 @dataclass(frozen=True)

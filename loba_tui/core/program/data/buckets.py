@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loba_tui.core.recipe.data_schema import BucketSection
+from loba_tui.core.recipe.sections.data import BucketSection
 
 Size = tuple[int, int]
 """Width and height in pixels."""

@@ -12,7 +12,7 @@ import torch
 
 from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.program import randomness
-from loba_tui.core.recipe.data_schema import CaptionSection
+from loba_tui.core.recipe.sections.data import CaptionSection
 
 MAX_CAPTION_BYTES = 64 * 1024
 """More than this is not a caption but some other file."""

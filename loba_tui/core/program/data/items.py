@@ -20,7 +20,7 @@ from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.program.data import parquet
 from loba_tui.core.program.data.captions import BadCaption, caption_in, caption_of_json, decode_text
 from loba_tui.core.program.data.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
-from loba_tui.core.recipe.data_schema import CaptionSection, DataSection, DataSource
+from loba_tui.core.recipe.sections.data import CaptionSection, DataSection, DataSource
 from loba_tui.core.user_folders import with_home
 from loba_tui.models import BUILTIN_PREFIX, builtin_data, builtin_data_names
 

@@ -25,8 +25,8 @@ from loba_tui.core.program.data.training_data import (
     fixed_cuts,
 )
 from loba_tui.core.program.data.validate import Image, Scan, data_error, scan
-from loba_tui.core.recipe.data_schema import DataSection
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.sections.data import DataSection
 
 Progress = Callable[[int, int], None]
 

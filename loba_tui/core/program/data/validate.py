@@ -16,7 +16,7 @@ from loba_tui.core.program.data.captions import BadCaption, tidy
 from loba_tui.core.program.data.images import BadImage, decode, decode_mask
 from loba_tui.core.program.data.items import BadFile, Item, list_items, read_file, reason
 from loba_tui.core.program.data.loader import in_order
-from loba_tui.core.recipe.data_schema import DataSection
+from loba_tui.core.recipe.sections.data import DataSection
 from loba_tui.core.text import clean
 
 MOST_SHOWN = 50

@@ -10,7 +10,8 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.program.evaluation.slider_effect import Measurement
-from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.sections.method import Choice
 
 Measure = Callable[[np.ndarray], float | str | None]
 """Reads a value or a label off an image (H, W, 3) in [0, 1]; None where it cannot be told."""

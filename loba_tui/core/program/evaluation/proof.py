@@ -27,7 +27,8 @@ from loba_tui.core.program.open_model import Embeddings
 from loba_tui.core.program.sampling.images import Progress
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
 from loba_tui.core.program.spread import spread
-from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.sections.method import Choice
 from loba_tui.core.run.directory import RunDir
 
 PROOF_STRIP = "proof.png"

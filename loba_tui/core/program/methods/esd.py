@@ -25,7 +25,7 @@ from loba_tui.core.program.objectives.concepts import (
     Roles,
 )
 from loba_tui.core.program.objectives.spm_anchors import AnchorOptions, SpmAnchors
-from loba_tui.core.recipe.schema import Concept
+from loba_tui.core.recipe.sections.method import Concept
 
 REQUIRES = ("target",)
 ERASES = True

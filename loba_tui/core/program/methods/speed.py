@@ -25,21 +25,17 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.closed_form.linear_edit import Edit, condensed, gram, solve
-from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
+from loba_tui.core.program.closed_form.erasure import pairs_of, solution_of
+from loba_tui.core.program.closed_form.linear_edit import Edit, condensed, edit_reads, gram
+from loba_tui.core.program.closed_form.prompt_states import PromptStates, text_projections
 from loba_tui.core.program.closed_form.retain_set import (
     RetainSet,
     most_moved,
     moved_share,
     room,
 )
-from loba_tui.core.program.closed_form.solution import (
-    Solution,
-    Solver,
-    SolverParts,
-    layer_updates,
-    most_ranks,
-)
+from loba_tui.core.program.closed_form.solution import Solution, Solver, SolverParts, most_ranks
+from loba_tui.core.program.closed_form.state_update import StateUpdate
 
 REQUIRES = ("target", "neutral")
 SOLVES = True
@@ -68,6 +64,7 @@ class SpeedOptions:
             that the layers hear least: what lies near them stays as near as it can, too.
         identity_weight: λ, how hard all that is not named is held in place.
         rank: Cut each layer's update to this rank; null keeps all of it.
+        adapters: Write so many adapters too, each of which erases its share of the concepts.
     """
 
     tokens: Literal["concept", "end", "prompt", "all"] = "concept"
@@ -78,6 +75,7 @@ class SpeedOptions:
     augment: NonNegativeFloat = 0.0
     identity_weight: PositiveFloat = 0.5
     rank: PositiveInt | None = None
+    adapters: PositiveInt = 1
 
 
 def get_method(parts: SolverParts, *, options: SpeedOptions) -> Solver:
@@ -99,20 +97,18 @@ class NullSpaceErasure:
     def __init__(self, parts: SolverParts, options: SpeedOptions) -> None:
         self._parts, self._options = parts, options
         self._states = PromptStates(parts.container, parts.embeds, options.tokens)
-        self._pairs = [
-            Pair(concept.target, towards=str(concept.neutral), strength=concept.guidance)
-            for concept in parts.concepts
-        ]
+        self._pairs = pairs_of(parts)
         self._projections = text_projections(parts.container)
 
     def most_ranks(self) -> Mapping[str, int]:
         """Return each layer's rank if no two edited states were alike."""
-        num_states = self._states.num_distinct(self._pairs)
-        return most_ranks(self._projections, num_states, self._options.rank)
+        options, num_states = self._options, self._states.num_distinct(self._pairs)
+        return most_ranks(self._projections, num_states, options.rank, options.adapters)
 
     def solve(self) -> Solution:
         """Return the edit, with what of it is left undone and how far retained states move."""
-        options, edit = self._options, self._states.edit(self._pairs)
+        options = self._options
+        edit = self._states.edit(self._pairs, self._parts.owners)
         retained = self._retained(edit)
         least_room = room(edit.states, retained.exact)
         if least_room < _LEAST_ROOM:
@@ -121,13 +117,14 @@ class NullSpaceErasure:
                 "Preserve fewer words, raise method.influence or take keep_empty: false; what is"
                 " erased cannot be preserved too.",
             )
-        update = solve(
+        reads = edit_reads(
             edit,
             retained.near,
             kept=retained.exact,
             edit_weight=options.edit_weight,
             identity_weight=options.identity_weight,
         )
+        update = StateUpdate.of(edit.changes, reads)
         figures = {
             "states": float(len(edit.states)),
             "unsolved": edit.unsolved(update),
@@ -135,8 +132,15 @@ class NullSpaceErasure:
             "retained_moved": moved_share(update, retained.exact),
             "room": least_room,
         }
-        layers = layer_updates(update, self._projections, options.rank)
-        return Solution(layers, figures=figures)
+        return solution_of(
+            edit,
+            reads,
+            self._parts,
+            self._states,
+            rank=options.rank,
+            num_adapters=options.adapters,
+            figures=figures,
+        )
 
     def _retained(self, edit: Edit) -> RetainSet:
         options, concepts, states = self._options, self._parts.concepts, self._states

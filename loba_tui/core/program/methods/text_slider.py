@@ -26,7 +26,7 @@ from loba_tui.core.program.objectives.concepts import (
     ConceptOptions,
     Roles,
 )
-from loba_tui.core.recipe.schema import Concept
+from loba_tui.core.recipe.sections.method import Concept
 
 REQUIRES = ("target", "positive", "negative")
 EMPTY_TARGET = True

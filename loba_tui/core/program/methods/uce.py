@@ -21,16 +21,12 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from loba_tui.core.program.closed_form.linear_edit import Edit, StateUpdate, gram, revived, solve
-from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
+from loba_tui.core.program.closed_form.erasure import pairs_of, solution_of
+from loba_tui.core.program.closed_form.linear_edit import Edit, edit_reads, gram, revived
+from loba_tui.core.program.closed_form.prompt_states import PromptStates, text_projections
 from loba_tui.core.program.closed_form.retain_set import moved_share
-from loba_tui.core.program.closed_form.solution import (
-    Solution,
-    Solver,
-    SolverParts,
-    layer_updates,
-    most_ranks,
-)
+from loba_tui.core.program.closed_form.solution import Solution, Solver, SolverParts, most_ranks
+from loba_tui.core.program.closed_form.state_update import StateUpdate
 
 REQUIRES = ("target", "neutral")
 SOLVES = True
@@ -53,6 +49,7 @@ class UceOptions:
         rece_rounds: How often the states that revive the concept are found and edited too.
         rece_weight: λ of those states: larger keeps them shorter.
         rank: Cut each layer's update to this rank; null keeps all of it.
+        adapters: Write so many adapters too, each of which erases its share of the concepts.
     """
 
     tokens: Literal["concept", "end", "prompt", "all"] = "concept"
@@ -63,6 +60,7 @@ class UceOptions:
     rece_rounds: NonNegativeInt = 0
     rece_weight: PositiveFloat = 0.1
     rank: PositiveInt | None = None
+    adapters: PositiveInt = 1
 
 
 def get_method(parts: SolverParts, *, options: UceOptions) -> Solver:
@@ -78,35 +76,44 @@ class InstantLobotomy:
     """Solves for the update of every layer that reads the prompt."""
 
     def __init__(self, parts: SolverParts, options: UceOptions) -> None:
-        self._concepts, self._options = parts.concepts, options
+        self._parts, self._options = parts, options
+        self._concepts = parts.concepts
         self._states = PromptStates(parts.container, parts.embeds, options.tokens)
-        self._pairs = [
-            Pair(concept.target, towards=str(concept.neutral), strength=concept.guidance)
-            for concept in parts.concepts
-        ]
+        self._pairs = pairs_of(parts)
         self._projections = text_projections(parts.container)
 
     def most_ranks(self) -> Mapping[str, int]:
         """Return each layer's rank if no two edited states were alike."""
-        num_states = self._states.num_distinct(self._pairs) * (1 + self._options.rece_rounds)
-        return most_ranks(self._projections, num_states, self._options.rank)
+        options = self._options
+        num_states = self._states.num_distinct(self._pairs) * (1 + options.rece_rounds)
+        return most_ranks(self._projections, num_states, options.rank, options.adapters)
 
     def solve(self) -> Solution:
         """Return the edit, with what of it is left undone and how far preserved states move."""
-        first, options = self._states.edit(self._pairs), self._options
+        options = self._options
+        first = self._states.edit(self._pairs, self._parts.owners)
         preserved = self._preserved()
-        edit, update = first, self._solved(first, preserved)
+        edit, reads = first, self._reads(first, preserved)
         if options.rece_rounds:
             before = gram(module.weight.detach() for module in self._projections.values())
             for _ in range(options.rece_rounds):
+                update = StateUpdate.of(edit.changes, reads)
                 found = revived(first.states, update, before, weight=options.rece_weight)
-                edit = edit.also(found, guides=first.guides)
-                update = self._solved(edit, preserved)
+                edit = edit.also(found, first)
+                reads = self._reads(edit, preserved)
+        update = StateUpdate.of(edit.changes, reads)
         figures = {"states": float(len(edit.states)), "unsolved": edit.unsolved(update)}
         if len(preserved):
             figures["preserved_moved"] = moved_share(update, preserved)
-        layers = layer_updates(update, self._projections, options.rank)
-        return Solution(layers, figures=figures)
+        return solution_of(
+            edit,
+            reads,
+            self._parts,
+            self._states,
+            rank=options.rank,
+            num_adapters=options.adapters,
+            figures=figures,
+        )
 
     def _preserved(self) -> Tensor:
         kept, states = self._options.preserve_tokens, self._states
@@ -117,9 +124,9 @@ class InstantLobotomy:
             return words
         return torch.cat([words, states.preserved_padding(self._concepts)])
 
-    def _solved(self, edit: Edit, preserved: Tensor) -> StateUpdate:
+    def _reads(self, edit: Edit, preserved: Tensor) -> Tensor:
         options = self._options
-        return solve(
+        return edit_reads(
             edit,
             preserved if options.preserve_weight else None,
             edit_weight=options.edit_weight,

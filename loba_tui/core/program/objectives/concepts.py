@@ -22,7 +22,7 @@ from loba_tui.core.program.objectives.preserve import Held, PreservedPrompts, Pr
 from loba_tui.core.program.trajectories.base import Draw
 from loba_tui.core.program.trajectories.options import TrajectoryOptions
 from loba_tui.core.program.trajectories.predictions import guided
-from loba_tui.core.recipe.schema import Concept
+from loba_tui.core.recipe.sections.method import Concept
 
 Roles = Mapping[str, str | None]
 """The prompts that the base is asked for, by role; None is the unconditional prompt."""

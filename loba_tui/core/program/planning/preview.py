@@ -25,7 +25,8 @@ from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.program.learning_rates import stand_in_optimizer
 from loba_tui.core.program.planning.requirements import requirements
 from loba_tui.core.program.training.parameter_groups import layer_factors
-from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.sections.method import Choice
 
 MOST_POINTS = 200
 _DENSITY_POINTS = 101

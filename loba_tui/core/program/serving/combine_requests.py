@@ -29,7 +29,8 @@ from loba_tui.core.program.evaluation.measure import read_values
 from loba_tui.core.program.open_model import OpenModel, batch_of
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid
 from loba_tui.core.recipe.load import parse_text
-from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.sections.method import Choice
 from loba_tui.core.run.directory import adapter_source
 from loba_tui.core.run.launch import Request
 from loba_tui.core.run.writer import RunWriter

@@ -7,7 +7,8 @@ from typing import Any
 
 from loba_tui.core.errors import LobaError
 from loba_tui.core.plugins import Plugin, Plugins
-from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.sections.method import Choice
 from loba_tui.core.recipe.tree import Node
 
 Path = tuple[str | int, ...]

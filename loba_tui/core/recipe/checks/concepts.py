@@ -41,6 +41,10 @@ def check_concepts(tree: Node, method: Plugin | None) -> Iterator[Problem]:
         yield from _check_placeholders(tree, path, concept)
         lists = concept.section_at(("vary",)).values()
         num_expanded += math.prod(len(each.data) for each in lists if isinstance(each.data, tuple))
+    yield from _check_shared(tree)
+    if method and tree.items_at(("method", "watch")) and not _reports_costs(method):
+        message = f"{method.name} does not tell what it does to single prompts, so this is unused"
+        yield tree.problem(("method", "watch"), message)
     targets = [concept.plain_at(("target",)) for concept in tree.items_at(_CONCEPTS)]
     are_empty = bool(targets) and all(target == "" for target in targets)
     if takes_empty and are_empty and not tree.at(("sample", "prompts")):
@@ -49,6 +53,10 @@ def check_concepts(tree: Node, method: Plugin | None) -> Iterator[Problem]:
     if num_expanded > MAX_EXPANDED_CONCEPTS:
         message = f"vary multiplies to {num_expanded} concepts; at most {MAX_EXPANDED_CONCEPTS}"
         yield tree.problem(_CONCEPTS, message)
+
+
+def _reports_costs(method: Plugin) -> bool:
+    return bool(method.constants.get("SOLVES") and method.constants.get("ERASES"))
 
 
 def check_prompts(tree: Node) -> Iterator[Problem]:
@@ -88,34 +96,69 @@ def _check_placeholders(
     tree: Node, path: tuple[str | int, ...], concept: Node
 ) -> Iterator[Problem]:
     keys = list(concept.section_at(("vary",)))
-    used: set[str] = set()
+    shared = [name for place, node in _shared(tree) for name in _names(tree, place, node)]
+    used = {name for name in shared if isinstance(name, str)}
     for field, text_node in _texts(concept):
         place = (*path, *field)
-        try:
-            parts = list(string.Formatter().parse(text_node.data))
-        except ValueError:
-            message = "a brace is not closed; write {{ or }} for a brace of the prompt itself"
-            yield tree.problem(place, message)
-            continue
-        for _, name, form, conversion in parts:
-            if name is None:
+        for name in _names(tree, place, text_node):
+            if isinstance(name, Problem):
+                yield name
                 continue
-            if form or conversion or not name.isidentifier():
-                message = (
-                    f"a placeholder is {{name}} and nothing more, got {quote('{' + name + '}')}"
-                )
-                yield tree.problem(place, message)
-            elif name not in keys:
+            used.add(name)
+            if name not in keys:
                 listed = f"vary has {', '.join(map(clean, keys))}" if keys else "there is no vary"
                 near = nearest(name, keys)
                 message = f"{{{clean(name)}}} is not a key of vary ({listed})"
                 meant = f"{{{near}}}" if near else None
                 yield tree.problem(place, message, meant)
-            used.add(name)
     for key in keys:
         if key not in used:
             message = f"no prompt of this concept uses {{{clean(key, limit=40)}}}"
             yield tree.problem((*path, "vary", key), message)
+
+
+def _check_shared(tree: Node) -> Iterator[Problem]:
+    """Yield what is wrong with the prompts for all concepts, which each of them has to vary."""
+    varied = [
+        set(concept.section_at(("vary",)))
+        for concept in tree.items_at(_CONCEPTS)
+        if isinstance(concept.data, dict)
+    ]
+    for path, node in _shared(tree):
+        if not node.data.strip():
+            yield tree.problem(path, "the prompt is empty")
+        for name in _names(tree, path, node):
+            if isinstance(name, Problem):
+                yield name
+            elif not all(name in keys for keys in varied):
+                message = f"{{{clean(name)}}} has to be a key of every concept's vary"
+                yield tree.problem(path, message)
+
+
+def _names(tree: Node, path: tuple[str | int, ...], node: Node) -> Iterator[str | Problem]:
+    """Yield the names of a prompt's placeholders, and what is wrong with how they are written."""
+    try:
+        parts = list(string.Formatter().parse(node.data))
+    except ValueError:
+        message = "a brace is not closed; write {{ or }} for a brace of the prompt itself"
+        yield tree.problem(path, message)
+        return
+    for _, name, form, conversion in parts:
+        if name is None:
+            continue
+        if form or conversion or not name.isidentifier():
+            message = f"a placeholder is {{name}} and nothing more, got {quote('{' + name + '}')}"
+            yield tree.problem(path, message)
+        else:
+            yield name
+
+
+def _shared(tree: Node) -> Iterator[tuple[tuple[str | int, ...], Node]]:
+    """Yield the prompts that stand beside the concepts, for all of them."""
+    for field in ("preserve", "watch"):
+        for index, item in enumerate(tree.items_at(("method", field))):
+            if isinstance(item.data, str):
+                yield ("method", field, index), item
 
 
 def _texts(concept: Node) -> Iterator[tuple[tuple[str | int, ...], Node]]:

@@ -13,12 +13,12 @@ from loba_tui.core.plugins import Plugin
 from loba_tui.core.recipe.problems import Problem
 from loba_tui.core.recipe.schema import (
     AdapterSection,
-    Choice,
     OptimizerSection,
     SaveSection,
     SchedulerSection,
     TrainSection,
 )
+from loba_tui.core.recipe.sections.method import Choice
 from loba_tui.core.recipe.tree import Node, node_of
 
 # All that training takes; what drawing and loading take of `train` is left out.

@@ -25,7 +25,7 @@ from loba_tui.core.program.closed_form.solution import SolverParts
 from loba_tui.core.program.closed_form.solved_text import BIAS_NAME, SolvedText
 from loba_tui.core.program.closed_form.text_direction import Direction
 from loba_tui.core.recipe.load import parse_recipe
-from loba_tui.core.recipe.schema import Concept
+from loba_tui.core.recipe.sections.method import Concept
 
 CONCEPTS = [
     Concept(target=f"a {c} circle", positive=f"a large {c} circle", negative=f"a small {c} circle")

@@ -13,7 +13,7 @@ from loba_tui.core.program.data.buckets import (
     is_enlarged,
     nearest_bucket,
 )
-from loba_tui.core.recipe.data_schema import BucketSection
+from loba_tui.core.recipe.sections.data import BucketSection
 
 SDXL = Geometry(1024, 32)
 

@@ -14,7 +14,7 @@ from loba_tui.core.program.data.captions import (
     tidy,
     variant,
 )
-from loba_tui.core.recipe.data_schema import CaptionSection
+from loba_tui.core.recipe.sections.data import CaptionSection
 
 TEXT = "ein rötliches Quadrat, 猫"
 

@@ -21,8 +21,8 @@ from loba_tui.core.program.data.loader import Ahead, in_order
 from loba_tui.core.program.data.prepare import PreparedData, prepare
 from loba_tui.core.program.data.training_data import DataBatch
 from loba_tui.core.program.data.validate import scan
-from loba_tui.core.recipe.data_schema import DataSection
 from loba_tui.core.recipe.load import parse_recipe
+from loba_tui.core.recipe.sections.data import DataSection
 
 GEOMETRY = Geometry(32, 8)
 

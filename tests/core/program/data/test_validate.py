@@ -14,7 +14,7 @@ from PIL import Image
 from loba_tui.core.errors import DataError, ExitCode
 from loba_tui.core.program.data.items import BadFile, list_items
 from loba_tui.core.program.data.validate import MOST_SHOWN, Scan, data_error, scan
-from loba_tui.core.recipe.data_schema import DataSection
+from loba_tui.core.recipe.sections.data import DataSection
 
 
 def put(path: Path, *, size: tuple[int, int] = (8, 8), caption: str | None = "a dot") -> Path:

@@ -12,10 +12,10 @@ from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
-from loba_tui.core.program.closed_form.linear_edit import StateUpdate
 from loba_tui.core.program.closed_form.prompt_states import text_projections
 from loba_tui.core.program.closed_form.solution import Solution, layer_updates
 from loba_tui.core.program.closed_form.solved_run import attach_solution
+from loba_tui.core.program.closed_form.state_update import StateUpdate
 from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy, judge
 from loba_tui.core.program.evaluation.efficacy.recipe import measure_efficacy
 from loba_tui.core.program.evaluation.eraser_effect import measure_erasure

@@ -13,7 +13,8 @@ from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.evaluation.measure import check_measures, measure, read_values
 from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
-from loba_tui.core.recipe.schema import Choice, Recipe
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.sections.method import Choice
 from loba_tui.core.run.directory import RunDir
 from loba_tui.models.shapes_world import Scene, draw
 

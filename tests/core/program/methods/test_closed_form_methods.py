@@ -17,7 +17,7 @@ from loba_tui.core.program.closed_form.linear_edit import gram, least_heard
 from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
 from loba_tui.core.program.closed_form.slider import slider_pairs
 from loba_tui.core.program.closed_form.solution import Solution, Solver, SolverParts
-from loba_tui.core.recipe.schema import Concept
+from loba_tui.core.recipe.sections.method import Concept
 
 RED = [
     Concept(

@@ -19,7 +19,7 @@ from loba_tui.core.program.method import MethodParts
 from loba_tui.core.program.objectives.concepts import ConceptMethod
 from loba_tui.core.program.objectives.spm_anchors import random_anchor
 from loba_tui.core.program.trajectories.base import Draw
-from loba_tui.core.recipe.schema import Concept
+from loba_tui.core.recipe.sections.method import Concept
 
 PROMPTS = ["red", "red circle", "circle", "blue", "green", "square"]
 EMPTY = None

@@ -24,7 +24,7 @@ from loba_tui.core.program.method import MethodParts
 from loba_tui.core.program.methods import text_slider
 from loba_tui.core.program.methods.text_slider import TextSlider
 from loba_tui.core.program.trajectories.base import Draw
-from loba_tui.core.recipe.schema import Concept
+from loba_tui.core.recipe.sections.method import Concept
 
 CONCEPTS = [
     Concept(target="circle", positive="large circle", negative="small circle", guidance=2.0),

@@ -16,7 +16,8 @@ from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.planning.simulation import Allocations, Cost, RealDeviceRules, measure
-from loba_tui.core.recipe.schema import AdapterSection, BaseModelSection, MethodSection, Recipe
+from loba_tui.core.recipe.schema import AdapterSection, BaseModelSection, Recipe
+from loba_tui.core.recipe.sections.method import MethodSection
 
 MODEL = "builtin:shapes-xl"
 ROWS = 3

@@ -14,7 +14,8 @@ from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.adapters.locon import get_adapter
 from loba_tui.core.program.sampling.images import sample_scales
-from loba_tui.core.recipe.schema import Choice, SampleSection
+from loba_tui.core.recipe.schema import SampleSection
+from loba_tui.core.recipe.sections.method import Choice
 
 PROMPTS = ("a red circle", "a large blue square on a white background")
 SCALES = (-2.0, 0.0, 1.5)

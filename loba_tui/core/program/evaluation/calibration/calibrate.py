@@ -13,7 +13,7 @@ from loba_tui.core.program.evaluation.calibration.looks import Looks
 from loba_tui.core.program.evaluation.calibration.search import Found, Search, Side
 from loba_tui.core.program.evaluation.slider_effect import Effect
 from loba_tui.core.program.evaluation.slider_verdict import DEAD_CHANGE
-from loba_tui.core.recipe.calibrate_schema import CalibrateSection
+from loba_tui.core.recipe.sections.calibrate import CalibrateSection
 from loba_tui.core.text import counted
 from loba_tui.core.units import scale_label
 

@@ -11,7 +11,7 @@ import pytest
 
 from loba_tui.core.program.evaluation.calibration.calibrate import Calibration, described
 from loba_tui.core.program.evaluation.calibration.search import Search, Seen
-from loba_tui.core.recipe.calibrate_schema import CalibrateSection
+from loba_tui.core.recipe.sections.calibrate import CalibrateSection
 
 LOOKS: Any = SimpleNamespace(
     recipe=SimpleNamespace(proof=SimpleNamespace(measure=SimpleNamespace(name="shape_area"))),

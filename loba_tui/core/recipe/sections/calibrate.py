@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from loba_tui.core.recipe.data_schema import NonEmptyStr, Section
+from loba_tui.core.recipe.sections.data import NonEmptyStr, Section
 
 
 class CalibrateSection(Section):
