@@ -31,6 +31,8 @@ def requirement_lines(needs: Mapping[str, Any]) -> Iterator[str]:
         f"work: {work['rows_per_step']:.0f} UNet rows and {flops(work['flops_per_step'])} a step,"
         f" {flops(work['flops'])} in all"
     )
+    if work.get("validation_rows"):
+        yield f"  validation takes {work['validation_rows']:,} UNet rows of it, without gradients"
     if work["seconds"] is not None:
         yield (
             f"time: {show_estimate(work['seconds'])}, {work['seconds_per_step']:.2g} s a step,"

@@ -27,8 +27,11 @@ def plan_lines(sections: Mapping[str, Any], canvas: Canvas) -> list[str]:
 def data_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the images of a recipe are, as the program found them."""
     yield f"{found['images']} images, {found['captions']} captions, {found['bad']} left out"
-    named = {"images", "bad", "units", "buckets", "captions", "fingerprint", "cut_captions"}
+    named = {"images", "bad", "units", "buckets", "captions", "fingerprint"}
+    named |= {"cut_captions", "held_out"}
     notes = [f"{count} {clean(note)}" for note, count in found.items() if note not in named]
+    if "held_out" in found:
+        yield f"{found['held_out']} more are held out of training"
     if notes:
         yield f"of them {', '.join(notes)}"
     for size, count in found["buckets"].items():

@@ -25,7 +25,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.names import is_repository, repository_of
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.checks.choices import chosen_drop_ins
-from loba_tui.core.recipe.data_paths import paths_of, with_absolute_paths
+from loba_tui.core.recipe.data_paths import paths_of, sources_of, with_absolute_paths
 from loba_tui.core.recipe.load import MAX_BYTES, parse_with, read_recipe_text, refuse_tokens
 from loba_tui.core.recipe.problems import Problem, ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
@@ -129,7 +129,7 @@ def touched(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if model.config is not None:
         of_hub = _is_hub_id(model.config)
         yield "config", f"{model.config} of the hub" if of_hub else str(_real(Path(model.config)))
-    for source in recipe.data.sources if recipe.data is not None else ():
+    for _, _, source in sources_of(recipe):
         for label, path in (("images", source.path), ("masks", source.masks)):
             if path is not None:
                 yield label, path if path.startswith(BUILTIN_PREFIX) else str(_real(Path(path)))

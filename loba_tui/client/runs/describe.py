@@ -11,6 +11,7 @@ from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
+from loba_tui.core.run.records import Status
 from loba_tui.core.text import clean, quote
 
 _MAX_ORIGIN_BYTES = 64 * 1024
@@ -31,12 +32,19 @@ def run_record(run_dir: RunDir) -> dict[str, Any]:
         "total": status.total if status else None,
         "heard_seconds_ago": round(time.time() - status.heartbeat, 1) if status else None,
         "adapter": str(run_dir.adapter) if run_dir.adapter.is_there() else None,
+        "validation_loss": _said(status, "validation_loss"),
         "outcome": report.get("outcome") if report else None,
         "resident": _components(_list(held.get("resident"))),
         "unloaded": [str(each) for each in _list(held.get("unloaded"))],
         "origin": _origin(run_dir),
         "steering": _steering(run_dir),
     }
+
+
+def _said(status: Status | None, key: str) -> str | None:
+    """Return what a program said of itself in words."""
+    found = status.extra.get(key) if status is not None else None
+    return found if isinstance(found, str) else None
 
 
 def _components(found: Sequence[Any]) -> list[dict[str, Any]]:

@@ -57,7 +57,11 @@ def describe_event(event: Event) -> str:
     data = event.data
     if event.kind == "ended_early":
         return clean(data.get("message", ""))
-    if event.kind in ("warning", "sample_failed"):
+    if event.kind == "validated":
+        with suppress(KeyError, TypeError, ValueError):
+            return f"validation loss {data['loss']:.4g} after step {clean(data['step'])}"
+        return ""
+    if event.kind in ("warning", "sample_failed", "overfitting"):
         return f"warning: {clean(data.get('message', ''))}"
     if event.kind in ("estimated", "measured_memory"):
         line = short_line if event.kind == "estimated" else measured_line

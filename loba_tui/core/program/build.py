@@ -41,6 +41,8 @@ from loba_tui.core.program.training.run_fingerprint import RunFingerprint
 from loba_tui.core.program.training.state import TrainerParts
 from loba_tui.core.program.training.trainer import Trainer
 from loba_tui.core.program.trajectories.predictions import ForwardCounter
+from loba_tui.core.program.validation.fixed_loss import fixed_losses
+from loba_tui.core.program.validation.record import Validation
 from loba_tui.core.recipe.schema import Recipe
 
 _MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -89,7 +91,8 @@ def build(
     rates = _learning_rates(recipe, optimizer, factors, steering.settings, plugins)
     student, prepared = _prepared(accelerator, model.container.denoiser, optimizer, scale)
     counter = ForwardCounter()
-    method = build_method(recipe, model, accelerator, student, scale, counter, plugins)
+    parts = _method_parts(recipe, model, accelerator, student, scale, counter, plugins)
+    method: Method = load_choice("methods", recipe.method, plugins)(parts)
     if isinstance(method, StartsWarm):
         method.start_warm()
     if isinstance(method, KeepsPreserve):
@@ -107,15 +110,10 @@ def build(
             store=CheckpointStore(steering.context.run_dir.checkpoints, keep=recipe.save.keep),
             strips=strips,
             steering=steering,
-            fingerprint=RunFingerprint.of(
-                recipe,
-                accelerator,
-                model.container.dtype,
-                plugin_hashes(recipe, plugins),
-                images=model.data.fingerprint if model.data is not None else None,
-            ),
+            fingerprint=_fingerprint(recipe, model, accelerator, plugins),
             average=average,
             early_stop=make_early_stop(recipe, model, scale, steering.context.processes),
+            validation=_validation(recipe, model, parts, steering),
             init_from=init_from,
             text=trained_text(model.text),
             gradient_start=_gradient_start(recipe, model.container),
@@ -150,6 +148,27 @@ def _attach(recipe: Recipe, container: ModelContainer, plugins: Plugins) -> Adap
         return NoScale()
     attach_adapter(recipe, container, plugins)
     return AdapterScale(container.denoiser)
+
+
+def _validation(
+    recipe: Recipe, model: OpenModel, parts: MethodParts, steering: Steering
+) -> Validation | None:
+    losses = fixed_losses(recipe, model, parts, steering.context.plugins)
+    if losses is None or recipe.validation is None:
+        return None
+    return Validation(*losses, recipe.validation.every, steering.context.processes)
+
+
+def _fingerprint(
+    recipe: Recipe, model: OpenModel, accelerator: Accelerator, plugins: Plugins
+) -> RunFingerprint:
+    return RunFingerprint.of(
+        recipe,
+        accelerator,
+        model.container.dtype,
+        plugin_hashes(recipe, plugins),
+        images=model.data.fingerprint if model.data is not None else None,
+    )
 
 
 def _gradient_start(recipe: Recipe, container: ModelContainer) -> GradientStart | None:
@@ -230,34 +249,45 @@ def build_method(
     plugins: Plugins,
 ) -> Method:
     """Return the recipe's method, with everything that it works with."""
+    parts = _method_parts(recipe, model, accelerator, student, scale, counter, plugins)
+    method: Method = load_choice("methods", recipe.method, plugins)(parts)
+    return method
+
+
+def _method_parts(
+    recipe: Recipe,
+    model: OpenModel,
+    accelerator: Accelerator,
+    student: nn.Module,
+    scale: AdapterScale | NoScale,
+    counter: ForwardCounter,
+    plugins: Plugins,
+) -> MethodParts:
     make_noise = load_choice("noise", recipe.scheduler.noise, plugins)
     weighting = recipe.loss.weighting
-    method: Method = load_choice("methods", recipe.method, plugins)(
-        MethodParts(
-            container=model.container,
-            student=student,
-            scale=scale,
-            concepts=recipe.method.expanded_concepts,
-            embeds=model.embeds,
-            empty=model.container.empty_embeds(),
-            make_noise_scheduler=lambda: make_noise(model.container.scheduler_config),
-            density=load_choice("timestep", recipe.scheduler.timestep, plugins)(),
-            loss=TimedLoss(load_choice("losses", recipe.loss, plugins)()),
-            batch_size=recipe.train.batch_size,
-            num_processes=accelerator.num_processes,
-            rank=accelerator.process_index,
-            seed=recipe.train.seed,
-            resolution=recipe.train.resolution,
-            gather=_gather(accelerator),
-            counter=counter,
-            data=_training_data(recipe, model, accelerator),
-            noise_changes=[load_choice("noising", c, plugins)() for c in recipe.noise],
-            weighting=load_choice("weightings", weighting, plugins)() if weighting else None,
-            keep_outside=recipe.data.mask.keep_outside if recipe.data else 0.0,
-            text=trained_text(model.text),
-        )
+    return MethodParts(
+        container=model.container,
+        student=student,
+        scale=scale,
+        concepts=recipe.method.expanded_concepts,
+        embeds=model.embeds,
+        empty=model.container.empty_embeds(),
+        make_noise_scheduler=lambda: make_noise(model.container.scheduler_config),
+        density=load_choice("timestep", recipe.scheduler.timestep, plugins)(),
+        loss=TimedLoss(load_choice("losses", recipe.loss, plugins)()),
+        batch_size=recipe.train.batch_size,
+        num_processes=accelerator.num_processes,
+        rank=accelerator.process_index,
+        seed=recipe.train.seed,
+        resolution=recipe.train.resolution,
+        gather=_gather(accelerator),
+        counter=counter,
+        data=_training_data(recipe, model, accelerator),
+        noise_changes=[load_choice("noising", c, plugins)() for c in recipe.noise],
+        weighting=load_choice("weightings", weighting, plugins)() if weighting else None,
+        keep_outside=recipe.data.mask.keep_outside if recipe.data else 0.0,
+        text=trained_text(model.text),
     )
-    return method
 
 
 def build_solver(recipe: Recipe, model: OpenModel, plugins: Plugins) -> Solver:

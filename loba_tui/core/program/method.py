@@ -82,6 +82,7 @@ class MethodParts(RunParts):
         weighting: Which timesteps count how much; None counts all alike.
         keep_outside: Weight of holding what a mask leaves out where the base model has it.
         text: Text encoders that are trained too; None where the denoiser alone is.
+        num_timesteps: Images are noised to so many fixed timesteps in turn; None draws them.
     """
 
     student: nn.Module
@@ -95,6 +96,7 @@ class MethodParts(RunParts):
     weighting: Weighting | None = None
     keep_outside: float = 1.0
     text: TrainedText | None = None
+    num_timesteps: int | None = None
 
     def images(self) -> TrainingData:
         """Return the images of a method that cannot do without them."""
@@ -110,6 +112,7 @@ class MethodParts(RunParts):
             density=self.density,
             changes=self.noise_changes,
             weighting=self.weighting,
+            num_shares=self.num_timesteps,
         )
 
     def predict_student(

@@ -64,6 +64,10 @@ def prompts_of(recipe: Recipe) -> list[str]:
     prompts += [*recipe.sample_prompts, *recipe.proof_prompts, *recipe.other_prompts]
     if recipe.method.options.get("keep_empty"):
         prompts.append("")
+    if recipe.validation is not None:
+        for concept in recipe.validation.expanded_concepts:
+            prompts += [concept.target, concept.positive, concept.negative, concept.neutral]
+            prompts += concept.preserve
     if recipe.proof.calibrate is not None:
         prompts += recipe.proof.calibrate.prompts
     return list(dict.fromkeys(prompt for prompt in prompts if prompt is not None))

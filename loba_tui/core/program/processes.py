@@ -14,11 +14,13 @@ class Processes:
 
     Attributes:
         is_first: Whether this is the one that writes the run's files and takes its commands.
+        rank: Place of this one among them.
     """
 
     def __init__(self, accelerator: Accelerator | None = None) -> None:
         self._accelerator = accelerator
         self.num = accelerator.num_processes if accelerator is not None else 1
+        self.rank = accelerator.process_index if accelerator is not None else 0
         self.is_first = accelerator is None or accelerator.is_main_process
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
@@ -27,6 +29,14 @@ class Processes:
             return flags
         local = torch.tensor([flags], dtype=torch.int32, device=self._accelerator.device)
         return tuple(bool(flag) for flag in self._accelerator.gather(local).any(dim=0))
+
+    def add(self, *numbers: float) -> tuple[float, ...]:
+        """Return each number's sum over all processes."""
+        if self._accelerator is None or self.num == 1:
+            return numbers
+        boxes: list[Any] = [None] * self.num
+        torch.distributed.all_gather_object(boxes, numbers)
+        return tuple(map(sum, zip(*boxes, strict=True)))
 
     def share(self, value: Any) -> Any:
         """Return the value that the first process gave."""

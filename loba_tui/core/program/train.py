@@ -115,7 +115,7 @@ class _Preparation:
         recipe, records = self.recipe, self.context.records
         model = open_model(
             recipe,
-            prompts=[*prompts_of(recipe), *(images.prompts() if images is not None else ())],
+            prompts=[*prompts_of(recipe), *(images.all_prompts() if images is not None else ())],
             local_rank=self.start.local_rank,
             on_phase=self._on_phase,
             on_fetch=self._on_fetch,

@@ -8,7 +8,7 @@ from typing import Any
 
 from loba_tui.core.names import file_in_repository, is_repository
 from loba_tui.core.recipe.schema import BaseModelSection, Recipe
-from loba_tui.core.recipe.sections.data import DataSection
+from loba_tui.core.recipe.sections.data import DataSection, DataSource
 from loba_tui.core.recipe.tree import Node
 from loba_tui.core.user_folders import with_home
 from loba_tui.models import BUILTIN_PREFIX
@@ -64,12 +64,19 @@ def _portable_model(model: BaseModelSection) -> BaseModelSection:
 
 def paths_of(recipe: Recipe) -> Iterator[tuple[Key, str]]:
     """Yield the paths of images and of an adapter to begin with, each with its key."""
-    for index, source in enumerate(recipe.data.sources if recipe.data is not None else ()):
+    for section, source_index, source in sources_of(recipe):
         for name, path in (("path", source.path), ("masks", source.masks)):
             if path is not None and not path.startswith(BUILTIN_PREFIX):
-                yield ("data", "sources", index, name), path
+                yield (section, "sources", source_index, name), path
     if recipe.adapter.init_from is not None:
         yield ("adapter", "init_from"), recipe.adapter.init_from
+
+
+def sources_of(recipe: Recipe) -> Iterator[tuple[str, int, DataSource]]:
+    """Yield the sources of images to train on and of those that are held out."""
+    for name, section in (("data", recipe.data), ("validation", recipe.validation)):
+        for index, source in enumerate(section.sources if section is not None else ()):
+            yield name, index, source
 
 
 def _with_paths(recipe: Recipe, change: Callable[[Key, str], str]) -> Recipe:

@@ -40,6 +40,7 @@ _NEWER_KEYS: tuple[tuple[Any, ...], ...] = (
     ("base_model", "long_prompts", "cut"),
     ("base_model", "prompt_weights", False),
     ("data", "captions", "wildcards", False),
+    ("validation", None),
 )
 
 

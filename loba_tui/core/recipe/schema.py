@@ -21,6 +21,7 @@ from pydantic import (
 from loba_tui.core.recipe.sections.calibrate import CalibrateSection
 from loba_tui.core.recipe.sections.data import DataSection, Fraction, NonEmptyStr, Scale, Section
 from loba_tui.core.recipe.sections.method import Choice, MethodSection
+from loba_tui.core.recipe.sections.validation import ValidationSection
 
 RECIPE_VERSION = 1
 
@@ -250,6 +251,9 @@ class Recipe(Section):
     noise: tuple[Choice, ...] = Field((), description="changes to plain noise, one after another")
     data: DataSection | None = Field(None, description="images, for methods that train on them")
     train: TrainSection = TrainSection()
+    validation: ValidationSection | None = Field(
+        None, description="the loss on what is not trained on, at fixed noise; null: none"
+    )
     sample: SampleSection = SampleSection()
     save: SaveSection = SaveSection()
     proof: ProofSection = ProofSection()

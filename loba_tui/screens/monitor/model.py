@@ -26,9 +26,11 @@ from loba_tui.widgets.chart import ChartData, Curve
 
 _MOST_EVENTS = 1000
 SMOOTHINGS = (0.9, 0.98, 0.998, 0.0)
-_FIRST = ("loss", "lr", "grad_norm")
+_FIRST = ("loss", "validation_loss", "validation_training_loss", "lr", "grad_norm")
 _LAST = (RATE, "memory_mib", "forwards", "seconds")
 _LABELS = {
+    "validation_loss": "validation loss",
+    "validation_training_loss": "training loss at validation's noise",
     "lr": "learning rate",
     "grad_norm": "gradient norm",
     "memory_mib": "memory, MiB",
@@ -41,6 +43,7 @@ MARKS = {
     "stopped": "X",
     "warning": "!",
     "skipped": "!",
+    "overfitting": "!",
     "sample_failed": "!",
     "steered": "*",
     "resumed": "R",

@@ -21,6 +21,9 @@ from loba_tui.core.program.data.items import BadFile
 from loba_tui.core.program.data.validate import Image
 from loba_tui.core.recipe.sections.data import DataSection
 
+BUCKET_SIZES = "data.buckets.sizes"
+"""What is named where no image falls into a bucket that the recipe lists."""
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -84,7 +87,7 @@ def arrange(
             units.append(Unit(tuple(group), scales, bucket, caption, sources[0].prior))
             repeats.append(sources[0].repeats)
     bad += [
-        BadFile("data.buckets.sizes", f"no image fits best into {size[0]}x{size[1]}")
+        BadFile(BUCKET_SIZES, f"no image fits best into {size[0]}x{size[1]}")
         for size in data.buckets.sizes
         if size not in {unit.bucket for unit in units} and not bad
     ]

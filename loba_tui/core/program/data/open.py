@@ -72,7 +72,7 @@ def cut_captions(recipe: Recipe, data: PreparedData) -> dict[str, str] | None:
         return {}
     source, origin = find_configuration(settings.id, settings.revision, Overrides.of(settings))
     tokenizer = None if origin == "assumed" else tokenizer_of(source.folder)
-    return None if tokenizer is None else truncated_tails(tokenizer, data.prompts())
+    return None if tokenizer is None else truncated_tails(tokenizer, data.all_prompts())
 
 
 def image_progress(phase: str, records: Records, on_phase: Callable[[str], None]) -> Progress:

@@ -80,6 +80,14 @@ class Row:
     prompt: str | None
 
 
+class Rows(Protocol):
+    """Says what each row of each micro-step is made of."""
+
+    def rows(self, index: int, _places: Sequence[int]) -> list[Row]:
+        """Return the given rows of micro-step `index`."""
+        ...
+
+
 class Plan:
     """Says what each row of each micro-step is made of; no pixel is touched here."""
 
@@ -133,7 +141,7 @@ class Plan:
 class Decoder:
     """Reads images and masks and cuts them to their buckets; what workers run ahead."""
 
-    def __init__(self, plan: Plan, data: DataSection, places: Sequence[int]) -> None:
+    def __init__(self, plan: Rows, data: DataSection, places: Sequence[int]) -> None:
         self._plan, self._data, self._places = plan, data, places
 
     def __getitem__(self, index: int) -> list[list[Tensor]]:
@@ -176,7 +184,7 @@ class ImageData:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Rows,
         data: DataSection,
         store: Latents,
         *,

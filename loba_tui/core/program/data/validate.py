@@ -32,6 +32,7 @@ class Image:
         caption: On one line; empty where it has none and none is asked for.
         digest: Of the image's and its mask's bytes.
         notes: What its pixels needed, such as "turned".
+        pixels: Hash of its pixels, by which copies are known; empty where nobody asked for it.
     """
 
     item: Item
@@ -39,6 +40,7 @@ class Image:
     caption: str
     digest: str
     notes: tuple[str, ...] = ()
+    pixels: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,21 @@ class _Checker:
 
     items: Sequence[Item]
     data: DataSection
+    hash_pixels: bool
 
     def __getitem__(self, index: int) -> tuple[Image | None, list[BadFile]]:
         item, bad = self.items[index], []
         size, digest = (0, 0), hashlib.sha256()
         notes: tuple[str, ...] = ()
+        pixels = ""
         limit = self.data.max_megapixels
         try:
             content = item.read()
             digest.update(content)
             decoded = decode(content, max_megapixels=limit, alpha=self.data.alpha)
             size, notes = decoded.image.size, decoded.notes
+            if self.hash_pixels:
+                pixels = hashlib.sha256(f"{size}".encode() + decoded.image.tobytes()).hexdigest()
         except (BadImage, OSError) as error:
             bad.append(BadFile(item.name, reason(error)))
         if item.mask_file is not None:
@@ -94,7 +100,7 @@ class _Checker:
             except (BadImage, OSError) as error:
                 bad.append(BadFile(mask_name, reason(error)))
         caption = self._caption(item, bad)
-        image = Image(item, size, caption, digest.hexdigest(), notes)
+        image = Image(item, size, caption, digest.hexdigest(), notes, pixels)
         return (None if bad else image), bad
 
     def _caption(self, item: Item, bad: list[BadFile]) -> str:
@@ -115,16 +121,21 @@ class _Checker:
 
 
 def scan(
-    data: DataSection, *, progress: Callable[[int, int], None] = lambda done, total: None
+    data: DataSection,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    hash_pixels: bool = False,
 ) -> Scan:
     """Open everything that the recipe's sources hold.
 
-    `progress` is told the number of images opened, and of all.
+    Args:
+        progress: Told the number of images opened, and of all.
+        hash_pixels: Find out what `Image.pixels` says.
     """
     listing = list_items(data)
     images: list[Image] = []
     bad = list(listing.bad)
-    checker = _Checker(listing.items, data)
+    checker = _Checker(listing.items, data, hash_pixels)
     results = in_order(checker, range(len(listing.items)), num_workers=data.workers)
     for done, (image, problems) in enumerate(results, 1):
         bad += problems
@@ -137,7 +148,10 @@ def scan(
     return Scan(tuple(images), tuple(dict.fromkeys(bad)))
 
 
-def data_error(bad: Sequence[BadFile]) -> DataError:
+def data_error(
+    bad: Sequence[BadFile],
+    hint: str = "Mend or remove these files, or set data.skip_bad: true to leave them out.",
+) -> DataError:
     """Return the error that names everything that cannot be used."""
     lines = [f"  {clean(each.name)}: {clean(each.problem)}" for each in bad[:MOST_SHOWN]]
     if len(bad) > MOST_SHOWN:
@@ -145,6 +159,6 @@ def data_error(bad: Sequence[BadFile]) -> DataError:
     count = "1 problem" if len(bad) == 1 else f"{len(bad)} problems"
     return DataError(
         f"{count} in the training data:",
-        "Mend or remove these files, or set data.skip_bad: true to leave them out.",
+        hint,
         lines=lines,
     )

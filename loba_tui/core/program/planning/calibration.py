@@ -59,11 +59,14 @@ def calibrate(recipe: Recipe, estimate: Estimate, plugins: Plugins) -> Work:
         for with_grad in (True, False)
     )
     seconds_per_step = micro_step * recipe.train.gradient_accumulation
-    drawn = (work.warm_up_rows + work.sample_rows) * (per_row(with_grad=False))
+    # A method on images has no call without a backward pass, which takes as long as two of them.
+    forward = per_row(with_grad=False) or per_row(with_grad=True) / 3
+    drawn = (work.warm_up_rows + work.sample_rows + work.validation_rows) * forward
+    num_steps = recipe.train.steps + work.extra_steps
     return replace(
         work,
         seconds_per_step=seconds_per_step,
-        seconds=(recipe.train.steps * seconds_per_step if micro_step else 0.0) + drawn,
+        seconds=(num_steps * seconds_per_step if micro_step else 0.0) + drawn,
     )
 
 

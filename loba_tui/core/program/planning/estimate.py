@@ -43,6 +43,7 @@ from loba_tui.core.program.planning.method_calls import (
 from loba_tui.core.program.planning.network_costs import Networks
 from loba_tui.core.program.planning.simulation import Cost
 from loba_tui.core.program.planning.state_sizes import optimizer_state_bytes
+from loba_tui.core.program.planning.validation_rows import validation_rows
 from loba_tui.core.program.training.parameter_groups import parameter_groups
 from loba_tui.core.program.trajectories.held_out import BATCH_SIZE
 from loba_tui.core.recipe.schema import Recipe
@@ -138,6 +139,7 @@ class Estimator:
                 "save": True,
                 "sample": True,
                 "proof": True,
+                "validation": True,
                 "base_model": {"offload"},
                 "train": {"gradient_accumulation"},
                 "scheduler": {"model"},
@@ -311,12 +313,17 @@ def _work(recipe: Recipe, networks: Networks) -> Work:
         pictures += len(recipe.proof_prompts) * len(recipe.proof.seeds) * (scales + 1)
     pictures += expected_images(recipe)
     rows = pictures * sample.steps * sample.rows_per_image
+    evaluated = validation_rows(recipe, calls)
+    extra_steps = int(recipe.adapter.init == "gradient" and num_steps > 0)
     return Work(
         rows_per_step=2 * with_grad + without,
         warm_up_rows=calls.warm_up_rows,
         sample_rows=rows,
+        validation_rows=evaluated,
+        extra_steps=extra_steps,
         flops_per_step=per_step,
-        flops=num_steps * per_step + (calls.warm_up_rows + rows) * flops_without,
+        flops=(num_steps + extra_steps) * per_step
+        + (calls.warm_up_rows + rows + evaluated) * flops_without,
     )
 
 

@@ -69,6 +69,8 @@ class Work:
         rows_per_step: UNet rows of a step; one with a backward pass counts as two.
         warm_up_rows: Rows before the first step, to fill a pool of trajectories.
         sample_rows: Rows of all pictures.
+        validation_rows: Rows of all evaluations of the validation loss.
+        extra_steps: Steps beyond train.steps, whose gradient alone is of use.
         flops_per_step: Floating-point operations of a step.
         flops: Of the whole run.
         seconds_per_step: Timed, or None.
@@ -78,6 +80,8 @@ class Work:
     rows_per_step: float
     warm_up_rows: float
     sample_rows: int
+    validation_rows: int
+    extra_steps: int
     flops_per_step: float
     flops: float
     seconds_per_step: float | None = None

@@ -78,6 +78,9 @@ class RunFingerprint:
             kept = recipe.data.model_dump(mode="json", exclude=_DATA_EXCLUDED)
             kept["captions"]["wildcards"] = kept["captions"]["wildcards"] or None
             dumped["data"] = {**kept, "images": images}
+        if recipe.validation is not None:
+            left_out = {"sources": {"__all__": {"path", "masks"}}}
+            dumped["validation"] = recipe.validation.model_dump(mode="json", exclude=left_out)
         computed_by = _machine(accelerator, dtype)
         computed_by |= {f"plugin {key}": sha256 for key, sha256 in plugins.items()}
         return cls(dumped, computed_by)

@@ -23,6 +23,7 @@ from loba_tui.core.program.training.gradient_start import GradientStart
 from loba_tui.core.program.training.optimizer_state import export_state, import_state
 from loba_tui.core.program.training.run_fingerprint import RunFingerprint
 from loba_tui.core.program.trajectories.predictions import ForwardCounter
+from loba_tui.core.program.validation.record import Validation
 from loba_tui.core.run.changes import ChangeRecord
 
 
@@ -37,6 +38,7 @@ class TrainerParts:
         counter: UNet rows computed so far.
         average: Of the weights; None where those of the last step are the result.
         early_stop: Checks what the adapter does; None checks nothing.
+        validation: Evaluates the loss on what is held out; None evaluates nothing.
         init_from: The file whose weights it began with, as `begin_with` tells; None for none.
         text: Text encoders that are trained; None where the denoiser alone is.
         gradient_start: Sets the adapter's first weights in the first step; None leaves them.
@@ -56,6 +58,7 @@ class TrainerParts:
     fingerprint: RunFingerprint
     average: MovingAverage | None
     early_stop: EarlyStop | None
+    validation: Validation | None = None
     init_from: Mapping[str, Any] | None = None
     text: TrainedText | None = None
     gradient_start: GradientStart | None = None
@@ -89,6 +92,7 @@ def checkpoint_of(
         state={
             **({} if average is None else {"ema": average.num_steps}),
             **({} if parts.early_stop is None else {"looks": parts.early_stop.state()}),
+            **({} if parts.validation is None else {"validation": parts.validation.state()}),
             **({} if init_from is None else {"init_from": dict(init_from)}),
             "optimizer": plain,
             "forwards": parts.counter.rows,
@@ -123,6 +127,8 @@ def restore(parts: TrainerParts, checkpoint: Checkpoint, *, allow_inexact: bool)
         parts.average.load(checkpoint.tensors["ema"], state["ema"])
     if parts.early_stop is not None:
         parts.early_stop.load_state(state["looks"])
+    if parts.validation is not None:
+        parts.validation.load_state(state["validation"])
     parts.method.load_state(checkpoint.tensors["method"])
     parts.counter.rows = state["forwards"]
     if parts.accelerator.scaler is not None and state.get("scaler"):

@@ -91,7 +91,7 @@ class Trainer:
             return
         self.step += 1
         seconds = round(time.perf_counter() - begin, 6)
-        figures |= self._check_efficacy()
+        figures |= self._check_efficacy() | self._validate()
         memory = memory_mib(self._parts.accelerator.device)
         self._records.metric(step=self.step, seconds=seconds, memory_mib=memory, **figures)
 
@@ -108,6 +108,29 @@ class Trainer:
                 "ended_early", step=self.step, outcome=reason.outcome, message=reason.message
             )
         return check.metrics() if check is not None else {}
+
+    def _validate(self) -> dict[str, float]:
+        """Evaluate the loss on what is held out where that is due, and tell of overfitting."""
+        validation = self._parts.validation
+        if validation is None or not validation.is_due(self.step, is_last=self.is_done):
+            return {}
+        self._report_status("validating")
+        begin = time.perf_counter()
+        with self.averaged_weights():
+            found = validation.evaluate(self.step)
+        seconds = round(time.perf_counter() - begin, 4)
+        self._records.event(
+            "validated",
+            step=self.step,
+            loss=found.loss,
+            training_loss=found.training_loss,
+            gap=found.gap,
+            seconds=seconds,
+        )
+        if message := validation.overfits():
+            self._records.event("overfitting", step=self.step, message=message)
+        self._records.status(phase="training", validation_loss=found.sentence())
+        return found.metrics()
 
     def _one_step(self) -> dict[str, float]:
         """Run one optimizer step, and return its figures; the weights stay where it is bad."""

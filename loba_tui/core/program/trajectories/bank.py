@@ -25,9 +25,7 @@ from loba_tui.core.program.trajectories.base import (
     Trajectories,
 )
 from loba_tui.core.program.trajectories.forward_process import NoiseLevels
-
-# A density may change over the run, and where the samples lie cannot: they follow its mean.
-_PROGRESS = (0.0, 0.25, 0.5, 0.75, 1.0)
+from loba_tui.core.program.trajectories.timestep_density import over_run
 
 
 @dataclass(frozen=True)
@@ -190,10 +188,15 @@ class BankTrajectories(Trajectories):
         return float(drawn)
 
     def _density(self, progress: float | None) -> Tensor:
-        """Return the density over all noise levels (L,), of the whole run for None."""
-        times = _PROGRESS if progress is None else (progress,)
-        found = [self._plan.density(self._levels.grid, at).double() for at in times]
-        total = torch.stack([each / each.sum().clamp_min(1e-300) for each in found]).mean(0)
+        """Return the density over all noise levels (L,), of the whole run for None.
+
+        A density may change over the run, and where the samples lie cannot: they follow its mean.
+        """
+        if progress is None:
+            total = over_run(self._plan.density)(self._levels.grid, 0.0)
+        else:
+            total = self._plan.density(self._levels.grid, progress).double()
+            total = total / total.sum().clamp_min(1e-300)
         if not float(total.sum()) > 0:
             raise RecipeError("scheduler.timestep: its density is 0 at all timesteps", "Widen it.")
         return total

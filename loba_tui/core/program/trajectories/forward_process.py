@@ -76,6 +76,7 @@ class Diffusion:
         density: TimestepDensity,
         changes: Sequence[NoiseChange] = (),
         weighting: Weighting | None = None,
+        num_shares: int | None = None,
     ) -> None:
         """Prepare the process.
 
@@ -85,6 +86,8 @@ class Diffusion:
             density: Which timesteps to prefer.
             changes: To plain noise, one after another.
             weighting: Which timesteps count how much; None counts all alike.
+            num_shares: Micro-steps take the middles of so many equal shares of the density in
+                turn, all rows the same; None draws timesteps.
 
         Raises:
             RecipeError: This kind of model is not trained this way.
@@ -108,6 +111,7 @@ class Diffusion:
         self._levels = NoiseLevels(self._scheduler, torch.float32)
         self._seed, self._density = seed, density
         self._changes, self._weighting = changes, weighting
+        self._num_shares = num_shares
 
     @property
     def num_timesteps(self) -> int:
@@ -126,6 +130,10 @@ class Diffusion:
             raise RecipeError(
                 f"scheduler.timestep: its density is 0 at all {len(grid)} timesteps", "Widen it."
             )
+        if self._num_shares is not None:
+            middle = (index % self._num_shares + 0.5) / self._num_shares
+            reached = weights.cumsum(0) / weights.sum()
+            return torch.full((len(rows),), int((reached < middle).sum()))
         drawn = [
             randomness.weighted_choice(weights, 1, self._seed, "timestep", index, row)[0]
             for row in rows

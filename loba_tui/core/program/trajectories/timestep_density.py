@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 TimestepDensity = Callable[[Tensor, float], Tensor]
 """From normalised timesteps (N,), 0 clean and 1 noise, and progress in [0, 1] to weights (N,)."""
+
+
+_PROGRESS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def over_run(density: TimestepDensity) -> TimestepDensity:
+    """Return the mean of a density over the run, at any progress the same."""
+
+    def mean(t: Tensor, _progress: float) -> Tensor:
+        found = [density(t, at).double() for at in _PROGRESS]
+        shares = [each / each.sum().clamp_min(1e-300) for each in found]
+        return torch.stack(shares).mean(0)
+
+    return mean
 
 
 def shifted(density: TimestepDensity, shift: float) -> TimestepDensity:

@@ -15,21 +15,29 @@ from loba_tui.core.text import clean, nearest, quote
 MAX_EXPANDED_CONCEPTS = 10_000
 
 _CONCEPTS = ("method", "concepts")
+_HELD_OUT = ("validation", "concepts")
 _PROMPT_LISTS = (("sample", "prompts"), ("proof", "prompts"))
 
 
 def check_concepts(tree: Node, method: Plugin | None) -> Iterator[Problem]:
-    """Yield what is wrong with `method.concepts`; without a known method, only with its prompts."""
+    """Yield what is wrong with concepts; without a known method, only with their prompts.
+
+    Those of `validation.concepts` need what those of `method.concepts` do.
+    """
     required = tuple(method.constants.get("REQUIRES", ())) if method else ()
     if required and method and tree.plain_at(_CONCEPTS) in (None, []):
         message = f"{method.name} needs at least one concept ({', '.join(required)})"
         yield tree.problem(_CONCEPTS, message)
     takes_empty = bool(method and method.constants.get("EMPTY_TARGET"))
     num_expanded = 0
-    for index, concept in enumerate(tree.items_at(_CONCEPTS)):
+    listed = [
+        ((*place, index), concept)
+        for place in (_CONCEPTS, _HELD_OUT)
+        for index, concept in enumerate(tree.items_at(place))
+    ]
+    for path, concept in listed:
         if not isinstance(concept.data, dict):
             continue
-        path = (*_CONCEPTS, index)
         for field in required:
             if concept.plain_at((field,)) is None:
                 yield Problem(

@@ -19,8 +19,9 @@ def check_names(tree: Node) -> Iterator[Problem]:
     """
     paths: list[Path] = [("base_model", key) for key in ("id", "vae", "config")]
     paths += [("adapter", "init_from")]
-    for index, _ in enumerate(tree.items_at(("data", "sources"))):
-        paths += [("data", "sources", index, key) for key in ("path", "masks")]
+    for section in ("data", "validation"):
+        for index, _ in enumerate(tree.items_at((section, "sources"))):
+            paths += [(section, "sources", index, key) for key in ("path", "masks")]
     checks = [(path, local_path_problem) for path in paths]
     checks += [(("base_model", "revision"), revision_problem)]
     checks += [(("base_model", "variant"), variant_problem)]

@@ -25,6 +25,7 @@ from loba_tui.core.recipe.checks.method import (
 )
 from loba_tui.core.recipe.checks.names import check_names
 from loba_tui.core.recipe.checks.schema import check_choice, check_schema
+from loba_tui.core.recipe.checks.validation import check_validation
 from loba_tui.core.recipe.migrate.flags import is_version_0
 from loba_tui.core.recipe.problems import Problem
 from loba_tui.core.recipe.schema import RECIPE_VERSION, AdapterSection, OptimizerSection, Recipe
@@ -47,7 +48,7 @@ def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Proble
     # What knows most about a key comes first: only the first problem of a key is shown.
     method = described(*chosen.get(("method",), ("methods", "")), plugins)
     problems = [*check_names(tree), *check_concepts(tree, method), *check_prompts(tree)]
-    problems += check_data(tree, method)
+    problems += [*check_data(tree, method), *check_validation(tree, method)]
     recipe, found = check_schema(tree, plugins)
     problems += found
     problems += _check_numbers(tree)

@@ -193,3 +193,18 @@ def test_looks_while_it_trains_take_what_those_of_the_proof_take():
     proven = sampling(proof={"enabled": True})
     looked_at = sampling(train={"steps": 2, "batch_size": 2, "efficacy_every": 1})
     assert sampling() < looked_at == proven
+
+
+def test_evaluations_and_the_extra_step_are_counted(estimate: Estimate) -> None:
+    held = {"target": "a line", "positive": "a large line", "negative": "a small line"}
+    section = {"every": 1, "concepts": [held], "timesteps": 4, "training_loss": False}
+    estimator = Estimator(CPU, plugins=SHIPPED)
+    plain, checked = estimate.work, estimator.estimate(recipe_of(validation=section)).work
+    # One image of the concept in 3 guided steps, at 4 timesteps with what is asked of the base;
+    # and two evaluations of 4 rows and of what is preserved.
+    assert plain.validation_rows == 0
+    assert 2 * 3 + 4 * 3 + 2 * 4 <= checked.validation_rows <= 2 * (2 * 3 + 4 * 5 + 2 * 8)
+    assert checked.flops > plain.flops
+    gradient = estimator.estimate(recipe_of(adapter={"init": "gradient"})).work
+    assert (plain.extra_steps, gradient.extra_steps) == (0, 1)
+    assert gradient.flops == pytest.approx(plain.flops + plain.flops_per_step)
