@@ -23,6 +23,8 @@ NEEDED = {
     "models/shapes-xl/text_encoder/model.safetensors",
     "models/shapes-xl/text_encoder_2/model.safetensors",
     "models/shapes-xl/tokenizer/tokenizer.json",
+    "models/lpips-vgg/model.safetensors",
+    "models/lpips-vgg/LICENSE",
     "models/data/blueprints/00.png",
     "models/data/blueprints/metadata.jsonl",
     "core/program/optimizers/adamw.py",

@@ -1,4 +1,4 @@
-"""The embedded base model, the drawn world it was trained on, and the script that trains it."""
+"""The embedded models, the drawn world they were trained on, and the scripts that train them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ def builtin_names() -> list[str]:
     """Return the models that are shipped in the package; `builtin:NAME` loads one."""
     root = resources.files(__name__)
     return sorted(entry.name for entry in root.iterdir() if (entry / "model_index.json").is_file())
+
+
+def builtin_clip_names() -> list[str]:
+    """Return the CLIP models that are shipped in the package, for measures that read images."""
+    root = resources.files(__name__)
+    is_clip = "preprocessor_config.json"
+    return sorted(entry.name for entry in root.iterdir() if (entry / is_clip).is_file())
 
 
 def builtin_data_names() -> list[str]:

@@ -23,10 +23,11 @@ from typing import Any
 from loba_tui.core.adapter_metadata import RECIPE_KEY
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.names import is_repository, repository_of
-from loba_tui.core.plugins import Plugins
+from loba_tui.core.plugins import SHIPPED, Plugins
 from loba_tui.core.recipe.checks.choices import chosen_drop_ins
 from loba_tui.core.recipe.data_paths import paths_of, sources_of, with_absolute_paths
 from loba_tui.core.recipe.load import MAX_BYTES, parse_with, read_recipe_text, refuse_tokens
+from loba_tui.core.recipe.measure_models import measure_models
 from loba_tui.core.recipe.problems import Problem, ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.recipe.tree import Node
@@ -133,6 +134,13 @@ def touched(recipe: Recipe) -> Iterator[tuple[str, str]]:
         for label, path in (("images", source.path), ("masks", source.masks)):
             if path is not None:
                 yield label, path if path.startswith(BUILTIN_PREFIX) else str(_real(Path(path)))
+    for measured in measure_models(recipe, SHIPPED):
+        where = "comes with this program"
+        if measured.is_on_hub:
+            where = f"revision {measured.revision} of the hub, fetched with your login"
+        elif not measured.id.startswith(BUILTIN_PREFIX):
+            where = f"the files at {_real(Path(measured.id))}"
+        yield "measured by", f"{measured.id}: {where}"
     if recipe.adapter.init_from is not None:
         yield "begins with", str(_real(Path(recipe.adapter.init_from)))
     chosen = dict.fromkeys(f"{kind}/{name}" for kind, name in chosen_drop_ins(recipe))
@@ -185,6 +193,10 @@ def _paths_of(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
         yield ("base_model", "vae"), model.vae
     if model.config is not None and not _is_hub_id(model.config):
         yield ("base_model", "config"), model.config
+    for measured in measure_models(recipe, SHIPPED):
+        if not measured.id.startswith(BUILTIN_PREFIX) and not measured.is_on_hub:
+            key = (int(part) if part.isdecimal() else part for part in measured.key.split("."))
+            yield (*key, "model"), measured.id
     yield from paths_of(recipe)
 
 

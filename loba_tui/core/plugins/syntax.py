@@ -41,7 +41,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "losses": Kind("losses", "get_loss", "loss"),
         "weightings": Kind("weightings", "get_weighting", "weighting of timesteps"),
         "noising": Kind("noising", "get_noising", "change of noise"),
-        "measures": Kind("measures", "get_measure", "measure"),
+        "measures": Kind("measures", "get_measure", "measure", ("models",)),
         "optimizers": Kind("optimizers", "get_optimizer", "optimizer", ("params", "lr")),
         "noise": Kind("schedulers/noise", "step_noise", "noise scheduler", ("config",)),
         "model": Kind(

@@ -25,6 +25,7 @@ from loba_tui.core.plugins.user import UserPlugins
 from loba_tui.core.program.adapter_layers.kinds import kind_of, make_deterministic
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.drop_ins import load_choice
+from loba_tui.core.program.evaluation.measure import MeasureContext, read_values
 from loba_tui.core.program.objectives.timed_loss import TimedLoss
 from loba_tui.core.program.training.optimizer_state import export_state, import_state
 from loba_tui.core.recipe.load import parse_recipe
@@ -198,13 +199,12 @@ def _check_noising(choice: Choice, plugins: Plugins) -> None:
 
 
 def _check_measure(choice: Choice, plugins: Plugins) -> None:
-    measure = load_choice("measures", choice, plugins)()
     noise = np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)
-    for image in (np.zeros_like(noise), np.ones_like(noise), noise):
-        kept = image.copy()
-        value = measure(image)
+    samples = np.stack([np.zeros_like(noise), np.ones_like(noise), noise])[None]
+    kept = samples.copy()
+    for value in read_values(choice, samples, plugins, MeasureContext(base=1))[0]:
         assert value is None or isinstance(value, str | float | int), f"it says {value!r}"
-        assert np.array_equal(image, kept), "it changes the image"
+    assert np.array_equal(samples, kept), "it changes the image"
 
 
 _IMAGES: Mapping[str | None, Mapping[str, Any]] = MappingProxyType(

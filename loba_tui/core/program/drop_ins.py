@@ -37,9 +37,9 @@ def load_choice(kind: str, choice: Choice, plugins: Plugins) -> Callable[..., An
     """
     factory = plugins.load(kind, choice.name)
     options = choice.options
-    if plugins.is_shipped(kind, choice.name):
-        return lambda *args, **kwargs: factory(*args, **kwargs, **options)
     plugin = plugins.describe(kind, choice.name)
+    if plugin.origin == "shipped":
+        return lambda *args, **kwargs: factory(*args[: plugin.num_supplied], **kwargs, **options)
 
     def make(*args: Any, **kwargs: Any) -> Any:
         if kind == "model":

@@ -16,7 +16,7 @@ from loba_tui.core.program.build import build, build_accelerator
 from loba_tui.core.program.changed_text import changed_text, trains_text
 from loba_tui.core.program.data.open import image_progress, open_data
 from loba_tui.core.program.data.prepare import PreparedData
-from loba_tui.core.program.evaluation.measure import check_measures
+from loba_tui.core.program.evaluation.measure import check_measures, fetch_models
 from loba_tui.core.program.finish import check_calibration, finish
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
 from loba_tui.core.program.planning.preflight import Preflight
@@ -65,6 +65,7 @@ def train(
         preflight.announce(records, context.run_dir.path, force=start.force)
     preparation = _Preparation(recipe, context, start, settings.steps, accelerator.device)
     initial = _initial_adapter(recipe, context, start)
+    preparation.fetch_models()
     images = preparation.open_images()
     with preflight.explains_out_of_memory():
         model = preparation.open_model(images)
@@ -107,6 +108,11 @@ class _Preparation:
     start: StartOptions
     steps: int
     device: torch.device
+
+    def fetch_models(self) -> None:
+        """Have what measures read with, so that no run ends without what it is measured by."""
+        self._on_phase("loading")
+        fetch_models(self.recipe, self.context.plugins, self._on_fetch)
 
     def open_images(self) -> PreparedData | None:
         return open_data(self.recipe, self.context.records, self._on_phase, self.context.plugins)

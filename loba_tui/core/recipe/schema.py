@@ -20,7 +20,7 @@ from pydantic import (
 
 from loba_tui.core.recipe.sections.calibrate import CalibrateSection
 from loba_tui.core.recipe.sections.data import DataSection, Fraction, NonEmptyStr, Scale, Section
-from loba_tui.core.recipe.sections.method import Choice, MethodSection
+from loba_tui.core.recipe.sections.method import Choice, MethodSection, Preserved
 from loba_tui.core.recipe.sections.validation import ValidationSection
 
 RECIPE_VERSION = 1
@@ -201,7 +201,9 @@ class ProofSection(Section):
     prompts: tuple[NonEmptyStr, ...] = Field((), description="held-out prompts; empty: sample's")
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (1000,)
     measure: Choice | None = Field(None, description="null leaves the model-free figures only")
-    preserve: tuple[Choice, ...] = Field((), description="labels that must not change")
+    preserve: tuple[Preserved, ...] = Field(
+        (), description="labels and numbers that must not change"
+    )
     region: tuple[Fraction, Fraction, Fraction, Fraction] | None = Field(
         None, description="left, top, right, bottom (0 to 1) of where images are to change"
     )

@@ -78,7 +78,7 @@ def fetch_snapshot(
         if not weights:
             chosen = [name for name in chosen if ".safetensors" not in name]
         wanted = [hub_fetch.with_state(root, model_id, commit, files[name]) for name in chosen]
-        log = _FetchLog(model_id, commit, hub_fetch.total(wanted), on_fetch)
+        log = FetchLog(model_id, commit, hub_fetch.total(wanted), on_fetch)
         hub_fetch.fetch_files(root, model_id, commit, wanted, log.report)
         return Path(index_path).parent, commit
 
@@ -143,7 +143,7 @@ def fetch_file(
                 did_you_mean(name, known, f"It has {clean(', '.join(known[:5])) or 'none'}."),
             )
         wanted = hub_fetch.with_state(root, model_id, commit, files[name])
-        log = _FetchLog(model_id, commit, hub_fetch.total([wanted]), on_fetch)
+        log = FetchLog(model_id, commit, hub_fetch.total([wanted]), on_fetch)
         hub_fetch.fetch_files(root, model_id, commit, [wanted], log.report)
         return Path(hf_hub_download(model_id, name, revision=commit, tqdm_class=NoBar)), commit
 
@@ -160,7 +160,7 @@ def _cached_snapshot(model_id: str, commit: str, cause: Exception) -> Path:
     return folder
 
 
-class _FetchLog:
+class FetchLog:
     """Tells how far the fetching of a model is, and writes it down a few times a minute."""
 
     def __init__(self, model_id: str, commit: str, size: int, on_fetch: OnFetch) -> None:
@@ -174,6 +174,7 @@ class _FetchLog:
             logger.info("fetching %s of %s", show_size(size), self._what)
 
     def report(self, _file: WantedFile | None, num_bytes: int) -> None:
+        """Count bytes that came, from any thread."""
         with self._lock:
             self._came += num_bytes
             came, is_due = self._came, time.monotonic() - self._written > _LOG_SECONDS

@@ -60,6 +60,7 @@ def measure_figures(
     *,
     measured: Measurement | None = None,
     labels: Mapping[str, np.ndarray] | None = None,
+    within: Mapping[str, float | None] | None = None,
     efficacy: SliderEfficacy | EraserEfficacy | None = None,
     region: Region | None = None,
     erasure: Erasure | None = None,
@@ -70,11 +71,13 @@ def measure_figures(
         scales: (num_scales), ascending, 0 among them.
         images: (num_samples, num_scales, H, W, 3) in [0, 1].
         labels: What must not change, by name: (num_samples, num_scales) of str, number or None.
+        within: How far a number of a label may be from the base's; None is a tenth of it.
     """
     health = inspect_images(images, base_index(scales))
     effect = None if measured is None else measure_effect(scales, measured)
     preservation = tuple(
-        measure_preservation(label, values, scales) for label, values in (labels or {}).items()
+        measure_preservation(label, values, scales, (within or {}).get(label))
+        for label, values in (labels or {}).items()
     )
     return Figures(
         scales=tuple(float(scale) for scale in scales),

@@ -15,7 +15,7 @@ KEPT_SHARE = 0.9
 """A scale counts as clean where at least this share of samples kept each label and is unbroken."""
 
 NUMBER_TOLERANCE = 0.1
-"""A numeric label is unchanged within this share of the base's value."""
+"""A numeric label is unchanged within this share of the base's value, unless told otherwise."""
 
 PRESERVATION_WITHIN = 2.0
 
@@ -36,11 +36,17 @@ class Preservation:
     """The smallest share at scales within ±2."""
 
 
-def measure_preservation(label: str, values: np.ndarray, scales: Sequence[float]) -> Preservation:
-    """Compare the labels (num_samples, num_scales) of every scale with those of the base."""
+def measure_preservation(
+    label: str, values: np.ndarray, scales: Sequence[float], within: float | None = None
+) -> Preservation:
+    """Compare the labels (num_samples, num_scales) of every scale with those of the base.
+
+    Args:
+        within: How far a number may be from the base's; None is a tenth of the base's.
+    """
     base = base_index(scales)
     judged = [sample for sample in values if not _missing(sample[base])]
-    unchanged = [[_same(value, sample[base]) for value in sample] for sample in judged]
+    unchanged = [[_same(value, sample[base], within) for value in sample] for sample in judged]
     shares = np.mean(unchanged, axis=0) if judged else np.full(len(scales), np.nan)
     near = [s for s, scale in zip(shares, scales, strict=True) if abs(scale) <= PRESERVATION_WITHIN]
     return Preservation(
@@ -85,9 +91,10 @@ def _missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _same(value: object, reference: object) -> bool:
+def _same(value: object, reference: object, within: float | None) -> bool:
     if _missing(value):
         return False
     if isinstance(value, int | float) and isinstance(reference, int | float):
-        return abs(value - reference) <= NUMBER_TOLERANCE * abs(reference)
+        most = NUMBER_TOLERANCE * abs(reference) if within is None else within
+        return abs(value - reference) <= most
     return value == reference

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
@@ -18,11 +19,16 @@ from loba_tui.core.program.evaluation.efficacy.recipe import measure_efficacy
 from loba_tui.core.program.evaluation.efficacy.slider import SliderEfficacy
 from loba_tui.core.program.evaluation.eraser_effect import JUDGED_SCALE, Erasure, measure_erasure
 from loba_tui.core.program.evaluation.figures import Figures, measure_figures
-from loba_tui.core.program.evaluation.measure import measure, read_values
+from loba_tui.core.program.evaluation.measure import (
+    MeasureContext,
+    kept_within,
+    measure,
+    read_values,
+)
 from loba_tui.core.program.evaluation.region import Region, measure_region
 from loba_tui.core.program.evaluation.report import Report, make_report
 from loba_tui.core.program.evaluation.report_plot import report_png
-from loba_tui.core.program.evaluation.slider_effect import Measurement
+from loba_tui.core.program.evaluation.slider_effect import Measurement, base_index
 from loba_tui.core.program.open_model import Embeddings
 from loba_tui.core.program.sampling.images import Progress
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
@@ -62,7 +68,7 @@ def prove(
     images = draw_grid(container, scale, recipe, embeds, grid, progress=progress, plugins=plugins)
     efficacy = measure_efficacy(container, scale, recipe, embeds, plugins)
     samples = images.reshape(-1, *images.shape[2:])
-    figures, measured = _measure(recipe, grid, samples, efficacy, plugins)
+    figures, measured = _measure(recipe, grid, samples, efficacy, plugins, container.device)
     details = _details(container, recipe, grid)
     report = make_report(
         recipe.name, figures, details=details, calibration=calibration, remark=ended_early
@@ -93,20 +99,26 @@ def _measure(
     samples: np.ndarray,
     efficacy: SliderEfficacy | EraserEfficacy | None,
     plugins: Plugins,
+    device: torch.device,
 ) -> tuple[Figures, Measurement | None]:
     """Return the figures of the samples, and the attribute that a slider moves, if measured."""
     proof, scales = recipe.proof, grid.scales
-    erasure = _erasure(recipe, scales, samples, plugins)
+    context = MeasureContext(base_index(scales), device)
+    erasure = _erasure(recipe, scales, samples, plugins, context)
     measured = None
     if proof.measure is not None and erasure is None:
-        measured = measure(proof.measure, samples, plugins)
+        measured = measure(proof.measure, samples, plugins, context)
     # What an eraser makes of its own concept may look like anything; the others may not.
     judged = samples[-erasure.num_others :] if erasure and erasure.num_others else samples
     figures = measure_figures(
         scales,
         judged,
         measured=measured,
-        labels={_label(choice): read_values(choice, judged, plugins) for choice in proof.preserve},
+        labels={
+            _label(choice): read_values(choice, judged, plugins, context)
+            for choice in proof.preserve
+        },
+        within={_label(choice): kept_within(choice, plugins) for choice in proof.preserve},
         efficacy=efficacy,
         region=_region(recipe, scales, samples),
         erasure=erasure,
@@ -124,13 +136,17 @@ def _region(recipe: Recipe, scales: Sequence[float], samples: np.ndarray) -> Reg
 
 
 def _erasure(
-    recipe: Recipe, scales: Sequence[float], samples: np.ndarray, plugins: Plugins
+    recipe: Recipe,
+    scales: Sequence[float],
+    samples: np.ndarray,
+    plugins: Plugins,
+    context: MeasureContext,
 ) -> Erasure | None:
     """Count the labels of an eraser's proof, samples of `other_prompts` last; else None."""
     proof = recipe.proof
     if proof.erased is None or proof.measure is None:
         return None
-    labels = read_values(proof.measure, samples, plugins)
+    labels = read_values(proof.measure, samples, plugins, context)
     start = len(recipe.proof_prompts) * len(proof.seeds)
     asking, others = labels[:start], {}
     for label, prompts in proof.others.items():

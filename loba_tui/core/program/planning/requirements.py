@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from loba_tui.core.associate.image_models.files import to_download
 from loba_tui.core.associate.model_shapes import ModelShapes
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
@@ -15,7 +16,9 @@ from loba_tui.core.program.planning.estimate import Estimator, device_of
 from loba_tui.core.program.planning.estimate_records import Estimate
 from loba_tui.core.program.planning.free_resources import FreeResources, free_resources
 from loba_tui.core.program.planning.remedies import require_fit
+from loba_tui.core.recipe.measure_models import measure_models
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.units import show_size
 
 
 def requirements(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[str, Any]:
@@ -33,6 +36,7 @@ def requirements(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[
         notes.append(TIME_UNKNOWN)
     if not is_here:
         notes.append(f"There is no {device} here, so its free memory is not known.")
+    notes += download_notes(recipe, plugins)
     free = free_resources(device, Path.cwd(), is_here=is_here)
     problem = None
     try:
@@ -40,6 +44,19 @@ def requirements(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[
     except ResourceError as error:
         problem = str(error)
     return as_section(estimate, notes, free, problem)
+
+
+def download_notes(recipe: Recipe, plugins: Plugins) -> list[str]:
+    """Return a sentence on each model that measures read with and that is still to be fetched."""
+    found = (to_download(model) for model in measure_models(recipe, plugins))
+    return [
+        f"{each.model.key} reads with {each.model.id} at {str(each.model.revision)[:12]}, which is"
+        " not on this machine: "
+        + (f"about {show_size(each.num_bytes)}" if each.num_bytes else "it")
+        + " is fetched from the hub before training."
+        for each in found
+        if each is not None
+    ]
 
 
 def as_section(

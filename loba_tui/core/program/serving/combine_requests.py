@@ -29,6 +29,7 @@ from loba_tui.core.program.evaluation.measure import read_values
 from loba_tui.core.program.open_model import OpenModel, batch_of
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid
 from loba_tui.core.recipe.load import parse_text
+from loba_tui.core.recipe.measure_models import model_of
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.recipe.sections.method import Choice
 from loba_tui.core.run.directory import adapter_source
@@ -197,7 +198,8 @@ def _attributes(
     found = []
     for number, text in enumerate(recipes):
         choice = _measure_of(text, plugins)
-        if choice is None:
+        # Another adapter's recipe is not asked about here, so no model that it names is fetched.
+        if choice is None or model_of(choice, plugins) is not None:
             continue
         values = read_values(choice, images, plugins).astype(float)
         # Only samples that the measure can read everywhere compare like with like.

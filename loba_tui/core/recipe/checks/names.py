@@ -22,8 +22,13 @@ def check_names(tree: Node) -> Iterator[Problem]:
     for section in ("data", "validation"):
         for index, _ in enumerate(tree.items_at((section, "sources"))):
             paths += [(section, "sources", index, key) for key in ("path", "masks")]
+    measures: list[Path] = [("proof", "measure")]
+    measures += [
+        ("proof", "preserve", index) for index, _ in enumerate(tree.items_at(("proof", "preserve")))
+    ]
+    paths += [(*path, "model") for path in measures]
     checks = [(path, local_path_problem) for path in paths]
-    checks += [(("base_model", "revision"), revision_problem)]
+    checks += [((*path, "revision"), revision_problem) for path in (("base_model",), *measures)]
     checks += [(("base_model", "variant"), variant_problem)]
     for path, problem_of in checks:
         value = tree.plain_at(path)

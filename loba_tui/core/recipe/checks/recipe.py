@@ -12,6 +12,7 @@ from loba_tui.core.plugins.meant import meant_name
 from loba_tui.core.recipe.checks.choices import chosen_in, described
 from loba_tui.core.recipe.checks.concepts import check_concepts, check_prompts
 from loba_tui.core.recipe.checks.data import check_data
+from loba_tui.core.recipe.checks.measures import check_measures
 from loba_tui.core.recipe.checks.method import (
     check_calibrate,
     check_efficacy_every,
@@ -63,7 +64,7 @@ def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Proble
     optimizer = described(*chosen.get(("optimizer",), ("optimizers", usual)), plugins)
     problems += check_text_encoders(tree, method, adapter, optimizer)
     problems += [*check_init(tree, adapter), *check_text_alone(tree, method)]
-    problems += check_calibrate(tree, method, adapter)
+    problems += [*check_calibrate(tree, method, adapter), *check_measures(tree, chosen, plugins)]
     return (None if problems else recipe), _without_repeats(problems)
 
 

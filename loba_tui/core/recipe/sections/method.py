@@ -26,6 +26,16 @@ class Choice(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Preserved(Choice):
+    """A drop-in of `measures/` whose value must not change."""
+
+    within: PositiveFloat | None = Field(
+        None,
+        description="how far a number may be from its value at scale 0; null: as the measure says,"
+        " or a tenth of that value",
+    )
+
+
 class Concept(Section):
     """One thing to move, erase or keep, in prompts.
 

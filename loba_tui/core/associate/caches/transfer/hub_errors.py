@@ -33,19 +33,25 @@ UNREACHABLE = (OfflineModeIsEnabled, HTTPError, ConnectionError, TimeoutError)
 
 @contextmanager
 def explained(
-    model_id: str, revision: str | None, hint: str, *, section: str = "base_model."
+    model_id: str,
+    revision: str | None,
+    hint: str,
+    *,
+    section: str = "base_model.",
+    key: str = "id",
 ) -> Iterator[None]:
     """Turn the hub's errors into what the user can do about them.
 
     Args:
         hint: What to say beside "there is no such model".
-        section: What stands before `id` and `revision` in messages.
+        section: What stands before the key and `revision` in messages.
+        key: Of the model's name in that section.
     """
     try:
         yield
     except GatedRepoError as error:
         raise RecipeError(
-            f"{section}id: {model_id} is gated; its authors ask you to accept terms.",
+            f"{section}{key}: {model_id} is gated; its authors ask you to accept terms.",
             f"Accept them on the page of {model_id}, then log in with `hf auth login`.",
         ) from error
     except RevisionNotFoundError as error:
@@ -55,30 +61,32 @@ def explained(
         ) from error
     except RepositoryNotFoundError as error:
         raise RecipeError(
-            f"{section}id: the hub shows no {model_id} to you, and there is no such folder.",
+            f"{section}{key}: the hub shows no {model_id} to you, and there is no such folder.",
             f"{hint} If it is private, log in with `hf auth login`.",
         ) from error
     except HFValidationError as error:
-        raise RecipeError(f"{section}id: {model_id!r} is not a model name.", hint) from error
+        raise RecipeError(f"{section}{key}: {model_id!r} is not a model name.", hint) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         raise ResourceError(
-            f"{section}id: the hub answered {status} for {model_id}.",
+            f"{section}{key}: the hub answered {status} for {model_id}.",
             _ADVICE.get(status, "Try again later; what was fetched is kept."),
         ) from error
     except (LocalEntryNotFoundError, RevisionResolutionError) as error:
-        raise unreachable(model_id, error.__cause__ or error, section) from error
+        raise unreachable(model_id, error.__cause__ or error, section, key=key) from error
     except UNREACHABLE as error:
         raise ResourceError(
-            f"{section}id: the connection to the hub broke while fetching {model_id}.",
+            f"{section}{key}: the connection to the hub broke while fetching {model_id}.",
             "Start again; what was fetched is kept.",
         ) from error
 
 
-def unreachable(model_id: str, cause: BaseException, section: str = "base_model.") -> ResourceError:
+def unreachable(
+    model_id: str, cause: BaseException, section: str = "base_model.", *, key: str = "id"
+) -> ResourceError:
     """Return the error of a model that is not whole in the cache while the hub is away."""
     return ResourceError(
-        f"{section}id: {model_id} is not complete in the cache, and the hub cannot be reached "
+        f"{section}{key}: {model_id} is not complete in the cache, and the hub cannot be reached "
         f"({type(cause).__name__}).",
         "Connect, or name a local folder or a built-in model.",
     )

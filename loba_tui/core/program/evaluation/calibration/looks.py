@@ -15,7 +15,12 @@ from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.evaluation.calibration.search import Seen
 from loba_tui.core.program.evaluation.image_health import inspect_images
-from loba_tui.core.program.evaluation.measure import measure, read_values
+from loba_tui.core.program.evaluation.measure import (
+    MeasureContext,
+    kept_within,
+    measure,
+    read_values,
+)
 from loba_tui.core.program.evaluation.preservation import clean_scales, measure_preservation
 from loba_tui.core.program.evaluation.slider_effect import measure_effect
 from loba_tui.core.program.open_model import Embeddings
@@ -111,9 +116,15 @@ class Looks:
         assert proof.measure is not None, "the recipe's schema asks for one"
         base = self._base_images()
         samples = np.insert(self._drawn(sorted(scales)), grid.index(0.0), base, axis=1)
-        measured = measure(proof.measure, samples, self.plugins)
+        context = MeasureContext(grid.index(0.0), self.container.device)
+        measured = measure(proof.measure, samples, self.plugins, context)
         kept = [
-            measure_preservation(choice.name, read_values(choice, samples, self.plugins), grid)
+            measure_preservation(
+                choice.name,
+                read_values(choice, samples, self.plugins, context),
+                grid,
+                kept_within(choice, self.plugins),
+            )
             for choice in proof.preserve
         ]
         whole = clean_scales(
@@ -131,7 +142,8 @@ class Looks:
     def _measured(self, samples: np.ndarray) -> np.ndarray:
         choice = self.recipe.proof.measure
         assert choice is not None, "the recipe's schema asks for one"
-        return measure(choice, samples, self.plugins).values
+        context = MeasureContext(0, self.container.device)
+        return measure(choice, samples, self.plugins, context).values
 
     def _base_images(self) -> np.ndarray:
         if self._base is None:
