@@ -13,7 +13,7 @@ from loba_tui.core.units import show_countdown, show_size
 
 _RATE_WINDOW = 50
 _PHASES_WITHOUT_STEPS = frozenset(
-    {"starting", "loading", "encoding", "solving", "calibrating", "measuring"}
+    {"starting", "loading", "encoding", "solving", "calibrating", "attacking", "measuring"}
 )
 _PHASES_OF_PROOF = frozenset({"calibrating", "measuring"})
 _PHASES_OF_IMAGES = frozenset({"checking data", "encoding images"})
@@ -60,6 +60,8 @@ class Progress:
         parts = [clean(self.phase, limit=20)]
         if self.phase in _PHASES_OF_PROOF and self._measured is not None:
             parts.append("{}/{} images".format(*self._measured))
+        elif self.phase == "attacking" and self._measured is not None:
+            parts.append("{:,}/{:,} UNet rows".format(*self._measured))
         elif self.phase in _PHASES_OF_IMAGES:
             parts += ["{}/{} images".format(*self._images)] if self._images is not None else []
         elif self.phase == "loading" and self._fetched and self._fetched[0] < self._fetched[1]:

@@ -19,6 +19,8 @@ from loba_tui.core.program.adapter_layers.factor import check_linear
 from loba_tui.core.program.adapter_layers.trained_text import trained_text
 from loba_tui.core.program.closed_form.solved_text import SolvedText
 from loba_tui.core.program.drop_ins import plugin_hashes
+from loba_tui.core.program.evaluation.attacks.attack import attack_erasure
+from loba_tui.core.program.evaluation.attacks.outcome import Attacks
 from loba_tui.core.program.evaluation.calibration.calibrate import Calibration, calibrate
 from loba_tui.core.program.evaluation.calibration.looks import (
     Looks,
@@ -114,6 +116,7 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     strips.draw(run.scale, run.step)
     if not recipe.proof.enabled:
         return
+    attacks = _attacked(recipe, model, run)
     records.status(phase="measuring")
     report = prove(
         model.container,
@@ -125,6 +128,7 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
         plugins=plugins,
         ended_early=run.ended_early,
         calibration=calibration,
+        attacks=attacks,
     )
     if report.calibration is not None:
         metadata |= _prefixed(keys.CALIBRATION_PREFIX, report.calibration.summary())
@@ -175,6 +179,21 @@ def _calibrated(
         sentences=list(calibration.sentences()),
     )
     return calibration
+
+
+def _attacked(recipe: Recipe, model: OpenModel, run: AdapterRun) -> Attacks | None:
+    """Try to bring back what the adapter has erased, if the recipe asks for it."""
+    context = run.steering.context
+    if recipe.proof.attacks is not None:
+        context.records.status(phase="attacking")
+    return attack_erasure(
+        model.container,
+        run.scale,
+        recipe,
+        model.drawn_embeds,
+        _progress(run),
+        plugins=context.plugins,
+    )
 
 
 def _prompts(recipe: Recipe, model: OpenModel) -> tuple[str, ...]:

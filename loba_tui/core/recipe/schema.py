@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from loba_tui.core.recipe.sections.attacks import AttacksSection
 from loba_tui.core.recipe.sections.calibrate import CalibrateSection
 from loba_tui.core.recipe.sections.data import DataSection, Fraction, NonEmptyStr, Scale, Section
 from loba_tui.core.recipe.sections.method import Choice, MethodSection, Preserved
@@ -218,12 +219,20 @@ class ProofSection(Section):
         None, description="sets the adapter's strength before it is measured; null leaves it alone"
     )
 
+    attacks: AttacksSection | None = Field(
+        None, description="for erasers: tries to bring the erased concept back; null tries nothing"
+    )
+
     @model_validator(mode="after")
     def _others_stand_beside_an_erased_label(self) -> ProofSection:
         if self.erased is not None and self.measure is None:
             raise ValueError("erased needs measure: the measure that gives this label")
         if self.others and self.erased is None:
             raise ValueError("others needs erased: they stand beside what is to be gone")
+        if self.attacks is not None and self.erased is None:
+            raise ValueError("attacks needs erased: the label of what is not to come back")
+        if self.attacks is not None and not self.enabled:
+            raise ValueError("attacks needs enabled: true: it is a part of the proof")
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,10 @@ from loba_tui.screens.monitor.model import Frame
 from loba_tui.screens.runs.rows import PHASE_TONES, phase_of, rate_text
 from loba_tui.widgets.line import Piece
 
-_PHASES_WITHOUT_ETA = ("calibrating", "measuring", "loading", "encoding", "starting")
+_PHASES_WITHOUT_ETA = (
+    *("calibrating", "attacking", "measuring"),
+    *("loading", "encoding", "starting"),
+)
 
 
 def _eta(frame: Frame) -> str:
@@ -29,10 +32,11 @@ def heading_rows(frame: Frame, width: int) -> list[list[Piece]]:
         share = status.step / status.total
         first += ["  ", (bar(share, 20 if width > 100 else 12), tone)]
         first += [f" {status.step:,}/{status.total:,}  {100 * share:.0f}%"]
-    if status is not None and status.phase in ("calibrating", "measuring"):
+    if status is not None and status.phase in ("calibrating", "attacking", "measuring"):
         done, total = status.extra.get("measured"), status.extra.get("to_measure")
         if done is not None and total is not None:
-            first.append(f"  {done}/{total} images")
+            unit = "UNet rows" if status.phase == "attacking" else "images"
+            first.append(f"  {done}/{total} {unit}")
     if status is not None and status.phase == "loading":
         done, total = status.extra.get("fetched"), status.extra.get("to_fetch")
         if isinstance(done, int) and isinstance(total, int) and done < total:

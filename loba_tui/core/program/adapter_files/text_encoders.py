@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +28,9 @@ class AdaptedText(Protocol):
 
     def encode(self, prompts: Sequence[str], scale: float) -> list[PromptEmbeds]:
         """Return one row a prompt."""
+
+    def at(self, scale: float, /) -> AbstractContextManager[None]:
+        """Have the encoders encode at a strength inside a `with` block."""
 
 
 class TextChanges(Protocol):
@@ -60,12 +63,13 @@ class TextAdapters:
         Raises:
             RecipeError: One does not fit the text encoders of this model.
         """
-        with self._on(scale):
+        with self.at(scale):
             rows = self.container.encode_prompts(prompts)
         return [rows[n] for n in range(len(prompts))]
 
     @contextmanager
-    def _on(self, scale: float) -> Iterator[None]:
+    def at(self, scale: float) -> Iterator[None]:
+        """Have the encoders encode with all adapters inside a `with` block."""
         encoders = [name for name in COMPONENTS[1:] if hasattr(self.container.pipeline, name)]
         self.container.require(*encoders)
         with ExitStack() as stack:
@@ -125,6 +129,14 @@ class ScaledEmbeddings(Mapping[str, PromptEmbeds]):
             rows = self._adapters.encode(missing, scale)
             self._rows.update(zip([(scale, prompt) for prompt in missing], rows, strict=True))
         return {prompt: self._rows[scale, prompt] for prompt in wanted}
+
+    def encode(self, prompts: Sequence[str], scale: float) -> list[PromptEmbeds]:
+        """Return one row a prompt at a scale, of prompts that nobody had asked for before."""
+        return self._adapters.encode(prompts, scale)
+
+    def encoding_at(self, scale: float) -> AbstractContextManager[None]:
+        """Have the model's own encoders encode at a scale inside a `with` block."""
+        return self._adapters.at(scale)
 
     def release(self) -> None:
         """Let the encoders go again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -73,6 +74,10 @@ class SolvedText:
     def encode(self, prompts: Sequence[str], scale: float) -> list[PromptEmbeds]:
         """Return one row a prompt at a strength."""
         return TextAdapters(self.container, [(self, 1.0)]).encode(prompts, scale)
+
+    def at(self, scale: float) -> AbstractContextManager[None]:
+        """Have the encoders encode at a strength inside a `with` block."""
+        return TextAdapters(self.container, [(self, 1.0)]).at(scale)
 
     @property
     def num_bytes(self) -> int:

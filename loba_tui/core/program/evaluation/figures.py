@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loba_tui.core.program.evaluation.attacks.outcome import Attack
 from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy
 from loba_tui.core.program.evaluation.efficacy.slider import SliderEfficacy
 from loba_tui.core.program.evaluation.eraser_effect import Erasure
@@ -41,6 +42,7 @@ class Figures:
         efficacy: What the UNet alone says; None where it was not asked.
         erasure: Of an eraser alone; images and preservation are then those of prompts that ask for
             others.
+        attacks: What brought an erased concept back, and how often; None where nothing was tried.
     """
 
     scales: tuple[float, ...]
@@ -52,6 +54,7 @@ class Figures:
     efficacy: SliderEfficacy | EraserEfficacy | None
     region: Region | None = None
     erasure: Erasure | None = None
+    attacks: tuple[Attack, ...] | None = None
 
 
 def measure_figures(

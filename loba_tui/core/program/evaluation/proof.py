@@ -13,6 +13,7 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
+from loba_tui.core.program.evaluation.attacks.outcome import Attacks
 from loba_tui.core.program.evaluation.calibration.calibrate import Calibration
 from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy
 from loba_tui.core.program.evaluation.efficacy.recipe import measure_efficacy
@@ -32,12 +33,14 @@ from loba_tui.core.program.evaluation.slider_effect import Measurement, base_ind
 from loba_tui.core.program.open_model import Embeddings
 from loba_tui.core.program.sampling.images import Progress
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
+from loba_tui.core.program.sampling.strip import strip, strip_png
 from loba_tui.core.program.spread import spread
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.recipe.sections.method import Choice
 from loba_tui.core.run.directory import RunDir
 
 PROOF_STRIP = "proof.png"
+ATTACK_STRIP = "attacks.png"
 
 MAX_STRIP_PROMPTS = 12
 
@@ -53,6 +56,7 @@ def prove(
     plugins: Plugins,
     ended_early: str | None = None,
     calibration: Calibration | None = None,
+    attacks: Attacks | None = None,
 ) -> Report:
     """Measure what the attached adapter does, and write strip, report.json and report.png.
 
@@ -63,12 +67,17 @@ def prove(
         progress: Told how many images are drawn, of how many.
         ended_early: Why training ended itself, to be said in the report.
         calibration: What the adapter was calibrated to, to be held against these prompts.
+        attacks: What was tried to bring an erased concept back; its pictures are written too.
     """
     grid = proof_grid(recipe)
     images = draw_grid(container, scale, recipe, embeds, grid, progress=progress, plugins=plugins)
     efficacy = measure_efficacy(container, scale, recipe, embeds, plugins)
     samples = images.reshape(-1, *images.shape[2:])
     figures, measured = _measure(recipe, grid, samples, efficacy, plugins, container.device)
+    if attacks is not None:
+        figures = replace(figures, attacks=attacks.results)
+        if attacks.examples:
+            run_dir.samples.file(ATTACK_STRIP).replace(examples_png(attacks))
     details = _details(container, recipe, grid)
     report = make_report(
         recipe.name, figures, details=details, calibration=calibration, remark=ended_early
@@ -79,6 +88,13 @@ def prove(
     run_dir.report_picture.replace(report_png(report, samples, measured=measured))
     run_dir.report.replace(report.to_json().encode(), sync=True)
     return report
+
+
+def examples_png(attacks: Attacks) -> bytes:
+    """Return pictures of attacks as one strip, a PNG: the base model's, and the erased one's."""
+    images = np.stack(list(attacks.examples.values()))[:, None]
+    shown = strip(images, scales=(0.0, JUDGED_SCALE), prompts=list(attacks.examples), seeds=(0,))
+    return strip_png(shown)
 
 
 def proof_grid(recipe: Recipe) -> Grid:

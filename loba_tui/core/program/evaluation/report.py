@@ -18,7 +18,7 @@ from loba_tui.core.program.evaluation.verdict import judge
 REPORT_VERSION = 1
 _KEYS = (
     *("name", "scales", "num_samples", "images", "effect", "preservation", "clean_range"),
-    *("efficacy", "outcome", "verdict", "region", "erasure", "calibration", "details"),
+    *("efficacy", "outcome", "verdict", "region", "erasure", "attacks", "calibration", "details"),
 )
 """The order of report.json."""
 
@@ -58,6 +58,8 @@ class Report(Figures):
             short["share"] = " ".join(f"{value:.3g}" for value in self.erasure.share)
             if self.erasure.accuracy is not None:
                 short["others"] = " ".join(f"{value:.3g}" for value in self.erasure.accuracy)
+        for attack in self.attacks or ():
+            short[f"attack.{attack.name}"] = attack.short()
         if self.clean_range is not None:
             short["clean_range"] = "{:g} {:g}".format(*self.clean_range)
         short["scales"] = " ".join(f"{scale:g}" for scale in self.scales)

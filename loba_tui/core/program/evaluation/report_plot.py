@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ BADGES = {
     "working": GOOD,
     "erased": GOOD,
     "partly erased": SO_SO,
+    "circumvented": SO_SO,
     "weak": SO_SO,
     "entangled": SO_SO,
     "one-sided": SO_SO,
@@ -111,12 +113,16 @@ def _draw_erasure(axes: Axes, report: Report, erasure: Erasure) -> None:
                 f"{value:.0%}", (scale, value), (0, 8), textcoords="offset points", size=9.5,
                 color=INK, ha="center", weight="bold",
             )  # fmt: skip
+    attacks = [(each.name, each.share) for each in report.attacks or () if each.share is not None]
+    for (name, share), color in zip(attacks, itertools.cycle(LINE_COLORS)):
+        label = f"by {name}, {share:.0%}"
+        axes.plot(erasure.at, share, "X", color=color, markersize=9, label=label)
     axes.set_ylim(-0.05, 1.18)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
     axes.set_yticklabels(["0", "25 %", "50 %", "75 %", "100 %"])
     axes.legend(
-        loc="upper left", bbox_to_anchor=(-0.03, -0.08), ncols=2, frameon=False, fontsize=9,
-        labelcolor=INK, borderaxespad=0,
+        loc="upper left", bbox_to_anchor=(-0.03, -0.08), ncols=3 if attacks else 2,
+        frameon=False, fontsize=9, labelcolor=INK, borderaxespad=0, columnspacing=1.2,
     )  # fmt: skip
     _finish(axes, report, clean(f"share of samples by {erasure.measure}"))
 

@@ -16,6 +16,7 @@ OUTCOMES = (
     "collapsed",
     "erased",
     "partly erased",
+    "circumvented",
     "damaging",
     "strengthened",
     "dead",

@@ -30,6 +30,7 @@ from loba_tui.core.program.changed_text import (
     solves,
     trains_text,
 )
+from loba_tui.core.program.evaluation.attacks.attack import most_rows
 from loba_tui.core.program.evaluation.calibration.looks import expected_images
 from loba_tui.core.program.open_model import prompts_of
 from loba_tui.core.program.planning.estimate_records import Disk, Estimate, Memory, Work
@@ -312,7 +313,7 @@ def _work(recipe: Recipe, networks: Networks) -> Work:
     if recipe.proof.enabled:
         pictures += len(recipe.proof_prompts) * len(recipe.proof.seeds) * (scales + 1)
     pictures += expected_images(recipe)
-    rows = pictures * sample.steps * sample.rows_per_image
+    rows = pictures * sample.steps * sample.rows_per_image + most_rows(recipe)
     evaluated = validation_rows(recipe, calls)
     extra_steps = int(recipe.adapter.init == "gradient" and num_steps > 0)
     return Work(

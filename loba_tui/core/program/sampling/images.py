@@ -79,6 +79,49 @@ def sample_scales(
     return stacked.reshape(*grid, *stacked.shape[1:])
 
 
+@torch.no_grad()
+def sample_rows(
+    container: ModelContainer,
+    scale: RowScale,
+    embeds: PromptEmbeds,
+    *,
+    strength: float,
+    seeds: Sequence[int],
+    settings: SampleSection,
+    negative: PromptEmbeds,
+    resolution: int | None = None,
+    plugins: Plugins,
+) -> np.ndarray:
+    """Draw every prompt once, each with its own seed, at one strength.
+
+    Args:
+        embeds: One row a prompt.
+        seeds: As many.
+        negative: One row for all of them.
+
+    Returns:
+        (num_prompts, H, W, 3) float32 in [0, 1].
+    """
+    images = []
+    make_scheduler = load_choice("noise", settings.noise, plugins)
+    container.require("vae")
+    with _prepared(container.pipeline, make_scheduler) as pipeline, scale(strength):
+        for start in range(0, len(embeds), settings.batch_size):
+            rows = slice(start, start + settings.batch_size)
+            own = list(seeds[rows])
+            images.append(
+                _call(
+                    pipeline,
+                    embeds[rows],
+                    negative.select([0] * len(own)),
+                    own,
+                    settings,
+                    resolution or container.resolution,
+                )
+            )
+    return np.concatenate(images)
+
+
 def _of_each_scale(
     embeds: PromptEmbeds | Sequence[PromptEmbeds], scales: Sequence[float]
 ) -> list[PromptEmbeds]:

@@ -86,6 +86,19 @@ def _conditions(
     return rows, [each.get(unconditional, empty) for each in by_scale]
 
 
+def negative_at(
+    container: ModelContainer, recipe: Recipe, embeds: Embeddings, scale: float
+) -> PromptEmbeds:
+    """Return the row of the recipe's negative prompt, as the model encodes it at a scale."""
+    negative = recipe.sample.negative_prompt
+    if not isinstance(embeds, ScaledEmbeddings):
+        return embeds[negative] if negative else container.empty_embeds()
+    unconditional = negative or container.unconditional_prompt
+    if unconditional is None:
+        return container.empty_embeds()
+    return embeds.at(scale, [unconditional]).get(unconditional, container.empty_embeds())
+
+
 def grid_png(images: np.ndarray, grid: Grid) -> bytes:
     """Return a grid's images as one picture, a PNG."""
     return strip_png(strip(images, scales=grid.scales, prompts=grid.prompts, seeds=grid.seeds))

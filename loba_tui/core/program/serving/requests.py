@@ -22,6 +22,7 @@ from loba_tui.core.program.adapter_files.text_encoders import ScaledEmbeddings, 
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale, RowScale
 from loba_tui.core.program.combine.attach import Part
 from loba_tui.core.program.data.open import cut_captions, open_data
+from loba_tui.core.program.evaluation.attacks.attack import attack_erasure
 from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.open_model import Embeddings, OpenModel, open_model, prompts_of
 from loba_tui.core.program.planning.preview import preview
@@ -112,21 +113,35 @@ def _serve_with_model(
             " --unet-only leaves that out"
         )
     if request.action == "eval":
-        writer.status(phase="measuring")
-        report = prove(
-            model.container,
-            scale,
-            recipe,
-            embeds,
-            writer.run_dir,
-            progress=lambda done, total: writer.status(measured=done, to_measure=total),
-            plugins=plugins,
-        )
-        writer.event("measured", outcome=report.outcome, verdict=list(report.verdict))
+        _measure(recipe, replace(model, embeds=embeds), scale, writer, plugins)
     else:
         writer.status(phase="sampling")
         file = _draw(recipe, replace(model, embeds=embeds), scale, writer, plugins)
         writer.event("sampled", path=str(file))
+
+
+def _measure(
+    recipe: Recipe, model: OpenModel, scale: RowScale, writer: RunWriter, plugins: Plugins
+) -> None:
+    def on_progress(done: int, total: int) -> None:
+        writer.status(measured=done, to_measure=total)
+
+    writer.status(phase="measuring" if recipe.proof.attacks is None else "attacking")
+    attacks = attack_erasure(
+        model.container, scale, recipe, model.embeds, on_progress, plugins=plugins
+    )
+    writer.status(phase="measuring")
+    report = prove(
+        model.container,
+        scale,
+        recipe,
+        model.embeds,
+        writer.run_dir,
+        progress=on_progress,
+        plugins=plugins,
+        attacks=attacks,
+    )
+    writer.event("measured", outcome=report.outcome, verdict=list(report.verdict))
 
 
 def _attach(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from loba_tui.core.errors import LobaError
 from loba_tui.core.plugins import Plugin, Plugins
@@ -92,7 +92,10 @@ def is_choice(path: Path) -> bool:
 
 
 def keys_of(section: Any) -> list[str]:
-    """Return the keys that a section's type declares."""
+    """Return the keys that a section's type declares, one that may be null included."""
     while hasattr(section, "__metadata__"):
         section = section.__origin__
-    return list(section.model_fields) if hasattr(section, "model_fields") else []
+    for part in (section, *get_args(section)):
+        if hasattr(part, "model_fields"):
+            return list(part.model_fields)
+    return []
