@@ -33,6 +33,7 @@ def run_record(run_dir: RunDir) -> dict[str, Any]:
         "heard_seconds_ago": round(time.time() - status.heartbeat, 1) if status else None,
         "adapter": str(run_dir.adapter) if run_dir.adapter.is_there() else None,
         "validation_loss": _said(status, "validation_loss"),
+        "best": _said(status, "best"),
         "outcome": report.get("outcome") if report else None,
         "resident": _components(_list(held.get("resident"))),
         "unloaded": [str(each) for each in _list(held.get("unloaded"))],

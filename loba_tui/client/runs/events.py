@@ -57,6 +57,11 @@ def describe_event(event: Event) -> str:
     data = event.data
     if event.kind == "ended_early":
         return clean(data.get("message", ""))
+    if event.kind == "best":
+        with suppress(KeyError, TypeError, ValueError):
+            by, step = clean(data["by"]), clean(data["step"])
+            return f"best so far: {by} {data['figure']:.4g} after step {step}"
+        return ""
     if event.kind == "validated":
         with suppress(KeyError, TypeError, ValueError):
             return f"validation loss {data['loss']:.4g} after step {clean(data['step'])}"

@@ -87,7 +87,7 @@ def recipe_of_adapter(
         RecipeError: It carries none.
     """
     text = replace(strangers.of_adapter(metadata, file), changes=changes)
-    is_in_place = file.name in _OWN_NAMES and file.parent.name == "adapter"
+    is_in_place = file.name in _OWN_NAMES and file.parent.name in ("adapter", "best")
     is_own = is_in_place and strangers.is_own(RunDir(file.absolute().parent.parent), ledger)
     return FoundRecipe(text, None, is_own)
 

@@ -20,6 +20,7 @@ def result_lines(run_dir: RunDir, events: Sequence[Event]) -> list[str]:
         ("for kohya", run_dir.adapter_kohya),
         ("for PEFT", run_dir.adapter_peft),
     ]
+    found += [("best step", run_dir.best_adapter)]
     sampled = [Path(str(e.data.get("path"))).name for e in events if e.kind == "sampled"]
     strips = run_dir.strips()
     newest = [strip for strip in strips if strip.name in sampled[-1:]] or strips

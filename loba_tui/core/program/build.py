@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
+from loba_tui.core.program.adapter_files.outputs import DenoiserOutput
 from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.adapter_layers.trained_text import trained_text
@@ -41,6 +42,8 @@ from loba_tui.core.program.training.run_fingerprint import RunFingerprint
 from loba_tui.core.program.training.state import TrainerParts
 from loba_tui.core.program.training.trainer import Trainer
 from loba_tui.core.program.trajectories.predictions import ForwardCounter
+from loba_tui.core.program.validation.best import BestAdapter, BestFiles
+from loba_tui.core.program.validation.drawn_figure import DrawnFigure
 from loba_tui.core.program.validation.fixed_loss import fixed_losses
 from loba_tui.core.program.validation.record import Validation
 from loba_tui.core.recipe.schema import Recipe
@@ -114,6 +117,7 @@ def build(
             average=average,
             early_stop=make_early_stop(recipe, model, scale, steering.context.processes),
             validation=_validation(recipe, model, parts, steering),
+            best=_best(recipe, model, trained, steering, strips),
             init_from=init_from,
             text=trained_text(model.text),
             gradient_start=_gradient_start(recipe, model.container),
@@ -157,6 +161,25 @@ def _validation(
     if losses is None or recipe.validation is None:
         return None
     return Validation(*losses, recipe.validation.every, steering.context.processes)
+
+
+def _best(
+    recipe: Recipe,
+    model: OpenModel,
+    trained: Mapping[str, nn.Parameter],
+    steering: Steering,
+    strips: StripDrawer,
+) -> BestAdapter | None:
+    section, context = recipe.save.best, steering.context
+    if section is None:
+        return None
+    text = trained_text(model.text)
+    encoders = text.encoders if text is not None else {}
+    output = DenoiserOutput(model.container.denoiser, encoders, trained)
+    drawn = None
+    if section.is_measured:
+        drawn = DrawnFigure(recipe, section, model, strips.components, context)
+    return BestAdapter(section, BestFiles(recipe, model, output, steering), drawn)
 
 
 def _fingerprint(

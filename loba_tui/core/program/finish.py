@@ -6,19 +6,15 @@ after that, so that the file itself carries the measured effect.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
-from loba_tui import __version__
 from loba_tui.core import adapter_metadata as keys
-from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.file import WrittenFile
 from loba_tui.core.program.adapter_files.outputs import AdapterOutput, DenoiserOutput
+from loba_tui.core.program.adapter_files.provenance import provenance
 from loba_tui.core.program.adapter_layers.factor import check_linear
 from loba_tui.core.program.adapter_layers.trained_text import trained_text
 from loba_tui.core.program.closed_form.solved_text import SolvedText
-from loba_tui.core.program.drop_ins import plugin_hashes
 from loba_tui.core.program.evaluation.attacks.attack import attack_erasure
 from loba_tui.core.program.evaluation.attacks.outcome import Attacks
 from loba_tui.core.program.evaluation.calibration.calibrate import Calibration, calibrate
@@ -33,38 +29,7 @@ from loba_tui.core.program.sampling.images import Progress
 from loba_tui.core.program.sampling.run_strips import StripDrawer, go_on_or_stop
 from loba_tui.core.program.training.adapter_run import AdapterRun
 from loba_tui.core.program.training.initial_adapter import described
-from loba_tui.core.recipe.data_paths import portable, portable_model_id
-from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.run.changes import ChangeRecord
-
-
-def provenance(
-    recipe: Recipe,
-    container: ModelContainer,
-    step: int,
-    changes: ChangeRecord,
-    plugins: Plugins,
-) -> dict[str, str]:
-    """Return what an adapter file says about its origin, as safetensors metadata.
-
-    No times or paths: the same recipe and seed give the same bytes.
-    """
-    changed = changes.until(step).text()
-    hashes = plugin_hashes(recipe, plugins)
-    legs = changes.legs(step)
-    return {
-        **({keys.STEERING_KEY: changed} if changed else {}),
-        **({keys.PLUGINS_KEY: json.dumps(hashes, sort_keys=True)} if hashes else {}),
-        **({keys.LEGS_KEY: json.dumps(legs)} if len(legs) > 1 else {}),
-        keys.VERSION_KEY: __version__,
-        keys.RECIPE_KEY: dump_recipe(portable(recipe)),
-        keys.BASE_MODEL_KEY: portable_model_id(recipe.base_model.id),
-        keys.BASE_REVISION_KEY: container.revision or "",
-        keys.METHOD_KEY: recipe.method.name,
-        keys.STEP_KEY: str(step),
-        keys.SEED_KEY: str(recipe.train.seed),
-    }
 
 
 def output_of(model: OpenModel, run: AdapterRun) -> AdapterOutput:
@@ -85,7 +50,8 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     context = run.steering.context
     run_dir, records, plugins = context.run_dir, context.records, context.plugins
     changes = run.steering.settings.record
-    metadata = provenance(recipe, model.container, run.step, changes, plugins)
+    metadata = provenance(recipe, model.container, run.result.step, changes, plugins, done=run.step)
+    metadata |= run.result.metadata
     if model.data is not None:
         metadata[keys.DATA_KEY] = model.data.fingerprint
     if run.init_from is not None:
@@ -126,7 +92,7 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
         run_dir=run_dir,
         progress=_progress(run),
         plugins=plugins,
-        ended_early=run.ended_early,
+        remark=run.result.remark,
         calibration=calibration,
         attacks=attacks,
     )

@@ -64,6 +64,8 @@ def prompts_of(recipe: Recipe) -> list[str]:
     prompts += [*recipe.sample_prompts, *recipe.proof_prompts, *recipe.other_prompts]
     if recipe.method.options.get("keep_empty"):
         prompts.append("")
+    if recipe.save.best is not None:
+        prompts += recipe.save.best.prompts
     if recipe.validation is not None:
         for concept in recipe.validation.expanded_concepts:
             prompts += [concept.target, concept.positive, concept.negative, concept.neutral]

@@ -94,7 +94,7 @@ def train(
 
         accelerator.wait_for_everyone()
         if processes.is_first:
-            with run.averaged_weights():
+            with run.result.weights():
                 finish(recipe, model, run, strips)
     accelerator.end_training()
 

@@ -41,6 +41,7 @@ _NEWER_KEYS: tuple[tuple[Any, ...], ...] = (
     ("base_model", "prompt_weights", False),
     ("data", "captions", "wildcards", False),
     ("validation", None),
+    ("save", "best", None),
 )
 
 

@@ -65,6 +65,8 @@ def chosen_measures(recipe: Recipe) -> Iterator[tuple[str, Choice]]:
     """Yield the measures that a recipe names, each with its key."""
     if recipe.proof.measure is not None:
         yield "proof.measure", recipe.proof.measure
+    if recipe.save.best is not None and recipe.save.best.measure is not None:
+        yield "save.best.measure", recipe.save.best.measure
     for index, choice in enumerate(recipe.proof.preserve):
         yield f"proof.preserve.{index}", choice
 

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from loba_tui.core.recipe.sections.attacks import AttacksSection
+from loba_tui.core.recipe.sections.best import BestSection
 from loba_tui.core.recipe.sections.calibrate import CalibrateSection
 from loba_tui.core.recipe.sections.data import DataSection, Fraction, NonEmptyStr, Scale, Section
 from loba_tui.core.recipe.sections.method import Choice, MethodSection, Preserved
@@ -193,6 +194,9 @@ class SaveSection(Section):
 
     every: NonNegativeInt = Field(0, description="steps between checkpoints; 0 saves at the end")
     keep: Annotated[int, Field(ge=2)] = 2
+    best: BestSection | None = Field(
+        None, description="the adapter of the best step is kept besides; null: the last one alone"
+    )
 
 
 class ProofSection(Section):

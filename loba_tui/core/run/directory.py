@@ -74,6 +74,8 @@ class RunDir:
     changes = FileBelow("steering.json")  # what was changed while the run went on, and when
     checkpoints = FolderBelow("checkpoints")  # the folder of `step-000100/` folders
     samples = FolderBelow("samples")  # the folder of picture strips
+    best = FolderBelow("best")  # the folder of the adapter of the best step so far
+    best_adapter = FileBelow("best", "adapter.safetensors")
     adapter_dir = FolderBelow("adapter")  # the folder of the finished adapter and its report
     adapter = FileBelow("adapter", "adapter.safetensors")  # in diffusers/PEFT keys
     adapter_kohya = FileBelow("adapter", "adapter.kohya.safetensors")  # in kohya keys

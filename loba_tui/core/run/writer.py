@@ -108,7 +108,7 @@ class RunWriter(Records):
         except OSError as error:
             raise unwritable(run_dir.path, error) from error
         writer = cls(run_dir, owner.acquire(run_dir.lock), redactor or Redactor())
-        for folder in (run_dir.folder, run_dir.samples, run_dir.adapter_dir):
+        for folder in (run_dir.folder, run_dir.samples, run_dir.adapter_dir, run_dir.best):
             folder.discard_staged()
         writer.status(phase="starting", oom_kills=owner.oom_kills())
         writer._heart.start()

@@ -25,6 +25,7 @@ from loba_tui.core.program.sampling.run_strips import StripDrawer
 from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.training.checkpoint import Checkpoint
 from loba_tui.core.program.training.memory import memory_mib
+from loba_tui.core.program.validation.best import RunResult
 
 
 @dataclass
@@ -102,6 +103,11 @@ class SolvedRun:
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Lend the weights to draw, measure and export: those that are there."""
         return nullcontext()
+
+    @property
+    def result(self) -> RunResult:
+        """The weights that are there: no step was chosen."""
+        return RunResult(self.step, self.averaged_weights)
 
     def load_newest(
         self, *, allow_inexact: bool | None = None

@@ -40,7 +40,9 @@ class Part:
         if name != "adapter":
             return name
         folder = self.path.parent
-        return _STAMP.sub("", folder.parent.name if folder.name == "adapter" else folder.name)
+        return _STAMP.sub(
+            "", folder.parent.name if folder.name in ("adapter", "best") else folder.name
+        )
 
 
 class SeveralScales:

@@ -24,7 +24,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.program.evaluation.slider_effect import Measurement
-from loba_tui.core.recipe.measure_models import measure_models
+from loba_tui.core.recipe.measure_models import chosen_measures, measure_models
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.recipe.sections.method import Choice, Preserved
 
@@ -108,7 +108,7 @@ def check_measures(recipe: Recipe, plugins: Plugins) -> None:
     Raises:
         RecipeError: If an option's value cannot be used.
     """
-    for choice in filter(None, (recipe.proof.measure, *recipe.proof.preserve)):
+    for _, choice in chosen_measures(recipe):
         _make_measure(choice, plugins, _CPU)
 
 

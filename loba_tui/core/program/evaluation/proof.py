@@ -54,7 +54,7 @@ def prove(
     progress: Progress | None = None,
     *,
     plugins: Plugins,
-    ended_early: str | None = None,
+    remark: str | None = None,
     calibration: Calibration | None = None,
     attacks: Attacks | None = None,
 ) -> Report:
@@ -65,7 +65,7 @@ def prove(
     Args:
         embeds: Of the proof's prompts, the negative prompt, and all prompts of the concepts.
         progress: Told how many images are drawn, of how many.
-        ended_early: Why training ended itself, to be said in the report.
+        remark: Of how training ended and which step it is of, to be said in the report.
         calibration: What the adapter was calibrated to, to be held against these prompts.
         attacks: What was tried to bring an erased concept back; its pictures are written too.
     """
@@ -80,7 +80,7 @@ def prove(
             run_dir.samples.file(ATTACK_STRIP).replace(examples_png(attacks))
     details = _details(container, recipe, grid)
     report = make_report(
-        recipe.name, figures, details=details, calibration=calibration, remark=ended_early
+        recipe.name, figures, details=details, calibration=calibration, remark=remark
     )
     shown = spread(range(len(grid.prompts)), MAX_STRIP_PROMPTS)
     few = replace(grid, prompts=[grid.prompts[i] for i in shown])

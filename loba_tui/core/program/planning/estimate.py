@@ -47,6 +47,7 @@ from loba_tui.core.program.planning.state_sizes import optimizer_state_bytes
 from loba_tui.core.program.planning.validation_rows import validation_rows
 from loba_tui.core.program.training.parameter_groups import parameter_groups
 from loba_tui.core.program.trajectories.held_out import BATCH_SIZE
+from loba_tui.core.program.validation.drawn_figure import images_of_best
 from loba_tui.core.recipe.schema import Recipe
 
 MARGIN = 0.08
@@ -272,7 +273,8 @@ def _disk(
     calls: MethodCalls,
 ) -> Disk:
     train, save, sample = recipe.train, recipe.save, recipe.sample
-    checkpoint = 4 * trained + state + calls.state_bytes
+    has_best = save.best is not None and trained > 0
+    checkpoint = 4 * trained * (2 if has_best else 1) + state + calls.state_bytes
     # Names, shapes and offsets in headers: of the weights, and about three times in the optimizer.
     checkpoint += _HEADER_BYTES * 4 * num_tensors + _PLAIN_STATE_BYTES
     num_saved = train.steps // save.every if save.every else 1
@@ -289,6 +291,7 @@ def _disk(
         files = size_of_files(4 * adapter, configs["default"])
     else:  # text encoders alone are changed: by a LoRA that is trained, or by what is computed
         files = 2 * 4 * adapter or _text_file_bytes(container)
+    files *= 2 if has_best else 1
     return Disk(
         checkpoint=checkpoint,
         checkpoints=checkpoints,
@@ -312,7 +315,7 @@ def _work(recipe: Recipe, networks: Networks) -> Work:
     pictures *= 1 + (num_steps // sample.every if sample.every else 0)
     if recipe.proof.enabled:
         pictures += len(recipe.proof_prompts) * len(recipe.proof.seeds) * (scales + 1)
-    pictures += expected_images(recipe)
+    pictures += expected_images(recipe) + (images_of_best(recipe) if num_steps else 0)
     rows = pictures * sample.steps * sample.rows_per_image + most_rows(recipe)
     evaluated = validation_rows(recipe, calls)
     extra_steps = int(recipe.adapter.init == "gradient" and num_steps > 0)

@@ -11,6 +11,7 @@ from torch import nn
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.steering.boundary import Steered, Steering
 from loba_tui.core.program.training.checkpoint import Checkpoint
+from loba_tui.core.program.validation.best import RunResult
 
 
 class AdapterRun(Steered, Protocol):
@@ -41,6 +42,10 @@ class AdapterRun(Steered, Protocol):
     @property
     def stop_reason(self) -> str | None:
         """Why its checks say that no more steps are needed; None where they do not."""
+
+    @property
+    def result(self) -> RunResult:
+        """The adapter that is exported and proven."""
 
     def run(self, until: int | None = None) -> None:
         """Make the steps that are left, or those until `until` are done.

@@ -81,6 +81,8 @@ class RunFingerprint:
         if recipe.validation is not None:
             left_out = {"sources": {"__all__": {"path", "masks"}}}
             dumped["validation"] = recipe.validation.model_dump(mode="json", exclude=left_out)
+        if recipe.save.best is not None:
+            dumped["best"] = recipe.save.best.model_dump(mode="json", exclude={"use"})
         computed_by = _machine(accelerator, dtype)
         computed_by |= {f"plugin {key}": sha256 for key, sha256 in plugins.items()}
         return cls(dumped, computed_by)

@@ -23,6 +23,7 @@ from loba_tui.core.program.training.gradient_start import GradientStart
 from loba_tui.core.program.training.optimizer_state import export_state, import_state
 from loba_tui.core.program.training.run_fingerprint import RunFingerprint
 from loba_tui.core.program.trajectories.predictions import ForwardCounter
+from loba_tui.core.program.validation.best import BestAdapter
 from loba_tui.core.program.validation.record import Validation
 from loba_tui.core.run.changes import ChangeRecord
 
@@ -39,6 +40,7 @@ class TrainerParts:
         average: Of the weights; None where those of the last step are the result.
         early_stop: Checks what the adapter does; None checks nothing.
         validation: Evaluates the loss on what is held out; None evaluates nothing.
+        best: Keeps the adapter of the best step; None keeps none.
         init_from: The file whose weights it began with, as `begin_with` tells; None for none.
         text: Text encoders that are trained; None where the denoiser alone is.
         gradient_start: Sets the adapter's first weights in the first step; None leaves them.
@@ -59,6 +61,7 @@ class TrainerParts:
     average: MovingAverage | None
     early_stop: EarlyStop | None
     validation: Validation | None = None
+    best: BestAdapter | None = None
     init_from: Mapping[str, Any] | None = None
     text: TrainedText | None = None
     gradient_start: GradientStart | None = None
@@ -86,6 +89,8 @@ def checkpoint_of(
     parted = {"adapter": weights, "optimizer": tensors, "method": method_state}
     if average is not None:
         parted["ema"] = average.tensors()
+    if parts.best is not None:
+        parted["best"] = parts.best.tensors
     return Checkpoint(
         step=step,
         tensors=parted,
@@ -93,6 +98,7 @@ def checkpoint_of(
             **({} if average is None else {"ema": average.num_steps}),
             **({} if parts.early_stop is None else {"looks": parts.early_stop.state()}),
             **({} if parts.validation is None else {"validation": parts.validation.state()}),
+            **({} if parts.best is None else {"best": parts.best.state()}),
             **({} if init_from is None else {"init_from": dict(init_from)}),
             "optimizer": plain,
             "forwards": parts.counter.rows,
@@ -129,6 +135,8 @@ def restore(parts: TrainerParts, checkpoint: Checkpoint, *, allow_inexact: bool)
         parts.early_stop.load_state(state["looks"])
     if parts.validation is not None:
         parts.validation.load_state(state["validation"])
+    if parts.best is not None:
+        parts.best.load(state["best"], checkpoint.tensors["best"], parts.parameters)
     parts.method.load_state(checkpoint.tensors["method"])
     parts.counter.rows = state["forwards"]
     if parts.accelerator.scaler is not None and state.get("scaler"):

@@ -16,6 +16,7 @@ from loba_tui.core.program.training.gradient_start import GradientStart
 from loba_tui.core.program.training.memory import memory_mib
 from loba_tui.core.program.training.optimizer_state import averaged_weights
 from loba_tui.core.program.training.state import TrainerParts, checkpoint_of, restore
+from loba_tui.core.program.validation.best import RunResult
 from loba_tui.core.recipe.schema import TrainSection
 from loba_tui.core.run.directory import checkpoint_name
 
@@ -92,6 +93,7 @@ class Trainer:
         self.step += 1
         seconds = round(time.perf_counter() - begin, 6)
         figures |= self._check_efficacy() | self._validate()
+        figures |= self._keep_best(figures)
         memory = memory_mib(self._parts.accelerator.device)
         self._records.metric(step=self.step, seconds=seconds, memory_mib=memory, **figures)
 
@@ -131,6 +133,20 @@ class Trainer:
             self._records.event("overfitting", step=self.step, message=message)
         self._records.status(phase="training", validation_loss=found.sentence())
         return found.metrics()
+
+    def _keep_best(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """Keep the adapter where its figure is the best so far; return one that was drawn."""
+        best = self._parts.best
+        if best is None:
+            return {}
+        with self.averaged_weights():
+            drawn = best.draw(self.scale, self.step, is_last=self.is_done)
+            is_best = best.consider(self.step, {**figures, **drawn}, self.parameters)
+        if is_best:
+            by = best.section.by
+            self._records.event("best", step=self.step, by=by, figure=best.figure)
+            self._records.status(best=best.sentence())
+        return drawn
 
     def _one_step(self) -> dict[str, float]:
         """Run one optimizer step, and return its figures; the weights stay where it is bad."""
@@ -275,6 +291,13 @@ class Trainer:
             return self._parts.average.lent()
         return averaged_weights(self._parts.optimizer, self._parts.parameters.values())
 
+    @property
+    def result(self) -> RunResult:
+        """The adapter of the best step where the recipe asks for it, else that of the last."""
+        last = RunResult(self.step, self.averaged_weights, remark=self.ended_early)
+        best = self._parts.best
+        return last if best is None else best.result(last, self.parameters)
+
     def load_newest(
         self, *, allow_inexact: bool | None = None
     ) -> tuple[Checkpoint | None, list[str]]:
@@ -294,6 +317,8 @@ class Trainer:
                     f"the checkpoint of step {checkpoint.step} is not one of this run: {error}",
                     "Start the run anew; its checkpoints are kept.",
                 ) from error
+        elif self._parts.best is not None:
+            self._parts.best.forget()
         return checkpoint, skipped
 
     def _restore(self, checkpoint: Checkpoint) -> None:

@@ -28,6 +28,7 @@ CHOICES: tuple[tuple[Path, str], ...] = (
     (("sample", "noise"), "noise"),
     (("proof", "measure"), "measures"),
     (("proof", "preserve"), "measures"),
+    (("save", "best", "measure"), "measures"),
 )
 
 
@@ -52,7 +53,7 @@ def chosen_drop_ins(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for path, kind in CHOICES:
         node: Any = recipe
         for step in path:
-            node = getattr(node, str(step))
+            node = getattr(node, str(step), None)
         for choice in node if isinstance(node, tuple) else (node,):
             if isinstance(choice, Choice):
                 yield kind, choice.name

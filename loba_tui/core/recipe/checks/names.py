@@ -22,7 +22,7 @@ def check_names(tree: Node) -> Iterator[Problem]:
     for section in ("data", "validation"):
         for index, _ in enumerate(tree.items_at((section, "sources"))):
             paths += [(section, "sources", index, key) for key in ("path", "masks")]
-    measures: list[Path] = [("proof", "measure")]
+    measures: list[Path] = [("proof", "measure"), ("save", "best", "measure")]
     measures += [
         ("proof", "preserve", index) for index, _ in enumerate(tree.items_at(("proof", "preserve")))
     ]

@@ -10,6 +10,7 @@ from loba_tui.core.option_types import describe_type
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.plugins.meant import meant_name
 from loba_tui.core.recipe.checks.attacks import check_attacks
+from loba_tui.core.recipe.checks.best import check_best
 from loba_tui.core.recipe.checks.choices import chosen_in, described
 from loba_tui.core.recipe.checks.concepts import check_concepts, check_prompts
 from loba_tui.core.recipe.checks.data import check_data
@@ -67,6 +68,7 @@ def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Proble
     problems += [*check_init(tree, adapter), *check_text_alone(tree, method)]
     problems += [*check_calibrate(tree, method, adapter), *check_measures(tree, chosen, plugins)]
     problems += check_attacks(tree, recipe) if recipe is not None else ()
+    problems += check_best(tree, recipe, method)
     return (None if problems else recipe), _without_repeats(problems)
 
 

@@ -208,3 +208,16 @@ def test_evaluations_and_the_extra_step_are_counted(estimate: Estimate) -> None:
     gradient = estimator.estimate(recipe_of(adapter={"init": "gradient"})).work
     assert (plain.extra_steps, gradient.extra_steps) == (0, 1)
     assert gradient.flops == pytest.approx(plain.flops + plain.flops_per_step)
+
+
+def test_the_best_adapter_takes_disk_and_its_images_time(estimate: Estimate) -> None:
+    measured = {"by": "measured_rho", "every": 1, "measure": {"name": "shape_area"}}
+    best = estimate_of_best({"best": {**measured, "prompts": ["a square"], "seeds": [1, 2]}})
+    assert best.disk.checkpoint == estimate.disk.checkpoint + 4 * estimate.trained_parameters
+    assert best.disk.adapter == 2 * estimate.disk.adapter
+    # Two images of the base, and of scale 1 twice two, in one guided step each.
+    assert best.work.sample_rows == estimate.work.sample_rows + (2 + 2 * 2) * 2
+
+
+def estimate_of_best(save: dict[str, object]) -> Estimate:
+    return Estimator(CPU, plugins=SHIPPED).estimate(recipe_of(save=save))
