@@ -6,7 +6,7 @@ A hub model is named with its commit, so that what the cache has is taken withou
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -92,6 +92,19 @@ def to_download(model: MeasureModel) -> Download | None:
         return None
     count = _PARAMETERS.get(model.id)
     return Download(model, None if count is None else 4 * count)
+
+
+def most_bytes(models: Iterable[MeasureModel]) -> int:
+    """Return about what the largest takes in memory, where one at a time is loaded."""
+    return max(map(_weight_bytes, models), default=0)
+
+
+def _weight_bytes(model: MeasureModel) -> int:
+    """Return about what a model takes in memory; 0 where that is not known."""
+    folder = _here(model)
+    if folder is not None and (folder / WEIGHTS).is_file():
+        return (folder / WEIGHTS).stat().st_size
+    return 4 * _PARAMETERS.get(model.id, 0)
 
 
 def _here(model: MeasureModel) -> Path | None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
+from loba_tui.core.associate.image_models.files import most_bytes
 from loba_tui.core.associate.machine import dtype_name
 from loba_tui.core.associate.model_shapes import bytes_of, open_shapes, parameters_of
 from loba_tui.core.associate.sources.overrides import Overrides
@@ -48,6 +49,7 @@ from loba_tui.core.program.planning.validation_rows import validation_rows
 from loba_tui.core.program.training.parameter_groups import parameter_groups
 from loba_tui.core.program.trajectories.held_out import BATCH_SIZE
 from loba_tui.core.program.validation.drawn_figure import images_of_best
+from loba_tui.core.recipe.measure_models import measure_models
 from loba_tui.core.recipe.schema import Recipe
 
 MARGIN = 0.08
@@ -221,7 +223,8 @@ class Estimator:
         rows = max(settings.batch_size * settings.rows_per_image, BATCH_SIZE * looks)
         drawing = networks.denoiser_cost(Call(rows, with_grad=False)).peak_bytes
         drawing = max(drawing, networks.decode_cost(settings.batch_size).peak_bytes)
-        sampling = sample_weights + resident + drawing
+        reading = most_bytes(measure_models(recipe, self.plugins))
+        sampling = sample_weights + resident + max(drawing, reading)
         embeds = networks.embeds_bytes * len(prompts_of(recipe))
         loading = (max(sizes.values()) if offloaded else total) + embeds
         peak = max(training, sampling, loading)
