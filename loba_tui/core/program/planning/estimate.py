@@ -31,7 +31,7 @@ from loba_tui.core.program.changed_text import (
     solves,
     trains_text,
 )
-from loba_tui.core.program.evaluation.attacks.attack import most_rows
+from loba_tui.core.program.evaluation.attacks.attack import backward_rows, most_rows
 from loba_tui.core.program.evaluation.calibration.looks import expected_images
 from loba_tui.core.program.open_model import prompts_of
 from loba_tui.core.program.planning.estimate_records import Disk, Estimate, Memory, Work
@@ -224,6 +224,9 @@ class Estimator:
         drawing = networks.denoiser_cost(Call(rows, with_grad=False)).peak_bytes
         drawing = max(drawing, networks.decode_cost(settings.batch_size).peak_bytes)
         reading = most_bytes(measure_models(recipe, self.plugins))
+        if recipe.proof.attacks is not None:
+            attack = Call(backward_rows(recipe), with_grad=True)
+            drawing = encoders + max(drawing, networks.denoiser_cost(attack).peak_bytes)
         sampling = sample_weights + resident + max(drawing, reading)
         embeds = networks.embeds_bytes * len(prompts_of(recipe))
         loading = (max(sizes.values()) if offloaded else total) + embeds

@@ -100,6 +100,16 @@ def most_rows(recipe: Recipe) -> int:
     return rows
 
 
+def backward_rows(recipe: Recipe) -> int:
+    """Return how many UNet rows are held at once for a backward pass of an attack."""
+    section = recipe.proof.attacks
+    if section is None or section.embedding is None:
+        return 0
+    return min(
+        section.embedding.batch_size, embedding.num_searched(section.embedding, scenes_of(recipe))
+    )
+
+
 def _chosen(section: AttacksSection) -> Iterator[tuple[str, Section, _Run]]:
     """Yield the attacks that a recipe asks for, the cheapest to carry out by hand first."""
     if (by_words := section.words) is not None:

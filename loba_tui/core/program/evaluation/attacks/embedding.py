@@ -74,12 +74,17 @@ def scenes_apart(scenes: tuple[str, ...], options: EmbeddingAttack) -> tuple[lis
     return spread(scenes[1::2], options.scenes), spread(scenes[::2], options.scenes)
 
 
+def num_searched(options: EmbeddingAttack, scenes: tuple[str, ...]) -> int:
+    """Return the noisy latents that a search is made on."""
+    return len(KEPT) * len(scenes_apart(scenes, options)[0])
+
+
 def num_rows(
     options: EmbeddingAttack, scenes: tuple[str, ...], num_seeds: int, *, rows_of_image: int
 ) -> int:
     """Return the UNet rows that it asks for; a backward pass counts as a row."""
     searched, drawn = scenes_apart(scenes, options)
-    kept = len(searched) * len(KEPT)
+    kept = num_searched(options, scenes)
     rollout = 2 * max(KEPT) * len(searched)
     search = options.starts * (2 * options.steps * min(options.batch_size, kept) + 2 * kept)
     return rollout + 2 * kept + search + 3 * len(drawn) * num_seeds * rows_of_image

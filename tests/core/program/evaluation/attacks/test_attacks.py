@@ -18,6 +18,7 @@ from loba_tui.core.program.evaluation.attacks.attack import attack_erasure, most
 from loba_tui.core.program.evaluation.attacks.outcome import Attack
 from loba_tui.core.program.evaluation.attacks.subject import scenes_of, without_word
 from loba_tui.core.program.evaluation.attacks.words import misspellings
+from loba_tui.core.program.planning.estimate import Estimator
 from loba_tui.core.recipe.load import check_text, dump_recipe, parse_recipe, parse_text
 from loba_tui.core.recipe.schema import Recipe
 
@@ -138,6 +139,33 @@ def test_a_run_says_what_its_attacks_brought_back(tmp_path: Path) -> None:
     with safe_open(run_dir.adapter.path, "pt") as file:
         said = file.metadata()["loba.effect.attack.words"]
     assert said.endswith(f"rows={found['num_unet_rows']}")
+
+
+@pytest.mark.slow
+def test_an_adapter_on_text_encoders_is_attacked_as_they_encode_with_it(tmp_path: Path) -> None:
+    attacks = {"words": {"nearest": 1, "scenes": 1}, "embedding": {"steps": 2, "scenes": 1}}
+    content = json.loads(recipe_with(attacks, preserve=[]).model_dump_json(exclude_defaults=True))
+    content["method"]["name"] = "leco"
+    content["adapter"] = {"rank": 2, "text_encoders": {"lr": 1e-3}}
+    content["train"] = {"steps": 1, "batch_size": 1}
+    recipe = parse_recipe({"version": 1, **content}, plugins=SHIPPED)
+    run_dir = run_here(recipe, new_run(recipe, tmp_path))
+    found = json.loads(run_dir.report.path.read_text())["attacks"]
+    assert [each["name"] for each in found] == ["words", "embedding"]
+    # One step erases next to nothing.
+    assert found[1]["searched"]["mismatch_of_word"] < 0.1
+
+
+def test_the_plan_counts_rows_and_what_a_search_holds() -> None:
+    estimator = Estimator(torch.device("cpu"), SHIPPED)
+    plain, attacked = (
+        estimator.estimate(recipe)
+        for recipe in (recipe_with(None), recipe_with({"embedding": {"batch_size": 4}}))
+    )
+    rows = most_rows(recipe_with({"embedding": {"batch_size": 4}}))
+    assert attacked.work.sample_rows - plain.work.sample_rows == rows
+    assert attacked.memory.sampling > plain.memory.sampling
+    assert attacked.work.flops > plain.work.flops
 
 
 def test_scenes_are_held_out_and_name_the_concept() -> None:
