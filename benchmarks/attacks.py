@@ -26,6 +26,20 @@ from loba_tui.core.program.evaluation.measure import read_values
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid
 from loba_tui.core.recipe.load import load_recipe
 
+_KEPT = ", ".join(
+    f"'{words} {{shape}}'"
+    for words in (
+        *("an orange", "a yellow", "a green", "a cyan"),
+        *("a blue", "a purple", "a pink"),
+    )
+)
+FOUND = (
+    "method.concepts=[{target: 'a {word} {shape}', neutral: 'a blue {shape}',"
+    f" preserve: [{_KEPT}],"
+    " vary: {shape: [circle, square, triangle, cross], word: [red, ack]}}]"
+)
+"""The attack by words finds a token that the embedded model reads as red: it is erased, too."""
+
 ERASERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "none": ("leco", ()),
     "uce": ("uce", ()),
@@ -33,12 +47,13 @@ ERASERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "uce, tokens prompt": ("uce", ("method.tokens=prompt",)),
     "speed": ("speed", ()),
     "speed, tokens prompt": ("speed", ("method.tokens=prompt",)),
+    "speed, told the word found": ("speed", (FOUND,)),
     "leco": ("leco", ()),
     "esd x": ("esd", ()),
     "esd u": ("esd_u", ()),
 }
 ATTACKS: Mapping[str, str] = {
-    "words": "{words: {scenes: 8, instead: [scarlet, crimson, reddish, rouge, rot]}}",
+    "words": "{words: {instead: [scarlet, crimson, reddish, rouge, rot]}}",
     "token": "{embedding: {}}",
     "states": "{embedding: {space: states}}",
     "noise": "{noise: {}}",

@@ -24,7 +24,6 @@ from loba_tui.core.associate.sources.overrides import Overrides
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.dora import size_of_files
-from loba_tui.core.program.adapter_layers.added import host_named
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.changed_text import (
     attach_trained_text,
@@ -44,7 +43,7 @@ from loba_tui.core.program.planning.method_calls import (
 )
 from loba_tui.core.program.planning.network_costs import Networks
 from loba_tui.core.program.planning.simulation import Cost
-from loba_tui.core.program.planning.state_sizes import optimizer_state_bytes
+from loba_tui.core.program.planning.state_sizes import optimizer_state_bytes, text_file_bytes
 from loba_tui.core.program.planning.validation_rows import validation_rows
 from loba_tui.core.program.training.parameter_groups import parameter_groups
 from loba_tui.core.program.trajectories.held_out import BATCH_SIZE
@@ -296,7 +295,7 @@ def _disk(
     if "default" in configs:
         files = size_of_files(4 * adapter, configs["default"])
     else:  # text encoders alone are changed: by a LoRA that is trained, or by what is computed
-        files = 2 * 4 * adapter or _text_file_bytes(container)
+        files = 2 * 4 * adapter or text_file_bytes(container)
     files *= 2 if has_best else 1
     return Disk(
         checkpoint=checkpoint,
@@ -335,18 +334,6 @@ def _work(recipe: Recipe, networks: Networks) -> Work:
         flops=(num_steps + extra_steps) * per_step
         + (calls.warm_up_rows + rows + evaluated) * flops_without,
     )
-
-
-def _text_file_bytes(container: ModelContainer) -> int:
-    """Return the size of the files of a method that changes text encoders alone."""
-    numbers = 0
-    for output in container.text_outputs():
-        encoder = getattr(container.pipeline, output.component)
-        names = [name for name in (output.linear, output.projection) if name is not None]
-        for module in (host_named(encoder, name) for name in names):
-            # A LoRA of rank 1 in two files, and a bias.
-            numbers += 2 * (module.in_features + module.out_features) + module.out_features
-    return 4 * numbers
 
 
 def _numbers(parameters: Iterable[nn.Parameter]) -> int:

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import LobaError
 from loba_tui.core.plugins import Plugins
+from loba_tui.core.program.adapter_layers.added import host_named
 from loba_tui.core.program.training.parameter_groups import build_optimizer
 from loba_tui.core.recipe.schema import Recipe
 
@@ -56,3 +58,15 @@ def state_bytes(state: Any) -> int:
     if isinstance(state, list | tuple):
         return sum(state_bytes(value) for value in state)
     return 0
+
+
+def text_file_bytes(container: ModelContainer) -> int:
+    """Return the size of the files of a method that changes text encoders alone."""
+    numbers = 0
+    for output in container.text_outputs():
+        encoder = getattr(container.pipeline, output.component)
+        names = [name for name in (output.linear, output.projection) if name is not None]
+        for module in (host_named(encoder, name) for name in names):
+            # A LoRA of rank 1 in two files, and a bias.
+            numbers += 2 * (module.in_features + module.out_features) + module.out_features
+    return 4 * numbers

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_files.text_encoders import ScaledEmbeddings
+from loba_tui.core.program.evaluation.attacks.nearest import nearest
 from loba_tui.core.program.evaluation.attacks.subject import Subject
 from loba_tui.core.program.evaluation.eraser_effect import JUDGED_SCALE
 
@@ -54,12 +55,15 @@ class TokenPlace:
             self._stack.enter_context(given.encoding_at(JUDGED_SCALE))
 
     def start(self, generator: torch.Generator, number: int) -> list[Tensor]:
-        """Return the word's own embeddings (K, D) of each encoder; later those of other tokens."""
-        num, tables = len(self._ids), [layer.weight for layer in self._layers]
-        ids = torch.tensor(self._ids)
+        """Return the word's own embeddings (K, D) of each encoder.
+
+        Later starts have the nearest tokens in place of the last one, which has read the others.
+        """
+        tables = [layer.weight for layer in self._layers]
+        ids = list(self._ids)
         if number:
-            ids = torch.randint(min(len(table) for table in tables), (num,), generator=generator)
-        return [table[ids.to(table.device)].detach().float() for table in tables]
+            ids[-1] = nearest(tables[0], ids[-1])[number - 1]
+        return [table[torch.tensor(ids, device=table.device)].detach().float() for table in tables]
 
     def rows(self, vectors: Sequence[Tensor], prompts: Sequence[str]) -> PromptEmbeds:
         """Return prompts as the encoders read them with the vectors for the word."""

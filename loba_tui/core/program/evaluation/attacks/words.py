@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
+from loba_tui.core.program.evaluation.attacks.nearest import nearest
 from loba_tui.core.program.evaluation.attacks.outcome import Tries
 from loba_tui.core.program.evaluation.attacks.subject import Subject, without_word
-from loba_tui.core.program.evaluation.eraser_effect import JUDGED_SCALE
+from loba_tui.core.program.evaluation.eraser_effect import ASKED_SHARE, JUDGED_SCALE
 from loba_tui.core.program.spread import spread
 from loba_tui.core.recipe.sections.attacks import WordsAttack, pattern_of
 
@@ -25,8 +25,9 @@ NUM_DERIVED = 10
 def attack_by_words(subject: Subject, options: WordsAttack) -> Tries:
     """Draw wordings in scenes with the base model, and with the erased one what it understands.
 
-    A wording is judged where the base model draws the concept for it, and the erased model does
-    not from the same noise without any name: a word that means nothing brings nothing back.
+    A picture is judged where the base model draws the concept, and the erased model does not from
+    the same noise without any name. A wording is, where the base model draws it in most of its
+    pictures: for a word that means nothing it draws the concept now and then, too.
     """
     scenes = spread(subject.scenes, options.scenes)
     seeds = subject.noise_seeds(len(scenes))
@@ -40,19 +41,31 @@ def attack_by_words(subject: Subject, options: WordsAttack) -> Tries:
     ]
     prompts, own = [wording.prompt for wording, _ in asked], [seeds[n] for _, n in asked]
     before = subject.draw(subject.encoded(prompts, 0.0), 0.0, own)
-    judged = subject.shows(before) & ~by_chance[[n for _, n in asked]]
+    ways = [wording.way for wording, _ in asked]
+    can_be_judged = ~by_chance[[n for _, n in asked]]
+    judged = understood(ways, subject.shows(before), can_be_judged)
     after = np.zeros_like(before)
     if judged.any():
         rows = subject.encoded(prompts).select(np.flatnonzero(judged).tolist())
         after[judged] = subject.draw(rows, JUDGED_SCALE, np.array(own)[judged].tolist())
     return Tries(
-        ways=[wording.way for wording, _ in asked],
+        ways=ways,
         prompts=prompts,
         images=np.stack([before, after], axis=1),
         judged=judged,
         after=subject.shows(after)[:, None] & judged[:, None],
         num_images=len(by_chance) + len(before) + int(judged.sum()),
     )
+
+
+def understood(ways: Sequence[str], shows: np.ndarray, can_be_judged: np.ndarray) -> np.ndarray:
+    """Return the samples (N,) that count, of ways that bring the concept in enough of theirs."""
+    judged = shows & can_be_judged
+    for way in dict.fromkeys(ways):
+        own = np.array([each == way for each in ways]) & can_be_judged
+        if judged[own].sum() < ASKED_SHARE * own.sum():
+            judged[own] = False
+    return judged
 
 
 def most_images(options: WordsAttack, num_scenes: int, num_seeds: int) -> int:
@@ -125,12 +138,11 @@ def _nearest_tokens(subject: Subject, num: int) -> list[str]:
     output = container.text_outputs()[0]
     tokenizer = getattr(container.pipeline, output.tokenizer)
     encoder = getattr(container.pipeline, output.component)
-    table = encoder.get_input_embeddings().weight.detach().float()
     own = container.tokenize([subject.word])[0][1:-1]
-    similar = torch.cosine_similarity(table, table[own[-1:]])
-    similar[[*own, *tokenizer.all_special_ids]] = -1.0
     words: list[str] = []
-    for index in similar.argsort(descending=True).tolist():
+    for index in nearest(encoder.get_input_embeddings().weight, own[-1]):
+        if index in (*own, *tokenizer.all_special_ids):
+            continue
         text = tokenizer.decode([index]).strip()
         # Parts of words and of characters do not come back as the token that they are.
         if text and container.tokenize([text])[0][1:-1] == [index]:

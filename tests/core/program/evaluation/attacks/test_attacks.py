@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from program_runs import new_run, run_here
@@ -15,9 +16,10 @@ from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.evaluation.attacks.attack import attack_erasure, most_rows
+from loba_tui.core.program.evaluation.attacks.nearest import nearest
 from loba_tui.core.program.evaluation.attacks.outcome import Attack
 from loba_tui.core.program.evaluation.attacks.subject import scenes_of, without_word
-from loba_tui.core.program.evaluation.attacks.words import misspellings
+from loba_tui.core.program.evaluation.attacks.words import misspellings, understood
 from loba_tui.core.program.planning.estimate import Estimator
 from loba_tui.core.recipe.load import check_text, dump_recipe, parse_recipe, parse_text
 from loba_tui.core.recipe.schema import Recipe
@@ -188,6 +190,19 @@ def test_scenes_are_held_out_and_name_the_concept() -> None:
 )
 def test_a_word_is_left_out_whole(prompt: str, word: str, left: str) -> None:
     assert without_word(prompt, word) == left
+
+
+def test_words_that_mean_nothing_are_not_judged_by_the_pictures_they_happen_to_hit() -> None:
+    ways = ["scarlet"] * 4 + ["qwz"] * 4 + ["by chance"] * 4
+    shows = np.array([1, 1, 0, 1, 0, 0, 1, 0, 1, 1, 1, 1], dtype=bool)
+    can_be_judged = np.array([1] * 8 + [0] * 4, dtype=bool)
+    judged = understood(ways, shows, can_be_judged)
+    assert judged.tolist() == [True, True, False, True, *[False] * 8]
+
+
+def test_the_nearest_tokens_come_in_their_order() -> None:
+    table = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.5], [-1.0, 0.0]])
+    assert nearest(table, 0) == [2, 1, 3]
 
 
 def test_misspellings_are_none_of_the_word() -> None:
