@@ -81,7 +81,7 @@ def ready(
     resolved = load_recipe(recipe, ["train.efficacy_every=0", *overrides], plugins=SHIPPED)
     records = LastFigures()
     data = open_data(resolved, records, lambda phase: None, SHIPPED)
-    captions = data.prompts() if data is not None else []
+    captions = data.all_prompts() if data is not None else []
     model = open_model(
         resolved,
         prompts=[*prompts_of(resolved), *captions],

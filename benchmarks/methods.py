@@ -28,11 +28,12 @@ import slider_trajectories
 
 from loba_tui.core.errors import LobaError
 from loba_tui.core.plugins import SHIPPED
+from loba_tui.core.program.adapter_files.provenance import provenance
 from loba_tui.core.program.evaluation.eraser_effect import Erasure
 from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.evaluation.report import Report
 from loba_tui.core.program.evaluation.slider_effect import Effect
-from loba_tui.core.program.finish import output_of, provenance
+from loba_tui.core.program.finish import output_of
 from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import RunDir
 
@@ -147,7 +148,7 @@ def line(subject: Subject, extra: list[str]) -> str:
         )
         written = output_of(ready.model, trainer).write(
             run_dir.adapter_dir,
-            provenance(recipe, container, trainer.step, ChangeRecord(), SHIPPED),
+            provenance(recipe, container, trainer.step, ChangeRecord(), SHIPPED, done=trainer.step),
         )
     cells = [
         subject.name,

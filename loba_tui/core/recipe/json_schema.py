@@ -23,7 +23,7 @@ def recipe_schema(plugins: Plugins) -> dict[str, Any]:
     for path, kind in CHOICES:
         owner = schema
         for step in path[:-1]:
-            owner = definitions[owner["properties"][step]["$ref"].rsplit("/", 1)[-1]]
+            owner = definitions[_reference(owner["properties"][step])]
         key = str(path[-1])
         # Each section gets a definition of its own: the shared Choice knows no drop-ins.
         name = "".join(part.capitalize() for part in (*map(str, path), "choice"))

@@ -194,6 +194,27 @@ def test_long_and_weighted_prompts_and_wildcards_are_carried(tmp_path: Path) -> 
     assert "225 tokens at most" in found.text
 
 
+def test_a_validation_split_is_held_out(tmp_path: Path) -> None:
+    flags = (
+        "--validation_split",
+        "0.1",
+        "--validation_seed",
+        "3",
+        "--validate_every_n_steps",
+        "25",
+    )
+    recipe, found = imported([], *KOHYA, "--train_data_dir", "d", *flags)
+    assert recipe.validation is not None
+    assert (recipe.validation.share, recipe.validation.seed, recipe.validation.every) == (
+        0.1,
+        3,
+        25,
+    )
+    recipe, found = imported([], *KOHYA, "--train_data_dir", "d", *flags[2:])
+    assert recipe.validation is None
+    assert "nothing is held out without validation_split" in found.text
+
+
 @pytest.mark.parametrize(
     ("words", "rate", "components"),
     [

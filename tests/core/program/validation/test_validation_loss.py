@@ -17,7 +17,8 @@ from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import read_adapter
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.validation.record import Evaluation, Validation
-from loba_tui.core.recipe.load import parse_recipe
+from loba_tui.core.recipe.data_paths import portable
+from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
 from loba_tui.core.recipe.problems import ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
@@ -255,6 +256,18 @@ def test_what_cannot_be_held_out_of_concepts_is_refused() -> None:
             },
             plugins=SHIPPED,
         )
+
+
+def test_paths_of_held_out_images_are_treated_as_those_of_training(tmp_path: Path) -> None:
+    recipe = finetuning(tmp_path, Path("train"), {"sources": [{"path": "held", "masks": "m"}]})
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+    loaded = load_recipe(tmp_path / "recipe.yaml", plugins=SHIPPED)
+    assert loaded.validation is not None
+    (source,) = loaded.validation.sources
+    assert (source.path, source.masks) == (str(tmp_path / "held"), str(tmp_path / "m"))
+    carried = portable(loaded).validation
+    assert carried is not None
+    assert (carried.sources[0].path, carried.sources[0].masks) == ("held", "m")
 
 
 def record_of(*losses: float, training: float | None = 1.0) -> Validation:

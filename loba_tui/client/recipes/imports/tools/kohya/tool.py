@@ -106,6 +106,7 @@ class Kohya:
             steps = None
         else:
             samples = data.read_data(settings, draft, files, config)
+            _read_validation(settings, draft)
             steps = times.read_length(settings, draft, samples)
         times.read_schedule(settings, draft)
         times.read_samples(settings, draft, files, config, steps)
@@ -237,6 +238,21 @@ def _read_training(settings: Settings, draft: Draft) -> None:
             note = f"{value:g} of 1000"
             origin = settings.origin("min_timestep" if key == "low" else "max_timestep")
             draft.put(f"scheduler.timestep.{key}", value / 1000, origin, note)
+
+
+def _read_validation(settings: Settings, draft: Draft) -> None:
+    """Put which images are held out, and how often the loss on them is evaluated."""
+    share = settings.number("validation_split")
+    if not share:
+        keys = ("validation_split", "validation_seed", "validate_every_n_steps")
+        settings.leave(keys, "nothing is held out without validation_split")
+        return
+    note = "which images these are follows from their pixels here"
+    draft.put("validation.share", share, settings.origin("validation_split"), note)
+    for theirs, ours in (("validation_seed", "seed"), ("validate_every_n_steps", "every")):
+        draft.put(f"validation.{ours}", settings.whole(theirs), settings.origin(theirs))
+    settings.leave(["max_validation_steps"], "validation.most is how many images are evaluated")
+    settings.leave(["validate_every_n_epochs"], "write validation.every, in steps")
 
 
 def _put_optimizer(settings: Settings, draft: Draft) -> None:
