@@ -16,6 +16,7 @@ from loba_tui.commands.adapter_files import adapter_app
 from loba_tui.commands.adapters import evaluate, interfere, merge, sample
 from loba_tui.commands.cache.app import cache_app
 from loba_tui.commands.check import doctor, plan, validate
+from loba_tui.commands.erase import erase
 from loba_tui.commands.exports import export, extract
 from loba_tui.commands.plugins import plugins_app
 from loba_tui.commands.push import push
@@ -60,7 +61,7 @@ app = typer.Typer(
 for command in (merge, interfere, tui, push, validate, plan, run, replay, sample):
     app.command()(command)
 app.command("eval")(evaluate)
-for command in (export, extract, doctor):
+for command in (erase, export, extract, doctor):
     app.command()(command)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(adapter_app, name="adapter")

@@ -42,7 +42,7 @@ def recipe_new(
     path = out or Path(f"{name}.yaml")
     plugins = user_plugins()
     text = new_recipe(name, method=method, file=str(path), plugins=plugins)
-    _write_new(path, text)
+    write_new(path, text)
     say(path)
 
 
@@ -79,7 +79,7 @@ def recipe_migrate(
         if plain(text, "\n\t") != text:
             say("characters that a terminal might obey are left out; --out keeps them", err=True)
     else:
-        _write_new(out, text)
+        write_new(out, text)
         say(out)
     # The old file's mistakes are the new file's: they are told, but the text is still of use.
     plugins = user_plugins()
@@ -120,7 +120,7 @@ def recipe_import(
     if out is None:
         echo_text(imported.text)
     else:
-        _write_new(out, imported.text)
+        write_new(out, imported.text)
         say(out)
     echo_lines(table_lines(imported.draft), err=True)
 
@@ -147,7 +147,7 @@ def recipe_diff(
         say("the same", err=True)
 
 
-def _write_new(path: Path, text: str) -> None:
+def write_new(path: Path, text: str) -> None:
     """Write a file that must not exist yet."""
     try:
         with path.open("x", encoding="utf-8") as file:

@@ -26,12 +26,16 @@ def result_lines(run_dir: RunDir, events: Sequence[Event]) -> list[str]:
     newest = [strip for strip in strips if strip.name in sampled[-1:]] or strips
     found += [("strip", strip) for strip in newest[-1:]]
     found += [("report", run_dir.report), ("picture", run_dir.report_picture)]
+    found += [("costs", run_dir.costs), ("picture", run_dir.costs_picture)]
     lines = [f"{label:11}{shorten(each.path)}" for label, each in found if each.is_there()]
     told = [e.data.get("notes") for e in events if e.kind == "exported"][-1:]
     lines += [
         f"{'note':11}{clean(note)}" for notes in told if isinstance(notes, list) for note in notes
     ]
     report = RunReader(run_dir).report()
+    if report is None:  # which says the same
+        costs = [e.data.get("sentences") for e in events if e.kind == "costs"][-1:]
+        lines += [f"  {clean(s)}" for each in costs if isinstance(each, list) for s in each]
     if report is not None:
         lines.append(f"{'measured':11}{clean(report.get('outcome', 'unknown'))}")
         verdict = report.get("verdict")

@@ -14,6 +14,7 @@ from loba_tui.core.program.adapter_files.outputs import AdapterOutput, DenoiserO
 from loba_tui.core.program.adapter_files.provenance import provenance
 from loba_tui.core.program.adapter_layers.factor import check_linear
 from loba_tui.core.program.adapter_layers.trained_text import trained_text
+from loba_tui.core.program.closed_form.solved_run import SolvedRun
 from loba_tui.core.program.closed_form.solved_text import SolvedText
 from loba_tui.core.program.evaluation.attacks.attack import attack_erasure
 from loba_tui.core.program.evaluation.attacks.outcome import Attacks
@@ -23,6 +24,8 @@ from loba_tui.core.program.evaluation.calibration.looks import (
     calibration_grid,
     calibration_prompts,
 )
+from loba_tui.core.program.evaluation.costs.concept_costs import ConceptCosts
+from loba_tui.core.program.evaluation.costs.files import write_costs
 from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.open_model import OpenModel
 from loba_tui.core.program.sampling.images import Progress
@@ -38,7 +41,8 @@ def output_of(model: OpenModel, run: AdapterRun) -> AdapterOutput:
         return model.text
     text = trained_text(model.text)
     encoders = text.encoders if text is not None else {}
-    return DenoiserOutput(model.container.denoiser, encoders, run.parameters)
+    shares = run.shares if isinstance(run, SolvedRun) else ()
+    return DenoiserOutput(model.container.denoiser, encoders, run.parameters, shares)
 
 
 def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawer) -> None:
@@ -74,6 +78,7 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     kohya = str(run_dir.adapter_kohya) if run_dir.adapter_kohya.is_there() else None
     notes = output.notes(written)
     records.event("exported", path=str(run_dir.adapter), kohya=kohya, notes=notes)
+    costs = _costs(run)
     calibration = _calibrated(recipe, model, run, output)
     if calibration is not None:
         metadata |= _prefixed(keys.CALIBRATION_PREFIX, calibration.summary())
@@ -95,12 +100,22 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
         remark=run.result.remark,
         calibration=calibration,
         attacks=attacks,
+        costs=costs,
     )
     if report.calibration is not None:
         metadata |= _prefixed(keys.CALIBRATION_PREFIX, report.calibration.summary())
     metadata |= _prefixed(keys.EFFECT_PREFIX, report.summary())
     write()
     records.event("measured", outcome=report.outcome, verdict=list(report.verdict))
+
+
+def _costs(run: AdapterRun) -> ConceptCosts | None:
+    """Write what an edit does to its concepts and to other prompts, where a run knows that."""
+    costs = run.costs if isinstance(run, SolvedRun) else None
+    if costs is not None:
+        write_costs(costs, run.steering.context.run_dir)
+        run.steering.context.records.event("costs", sentences=list(costs.sentences()))
+    return costs
 
 
 def check_calibration(recipe: Recipe, model: OpenModel) -> None:

@@ -42,6 +42,8 @@ _NEWER_KEYS: tuple[tuple[Any, ...], ...] = (
     ("data", "captions", "wildcards", False),
     ("validation", None),
     ("save", "best", None),
+    ("method", "preserve", []),
+    ("method", "watch", []),
 )
 
 

@@ -83,6 +83,8 @@ class RunDir:
     adapter_peft = FolderBelow("adapter", "peft")
     report = FileBelow("adapter", "report.json")  # the measured effect
     report_picture = FileBelow("adapter", "report.png")  # the same as a picture
+    costs = FileBelow("adapter", "costs.csv")  # an edit's costs, by concept and by prompt
+    costs_picture = FileBelow("adapter", "costs.png")  # the same as a picture
     request = FileBelow("request.json")  # what a program that does not train was started with
 
     @property

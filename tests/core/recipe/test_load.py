@@ -317,6 +317,44 @@ def test_one_wrong_line_is_one_problem(tmp_path: Path, old: str, new: str, expec
     assert found[0].startswith(expected)
 
 
+SHARED = """\
+version: 1
+base_model: {id: x}
+method:
+  name: uce
+  concepts:
+    - {target: "{b}red", neutral: blue, vary: {b: ["a "]}}
+    - {target: green, neutral: blue}
+  preserve: [a square]
+  watch: [a cross]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("a square", '"{b}square"', "method.preserve.0: {b} has to be a key of every concept's"),
+        ("a cross", '"{c}"', "method.watch.0: {c} has to be a key of every concept's vary"),
+        ("a cross", '"a {"', "method.watch.0: a brace is not closed"),
+        ("a cross", '" "', "method.watch.0: the prompt is empty"),
+        ("name: uce", "name: leco", "method.watch: leco does not tell what it does to single"),
+    ],
+)
+def test_prompts_for_all_concepts_are_checked(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    assert not lines(tmp_path, SHARED)
+    (found,) = lines(tmp_path, SHARED.replace(old, new))
+    assert expected in found
+
+
+def test_a_placeholder_may_be_used_by_the_prompts_for_all_concepts_alone(tmp_path: Path) -> None:
+    text = SHARED.replace('"{b}red"', "red").replace(
+        "green, neutral: blue", 'green, neutral: blue, vary: {b: ["a ", "the "]}'
+    )
+    assert not lines(tmp_path, text.replace("a square", '"{b}square"'))
+
+
 @pytest.mark.parametrize("concepts", ["concepts: []", "concepts:", "scales: [1]"])
 def test_a_method_that_needs_concepts_says_so(tmp_path: Path, concepts: str) -> None:
     text = f"version: 1\nbase_model: {{id: x}}\nmethod:\n  name: text_slider\n  {concepts}\n"

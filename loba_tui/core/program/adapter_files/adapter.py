@@ -87,7 +87,7 @@ def write_adapter(
     layers: dict[str, LoraLayer] = {}
     if adapter_name in configs:  # text encoders may be all that is adapted
         config = configs[adapter_name].to_dict()
-        layers = _lora_layers(unet, adapter_name, config)
+        layers = lora_layers(unet, adapter_name, config)
     family = family_of(unet.config)
     theirs, lost = dict(metadata or {}), None
     in_text = {name: _encoder_layers(each, adapter_name) for name, each in encoders.items()}
@@ -201,7 +201,7 @@ def _encoder_layers(encoder: nn.Module, adapter_name: str) -> dict[str, LoraLaye
     }
 
 
-def _lora_layers(
+def lora_layers(
     unet: nn.Module, adapter_name: str, config: Mapping[str, Any]
 ) -> dict[str, LoraLayer]:
     """Return the adapter's layers by module name, in the UNet's order."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from loba_tui.core.program.adapter_files.adapter import write_adapter
 from loba_tui.core.program.adapter_files.dora import size_of_files
 from loba_tui.core.program.adapter_files.file import WrittenFile
 from loba_tui.core.program.adapter_files.notes import notes_of
+from loba_tui.core.program.adapter_files.shares import AdapterShare, write_shares
 from loba_tui.core.program.adapter_layers.factor import multiply_adapter
 
 
@@ -40,18 +41,24 @@ class AdapterOutput(Protocol):
 
 @dataclass(frozen=True)
 class DenoiserOutput:
-    """The adapter on a denoiser, if it has one, and LoRAs on text encoders by component."""
+    """The adapter on a denoiser, if it has one, and LoRAs on text encoders by component.
+
+    Attributes:
+        shares: The adapters that it is the sum of, which are written too.
+    """
 
     denoiser: nn.Module
     encoders: Mapping[str, nn.Module]
     parameters: Mapping[str, nn.Parameter]
+    shares: Sequence[AdapterShare] = ()
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the files for both kinds of tools."""
         weights = 4 * sum(parameter.numel() for parameter in self.parameters.values())
         config = self._config
-        return 2 * weights if config is None else size_of_files(weights, config)
+        whole = 2 * weights if config is None else size_of_files(weights, config)
+        return 2 * whole if self.shares else whole
 
     @property
     def _config(self) -> PeftConfig | None:
@@ -64,9 +71,18 @@ class DenoiserOutput:
             multiply_adapter(network, factor)
 
     def write(self, folder: OwnedFolder, metadata: Mapping[str, str]) -> dict[str, WrittenFile]:
-        """Write what `write_adapter` does."""
+        """Write what `write_adapter` does, and a file for each share."""
+        if self.shares:
+            write_shares(self.denoiser, self.shares, folder, metadata)
         return write_adapter(self.denoiser, folder, metadata=metadata, encoders=self.encoders)
 
     def notes(self, written: Mapping[str, WrittenFile]) -> list[str]:
         """Return what the adapter's kind comes to in other tools."""
-        return notes_of(self._config or LoraConfig(), written)
+        notes = notes_of(self._config or LoraConfig(), written)
+        if self.shares:
+            number = len(self.shares)
+            notes.append(
+                f"adapter-1of{number}.safetensors to adapter-{number}of{number}.safetensors erase "
+                "a share of the concepts each; adapter.safetensors is all of them."
+            )
+        return notes

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from loba_tui.core.program.closed_form.concept_costs import measure_costs, shares_by
+from loba_tui.core.program.adapter_files.shares import AdapterShare
 from loba_tui.core.program.closed_form.linear_edit import Edit
+from loba_tui.core.program.closed_form.measure_costs import measure_costs, shares_by
 from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
 from loba_tui.core.program.closed_form.solution import LayerUpdate, Solution, SolverParts
 from loba_tui.core.program.closed_form.state_update import StateUpdate
+from loba_tui.core.program.spread import spread
+
+_MOST_LAYERS = 16
+"""Of a cut edit, what so many layers leave undone is looked at."""
 
 
 def pairs_of(parts: SolverParts) -> list[Pair]:
@@ -44,22 +50,40 @@ def solution_of(
         figures: How well the edit does, for the metrics file.
     """
     projections = text_projections(parts.container)
-    layers = _layers(edit, reads, projections, rank, num_adapters)
+    groups = _groups(edit, num_adapters)
+    layers, ranks = _layers(edit, reads, projections, rank, groups)
     if not parts.names:
         return Solution(layers, figures=figures)
 
-    def said(prompts: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
-        return {label: torch.cat([states.said(p) for p in own]) for label, own in prompts.items()}
+    def heard(prompts: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+        return {label: torch.cat([states.heard(p) for p in own]) for label, own in prompts.items()}
 
     costs = measure_costs(
         edit,
         reads,
         concepts=parts.names,
-        preserved=said(parts.preserved),
-        watched=said(parts.watched),
+        preserved=heard(parts.preserved),
+        watched=heard(parts.watched),
         undone=None if rank is None else _undone(edit, layers, projections, len(parts.names)),
     )
-    return Solution(layers, figures={**figures, **costs.figures()}, costs=costs)
+    shares = [
+        AdapterShare(tuple(parts.names[index][0] for index in group), own)
+        for group, own in zip(groups, ranks, strict=True)
+    ]
+    return Solution(
+        layers,
+        figures={**figures, **costs.figures()},
+        costs=costs,
+        shares=tuple(shares) if len(shares) > 1 else (),
+    )
+
+
+def _groups(edit: Edit, num_adapters: int) -> list[list[int]]:
+    """Return the concepts of each adapter: neighbours, and of each about as many."""
+    concepts = sorted(set(edit.owners))
+    num_adapters = min(num_adapters, len(concepts))
+    bounds = [round(number * len(concepts) / num_adapters) for number in range(num_adapters + 1)]
+    return [concepts[first:end] for first, end in itertools.pairwise(bounds)]
 
 
 def _layers(
@@ -67,44 +91,39 @@ def _layers(
     reads: Tensor,
     projections: Mapping[str, nn.Linear],
     rank: int | None,
-    num_adapters: int,
-) -> dict[str, LayerUpdate]:
-    """Return the update of every layer, the ranks of the adapters one after another.
+    groups: Sequence[Sequence[int]],
+) -> tuple[dict[str, LayerUpdate], list[dict[str, tuple[int, int]]]]:
+    """Return the update of every layer, and which of its ranks are each group's.
 
-    Each adapter edits an even share of the concepts, by the rows that they have in the edit of all:
-    all together are that edit, and one alone leaves the other concepts as they were.
+    A group's part has the rows that its concepts have in the edit of all: all parts together are
+    that edit, and one alone leaves the other concepts as they were.
     """
-    shared = [StateUpdate.of(edit.changes[own], reads[own]) for own in _shares(edit, num_adapters)]
-    layers = {}
+    owners, layers = torch.tensor(edit.owners), {}
+    ranks: list[dict[str, tuple[int, int]]] = [{} for _ in groups]
+    own = [torch.isin(owners, torch.tensor(group)) for group in groups]
+    shared = [StateUpdate.of(edit.changes[rows], reads[rows]) for rows in own]
     for name, module in projections.items():
         factors = [update.of_layer(module.weight.detach(), rank) for update in shared]
+        bounds = [0, *itertools.accumulate(up.shape[1] for up, _ in factors)]
+        for group, bound in zip(ranks, itertools.pairwise(bounds), strict=True):
+            group[name] = bound
         layers[name] = LayerUpdate(
             up=torch.cat([up for up, _ in factors], dim=1),
             down=torch.cat([down for _, down in factors]),
-            parts=tuple(up.shape[1] for up, _ in factors),
         )
-    return layers
-
-
-def _shares(edit: Edit, num_adapters: int) -> list[list[int]]:
-    """Return which rows each adapter has: those of neighbouring concepts."""
-    concepts = sorted(set(edit.owners))
-    size = -(-len(concepts) // num_adapters)
-    groups = [concepts[start : start + size] for start in range(0, len(concepts), size)]
-    return [
-        [row for row, owner in enumerate(edit.owners) if owner in set(group)] for group in groups
-    ]
+    return layers, ranks
 
 
 def _undone(
     edit: Edit, layers: Mapping[str, LayerUpdate], projections: Mapping[str, nn.Linear], num: int
 ) -> list[float]:
-    """Return what share of each concept's change is left undone, in the mean over the layers."""
+    """Return what share of each concept's change is left undone, in the mean over some layers."""
     owners, total = torch.tensor(edit.owners), torch.zeros(num, dtype=torch.float64)
     states, changes = edit.states.float(), edit.changes.float()
-    for name, module in projections.items():
-        weight, update = module.weight.detach().float().cpu(), layers[name]
+    looked_at = spread(list(projections), _MOST_LAYERS)
+    for name in looked_at:
+        weight, update = projections[name].weight.detach().float().cpu(), layers[name]
         wanted = changes @ weight.T
         done = (states @ update.down.cpu().T) @ update.up.cpu().T
         total += torch.tensor(shares_by(owners, wanted - done, wanted, num))
-    return (total / max(1, len(projections))).tolist()
+    return (total / max(1, len(looked_at))).tolist()

@@ -66,12 +66,12 @@ def solve(
 ) -> StateUpdate:
     """Return the update W' − W that every layer shares, for the W' of Unified Concept Editing.
 
-    `edit_reads` has the arguments and the equation.
+    `edit_reads` has the arguments and the equation; here `kept` are states (K, D) of any kind.
     """
     reads = edit_reads(
         edit,
         preserved,
-        kept=kept,
+        kept=None if kept is None else row_space(kept),
         edit_weight=edit_weight,
         preserve_weight=preserve_weight,
         identity_weight=identity_weight,
@@ -111,7 +111,7 @@ def edit_reads(
     Args:
         edit: c_i and d_i.
         preserved: (M, D), r_j; None for none.
-        kept: (K, D), states z; None for none.
+        kept: (K, D), orthonormal rows that span the states z, from `row_space`; None for none.
         edit_weight: e.
         preserve_weight: p.
         identity_weight: λ, above 0.
@@ -120,10 +120,10 @@ def edit_reads(
     rows = [states * edit_weight**0.5]
     if preserved is not None and len(preserved):
         rows.append(preserved.double().cpu() * preserve_weight**0.5)
-    span = row_space(states.new_zeros(0, states.shape[1]) if kept is None else kept)
-    states, read = outside(states, span), outside(torch.cat(rows), span)
+    span = states.new_zeros(0, states.shape[1]) if kept is None else kept
+    solved = _inverse_m2(outside(states, span), torch.cat(rows), span, identity_weight)
     # Large weights leave rounding inside of the span.
-    return edit_weight * outside(_inverse_m2(states, read, identity_weight), span)
+    return edit_weight * outside(solved, span)
 
 
 def condensed(parts: Iterable[Tensor]) -> Tensor:
@@ -162,9 +162,8 @@ def outside(states: Tensor, span: Tensor, *, tolerance: float = 1e-6) -> Tensor:
     """
     if not len(span):
         return states
-    rest = states - (states @ span.T) @ span
-    # Once more: of a state that lies nearly inside, the first pass leaves rounding of its length.
-    rest = rest - (rest @ span.T) @ span
+    # Twice: of a state that lies nearly inside, one pass leaves rounding of its length.
+    rest = _without(_without(states, span), span)
     lengths = torch.linalg.norm(states, dim=1, keepdim=True)
     return rest * (torch.linalg.norm(rest, dim=1, keepdim=True) > tolerance * lengths)
 
@@ -211,13 +210,23 @@ def revived(states: Tensor, update: StateUpdate, layers: Tensor, *, weight: floa
     return torch.linalg.solve(weight * identity + crossed @ edited, wanted).T
 
 
-def _inverse_m2(states: Tensor, rows: Tensor, identity_weight: float) -> Tensor:
-    """Return (N, D) rows (M₂⁻¹ c)ᵀ for M₂ = λI + rowsᵀ rows."""
+def _inverse_m2(states: Tensor, rows: Tensor, span: Tensor, identity_weight: float) -> Tensor:
+    """Return (N, D) rows (M₂⁻¹ c)ᵀ for M₂ = λI + P rowsᵀ rows P, P projecting out of a span."""
     num_rows, width = rows.shape
     if num_rows >= width:
-        m2 = identity_weight * torch.eye(width, dtype=rows.dtype) + rows.T @ rows
+        products = rows.T @ rows
+        if len(span):
+            # Far fewer numbers than to project each row.
+            products = _without(_without(products, span).T, span)
+        m2 = products + identity_weight * torch.eye(width, dtype=rows.dtype)
         return torch.linalg.solve(m2, states.T).T
     # Woodbury: far fewer states than dimensions, as with SD-XL's 2048.
+    rows = outside(rows, span)
     small = identity_weight * torch.eye(num_rows, dtype=rows.dtype) + rows @ rows.T
     inner = torch.linalg.solve(small, rows @ states.T)
     return (states - inner.T @ rows) / identity_weight
+
+
+def _without(states: Tensor, span: Tensor) -> Tensor:
+    """Return states (N, D) less what of them lies in a span's orthonormal basis (R, D)."""
+    return states - (states @ span.T) @ span

@@ -21,7 +21,7 @@ Positions = Literal["concept", "end", "prompt", "all"]
 """Which tokens of a prompt are edited: those of the words that differ; the end token too, which has
 read the whole prompt; all of its words as well; or the padding too, which cross-attention reads."""
 
-_MOST_PADDING = 24
+_MOST_PADDING = 12
 """Of a prompt's padding, so many states are looked at."""
 
 
@@ -103,16 +103,18 @@ class PromptStates:
 
         They change little from one to the next, so that a prompt's own stand for more of them.
         """
-        parts = [self._none()]
-        for prompt in _preserve_prompts(concepts):
-            tail = self.of(prompt)[len(self._ids(prompt)) :]
-            taken = spread(range(len(tail)), _MOST_PADDING)
-            parts.append(tail[taken] * (len(tail) / max(1, len(taken))) ** 0.5)
-        return condensed(parts)
+        prompts = _preserve_prompts(concepts)
+        return condensed([self._none(), *map(self._padding, prompts)])
 
-    def said(self, prompt: str) -> Tensor:
-        """Return the states (T, D) of a prompt's words and of its end token."""
-        return self.of(prompt)[1 : len(self._ids(prompt))]
+    def heard(self, prompt: str) -> Tensor:
+        """Return rows (T, D) of as much length as all that a prompt has after its start token."""
+        words = self.of(prompt)[1 : len(self._ids(prompt))]
+        return torch.cat([words, self._padding(prompt)])
+
+    def _padding(self, prompt: str) -> Tensor:
+        tail = self.of(prompt)[len(self._ids(prompt)) :]
+        taken = spread(range(len(tail)), _MOST_PADDING)
+        return tail[taken] * (len(tail) / max(1, len(taken))) ** 0.5
 
     def of(self, prompt: str) -> Tensor:
         """Return a prompt's states (T, D), in float64 on the CPU."""

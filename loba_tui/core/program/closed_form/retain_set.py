@@ -8,6 +8,7 @@ what lies around them in directions that the layers hardly hear.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,6 +33,11 @@ class RetainSet:
     exact: Tensor
     near: Tensor
 
+    @cached_property
+    def span(self) -> Tensor:
+        """Orthonormal rows (K, D) that span the states that are kept exactly."""
+        return row_space(self.exact)
+
     def with_neighbours(self, layers: Tensor, length: float) -> RetainSet:
         """Return the same set with noise around the exact states kept as nearly as can be.
 
@@ -46,9 +52,14 @@ class RetainSet:
         return RetainSet(self.exact, torch.cat([self.near, quiet * each]))
 
 
-def room(states: Tensor, exact: Tensor) -> float:
-    """Return the least share of a state's length that lies outside of the states kept exactly."""
-    rest = outside(states, row_space(exact))
+def room(states: Tensor, span: Tensor) -> float:
+    """Return the least share of a state's length that lies outside of what is kept exactly.
+
+    Args:
+        states: (N, D).
+        span: (K, D), from `RetainSet.span`.
+    """
+    rest = outside(states, span)
     return float((torch.linalg.norm(rest, dim=1) / torch.linalg.norm(states, dim=1)).min())
 
 

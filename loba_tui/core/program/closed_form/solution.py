@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
-from loba_tui.core.program.closed_form.concept_costs import ConceptCosts
+from loba_tui.core.program.adapter_files.shares import AdapterShare
 from loba_tui.core.program.closed_form.state_update import StateUpdate
+from loba_tui.core.program.evaluation.costs.concept_costs import ConceptCosts
 from loba_tui.core.recipe.sections.method import Concept, MethodSection, label_of
 
 
@@ -54,7 +55,9 @@ class SolverParts:
             embeds=embeds,
             seed=seed,
             owners=method.expanded_from,
-            names=[(each.label, label_of(each.neutral or "")) for each in method.concepts],
+            names=[
+                (each.label, label_of(each.neutral or "") or "nothing") for each in method.concepts
+            ],
             preserved=method.preserved_prompts,
             watched=method.watched_prompts,
         )
@@ -62,15 +65,10 @@ class SolverParts:
 
 @dataclass(frozen=True)
 class LayerUpdate:
-    """A low-rank update W + up down of one linear layer; up is (out, r), down (r, in).
-
-    Attributes:
-        parts: The ranks of the parts that it consists of, one after another; empty: it is one.
-    """
+    """A low-rank update W + up down of one linear layer; up is (out, r), down (r, in)."""
 
     up: Tensor
     down: Tensor
-    parts: tuple[int, ...] = ()
 
     @property
     def rank(self) -> int:
@@ -113,12 +111,14 @@ class Solution:
         text: Changes of the text encoders, where it changes those instead.
         figures: How well it does what it was computed for, for the metrics file.
         costs: What it does concept by concept, and to other prompts; None where that is not told.
+        shares: The adapters that it is the sum of, where it is split into several.
     """
 
     layers: Mapping[str, LayerUpdate]
     text: TextSolution | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
     costs: ConceptCosts | None = None
+    shares: tuple[AdapterShare, ...] = ()
 
 
 @runtime_checkable

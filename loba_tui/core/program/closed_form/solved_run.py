@@ -16,11 +16,13 @@ from torch import nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.adapter_files.shares import AdapterShare
 from loba_tui.core.program.adapter_layers.kinds import tuner_layers
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.adapter_layers.text_encoders import name_in_files
 from loba_tui.core.program.closed_form.solution import LayerUpdate, Solution, Solver
 from loba_tui.core.program.closed_form.solved_text import SolvedText
+from loba_tui.core.program.evaluation.costs.concept_costs import ConceptCosts
 from loba_tui.core.program.sampling.run_strips import StripDrawer
 from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.training.checkpoint import Checkpoint
@@ -37,6 +39,8 @@ class SolvedRun:
 
     Attributes:
         text: Takes what a method computes that changes text encoders alone; None for others.
+        costs: What the adapter does to its concepts and to other prompts, once that is known.
+        shares: The adapters that it is the sum of, where it is split into several.
     """
 
     solver: Solver
@@ -49,6 +53,8 @@ class SolvedRun:
     stop_reason: str | None = None
     init_from: Mapping[str, Any] | None = None
     text: SolvedText | None = None
+    costs: ConceptCosts | None = None
+    shares: tuple[AdapterShare, ...] = ()
     _scale: AdapterScale | NoScale | None = None
 
     @property
@@ -82,7 +88,7 @@ class SolvedRun:
                 self._scale = AdapterScale(self.container.denoiser)
             else:
                 self.text.solution, self._scale = solution.text, NoScale()
-        self.step = 1
+        self.step, self.costs, self.shares = 1, solution.costs, solution.shares
         records.metric(
             step=1,
             seconds=round(time.perf_counter() - begin, 6),

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 _MANY = 64
-"""An SVD of more directions takes longer than all else; that of their Gram matrix is as good as
-float32, which is what is written."""
+"""With more directions the SVDs of a model's layers take longer than all else."""
 
 
 @dataclass(frozen=True)
@@ -57,35 +56,37 @@ class StateUpdate:
         Returns:
             up (out, r) and down (r, D), the singular values shared evenly.
         """
+        if _MANY < self.rank <= len(weight):
+            return self._of_layer_fast(weight, rank)
         kind = {"device": weight.device, "dtype": torch.float64}
-        if self.rank > _MANY:
-            moved = (weight.float() @ self.left.to(weight.device).float()).double()
-            u, s, vh = _svd_by_gram(moved)
-        else:
-            moved = weight.to(**kind) @ self.left.to(**kind)
-            u, s, vh = torch.linalg.svd(moved, full_matrices=False)
+        moved = weight.to(**kind) @ self.left.to(**kind)
+        u, s, vh = torch.linalg.svd(moved, full_matrices=False)
         u, s, vh = _with_fixed_signs(u, s, vh)
         kept = len(s) if rank is None else min(rank, len(s))
         root = s[:kept].sqrt()
         up, down = u[:, :kept] * root, root[:, None] * (vh[:kept] @ self.right.to(**kind))
         return up.float(), down.float()
 
+    def _of_layer_fast(self, weight: Tensor, rank: int | None) -> tuple[Tensor, Tensor]:
+        """Return the same as `of_layer` by products in float32, which is what is written.
+
+        An exact update is left in the directions that all layers share. A cut one is turned by the
+        eigenvectors of the directions' products, which are far smaller than the layer.
+        """
+        left, right = self.left.to(weight.device), self.right.to(weight.device)
+        if rank is None or rank >= self.rank:
+            root = torch.linalg.norm(left, dim=0).sqrt()
+            return weight.float() @ (left / root).float(), (root[:, None] * right).float()
+        moved = weight.float() @ left.float()
+        squares, vectors = torch.linalg.eigh((moved.T @ moved).double())
+        turn = _with_largest_positive(vectors[:, -rank:].flip(1))
+        root = squares[-rank:].flip(0).clamp(min=torch.finfo(torch.float32).tiny) ** 0.25
+        up = moved @ (turn / root).float()
+        return up, (root[:, None] * (turn.T @ right)).float()
+
     def apply(self, states: Tensor) -> Tensor:
         """Return what is added to states (N, D), float64."""
         return (states.double() @ self.right.T) @ self.left.T
-
-
-def _svd_by_gram(matrix: Tensor, *, tolerance: float = 1e-6) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the SVD of a tall matrix (M, N) by way of its N columns' products.
-
-    Singular values of at most a share of `tolerance` of the largest are left out: squared, they are
-    rounding.
-    """
-    squares, vectors = torch.linalg.eigh(matrix.T @ matrix)
-    s = squares.clamp(min=0).sqrt().flip(0)
-    kept = s > tolerance * s[0]
-    vh = vectors.flip(1).T[kept]
-    return matrix @ vh.T / s[kept], s[kept], vh
 
 
 def _with_fixed_signs(u: Tensor, s: Tensor, vh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,3 +96,9 @@ def _with_fixed_signs(u: Tensor, s: Tensor, vh: Tensor) -> tuple[Tensor, Tensor,
     largest = u.abs().argmax(dim=0, keepdim=True)
     signs = torch.where(u.gather(0, largest)[0] < 0, -1.0, 1.0).to(u)
     return u * signs, s, vh * signs[:, None]
+
+
+def _with_largest_positive(vectors: Tensor) -> Tensor:
+    """Return columns whose largest entry is positive: the signs of eigenvectors are arbitrary."""
+    largest = vectors.abs().argmax(dim=0, keepdim=True)
+    return vectors * torch.where(vectors.gather(0, largest) < 0, -1.0, 1.0)

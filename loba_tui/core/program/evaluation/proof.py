@@ -15,6 +15,7 @@ from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.evaluation.attacks.outcome import Attacks
 from loba_tui.core.program.evaluation.calibration.calibrate import Calibration
+from loba_tui.core.program.evaluation.costs.concept_costs import ConceptCosts
 from loba_tui.core.program.evaluation.efficacy.eraser import EraserEfficacy
 from loba_tui.core.program.evaluation.efficacy.recipe import measure_efficacy
 from loba_tui.core.program.evaluation.efficacy.slider import SliderEfficacy
@@ -57,6 +58,7 @@ def prove(
     remark: str | None = None,
     calibration: Calibration | None = None,
     attacks: Attacks | None = None,
+    costs: ConceptCosts | None = None,
 ) -> Report:
     """Measure what the attached adapter does, and write strip, report.json and report.png.
 
@@ -68,6 +70,7 @@ def prove(
         remark: Of how training ended and which step it is of, to be said in the report.
         calibration: What the adapter was calibrated to, to be held against these prompts.
         attacks: What was tried to bring an erased concept back; its pictures are written too.
+        costs: What an edit does to its concepts and to other prompts.
     """
     grid = proof_grid(recipe)
     images = draw_grid(container, scale, recipe, embeds, grid, progress=progress, plugins=plugins)
@@ -80,7 +83,12 @@ def prove(
             run_dir.samples.file(ATTACK_STRIP).replace(examples_png(attacks))
     details = _details(container, recipe, grid)
     report = make_report(
-        recipe.name, figures, details=details, calibration=calibration, remark=remark
+        recipe.name,
+        figures,
+        details=details,
+        calibration=calibration,
+        costs=costs,
+        remark=remark,
     )
     shown = spread(range(len(grid.prompts)), MAX_STRIP_PROMPTS)
     few = replace(grid, prompts=[grid.prompts[i] for i in shown])

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from loba_tui.core.program.evaluation.calibration.calibrate import Calibration
+from loba_tui.core.program.evaluation.costs.concept_costs import ConceptCosts
 from loba_tui.core.program.evaluation.figures import Figures
 from loba_tui.core.program.evaluation.verdict import judge
 
 REPORT_VERSION = 1
 _KEYS = (
     *("name", "scales", "num_samples", "images", "effect", "preservation", "clean_range"),
-    *("efficacy", "outcome", "verdict", "region", "erasure", "attacks", "calibration", "details"),
+    *("efficacy", "outcome", "verdict", "region", "erasure", "attacks", "calibration", "costs"),
+    "details",
 )
 """The order of report.json."""
 
@@ -31,6 +33,7 @@ class Report(Figures):
         outcome: What the figures amount to, one of `verdict.OUTCOMES`.
         verdict: The sentences that explain it.
         calibration: Which scale was given which effect before; None where that was not asked for.
+        costs: What an edit does to each of its concepts and to other prompts, a row each.
         details: How it was measured: prompts, seeds, sampler, base model, costs.
     """
 
@@ -38,6 +41,7 @@ class Report(Figures):
     outcome: str
     verdict: tuple[str, ...]
     calibration: Calibration | None = None
+    costs: tuple[Mapping[str, Any], ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -72,19 +76,23 @@ def make_report(
     *,
     details: Mapping[str, Any] | None = None,
     calibration: Calibration | None = None,
+    costs: ConceptCosts | None = None,
     remark: str | None = None,
 ) -> Report:
-    """Judge an adapter by its figures; calibration and remark are said after the verdict's own."""
+    """Judge an adapter by its figures; what else is to be said follows the verdict's own."""
     outcome, verdict = judge(figures)
     if calibration is not None:
         calibration = calibration.proven(figures.scales, figures.effect)
         verdict = (*verdict, *calibration.sentences())
+    if costs is not None:
+        verdict = (*verdict, *costs.sentences())
     return Report(
         **vars(figures),
         name=name,
         outcome=outcome,
         verdict=(*verdict, remark) if remark else verdict,
         calibration=calibration,
+        costs=() if costs is None else tuple(costs.table()),
         details=dict(details or {}),
     )
 

@@ -110,7 +110,7 @@ class NullSpaceErasure:
         options = self._options
         edit = self._states.edit(self._pairs, self._parts.owners)
         retained = self._retained(edit)
-        least_room = room(edit.states, retained.exact)
+        least_room = room(edit.states, retained.span)
         if least_room < _LEAST_ROOM:
             raise RecipeError(
                 "method.concepts: an edited state is a sum of those that are to stay as they are",
@@ -120,7 +120,7 @@ class NullSpaceErasure:
         reads = edit_reads(
             edit,
             retained.near,
-            kept=retained.exact,
+            kept=retained.span,
             edit_weight=options.edit_weight,
             identity_weight=options.identity_weight,
         )

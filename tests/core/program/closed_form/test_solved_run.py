@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from program_runs import adapter_hashes, new_run, run_here
+from program_runs import adapter_hashes, events, new_run, run_here
 from tiny_sd import open_plain
 
 from loba_tui.core.associate.model_cache import ModelCache
@@ -234,3 +234,50 @@ train: {efficacy_every: 10}
 """
     (problem,) = check_text(text, "r.yaml", plugins=SHIPPED)
     assert (problem.key, problem.line) == ("train.efficacy_every", 4)
+
+
+def test_a_list_is_split_into_adapters_each_of_which_erases_its_share(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    concepts = [
+        {"target": f"a {color} circle", "neutral": "a circle"} for color in ("red", "green", "pink")
+    ]
+    method = {
+        "name": "speed",
+        "concepts": concepts,
+        "preserve": ["a square"],
+        "watch": ["a black cross"],
+        "keep_empty": False,
+        "adapters": 2,
+    }
+    content = {
+        "version": 1,
+        "base_model": {"id": str(tiny_folder), "device": "cpu"},
+        "method": method,
+        "sample": {"scales": [0, 1], "steps": 2, "prompts": ["a red circle"]},
+        "proof": {"enabled": False},
+    }
+    recipe = parse_recipe(content, plugins=SHIPPED)
+    run_dir = run_here(recipe, new_run(recipe, tmp_path))
+    whole: list[dict[str, torch.Tensor]] = []
+    parts: list[dict[str, torch.Tensor]] = []
+    for name, found in (("adapter", whole), ("adapter-1of2", parts), ("adapter-2of2", parts)):
+        for ending in (".safetensors", ".kohya.safetensors"):
+            tensors, config, metadata = read_adapter(run_dir.adapter_dir.file(name + ending))
+            scale = config["lora_alpha"] / config["r"]
+            ups = {key: value for key, value in tensors.items() if ".lora_B." in key}
+            found.append(
+                {key: scale * up @ tensors[key.replace("_B.", "_A.")] for key, up in ups.items()}
+            )
+    for key, change in whole[0].items():
+        torch.testing.assert_close(parts[0][key] + parts[2][key], change, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(parts[1][key] + parts[3][key], change, rtol=1e-4, atol=1e-6)
+        assert float(parts[0][key].abs().max()) > 0
+        assert float(parts[2][key].abs().max()) > 0
+    _, _, metadata = read_adapter(run_dir.adapter_dir.file("adapter-1of2.safetensors"))
+    assert metadata["loba.share"] == '["a red circle", "a green circle"]'
+    rows = run_dir.costs.path.read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["erased"] * 3 + ["preserved", "watched"]
+    assert run_dir.costs_picture.path.read_bytes().startswith(b"\x89PNG")
+    (told,) = events(run_dir, "costs")
+    assert told["sentences"][0].startswith("Of the change of 3 concepts")

@@ -1,0 +1,63 @@
+"""Files of the adapters that a computed one is the sum of, each of which works by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from loba_tui.core.adapter_metadata import SHARE_KEY
+from loba_tui.core.owned_files import OwnedFolder
+from loba_tui.core.program.adapter_files.adapter import lora_layers
+from loba_tui.core.program.adapter_files.families import family_of
+from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
+from loba_tui.core.program.adapter_files.formats import (
+    LoraLayer,
+    config_of,
+    diffusers_file,
+    kohya_file,
+)
+
+
+@dataclass(frozen=True)
+class AdapterShare:
+    """One of the adapters that a computed one is the sum of.
+
+    Attributes:
+        concepts: What it erases.
+        ranks: Which of each layer's ranks it has, first and one past the last.
+    """
+
+    concepts: tuple[str, ...]
+    ranks: Mapping[str, tuple[int, int]]
+
+
+def write_shares(
+    denoiser: nn.Module,
+    shares: Sequence[AdapterShare],
+    folder: OwnedFolder,
+    metadata: Mapping[str, str],
+) -> list[WrittenFile]:
+    """Write adapter-1of4.safetensors and so on, and the same in kohya's keys."""
+    layers = lora_layers(denoiser, "default", denoiser.peft_config["default"].to_dict())
+    family, written = family_of(denoiser.config), []
+    for number, share in enumerate(shares, start=1):
+        own = {name: _part(layers[name], *share.ranks[name]) for name in layers}
+        own = {name: layer for name, layer in own.items() if len(layer.down)}
+        told = {**metadata, SHARE_KEY: json.dumps(share.concepts, ensure_ascii=False)}
+        stem = f"adapter-{number}of{len(shares)}"
+        config = {**config_of(own), "use_rslora": False, "use_dora": False}
+        for name, content in (
+            (f"{stem}.safetensors", diffusers_file(own, config, told, family)),
+            (f"{stem}.kohya.safetensors", kohya_file(own, told, family)),
+        ):
+            written.append(write_file(folder.file(name), *content))
+    return written
+
+
+def _part(layer: LoraLayer, first: int, end: int) -> LoraLayer:
+    """Return some ranks of a layer, whose alpha is theirs of the whole one's."""
+    alpha = layer.alpha * (end - first) / len(layer.down)
+    return replace(layer, down=layer.down[first:end], up=layer.up[:, first:end], alpha=alpha)
