@@ -53,16 +53,7 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     """
     context = run.steering.context
     run_dir, records, plugins = context.run_dir, context.records, context.plugins
-    changes = run.steering.settings.record
-    metadata = provenance(recipe, model.container, run.result.step, changes, plugins, done=run.step)
-    metadata |= run.result.metadata
-    if model.data is not None:
-        metadata[keys.DATA_KEY] = model.data.fingerprint
-    if run.init_from is not None:
-        metadata[keys.INIT_FROM_KEY] = described(run.init_from)
-    if run.inexact:
-        metadata[keys.INEXACT_KEY] = "; ".join(run.inexact)
-
+    metadata = _metadata(recipe, model, run)
     output = output_of(model, run)
     written: dict[str, WrittenFile] = {}
 
@@ -107,6 +98,20 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     metadata |= _prefixed(keys.EFFECT_PREFIX, report.summary())
     write()
     records.event("measured", outcome=report.outcome, verdict=list(report.verdict))
+
+
+def _metadata(recipe: Recipe, model: OpenModel, run: AdapterRun) -> dict[str, str]:
+    """Return where a run's adapter is from, as its files say it."""
+    changes, plugins = run.steering.settings.record, run.steering.context.plugins
+    metadata = provenance(recipe, model.container, run.result.step, changes, plugins, done=run.step)
+    metadata |= run.result.metadata
+    if model.data is not None:
+        metadata[keys.DATA_KEY] = model.data.fingerprint
+    if run.init_from is not None:
+        metadata[keys.INIT_FROM_KEY] = described(run.init_from)
+    if run.inexact:
+        metadata[keys.INEXACT_KEY] = "; ".join(run.inexact)
+    return metadata
 
 
 def _costs(run: AdapterRun) -> ConceptCosts | None:
