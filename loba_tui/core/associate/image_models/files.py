@@ -16,7 +16,9 @@ from loba_tui.core import names
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, check_safetensors, refuse_pickle
 from loba_tui.core.associate.sources.hub_files import fetch_named, named_in_cache
 from loba_tui.core.associate.sources.hub_snapshot import OnFetch
-from loba_tui.core.errors import RecipeError
+from loba_tui.core.errors import CorruptError, RecipeError
+from loba_tui.core.file_sources import read_source
+from loba_tui.core.foreign_json import parse_object
 from loba_tui.core.recipe.measure_models import MeasureModel
 from loba_tui.core.text import clean
 from loba_tui.core.user_folders import with_home
@@ -35,6 +37,8 @@ _NEEDED: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "lpips": (WEIGHTS,),
     }
 )
+_MODEL_TYPES: Mapping[str, str] = MappingProxyType({"clip": "clip", "dino": "dinov2"})
+_MAX_CONFIG_BYTES = 1024 * 1024
 # Numbers of float32 parameters, as the published configurations have them.
 _PARAMETERS: Mapping[str, int] = MappingProxyType(
     {
@@ -82,6 +86,7 @@ def find_files(model: MeasureModel, on_fetch: OnFetch = lambda done, total: None
             f"A {model.kind} model is a folder with {', '.join(_NEEDED[model.kind])}"
             + (", and a tokenizer." if model.kind == "clip" else "."),
         )
+    _check_kind(model, folder)
     check_safetensors(folder / WEIGHTS)
     return folder
 
@@ -123,6 +128,30 @@ def _here(model: MeasureModel) -> Path | None:
     names.check_repository(model.id)
     found = named_in_cache(model.id, str(model.revision), _NEEDED[model.kind])
     return found if found is not None and not _missing(model.kind, found) else None
+
+
+def _check_kind(model: MeasureModel, folder: Path) -> None:
+    """Refuse a model of another architecture, which transformers would load all the same.
+
+    Raises:
+        RecipeError: It is one.
+        CorruptError: Its configuration cannot be read.
+    """
+    wanted = _MODEL_TYPES.get(model.kind)
+    if wanted is None:
+        return
+    try:
+        found = parse_object(read_source(folder / CONFIG, _MAX_CONFIG_BYTES)).get("model_type")
+    except (OSError, ValueError) as error:
+        raise CorruptError(
+            f"{clean(model.id)}: its {CONFIG} cannot be read ({error}).",
+            "Fetch or save the model again.",
+        ) from error
+    if found != wanted:
+        raise RecipeError(
+            f"{model.key}.model: {clean(model.id)} is of the type {clean(found)}, not {wanted}.",
+            f"Name a {wanted} model.",
+        )
 
 
 def _missing(kind: str, folder: Path) -> list[str]:

@@ -36,8 +36,9 @@ from loba_tui.core.program.sampling.images import Progress
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
 from loba_tui.core.program.sampling.strip import strip, strip_png
 from loba_tui.core.program.spread import spread
+from loba_tui.core.recipe.measure_models import measure_models
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.recipe.sections.method import Choice
+from loba_tui.core.recipe.sections.method import Choice, Preserved
 from loba_tui.core.run.directory import RunDir
 
 PROOF_STRIP = "proof.png"
@@ -81,7 +82,7 @@ def prove(
         figures = replace(figures, attacks=attacks.results)
         if attacks.examples:
             run_dir.samples.file(ATTACK_STRIP).replace(examples_png(attacks))
-    details = _details(container, recipe, grid)
+    details = _details(container, recipe, grid, plugins)
     report = make_report(
         recipe.name,
         figures,
@@ -134,15 +135,15 @@ def _measure(
         measured = measure(proof.measure, samples, plugins, context)
     # What an eraser makes of its own concept may look like anything; the others may not.
     judged = samples[-erasure.num_others :] if erasure and erasure.num_others else samples
+    kept = _labelled(proof.preserve)
     figures = measure_figures(
         scales,
         judged,
         measured=measured,
         labels={
-            _label(choice): read_values(choice, judged, plugins, context)
-            for choice in proof.preserve
+            label: read_values(choice, judged, plugins, context) for label, choice in kept.items()
         },
-        within={_label(choice): kept_within(choice, plugins) for choice in proof.preserve},
+        within={label: kept_within(choice, plugins) for label, choice in kept.items()},
         efficacy=efficacy,
         region=_region(recipe, scales, samples),
         erasure=erasure,
@@ -180,17 +181,33 @@ def _erasure(
     return measure_erasure(scales, asking, others, measure=proof.measure.name, label=proof.erased)
 
 
-def _label(choice: Choice) -> str:
-    """Return a preserved label's name, with its options: one measure may be used twice."""
-    options = ", ".join(f"{name}={value}" for name, value in choice.options.items())
+def _labelled(preserve: Sequence[Preserved]) -> dict[str, Preserved]:
+    """Return what is preserved by name, with options where one measure is used twice.
+
+    A model's id and commit are told only where nothing else differs.
+    """
+    short = {_label(choice, leave_out=("model", "revision")): choice for choice in preserve}
+    return short if len(short) == len(preserve) else {_label(each): each for each in preserve}
+
+
+def _label(choice: Choice, leave_out: Sequence[str] = ()) -> str:
+    told = {name: value for name, value in choice.options.items() if name not in leave_out}
+    options = ", ".join(f"{name}={value}" for name, value in told.items())
     return f"{choice.name} ({options})" if options else choice.name
 
 
-def _details(container: ModelContainer, recipe: Recipe, grid: Grid) -> dict[str, Any]:
+def _details(
+    container: ModelContainer, recipe: Recipe, grid: Grid, plugins: Plugins
+) -> dict[str, Any]:
     """Return how it was measured, enough to do it again."""
     settings = recipe.sample
     num_images = len(grid.prompts) * len(grid.seeds) * len(grid.scales)
+    read_with = [
+        f"{each.id}@{each.revision}" if each.revision else each.id
+        for each in measure_models(recipe, plugins)
+    ]
     return {
+        **({"image_models": read_with} if read_with else {}),
         "base_model": recipe.base_model.id,
         "base_model_revision": container.revision,
         "prompts": list(grid.prompts),

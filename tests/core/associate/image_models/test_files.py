@@ -85,6 +85,11 @@ def test_a_repository_or_folder_that_lacks_a_file_is_refused(
         find_files(CLIP)
 
 
+def test_a_model_of_another_architecture_is_refused_by_its_type(clip_folder):
+    with pytest.raises(RecipeError, match="is of the type clip, not dinov2"):
+        find_files(MeasureModel("dino", str(clip_folder)))
+
+
 def test_a_folder_that_is_not_there_is_said_so():
     with pytest.raises(RecipeError, match="there is no folder"):
         find_files(MeasureModel("clip", "./no/such/folder"))

@@ -11,10 +11,10 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.evaluation.measure import check_measures, measure, read_values
-from loba_tui.core.program.evaluation.proof import prove
+from loba_tui.core.program.evaluation.proof import _labelled, prove
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.recipe.sections.method import Choice
+from loba_tui.core.recipe.sections.method import Choice, Preserved
 from loba_tui.core.run.directory import RunDir
 from loba_tui.models.shapes_world import Scene, draw
 
@@ -167,3 +167,39 @@ def test_one_label_may_be_preserved_twice_with_different_options(model, tmp_path
         *model[:2], recipe_with(preserve=choices), model[2], prepared(tmp_path), plugins=SHIPPED
     )
     assert len({kept.label for kept in report.preservation}) == 2
+
+
+def test_a_proof_reads_with_models_and_says_which(model, tmp_path):
+    from tiny_image_models import save_tiny_clip, save_tiny_dino
+
+    container, scale, embeds = model
+    torch.manual_seed(0)
+    save_tiny_clip(tmp_path / "clip")
+    save_tiny_dino(tmp_path / "dino")
+    words = {"positive": "a large circle", "negative": "a small circle"}
+    clip, dino = str(tmp_path / "clip"), str(tmp_path / "dino")
+    score = {"name": "clip_score", "model": clip}
+    recipe = recipe_with(
+        measure={"name": "clip_direction", **words, "model": clip},
+        preserve=[
+            {**score, "text": "a circle"},
+            {**score, "text": "a square"},
+            {"name": "dino_similarity", "model": dino, "within": 2.0},
+        ],
+    )
+    report = prove(container, scale, recipe, embeds, prepared(tmp_path / "run"), plugins=SHIPPED)
+    assert report.details["image_models"] == [clip, dino]
+    assert [kept.label for kept in report.preservation] == [
+        "clip_score (text=a circle)",
+        "clip_score (text=a square)",
+        "dino_similarity",
+    ]
+    assert report.preservation[-1].share_unchanged == (1.0,) * 3
+    assert report.effect.measure == "clip_direction"
+    assert np.isfinite(report.effect.mean).all()
+
+
+def test_one_measure_by_two_models_keeps_both():
+    both = [Preserved(name="lpips", model=model) for model in ("a", "b")]
+    assert list(_labelled(both)) == ["lpips (model=a)", "lpips (model=b)"]
+    assert list(_labelled(both[:1])) == ["lpips"]
