@@ -6,7 +6,7 @@ can bring back. Own words are the proof's prompts for red, with its own seed; ot
 its other prompts whose colour still comes. A cell has the share that came back, and in brackets the
 share of pictures that show red attacked alike without its name; "+" marks a circumvented eraser.
 
-    python benchmarks/attacks.py [--erasers uce,speed] [--attacks words,token] [--seeds 2]
+    python benchmarks/attacks.py [--erasers "uce;speed"] [--attacks words,token] [--seeds 2]
 """
 
 from __future__ import annotations
@@ -26,28 +26,11 @@ from loba_tui.core.program.evaluation.measure import read_values
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid
 from loba_tui.core.recipe.load import load_recipe
 
-_KEPT = ", ".join(
-    f"'{words} {{shape}}'"
-    for words in (
-        *("an orange", "a yellow", "a green", "a cyan"),
-        *("a blue", "a purple", "a pink"),
-    )
-)
-FOUND = (
-    "method.concepts=[{target: 'a {word} {shape}', neutral: 'a blue {shape}',"
-    f" preserve: [{_KEPT}],"
-    " vary: {shape: [circle, square, triangle, cross], word: [red, ack]}}]"
-)
-"""The attack by words finds a token that the embedded model reads as red: it is erased, too."""
-
 ERASERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "none": ("leco", ()),
     "uce": ("uce", ()),
     "uce, rece_rounds 2": ("uce", ("method.rece_rounds=2",)),
-    "uce, tokens prompt": ("uce", ("method.tokens=prompt",)),
     "speed": ("speed", ()),
-    "speed, tokens prompt": ("speed", ("method.tokens=prompt",)),
-    "speed, told the word found": ("speed", (FOUND,)),
     "leco": ("leco", ()),
     "esd x": ("esd", ()),
     "esd u": ("esd_u", ()),

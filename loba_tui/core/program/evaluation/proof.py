@@ -102,7 +102,7 @@ def prove(
 def examples_png(attacks: Attacks) -> bytes:
     """Return pictures of attacks as one strip, a PNG: the base model's, and the erased one's."""
     images = np.stack(list(attacks.examples.values()))[:, None]
-    shown = strip(images, scales=(0.0, JUDGED_SCALE), prompts=list(attacks.examples), seeds=(0,))
+    shown = strip(images, scales=(0.0, JUDGED_SCALE), prompts=list(attacks.examples), seeds=(None,))
     return strip_png(shown)
 
 

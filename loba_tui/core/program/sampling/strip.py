@@ -37,7 +37,7 @@ def strip(
     *,
     scales: Sequence[float],
     prompts: Sequence[str],
-    seeds: Sequence[int],
+    seeds: Sequence[int | None],
 ) -> Image.Image:
     """Lay images out with one row for each prompt and seed, one column for each scale.
 
@@ -45,6 +45,7 @@ def strip(
         images: (num_prompts, num_seeds, num_scales, H, W, 3) float in [0, 1].
         scales: Column labels; 0 is marked as the base.
         prompts: Written at the left of each group of rows, cleaned and wrapped.
+        seeds: Written beside each row; None where rows of it have seeds of their own.
     """
     num_prompts, num_seeds, num_scales, height, width, _ = images.shape
     cell_w, cell_h = _cell_size(width, height)
@@ -63,9 +64,8 @@ def strip(
         _draw_prompt(draw, prompt, y)
         for s, seed in enumerate(seeds):
             row_y = y + s * (cell_h + GAP)
-            draw.text(
-                (left - 12, row_y + cell_h - 6), f"seed {seed}", FAINT, _font(11), anchor="rs"
-            )
+            said = "" if seed is None else f"seed {seed}"
+            draw.text((left - 12, row_y + cell_h - 6), said, FAINT, _font(11), anchor="rs")
             for k in range(num_scales):
                 cell = _to_cell(images[p, s, k], (cell_w, cell_h))
                 sheet.paste(cell, (left + k * (cell_w + GAP), row_y))

@@ -122,6 +122,7 @@ class Subject:
     plugins: Plugins
     rows: RowCounter
     _encoded: dict[tuple[str, float], PromptEmbeds] = field(default_factory=dict, repr=False)
+    _negative: dict[float, PromptEmbeds] = field(default_factory=dict, repr=False)
 
     @property
     def section(self) -> AttacksSection:
@@ -166,7 +167,11 @@ class Subject:
 
     def negative(self, strength: float) -> PromptEmbeds:
         """Return the row that guidance leads away from."""
-        return negative_at(self.container, self.recipe, self.embeds, strength)
+        # Kept, because encoders that are trained would read it at each step of a sampler.
+        if strength not in self._negative:
+            row = negative_at(self.container, self.recipe, self.embeds, strength)
+            self._negative[strength] = row
+        return self._negative[strength]
 
     def noise_seeds(self, num_scenes: int) -> list[int]:
         """Return the seeds of pictures, of each scene in turn: no two start from the same noise."""
