@@ -79,7 +79,7 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     if not recipe.proof.enabled:
         return
     attacks = _attacked(recipe, model, run)
-    records.status(phase="measuring")
+    records.status(phase="measuring", measured=None, to_measure=None)
     report = prove(
         model.container,
         run.scale,

@@ -62,7 +62,7 @@ def _headline(outcome: str, figures: Figures, erasure: Erasure) -> str:
         "breaking": "It breaks images of other things: burnt or blank.",
         "damaging": f"It takes more than {label} away: other things are not drawn as asked.",
         "erased": f"It works: {label} is gone{others}.{held}",
-        "circumvented": f"{label} is gone where it is asked for by its own words, but it comes back"
+        "circumvented": f"Asked for by its own words {label} is gone, but it comes back"
         f" when attacked by {' and by '.join(_broken_by(figures))}.",
         "partly erased": f"It works in part: {label} still shows in some samples.",
         "dead": f"It does nothing that can be measured to {label}.",

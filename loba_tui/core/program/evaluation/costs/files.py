@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _COLUMNS = ("kind", "name", "becomes", "undone", "is_moved", "moves_in_the_mean", "moves_most")
 MOST_ROWS, MOST_COLUMNS = 36, 40
 _MOST_LETTERS = 24
+_TOP, _ROOM, _ROW = 0.82, 0.58, 0.05
+_LEAST_SHADED = 10.0
+"""Percent that get the darkest shade where nothing moves more."""
+_MOST_WRITTEN = 16
+"""Rows and columns of which each cell's number is written, too."""
 
 
 def write_costs(costs: ConceptCosts, run_dir: RunDir) -> None:
@@ -56,9 +61,11 @@ def costs_png(costs: ConceptCosts) -> bytes:
         figure.text(
             0.03, 0.925, "\n".join(lines), fontsize=9.5, color=INK, va="top", linespacing=1.5
         )
+        height = min(_ROOM, _ROW * min(len(costs.concepts), MOST_ROWS))
+        below = _TOP - height
         if costs.prompts:
-            _draw_moves(figure.add_axes((0.18, 0.24, 0.53, 0.58)), costs)
-        _draw_undone(figure.add_axes((0.82, 0.24, 0.15, 0.58)), costs)
+            _draw_moves(figure.add_axes((0.18, below, 0.53, height)), costs)
+        _draw_undone(figure.add_axes((0.82, below, 0.15, height)), costs)
     return png.getvalue()
 
 
@@ -67,16 +74,21 @@ def _draw_moves(axes: Axes, costs: ConceptCosts) -> None:
     rows = np.argsort(-moves.max(axis=1), kind="stable")[:MOST_ROWS]
     columns = np.argsort([-prompt.moved for prompt in costs.prompts], kind="stable")[:MOST_COLUMNS]
     shown = moves[rows][:, columns]
-    image = axes.imshow(shown, aspect="auto", cmap="YlOrRd", vmin=0, vmax=max(1.0, shown.max()))
+    most = max(_LEAST_SHADED, shown.max())
+    image = axes.imshow(shown, aspect="auto", cmap="YlOrRd", vmin=0, vmax=most)
+    if max(shown.shape) <= _MOST_WRITTEN:
+        for (row, column), value in np.ndenumerate(shown):
+            color = "white" if value > 0.6 * most else INK
+            axes.text(
+                column, row, f"{value:.1f}", fontsize=7, ha="center", va="center", color=color
+            )
     axes.set_yticks(range(len(rows)), [_short(costs.concepts[i].label) for i in rows], fontsize=7)
     prompts = [costs.prompts[i] for i in columns]
     names = [_short(p.label) + ("" if p.is_preserved else " (watched)") for p in prompts]
     axes.set_xticks(range(len(columns)), names, fontsize=7, rotation=90)
     axes.tick_params(length=0, colors=INK)
-    number = (
-        f"dearest {len(rows)} of {len(moves)} concepts" if len(rows) < len(moves) else "concepts"
-    )
-    told = f"Each alone moves a prompt's states by so many % ({number})"
+    told = "By how many % of their length each concept alone moves a prompt's states"
+    told += f" (dearest {len(rows)} of {len(moves)})" if len(rows) < len(moves) else ""
     axes.set_title(told, fontsize=9.5, color=INK, loc="left")
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.03, pad=0.015)
     bar.ax.tick_params(labelsize=7, colors=INK)
