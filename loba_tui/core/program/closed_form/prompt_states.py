@@ -62,20 +62,24 @@ class PromptStates:
         Raises:
             RecipeError: No token is to be edited at all.
         """
-        states, changes, owned = [], [], []
+        states, guides, aways, strengths, owned = [], [], [], [], []
         for pair, owner in zip(pairs, owners or range(len(pairs)), strict=True):
-            own, towards = self.of(pair.prompt), self.of(pair.towards)
-            away = own if pair.away is None else self.of(pair.away)
+            own, towards = self._stored(pair.prompt), self._stored(pair.towards)
+            away = own if pair.away is None else self._stored(pair.away)
             for position, to, back in self._rows(pair):
                 states.append(own[position])
-                changes.append(pair.strength * (towards[to] - away[back]))
+                guides.append(towards[to])
+                aways.append(away[back])
+                strengths.append(pair.strength)
                 owned.append(owner)
         if not states:
             raise RecipeError(
                 "method.concepts: none of the prompts' tokens is to be edited",
                 "The prompts need words that differ in the same place, or take tokens: prompt.",
             )
-        return Edit(torch.stack(states), torch.stack(changes), tuple(owned))
+        changes = _exact(torch.stack(guides)) - _exact(torch.stack(aways))
+        weights = torch.tensor(strengths, dtype=torch.float64)[:, None]
+        return Edit(_exact(torch.stack(states)), weights * changes, tuple(owned))
 
     def preserved(
         self, concepts: Sequence[Concept], *, takes_padding: bool | None = None
@@ -93,9 +97,9 @@ class PromptStates:
             takes_padding = self._positions == "all"
         rows = [self._none()]
         for prompt in _preserve_prompts(concepts):
-            states = self.of(prompt)
+            states = self._stored(prompt)
             end = len(states) if takes_padding else len(self._ids(prompt))
-            rows.append(states[(0 if len(rows) == 1 else 1) : end])
+            rows.append(_exact(states[(0 if len(rows) == 1 else 1) : end]))
         return torch.cat(rows)
 
     def preserved_padding(self, concepts: Sequence[Concept]) -> Tensor:
@@ -108,17 +112,21 @@ class PromptStates:
 
     def heard(self, prompt: str) -> Tensor:
         """Return rows (T, D) of as much length as all that a prompt has after its start token."""
-        words = self.of(prompt)[1 : len(self._ids(prompt))]
+        words = _exact(self._stored(prompt)[1 : len(self._ids(prompt))])
         return torch.cat([words, self._padding(prompt)])
 
     def _padding(self, prompt: str) -> Tensor:
-        tail = self.of(prompt)[len(self._ids(prompt)) :]
+        tail = self._stored(prompt)[len(self._ids(prompt)) :]
         taken = spread(range(len(tail)), _MOST_PADDING)
-        return tail[taken] * (len(tail) / max(1, len(taken))) ** 0.5
+        return _exact(tail[taken]) * (len(tail) / max(1, len(taken))) ** 0.5
 
     def of(self, prompt: str) -> Tensor:
         """Return a prompt's states (T, D), in float64 on the CPU."""
-        return self._embeds[prompt].embeds[0].double().cpu()
+        return _exact(self._stored(prompt))
+
+    def _stored(self, prompt: str) -> Tensor:
+        """Return a prompt's states (T, D) as they are held."""
+        return self._embeds[prompt].embeds[0]
 
     def _none(self) -> Tensor:
         width = next(iter(self._embeds.values())).embeds.shape[-1]
@@ -160,7 +168,7 @@ class PromptStates:
         tokens, others = self._ids(prompt), self._ids(other)
         matches = match_tokens(tokens, others)
         if self._positions == "all":
-            length = self.of(prompt).shape[0]
+            length = self._stored(prompt).shape[0]
             matches += padding(tokens, others, length)
         return matches
 
@@ -168,6 +176,11 @@ class PromptStates:
         if prompt not in self._tokens:
             (self._tokens[prompt],) = self._container.tokenize([prompt])
         return self._tokens[prompt]
+
+
+def _exact(states: Tensor) -> Tensor:
+    """Return states in float64 on the CPU; what is picked first is far less to convert."""
+    return states.double().cpu()
 
 
 def _preserve_prompts(concepts: Sequence[Concept]) -> list[str]:
