@@ -7,18 +7,28 @@ its other prompts whose colour still comes. A cell has the share that came back,
 share of pictures that show red attacked alike without its name; "+" marks a circumvented eraser.
 
     python benchmarks/attacks.py [--erasers "uce;speed"] [--attacks words,token] [--seeds 2]
+
+`--train-seed 1` trains with another seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import bench
 import numpy as np
 
+from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.plugins import SHIPPED
+from loba_tui.core.program.adapter_files.adapter import DIFFUSERS_NAME, write_adapter
+from loba_tui.core.program.adapter_files.load import load_adapter
+from loba_tui.core.program.adapter_layers.strength import AdapterScale, RowScale
 from loba_tui.core.program.evaluation.attacks.attack import attack_erasure
 from loba_tui.core.program.evaluation.attacks.outcome import Attack
 from loba_tui.core.program.evaluation.attacks.subject import FIRST_SEED
@@ -35,6 +45,9 @@ ERASERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "esd x": ("esd", ()),
     "esd u": ("esd_u", ()),
 }
+MERGED: Mapping[str, tuple[str, str]] = {"speed and esd u": ("speed", "esd u")}
+"""Adapters that one file is made of, by `loba merge`; the first one's recipe has the proof."""
+
 ATTACKS: Mapping[str, str] = {
     "words": "{words: {instead: [scarlet, crimson, reddish, rouge, rot]}}",
     "token": "{embedding: {}}",
@@ -53,12 +66,14 @@ class Row:
     attacks: Mapping[str, Attack]
 
 
-def attacked(eraser: str, attacks: Sequence[str], num_seeds: int) -> Row:
-    name, overrides = ERASERS[eraser]
-    made = bench.ready([*overrides, "base_model.device=cpu"], recipe=bench.RECIPES / f"{name}.yaml")
-    if eraser != "none":
-        made.run.run()
-    own, others = proven(made)
+def attacked(eraser: str, attacks: Sequence[str], num_seeds: int, train_seed: int) -> Row:
+    name, overrides = ERASERS[MERGED.get(eraser, (eraser,))[0]]
+    if eraser in MERGED:
+        made, scale = merged(MERGED[eraser], train_seed)
+    else:
+        made = trained(eraser, train_seed, is_run=eraser != "none")
+        scale = made.run.scale
+    own, others = proven(made, scale)
     seeds = list(range(FIRST_SEED, FIRST_SEED + num_seeds))
     results = {}
     for attack in attacks:
@@ -69,18 +84,42 @@ def attacked(eraser: str, attacks: Sequence[str], num_seeds: int) -> Row:
             plugins=SHIPPED,
         )
         found = attack_erasure(
-            made.model.container,
-            made.run.scale,
-            recipe,
-            made.model.drawn_embeds,
-            plugins=SHIPPED,
+            made.model.container, scale, recipe, made.model.drawn_embeds, plugins=SHIPPED
         )
         assert found is not None
         (results[attack],) = found.results
     return Row(own, others, results)
 
 
-def proven(made: bench.Ready) -> tuple[float, float]:
+def trained(eraser: str, train_seed: int, *, is_run: bool = True) -> bench.Ready:
+    """Return an eraser's run, made unless it is not to be."""
+    name, overrides = ERASERS[eraser]
+    overrides = (*overrides, "base_model.device=cpu", f"train.seed={train_seed}")
+    made = bench.ready(overrides, recipe=bench.RECIPES / f"{name}.yaml")
+    if is_run:
+        made.run.run()
+    return made
+
+
+def merged(erasers: Sequence[str], train_seed: int) -> tuple[bench.Ready, AdapterScale]:
+    """Return the first eraser's model with all of them on it, as one file."""
+    with tempfile.TemporaryDirectory() as place:
+        files = []
+        for number, eraser in enumerate(erasers):
+            folder = Path(place, str(number))
+            folder.mkdir()
+            made = trained(eraser, train_seed)
+            write_adapter(made.model.container.denoiser, OwnedFolder(folder))
+            files.append(str(folder / DIFFUSERS_NAME))
+        whole = Path(place, "merged.safetensors")
+        command = [sys.executable, "-m", "loba_tui.cli", "merge", *files, "--out", str(whole)]
+        subprocess.run(command, check=True, capture_output=True)
+        first = trained(erasers[0], train_seed, is_run=False)
+        load_adapter(first.model.container, whole)
+    return first, AdapterScale(first.model.container.denoiser)
+
+
+def proven(made: bench.Ready, scale: RowScale) -> tuple[float, float]:
     """Return the share of the proof's prompts that show red, and of others that are as asked."""
     recipe = made.recipe
     assert recipe.proof.measure is not None
@@ -89,7 +128,7 @@ def proven(made: bench.Ready) -> tuple[float, float]:
     grid = Grid([prompt for prompt, _ in asked], recipe.proof.seeds, [1.0])
     images = draw_grid(
         made.model.container,
-        made.run.scale,
+        scale,
         recipe,
         made.model.drawn_embeds,
         grid,
@@ -111,16 +150,19 @@ def shown(attack: Attack) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--erasers", default=";".join(ERASERS), help="separated by semicolons")
+    parser.add_argument(
+        "--erasers", default=";".join([*ERASERS, *MERGED]), help="separated by semicolons"
+    )
     parser.add_argument("--attacks", default=",".join(ATTACKS))
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--train-seed", type=int, default=0)
     given = parser.parse_args()
     attacks = given.attacks.split(",")
     print(bench.machine())
     print(f"| eraser | own words | others | {' | '.join(attacks)} |")
     print("|---|" + "---|" * (2 + len(attacks)))
     for eraser in given.erasers.split(";"):
-        row = attacked(eraser, attacks, given.seeds)
+        row = attacked(eraser, attacks, given.seeds, given.train_seed)
         cells = [shown(row.attacks[name]) for name in attacks]
         print(f"| {eraser} | {row.own:.0%} | {row.others:.0%} | {' | '.join(cells)} |", flush=True)
         for name, attack in row.attacks.items():
