@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from loba_tui.core.adapter_metadata import SHARE_KEY
+from loba_tui.core.adapter_metadata import EFFECT_PREFIX, SHARE_KEY
 from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.program.adapter_files.adapter import lora_layers
 from loba_tui.core.program.adapter_files.families import family_of
@@ -43,10 +43,12 @@ def write_shares(
     """Write adapter-1of4.safetensors and so on, and the same in kohya's keys."""
     layers = lora_layers(denoiser, "default", denoiser.peft_config["default"].to_dict())
     family, written = family_of(denoiser.config), []
+    # The proof is of the whole.
+    common = {key: text for key, text in metadata.items() if not key.startswith(EFFECT_PREFIX)}
     for number, share in enumerate(shares, start=1):
         own = {name: _part(layers[name], *share.ranks[name]) for name in layers}
         own = {name: layer for name, layer in own.items() if len(layer.down)}
-        told = {**metadata, SHARE_KEY: json.dumps(share.concepts, ensure_ascii=False)}
+        told = {**common, SHARE_KEY: json.dumps(share.concepts, ensure_ascii=False)}
         stem = f"adapter-{number}of{len(shares)}"
         config = {**config_of(own), "use_rslora": False, "use_dora": False}
         for name, content in (

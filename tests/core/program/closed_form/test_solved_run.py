@@ -255,7 +255,6 @@ def test_a_list_is_split_into_adapters_each_of_which_erases_its_share(
         "base_model": {"id": str(tiny_folder), "device": "cpu"},
         "method": method,
         "sample": {"scales": [0, 1], "steps": 2, "prompts": ["a red circle"]},
-        "proof": {"enabled": False},
     }
     recipe = parse_recipe(content, plugins=SHIPPED)
     run_dir = run_here(recipe, new_run(recipe, tmp_path))
@@ -276,6 +275,10 @@ def test_a_list_is_split_into_adapters_each_of_which_erases_its_share(
         assert float(parts[2][key].abs().max()) > 0
     _, _, metadata = read_adapter(run_dir.adapter_dir.file("adapter-1of2.safetensors"))
     assert metadata["loba.share"] == '["a red circle", "a green circle"]'
+    assert not any(key.startswith("loba.effect.") for key in metadata)  # which is the whole's
+    _, _, metadata = read_adapter(run_dir.adapter)
+    assert metadata["loba.effect.scales"] == "0 1"
+    assert "loba.share" not in metadata
     rows = run_dir.costs.path.read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == ["erased"] * 3 + ["preserved", "watched"]
     assert run_dir.costs_picture.path.read_bytes().startswith(b"\x89PNG")
