@@ -43,7 +43,7 @@ def test_problems_go_to_stderr_and_end_with_2(tmp_path: Path) -> None:
     keys = ", ".join(BaseModelSection.model_fields)
     assert done.stderr.splitlines() == [
         f"bad.yaml:1:1: base_model: missing; expected a section ({keys})",
-        "bad.yaml:1:1: method: missing; expected a section (name, concepts)",
+        "bad.yaml:1:1: method: missing; expected a section (name, concepts, preserve, watch)",
         "bad.yaml:2:1: lr: not a key of a recipe. Did you mean optimizer.lr?",
         "bda.yaml: there is no such file. Did you mean bad.yaml?",
     ]
