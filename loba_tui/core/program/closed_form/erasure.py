@@ -12,7 +12,12 @@ from loba_tui.core.program.adapter_files.shares import AdapterShare
 from loba_tui.core.program.closed_form.linear_edit import Edit
 from loba_tui.core.program.closed_form.measure_costs import measure_costs, shares_by
 from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
-from loba_tui.core.program.closed_form.solution import LayerUpdate, Solution, SolverParts
+from loba_tui.core.program.closed_form.solution import (
+    LayerUpdate,
+    Solution,
+    SolverParts,
+    layer_updates,
+)
 from loba_tui.core.program.closed_form.state_update import StateUpdate
 from loba_tui.core.program.spread import spread
 
@@ -98,18 +103,22 @@ def _layers(
     A group's part has the rows that its concepts have in the edit of all: all parts together are
     that edit, and one alone leaves the other concepts as they were.
     """
-    owners, layers = torch.tensor(edit.owners), {}
-    ranks: list[dict[str, tuple[int, int]]] = [{} for _ in groups]
+    owners = torch.tensor(edit.owners)
     own = [torch.isin(owners, torch.tensor(group)) for group in groups]
-    shared = [StateUpdate.of(edit.changes[rows], reads[rows]) for rows in own]
-    for name, module in projections.items():
-        factors = [update.of_layer(module.weight.detach(), rank) for update in shared]
-        bounds = [0, *itertools.accumulate(up.shape[1] for up, _ in factors)]
+    parts = [
+        layer_updates(StateUpdate.of(edit.changes[rows], reads[rows]), projections, rank)
+        for rows in own
+    ]
+    layers = {}
+    ranks: list[dict[str, tuple[int, int]]] = [{} for _ in groups]
+    for name in projections:
+        updates = [part.pop(name) for part in parts]  # not held twice
+        bounds = [0, *itertools.accumulate(update.rank for update in updates)]
         for group, bound in zip(ranks, itertools.pairwise(bounds), strict=True):
             group[name] = bound
         layers[name] = LayerUpdate(
-            up=torch.cat([up for up, _ in factors], dim=1),
-            down=torch.cat([down for _, down in factors]),
+            up=torch.cat([update.up for update in updates], dim=1),
+            down=torch.cat([update.down for update in updates]),
         )
     return layers, ranks
 

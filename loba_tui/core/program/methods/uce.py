@@ -77,7 +77,6 @@ class InstantLobotomy:
 
     def __init__(self, parts: SolverParts, options: UceOptions) -> None:
         self._parts, self._options = parts, options
-        self._concepts = parts.concepts
         self._states = PromptStates(parts.container, parts.embeds, options.tokens)
         self._pairs = pairs_of(parts)
         self._projections = text_projections(parts.container)
@@ -117,12 +116,13 @@ class InstantLobotomy:
 
     def _preserved(self) -> Tensor:
         kept, states = self._options.preserve_tokens, self._states
+        concepts = self._parts.concepts
         if kept is None:
-            return states.preserved(self._concepts)
-        words = states.preserved(self._concepts, takes_padding=False)
+            return states.preserved(concepts)
+        words = states.preserved(concepts, takes_padding=False)
         if kept == "prompt":
             return words
-        return torch.cat([words, states.preserved_padding(self._concepts)])
+        return torch.cat([words, states.preserved_padding(concepts)])
 
     def _reads(self, edit: Edit, preserved: Tensor) -> Tensor:
         options = self._options
