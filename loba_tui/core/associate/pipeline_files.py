@@ -22,7 +22,8 @@ not be read off such pictures.
 """
 MAX_INDEX_BYTES = 1024 * 1024
 MAX_SHARDS_BYTES = 64 * 1024 * 1024
-_TEXT_SUFFIXES = (".json", ".txt", ".model")
+# Newer tokenizers have their chat template in a file of its own, in Jinja's language.
+_TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 
 
 def select_files(

@@ -18,6 +18,15 @@ KNOWN = MappingProxyType(
         "CompVis/stable-diffusion-v1-4": "stable-diffusion-v1-5",
         "stabilityai/stable-diffusion-2-1": "stable-diffusion-2-1",
         "stabilityai/stable-diffusion-2-1-base": "stable-diffusion-2-1-base",
+        "stabilityai/stable-diffusion-3.5-medium": "stable-diffusion-3.5-medium",
+        "stabilityai/stable-diffusion-3.5-large": "stable-diffusion-3.5-large",
+        "black-forest-labs/FLUX.1-dev": "flux-1-dev",
+        "black-forest-labs/FLUX.1-schnell": "flux-1-schnell",
+        "black-forest-labs/FLUX.2-klein-4B": "flux-2-klein-4b",
+        "black-forest-labs/FLUX.2-klein-base-4B": "flux-2-klein-base-4b",
+        "Tongyi-MAI/Z-Image": "z-image",
+        "Tongyi-MAI/Z-Image-Turbo": "z-image-turbo",
+        "Qwen/Qwen-Image": "qwen-image",
     }
 )
 """Hub ids whose configurations the package carries, each with its folder."""

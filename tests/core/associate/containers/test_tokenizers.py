@@ -39,7 +39,7 @@ def test_it_is_the_one_that_is_read_from_its_files(clip, tmp_path):
     assert clip.decode(clip(prompts[2]).input_ids[1:-1]).startswith("a cat and")
 
 
-@pytest.mark.parametrize("model", dict.fromkeys(KNOWN))
+@pytest.mark.parametrize("model", [m for m in KNOWN if (shipped_folder(m) / "unet").is_dir()])
 def test_each_shipped_configuration_has_its_tokenizers(model):
     folder = shipped_folder(model)
     pads = {"tokenizer": 49407, "tokenizer_2": 0}

@@ -68,6 +68,11 @@ def test_sharded_weights_come_with_their_index():
     assert set(files) < set(select_files("me/big", files, ["unet"], None))
 
 
+def test_a_chat_template_in_a_file_of_its_own_comes_along():
+    files = ["tokenizer/tokenizer.json", "tokenizer/chat_template.jinja", "tokenizer/merges.txt"]
+    assert set(files) < set(select_files("me/language", files, ["tokenizer"], None))
+
+
 def test_a_repository_of_pickles_is_refused():
     with pytest.raises(RefusedError, match="pickle"):
         select_files("me/old", ["unet/config.json", "unet/model.bin"], ["unet"], None)
