@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import diffusers
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.configured import (
@@ -44,6 +45,9 @@ from loba_tui.core.user_folders import with_home
 from loba_tui.models import BUILTIN_PREFIX
 
 Origin = Literal["local", "cached", "shipped", "assumed"]
+_CLIP_TOKENS, _T5_TOKENS = 77, 512
+_WORD = re.compile(r"<\|\w+\|>|\w+|[^\w\s]|\n")
+"""What a tokenizer of language takes for one token, as a rule: a word, a sign, a line's end."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,16 @@ class ModelShapes:
             module.to_empty(device="cpu")
             for tensor in [*module.parameters(), *module.buffers()]:
                 tensor.detach().zero_()
+            _materialise_attributes(module)
         _encode_nothing(self.container)
+
+
+def _materialise_attributes(module: nn.Module) -> None:
+    """Do so with tensors that a network holds as plain attributes: `to` passes them over."""
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, Tensor) and value.is_meta:
+                setattr(part, name, torch.zeros_like(value, device="cpu"))
 
 
 def open_shapes(
@@ -140,11 +153,16 @@ def find_configuration(
         cached = try_to_load_from_cache(model_id, INDEX_NAME, revision=revision)
     except HFValidationError:  # not the shape of a hub id: it is a path that is not there
         return locate(model_id, revision, overrides=overrides), "local"
-    if isinstance(cached, str) and (Path(cached).parent / "unet" / "config.json").is_file():
+    if isinstance(cached, str) and _has_denoiser(Path(cached).parent):
         return with_overrides(
             ModelSource(model_id, "hub", Path(cached).parent), overrides
         ), "cached"
     return _known_by(model_id, overrides)
+
+
+def _has_denoiser(folder: Path) -> bool:
+    """Say whether more of a model is there than its index, which may have been fetched alone."""
+    return any((folder / name / "config.json").is_file() for name in ("unet", "transformer"))
 
 
 def _known_by(model_id: str, overrides: Overrides) -> tuple[ModelSource, Origin]:
@@ -174,12 +192,18 @@ def _pipeline(source: ModelSource, index: dict[str, Any], dtype: torch.dtype) ->
     class_name = index["_class_name"]
     # Tokenizers have no shapes, only a length, and their files may not be here.
     for name in [name for name in parts if name.startswith("tokenizer")]:
-        encoder = parts.get(name.replace("tokenizer", "text_encoder"))
-        length = encoder.config.max_position_embeddings if encoder is not None else 77
-        parts[name] = _Tokenizer(length)
+        parts[name] = _Tokenizer(_most_tokens(parts.get(name.replace("tokenizer", "text_encoder"))))
     pipeline = getattr(diffusers, class_name)(**parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _most_tokens(encoder: Any) -> int:
+    """Return how many tokens a text encoder has positions for; T5 has them for any number."""
+    if encoder is None:
+        return _CLIP_TOKENS
+    config = encoder.config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or _T5_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -189,16 +213,31 @@ class _Tokenizer:
     model_max_length: int
 
     def __call__(
-        self, prompts: Sequence[str], *, truncation: bool, max_length: int
+        self,
+        prompts: Sequence[str],
+        *,
+        truncation: bool,
+        max_length: int,
+        padding: Literal["max_length"] | None = None,
     ) -> SimpleNamespace:
         """Return ids, the same for the same word, between those of a start and an end token."""
-        words = [prompt.split()[: max_length - 2] for prompt in prompts]
+        words = [_WORD.findall(prompt)[: max_length - 2] for prompt in prompts]
         ids = [[0, *(2 + crc32(word.encode()) for word in row), 1] for row in words]
+        if padding is not None:
+            ids = [row + [1] * (max_length - len(row)) for row in ids]
         return SimpleNamespace(input_ids=ids)
+
+    def __len__(self) -> int:
+        return 2 + 2**32
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, str]], **asked: object) -> str:
+        """Return messages in the form of Qwen's chats."""
+        spoken = [f"<|im_start|>{each['role']}\n{each['content']}<|im_end|>\n" for each in messages]
+        return "".join([*spoken, "<|im_start|>assistant\n"])
 
 
 def _component(folder: Path, library: str | None, class_name: str, dtype: torch.dtype) -> Any:
-    if library is None or class_name.startswith(("CLIPTokenizer", "T5Tokenizer")):
+    if library is None or "Tokenizer" in class_name:
         return None
     kind = component_class(library, class_name)
     if issubclass(kind, nn.Module):
