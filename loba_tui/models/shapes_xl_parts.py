@@ -41,9 +41,13 @@ class TextParts:
     text_encoder_2: CLIPTextModelWithProjection
 
 
-def learn_merges(words: list[str]) -> list[tuple[str, str]]:
-    """Learn byte-pair merges until every word is one token (https://arxiv.org/abs/1508.07909)."""
-    spellings = {word: [*word[:-1], f"{word[-1]}</w>"] for word in words}
+def learn_merges(words: list[str], *, end: str = "</w>") -> list[tuple[str, str]]:
+    """Learn byte-pair merges until every word is one token (https://arxiv.org/abs/1508.07909).
+
+    Args:
+        end: What CLIP's tokenizers put behind a word's last letter; others put nothing.
+    """
+    spellings = {word: [*word[:-1], f"{word[-1]}{end}"] for word in words}
     merges: list[tuple[str, str]] = []
     while True:
         pairs = Counter(pair for symbols in spellings.values() for pair in pairwise(symbols))

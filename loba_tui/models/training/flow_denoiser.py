@@ -1,0 +1,343 @@
+"""The stage that trains the transformer and the text encoder of `builtin:shapes-z`."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, ZImageTransformer2DModel
+from torch import Tensor, nn
+from transformers import Qwen3Model
+
+from loba_tui.models import shapes_world as world
+from loba_tui.models.shapes_xl_parts import LATENT_SIZE
+from loba_tui.models.shapes_z_parts import (
+    MAX_TOKENS,
+    WIDTH,
+    chat,
+    make_text_encoder,
+    make_tokenizer,
+    make_transformer,
+)
+from loba_tui.models.training.autoencoder import encode_all
+from loba_tui.models.training.steps import draw_images
+
+logger = logging.getLogger(__name__)
+
+EMPTY_PROMPT_RATE = 0.1
+CAPITAL_RATE = 0.08
+_KEPT_EVERY = 500
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of everything; the defaults are those of the weights in the repository.
+
+    Attributes:
+        cooldown_steps: The last steps, over which the learning rate falls to nothing.
+        uniform_rate: Share of noise levels drawn evenly; the rest is logit-normal.
+        level_mean: Mean of the logit of those levels.
+        shape_weight: Weight of the loss of telling the shape from the image tokens; a head that is
+            thrown away afterwards reads them.
+    """
+
+    seed: int = 0
+    num_images: int = 24_000
+    captions_per_image: int = 4
+    steps: int = 16_000
+    cooldown_steps: int = 5_000
+    batch: int = 32
+    lr: float = 1.8e-3
+    ema_decay: float = 0.997
+    uniform_rate: float = 0.15
+    level_mean: float = 0.2
+    shape_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Token ids (images, captions, 32) and how many of them are the caption's."""
+
+    ids: Tensor
+    lengths: Tensor
+    empty_ids: Tensor
+    empty_length: Tensor
+
+
+def write_captions(scenes: list[world.Scene], budget: Budget) -> Captions:
+    """Caption every scene several times over, and tokenize."""
+    rng = np.random.default_rng(budget.seed + 2)
+    lines = []
+    for scene in scenes:
+        for _ in range(budget.captions_per_image):
+            line = world.caption(scene, rng)
+            lines.append(line[:1].upper() + line[1:] if rng.random() < CAPITAL_RATE else line)
+    tokenizer = make_tokenizer()
+    batch = tokenizer(
+        chat(tokenizer, [*lines, ""]),
+        padding="max_length",
+        padding_side="right",
+        max_length=MAX_TOKENS,
+        truncation=True,
+        return_tensors="pt",
+    )
+    ids, lengths = batch.input_ids, batch.attention_mask.sum(1)
+    shape = (len(scenes), budget.captions_per_image)
+    return Captions(ids[:-1].view(*shape, -1), lengths[:-1].view(shape), ids[-1], lengths[-1])
+
+
+class Denoiser(nn.Module):
+    """Both networks that are trained, computing what the pipeline does of them, but faster.
+
+    For the images of the world alone. An image has 16 tokens and 16 of padding, which are alike in
+    every layer: they start alike and have one place. One stands for all of them, with log(16)
+    added to its attention logits. The last layer is computed for the image's tokens alone, and the
+    text encoder's last layer not at all. The result is that of the class's own forward to 1e-5.
+    """
+
+    def __init__(self, transformer: ZImageTransformer2DModel, text: Qwen3Model) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.text = text
+        self.shape_head = nn.Linear(WIDTH, len(world.SHAPES))
+        side = LATENT_SIZE // 2
+        self._num_tokens = side * side
+        num_padding = -self._num_tokens % MAX_TOKENS
+        # (text place, row, column): captions from 1 on, images behind them, padding at 0.
+        rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+        behind = torch.full_like(rows, MAX_TOKENS + 1)
+        image = torch.stack([behind, rows, columns], dim=-1).flatten(0, 1)
+        image = torch.cat([image, torch.zeros_like(image[:1])])
+        words = F.pad(torch.arange(1, MAX_TOKENS + 1)[:, None], (0, 2))
+        turns = transformer.rope_embedder(torch.cat([image, words]))
+        self._turns = (turns.real.clone()[:, None], turns.imag.clone()[:, None])
+        bias = torch.zeros(len(turns))
+        bias[self._num_tokens] = math.log(num_padding)
+        self._bias = bias.view(1, 1, 1, -1)
+        self._places = torch.arange(MAX_TOKENS)[None]
+
+    def forward(
+        self, noisy: Tensor, times: Tensor, ids: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return image minus noise (B, 4, 8, 8), and the shape head's logits (B, shapes).
+
+        Args:
+            times: (B,), 1 for an image without noise and 0 for noise alone.
+            ids: (B, 32) token ids; lengths: (B,) how many of them are the caption's.
+        """
+        transformer, num_tokens = self.transformer, self._num_tokens
+        condition = transformer.t_embedder(times * transformer.t_scale)
+        image = transformer.all_x_embedder["2-1"](_patches(noisy))
+        padding = transformer.x_pad_token.expand(len(noisy), 1, -1)
+        image = torch.cat([image, padding], dim=1)
+        num_image = num_tokens + 1
+        for layer in transformer.noise_refiner:
+            image = self._block(layer, image, slice(num_image), condition)
+        told = transformer.cap_embedder(self._read(ids))
+        told = torch.where(
+            (self._places < lengths[:, None])[..., None], told, transformer.cap_pad_token
+        )
+        for layer in transformer.context_refiner:
+            told = self._block(layer, told, slice(num_image, None), None)
+        states = torch.cat([image, told], dim=1)
+        *layers, last = transformer.layers
+        for layer in layers:
+            states = self._block(layer, states, slice(None), condition)
+        shapes = self.shape_head(states[:, :num_tokens].mean(1))
+        states = self._block(last, states, slice(None), condition, kept=num_tokens)
+        final = transformer.all_final_layer["2-1"]
+        scale = 1 + final.adaLN_modulation(condition)
+        return _image(final.linear(final.norm_final(states) * scale.unsqueeze(1))), shapes
+
+    def _read(self, ids: Tensor) -> Tensor:
+        """Return the states before the last layer; padding comes last, so no caption sees it."""
+        states = self.text.embed_tokens(ids)
+        turns = self.text.rotary_emb(states, self._places)
+        for layer in self.text.layers[:-1]:
+            states = layer(
+                states,
+                attention_mask=None,
+                position_ids=self._places,
+                position_embeddings=turns,
+            )
+        return states
+
+    def _block(
+        self,
+        block: Any,
+        states: Tensor,
+        where: slice,
+        condition: Tensor | None,
+        *,
+        kept: int | None = None,
+    ) -> Tensor:
+        """Return the states after one block; `kept` computes it for the first of them alone."""
+        scales: tuple[Any, Any] = (1.0, 1.0)
+        gates: tuple[Any, Any] = (1.0, 1.0)
+        if condition is not None:
+            told = block.adaLN_modulation(condition).unsqueeze(1).chunk(4, dim=2)
+            scales, gates = (1 + told[0], 1 + told[2]), (told[1].tanh(), told[3].tanh())
+        read = block.attention_norm1(states) * scales[0]
+        attended = self._attend(block.attention, read, where, kept)
+        states = states[:, :kept] + gates[0] * block.attention_norm2(attended)
+        fed = block.feed_forward
+        read = block.ffn_norm1(states) * scales[1]
+        return states + gates[1] * block.ffn_norm2(fed.w2(F.silu(fed.w1(read)) * fed.w3(read)))
+
+    def _attend(self, attention: Any, states: Tensor, where: slice, kept: int | None) -> Tensor:
+        turns = [each[where] for each in self._turns]
+        heads = (attention.heads, -1)
+        query = attention.norm_q(attention.to_q(states[:, :kept]).unflatten(-1, heads))
+        key = attention.norm_k(attention.to_k(states).unflatten(-1, heads))
+        value = attention.to_v(states).unflatten(-1, heads)
+        query = _turn(query, *(each[:kept] for each in turns))
+        query, key, value = (each.transpose(1, 2) for each in (query, _turn(key, *turns), value))
+        bias = self._bias[..., where]
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return attention.to_out[0](found.transpose(1, 2).flatten(2))
+
+
+def _turn(states: Tensor, real: Tensor, imaginary: Tensor) -> Tensor:
+    """Turn pairs of numbers by their place (RoFormer, https://arxiv.org/abs/2104.09864)."""
+    first, second = states.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = (first * real - second * imaginary, first * imaginary + second * real)
+    return torch.stack(turned, dim=-1).flatten(-2)
+
+
+def _patches(latents: Tensor) -> Tensor:
+    """Cut (B, C, H, W) into 2x2 patches, (B, tokens, 4C)."""
+    batch, channels, height, width = latents.shape
+    cut = latents.view(batch, channels, height // 2, 2, width // 2, 2)
+    return cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, 4 * channels)
+
+
+def _image(patches: Tensor) -> Tensor:
+    """Join what `_patches` cut, for square images."""
+    batch, num, width = patches.shape
+    side = math.isqrt(num)
+    cut = patches.view(batch, side, side, 2, 2, width // 4).permute(0, 5, 1, 3, 2, 4)
+    return cut.reshape(batch, width // 4, 2 * side, 2 * side)
+
+
+class FlowTraining:
+    """Flow matching on the drawn world, to be gone on with after an interruption.
+
+    The image is x_0 and noise is x_1, x_s = (1 - s) x_0 + s x_1; the network is told 1 - s and
+    learns x_0 - x_1 (Flow Matching for Generative Modeling, https://arxiv.org/abs/2210.02747).
+    """
+
+    def __init__(self, budget: Budget, vae: AutoencoderKL, work: Path) -> None:
+        torch.manual_seed(budget.seed)
+        self.budget = budget
+        self._file = work / "flow-state.pt"
+        self._generator = torch.Generator().manual_seed(budget.seed + 3)
+        self.model = Denoiser(make_transformer(), make_text_encoder(make_tokenizer()))
+        self._average = copy.deepcopy(self.model).requires_grad_(False)
+        images, scenes = draw_images(
+            budget.num_images, seed=budget.seed + 3, radius_range=world.RADIUS_RANGE
+        )
+        self._shapes = torch.tensor([world.SHAPES.index(scene.shape) for scene in scenes])
+        self._captions = write_captions(scenes, budget)
+        self._latents = encode_all(vae, images)
+        # What nothing reads has no gradient, and no decay either.
+        unread = (f"text.layers.{len(self.model.text.layers) - 1}.", "text.norm.")
+        self._trained = [
+            weight for name, weight in self.model.named_parameters() if not name.startswith(unread)
+        ]
+        self._optimizer = torch.optim.AdamW(
+            self._trained, lr=budget.lr, betas=(0.9, 0.98), weight_decay=1e-4
+        )
+        self._compiled = torch.compile(self.model, dynamic=False)
+        self._step = 0
+        if self._file.exists():
+            self._resume()
+
+    def run(self) -> dict[str, Tensor]:
+        """Take the steps that are left; return the averaged weights of `Denoiser`."""
+        began, first, recent = time.perf_counter(), self._step, []
+        while self._step < self.budget.steps:
+            recent.append(self._take_step())
+            if self._step % 100 == 0:
+                spent = time.perf_counter() - began
+                to_go = spent / (self._step - first) * (self.budget.steps - self._step)
+                told = (self._step, self.budget.steps, np.mean(recent), spent, to_go)
+                logger.info("flow %6d/%d  loss %.4f  %5.0f s, %4.0f s to go", *told)
+                recent.clear()
+            if self._step % _KEPT_EVERY == 0:
+                self._keep()
+        return {name: value.contiguous() for name, value in self._average.state_dict().items()}
+
+    def _take_step(self) -> float:
+        budget = self.budget
+        rate = min(1.0, (self._step + 1) / 100)
+        rate *= min(1.0, max(0.01, (budget.steps - self._step) / budget.cooldown_steps))
+        for group in self._optimizer.param_groups:
+            group["lr"] = budget.lr * rate
+        flow, shape = self._losses()
+        self._optimizer.zero_grad()
+        (flow + budget.shape_weight * shape).backward()
+        nn.utils.clip_grad_norm_(self._trained, 1.0)
+        self._optimizer.step()
+        self._step += 1
+        decay = min(budget.ema_decay, (1 + self._step) / (10 + self._step))
+        averages = list(self._average.parameters())
+        torch._foreach_lerp_(averages, list(self.model.parameters()), 1 - decay)
+        return flow.item()
+
+    def _losses(self) -> tuple[Tensor, Tensor]:
+        """Return the error of the velocity, and of telling the shape, on a random batch."""
+        budget, generator, captions = self.budget, self._generator, self._captions
+        size = budget.batch
+
+        def draw() -> Tensor:
+            return torch.rand(size, generator=generator)
+
+        picked = torch.randint(len(self._latents), (size,), generator=generator)
+        which = torch.randint(budget.captions_per_image, (size,), generator=generator)
+        empty = draw() < EMPTY_PROMPT_RATE
+        ids = torch.where(empty[:, None], captions.empty_ids, captions.ids[picked, which])
+        lengths = torch.where(empty, captions.empty_length, captions.lengths[picked, which])
+        # Stratified: one level from each of `size` slices, which steadies the loss.
+        slices = ((torch.arange(size) + draw()) / size).clamp(1e-4, 1 - 1e-4)
+        levels = torch.sigmoid(torch.special.ndtri(slices) + budget.level_mean)
+        levels = torch.where(draw() < budget.uniform_rate, draw(), levels)
+        image = self._latents[picked]
+        noise = torch.randn(image.shape, generator=generator)
+        noisy = torch.lerp(image, noise, levels[:, None, None, None])
+        velocity, shapes = self._compiled(noisy, 1 - levels, ids, lengths)
+        return F.mse_loss(velocity, image - noise), F.cross_entropy(shapes, self._shapes[picked])
+
+    def _keep(self) -> None:
+        """Write everything that the next step reads."""
+        state = {
+            "step": self._step,
+            "budget": asdict(self.budget),
+            "model": self.model.state_dict(),
+            "average": self._average.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "generator": self._generator.get_state(),
+        }
+        partial = self._file.with_suffix(".part")
+        torch.save(state, partial)
+        partial.replace(self._file)
+
+    def _resume(self) -> None:
+        """Go on from the last state, unless it was made otherwise or is past this cooldown."""
+        state = torch.load(self._file, weights_only=True)
+        lengths = ("steps", "cooldown_steps")
+        made = {name: value for name, value in state["budget"].items() if name not in lengths}
+        if any(getattr(self.budget, name) != value for name, value in made.items()):
+            raise SystemExit(f"{self._file} was made with another budget: give another --work")
+        self.model.load_state_dict(state["model"])
+        self._average.load_state_dict(state["average"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._generator.set_state(state["generator"])
+        self._step = state["step"]
