@@ -37,7 +37,6 @@ from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.model_shapes import open_shapes
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.build import build_solver
-from loba_tui.core.program.closed_form.prompt_states import text_projections
 from loba_tui.core.program.closed_form.solution import Solution
 from loba_tui.core.program.closed_form.solved_run import SolvedRun
 from loba_tui.core.program.evaluation.slider_effect import spearman
@@ -180,7 +179,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     print(bench.machine())
     model = open_shapes(SDXL, None, torch.float32).container
-    for number, layer in enumerate(text_projections(model).values()):
+    for number, layer in enumerate(model.text_projections().values()):
         generator = torch.Generator().manual_seed(number)
         weight = torch.randn(*layer.weight.shape, generator=generator) / WIDTH**0.5
         layer.weight = torch.nn.Parameter(weight.bfloat16(), requires_grad=False)

@@ -17,7 +17,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from torch import nn
 
-from loba_tui.core.associate.containers.sdxl import SDXLContainer
+from loba_tui.core.associate.containers.families.sdxl import SDXLContainer
 
 SDXL: dict[str, Any] = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),

@@ -19,11 +19,14 @@ class PromptEmbeds:
         pooled: Pooled state, (B, P); None for families that have none.
         texts: The prompt of each row, by which encoders that are trained encode it again; None for
             a row that stands for no prompt. Empty where nobody has noted them.
+        lengths: How many of the T states of each row are its prompt's, (B,) int64; zeros stand
+            behind them. None where all states are read.
     """
 
     embeds: Tensor
     pooled: Tensor | None = None
     texts: tuple[str | None, ...] = ()
+    lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return self.embeds.shape[0]
@@ -39,7 +42,8 @@ class PromptEmbeds:
             numbers = torch.arange(len(texts))[rows.cpu() if isinstance(rows, Tensor) else rows]
             texts = tuple(texts[number] for number in numbers)
         pooled = None if self.pooled is None else self.pooled[rows]
-        return PromptEmbeds(self.embeds[rows], pooled, texts)
+        lengths = None if self.lengths is None else self.lengths[rows]
+        return PromptEmbeds(self.embeds[rows], pooled, texts, lengths)
 
     def select(self, indices: Sequence[int] | Tensor) -> PromptEmbeds:
         """Return the rows of the given indices, in that order, repeats allowed."""
@@ -54,38 +58,71 @@ class PromptEmbeds:
     ) -> PromptEmbeds:
         """Return the same embeddings on a device and in a dtype; None leaves either as it is."""
         pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
-        return PromptEmbeds(self.embeds.to(device=device, dtype=dtype), pooled, self.texts)
+        embeds = self.embeds.to(device=device, dtype=dtype)
+        return replace(self, embeds=embeds, pooled=pooled)
 
     def expand(self, num_rows: int) -> PromptEmbeds:
         """Return a single row repeated to a batch, without copying it."""
         pooled = None if self.pooled is None else self.pooled.expand(num_rows, -1)
-        return PromptEmbeds(self.embeds.expand(num_rows, -1, -1), pooled, self.texts * num_rows)
+        lengths = None if self.lengths is None else self.lengths.expand(num_rows)
+        embeds = self.embeds.expand(num_rows, -1, -1)
+        return PromptEmbeds(embeds, pooled, self.texts * num_rows, lengths)
 
-    def repeated_to(self, length: int) -> PromptEmbeds:
-        """Return the states of each row again and again, `length` of them.
+    def rows(self) -> list[Tensor]:
+        """Return the states (T, D) of each row that are its prompt's, T different for each."""
+        if self.lengths is None:
+            return list(self.embeds)
+        return [
+            row[:length] for row, length in zip(self.embeds, self.lengths.tolist(), strict=True)
+        ]
 
-        To attention, states that all stand there equally often are the same as those states once.
+    def mask(self) -> Tensor | None:
+        """Return which states are prompts', (B, T) bool; None where all are."""
+        if self.lengths is None:
+            return None
+        places = torch.arange(self.embeds.shape[1], device=self.embeds.device)
+        return places[None] < self.lengths.to(places.device)[:, None]
+
+    def as_long_as(self, length: int) -> PromptEmbeds:
+        """Return rows of `length` states that mean the same.
+
+        Where lengths are told, zeros are put behind them. Else the states of each row are repeated:
+        to attention, states that all stand there equally often are the same as those states once.
         """
-        times = length // self.embeds.shape[1]
-        return self if times == 1 else replace(self, embeds=self.embeds.repeat(1, times, 1))
+        own = self.embeds.shape[1]
+        if length == own:
+            return self
+        if self.lengths is not None:
+            embeds = torch.nn.functional.pad(self.embeds, (0, 0, 0, length - own))
+            return replace(self, embeds=embeds)
+        return replace(self, embeds=self.embeds.repeat(1, length // own, 1))
+
+    @staticmethod
+    def ragged(rows: Sequence[Tensor]) -> PromptEmbeds:
+        """Return one batch of states (T, D), of a T of its own each."""
+        lengths = torch.tensor([len(row) for row in rows])
+        return PromptEmbeds(torch.nn.utils.rnn.pad_sequence(list(rows), True), lengths=lengths)
 
     @staticmethod
     def cat(parts: Sequence[PromptEmbeds]) -> PromptEmbeds:
-        """Join rows of the same family into one batch; shorter ones are repeated."""
+        """Join rows of the same family into one batch, shorter ones made as long as the others."""
         parts = same_length(parts)
         pooled = [part.pooled for part in parts if part.pooled is not None]
+        lengths = [part.lengths for part in parts if part.lengths is not None]
         texts = [text for part in parts for text in part.texts]
         return PromptEmbeds(
             torch.cat([part.embeds for part in parts]),
             torch.cat(pooled) if pooled else None,
             tuple(texts) if all(part.texts for part in parts) else (),
+            torch.cat(lengths) if lengths else None,
         )
 
 
 def same_length(parts: Sequence[PromptEmbeds]) -> list[PromptEmbeds]:
-    """Return embeddings of prompts of any number of chunks with as many states a row each."""
-    length = math.lcm(*(part.embeds.shape[1] for part in parts))
-    return [part.repeated_to(length) for part in parts]
+    """Return embeddings of prompts of any length, with as many states a row each."""
+    own = [part.embeds.shape[1] for part in parts]
+    length = math.lcm(*own) if parts[0].lengths is None else max(own)
+    return [part.as_long_as(length) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,12 @@ class ModelCache:
             model_id, revision, variant, overrides, to_device=to_device, leave_out=leave_out
         )
         source = self.source(model_id)
-        container = make_container(pipeline, model_id, source.revision if source else None)
+        container = make_container(
+            pipeline,
+            model_id,
+            source.revision if source else None,
+            resolution=source.resolution if source else None,
+        )
         container.memory = Components(weakref.ref(self), model_id, weakref.ref(pipeline))
         return container
 

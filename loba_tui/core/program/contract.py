@@ -131,8 +131,7 @@ def _check_noise(choice: Choice, plugins: Plugins) -> None:
     scheduler.set_timesteps(8)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     for timestep in scheduler.timesteps:
-        if hasattr(scheduler, "scale_model_input"):  # those of flow matching have none
-            scheduler.scale_model_input(latents, timestep)
+        scheduler.scale_model_input(latents, timestep)
         latents = scheduler.step(latents * 0.1, timestep, latents).prev_sample
     assert latents.shape == (1, 4, 8, 8), f"latents became {tuple(latents.shape)}"
     assert bool(latents.isfinite().all()), "latents are not finite after 8 steps"

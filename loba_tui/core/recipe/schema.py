@@ -43,7 +43,7 @@ class BaseModelSection(Section):
     config: NonEmptyStr | None = Field(
         None, description="diffusers folder or hub id whose configuration a one-file model has"
     )
-    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
+    prediction_type: Literal["epsilon", "v_prediction", "flow"] | None = Field(
         None, description="what the model predicts; null takes what it says of itself"
     )
     zero_snr: bool | None = Field(

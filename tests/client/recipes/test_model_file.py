@@ -48,8 +48,8 @@ def test_a_pickle_is_refused(tmp_path):
     assert validate(tmp_path, tmp_path / "m.ckpt").exit_code == 8
 
 
-def test_prediction_type_is_one_of_two(tmp_path):
-    done = validate(tmp_path, tmp_path / "m", ", prediction_type: flow")
+def test_prediction_type_is_one_of_three(tmp_path):
+    done = validate(tmp_path, tmp_path / "m", ", prediction_type: sample")
     assert done.exit_code == 2
     assert "prediction_type" in done.output
 

@@ -17,7 +17,7 @@ from loba_tui.core.adapter_keys.kohya_keys import (
     from_kohya,
     to_kohya,
 )
-from loba_tui.core.associate.containers.sdxl import SDXLContainer
+from loba_tui.core.associate.containers.families.sdxl import SDXLContainer
 from loba_tui.core.associate.model_shapes import open_shapes
 from loba_tui.models.shapes_xl_parts import make_unet
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loba_tui.core.associate.caches.memory.resident import bytes_by_place
-from loba_tui.core.associate.containers.sdxl import SDXLContainer
+from loba_tui.core.associate.containers.families.sdxl import SDXLContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError, ResourceError
 

@@ -1,4 +1,7 @@
-"""The protocol by which the trainer speaks to a model of any family."""
+"""The protocols by which the trainer speaks to a model of any family: all that families differ in.
+
+A container joins three: how it reads prompts, what it predicts, and how it codes images.
+"""
 
 from __future__ import annotations
 
@@ -24,65 +27,22 @@ class ComponentMemory(Protocol):
         """Free the memory of components; they can be brought again."""
 
 
-class ModelContainer(Protocol):
-    """A loaded pipeline, spoken to in the same words for every model family.
+class Prompts(Protocol):
+    """How a model reads prompts.
 
     Attributes:
-        family: Short name of the architecture, such as "sdxl".
-        pipeline: The diffusers pipeline that everything below operates on.
-        revision: The commit of the hub that was loaded; None for local and built-in models.
-        reading: How prompts are read; as every pipeline does until it is set.
-        memory: Brings components that were unloaded or offloaded; None where nobody can.
+        reading: Chunks and weights; as every pipeline reads until it is set.
         text_encoders: The pipeline's components that read prompts.
         trains_text_encoders: Whether they carry weights that exist nowhere else and must stay.
     """
 
-    family: str
-    pipeline: DiffusionPipeline
-    revision: str | None
-    memory: ComponentMemory | None
     reading: PromptReading
     text_encoders: tuple[str, ...]
     trains_text_encoders: bool
 
     @property
-    def denoiser(self) -> nn.Module:
-        """The network that is trained: a UNet or a transformer."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where predictions are computed."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype that the denoiser's base weights are held in."""
-
-    @property
-    def scheduler_config(self) -> Mapping[str, Any]:
-        """The noise schedule the model was trained with, as diffusers writes it."""
-
-    @property
-    def prediction_type(self) -> str:
-        """Target of the denoiser: "epsilon", "v_prediction" or "flow"."""
-
-    @property
-    def resolution(self) -> int:
-        """The side, in pixels, of the square images the model is made for."""
-
-    @property
-    def pixel_multiple(self) -> int:
-        """Pixels that the sides of an image have to be multiples of."""
-
-    @property
-    def decodes_in_float32(self) -> bool:
-        """Whether the VAE, as it is held now, is brought to float32 while it is used."""
-
-    @property
     def unconditional_prompt(self) -> str | None:
         """The prompt that stands where none is given; None where that is zeros."""
-
-    def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
-        """Return (C, H, W) of one latent; None takes the model's own resolution in pixels."""
 
     def encode_prompts(self, prompts: Sequence[str], *, with_grad: bool = False) -> PromptEmbeds:
         """Return one row a prompt, as the pipeline conditions its positive half.
@@ -92,7 +52,16 @@ class ModelContainer(Protocol):
         """
 
     def text_outputs(self) -> Sequence[TextOutput]:
-        """Return where each text encoder's states can be moved, in the order of their columns."""
+        """Return where each text encoder's states can be moved, in the order of their columns.
+
+        Empty where that is not known of a family's encoders.
+        """
+
+    def text_projections(self) -> dict[str, nn.Linear]:
+        """Return the denoiser's layers that read the prompt's states, by module name."""
+
+    def projected_states(self, states: Tensor) -> Tensor:
+        """Return what those layers read of a prompt's states (T, D): the states, or their norm."""
 
     def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each prompt, start and end included, padding not.
@@ -116,6 +85,47 @@ class ModelContainer(Protocol):
     def adopt_empty(self, row: PromptEmbeds) -> None:
         """Take the embeddings of `unconditional_prompt`, so that no encoder is needed for it."""
 
+    def release_text_encoders(self) -> None:
+        """Drop the text encoders from memory; sampling from embeddings goes on working.
+
+        Encoders that are trained stay.
+        """
+
+
+class Prediction(Protocol):
+    """What a model predicts, and how its sampler is to be called."""
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The network that is trained: a UNet or a transformer."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the denoiser's base weights are held in."""
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """The noise schedule the model was trained with, as diffusers writes it."""
+
+    @property
+    def prediction_type(self) -> str:
+        """Target of the denoiser: "epsilon", "v_prediction", "sample" or "flow".
+
+        With "flow" it is dx/dσ = ε − x₀ on the straight line x = (1 − σ) x₀ + σ ε (Flow Matching,
+        https://arxiv.org/abs/2210.02747; Rectified Flow, https://arxiv.org/abs/2209.03003).
+        """
+
+    @property
+    def resolution(self) -> int:
+        """The side, in pixels, of the square images the model is made for."""
+
+    @property
+    def pixel_multiple(self) -> int:
+        """Pixels that the sides of an image have to be multiples of."""
+
+    def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
+        """Return (C, H, W) of one latent; None takes the model's own resolution in pixels."""
+
     def predict(
         self,
         latents: Tensor,
@@ -125,11 +135,11 @@ class ModelContainer(Protocol):
         framing: Framing | None = None,
         denoiser: nn.Module | None = None,
     ) -> Tensor:
-        """Return the denoiser's raw output.
+        """Return what schedulers step by, as `prediction_type` says.
 
         Args:
             latents: (B, C, H, W), scaled as the denoiser takes them.
-            timesteps: (B,) or a scalar for all rows.
+            timesteps: (B,) or a scalar for all rows, 0 (image) to 1,000 (noise).
             embeds: B rows, or one row for all.
             framing: Where the rows' images were cut from; None says that they are whole images of
                 the size of `latents`. Models that are not told pass it over.
@@ -139,12 +149,37 @@ class ModelContainer(Protocol):
             (B, C, H, W), in the dtype of `latents`.
         """
 
+    def lay_out_steps(self, scheduler: Any, num_steps: int, latent_shape: Sequence[int]) -> None:
+        """Set a scheduler's timesteps as the pipeline's own call does.
+
+        Args:
+            latent_shape: (C, H, W); some families shift their noise levels by it.
+        """
+
+    def pipeline_inputs(
+        self, embeds: PromptEmbeds, negative: PromptEmbeds, guidance_scale: float
+    ) -> dict[str, Any]:
+        """Return the conditions as keyword arguments of the pipeline's call.
+
+        Args:
+            negative: As many rows as `embeds`.
+            guidance_scale: w of ε(∅) + w (ε(c) − ε(∅)), whatever the pipeline calls it.
+        """
+
     def adapter_targets(self) -> dict[str, list[str]]:
         """Return exact names of the denoiser's modules that can take an adapter, by group.
 
         Groups: self_attention, cross_attention, feed_forward, projection, convolution,
-        time_embedding.
+        time_embedding, modulation; those that the family has.
         """
+
+
+class Codec(Protocol):
+    """How a model codes images as latents."""
+
+    @property
+    def decodes_in_float32(self) -> bool:
+        """Whether the VAE, as it is held now, is brought to float32 while it is used."""
 
     def decode(self, latents: Tensor) -> Tensor:
         """Turn latents (B, C, h, w) into images (B, 3, H, W) in [0, 1]."""
@@ -155,15 +190,29 @@ class ModelContainer(Protocol):
     def encode_moments(self, images: Tensor) -> LatentMoments:
         """Turn images (B, 3, H, W) in [0, 1] into the distributions of their latents."""
 
+
+class ModelContainer(Prompts, Prediction, Codec, Protocol):
+    """A loaded pipeline, spoken to in the same words for every model family.
+
+    Attributes:
+        family: Short name of the architecture, such as "sdxl".
+        pipeline: The diffusers pipeline that everything below operates on.
+        revision: The commit of the hub that was loaded; None for local and built-in models.
+        memory: Brings components that were unloaded or offloaded; None where nobody can.
+    """
+
+    family: str
+    pipeline: DiffusionPipeline
+    revision: str | None
+    memory: ComponentMemory | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where predictions are computed."""
+
     def require(self, *components: str) -> None:
         """Have components of the pipeline in memory and on the device before they are used.
 
         Raises:
             RuntimeError: One was released, and nobody can bring it back.
-        """
-
-    def release_text_encoders(self) -> None:
-        """Drop the text encoders from memory; sampling from embeddings goes on working.
-
-        Encoders that are trained stay.
         """

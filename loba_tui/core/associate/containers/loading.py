@@ -25,10 +25,11 @@ from loba_tui.core.associate.containers.tokenizers import (
 )
 from loba_tui.core.associate.one_file.header import inspect
 from loba_tui.core.associate.pipeline_files import used_names
+from loba_tui.core.associate.schedules import is_flow_matching
 from loba_tui.core.associate.sources.locate import ModelSource, read_index, without_unused
 from loba_tui.core.associate.sources.overrides import AS_IT_IS
 from loba_tui.core.associate.sources.shipped import folder_of_family
-from loba_tui.core.errors import CorruptError
+from loba_tui.core.errors import CorruptError, RecipeError
 
 _MOST_TOKENS = 1_000_000
 
@@ -204,8 +205,15 @@ def set_schedule(pipeline: DiffusionPipeline, source: ModelSource) -> None:
     scheduler = pipeline.scheduler
     if scheduler is None or source.schedule == AS_IT_IS:
         return
+    wanted = source.schedule.prediction_type
+    if is_flow_matching(scheduler.config) and wanted not in (None, "flow"):
+        raise RecipeError(
+            f"base_model.prediction_type: {source.id} is a flow-matching model, and predicts no"
+            f" {wanted}",
+            "Leave the key out.",
+        )
     config = source.schedule.applied(dict(scheduler.config))
-    kind = type(scheduler)
+    kind = diffusers.FlowMatchEulerDiscreteScheduler if wanted == "flow" else type(scheduler)
     if source.schedule.zero_snr and "rescale_betas_zero_snr" not in scheduler.config:
         kind = diffusers.EulerDiscreteScheduler  # one that can, with the same betas
     pipeline.register_modules(scheduler=kind.from_config(config))

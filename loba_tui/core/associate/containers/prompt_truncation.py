@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,28 @@ def truncated_tails(tokenizer: Any, prompts: Iterable[str]) -> dict[str, str]:
         prompt: tokenizer.decode(ids[most - 1 : -1]).strip()
         for prompt, ids in zip(wanted, rows, strict=True)
         if len(ids) > most
+    }
+
+
+def tails_of_chats(
+    tokenizer: Any, prompts: Iterable[str], chat: Callable[[str], str], most: int
+) -> dict[str, str]:
+    """Return of each prompt whose chat does not fit the end that is not read.
+
+    Args:
+        chat: Returns the text around a prompt, and the prompt in it.
+        most: Tokens of a chat that are read.
+    """
+    wanted = list(dict.fromkeys(prompts))
+    if not wanted:
+        return {}
+    rows = tokenizer([chat(prompt) for prompt in wanted], truncation=False, verbose=False).input_ids
+    around = chat("\0").split("\0")
+    behind = len(tokenizer([around[-1]], add_special_tokens=False).input_ids[0])
+    return {
+        prompt: tokenizer.decode(ids[most : len(ids) - behind]).strip()
+        for prompt, ids in zip(wanted, rows, strict=True)
+        if len(ids) - behind > most
     }
 
 

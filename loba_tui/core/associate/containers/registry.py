@@ -7,13 +7,21 @@ from types import MappingProxyType
 from diffusers import DiffusionPipeline
 
 from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.associate.containers.sd import SDContainer
-from loba_tui.core.associate.containers.sdxl import SDXLContainer
-from loba_tui.core.associate.containers.unet import UNetContainer
+from loba_tui.core.associate.containers.families.sd import SDContainer
+from loba_tui.core.associate.containers.families.sdxl import SDXLContainer
+from loba_tui.core.associate.containers.families.transformer import TransformerContainer
+from loba_tui.core.associate.containers.families.unet import UNetContainer
+from loba_tui.core.associate.containers.families.z_image import ZImageContainer
 from loba_tui.core.errors import RecipeError
 
-CONTAINERS: MappingProxyType[str, type[UNetContainer]] = MappingProxyType(
-    {"StableDiffusionPipeline": SDContainer, "StableDiffusionXLPipeline": SDXLContainer}
+CONTAINERS: MappingProxyType[str, type[UNetContainer] | type[TransformerContainer]] = (
+    MappingProxyType(
+        {
+            "StableDiffusionPipeline": SDContainer,
+            "StableDiffusionXLPipeline": SDXLContainer,
+            "ZImagePipeline": ZImageContainer,
+        }
+    )
 )
 """Container by the pipeline's class name, as model_index.json gives it."""
 
@@ -28,9 +36,13 @@ def check_supported(class_name: str, model_id: str) -> None:
 
 
 def make_container(
-    pipeline: DiffusionPipeline, model_id: str, revision: str | None = None
+    pipeline: DiffusionPipeline,
+    model_id: str,
+    revision: str | None = None,
+    *,
+    resolution: int | None = None,
 ) -> ModelContainer:
     """Return the container for a loaded pipeline."""
     class_name = type(pipeline).__name__
     check_supported(class_name, model_id)
-    return CONTAINERS[class_name](pipeline, revision)
+    return CONTAINERS[class_name](pipeline, revision, resolution=resolution)

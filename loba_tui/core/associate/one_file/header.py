@@ -19,7 +19,7 @@ from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.text import clean
 
 Family = Literal["sdxl", "sd1", "sd2"]
-PredictionType = Literal["epsilon", "v_prediction"]
+PredictionType = Literal["epsilon", "v_prediction", "flow"]
 
 FAMILY_NAMES: MappingProxyType[Family, str] = MappingProxyType(
     {"sdxl": "SD-XL", "sd1": "SD 1.x", "sd2": "SD 2.x"}
@@ -117,6 +117,8 @@ class Checkpoint:
             return "v_prediction"
         if self.metadata.get("modelspec.architecture", "").endswith("-768-v"):
             return "v_prediction"
+        if said in ("flow", "rf", "rectified_flow", "flow_matching"):
+            return "flow"
         return "epsilon" if said in ("epsilon", "eps") else None
 
     @property

@@ -68,6 +68,16 @@ class ModelSource:
             raise CorruptError(f"{self.id}: its {_SETTINGS_NAME} is not a table.")
         return settings
 
+    @property
+    def resolution(self) -> int | None:
+        """The side of the images that the model was made for, where its loba.json has it."""
+        pixels = self.settings().get("resolution")
+        if pixels is None:
+            return None
+        if not isinstance(pixels, int) or pixels < 1:
+            raise CorruptError(f"{self.id}: resolution in its {_SETTINGS_NAME} is {pixels!r}.")
+        return pixels
+
 
 def locate(
     model_id: str,

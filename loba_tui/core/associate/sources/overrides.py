@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from loba_tui.core.associate.one_file.header import PredictionType
@@ -28,6 +29,10 @@ NO_OVERRIDES = Overrides()
 """The model as it is."""
 
 
+_FLOW = MappingProxyType({"num_train_timesteps": 1000, "shift": 1.0})
+"""Of a flow-matching scheduler: noise levels by equal steps."""
+
+
 @dataclass(frozen=True)
 class ScheduleChange:
     """How a model's noise schedule differs from the one in its configuration; None: as there."""
@@ -44,6 +49,8 @@ class ScheduleChange:
         changed = dict(config)
         # By this list diffusers would drop what is set here again.
         changed.pop("_use_default_values", None)
+        if self.prediction_type == "flow":
+            return dict(_FLOW)
         if self.prediction_type is not None:
             changed["prediction_type"] = self.prediction_type
         if self.zero_snr is not None:

@@ -22,7 +22,14 @@ class AdapterOptions:
     rank: PositiveInt = 4
     alpha: PositiveFloat = 1.0
     layers: Sequence[
-        Literal["cross_attention", "self_attention", "feed_forward", "projection", "convolution"]
+        Literal[
+            "cross_attention",
+            "self_attention",
+            "feed_forward",
+            "projection",
+            "modulation",
+            "convolution",
+        ]
     ] = ("cross_attention", "self_attention")
 
     def modules(self, targets: Mapping[str, Sequence[str]]) -> list[str]:
@@ -34,7 +41,6 @@ class AdapterOptions:
 class LinearAdapterOptions(AdapterOptions):
     """Options of adapters of linear layers alone."""
 
-    layers: Sequence[Literal["cross_attention", "self_attention", "feed_forward", "projection"]] = (
-        "cross_attention",
-        "self_attention",
-    )
+    layers: Sequence[
+        Literal["cross_attention", "self_attention", "feed_forward", "projection", "modulation"]
+    ] = ("cross_attention", "self_attention")

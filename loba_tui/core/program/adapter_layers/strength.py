@@ -18,6 +18,7 @@ from peft.tuners.oft.layer import OFTLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from loba_tui.core.associate.joined_tokens import joined_tokens
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_layers.added import AddedLayer
 from loba_tui.core.program.adapter_layers.kinds import adapted_layers
@@ -71,6 +72,7 @@ class AdapterScale:
         ]
         if not self._layers:
             raise RecipeError(f"no adapter named {adapter_name!r} is attached to the model")
+        self._denoiser = denoiser
         self._multipliers: Tensor | None = None
         self._undo: list[Callable[[], None]] = []
         for layer in self._layers:
@@ -130,8 +132,13 @@ class AdapterScale:
             # Kept, because hundreds of layers would each copy it to the accelerator again.
             rows = self._multipliers = rows.to(output.device, output.dtype)
         if rows.numel() > 1:
-            # Classifier-free guidance stacks the batch: [unconditional rows, conditional rows].
-            rows = rows.repeat(output.shape[0] // rows.numel())
+            tokens = joined_tokens(self._denoiser)
+            if output.ndim == 2 and tokens is not None and sum(tokens) == len(output):
+                rows = rows.repeat(len(tokens) // rows.numel())
+                rows = rows.repeat_interleave(torch.tensor(tokens, device=rows.device))
+            else:
+                # Classifier-free guidance stacks the batch: two halves, each of all rows.
+                rows = rows.repeat(output.shape[0] // rows.numel())
         return output * rows.view(-1, *[1] * (output.ndim - 1))
 
     def set(self, multipliers: Tensor | float) -> None:

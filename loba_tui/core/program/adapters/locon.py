@@ -17,7 +17,14 @@ def get_adapter(
     conv_rank: PositiveInt | None = None,
     conv_alpha: PositiveFloat | None = None,
     layers: Sequence[
-        Literal["cross_attention", "self_attention", "feed_forward", "projection", "convolution"]
+        Literal[
+            "cross_attention",
+            "self_attention",
+            "feed_forward",
+            "projection",
+            "modulation",
+            "convolution",
+        ]
     ] = ("self_attention", "feed_forward", "projection", "convolution"),
 ) -> LoraConfig:
     """Return a PEFT configuration for linear and convolutional layers of the named groups.

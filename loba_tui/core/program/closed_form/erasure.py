@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from loba_tui.core.program.adapter_files.shares import AdapterShare
 from loba_tui.core.program.closed_form.linear_edit import Edit
 from loba_tui.core.program.closed_form.measure_costs import measure_costs, shares_by
-from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
+from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates
 from loba_tui.core.program.closed_form.solution import (
     LayerUpdate,
     Solution,
@@ -54,7 +54,7 @@ def solution_of(
         num_adapters: How many adapters the edit is split into.
         figures: How well the edit does, for the metrics file.
     """
-    projections = text_projections(parts.container)
+    projections = parts.container.text_projections()
     groups = _groups(edit, num_adapters)
     layers, ranks = _layers(edit, reads, projections, rank, groups)
     if not parts.names:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
@@ -125,8 +125,9 @@ class PromptStates:
         return _exact(self._stored(prompt))
 
     def _stored(self, prompt: str) -> Tensor:
-        """Return a prompt's states (T, D) as they are held."""
-        return self._embeds[prompt].embeds[0]
+        """Return what the edited layers read of a prompt's states (T, D), as it is held."""
+        (states,) = self._embeds[prompt].rows()
+        return self._container.projected_states(states)
 
     def _none(self) -> Tensor:
         width = next(iter(self._embeds.values())).embeds.shape[-1]
@@ -185,14 +186,3 @@ def _exact(states: Tensor) -> Tensor:
 
 def _preserve_prompts(concepts: Sequence[Concept]) -> list[str]:
     return list(dict.fromkeys(prompt for concept in concepts for prompt in concept.preserve))
-
-
-def text_projections(container: ModelContainer) -> dict[str, nn.Linear]:
-    """Return the layers that read the prompt's hidden states: to_k and to_v of cross-attention."""
-    modules = {}
-    for name in container.adapter_targets().get("cross_attention", ()):
-        if name.endswith((".to_k", ".to_v")):
-            module = container.denoiser.get_submodule(name)
-            # With an adapter on it, the layer itself is inside.
-            modules[name] = getattr(module, "base_layer", module)
-    return modules

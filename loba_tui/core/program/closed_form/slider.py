@@ -13,7 +13,7 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.closed_form.linear_edit import solve
-from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
+from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates
 from loba_tui.core.program.closed_form.solution import layer_updates
 from loba_tui.core.program.closed_form.solved_run import put_weights
 from loba_tui.core.recipe.sections.method import Concept
@@ -50,7 +50,7 @@ def start_from_instant(
     denoiser = container.denoiser
     projections = {
         name: module
-        for name, module in text_projections(container).items()
+        for name, module in container.text_projections().items()
         if denoiser.get_submodule(name) is not module
     }
     ranks = {name: getattr(denoiser.get_submodule(name), "r", {}) for name in projections}

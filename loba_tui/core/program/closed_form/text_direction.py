@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,9 +58,8 @@ class Direction:
         pooled = rows.pooled
         if pooled is not None and self.pooled is not None:
             pooled = pooled + (strength * self.pooled).to(pooled)
-        return PromptEmbeds(
-            rows.embeds + (strength * self.states).to(rows.embeds), pooled, rows.texts
-        )
+        embeds = rows.embeds + (strength * self.states).to(rows.embeds)
+        return replace(rows, embeds=embeds, pooled=pooled)
 
 
 class TextMove:

@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from loba_tui.core.program.closed_form.linear_edit import solve
-from loba_tui.core.program.closed_form.prompt_states import PromptStates, text_projections
+from loba_tui.core.program.closed_form.prompt_states import PromptStates
 from loba_tui.core.program.closed_form.slider import slider_pairs
 from loba_tui.core.program.closed_form.solution import (
     Solution,
@@ -60,7 +60,7 @@ class InstantSlider:
     def __init__(self, parts: SolverParts, options: InstantSliderOptions) -> None:
         self._concepts, self._options = parts.concepts, options
         self._states = PromptStates(parts.container, parts.embeds, options.tokens)
-        self._projections = text_projections(parts.container)
+        self._projections = parts.container.text_projections()
 
     def most_ranks(self) -> Mapping[str, int]:
         """Return each layer's rank if no two edited states were alike."""

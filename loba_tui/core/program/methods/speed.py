@@ -27,7 +27,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.closed_form.erasure import pairs_of, solution_of
 from loba_tui.core.program.closed_form.linear_edit import Edit, condensed, edit_reads, gram
-from loba_tui.core.program.closed_form.prompt_states import PromptStates, text_projections
+from loba_tui.core.program.closed_form.prompt_states import PromptStates
 from loba_tui.core.program.closed_form.retain_set import (
     RetainSet,
     most_moved,
@@ -98,7 +98,7 @@ class NullSpaceErasure:
         self._parts, self._options = parts, options
         self._states = PromptStates(parts.container, parts.embeds, options.tokens)
         self._pairs = pairs_of(parts)
-        self._projections = text_projections(parts.container)
+        self._projections = parts.container.text_projections()
 
     def most_ranks(self) -> Mapping[str, int]:
         """Return each layer's rank if no two edited states were alike."""

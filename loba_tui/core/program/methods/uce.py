@@ -23,7 +23,7 @@ from torch import Tensor
 
 from loba_tui.core.program.closed_form.erasure import pairs_of, solution_of
 from loba_tui.core.program.closed_form.linear_edit import Edit, edit_reads, gram, revived
-from loba_tui.core.program.closed_form.prompt_states import PromptStates, text_projections
+from loba_tui.core.program.closed_form.prompt_states import PromptStates
 from loba_tui.core.program.closed_form.retain_set import moved_share
 from loba_tui.core.program.closed_form.solution import Solution, Solver, SolverParts, most_ranks
 from loba_tui.core.program.closed_form.state_update import StateUpdate
@@ -79,7 +79,7 @@ class InstantLobotomy:
         self._parts, self._options = parts, options
         self._states = PromptStates(parts.container, parts.embeds, options.tokens)
         self._pairs = pairs_of(parts)
-        self._projections = text_projections(parts.container)
+        self._projections = parts.container.text_projections()
 
     def most_ranks(self) -> Mapping[str, int]:
         """Return each layer's rank if no two edited states were alike."""

@@ -7,7 +7,7 @@ it is drawn anew.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import NonNegativeFloat
@@ -79,7 +79,7 @@ def random_anchor(target: PromptEmbeds, seed: int, *key: int | str) -> PromptEmb
     if pooled is not None:
         pooled_noise = randomness.normal(pooled.shape, seed, "anchor pooled", *key)
         pooled = _as_long_as(pooled, pooled_noise, length)
-    return PromptEmbeds(embeds, pooled).of(None)
+    return replace(target, embeds=embeds, pooled=pooled, texts=(None,))
 
 
 def _as_long_as(like: Tensor, noise: Tensor, factor: float) -> Tensor:

@@ -9,7 +9,7 @@ each call and returns numbers of no meaning at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -184,4 +184,4 @@ class Recorder:
 
 def _zeros_like(embeds: PromptEmbeds) -> PromptEmbeds:
     pooled = None if embeds.pooled is None else torch.zeros(embeds.pooled.shape)
-    return PromptEmbeds(torch.zeros(embeds.embeds.shape), pooled)
+    return replace(embeds, embeds=torch.zeros(embeds.embeds.shape), pooled=pooled)

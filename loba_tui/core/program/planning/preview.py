@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_shapes import ModelShapes, shapes_of
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.attach import attach_adapter
@@ -136,12 +137,12 @@ def noise(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[str, An
     if rollout is None and "rollout_steps" in described:
         rollout = described["rollout_steps"].default
     num_steps = rollout if isinstance(rollout, int) else recipe.sample.steps
-    config = shapes.container.scheduler_config
+    container = shapes.container
     return {
-        "num_train_timesteps": config.get("num_train_timesteps", 1000),
+        "num_train_timesteps": container.scheduler_config.get("num_train_timesteps", 1000),
         "prediction_type": shapes.container.prediction_type,
-        "training": _noise_levels(recipe.scheduler.noise, num_steps, config, plugins),
-        "sampling": _noise_levels(recipe.sample.noise, recipe.sample.steps, config, plugins),
+        "training": _noise_levels(recipe.scheduler.noise, num_steps, container, plugins),
+        "sampling": _noise_levels(recipe.sample.noise, recipe.sample.steps, container, plugins),
     }
 
 
@@ -175,10 +176,10 @@ def preview(
 
 
 def _noise_levels(
-    choice: Choice, num_steps: int, config: Mapping[str, Any], plugins: Plugins
+    choice: Choice, num_steps: int, container: ModelContainer, plugins: Plugins
 ) -> dict[str, Any]:
-    scheduler = load_choice("noise", choice, plugins)(config)
-    scheduler.set_timesteps(num_steps)
+    scheduler = load_choice("noise", choice, plugins)(container.scheduler_config)
+    container.lay_out_steps(scheduler, num_steps, container.latent_shape())
     grid = torch.as_tensor(scheduler.timesteps).double().cpu()
     sigmas = getattr(scheduler, "sigmas", None)
     if sigmas is not None and len(sigmas) >= len(grid):

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 
 from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.associate.embeds import PromptEmbeds, same_length
+from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
 from loba_tui.core.program.drop_ins import load_choice
@@ -59,13 +58,13 @@ def sample_scales(
     images = []
     make_scheduler = load_choice("noise", settings.noise, plugins)
     container.require("vae")
-    with _prepared(container.pipeline, make_scheduler) as pipeline:
+    with _prepared(container, make_scheduler):
         for start in range(0, len(jobs), settings.batch_size):
             batch = jobs[start : start + settings.batch_size]
             multipliers = torch.tensor([float(scales[k]) for _, _, k in batch])
             with scale(multipliers):
                 drawn = _call(
-                    pipeline,
+                    container,
                     _rows_of([(rows[k], p) for p, _, k in batch]),
                     _rows_of([(negatives[k], 0) for _, _, k in batch]),
                     [seeds[s] for _, s, _ in batch],
@@ -105,13 +104,13 @@ def sample_rows(
     images = []
     make_scheduler = load_choice("noise", settings.noise, plugins)
     container.require("vae")
-    with _prepared(container.pipeline, make_scheduler) as pipeline, scale(strength):
+    with _prepared(container, make_scheduler), scale(strength):
         for start in range(0, len(embeds), settings.batch_size):
             rows = slice(start, start + settings.batch_size)
             own = list(seeds[rows])
             images.append(
                 _call(
-                    pipeline,
+                    container,
                     embeds[rows],
                     negative.select([0] * len(own)),
                     own,
@@ -137,7 +136,7 @@ def _rows_of(places: Sequence[tuple[PromptEmbeds, int]]) -> PromptEmbeds:
 
 
 def _call(
-    pipeline: DiffusionPipeline,
+    container: ModelContainer,
     embeds: PromptEmbeds,
     negative: PromptEmbeds,
     seeds: Sequence[int],
@@ -145,19 +144,9 @@ def _call(
     resolution: int,
 ) -> np.ndarray:
     """Return (B, H, W, 3) images of one call of the pipeline."""
-    embeds, negative = same_length([embeds, negative])
-    pooled = {}
-    if embeds.pooled is not None:
-        pooled = {
-            "pooled_prompt_embeds": embeds.pooled,
-            "negative_pooled_prompt_embeds": negative.pooled,
-        }
-    images: np.ndarray = pipeline(
-        prompt_embeds=embeds.embeds,
-        negative_prompt_embeds=negative.embeds,
-        **pooled,
+    images: np.ndarray = container.pipeline(
+        **container.pipeline_inputs(embeds, negative, settings.guidance_scale),
         num_inference_steps=settings.steps,
-        guidance_scale=settings.guidance_scale,
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         height=resolution,
         width=resolution,
@@ -167,18 +156,17 @@ def _call(
 
 
 @contextmanager
-def _prepared(
-    pipeline: DiffusionPipeline, make_scheduler: Callable[[Any], Any]
-) -> Iterator[DiffusionPipeline]:
-    """Lend the pipeline with the wanted sampler, quiet and in evaluation mode, then restore it."""
-    scheduler, denoiser = pipeline.scheduler, pipeline.unet
+def _prepared(container: ModelContainer, make_scheduler: Callable[[Any], Any]) -> Iterator[None]:
+    """Give the pipeline the wanted sampler, quiet and in evaluation mode, then restore it."""
+    pipeline, denoiser = container.pipeline, container.denoiser
+    scheduler = pipeline.scheduler
     bar = getattr(pipeline, "_progress_bar_config", None)
     was_training = denoiser.training
     pipeline.scheduler = make_scheduler(scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     denoiser.eval()  # an adapter's dropout is for training
     try:
-        yield pipeline
+        yield
     finally:
         denoiser.train(was_training)
         pipeline.scheduler = scheduler

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
+from loba_tui.core.associate.schedules import is_flow_matching
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program import randomness
 from loba_tui.core.program.trajectories.predictions import ForwardCounter
@@ -140,14 +141,13 @@ class RolloutPlan(RunParts):
     def new_scheduler(self) -> Any:
         """Return a scheduler with its grid of `num_steps` timesteps laid out."""
         scheduler = self.make_noise_scheduler()
-        scheduler.set_timesteps(self.num_steps)
+        self.container.lay_out_steps(scheduler, self.num_steps, self.latent_shape)
         return scheduler
 
     def noise(self, scheduler: Any, *key: int | str) -> Tensor:
         """Return (1, C, H, W) latents of pure noise in the scheduler's own scale."""
         noise = randomness.normal((1, *self.latent_shape), self.seed, *key)
-        # Flow-matching schedulers have no such attribute: their pure noise has unit variance.
-        return noise.to(self.container.device) * float(getattr(scheduler, "init_noise_sigma", 1.0))
+        return noise.to(self.container.device) * float(scheduler.init_noise_sigma)
 
     def weights(self, scheduler: Any, progress: float) -> Tensor:
         """Return the density's (N,) weights over the sampling grid.
@@ -159,7 +159,8 @@ class RolloutPlan(RunParts):
         """
         train_timesteps = scheduler.config.num_train_timesteps
         timesteps = scheduler.timesteps.double().cpu()
-        grid = (timesteps / (train_timesteps - 1)).clamp(0, 1)
+        is_flow = is_flow_matching(scheduler.config)
+        grid = (timesteps / (train_timesteps if is_flow else train_timesteps - 1)).clamp(0, 1)
         visits = (timesteps[:, None] == timesteps).sum(dim=1)
         weights = self.density(grid, progress).double() / visits
         if not float(weights.sum()) > 0:
@@ -201,9 +202,7 @@ class RolloutPlan(RunParts):
 
 
 def model_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
-    """Return latents as the model expects them; flow-matching schedulers leave them as they are."""
-    if not hasattr(scheduler, "scale_model_input"):
-        return latents
+    """Return latents as the model expects them."""
     scaled: Tensor = scheduler.scale_model_input(latents, timestep)
     return scaled
 

@@ -1,8 +1,8 @@
 """The forward process q(x_t | x₀): noise on images, and what a model is to say of them.
 
-Fine-tuning on images draws noise, timesteps, targets and weights for ε-, v- and x₀-prediction;
-which of them is the model's own affair. Zero-terminal-SNR schedules (Lin et al. 2023,
-https://arxiv.org/abs/2305.08891) come with `scheduler.noise`.
+Fine-tuning on images draws noise, timesteps, targets and weights for ε-, v- and x₀-prediction and
+for flow matching; which of them is the model's own affair. Zero-terminal-SNR schedules (Lin et al.
+2023, https://arxiv.org/abs/2305.08891) come with `scheduler.noise`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from loba_tui.core.associate.schedules import is_flow_matching
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program import randomness
-from loba_tui.core.program.trajectories.noise_schedulers import is_flow_matching
+from loba_tui.core.program.trajectories.noise_schedulers import FlowMatchEuler
 from loba_tui.core.program.trajectories.timestep_density import TimestepDensity
 
 NoiseChange = Callable[[Tensor, Tensor, Callable[..., Tensor]], tuple[Tensor, Tensor]]
@@ -24,7 +25,7 @@ NoiseChange = Callable[[Tensor, Tensor, Callable[..., Tensor]], tuple[Tensor, Te
 Weighting = Callable[[Tensor], Tensor]
 """From a signal-to-noise ratio (B,) to the weight (B,) of the squared error in x₀."""
 
-_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+_PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
 
 
 class NoiseLevels:
@@ -43,9 +44,12 @@ class NoiseLevels:
             self._labels = torch.arange(1, num_steps + 1, dtype=torch.float32)
             self.grid = self._labels.double() / num_steps
             self._a, self._b = 1 - self.grid, self.grid
+            self._snr = (self._a / self._b) ** 2
         else:
             self._labels = torch.arange(num_steps)
             self.grid = self._labels.double() / (num_steps - 1)
+            exact = kept.double().cpu()
+            self._snr = exact / (1 - exact)
             kept = kept.to("cpu", dtype)
             self._a, self._b = kept.sqrt(), (1 - kept).sqrt()
 
@@ -54,11 +58,23 @@ class NoiseLevels:
         a, b = self.coefficients(levels, clean)
         return a * clean + b * noise, self._labels[levels]
 
+    def labels(self, levels: Tensor) -> Tensor:
+        """Return the timesteps (B,) that label levels (B,)."""
+        return self._labels[levels.cpu()]
+
+    def snr(self, levels: Tensor) -> Tensor:
+        """Return a² / b² of levels (B,), (B,) float64."""
+        return self._snr[levels.cpu()]
+
     def coefficients(self, levels: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return a and b of levels (B,) as (B, 1, 1, 1), with device and dtype of `like`."""
         at = levels.cpu()
         a, b = (table[at].to(like).view(-1, 1, 1, 1) for table in (self._a, self._b))
         return a, b
+
+    def normalised(self, timesteps: Tensor) -> Tensor:
+        """Return timesteps as losses and densities have them: 0 is clean, and 1 is noise."""
+        return timesteps / float(self._labels[-1])
 
     def at(self, timesteps: Tensor) -> Tensor:
         """Return the levels (B,) that timesteps (B,) label."""
@@ -92,17 +108,17 @@ class Diffusion:
         Raises:
             RecipeError: This kind of model is not trained this way.
         """
+        self._scheduler: Any
         if is_flow_matching(config):
-            raise RecipeError(
-                "method.name: this method trains diffusion models, and this one is a"
-                " flow-matching model"
-            )
-        self._scheduler = DDPMScheduler.from_config(config, clip_sample=False)
-        self.prediction_type = str(self._scheduler.config.prediction_type)
+            self._scheduler = FlowMatchEuler.from_config(config)
+            self.prediction_type = "flow"
+        else:
+            self._scheduler = DDPMScheduler.from_config(config, clip_sample=False)
+            self.prediction_type = str(self._scheduler.config.prediction_type)
         if self.prediction_type not in _PREDICTIONS:
             raise RecipeError(f"the model predicts {self.prediction_type}, which is not known")
-        ends_in_noise = float(self._scheduler.alphas_cumprod[-1]) < 1e-6
-        if ends_in_noise and self.prediction_type == "epsilon":
+        kept = getattr(self._scheduler, "alphas_cumprod", None)
+        if kept is not None and self.prediction_type == "epsilon" and float(kept[-1]) < 1e-6:
             raise RecipeError(
                 "scheduler.noise: a schedule that ends in pure noise (rescale_betas_zero_snr)"
                 " leaves an ε-predicting model nothing to learn there",
@@ -124,7 +140,8 @@ class Diffusion:
         Raises:
             RecipeError: The density is zero everywhere.
         """
-        grid = torch.linspace(0, 1, self.num_timesteps, dtype=torch.float64)
+        first, last = self._levels.grid[[0, -1]].tolist()
+        grid = torch.linspace(first, last, self.num_timesteps, dtype=torch.float64)
         weights = torch.as_tensor(self._density(grid, progress)).double()
         if not float(weights.sum()) > 0:
             raise RecipeError(
@@ -133,16 +150,19 @@ class Diffusion:
         if self._num_shares is not None:
             middle = (index % self._num_shares + 0.5) / self._num_shares
             reached = weights.cumsum(0) / weights.sum()
-            return torch.full((len(rows),), int((reached < middle).sum()))
-        drawn = [
-            randomness.weighted_choice(weights, 1, self._seed, "timestep", index, row)[0]
-            for row in rows
-        ]
-        return torch.tensor(drawn)
+            levels = torch.full((len(rows),), int((reached < middle).sum()))
+        else:
+            levels = torch.tensor(
+                [
+                    randomness.weighted_choice(weights, 1, self._seed, "timestep", index, row)[0]
+                    for row in rows
+                ]
+            )
+        return self._levels.labels(levels)
 
     def normalised(self, timesteps: Tensor) -> Tensor:
         """Return timesteps as losses and densities have them: 0 is clean, and 1 is noise."""
-        return timesteps / (self.num_timesteps - 1)
+        return self._levels.normalised(timesteps)
 
     def noise(self, like: Tensor, index: int, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Draw noise for micro-step `index`.
@@ -173,28 +193,30 @@ class Diffusion:
         return applied, wanted
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return x_t = √ᾱ x₀ + √(1 − ᾱ) ε, (B, C, H, W)."""
-        return self._levels.noised(latents, noise, timesteps.cpu())[0]
+        """Return x_t = √ᾱ x₀ + √(1 − ᾱ) ε, or (1 − σ) x₀ + σ ε of flow matching, (B, C, H, W)."""
+        return self._levels.noised(latents, noise, self._levels.at(timesteps.cpu()))[0]
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return what the model should have said: ε, v = √ᾱ ε − √(1 − ᾱ) x₀, or x₀."""
+        """Return what the model should have said: ε, v = √ᾱ ε − √(1 − ᾱ) x₀, x₀, or ε − x₀."""
         if self.prediction_type == "epsilon":
             return noise
         if self.prediction_type == "sample":
             return latents
-        a, b = self._levels.coefficients(timesteps, latents)
+        if self.prediction_type == "flow":
+            return noise - latents
+        a, b = self._levels.coefficients(self._levels.at(timesteps.cpu()), latents)
         return a * noise - b * latents
 
     def snr(self, timesteps: Tensor) -> Tensor:
-        """Return ᾱ / (1 − ᾱ), (B,)."""
-        kept = self._scheduler.alphas_cumprod.double()[timesteps.cpu()]
-        return kept / (1 - kept)
+        """Return ᾱ / (1 − ᾱ), or (1 − σ)² / σ² of flow matching, (B,)."""
+        return self._levels.snr(self._levels.at(timesteps.cpu()))
 
     def weights(self, timesteps: Tensor) -> Tensor:
         """Return the weight (B,) of each row's squared error in what the model predicts.
 
         A weighting is stated for x₀, so that it means the same for every kind of model: an error in
-        x₀ is √SNR times smaller than in ε, and √(SNR + 1) times than in v.
+        x₀ is √SNR times smaller than in ε, √(SNR + 1) times than in v, and √SNR + 1 = 1/σ times
+        than in the velocity of flow matching.
         """
         if self._weighting is None:
             return torch.ones(len(timesteps))
@@ -204,4 +226,6 @@ class Diffusion:
             weights = weights / snr
         elif self.prediction_type == "v_prediction":
             weights = weights / (snr + 1)
+        elif self.prediction_type == "flow":
+            weights = weights / (snr.sqrt() + 1) ** 2
         return weights.float()

@@ -76,9 +76,10 @@ def roll_out(
         resolution: Pixels; None takes the model's own.
     """
     scheduler = make_scheduler()
-    scheduler.set_timesteps(num_steps)
+    latent_shape = container.latent_shape(resolution)
+    container.lay_out_steps(scheduler, num_steps, latent_shape)
     num_prompts = len(prompts)
-    shape = (num_prompts, *container.latent_shape(resolution))
+    shape = (num_prompts, *latent_shape)
     latents = randomness.normal(shape, seed, "efficacy").to(container.device)
     latents = latents * float(scheduler.init_noise_sigma)
     inputs, labels, counter = [], [], ForwardCounter()

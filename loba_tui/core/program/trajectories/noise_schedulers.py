@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from loba_tui.core.associate.schedules import is_flow_matching
 from loba_tui.core.errors import RecipeError
 
 Scheduler = TypeVar("Scheduler")
@@ -88,8 +92,16 @@ def diffusion_scheduler(
     return scheduler
 
 
-def is_flow_matching(config: Mapping[str, Any]) -> bool:
-    """Say whether a scheduler config belongs to a flow-matching model."""
-    if config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas"):
-        return True
-    return "shift" in config and "beta_start" not in config
+class FlowMatchEuler(FlowMatchEulerDiscreteScheduler):
+    """Euler steps of flow matching with what pipelines of UNets ask of every scheduler."""
+
+    init_noise_sigma = 1.0
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor | None = None) -> Tensor:
+        """Return the latents as they are."""
+        return sample
+
+
+def noiseless_sampler(config: Mapping[str, Any]) -> str:
+    """Return the shipped noise scheduler that steps a model of this kind without adding noise."""
+    return "flow_match_euler" if is_flow_matching(config) else "ddim"

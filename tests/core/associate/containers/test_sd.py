@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from loba_tui.core.associate.containers.families.sd import SDContainer
 from loba_tui.core.associate.containers.loading import component_names, load_pipeline
-from loba_tui.core.associate.containers.sd import SDContainer
 from loba_tui.core.associate.embeds import Framing
 from loba_tui.core.associate.pipeline_files import component_names as names_to_fetch
 from loba_tui.core.associate.sources.locate import locate, read_index

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from loba_tui.core.associate.containers.families.sdxl import SDXLContainer
 from loba_tui.core.associate.containers.loading import load_pipeline
-from loba_tui.core.associate.containers.sdxl import SDXLContainer
 from loba_tui.core.associate.embeds import Framing
 from loba_tui.core.associate.sources.locate import locate
 

@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import VeraConfig
+from peft import LoraConfig, VeraConfig, inject_adapter_in_model
 from tiny_adapters import add_adapter, move_adapter
 from torch import Tensor
 
-from loba_tui.core.associate.containers.sdxl import SDXLContainer
+from loba_tui.core.associate.containers.families.sdxl import SDXLContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
+from loba_tui.core.associate.joined_tokens import note_joined_tokens
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
@@ -194,3 +195,33 @@ def test_blocks_that_do_not_divide_a_layer_are_the_recipes_error(tiny_sdxl_folde
 def test_a_kind_that_cannot_be_exported_is_refused_before_training() -> None:
     with pytest.raises(RecipeError, match="VERA can be neither scaled nor exported"):
         kind_of(VeraConfig(r=4, target_modules=["to_q"]))
+
+
+class Joined(torch.nn.Module):
+    """Runs a linear layer on the tokens of all rows at once, as Z-Image's caption embedder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Linear(4, 6)
+
+    def forward(self, rows: list[Tensor]) -> list[Tensor]:
+        lengths = [len(row) for row in rows]
+        return list(self.embed(torch.cat(rows)).split(lengths))
+
+
+@torch.no_grad()
+def test_rows_have_their_own_strength_where_their_tokens_are_joined() -> None:
+    torch.manual_seed(0)
+    model = Joined()
+    note_joined_tokens(model, lambda rows: [len(row) for row in rows])
+    inject_adapter_in_model(
+        LoraConfig(r=2, target_modules=["embed"], init_lora_weights=False), model
+    )
+    rows, strengths = [torch.randn(n, 4) for n in (3, 5, 3, 5)], (2.0, -1.0)
+    scale = AdapterScale(model)
+    with scale(torch.tensor(strengths)):
+        together = model(rows)
+    for place, row in enumerate(rows):
+        with scale(strengths[place % 2]):
+            (alone,) = model([row])
+        torch.testing.assert_close(together[place], alone)

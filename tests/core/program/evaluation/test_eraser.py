@@ -12,7 +12,6 @@ from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
-from loba_tui.core.program.closed_form.prompt_states import text_projections
 from loba_tui.core.program.closed_form.solution import Solution, layer_updates
 from loba_tui.core.program.closed_form.solved_run import attach_solution
 from loba_tui.core.program.closed_form.state_update import StateUpdate
@@ -154,7 +153,7 @@ def model_with(folder: Path, *, exact: bool):  # type: ignore[no-untyped-def]
     change = torch.linalg.lstsq(red, blue - red, driver="gelsd").solution.T
     u, s, vh = torch.linalg.svd(change)
     update = StateUpdate(u[:, : len(s)] * s * (1.0 if exact else 1e-6), vh)
-    layers = layer_updates(update, text_projections(container))
+    layers = layer_updates(update, container.text_projections())
     attach_solution(Solution(layers), container)
     return container, AdapterScale(container.denoiser), embeds
 

@@ -14,7 +14,7 @@ from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.closed_form.linear_edit import gram, least_heard
-from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates, text_projections
+from loba_tui.core.program.closed_form.prompt_states import Pair, PromptStates
 from loba_tui.core.program.closed_form.slider import slider_pairs
 from loba_tui.core.program.closed_form.solution import Solution, Solver, SolverParts
 from loba_tui.core.recipe.sections.method import Concept
@@ -85,7 +85,7 @@ def test_uce_is_the_dense_closed_form_in_every_layer_that_reads_the_prompt(
     kept += [words(container, p, 1, 2, 3, 4) for concept in RED for p in concept.preserve]
     r = torch.cat(kept)
     m2 = 0.5 * torch.eye(c.shape[1]).double() + c.T @ c + r.T @ r
-    modules = text_projections(container)
+    modules = container.text_projections()
     assert solution.layers.keys() == modules.keys()
     assert len(modules) == 2 * sum(
         name.endswith("attn2") for name, _ in container.denoiser.named_modules()
@@ -129,7 +129,7 @@ def test_guidance_says_how_far_the_concept_is_taken_towards_the_guide(
     half = [RED[0].model_copy(update={"guidance": 0.5, "preserve": ()})]
     solution = solver("uce", container, half, identity_weight=1e-6).solve()
     c, g = words(container, "a red circle", 2), words(container, "a blue circle", 2)
-    for name, module in text_projections(container).items():
+    for name, module in container.text_projections().items():
         w, layer = module.weight.detach().double(), solution.layers[name]
         edited = w + layer.up.double() @ layer.down.double()
         torch.testing.assert_close(
@@ -155,7 +155,7 @@ def test_the_instant_slider_moves_neutral_prompts_between_negative_and_positive(
         own = words(container, concept.target, 2, 3, 4)
         up = words(container, str(concept.positive), 3, 4, 5)
         down = words(container, str(concept.negative), 3, 4, 5)
-        for name, module in text_projections(container).items():
+        for name, module in container.text_projections().items():
             w, layer = module.weight.detach().double(), solution.layers[name]
             moved = own @ (layer.up.double() @ layer.down.double()).T
             wanted = 0.7 * (up - down) @ w.T
@@ -191,7 +191,7 @@ def answers(
     container: ModelContainer, solution: Solution, states: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield what each layer makes of states (N, D), before and after."""
-    for name, module in text_projections(container).items():
+    for name, module in container.text_projections().items():
         w, layer = module.weight.detach().double(), solution.layers[name]
         yield states @ w.T, states @ (w + layer.up.double() @ layer.down.double()).T
 
@@ -278,7 +278,7 @@ def test_uce_holds_the_padding_of_what_it_preserves_where_it_is_told_to(
 def test_noise_around_retained_states_makes_an_edit_that_such_noise_moves_less(
     container: ModelContainer,
 ) -> None:
-    layers = gram(module.weight.detach() for module in text_projections(container).values())
+    layers = gram(module.weight.detach() for module in container.text_projections().values())
     noise = least_heard(layers, 4)
     moved = []
     for augment in (0.0, 3.0):

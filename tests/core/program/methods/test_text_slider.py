@@ -18,7 +18,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program import randomness
 from loba_tui.core.program.closed_form.linear_edit import solve
-from loba_tui.core.program.closed_form.prompt_states import PromptStates, text_projections
+from loba_tui.core.program.closed_form.prompt_states import PromptStates
 from loba_tui.core.program.closed_form.slider import slider_pairs, start_from_instant
 from loba_tui.core.program.method import MethodParts
 from loba_tui.core.program.methods import text_slider
@@ -214,7 +214,7 @@ def test_a_warm_start_is_the_instant_slider_cut_to_the_adapters_rank(
     method.start_warm()
     edit = PromptStates(container, parts.embeds, "prompt").edit(slider_pairs(CONCEPTS))
     update = solve(edit, identity_weight=0.05)
-    projections = text_projections(container)
+    projections = container.text_projections()
     assert len(projections) > 2
     for name, layer in projections.items():
         up, down = update.of_layer(layer.weight, 4)

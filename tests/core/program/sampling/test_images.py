@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from peft import get_peft_model_state_dict
 
-from loba_tui.core.associate.containers.sdxl import SDXLContainer
+from loba_tui.core.associate.containers.families.sdxl import SDXLContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.plugins import SHIPPED

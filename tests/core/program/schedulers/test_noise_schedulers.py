@@ -16,7 +16,7 @@ from torch import Tensor
 
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.program.trajectories.base import model_input, step_latents
+from loba_tui.core.program.trajectories.base import step_latents
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 # As a U-Net's pipeline has it; the model's own sampler is not the one that is asked for.
@@ -79,7 +79,9 @@ def walk(
     latents = torch.randn(1, 4, 16, 16, generator=generator) * scale + trace
     inputs = []
     for timestep in scheduler.timesteps:
-        scaled = model_input(scheduler, latents, timestep)
+        scaled = latents
+        if hasattr(scheduler, "scale_model_input"):  # diffusers' own of flow matching has none
+            scaled = scheduler.scale_model_input(latents, timestep)
         inputs.append((scaled, timestep))
         latents = step_latents(scheduler, predict(scaled, timestep), timestep, latents, [generator])
     return latents, inputs

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 from torch.nn import functional
 
@@ -171,8 +171,34 @@ def test_every_schedule_of_huber_keeps_the_contract(schedule: str) -> None:
     check_contract("losses", SHIPPED.describe("losses", "huber").path, schedule=schedule)
 
 
-def test_flow_models_are_refused() -> None:
-    from diffusers import FlowMatchEulerDiscreteScheduler
+FLOW = FlowMatchEulerDiscreteScheduler(shift=3.0)
 
-    with pytest.raises(RecipeError, match="flow-matching"):
-        diffusion(FlowMatchEulerDiscreteScheduler().config)
+
+def test_noising_and_targets_of_flow_matching_are_the_straight_line() -> None:
+    ours = diffusion(FLOW.config)
+    clean, noise = latents(4, 4, 8, 8), latents(4, 4, 8, 8).flip(0)
+    timesteps = torch.tensor([1.0, 250.0, 500.0, 1000.0])
+    sigmas = (timesteps / 1000).view(-1, 1, 1, 1)
+    noised = ours.add_noise(clean, noise, timesteps)
+    torch.testing.assert_close(noised, (1 - sigmas) * clean + sigmas * noise)
+    target = ours.target(clean, noise, timesteps)
+    torch.testing.assert_close(noised - sigmas * target, clean)
+    torch.testing.assert_close(ours.normalised(timesteps), timesteps / 1000)
+    torch.testing.assert_close(ours.snr(timesteps)[1:3].float(), torch.tensor([9.0, 1.0]))
+
+
+def test_timesteps_of_flow_matching_follow_the_density_and_are_labels() -> None:
+    density = SHIPPED.load("timestep", "window")(width=0.1, begin=1.0)
+    ours = Diffusion(FLOW.config, seed=0, density=density)
+    drawn = ours.timesteps(0, 0.0, range(200))
+    assert drawn.min() >= 900
+    assert drawn.max() <= 1000
+    assert len(set(drawn.tolist())) > 50
+
+
+def test_a_weighting_of_flow_matching_is_one_of_the_error_in_the_image() -> None:
+    ours = diffusion(FLOW.config, weighting=SHIPPED.load("weightings", "min_snr")(gamma=5.0))
+    timesteps = torch.tensor([100.0, 500.0, 900.0])
+    sigma = (timesteps / 1000).double()
+    snr = ((1 - sigma) / sigma) ** 2
+    torch.testing.assert_close(ours.weights(timesteps).double(), snr.clamp(max=5) * sigma**2)

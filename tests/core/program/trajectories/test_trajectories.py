@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,9 @@ class OneImageContainer:
     image: Tensor
     device = torch.device("cpu")
     rows: int = 0
+
+    def lay_out_steps(self, scheduler: Any, num_steps: int, latent_shape: object) -> None:
+        scheduler.set_timesteps(num_steps)
 
     def predict(
         self, latents: Tensor, timesteps: Tensor, embeds: PromptEmbeds, **_: object

@@ -67,17 +67,21 @@ class PromptEmbedCache(Mapping[str, PromptEmbeds]):
         found = self._store.get(_key(self._store, prompt))
         if found is None or "embeds" not in found:
             return None
-        return PromptEmbeds(found["embeds"], found.get("pooled")).to(self._container.device)
+        row = PromptEmbeds(found["embeds"], found.get("pooled"), lengths=found.get("lengths"))
+        return row.to(self._container.device)
 
     def _made(self, prompt: str) -> PromptEmbeds:
         made = self._container.encode_prompts([prompt])
         # Laid out as what comes from the store: kernels may depend on it.
         pooled = None if made.pooled is None else made.pooled.clone(memory_format=_CONTIGUOUS)
-        row = PromptEmbeds(made.embeds.clone(memory_format=_CONTIGUOUS), pooled)
+        embeds = made.embeds.clone(memory_format=_CONTIGUOUS)
+        row = PromptEmbeds(embeds, pooled, lengths=made.lengths)
         if self._store is not None:
             tensors = {"embeds": row.embeds}
             if row.pooled is not None:
                 tensors["pooled"] = row.pooled
+            if row.lengths is not None:
+                tensors["lengths"] = row.lengths
             self._store.put(_key(self._store, prompt), tensors, describe={"prompt": prompt})
         return row
 

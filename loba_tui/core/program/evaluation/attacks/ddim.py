@@ -1,11 +1,12 @@
-"""Steps of DDIM between images and noise, for attacks that need the trajectory itself.
+"""Steps between images and noise without any of their own, for attacks that need the trajectory.
 
 Denoising Diffusion Implicit Models, Song et al. 2020, https://arxiv.org/abs/2010.02502. With
 x_t = a_t x₀ + b_t ε and s the next lower noise level (equations 12 and 16):
 
     x_s = a_s x₀ + √(b_s² − σ²) ε + σ z,    σ = η (b_s / b_t) √(1 − a_t² / a_s²)
 
-where η is 0 for DDIM and 1 for DDPM. Read backwards at η = 0 it turns an image into noise.
+where η is 0 for DDIM and 1 for DDPM. Read backwards at η = 0 it turns an image into noise. With
+a = 1 − σ and b = σ the same are the Euler steps of flow matching.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import torch
 from torch import Tensor
 
 from loba_tui.core.associate.embeds import PromptEmbeds
+from loba_tui.core.associate.schedules import is_flow_matching
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program import randomness
 from loba_tui.core.program.evaluation.attacks.subject import Subject
 from loba_tui.core.program.trajectories.forward_process import NoiseLevels
+from loba_tui.core.program.trajectories.noise_schedulers import noiseless_sampler
 from loba_tui.core.program.trajectories.predictions import guided
 
 NoiseOf = Callable[[int, int], Tensor]
@@ -46,12 +49,18 @@ class Ddim:
     @classmethod
     def of(cls, subject: Subject) -> Ddim:
         """Return the grid of the recipe's number of sampling steps."""
-        scheduler = SHIPPED.load("noise", "ddim")(subject.container.scheduler_config)
-        scheduler.set_timesteps(subject.recipe.sample.steps)
-        levels = NoiseLevels(scheduler)
-        one = torch.ones((), dtype=torch.float64)
-        pairs = [levels.coefficients(levels.at(t.reshape(1)), one) for t in scheduler.timesteps]
-        a, b = ([float(pair[n]) for pair in pairs] for n in (0, 1))
+        config = subject.container.scheduler_config
+        scheduler = SHIPPED.load("noise", noiseless_sampler(config))(config)
+        shape = subject.container.latent_shape(subject.recipe.train.resolution)
+        subject.container.lay_out_steps(scheduler, subject.recipe.sample.steps, shape)
+        if is_flow_matching(config):
+            b = (scheduler.timesteps.double() / scheduler.config.num_train_timesteps).tolist()
+            a = [1 - level for level in b]
+        else:
+            levels = NoiseLevels(scheduler)
+            one = torch.ones((), dtype=torch.float64)
+            pairs = [levels.coefficients(levels.at(t.reshape(1)), one) for t in scheduler.timesteps]
+            a, b = ([float(pair[n]) for pair in pairs] for n in (0, 1))
         return cls(subject, scheduler.timesteps, [*a, 1.0], [*b, 0.0])
 
     def start(self, seeds: Sequence[int]) -> Tensor:
@@ -126,6 +135,8 @@ class Ddim:
         kind = self.subject.container.prediction_type
         if kind == "v_prediction":
             return a * latents - b * predicted, a * predicted + b * latents
+        if kind == "flow":
+            return latents - b * predicted, latents + a * predicted
         if kind == "sample":
             return predicted, (latents - a * predicted) / b if b else torch.zeros_like(latents)
         return (latents - b * predicted) / a, predicted

@@ -29,6 +29,7 @@ from loba_tui.core.program.evaluation.attacks.subject import Subject
 from loba_tui.core.program.evaluation.eraser_effect import JUDGED_SCALE
 from loba_tui.core.program.spread import spread
 from loba_tui.core.program.trajectories.held_out import HeldOut, roll_out
+from loba_tui.core.program.trajectories.noise_schedulers import noiseless_sampler
 from loba_tui.core.recipe.sections.attacks import EmbeddingAttack
 
 ROLLOUT_STEPS, KEPT = 8, (1, 3, 5, 6)
@@ -109,13 +110,14 @@ class Matched:
     @torch.no_grad()
     def of(cls, subject: Subject, prompts: list[str]) -> Matched:
         """Roll the scenes out with the base model, with noise that nothing is drawn with."""
-        ddim = SHIPPED.load("noise", "ddim")
+        config = subject.container.scheduler_config
+        make = SHIPPED.load("noise", noiseless_sampler(config))
         named = subject.encoded(prompts, 0.0)
         held_out = roll_out(
             subject.container,
             subject.scale,
             named,
-            make_scheduler=lambda: ddim(subject.container.scheduler_config),
+            make_scheduler=lambda: make(config),
             seed=randomness.integer(2**31, subject.seeds[0], "attack search"),
             num_steps=ROLLOUT_STEPS,
             keep=KEPT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -102,7 +103,7 @@ class StatesPlace:
         """Return the states of these prompts."""
         numbers = [self._prompts.index(prompt) for prompt in prompts]
         pooled = vectors[1][numbers] if len(vectors) > 1 else None
-        return PromptEmbeds(vectors[0][numbers], pooled)
+        return replace(self._own[numbers], embeds=vectors[0][numbers], pooled=pooled, texts=())
 
     def close(self) -> None:
         """Leave the text encoders, which it has not changed."""

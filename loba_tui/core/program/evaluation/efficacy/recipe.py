@@ -13,6 +13,7 @@ from loba_tui.core.program.evaluation.efficacy.slider import SliderEfficacy, sli
 from loba_tui.core.program.open_model import Embeddings, batch_of
 from loba_tui.core.program.spread import spread
 from loba_tui.core.program.trajectories.held_out import HeldOut, roll_out
+from loba_tui.core.program.trajectories.noise_schedulers import noiseless_sampler
 from loba_tui.core.recipe.schema import Recipe
 
 MAX_EFFICACY_CONCEPTS = 8
@@ -91,12 +92,13 @@ def roll_out_held(
 
     The adapter is off for it. `target` has one row a prompt.
     """
-    ddim = SHIPPED.load("noise", "ddim")
+    config = container.scheduler_config
+    make = SHIPPED.load("noise", noiseless_sampler(config))
     return roll_out(
         container,
         scale,
         target,
-        make_scheduler=lambda: ddim(container.scheduler_config),
+        make_scheduler=lambda: make(config),
         seed=recipe.proof.seeds[0],
         resolution=recipe.train.resolution,
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers import FlowMatchEulerDiscreteScheduler
 from pydantic import PositiveFloat
 
+from loba_tui.core.associate.schedules import is_flow_matching
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.trajectories.noise_schedulers import is_flow_matching
+from loba_tui.core.program.trajectories.noise_schedulers import FlowMatchEuler
 
 
 def step_noise(
@@ -17,7 +17,7 @@ def step_noise(
     *,
     shift: PositiveFloat | None = None,
     use_karras_sigmas: bool = False,
-) -> FlowMatchEulerDiscreteScheduler:
+) -> FlowMatchEuler:
     """Return the diffusers scheduler that steps the noise, made from the model's own config.
 
     Args:
@@ -37,6 +37,4 @@ def step_noise(
             "Take ddim, euler, dpmpp_2m or another one.",
         )
     given = {} if shift is None else {"shift": shift, "use_dynamic_shifting": False}
-    return FlowMatchEulerDiscreteScheduler.from_config(
-        config, use_karras_sigmas=use_karras_sigmas, **given
-    )
+    return FlowMatchEuler.from_config(config, use_karras_sigmas=use_karras_sigmas, **given)

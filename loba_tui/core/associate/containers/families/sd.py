@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from loba_tui.core.associate.containers.families.unet import UNetContainer
 from loba_tui.core.associate.containers.prompt_reading import (
     WeightedTokens,
     token_rows,
     weighted,
 )
 from loba_tui.core.associate.containers.text_outputs import TextOutput
-from loba_tui.core.associate.containers.unet import UNetContainer
 from loba_tui.core.associate.embeds import Framing, PromptEmbeds
 
 

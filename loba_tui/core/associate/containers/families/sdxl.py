@@ -8,13 +8,13 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
+from loba_tui.core.associate.containers.families.unet import UNetContainer
 from loba_tui.core.associate.containers.prompt_reading import (
     WeightedTokens,
     token_rows,
     weighted,
 )
 from loba_tui.core.associate.containers.text_outputs import TextOutput
-from loba_tui.core.associate.containers.unet import UNetContainer
 from loba_tui.core.associate.embeds import Framing, PromptEmbeds
 
 
@@ -24,8 +24,14 @@ class SDXLContainer(UNetContainer):
     family = "sdxl"
     text_encoders = ("text_encoder", "text_encoder_2")
 
-    def __init__(self, pipeline: StableDiffusionXLPipeline, revision: str | None = None) -> None:
-        super().__init__(pipeline, revision)
+    def __init__(
+        self,
+        pipeline: StableDiffusionXLPipeline,
+        revision: str | None = None,
+        *,
+        resolution: int | None = None,
+    ) -> None:
+        super().__init__(pipeline, revision, resolution=resolution)
         # The refiner has the second tokenizer only; both split alike, and pad differently.
         self._tokenizer = pipeline.tokenizer or pipeline.tokenizer_2
 
@@ -99,8 +105,3 @@ class SDXLContainer(UNetContainer):
             original, corner = framing.original_size, framing.crop_top_left
         told = [each.to(target.device, target.dtype) for each in (original, corner, target)]
         return {"text_embeds": embeds.pooled, "time_ids": torch.cat(told, dim=1)}
-
-    @property
-    def _vae_overflows(self) -> bool:
-        """Whether the VAE's own configuration says so; repaired ones say that they do not."""
-        return bool(self.pipeline.vae.config.force_upcast)
