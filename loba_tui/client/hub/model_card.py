@@ -14,6 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from loba_tui.core.adapter_keys.transformers.families import component_of, of_metadata
 from loba_tui.core.adapter_metadata import STEP_KEY, VERSION_KEY
 from loba_tui.core.names import repository_of
 from loba_tui.core.recipe.schema import Recipe
@@ -35,7 +36,7 @@ class CardFacts:
         base_revision: The commit of the base model, None where it has none.
         license: A licence's identifier, None where none is known.
         peft: Name of the folder that PEFT loads, for kinds that diffusers' loader does not take.
-        kohya: Name of the other one, None where there is none.
+        other: Name of the one for other tools, None where there is none.
         pictures: Names of a strip over the scales and of the report's picture, where there are.
     """
 
@@ -46,7 +47,7 @@ class CardFacts:
     base_revision: str | None
     license: str | None
     peft: str | None
-    kohya: str | None
+    other: str | None
     strip: str | None
     picture: str | None
 
@@ -83,6 +84,8 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
     architecture = facts.metadata.get("modelspec.architecture", "")
     families = ("stable-diffusion-xl", "stable-diffusion")
     family = [name for name in families if architecture.startswith(name)][:1]
+    if of_metadata(facts.metadata) is not None:
+        family = [_plain_tag(architecture)]
     kind = recipe.method.name.replace("_", "-")
     form = ["lora", "template:sd-lora"] if facts.peft is None else ["peft", recipe.adapter.name]
     data["tags"] = ["text-to-image", "diffusers", *form, *family, "loba-trainer", kind]
@@ -93,6 +96,10 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
             *({"text": prompt} for prompt in prompts[1:]),
         ]
     return data
+
+
+def _plain_tag(architecture: str) -> str:
+    return clean(architecture.removesuffix("/lora"), limit=60)
 
 
 def _prompts(facts: CardFacts) -> list[str]:
@@ -153,9 +160,10 @@ def _usage(facts: CardFacts) -> list[str]:
         f'pipe.load_lora_weights("{facts.repo_id}", adapter_name="slider")',
         f'pipe.set_adapters("slider", {scale:g})',
     ]
+    component = component_of(facts.metadata)
     if facts.peft is not None:
         where = f'"{facts.repo_id}", subfolder="{facts.peft}"'
-        load = [f"pipe.unet = PeftModel.from_pretrained(pipe.unet, {where})"]
+        load = [f"pipe.{component} = PeftModel.from_pretrained(pipe.{component}, {where})"]
     lines = [
         "## Use",
         "",
@@ -171,9 +179,10 @@ def _usage(facts: CardFacts) -> list[str]:
     ]
     if low or high:
         lines += [f"No artefacts were measured from scale {low:g} to {high:g}.", ""]
-    if facts.kohya is not None:
+    if facts.other is not None:
         what = "the nearest LoRA" if facts.recipe.adapter.name == "dora" else "the same adapter"
-        lines += [f"`{facts.kohya}` is {what} for kohya, A1111 and ComfyUI.", ""]
+        tools = "kohya, A1111 and ComfyUI" if component == "unet" else "ComfyUI"
+        lines += [f"`{facts.other}` is {what} for {tools}.", ""]
     return lines
 
 

@@ -19,8 +19,10 @@ from loba_tui.client.hub.errors import explained
 from loba_tui.client.hub.model_card import hub_base
 from loba_tui.client.hub.uploads import PEFT, Upload, collect, refuse_secrets
 from loba_tui.client.recipes import strangers
+from loba_tui.core.adapter_keys.transformers.families import component_of
 from loba_tui.core.associate.caches.transfer.hub_client import hub_api
 from loba_tui.core.associate.caches.transfer.hub_errors import UNREACHABLE
+from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import RefusedError
 from loba_tui.core.names import check_repository, check_revision, repository_of
 from loba_tui.core.plugins import Plugins
@@ -55,6 +57,7 @@ class PushPlan:
         parent: The commit that the branch stands on; None where repository or branch is new.
         new: Paths that are not there yet.
         replaced: Paths that are there with another content.
+        component: What pipelines call the denoiser that the adapter is for.
     """
 
     repo_id: str
@@ -66,6 +69,7 @@ class PushPlan:
     new: tuple[str, ...]
     replaced: tuple[str, ...]
     notes: tuple[str, ...]
+    component: str = "unet"
 
     @property
     def changed(self) -> tuple[Upload, ...]:
@@ -78,7 +82,8 @@ class PushPlan:
         """Return the line of Python that loads it."""
         at = "" if self.revision == "main" else f', revision="{self.revision}"'
         if any(each.path.startswith(f"{PEFT}/") for each in self.uploads):
-            return f'PeftModel.from_pretrained(pipe.unet, "{self.repo_id}", subfolder="{PEFT}"{at})'
+            where = f'"{self.repo_id}", subfolder="{PEFT}"{at}'
+            return f"PeftModel.from_pretrained(pipe.{self.component}, {where})"
         return f'pipe.load_lora_weights("{self.repo_id}"{at})'
 
     @property
@@ -132,6 +137,7 @@ def plan_push(
         new=tuple(each.path for each in uploads if each.path not in there),
         replaced=tuple(each.path for each in uploads if each.replaces(there)),
         notes=tuple(_notes(base_model, license_id)),
+        component=component_of(check_safetensors(run_dir.adapter).get("__metadata__", {})),
     )
 
 

@@ -37,6 +37,7 @@ OTHER_WEIGHTS = "adapter.safetensors"
 PEFT = "peft"
 _PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 KOHYA = "adapter.kohya.safetensors"
+COMFY = "adapter.comfy.safetensors"
 CARD, RECIPE, REPORT, STRIP, PICTURE = (
     "README.md", "recipe.yaml", "report.json", "strip.png", "report.png",
 )  # fmt: skip
@@ -98,7 +99,7 @@ def collect(
         base_revision=commit or recipe.base_model.revision,
         license=license_id,
         peft=PEFT if OTHER_WEIGHTS in found else None,
-        kohya=KOHYA if KOHYA in found else None,
+        other=next((name for name in (COMFY, KOHYA) if name in found), None),
         strip=STRIP if STRIP in found else None,
         picture=PICTURE if PICTURE in found else None,
     )
@@ -115,6 +116,7 @@ def _files(run_dir: RunDir) -> dict[str, OwnedFile]:
     steps = [strip for strip in strips if strip.name.startswith("step-")] or strips
     optional = {
         KOHYA: run_dir.adapter_kohya,
+        COMFY: run_dir.adapter_comfy,
         REPORT: run_dir.report,
         PICTURE: run_dir.report_picture,
         **({STRIP: steps[-1]} if steps else {}),

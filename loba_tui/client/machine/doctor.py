@@ -135,7 +135,7 @@ def devices(here: Foreground) -> Iterator[Finding]:
 def run_folder(run_dir: RunDir) -> Iterator[Finding]:
     """Yield what is good and bad about a run: records, checkpoints, process, adapter."""
     yield from examine_run(run_dir)
-    for file in (run_dir.adapter, run_dir.adapter_kohya):
+    for file in (run_dir.adapter, run_dir.adapter_other):
         try:
             header = check_safetensors(file)
         except FileNotFoundError:

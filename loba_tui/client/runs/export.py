@@ -72,7 +72,7 @@ def export_request(wanted: Export, ledger: Ledger) -> Request:
     source = Path(path)
     if request.run is not None and wanted.into is None:
         # A DoRA's own file depends on the base model; its other one is a LoRA.
-        other = RunDir.open(request.run).adapter_kohya
+        other = RunDir.open(request.run).adapter_other
         if source.name == "adapter.safetensors" and other.is_there():
             source = other.path
     target = _target(wanted, Path(request.run) if request.run else Path(path))
@@ -138,7 +138,14 @@ def export_adapter(run_dir: RunDir, file_format: str, out: Path | None, *, repla
     Raises:
         LobaError: The run is not finished, the file exists, or it cannot be written.
     """
-    source = run_dir.adapter if file_format == "diffusers" else run_dir.adapter_kohya
+    source = run_dir.adapter
+    if file_format != "diffusers":
+        source = run_dir.adapter_other if file_format == "comfy" else run_dir.adapter_kohya
+    if not source.is_there() and run_dir.adapter_comfy.is_there():
+        raise RefusedError(
+            f"The adapter of {clean(run_dir.path)} is a transformer's; kohya's form is a UNet's.",
+            "Take --format comfy.",
+        )
     if not source.is_there() and run_dir.adapter.is_there():
         raise RefusedError(
             f"The adapter of {clean(run_dir.path)} has no form for {file_format}.",

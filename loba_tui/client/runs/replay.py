@@ -23,18 +23,21 @@ from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir, adapter_named
 
-_KOHYA_PREFIX = "lora_unet_"
-_CONFIG_KEY = "lora_adapter_metadata"
+_CONFIG_KEYS = ("lora_adapter_metadata", "peft_config")
 _MAX_BYTES = 32 * 2**30
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter file: what it says of itself, and the sums of all of it and of its tensors."""
+    """An adapter file: what it says of itself, and the sums of all of it and of its tensors.
+
+    Attributes:
+        is_diffusers: Whether it has PEFT's configuration, as the one for diffusers has.
+    """
 
     path: Path
     metadata: Mapping[str, str]
-    is_kohya: bool
+    is_diffusers: bool
     sha256: str
     weights_sha256: str
 
@@ -57,11 +60,12 @@ class Adapter:
         except OSError as error:
             raise RefusedError(f"{path} cannot be used: {error.strerror}.") from error
         header = header_of(content, path)
+        metadata = dict(header.get("__metadata__", {}))
         (header_bytes,) = struct.unpack("<Q", content[:8])
         return cls(
             path=path,
-            metadata=dict(header.get("__metadata__", {})),
-            is_kohya=any(name.startswith(_KOHYA_PREFIX) for name in header),
+            metadata=metadata,
+            is_diffusers=any(key in metadata for key in _CONFIG_KEYS),
             sha256=hashlib.sha256(content).hexdigest(),
             weights_sha256=hashlib.sha256(content[8 + header_bytes :]).hexdigest(),
         )
@@ -142,7 +146,7 @@ def prepare(recipe: Recipe, record: ChangeRecord, parent: Path, ledger: Ledger) 
 def _alpha_is_apart(adapter: Adapter) -> bool:
     """Say whether the weights of a file of diffusers' form have yet to be scaled."""
     try:
-        config = parse_json(adapter.metadata.get(_CONFIG_KEY, "{}"))
+        config = parse_json(adapter.metadata.get(_CONFIG_KEYS[0], "{}"))
         return bool(config.get("unet.lora_alpha") != config.get("unet.r"))
     except (ValueError, AttributeError):
         return False
@@ -150,7 +154,7 @@ def _alpha_is_apart(adapter: Adapter) -> bool:
 
 def compare(original: Adapter, run_dir: RunDir) -> tuple[bool, list[str]]:
     """Return whether a replay gave the very same file, and the lines that tell."""
-    file = run_dir.adapter_kohya if original.is_kohya else run_dir.adapter
+    file = run_dir.adapter if original.is_diffusers else run_dir.adapter_other
     try:
         replayed = Adapter.read(file)
     except RecipeError as error:

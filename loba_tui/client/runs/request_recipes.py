@@ -19,7 +19,7 @@ from loba_tui.core.run.directory import Ledger, RunDir, adapter_source, run_of
 from loba_tui.core.text import clean
 
 # What a run calls its adapter; another file there may be from anywhere.
-_OWN_NAMES = ("adapter.safetensors", "adapter.kohya.safetensors")
+_OWN_NAMES = ("adapter.safetensors", "adapter.kohya.safetensors", "adapter.comfy.safetensors")
 
 
 @dataclass(frozen=True)

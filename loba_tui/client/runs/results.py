@@ -18,6 +18,7 @@ def result_lines(run_dir: RunDir, events: Sequence[Event]) -> list[str]:
     found: list[tuple[str, OwnedFile | OwnedFolder]] = [
         ("adapter", run_dir.adapter),
         ("for kohya", run_dir.adapter_kohya),
+        ("for Comfy", run_dir.adapter_comfy),
         ("for PEFT", run_dir.adapter_peft),
     ]
     found += [("best step", run_dir.best_adapter)]

@@ -8,17 +8,24 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from loba_tui.core.adapter_keys.kinds import LayerKind
+from loba_tui.core.adapter_keys.transformers.families import TRANSFORMERS, TransformerFamily
+
+_OR = " or "
 
 
 @dataclass(frozen=True)
 class Family:
     """Model family: its name, and whether its models can be used here.
 
-    Its name is empty where nothing tells.
+    Its name is empty where nothing tells, and "A or B" where the layers are those of several.
     """
 
     name: str
     is_supported: bool = True
+
+    def can_be(self, other: Family) -> bool:
+        """Say whether a file of this family can be for models of another."""
+        return not self.name or other.name in self.name.split(_OR)
 
 
 SD_1 = Family("SD 1.x")
@@ -26,7 +33,10 @@ SD_2 = Family("SD 2.x")
 SD_XL = Family("SD-XL")
 REFINER = Family("SD-XL refiner", is_supported=False)
 UNKNOWN = Family("")
+FAMILIES = ", ".join(each.name for each in (SD_1, SD_2, SD_XL, *TRANSFORMERS))
+"""The families whose adapters are read and written, for messages."""
 
+# What is not among the transformers that are read, or has other layers than these.
 _OTHERS = (
     (r"double_blocks[._]\d+[._](?:img|txt)_(?:attn|mlp)[._](?:qkv|proj|norm|[02])", "FLUX"),
     (r"single_transformer_blocks[._]|single_blocks[._]\d+[._]linear[12]", "FLUX"),
@@ -36,7 +46,7 @@ _OTHERS = (
     (r"transformer_blocks[._]\d+[._]attn[._]add_[qkv]_proj", "SD 3 or Qwen-Image"),
     (r"(?:^|[._])blocks[._]\d+[._](?:self|cross)_attn[._][qkvo](?:[._]|$)", "Wan"),
     (r"down_blocks[._]\d+[._]\d+[._]|lora_prior_unet_", "Stable Cascade"),
-    (r"context_refiner[._]|noise_refiner[._]", "Lumina or Z-Image"),
+    (r"context_refiner[._]|noise_refiner[._]", "Lumina"),
     (r"^(?:transformer|lora_transformer)[._]", "a diffusion transformer"),
 )
 _OTHER_PATTERNS = tuple((re.compile(pattern), name) for pattern, name in _OTHERS)
@@ -74,6 +84,11 @@ def family_of_keys(
         or _said(metadata)
         or UNKNOWN
     )
+
+
+def family_of_transformers(found: Sequence[TransformerFamily]) -> Family:
+    """Return the family of a file whose layers one transformer has, or several have."""
+    return Family(_OR.join(each.name for each in found))
 
 
 def _other(keys: Iterable[str]) -> Family | None:

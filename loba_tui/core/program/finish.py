@@ -67,8 +67,9 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
 
     write()
     kohya = str(run_dir.adapter_kohya) if run_dir.adapter_kohya.is_there() else None
+    comfy = {"comfy": str(run_dir.adapter_comfy)} if run_dir.adapter_comfy.is_there() else {}
     notes = output.notes(written)
-    records.event("exported", path=str(run_dir.adapter), kohya=kohya, notes=notes)
+    records.event("exported", path=str(run_dir.adapter), kohya=kohya, **comfy, notes=notes)
     costs = _costs(run)
     calibration = _calibrated(recipe, model, run, output)
     if calibration is not None:

@@ -78,7 +78,8 @@ class RunDir:
     best_adapter = FileBelow("best", "adapter.safetensors")
     adapter_dir = FolderBelow("adapter")  # the folder of the finished adapter and its report
     adapter = FileBelow("adapter", "adapter.safetensors")  # in diffusers/PEFT keys
-    adapter_kohya = FileBelow("adapter", "adapter.kohya.safetensors")  # in kohya keys
+    adapter_kohya = FileBelow("adapter", "adapter.kohya.safetensors")  # a UNet's in kohya keys
+    adapter_comfy = FileBelow("adapter", "adapter.comfy.safetensors")  # a transformer's, ComfyUI's
     # The folder that PEFT loads by itself; only some kinds of adapter have one.
     adapter_peft = FolderBelow("adapter", "peft")
     report = FileBelow("adapter", "report.json")  # the measured effect
@@ -91,6 +92,11 @@ class RunDir:
     def name(self) -> str:
         """The folder's own name, `<name>-<time>-<id>`."""
         return self.path.name
+
+    @property
+    def adapter_other(self) -> OwnedFile:
+        """The finished adapter for other tools than diffusers."""
+        return self.adapter_comfy if self.adapter_comfy.is_there() else self.adapter_kohya
 
     def sample_strip(self, step: int) -> OwnedFile:
         """Return the picture strip drawn at a step."""

@@ -37,9 +37,9 @@ def test_form_maker_family_layers_and_what_is_not_used_are_shown(tmp_path: Path)
 
 
 def test_a_file_for_another_family_is_named(tmp_path: Path):
-    key = "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight"
+    key = "diffusion_model.blocks.0.cross_attn.k.lora_A.weight"
     save_file({key: torch.zeros(2, 2)}, tmp_path / "f.safetensors")
-    assert "family     FLUX, which is not supported here" in list(
+    assert "family     Wan, which is not supported here" in list(
         show_adapter(tmp_path / "f.safetensors").lines()
     )
 

@@ -23,7 +23,7 @@ def test_a_revision_of_an_adapters_metadata_adds_nothing_to_the_page(revision: s
         base_revision=revision,
         license=None,
         peft=None,
-        kohya=None,
+        other=None,
         strip=None,
         picture=None,
     )

@@ -3,7 +3,7 @@
 `adapter.safetensors` has diffusers' keys and the PEFT configuration in its metadata. Its alpha is
 the rank in every layer, as readers take it that do not know that configuration: the strength is in
 the weights. `adapter.kohya.safetensors` has kohya's keys, and the trained alpha of every layer; of
-a DoRA it has the change that it makes.
+a DoRA it has the change that it makes. A transformer has `adapter.comfy.safetensors` in its place.
 """
 
 from __future__ import annotations
@@ -24,9 +24,14 @@ from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.file_sources import Source, file_at, path_of
 from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFolder
-from loba_tui.core.program.adapter_files import lycoris as adapter_lycoris
+from loba_tui.core.program.adapter_files.comfy import other_file
 from loba_tui.core.program.adapter_files.dora import approximation, change_at_rank
-from loba_tui.core.program.adapter_files.families import family_of, family_of_file
+from loba_tui.core.program.adapter_files.families import (
+    DIFFUSERS_NAME,
+    KOHYA_NAME,
+    adapter_family,
+    family_of_file,
+)
 from loba_tui.core.program.adapter_files.file import (
     WrittenFile,
     check_weights,
@@ -36,8 +41,9 @@ from loba_tui.core.program.adapter_files.file import (
 )
 from loba_tui.core.program.adapter_files.formats import (
     CONFIG_KEY,
-    UNET_PREFIX,
+    DENOISER_PREFIXES,
     LoraLayer,
+    bare,
     config_of,
     diffusers_file,
     diffusers_tensors,
@@ -47,23 +53,23 @@ from loba_tui.core.program.adapter_files.formats import (
     not_an_adapter,
     num_inputs,
 )
+from loba_tui.core.program.adapter_files.lycoris import files as adapter_lycoris
 from loba_tui.core.program.adapter_layers.kinds import kind_of, tuner_layers
 from loba_tui.core.program.adapter_layers.text_encoders import name_in_files
 
-DIFFUSERS_NAME = "adapter.safetensors"
-KOHYA_NAME = "adapter.kohya.safetensors"
+__all__ = ["DIFFUSERS_NAME", "KOHYA_NAME"]
 AdapterFormat = Literal["diffusers", "kohya"]
 
 
 def write_adapter(
-    unet: nn.Module,
+    denoiser: nn.Module,
     folder: OwnedFolder,
     *,
     metadata: Mapping[str, str] | None = None,
     adapter_name: str = "default",
     encoders: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> dict[str, WrittenFile]:
-    """Write a UNet's adapter in both formats and read both back.
+    """Write a denoiser's adapter in both formats and read both back.
 
     The same weights and metadata give the same bytes.
 
@@ -72,33 +78,32 @@ def write_adapter(
         encoders: Text encoders with a LoRA of the same name, by component.
 
     Returns:
-        The written files by format: "diffusers", and "kohya" and "peft" where there is such a form.
+        The written files by format: "diffusers", and "kohya" (of a transformer "comfy") and "peft"
+        where there is such a form.
 
     Raises:
         NumericsError: A weight is not finite, or all are zero.
         RecipeError: The adapter is of a kind these formats cannot hold.
     """
-    configs = getattr(unet, "peft_config", {})
+    configs = getattr(denoiser, "peft_config", {})
+    family = adapter_family(denoiser)
     if adapter_name in configs and kind_of(configs[adapter_name]) in adapter_lycoris.KINDS:
-        return adapter_lycoris.write_files(
-            unet, folder, metadata or {}, adapter_name, [DIFFUSERS_NAME, KOHYA_NAME]
-        )
+        return adapter_lycoris.write_files(denoiser, folder, metadata or {}, adapter_name, family)
     config: dict[str, Any] = {"use_dora": False}
     layers: dict[str, LoraLayer] = {}
     if adapter_name in configs:  # text encoders may be all that is adapted
         config = configs[adapter_name].to_dict()
-        layers = lora_layers(unet, adapter_name, config)
-    family = family_of(unet.config)
+        layers = lora_layers(denoiser, adapter_name, config)
     theirs, lost = dict(metadata or {}), None
     in_text = {name: _encoder_layers(each, adapter_name) for name, each in encoders.items()}
     own = write_file(
         folder.file(DIFFUSERS_NAME), *diffusers_file(layers, config, theirs, family, in_text)
     )
     if config["use_dora"]:
-        layers, lost = change_at_rank(unet, layers)
+        layers, lost = change_at_rank(denoiser, layers)
         theirs[APPROXIMATION_KEY] = approximation(lost, layers)
-    kohya = write_file(folder.file(KOHYA_NAME), *kohya_file(layers, theirs, family, in_text))
-    return {"diffusers": own, "kohya": replace(kohya, lost=lost)}
+    other = write_file(folder.file(family.other_name), *other_file(layers, theirs, family, in_text))
+    return {"diffusers": own, family.other_form: replace(other, lost=lost)}
 
 
 def read_adapter(source: Source) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
@@ -126,15 +131,15 @@ def adapter_in(
     if any(name.startswith(kohya_keys.PREFIX) for name in tensors):
         layers = layers_from_kohya(path, tensors)
         config = {**config_of(layers), "use_rslora": False}
-        return diffusers_tensors(layers), config, metadata
+        return diffusers_tensors(layers, "unet."), config, metadata
     for name in tensors or ["nothing"]:
         partner = name.replace(".lora_A.", ".lora_B.") if ".lora_A." in name else name
         is_weight = name.endswith((".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"))
-        if not (name.startswith(UNET_PREFIX) and is_weight and partner in tensors):
+        if not (name.startswith(DENOISER_PREFIXES) and is_weight and partner in tensors):
             raise not_an_adapter(path, name)
     try:
         packed = parse_json(metadata.pop(CONFIG_KEY, "{}"))
-        config = {name.removeprefix(UNET_PREFIX): value for name, value in packed.items()}
+        config = {bare(name): value for name, value in packed.items()}
     except (ValueError, AttributeError) as error:
         raise CorruptError(f"{path}: its {CONFIG_KEY} is not a JSON table.") from error
     if not config:
@@ -202,15 +207,15 @@ def _encoder_layers(encoder: nn.Module, adapter_name: str) -> dict[str, LoraLaye
 
 
 def lora_layers(
-    unet: nn.Module, adapter_name: str, config: Mapping[str, Any]
+    denoiser: nn.Module, adapter_name: str, config: Mapping[str, Any]
 ) -> dict[str, LoraLayer]:
-    """Return the adapter's layers by module name, in the UNet's order."""
-    weights = get_peft_model_state_dict(unet, adapter_name=adapter_name)
+    """Return the adapter's layers by module name, in the denoiser's order."""
+    weights = get_peft_model_state_dict(denoiser, adapter_name=adapter_name)
     parts = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
     if extra := [name for name in weights if not name.endswith(parts)]:
         raise RecipeError(f"{extra[0]} of this adapter has no place in a LoRA file.")
     layers = {}
-    for name, module in tuner_layers(unet, adapter_name):
+    for name, module in tuner_layers(denoiser, adapter_name):
         alpha, rank = module.lora_alpha[adapter_name], module.r[adapter_name]
         layers[name] = LoraLayer(
             down=weights[f"{name}.lora_A.weight"].detach(),

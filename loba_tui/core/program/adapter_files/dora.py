@@ -59,12 +59,12 @@ def changed_weight(weight: Tensor, layer: LoraLayer) -> Tensor:
 
 
 def change_at_rank(
-    unet: nn.Module, layers: Mapping[str, LoraLayer]
+    denoiser: nn.Module, layers: Mapping[str, LoraLayer]
 ) -> tuple[dict[str, LoraLayer], Losses]:
-    """Return LoRA layers that are nearest to what a DoRA does to its UNet, and what they lack."""
+    """Return LoRA layers nearest to what a DoRA does to its denoiser, and what they lack."""
     changes, losses = {}, []
     for name, layer in layers.items():
-        weight = unet.get_submodule(name).get_base_layer().weight
+        weight = denoiser.get_submodule(name).get_base_layer().weight
         delta = changed_weight(weight, layer) - weight.double()
         nearest, loss = nearest_layer(name, delta, export_rank(layer.rank))
         changes[name] = nearest

@@ -7,14 +7,28 @@ other tools sort adapters by.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
+
+from torch import nn
 
 from loba_tui.core.adapter_keys.families import FOUR_BLOCKS
 from loba_tui.core.adapter_keys.kohya_keys import SDXL_LAYOUT, BlockLayout
+from loba_tui.core.adapter_keys.transformers.families import (
+    COMPONENT,
+    TransformerFamily,
+    of_class,
+    of_metadata,
+)
+from loba_tui.core.adapter_keys.transformers.reading import families_of
+from loba_tui.core.errors import RecipeError
 
 ARCHITECTURE_KEY = "modelspec.architecture"
 SGM_URL = "https://github.com/Stability-AI/generative-models"
+DIFFUSERS_NAME = "adapter.safetensors"
+KOHYA_NAME = "adapter.kohya.safetensors"
+COMFY_NAME = "adapter.comfy.safetensors"
 _VERSION_2_WIDTH = 1024
 _VERSION_2_768_PIXELS = 96
 
@@ -27,11 +41,33 @@ class AdapterFamily:
         architecture: By the model metadata standard, without what kind of adapter it is.
         base_version: sd-scripts' `ss_base_model_version`.
         layout: Columns that kohya's keys count; None where they are diffusers' names.
+        transformer: The names of a transformer's layers; None where the denoiser is a UNet.
     """
 
     architecture: str
     base_version: str
     layout: BlockLayout | None = None
+    transformer: TransformerFamily | None = None
+
+    @property
+    def component(self) -> str:
+        """Name of the denoiser in pipelines; its keys in diffusers' files begin with it."""
+        return "unet" if self.transformer is None else COMPONENT
+
+    @property
+    def prefix(self) -> str:
+        """Beginning of the denoiser's keys in diffusers' files."""
+        return f"{self.component}."
+
+    @property
+    def other_form(self) -> str:
+        """Whose keys the second file has: "kohya" for a UNet, "comfy" for a transformer."""
+        return "kohya" if self.transformer is None else "comfy"
+
+    @property
+    def other_name(self) -> str:
+        """Name of the second file."""
+        return KOHYA_NAME if self.transformer is None else COMFY_NAME
 
     @property
     def is_version_2(self) -> bool:
@@ -45,14 +81,30 @@ SD_2 = AdapterFamily("stable-diffusion-v2-512", "sd_v2")
 SD_2_768 = AdapterFamily("stable-diffusion-v2-768-v", "sd_v2_v")
 
 
-def family_of(unet_config: Mapping[str, Any]) -> AdapterFamily:
-    """Return the family of a diffusers UNet's configuration."""
-    if unet_config["addition_embed_type"] == "text_time":
-        layout = BlockLayout.of(unet_config)
+def adapter_family(denoiser: nn.Module) -> AdapterFamily:
+    """Return the family of a diffusers model, which was loaded or made."""
+    return family_of({"_class_name": type(denoiser).__name__, **denoiser.config})
+
+
+def family_of(config: Mapping[str, Any]) -> AdapterFamily:
+    """Return the family of a diffusers denoiser's configuration."""
+    transformer = of_class(str(config.get("_class_name", "")))
+    if transformer is not None:
+        return of_transformer(transformer, config)
+    if config["addition_embed_type"] == "text_time":
+        layout = BlockLayout.of(config)
         return AdapterFamily(SDXL.architecture, SDXL.base_version, layout)
-    if unet_config["cross_attention_dim"] != _VERSION_2_WIDTH:
+    if config["cross_attention_dim"] != _VERSION_2_WIDTH:
         return SD_1
-    return SD_2_768 if unet_config["sample_size"] == _VERSION_2_768_PIXELS else SD_2
+    return SD_2_768 if config["sample_size"] == _VERSION_2_768_PIXELS else SD_2
+
+
+def of_transformer(
+    transformer: TransformerFamily, config: Mapping[str, Any] = MappingProxyType({})
+) -> AdapterFamily:
+    """Return how adapters of a transformer are named; without a configuration, of any size."""
+    own = (transformer.architecture, transformer.base_version)
+    return AdapterFamily(*(transformer.variant(config) or own), transformer=transformer)
 
 
 def family_of_file(metadata: Mapping[str, str], num_inputs: Mapping[str, int]) -> AdapterFamily:
@@ -61,7 +113,21 @@ def family_of_file(metadata: Mapping[str, str], num_inputs: Mapping[str, int]) -
     Args:
         metadata: Of the file; where it names no architecture, the modules have to tell.
         num_inputs: Of each module that it adapts, by diffusers' name.
+
+    Raises:
+        RecipeError: It can be for several.
     """
+    sizes = {name: (0, columns) for name, columns in num_inputs.items()}
+    named = of_metadata(metadata)
+    transformers = families_of(sizes, sizes, metadata) if sizes else (named,) if named else ()
+    if len(transformers) > 1:
+        raise RecipeError(
+            "The adapter's layers are those of several models: "
+            f"{', '.join(family.name for family in transformers)}; nothing in it says which.",
+            "Put modelspec.architecture into its metadata.",
+        )
+    if transformers:
+        return _as_said(of_transformer(transformers[0]), metadata)
     said = metadata.get(ARCHITECTURE_KEY, "").removesuffix("/lora")
     version = metadata.get("ss_base_model_version", "")
     for family in (SDXL, SD_1, SD_2, SD_2_768):
@@ -75,3 +141,14 @@ def family_of_file(metadata: Mapping[str, str], num_inputs: Mapping[str, int]) -
     if contexts == {_VERSION_2_WIDTH}:
         return SD_2
     return SD_1 if any(name.startswith(FOUR_BLOCKS) for name in num_inputs) else SDXL
+
+
+def _as_said(family: AdapterFamily, metadata: Mapping[str, str]) -> AdapterFamily:
+    """Return a family with the size of model that a file names."""
+    said = metadata.get(ARCHITECTURE_KEY, "").removesuffix("/lora")
+    version = metadata.get("ss_base_model_version", "")
+    return replace(
+        family,
+        architecture=said or family.architecture,
+        base_version=version or family.base_version,
+    )

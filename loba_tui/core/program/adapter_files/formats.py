@@ -16,16 +16,18 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from loba_tui.core.adapter_keys import kohya_keys
+from loba_tui.core.adapter_keys.names import DENOISERS
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_files.families import ARCHITECTURE_KEY, SGM_URL, AdapterFamily
 
 CONFIG_KEY = "lora_adapter_metadata"
-UNET_PREFIX = "unet."
 
 EncoderLayers = Mapping[str, Mapping[str, "LoraLayer"]]
 """Layers of text encoders, by component and by module as files call it."""
 NO_ENCODERS: EncoderLayers = MappingProxyType({})
 
+DENOISER_PREFIXES = tuple(f"{component}." for component in DENOISERS)
+"""What diffusers' keys of a denoiser's layers begin with."""
 
 _TEXT_MODEL = "text_model."
 
@@ -76,13 +78,13 @@ def diffusers_file(
     """
     packed: dict[str, Any] = {}
     if layers:
-        packed |= _packed(layers, config, UNET_PREFIX)
-    tensors = diffusers_tensors(_folded(layers))
+        packed |= _packed(layers, config, family.prefix)
+    tensors = diffusers_tensors(folded(layers), family.prefix)
     for component, own in encoders.items():
         # Targets match by their ends: encoders have had `text_model.` before these, and have not.
         short = {name.removeprefix(_TEXT_MODEL): layer for name, layer in own.items()}
         packed |= _packed(short, {"peft_type": "LORA", **config_of(own)}, f"{component}.")
-        tensors |= _text_tensors(_folded(own), f"{component}.")
+        tensors |= text_tensors(folded(own), f"{component}.")
     return tensors, {
         "format": "pt",
         "modelspec.implementation": "diffusers",
@@ -92,7 +94,8 @@ def diffusers_file(
     }
 
 
-def _folded(layers: Mapping[str, LoraLayer]) -> dict[str, LoraLayer]:
+def folded(layers: Mapping[str, LoraLayer]) -> dict[str, LoraLayer]:
+    """Return the same updates with alpha = rank."""
     return {name: layer.with_alpha_of_rank() for name, layer in layers.items()}
 
 
@@ -141,7 +144,7 @@ def kohya_file(
         "format": "pt",
         "modelspec.implementation": "diffusers" if family.layout is None else SGM_URL,
         **model_spec(metadata, family),
-        **_network_metadata(layers or next(iter(encoders.values()))),
+        **network_metadata(layers or next(iter(encoders.values()))),
         **{name: value for name, value in metadata.items() if name != CONFIG_KEY},
     }
 
@@ -193,16 +196,17 @@ def model_spec(metadata: Mapping[str, str], family: AdapterFamily) -> dict[str, 
     By the model metadata standard (Stability-AI/ModelSpec), and by sd-scripts' entries: A1111 and
     its descendants know SD-XL and SD 2.x by those alone, and take all other files for SD 1.x.
     """
+    is_unet = family.transformer is None
     return {
         "ss_base_model_version": family.base_version,
-        "ss_v2": str(family.is_version_2),
+        **({"ss_v2": str(family.is_version_2)} if is_unet else {}),
         "modelspec.sai_model_spec": "1.0.0",
         ARCHITECTURE_KEY: f"{family.architecture}/lora",
         "modelspec.title": metadata.get("ss_output_name", "adapter"),
     }
 
 
-def _network_metadata(layers: Mapping[str, LoraLayer]) -> dict[str, str]:
+def network_metadata(layers: Mapping[str, LoraLayer]) -> dict[str, str]:
     """Return the ss_network_* entries that kohya's tools show and resize by."""
     linear = [layer for layer in layers.values() if layer.down.ndim == 2]
     # A 1x1 convolution has the rank of linear layers; SD 1.x's projections are such.
@@ -223,9 +227,7 @@ def _network_metadata(layers: Mapping[str, LoraLayer]) -> dict[str, str]:
     }
 
 
-def diffusers_tensors(
-    layers: Mapping[str, LoraLayer], prefix: str = UNET_PREFIX
-) -> dict[str, Tensor]:
+def diffusers_tensors(layers: Mapping[str, LoraLayer], prefix: str) -> dict[str, Tensor]:
     """Return weights under diffusers' keys."""
     tensors = {}
     for module, layer in layers.items():
@@ -236,7 +238,7 @@ def diffusers_tensors(
     return tensors
 
 
-def _text_tensors(layers: Mapping[str, LoraLayer], prefix: str) -> dict[str, Tensor]:
+def text_tensors(layers: Mapping[str, LoraLayer], prefix: str) -> dict[str, Tensor]:
     """Return weights of a text encoder under the keys that diffusers reads in all of its layers.
 
     Of PEFT's keys it takes those of attention alone, and refuses a file that has no others.
@@ -256,7 +258,7 @@ def layers_from_diffusers(
     for key, down in tensors.items():
         if not key.endswith(".lora_A.weight"):
             continue
-        module = key.removesuffix(".lora_A.weight").removeprefix(UNET_PREFIX)
+        module = bare(key.removesuffix(".lora_A.weight"))
         patterns = config.get("alpha_pattern") or {}
         alpha = patterns.get(
             get_pattern_key(patterns, module), config.get("lora_alpha", down.shape[0])
@@ -294,6 +296,12 @@ def layers_from_kohya(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Lo
         except KeyError as error:
             raise not_an_adapter(path, key) from error
     return layers
+
+
+def bare(key: str) -> str:
+    """Return a key of diffusers' form without the denoiser's component."""
+    prefix = next((each for each in DENOISER_PREFIXES if key.startswith(each)), "")
+    return key.removeprefix(prefix)
 
 
 def num_inputs(layers: Mapping[str, LoraLayer]) -> dict[str, int]:

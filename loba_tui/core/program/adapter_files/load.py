@@ -15,19 +15,20 @@ from peft.tuners.lokr.layer import factorization
 from torch import Tensor, nn
 
 from loba_tui.core.adapter_keys.families import SD_1, SD_2, SD_XL, Family
+from loba_tui.core.adapter_keys.names import DENOISERS
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.file_sources import Source
-from loba_tui.core.program.adapter_files import lycoris as adapter_lycoris
 from loba_tui.core.program.adapter_files.adapter import adapter_in
-from loba_tui.core.program.adapter_files.families import family_of
+from loba_tui.core.program.adapter_files.families import adapter_family
 from loba_tui.core.program.adapter_files.formats import (
     CONFIG_KEY,
-    UNET_PREFIX,
     LoraLayer,
+    bare,
     config_of,
     diffusers_tensors,
 )
+from loba_tui.core.program.adapter_files.lycoris import files as adapter_lycoris
 from loba_tui.core.program.adapter_files.read.changes import Dora, LowRank
 from loba_tui.core.program.adapter_files.read.layers import AdapterFile, AdapterLayer
 from loba_tui.core.program.adapter_files.read.multiplicative import InputRotation
@@ -74,7 +75,7 @@ def attach_to_denoiser(
     *,
     peft: bool = True,
 ) -> bool:
-    """Put the UNet's layers of a file that was read on a model; say whether PEFT holds them.
+    """Put the denoiser's layers of a file that was read on a model; say whether PEFT holds them.
 
     Args:
         peft: Let PEFT hold what it can; else all is added beside it.
@@ -83,7 +84,7 @@ def attach_to_denoiser(
         RecipeError: It is no adapter for this model.
     """
     check_family(container, file)
-    layers = file.of("unet")
+    layers = file.denoiser_layers
     if not layers:
         return False
     denoiser = container.denoiser
@@ -94,7 +95,7 @@ def attach_to_denoiser(
         raise _not_for_this_model(file, f"it has no layer {error.args[0]}") from error
     except ValueError as error:
         raise _not_for_this_model(file, str(error)) from error
-    held = _for_peft(file, layers, denoiser) if peft else None
+    held = _for_peft(file, layers, container) if peft else None
     if held is None:
         if any(isinstance(layer.weight, InputRotation) for layer in layers.values()):
             raise RecipeError(
@@ -113,20 +114,25 @@ def attach_to_denoiser(
 def check_family(container: ModelContainer, file: AdapterFile) -> None:
     """Raise `RecipeError` where a file says that it is for models of another family."""
     wanted, here = file.keys.family, family_of_model(container)
-    if not wanted.name or wanted == here:
+    component = adapter_family(container.denoiser).component
+    others = {layer.component for layer in file.layers} & {*DENOISERS} - {component}
+    if wanted.can_be(here) and not others:
         return
-    width = container.denoiser.config["cross_attention_dim"]
+    width = container.denoiser.config.get("cross_attention_dim")
     # SD 1.x and 2.x have layers of the same names; which one it is, widths say.
     if {wanted, here} != {SD_1, SD_2} or width in _WIDTHS:
+        told = wanted.name or f"a {min(others)}"
         raise RecipeError(
-            f"{file.path} is an adapter for {wanted.name}, and this model is an {here.name}.",
+            f"{file.path} is an adapter for {told}, and this model is an {here.name}.",
             "Name an adapter for this model, or another model by base_model.id.",
         )
 
 
 def family_of_model(container: ModelContainer) -> Family:
     """Return the family that adapters for a model are of."""
-    named = family_of(container.denoiser.config)
+    named = adapter_family(container.denoiser)
+    if named.transformer is not None:
+        return Family(named.transformer.name)
     if named.layout is not None:
         return SD_XL
     return SD_2 if named.is_version_2 else SD_1
@@ -147,7 +153,7 @@ def _reason(error: Exception) -> str:
 
 
 def _for_peft(
-    file: AdapterFile, layers: Mapping[str, AdapterLayer], denoiser: nn.Module
+    file: AdapterFile, layers: Mapping[str, AdapterLayer], container: ModelContainer
 ) -> _PeftState | None:
     """Return weights by PEFT's names and their configuration; None where PEFT cannot hold them."""
     if any(layer.bias is not None for layer in layers.values()):
@@ -157,7 +163,7 @@ def _for_peft(
         return None
     ((kind, is_dora),) = kinds
     if kind == "LoRA":
-        return _lora_for_peft(file, layers, denoiser)
+        return _lora_for_peft(file, layers, container.denoiser)
     if is_dora or kind not in ("LoHa", "LoKr", "OFT of inputs") or file.keys.unused:
         return None
     try:
@@ -219,7 +225,7 @@ def _lora_for_peft(
             chosen = {name: config[name] for name in _LOADED_CONFIG if name in config}
             return tensors, {"peft_type": "LORA", **chosen}
     config = {"peft_type": "LORA", **config_of(plain), "use_rslora": False}
-    return diffusers_tensors(plain), config
+    return diffusers_tensors(plain, adapter_family(denoiser).prefix), config
 
 
 def _like_host(layer: LoraLayer, host: nn.Module) -> LoraLayer:
@@ -242,12 +248,13 @@ def _let_peft_hold(
     if config["peft_type"] != "LORA":
         adapter_lycoris.attach(container.denoiser, tensors, config, adapter_name)
         return
-    chosen = {f"{UNET_PREFIX}{name}": config[name] for name in _LOADED_CONFIG if name in config}
+    component = adapter_family(container.denoiser).component
+    chosen = {f"{component}.{name}": config[name] for name in _LOADED_CONFIG if name in config}
     state_dict = dict(tensors)
-    container.pipeline.load_lora_into_unet(
+    container.denoiser.load_lora_adapter(
         dict(state_dict),
+        prefix=component,
         network_alphas=None,
-        unet=container.denoiser,
         adapter_name=adapter_name,
         metadata=chosen,
         _pipeline=container.pipeline,
@@ -256,14 +263,14 @@ def _let_peft_hold(
 
 
 def _restore_precision(
-    unet: nn.Module, state_dict: Mapping[str, Tensor], adapter_name: str
+    denoiser: nn.Module, state_dict: Mapping[str, Tensor], adapter_name: str
 ) -> None:
     """Undo PEFT's rounding of an adapter to the dtype of its base layer."""
-    weights = {key.removeprefix(UNET_PREFIX): value for key, value in state_dict.items()}
+    weights = {bare(key): value for key, value in state_dict.items()}
     if not any(".lora_A." in key for key in weights):
         weights = convert_unet_state_dict_to_peft(weights)
     for key, weight in weights.items():
         # A magnitude has no .weight in the file.
-        parameter = unet.get_parameter(f"{key.removesuffix('.weight')}.{adapter_name}.weight")
+        parameter = denoiser.get_parameter(f"{key.removesuffix('.weight')}.{adapter_name}.weight")
         if parameter.dtype != weight.dtype and not parameter.is_meta:
             parameter.data = weight.to(parameter.device)

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from peft import PeftConfig
 
+from loba_tui.core.program.adapter_files.families import AdapterFamily
 from loba_tui.core.program.adapter_files.file import WrittenFile
 from loba_tui.core.program.adapter_layers.kinds import kind_of
 
@@ -17,6 +18,23 @@ _LORA = (
 _PEFT_ONLY = (
     "diffusers' load_lora_weights does not take {kind}: give adapter/peft to "
     "PeftModel.from_pretrained(pipe.unet, FOLDER), or the kohya file to ComfyUI, A1111 or Forge."
+)
+_NOTES_OF_TRANSFORMER = MappingProxyType(
+    {
+        "LoRA": "adapter.safetensors is for diffusers, adapter.comfy.safetensors for ComfyUI; "
+        "docs/adapters.md says what else reads which.",
+        **{
+            kind: f"diffusers' load_lora_weights does not take this {kind}: give adapter/peft to "
+            "PeftModel.from_pretrained(pipe.transformer, FOLDER), or adapter.comfy.safetensors to "
+            "ComfyUI or LyCORIS."
+            for kind in ("LoHa", "LoKr")
+        },
+        "OFT": "Only PEFT reads this OFT: give adapter/peft to "
+        "PeftModel.from_pretrained(pipe.transformer, FOLDER). ComfyUI rotates a layer's outputs "
+        "where PEFT rotates its inputs.",
+        "DoRA": "adapter.safetensors is the DoRA, for diffusers, which at scales other than 1 "
+        "scales its low-rank part only.",
+    }
 )
 _NOTES = MappingProxyType(
     {
@@ -32,17 +50,20 @@ _NOTES = MappingProxyType(
 )
 
 
-def notes_of(config: PeftConfig, files: Mapping[str, WrittenFile]) -> list[str]:
+def notes_of(
+    config: PeftConfig, files: Mapping[str, WrittenFile], family: AdapterFamily
+) -> list[str]:
     """Return which file is for what, and what was lost in one."""
     kind = kind_of(config)
-    lost = files["kohya"].lost if "kohya" in files else None
+    notes = _NOTES if family.transformer is None else _NOTES_OF_TRANSFORMER
+    lost = files[family.other_form].lost if family.other_form in files else None
     if kind != "DoRA" or lost is None:
-        return [_NOTES[kind]]
+        return [notes[kind]]
     worst = ""
     if lost.worst is not None and lost.worst.share > 0:
         worst = f", most in {lost.worst.layer}, {lost.worst.share:.1%}"
     return [
-        _NOTES[kind],
-        "Other tools read DoRA's own form differently, so adapter.kohya.safetensors is the LoRA"
+        notes[kind],
+        f"Other tools read DoRA's own form differently, so {family.other_name} is the LoRA"
         f" that is nearest to its change at scale 1; it lacks {lost.share:.1%} of that{worst}.",
     ]

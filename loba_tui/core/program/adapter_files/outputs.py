@@ -12,6 +12,7 @@ from torch import nn
 from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.program.adapter_files.adapter import write_adapter
 from loba_tui.core.program.adapter_files.dora import size_of_files
+from loba_tui.core.program.adapter_files.families import adapter_family
 from loba_tui.core.program.adapter_files.file import WrittenFile
 from loba_tui.core.program.adapter_files.notes import notes_of
 from loba_tui.core.program.adapter_files.shares import AdapterShare, write_shares
@@ -78,7 +79,8 @@ class DenoiserOutput:
 
     def notes(self, written: Mapping[str, WrittenFile]) -> list[str]:
         """Return what the adapter's kind comes to in other tools."""
-        notes = notes_of(self._config or LoraConfig(), written)
+        family = adapter_family(self.denoiser)
+        notes = notes_of(self._config or LoraConfig(), written, family)
         if self.shares:
             number = len(self.shares)
             notes.append(

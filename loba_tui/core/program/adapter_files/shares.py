@@ -11,13 +11,13 @@ from torch import nn
 from loba_tui.core.adapter_metadata import EFFECT_PREFIX, SHARE_KEY
 from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.program.adapter_files.adapter import lora_layers
-from loba_tui.core.program.adapter_files.families import family_of
+from loba_tui.core.program.adapter_files.comfy import other_file
+from loba_tui.core.program.adapter_files.families import adapter_family
 from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
 from loba_tui.core.program.adapter_files.formats import (
     LoraLayer,
     config_of,
     diffusers_file,
-    kohya_file,
 )
 
 
@@ -40,9 +40,9 @@ def write_shares(
     folder: OwnedFolder,
     metadata: Mapping[str, str],
 ) -> list[WrittenFile]:
-    """Write adapter-1of4.safetensors and so on, and the same in kohya's keys."""
+    """Write adapter-1of4.safetensors and so on, and the same for other tools."""
     layers = lora_layers(denoiser, "default", denoiser.peft_config["default"].to_dict())
-    family, written = family_of(denoiser.config), []
+    family, written = adapter_family(denoiser), []
     # The proof is of the whole.
     common = {key: text for key, text in metadata.items() if not key.startswith(EFFECT_PREFIX)}
     for number, share in enumerate(shares, start=1):
@@ -53,7 +53,7 @@ def write_shares(
         config = {**config_of(own), "use_rslora": False, "use_dora": False}
         for name, content in (
             (f"{stem}.safetensors", diffusers_file(own, config, told, family)),
-            (f"{stem}.kohya.safetensors", kohya_file(own, told, family)),
+            (f"{stem}.{family.other_form}.safetensors", other_file(own, told, family)),
         ):
             written.append(write_file(folder.file(name), *content))
     return written

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from loba_tui.core.adapter_keys.names import COMPONENTS
+from loba_tui.core.adapter_keys.names import TEXT_ENCODERS
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import RecipeError
@@ -70,11 +70,11 @@ class TextAdapters:
     @contextmanager
     def at(self, scale: float) -> Iterator[None]:
         """Have the encoders encode with all adapters inside a `with` block."""
-        encoders = [name for name in COMPONENTS[1:] if hasattr(self.container.pipeline, name)]
+        encoders = [name for name in TEXT_ENCODERS if hasattr(self.container.pipeline, name)]
         self.container.require(*encoders)
         with ExitStack() as stack:
             for number, (file, strength) in enumerate(self.files):
-                for component in COMPONENTS[1:]:
+                for component in TEXT_ENCODERS:
                     layers = file.of(component)
                     if not layers:
                         continue

@@ -11,14 +11,13 @@ from torch import Tensor
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.owned_files import OwnedFolder
-from loba_tui.core.program.adapter_files.adapter import DIFFUSERS_NAME, KOHYA_NAME
-from loba_tui.core.program.adapter_files.families import family_of
+from loba_tui.core.program.adapter_files.comfy import other_file
+from loba_tui.core.program.adapter_files.families import DIFFUSERS_NAME, adapter_family
 from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
 from loba_tui.core.program.adapter_files.formats import (
     LoraLayer,
     bias_file,
     diffusers_file,
-    kohya_file,
 )
 from loba_tui.core.program.adapter_files.read.changes import LowRank
 from loba_tui.core.program.adapter_files.text_encoders import TextAdapters
@@ -96,13 +95,15 @@ class SolvedText:
     def write(self, folder: OwnedFolder, metadata: Mapping[str, str]) -> dict[str, WrittenFile]:
         """Write the LoRA in both formats, and the biases; read all of it back."""
         assert self.solution is not None, "nothing is solved yet"
-        family = family_of(self.container.denoiser.config)
+        family = adapter_family(self.container.denoiser)
         layers = self._layers
         return {
             "diffusers": write_file(
                 folder.file(DIFFUSERS_NAME), *diffusers_file({}, {}, metadata, family, layers)
             ),
-            "kohya": write_file(folder.file(KOHYA_NAME), *kohya_file({}, metadata, family, layers)),
+            family.other_form: write_file(
+                folder.file(family.other_name), *other_file({}, metadata, family, layers)
+            ),
             "bias": write_file(
                 folder.file(BIAS_NAME), *bias_file(self.solution.biases, metadata, family)
             ),

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from loba_tui.core.adapter_keys.names import DENOISERS
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.file_sources import Source, path_of
 from loba_tui.core.program.adapter_files.load import attach_to_denoiser
@@ -98,4 +99,4 @@ def attach(
 
 def _family_of(file: AdapterFile) -> str:
     """Return the kind of PEFT's layers that could hold a file."""
-    return next((layer.keys.kind.name for layer in file.layers if layer.component == "unet"), "")
+    return next((layer.keys.kind.name for layer in file.layers if layer.component in DENOISERS), "")

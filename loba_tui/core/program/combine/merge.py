@@ -119,7 +119,7 @@ def low_rank_of(file: AdapterFile, *, unet_only: bool = False) -> dict[str, Lora
             " encoders, which are not merged.",
             "To use what it has for the UNet alone, add --unet-only.",
         )
-    layers = file.of("unet")
+    layers = file.denoiser_layers
     if not layers:
         raise RecipeError(f"{file.path} has no layers of a UNet.", "Name another adapter.")
     return {module: _low_rank(file.path, layer) for module, layer in layers.items()}

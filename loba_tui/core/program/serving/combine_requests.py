@@ -55,7 +55,7 @@ def attach_several(
     names = attach(model.container, parts, files)
     denoiser = model.container.denoiser
     scales = [
-        AdapterScale(denoiser, name) if file.of("unet") else NoScale()
+        AdapterScale(denoiser, name) if file.denoiser_layers else NoScale()
         for name, file in zip(names, files, strict=True)
     ]
     return SeveralScales(scales, [part.strength for part in parts])
@@ -101,7 +101,7 @@ def tell_of(files: Sequence[AdapterFile], writer: RunWriter, *, unet_only: bool)
 def check_measurable(files: Sequence[AdapterFile], *, unet_only: bool) -> None:
     """Raise `RecipeError` where the interference of a file could be measured in part only."""
     for file in files:
-        if not file.of("unet"):
+        if not file.denoiser_layers:
             raise RecipeError(
                 f"{file.path} changes text encoders alone, and interference is that of denoisers.",
                 "See what it does with: loba sample",

@@ -147,13 +147,13 @@ def _measure(
 def _attach(
     request: Request, model: OpenModel, parts: Sequence[Part], files: Sequence[AdapterFile]
 ) -> RowScale:
-    if request.unet_only and not any(file.of("unet") for file in files):
+    if request.unet_only and not any(file.denoiser_layers for file in files):
         raise RecipeError(f"{files[0].path} changes text encoders alone.", "Leave --unet-only out.")
     if request.several:
         return attach_several(model, parts, files)
     attach_to_denoiser(model.container, files[0])
     model.container.denoiser.requires_grad_(False)
-    return AdapterScale(model.container.denoiser) if files[0].of("unet") else NoScale()
+    return AdapterScale(model.container.denoiser) if files[0].denoiser_layers else NoScale()
 
 
 def _embeds(

@@ -25,6 +25,7 @@ from loba_tui.core.errors import CorruptError, NumericsError, RecipeError
 from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import convert, read_adapter, write_adapter
+from loba_tui.core.program.adapter_files.families import adapter_family
 from loba_tui.core.program.adapter_files.file import read_file
 from loba_tui.core.program.adapter_files.load import load_adapter
 from loba_tui.core.program.adapter_files.notes import notes_of
@@ -296,7 +297,8 @@ def test_diffusers_reads_dora_and_other_tools_get_its_change_with_the_error_that
     assert 0.0 < said.share == pytest.approx((lost / whole) ** 0.5, rel=1e-3)
     told = json.loads(read_file(tmp_path / "adapter.kohya.safetensors")[1]["loba.approximation"])
     assert told["error"] == pytest.approx(said.share, abs=1e-6)
-    (_, note) = notes_of(container.denoiser.peft_config["default"], written)
+    family = adapter_family(container.denoiser)
+    (_, note) = notes_of(container.denoiser.peft_config["default"], written, family)
     assert f"lacks {said.share:.1%}" in note
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from loba_tui.core.adapter_keys.names import Component
+from loba_tui.core.adapter_keys.names import DENOISERS, Component
 from loba_tui.core.adapter_keys.reading import AdapterKeys, LayerKeys
 from loba_tui.core.program.adapter_files.read.changes import WeightChange
 
@@ -61,9 +61,14 @@ class AdapterFile:
         return {layer.module: layer for layer in self.layers if layer.component == component}
 
     @property
+    def denoiser_layers(self) -> dict[str, AdapterLayer]:
+        """The layers of the UNet or the transformer by module."""
+        return {layer.module: layer for layer in self.layers if layer.component in DENOISERS}
+
+    @property
     def text_encoder_layers(self) -> int:
         """How many layers of text encoders it changes."""
-        return sum(layer.component != "unet" for layer in self.layers)
+        return sum(layer.component not in DENOISERS for layer in self.layers)
 
     def notes(self) -> list[str]:
         """Return what is to be told about it: warnings, and what is not used."""

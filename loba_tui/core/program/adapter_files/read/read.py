@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from loba_tui.core.adapter_keys.families import FAMILIES
 from loba_tui.core.adapter_keys.kinds import norm_is_over_inputs
 from loba_tui.core.adapter_keys.reading import AdapterKeys, LayerKeys, read_keys
 from loba_tui.core.errors import CorruptError, NumericsError, RecipeError
@@ -28,6 +29,7 @@ from loba_tui.core.program.adapter_files.read.multiplicative import (
     InputRotation,
     OutputRotation,
 )
+from loba_tui.core.program.adapter_files.read.rows import change_of_rows, rows_of
 from loba_tui.core.program.adapter_files.read.strengths import Strengths, strengths_of
 from loba_tui.core.text import counted
 
@@ -40,7 +42,7 @@ def read_adapter_file(source: Source) -> AdapterFile:
     """Read and check an adapter file of any form.
 
     Raises:
-        RecipeError: There is no such file, or it is no adapter of an SD 1.x, SD 2.x or SD-XL.
+        RecipeError: There is no such file, or it is no adapter of a family that is read.
         RefusedError: It is a pickle, or not a plain file.
         CorruptError: It is damaged, or contradicts itself.
         NumericsError: A weight is not finite.
@@ -51,7 +53,7 @@ def read_adapter_file(source: Source) -> AdapterFile:
     check_readable(path, keys, has_tensors=bool(tensors))
     strengths = strengths_of(path, metadata, keys.form)
     reader = _LayerReader(path, tensors, strengths)
-    layers = tuple(reader.layer(each) for each in keys.layers)
+    layers = tuple(filter(None, map(reader.layer, keys.layers)))
     warnings = [*reader.warnings()]
     if all(_is_nothing(layer) for layer in layers):
         warnings.append("it changes nothing: all its weights are zero")
@@ -72,11 +74,10 @@ def check_readable(path: Path, keys: AdapterKeys, *, has_tensors: bool) -> None:
     if not keys.family.is_supported:
         raise RecipeError(
             f"{path} is an adapter for {keys.family.name}, a model family not supported here.",
-            "Adapters for SD 1.x, SD 2.x and SD-XL are.",
+            f"Adapters for {FAMILIES} are.",
         )
     raise RecipeError(
-        f"{path} is not an adapter of an SD 1.x, SD 2.x or SD-XL that can be used here:"
-        f" {keys.unused_lines()[0]}.",
+        f"{path} is not an adapter that can be used here: {keys.unused_lines()[0]}.",
         "See what is in it with: loba adapter show FILE",
     )
 
@@ -114,15 +115,33 @@ class _LayerReader:
             told.append(f"alpha is below 0 in {layers}, which turns the change round")
         return told
 
-    def layer(self, keys: LayerKeys) -> AdapterLayer:
-        """Return a layer with its tensors in float32."""
+    def layer(self, keys: LayerKeys) -> AdapterLayer | None:
+        """Return a layer with its tensors in float32.
+
+        None where its rows of a matrix that several modules share do not change.
+        """
         parts = {part: self._float32(key) for part, key in keys.keys.items() if part != "on_input"}
         change = self._change(keys, parts)
         if "scalar" in parts and isinstance(change, LowRank | Hadamard | Kronecker):
             change = change.scaled(float(parts["scalar"]))
         if change is not None and keys.is_dora:
             change = _dora(keys, change, parts)
-        return AdapterLayer(keys, change, self._bias(keys, parts, change))
+        bias = self._bias(keys, parts, change)
+        if keys.spans:
+            change = self._rows(keys, change)
+            bias = None if bias is None else rows_of(bias, keys.spans)
+            if change is None and bias is None:
+                return None
+        return AdapterLayer(keys, change, bias)
+
+    def _rows(self, keys: LayerKeys, change: WeightChange | None) -> WeightChange | None:
+        try:
+            return None if change is None else change_of_rows(change, keys.spans)
+        except ValueError as error:
+            raise RecipeError(
+                f"{self._path}: {keys.module} is {error}, which is not read.",
+                "Take a LoRA of it, or one with a layer for each module.",
+            ) from error
 
     def _float32(self, key: str) -> Tensor:
         tensor = self._tensors[key].to(torch.float32)

@@ -204,19 +204,19 @@ def _changed(**changes: torch.Tensor) -> Tensors:
         ),
         (_changed(lora_up__weight=torch.ones(64, 8)), CorruptError, "rank 4 and lora_up 8"),
         ({}, RecipeError, "holds no tensors"),
-        ({"x": torch.ones(1)}, RecipeError, "not an adapter of an SD"),
+        ({"x": torch.ones(1)}, RecipeError, "not an adapter that can be used"),
         (
-            {"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": torch.ones(2, 2)},
+            {"lora_unet_blocks_0_cross_attn_k.lora_up.weight": torch.ones(2, 2)},
             RecipeError,
-            "an adapter for FLUX",
+            "an adapter for Wan",
         ),
         (
-            {"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(2, 2)},
+            {"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 2)},
             RecipeError,
-            "an adapter for FLUX",
+            "an adapter for a diffusion transformer",
         ),
     ],
-    ids=["alpha", "infinite", "ranks", "nothing", "no adapter", "FLUX", "FLUX in diffusers"],
+    ids=["alpha", "infinite", "ranks", "nothing", "no adapter", "Wan", "Wan in diffusers"],
 )
 def test_what_has_no_meaning_is_refused(
     tensors: Tensors, error: type[LobaError], told: str, tmp_path: Path

@@ -325,8 +325,12 @@ def put_on_a_model(path: Path) -> None:
 Bad = tuple[Callable[[Path], object], type[LobaError], str]
 BAD: dict[str, Bad] = {
     "empty-file": (raw(b""), CorruptError, "it has 0 bytes"),
-    "flux": (content(pair(f"lora_unet_{FLUX}")), RecipeError, "an adapter for FLUX"),
-    "flux-diff": (content(pair(FLUX_DIFF, AB, alpha=None)), RecipeError, "an adapter for FLUX"),
+    "flux": (content(pair(f"lora_unet_{FLUX}")), RecipeError, "for FLUX.1 or FLUX.2, and this"),
+    "flux-diff": (
+        content(pair(FLUX_DIFF, AB, alpha=None)),
+        RecipeError,
+        "an adapter for FLUX.1, and",
+    ),
     "html": (raw(b"<!DOCTYPE html><html>Log in</html>"), CorruptError, "it is a web page"),
     "kohya-alpha-nan": (content(pair(alpha=float("nan"))), NumericsError, "is not finite"),
     "nan": (

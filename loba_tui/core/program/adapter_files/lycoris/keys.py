@@ -16,8 +16,8 @@ from peft.tuners.lokr.layer import factorization
 from torch import Tensor
 
 from loba_tui.core.adapter_keys import kohya_keys
-from loba_tui.core.adapter_keys.kohya_keys import BlockLayout
-from loba_tui.core.program.adapter_files.formats import UNET_PREFIX, not_an_adapter
+from loba_tui.core.program.adapter_files.families import AdapterFamily
+from loba_tui.core.program.adapter_files.formats import not_an_adapter
 
 _LOHA = frozenset(f"hada_w{number}_{side}" for number in "12" for side in "ab")
 _LOHA_ALL = _LOHA | {"hada_t1", "hada_t2"}
@@ -54,21 +54,21 @@ def with_alpha_of_rank(
 def to_lycoris(
     weights: Mapping[str, Tensor],
     strengths: Mapping[str, tuple[float, int]],
-    layout: BlockLayout | None,
+    family: AdapterFamily,
 ) -> dict[str, Tensor]:
     """Return weights under LyCORIS' names.
 
     Args:
         weights: By PEFT's names.
         strengths: Alpha and rank of each module.
-        layout: How kohya's keys count; None where they are diffusers' names.
+        family: Of the model, which says how layers are named.
     """
     tensors = {}
     for name, weight in weights.items():
         module, _, part = name.rpartition(".")
-        tensors[f"{kohya_keys.to_kohya(module, layout)}.{part}"] = weight
+        tensors[f"{_lycoris_name(module, family)}.{part}"] = weight
     for module, (alpha, rank) in strengths.items():
-        name = kohya_keys.to_kohya(module, layout)
+        name = _lycoris_name(module, family)
         full = tensors.get(f"{name}.lokr_w1")
         if full is not None and f"{name}.lokr_w2" in tensors:
             # Readers find the rank in a factor of a product; without one they take 1 for the scale.
@@ -76,6 +76,13 @@ def to_lycoris(
             alpha = float(rank)
         tensors[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
     return tensors
+
+
+def _lycoris_name(module: str, family: AdapterFamily) -> str:
+    """Return what LyCORIS calls a layer: as kohya does in a UNet, by its own prefix elsewhere."""
+    if family.transformer is not None:
+        return f"lycoris_{module.replace('.', '_')}"
+    return kohya_keys.to_kohya(module, family.layout)
 
 
 def from_lycoris(
@@ -106,7 +113,7 @@ def from_lycoris(
             parts[first] = parts[first] * (float(alpha) / rank)
         # Without a product PEFT has to be told of a rank that is too large for one.
         ranks[module] = rank or max(size for part in parts.values() for size in part.shape)
-        weights |= {f"{UNET_PREFIX}{module}.{part}": weight for part, weight in parts.items()}
+        weights |= {f"unet.{module}.{part}": weight for part, weight in parts.items()}
     most = max(ranks.values())
     pattern = {module: rank for module, rank in ranks.items() if rank != most}
     config: dict[str, Any] = {

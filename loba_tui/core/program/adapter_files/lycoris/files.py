@@ -1,9 +1,10 @@
 """Files of the kinds that diffusers' LoRA loader does not take: LoHa, LoKr and OFT.
 
-`adapter.safetensors` has PEFT's keys under the UNet's module names and PEFT's configuration in its
-metadata. Beside it lies the folder `peft`, which `PeftModel.from_pretrained(pipe.unet, folder)`
-takes as it is. LoHa and LoKr also have LyCORIS' keys, which A1111 and ComfyUI read; OFT has none:
-there a layer's outputs are rotated, and PEFT rotates its inputs.
+`adapter.safetensors` has PEFT's keys under the denoiser's module names and PEFT's configuration in
+its metadata. Beside it lies the folder `peft`, which `PeftModel.from_pretrained(pipe.unet, folder)`
+takes as it is; of a transformer that is `pipe.transformer`. LoHa and LoKr also have LyCORIS' keys,
+which A1111 and ComfyUI read; OFT has none: there a layer's outputs are rotated, and PEFT rotates
+its inputs.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from torch import Tensor, nn
 from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFolder
-from loba_tui.core.program.adapter_files.families import family_of
+from loba_tui.core.program.adapter_files.families import DIFFUSERS_NAME, AdapterFamily
 from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
 from loba_tui.core.program.adapter_files.formats import (
-    UNET_PREFIX,
+    bare,
     jsonable,
     model_spec,
     not_an_adapter,
 )
-from loba_tui.core.program.adapter_files.lycoris_keys import (
+from loba_tui.core.program.adapter_files.lycoris.keys import (
     from_lycoris,
     is_lycoris,
     to_lycoris,
@@ -67,41 +68,37 @@ KINDS = frozenset(_LOADED)
 
 
 def write_files(
-    unet: nn.Module,
+    denoiser: nn.Module,
     folder: OwnedFolder,
     metadata: Mapping[str, str],
     adapter_name: str,
-    names: list[str],
+    family: AdapterFamily,
 ) -> dict[str, WrittenFile]:
-    """Write a LoHa, LoKr or OFT adapter in all forms that it has, and read each back.
-
-    `names` are of the files with PEFT's and with LyCORIS' keys; all carry the metadata.
-    """
-    config = unet.peft_config[adapter_name]
+    """Write a LoHa, LoKr or OFT adapter in all forms that it has, and read each back."""
+    config = denoiser.peft_config[adapter_name]
     kind = kind_of(config)
-    layers = dict(tuner_layers(unet, adapter_name))
+    layers = dict(tuner_layers(denoiser, adapter_name))
     weights = {
         name: weight.detach()
-        for name, weight in get_peft_model_state_dict(unet, adapter_name=adapter_name).items()
+        for name, weight in get_peft_model_state_dict(denoiser, adapter_name=adapter_name).items()
     }
     # PEFT shortens the list of targets to suffixes; the exact names are the same to every reader.
     exact = {**jsonable(config.to_dict()), "target_modules": sorted(layers)}
     packed = json.dumps(exact, sort_keys=True)
-    family = family_of(unet.config)
     common = {"format": "pt", **model_spec(metadata, family)}
     strengths = {} if kind == "OFT" else _strengths(layers, adapter_name)
     own = {**common, PEFT_CONFIG_KEY: json.dumps(_folded(exact, strengths), sort_keys=True)}
     own |= metadata
     folded = with_alpha_of_rank(weights, strengths)
-    tensors = {f"{UNET_PREFIX}{name}": weight for name, weight in folded.items()}
-    written = {"diffusers": write_file(folder.file(names[0]), tensors, own)}
+    tensors = {f"{family.prefix}{name}": weight for name, weight in folded.items()}
+    written = {"diffusers": write_file(folder.file(DIFFUSERS_NAME), tensors, own)}
     peft = folder.folder(PEFT_FOLDER)
     peft.make()
     plain = {f"{_PEFT_PREFIX}{name}": weight for name, weight in weights.items()}
     written["peft"] = write_file(peft.file("adapter_model.safetensors"), plain, {"format": "pt"})
     peft.file("adapter_config.json").replace(packed.encode() + b"\n", mode=0o666, sync=True)
     if kind != "OFT":
-        lycoris = to_lycoris(weights, strengths, family.layout)
+        lycoris = to_lycoris(weights, strengths, family)
         own = {
             **common,
             "ss_network_module": "lycoris.kohya",
@@ -110,7 +107,7 @@ def write_files(
             "ss_network_args": json.dumps({"algo": kind.lower()}),
             **metadata,
         }
-        written["kohya"] = write_file(folder.file(names[1]), lycoris, own)
+        written[family.other_form] = write_file(folder.file(family.other_name), lycoris, own)
     return written
 
 
@@ -176,7 +173,7 @@ def _config_in(
         raise CorruptError(f"{path}: its {PEFT_CONFIG_KEY} cannot be read.") from error
     known = set(modules)
     for name in tensors:
-        if adapted_module(name.removeprefix(UNET_PREFIX)) not in known:
+        if adapted_module(bare(name)) not in known:
             raise not_an_adapter(path, name)
     return {key: config[key] for key in ("peft_type", "target_modules", *keys) if key in config}
 
@@ -201,7 +198,7 @@ def attach(
         unet.add_adapter(peft_config, adapter_name)
     make_deterministic(unet, peft_config, adapter_name)
     wanted = get_peft_model_state_dict(unet, adapter_name=adapter_name)
-    given = {name.removeprefix(UNET_PREFIX): weight for name, weight in tensors.items()}
+    given = {bare(name): weight for name, weight in tensors.items()}
     if odd := wanted.keys() ^ given.keys():
         raise ValueError(f"{min(odd)} is in one of the two only")
     for name, weight in given.items():
