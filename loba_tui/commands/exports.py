@@ -80,12 +80,12 @@ def extract(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The new .safetensors file.")],
     rank: Annotated[int, typer.Option(min=1, help="Of every layer; the loss is said.")] = 32,
     file_format: Annotated[
-        Literal["kohya", "diffusers"], typer.Option("--format", help="Keys of the file.")
-    ] = "kohya",
+        Literal["comfy", "kohya", "diffusers"], typer.Option("--format", help="Keys of the file.")
+    ] = "comfy",
     dtype: Dtype = None,
     yes: Replace = False,
 ) -> None:
-    """Make a LoRA of what a tuned model's UNet has over its base, convolutions too.
+    """Make a LoRA of what a tuned model's denoiser has over its base, convolutions too.
 
     Example: loba extract tuned.safetensors base.safetensors --rank 64 --out style.safetensors
     """

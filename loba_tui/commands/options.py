@@ -46,7 +46,8 @@ OutDir = Annotated[
     Path, typer.Option("--out-dir", metavar="DIR", help="Where the run's folder is made.")
 ]
 FileFormat = Annotated[
-    Literal["diffusers", "kohya"], typer.Option("--format", help="Key naming of the file.")
+    Literal["diffusers", "kohya", "comfy"],
+    typer.Option("--format", help="Key naming of the file; of transformers there is no kohya's."),
 ]
 Prompts = Annotated[
     list[str] | None, typer.Option("--prompt", help="Repeatable; the recipe's if left out.")

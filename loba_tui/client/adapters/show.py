@@ -70,7 +70,7 @@ class ShownAdapter:
         """Yield it as lines."""
         yield f"{'file':11}{clean(self.path)}"
         yield f"{'size':11}{show_size(self.num_bytes)}, {counted(self.num_tensors, 'tensor')}"
-        yield f"{'form':11}{self.form or 'no adapter of a Stable Diffusion'}"
+        yield f"{'form':11}{self.form or 'no adapter of a family that is read'}"
         yield f"{'made by':11}{clean(self.made_by, limit=_MOST_VALUE) or 'not said'}"
         supported = "" if self.is_supported else ", which is not supported here"
         yield f"{'family':11}{self.family or 'not told by its names and sizes'}{supported}"

@@ -40,15 +40,24 @@ class Place:
 
     Attributes:
         module: By diffusers' and transformers' names.
-        third: Which third of the tensor's rows it is; None where it is all of them.
+        spans: Which of the tensor's rows it is, in its order; () where it is all of them.
+        third: Which third of the rows it is; None where it is none.
         is_transposed: Whether the tensor has the weight with its axes swapped.
     """
 
     component: Component
     module: str
     part: Part
+    spans: tuple[tuple[int, int], ...] = ()
     third: int | None = None
     is_transposed: bool = False
+
+    def rows(self, number: int) -> tuple[tuple[int, int], ...]:
+        """Return spans of the rows of a tensor that has so many."""
+        if self.third is not None:
+            rows = number // 3
+            return ((self.third * rows, (self.third + 1) * rows),)
+        return self.spans or ((0, number),)
 
 
 def places_in(key: str) -> tuple[Place, ...]:

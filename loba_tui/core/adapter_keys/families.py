@@ -25,7 +25,12 @@ class Family:
 
     def can_be(self, other: Family) -> bool:
         """Say whether a file of this family can be for models of another."""
-        return not self.name or other.name in self.name.split(_OR)
+        return not self.name or other.name in self.names
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The families that it can be."""
+        return tuple(self.name.split(_OR)) if self.name else ()
 
 
 SD_1 = Family("SD 1.x")

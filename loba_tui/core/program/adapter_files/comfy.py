@@ -20,6 +20,7 @@ from torch import Tensor
 
 from loba_tui.core.adapter_keys.transformers.families import TransformerFamily
 from loba_tui.core.adapter_keys.transformers.layout import Original, TransformerLayout
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_files.families import AdapterFamily
 from loba_tui.core.program.adapter_files.formats import (
     CONFIG_KEY,
@@ -44,6 +45,16 @@ def other_file(
     if family.transformer is None:
         return kohya_file(layers, metadata, family, encoders)
     return _comfy_file(layers, metadata, family, family.transformer, encoders)
+
+
+def require_kohya(family: AdapterFamily) -> None:
+    """Raise `RecipeError` for a transformer, which kohya's keys are not written for."""
+    if family.transformer is not None:
+        raise RecipeError(
+            f"kohya's keys name the layers of a UNet, and this is a {family.transformer.name}'s"
+            " adapter.",
+            "Take --format comfy, which ComfyUI and diffusers read.",
+        )
 
 
 def _comfy_file(

@@ -17,6 +17,7 @@ from loba_tui.core.adapter_keys.families import FOUR_BLOCKS
 from loba_tui.core.adapter_keys.kohya_keys import SDXL_LAYOUT, BlockLayout
 from loba_tui.core.adapter_keys.transformers.families import (
     COMPONENT,
+    TRANSFORMERS,
     TransformerFamily,
     of_class,
     of_metadata,
@@ -107,18 +108,23 @@ def of_transformer(
     return AdapterFamily(*(transformer.variant(config) or own), transformer=transformer)
 
 
-def family_of_file(metadata: Mapping[str, str], num_inputs: Mapping[str, int]) -> AdapterFamily:
+def family_of_file(
+    metadata: Mapping[str, str], num_inputs: Mapping[str, int], name: str = ""
+) -> AdapterFamily:
     """Return the family that an adapter file is for.
 
     Args:
         metadata: Of the file; where it names no architecture, the modules have to tell.
         num_inputs: Of each module that it adapts, by diffusers' name.
+        name: Of the family, where more than these two told it.
 
     Raises:
         RecipeError: It can be for several.
     """
     sizes = {name: (0, columns) for name, columns in num_inputs.items()}
-    named = of_metadata(metadata)
+    named = next((each for each in TRANSFORMERS if each.name == name), of_metadata(metadata))
+    if named is not None and named.name == name:
+        return _as_said(of_transformer(named), metadata)
     transformers = families_of(sizes, sizes, metadata) if sizes else (named,) if named else ()
     if len(transformers) > 1:
         raise RecipeError(

@@ -29,14 +29,14 @@ from loba_tui.core.adapter_metadata import (
     VERSION_KEY,
 )
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.file_sources import Source, file_at
+from loba_tui.core.file_sources import file_at
+from loba_tui.core.program.adapter_files.comfy import other_file, require_kohya
 from loba_tui.core.program.adapter_files.families import family_of_file
 from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
 from loba_tui.core.program.adapter_files.formats import (
     LoraLayer,
     config_of,
     diffusers_file,
-    kohya_file,
     num_inputs,
 )
 from loba_tui.core.program.adapter_files.read.changes import LowRank
@@ -61,12 +61,14 @@ class Merged:
         error: Length of what is missing over the length of the whole change, all layers together.
         worst_error: The same of the layer that lost most.
         worst_layer: Which that is; empty where nothing was lost.
+        family_name: Of the models that all of them are for; empty where they do not say it.
     """
 
     layers: Mapping[str, LoraLayer]
     error: float
     worst_error: float
     worst_layer: str
+    family_name: str = ""
 
 
 def merge(parts: Sequence[Part], *, rank: int | None = None, unet_only: bool = False) -> Merged:
@@ -78,8 +80,10 @@ def merge(parts: Sequence[Part], *, rank: int | None = None, unet_only: bool = F
         RecipeError: One cannot be a sum of low-rank updates, or they fit no common model.
     """
     together: dict[str, list[LoraLayer]] = {}
-    for part in parts:
-        for module, layer in low_rank_layers(part.source, unet_only=unet_only).items():
+    files = [read_adapter_file(part.source) for part in parts]
+    family_name = _transformer_of(files)
+    for part, file in zip(parts, files, strict=True):
+        for module, layer in low_rank_of(file, unet_only=unet_only).items():
             factor = part.strength * layer.alpha / layer.rank
             moved = LoraLayer(layer.down.float(), layer.up.float() * factor, float(layer.rank))
             together.setdefault(module, []).append(moved)
@@ -96,11 +100,36 @@ def merge(parts: Sequence[Part], *, rank: int | None = None, unet_only: bool = F
             dropped, total = 0.0, squared_length(layer)
         layers[module] = layer
         lost, whole = lost + dropped, whole + total
-    return Merged(layers, math.sqrt(lost / whole) if whole > 0 else 0.0, worst, worst_layer)
+    error = math.sqrt(lost / whole) if whole > 0 else 0.0
+    return Merged(layers, error, worst, worst_layer, family_name)
 
 
-def low_rank_layers(source: Source, *, unet_only: bool = False) -> dict[str, LoraLayer]:
-    """Return the UNet's layers of an adapter file as products of two factors.
+def _transformer_of(files: Sequence[AdapterFile]) -> str:
+    """Return the name of the transformers that all files are for; empty where that is not told.
+
+    Transformers have layers of the same names and sizes that do not mean the same.
+
+    Raises:
+        RecipeError: Two are for different ones.
+    """
+    is_of_transformer = [any(la.component == "transformer" for la in f.layers) for f in files]
+    if not any(is_of_transformer):
+        return ""
+    common = set(files[0].keys.family.names)
+    for file in files[1:]:
+        common &= set(file.keys.family.names)
+        if not common:
+            names = (files[0].keys.family.name, file.keys.family.name)
+            raise RecipeError(
+                f"the adapters do not fit one model: {files[0].path.name} is for {names[0]}, and"
+                f" {file.path.name} for {names[1]}",
+                "Merge adapters that were trained on the same architecture.",
+            )
+    return common.pop() if len(common) == 1 else ""
+
+
+def low_rank_of(file: AdapterFile, *, unet_only: bool = False) -> dict[str, LoraLayer]:
+    """Return the denoiser's layers of an adapter file as products of two factors.
 
     Args:
         unet_only: Leave out what it has for text encoders.
@@ -108,11 +137,6 @@ def low_rank_layers(source: Source, *, unet_only: bool = False) -> dict[str, Lor
     Raises:
         RecipeError: A layer's change is not of low rank, or it changes text encoders.
     """
-    return low_rank_of(read_adapter_file(source), unet_only=unet_only)
-
-
-def low_rank_of(file: AdapterFile, *, unet_only: bool = False) -> dict[str, LoraLayer]:
-    """Return what `low_rank_layers` does of a file that was read."""
     if file.text_encoder_layers and not unet_only:
         raise RecipeError(
             f"{file.path} also changes {counted(file.text_encoder_layers, 'layer')} of text"
@@ -121,7 +145,7 @@ def low_rank_of(file: AdapterFile, *, unet_only: bool = False) -> dict[str, Lora
         )
     layers = file.denoiser_layers
     if not layers:
-        raise RecipeError(f"{file.path} has no layers of a UNet.", "Name another adapter.")
+        raise RecipeError(f"{file.path} has no layers of a denoiser.", "Name another adapter.")
     return {module: _low_rank(file.path, layer) for module, layer in layers.items()}
 
 
@@ -223,9 +247,11 @@ def write_merged(
         VERSION_KEY: __version__,
         MERGED_KEY: json.dumps(origins, sort_keys=True),
     }
-    family = family_of_file(first, num_inputs(merged.layers))
+    family = family_of_file(first, num_inputs(merged.layers), merged.family_name)
     if file_format == "kohya":
-        content = kohya_file(merged.layers, metadata, family)
+        require_kohya(family)
+    if file_format in ("kohya", "comfy"):
+        content = other_file(merged.layers, metadata, family)
     else:
         config: dict[str, Any] = {**config_of(merged.layers), "use_rslora": False}
         content = diffusers_file(merged.layers, {"peft_type": "LORA", **config}, metadata, family)

@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loba_tui.core.adapter_keys.checkpoint_keys import Place, places_in
-from loba_tui.core.adapter_keys.names import Component
+from loba_tui.core.adapter_keys.checkpoint_keys import Place
+from loba_tui.core.adapter_keys.names import DENOISERS, Component
 from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import NumericsError, RecipeError, RefusedError, ResourceError
 from loba_tui.core.files import staged, sync_directory
 from loba_tui.core.program.adapter_files.read.layers import AdapterFile, AdapterLayer
+from loba_tui.core.program.exporting.places import places_of
 from loba_tui.core.program.exporting.tensor_file import FLOATS, TensorFile, opened
 from loba_tui.core.text import counted
 from loba_tui.core.units import show_mib
@@ -101,8 +102,8 @@ def _plan(adapter: AdapterFile, source: TensorFile) -> tuple[dict[str, Touched],
         )
     touched: dict[str, Touched] = {}
     used = set()
-    for name in source.entries:
-        for place in places_in(name):
+    for name, places in places_of(source).items():
+        for place in places:
             layer = layers.get((place.component, place.module))
             if layer is None or (layer.weight if place.part == "weight" else layer.bias) is None:
                 continue
@@ -111,9 +112,9 @@ def _plan(adapter: AdapterFile, source: TensorFile) -> tuple[dict[str, Touched],
             touched.setdefault(name, []).append((place, layer))
             used.add((place.component, place.module))
     lacking = [key for key in layers if key not in used]
-    unet = [module for component, module in lacking if component == "unet"]
-    if unet or not used:
-        first = unet[0] if unet else lacking[0][1]
+    denoiser = [module for component, module in lacking if component in DENOISERS]
+    if denoiser or not used:
+        first = denoiser[0] if denoiser else lacking[0][1]
         raise RecipeError(
             f"{adapter.path.name} is not for {source.path.name}, which has no {first} (and lacks "
             f"{len(lacking)} of the adapter's {len(layers)} layers).",
@@ -156,14 +157,18 @@ def _changed(
     whole = source.read(name)
     weight = whole.to(torch.float64 if dtype == torch.float64 else torch.float32)
     for place, layer in touched:
-        part = _part_of(weight, place)
+        view = weight.T if place.is_transposed else weight
+        spans = place.rows(view.shape[0])
+        part = torch.cat([view[first:end] for first, end in spans])
         try:
             if place.part == "bias":
                 assert layer.bias is not None, "planned"
-                part += strength * layer.bias.reshape(part.shape)
+                change = layer.bias.reshape(part.shape)
             else:
                 assert layer.weight is not None, "planned"
-                part += strength * layer.weight.delta(part.contiguous())
+                change = layer.weight.delta(part)
+            for (first, end), rows in zip(spans, _split(change, spans), strict=True):
+                view[first:end] += strength * rows
         except (ValueError, RuntimeError) as error:
             raise RecipeError(
                 f"The adapter does not fit {source.path.name}: {layer.module}: {error}.",
@@ -178,9 +183,5 @@ def _changed(
     return stored.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def _part_of(weight: Tensor, place: Place) -> Tensor:
-    """Return a view of what a place is in its tensor."""
-    if place.third is not None:
-        rows = weight.shape[0] // 3
-        weight = weight[place.third * rows : (place.third + 1) * rows]
-    return weight.T if place.is_transposed else weight
+def _split(change: Tensor, spans: Sequence[tuple[int, int]]) -> Sequence[Tensor]:
+    return change.split([end - first for first, end in spans])

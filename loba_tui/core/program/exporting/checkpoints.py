@@ -7,14 +7,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from loba_tui.core.adapter_keys.checkpoint_keys import Place, places_in
-from loba_tui.core.adapter_keys.names import Component
+from loba_tui.core.adapter_keys.checkpoint_keys import Place
+from loba_tui.core.adapter_keys.families import FAMILIES
+from loba_tui.core.adapter_keys.names import COMPONENTS, DENOISERS, Component
+from loba_tui.core.adapter_keys.transformers.reading import families_of
 from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.exporting.places import places_of
 from loba_tui.core.program.exporting.tensor_file import TensorFile, opened
 
-_FOLDERS: tuple[Component, ...] = ("unet", "text_encoder", "text_encoder_2")
 Key = tuple[Component, str, str]
 """Component, module, and "weight" or "bias"."""
 
@@ -39,10 +42,22 @@ class Weights:
         """Return a weight in float32."""
         where = self.stored[key]
         weight = where.file.read(where.name).float()
-        if where.place.third is not None:
-            rows = weight.shape[0] // 3
-            weight = weight[where.place.third * rows : (where.place.third + 1) * rows]
+        spans = where.place.rows(weight.shape[0])
+        if spans != ((0, weight.shape[0]),):
+            weight = torch.cat([weight[first:end] for first, end in spans])
         return weight.T if where.place.is_transposed else weight
+
+    def is_matrix(self, key: Key) -> bool:
+        """Say whether a weight is one of a linear layer or a convolution."""
+        where = self.stored[key]
+        return len(where.file.entries[where.name]["shape"]) > 1
+
+    @property
+    def transformer(self) -> str:
+        """Name of the transformer's family; empty where it is a UNet."""
+        modules = [module for component, module, _ in self.stored if component == "transformer"]
+        found = families_of({}, modules)
+        return found[0].name if len(found) == 1 else ""
 
 
 @contextmanager
@@ -50,7 +65,7 @@ def opened_weights(path: Path) -> Iterator[Weights]:
     """Lend the weights of a .safetensors checkpoint, or of a diffusers folder.
 
     Raises:
-        RecipeError: It is neither, or has no UNet.
+        RecipeError: It is neither, or has no denoiser.
         RefusedError: It is a pickle, or not a plain file.
         CorruptError: A file is damaged.
     """
@@ -58,7 +73,7 @@ def opened_weights(path: Path) -> Iterator[Weights]:
         if path.is_dir():
             stored = {
                 key: where
-                for component in _FOLDERS
+                for component in COMPONENTS
                 for file in _files_of(path, component)
                 for key, where in _in_folder(component, stack.enter_context(opened(file)))
             }
@@ -66,14 +81,14 @@ def opened_weights(path: Path) -> Iterator[Weights]:
             file = stack.enter_context(opened(path))
             stored = {
                 (place.component, place.module, place.part): Stored(file, name, place)
-                for name in file.entries
+                for name, places in places_of(file).items()
                 if file.is_float(name)
-                for place in places_in(name)
+                for place in places
             }
-        if not any(component == "unet" for component, _, _ in stored):
+        if not any(component in DENOISERS for component, _, _ in stored):
             raise RecipeError(
-                f"{path} has no UNet of an SD 1.x, SD 2.x or SD-XL.",
-                "Name a one-file checkpoint, or a diffusers folder with unet/.",
+                f"{path} has no denoiser of a family that is read: {FAMILIES}.",
+                "Name a one-file checkpoint, or a diffusers folder with unet/ or transformer/.",
             )
         yield Weights(path, stored)
 

@@ -1,4 +1,4 @@
-"""A LoRA from the difference of two models: of every linear and convolutional layer of the UNet."""
+"""A LoRA from the difference of two denoisers: of every linear and convolutional layer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from loba_tui.core.adapter_keys.names import DENOISERS
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_files.formats import LoraLayer
 from loba_tui.core.program.adapter_files.losses import Loss
@@ -38,7 +39,11 @@ def extract(
         RecipeError: They are of different shapes, or do not differ.
     """
     keys = [key for key in base.stored if key in tuned.stored]
-    lacking = [key for key in base.stored if key[0] == "unet" and key not in tuned.stored]
+    lacking = [
+        key
+        for key in base.stored
+        if key[0] in DENOISERS and base.is_matrix(key) and key not in tuned.stored
+    ]
     if lacking:
         raise RecipeError(
             f"{tuned.path} and {base.path} are not of one architecture: the first has no"
@@ -52,7 +57,7 @@ def extract(
         if delta is None:
             continue
         component, module, part = key
-        if component != "unet":
+        if component not in DENOISERS:
             others["text encoders"] += 1
         elif part == "bias" or delta.ndim not in (2, 4):
             others["norms and biases"] += 1
@@ -60,7 +65,7 @@ def extract(
             layers[module], loss = nearest_layer(module, delta, rank)
             losses.append(loss)
     if not layers:
-        raise RecipeError(f"The UNets of {tuned.path} and {base.path} do not differ.")
+        raise RecipeError(f"The denoisers of {tuned.path} and {base.path} do not differ.")
     told = (f"{n} tensors of {what} differ too" for what, n in others.items() if n)
     return Extracted(layers, tuple(losses), tuple(told))
 

@@ -1,7 +1,8 @@
 """An adapter of any form as a file in another: its keys, its dtype and its rank.
 
-`comfy` is kohya's form. ComfyUI reads that whole in every version, as A1111 and Forge do, while of
-`diffusion_model.…` keys it knows more or less by its version, and the others know none.
+Of a UNet `comfy` is kohya's form. ComfyUI reads that whole in every version, as A1111 and Forge do,
+while of `diffusion_model.…` keys it knows more or less by its version, and the others know none.
+Of a transformer it is what `adapter_files.comfy` writes, and there is no kohya's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
-from loba_tui.core.adapter_keys.names import Component
+from loba_tui.core.adapter_keys.names import DENOISERS, Component
 from loba_tui.core.adapter_metadata import (
     APPROXIMATION_KEY,
     CALIBRATION_PREFIX,
@@ -27,6 +28,7 @@ from loba_tui.core.adapter_metadata import (
 from loba_tui.core.errors import NumericsError, RecipeError
 from loba_tui.core.file_sources import file_at
 from loba_tui.core.owned_files import OwnedFolder
+from loba_tui.core.program.adapter_files.comfy import other_file, require_kohya
 from loba_tui.core.program.adapter_files.dora import approximation
 from loba_tui.core.program.adapter_files.families import family_of_file
 from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
@@ -37,8 +39,8 @@ from loba_tui.core.program.adapter_files.formats import (
     bias_tensors,
     config_of,
     diffusers_file,
+    folded,
     jsonable,
-    kohya_file,
     num_inputs,
 )
 from loba_tui.core.program.adapter_files.losses import Loss, Losses
@@ -86,12 +88,24 @@ class LoraParts:
         biases: What biases gain, for the one form that holds them.
         losses: What was lost at the rank; by layer in their order.
         left_out: What has no form as a LoRA, each a sentence.
+        family_name: Of the model, where that is known.
     """
 
     layers: Mapping[Component, Mapping[str, LoraLayer]]
     losses: tuple[Loss, ...]
     left_out: tuple[str, ...]
     biases: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    family_name: str = ""
+
+    @property
+    def denoiser(self) -> Mapping[str, LoraLayer]:
+        """The layers of the UNet or the transformer; none where text encoders alone change."""
+        return next((self.layers[name] for name in DENOISERS if name in self.layers), {})
+
+    @property
+    def text_encoders(self) -> dict[str, Mapping[str, LoraLayer]]:
+        """The layers of text encoders, by component."""
+        return {name: layers for name, layers in self.layers.items() if name not in DENOISERS}
 
     @property
     def largest_rank(self) -> int:
@@ -132,7 +146,8 @@ def as_lora(
         made, loss = lora_layer(layer.module, change, wanted.rank, is_sd_1=is_sd_1)
         layers.setdefault(layer.component, {})[layer.module] = scaled(made, strength)
         losses.append(loss)
-    held = biases if wanted.form == "comfy" else {}
+    # The parts of a matrix that several modules of a transformer share have no bias of their own.
+    held = biases if wanted.form == "comfy" and "transformer" not in layers else {}
     if not layers and not held:
         raise RecipeError(
             f"{adapter.path} has no layer that a LoRA could hold.",
@@ -144,7 +159,8 @@ def as_lora(
         for number, noun in ((norms, "norm layer"), (num_biases, "bias change"))
         if number
     ]
-    return LoraParts(layers, tuple(losses), (*adapter.keys.unused_lines(), *told), held)
+    left_out = (*adapter.keys.unused_lines(), *told)
+    return LoraParts(layers, tuple(losses), left_out, held, adapter.keys.family.name)
 
 
 def write_form(
@@ -160,13 +176,14 @@ def write_form(
     losses = Losses.of(parts.losses)
     if losses.share > 0:
         of = "a larger rank"
-        carried[APPROXIMATION_KEY] = approximation(losses, _of_unet_or_first(parts), of=of)
+        carried[APPROXIMATION_KEY] = approximation(losses, _of_denoiser_or_first(parts), of=of)
     left_out = []
     if wanted.form == "peft":
-        others = sum(len(layers) for name, layers in parts.layers.items() if name != "unet")
+        others = sum(map(len, parts.text_encoders.values()))
         if others:
             layers = counted(others, "layer")
-            left_out = [f"{layers} of text encoders, which a PEFT folder of a UNet lacks"]
+            network = "transformer" if "transformer" in parts.layers else "UNet"
+            left_out = [f"{layers} of text encoders, which a PEFT folder of a {network} lacks"]
         return _write_peft(parts, wanted, target), left_out
     tensors, own = _content(parts, metadata, carried, wanted)
     return write_file(file_at(target), _cast(tensors, wanted.dtype), own), left_out
@@ -180,41 +197,42 @@ def _carried(metadata: Mapping[str, str], wanted: Wanted) -> dict[str, str]:
     return kept if wanted.twin is None else {**kept, TWIN_KEY: wanted.twin}
 
 
-def _of_unet_or_first(parts: LoraParts) -> Mapping[str, LoraLayer]:
-    return parts.layers.get("unet") or next(iter(parts.layers.values()))
+def _of_denoiser_or_first(parts: LoraParts) -> Mapping[str, LoraLayer]:
+    return parts.denoiser or next(iter(parts.layers.values()))
 
 
 def _content(
     parts: LoraParts, metadata: Mapping[str, str], carried: Mapping[str, str], wanted: Wanted
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    unet = parts.layers.get("unet", {})
-    encoders: dict[str, Mapping[str, LoraLayer]] = {
-        name: layers for name, layers in parts.layers.items() if name != "unet"
-    }
-    family = family_of_file(metadata, num_inputs(unet))
+    denoiser, encoders = parts.denoiser, parts.text_encoders
+    family = family_of_file(metadata, num_inputs(denoiser), parts.family_name)
     if not parts.layers:
         return bias_file(parts.biases, carried, family)
+    if wanted.form == "kohya":
+        require_kohya(family)
     if wanted.form != "diffusers":
-        tensors, own = kohya_file(unet, carried, family, encoders)
+        tensors, own = other_file(denoiser, carried, family, encoders)
         return tensors | bias_tensors(parts.biases, family), own
-    config = {"peft_type": "LORA", **config_of(_of_unet_or_first(parts)), "use_rslora": False}
-    return diffusers_file(unet, config, carried, family, encoders)
+    config = {"peft_type": "LORA", **config_of(_of_denoiser_or_first(parts)), "use_rslora": False}
+    return diffusers_file(denoiser, config, carried, family, encoders)
 
 
 def _write_peft(parts: LoraParts, wanted: Wanted, target: Path) -> WrittenFile:
-    if "unet" not in parts.layers:
-        raise RecipeError("The adapter changes text encoders alone; a PEFT folder is for a UNet.")
-    unet = {name: layer.with_alpha_of_rank() for name, layer in parts.layers["unet"].items()}
-    config = LoraConfig(**config_of(unet))
+    if not parts.denoiser:
+        raise RecipeError(
+            "The adapter changes text encoders alone; a PEFT folder is for a denoiser."
+        )
+    layers = folded(parts.denoiser)
+    config = LoraConfig(**config_of(layers))
     target.mkdir(parents=True, exist_ok=True)
     folder = OwnedFolder(target.resolve())
     tensors = {}
-    for name, layer in unet.items():
+    for name, layer in layers.items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = layer.down
         tensors[f"base_model.model.{name}.lora_B.weight"] = layer.up
     file = folder.file("adapter_model.safetensors")
     written = write_file(file, _cast(tensors, wanted.dtype), {"format": "pt"})
-    plain = {**jsonable(config.to_dict()), "target_modules": sorted(unet)}
+    plain = {**jsonable(config.to_dict()), "target_modules": sorted(layers)}
     text = json.dumps(plain, sort_keys=True, indent=2) + "\n"
     folder.file("adapter_config.json").replace(text.encode(), mode=0o666, sync=True)
     return replace(written, path=target)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from loba_tui import __version__
+from loba_tui.core.adapter_keys.names import Component
 from loba_tui.core.adapter_metadata import VERSION_KEY
 from loba_tui.core.program.adapter_files.losses import Losses
 from loba_tui.core.program.adapter_files.read.layers import AdapterFile
@@ -64,13 +65,17 @@ def serve_extract(request: Request, writer: RunWriter) -> None:
     assert request.rank is not None, "the command has a default"
     with opened_weights(Path(tuned_path)) as tuned, opened_weights(Path(base_path)) as base:
         found = extract(tuned, base, request.rank, _progress(writer, "extracting"))
+        transformer = base.transformer
     metadata = {
         VERSION_KEY: __version__,
         "loba.extracted": json.dumps(
             {"tuned": Path(tuned_path).name, "base": Path(base_path).name}, sort_keys=True
         ),
     }
-    parts = LoraParts({"unet": found.layers}, found.losses, found.left_out)
+    component: Component = "transformer" if transformer else "unet"
+    parts = LoraParts(
+        {component: found.layers}, found.losses, found.left_out, family_name=transformer
+    )
     wanted = Wanted(request.file_format, request.weights_dtype)
     target = Path(request.file)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -22,8 +22,10 @@ import torch
 from peft.tuners.lora import LoraLayer as PeftLayer
 from torch import Tensor, nn
 
+from loba_tui.core.adapter_keys.names import DENOISERS
 from loba_tui.core.errors import RecipeError, RefusedError
 from loba_tui.core.file_sources import Source, read_source
+from loba_tui.core.program.adapter_files.families import adapter_family
 from loba_tui.core.program.adapter_files.formats import LoraLayer
 from loba_tui.core.program.adapter_files.low_rank import nearest_layer
 from loba_tui.core.program.adapter_files.read.changes import (
@@ -138,7 +140,8 @@ def begin_with(
             f"adapter.init_from: {kind} cannot begin with a file, only LoRA and LoCon can",
             "Leave it out, or take adapter.name: lora or locon.",
         )
-    layers = {("unet", name): layer for name, layer in tuner_layers(denoiser, adapter_name)}
+    component = adapter_family(denoiser).component
+    layers = {(component, name): layer for name, layer in tuner_layers(denoiser, adapter_name)}
     for component, encoder in encoders.items():
         for name, layer in tuner_layers(encoder, adapter_name):
             layers[component, name_in_files(name)] = layer
@@ -176,7 +179,7 @@ def begin_with(
 
 
 def _shown(component: str, module: str) -> str:
-    return module if component == "unet" else f"{component}.{module}"
+    return module if component in DENOISERS else f"{component}.{module}"
 
 
 def _rank_or_kind(change: WeightChange) -> int | str:

@@ -297,7 +297,7 @@ def test_models_that_do_not_differ_or_differ_in_kind_are_said_so(tmp_path: Path)
         ):
             extract(a, b, 4, no_progress)
     with (
-        pytest.raises(RecipeError, match="has no UNet"),
+        pytest.raises(RecipeError, match="has no denoiser"),
         opened_weights(tmp_path / "c.safetensors"),
     ):
         pass
