@@ -93,7 +93,7 @@ class Prompts(Protocol):
 
 
 class Prediction(Protocol):
-    """What a model predicts, and how its sampler is to be called."""
+    """The prediction of a model's denoiser, and how its sampler is called."""
 
     @property
     def denoiser(self) -> nn.Module:
@@ -183,6 +183,12 @@ class Codec(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Turn latents (B, C, h, w) into images (B, 3, H, W) in [0, 1]."""
+
+    def decode_own(self, latents: Tensor) -> Tensor:
+        """Turn the VAE's own latents, in the dtype it is held in, into images in [-1, 1].
+
+        They are (B, C, h, w) too, but scaled as the VAE takes them and not as the denoiser does.
+        """
 
     def encode(self, images: Tensor) -> Tensor:
         """Turn images (B, 3, H, W) in [0, 1] into latents (B, C, h, w)."""

@@ -16,9 +16,14 @@ _HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
 class AutoencoderCodec:
-    """The `Codec` of a container that has a pipeline; families with another VAE override parts."""
+    """The `Codec` of a container that has a pipeline; families with another VAE override parts.
+
+    Attributes:
+        vae_class: Class of the VAE, as model_index.json names it.
+    """
 
     pipeline: DiffusionPipeline
+    vae_class = "AutoencoderKL"
 
     def require(self, *components: str) -> None:
         """Have components of the pipeline in memory before they are used."""
@@ -41,7 +46,7 @@ class AutoencoderCodec:
         mean, std = self._latent_statistics(latents)
         with self._vae_without_overflow() as vae:
             own = latents.float() * std / self._latent_scale + mean
-            images = self._decoded(vae, own.to(vae.device, vae.dtype))
+            images = self.decode_own(own.to(vae.device, vae.dtype))
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -65,9 +70,9 @@ class AutoencoderCodec:
         found = vae.encode(pixels).latent_dist
         return LatentMoments(found.mean, found.std)
 
-    def _decoded(self, vae: Any, latents: Tensor) -> Tensor:
-        """Return the images (B, 3, H, W) in [-1, 1] of the VAE's own latents (B, C, h, w)."""
-        images: Tensor = vae.decode(latents, return_dict=False)[0]
+    def decode_own(self, latents: Tensor) -> Tensor:
+        """Turn the VAE's own latents (B, C, h, w) into images (B, 3, H, W) in [-1, 1]."""
+        images: Tensor = self.pipeline.vae.decode(latents, return_dict=False)[0]
         return images
 
     @property

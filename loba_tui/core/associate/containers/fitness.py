@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loba_tui.core.associate.containers.configured import read_config
+from loba_tui.core.associate.containers.registry import vae_class
 from loba_tui.core.associate.one_file.header import read_header
 from loba_tui.core.associate.pipeline_files import check_shards
 from loba_tui.core.associate.safe_files import PICKLE_SUFFIXES, refuse_pickle
@@ -17,40 +18,54 @@ from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.names import check_variant
 from loba_tui.core.text import clean
 
-_VAE_CLASS = "AutoencoderKL"
 _ATTACHED = re.compile(r"\.(base_layer|lora_[AB]|lora_(up|down))\.")
 _NAME_A_VAE = "Name one that does as base_model.vae: a diffusers folder or a .safetensors file."
 
 
 def check_networks(source: ModelSource, index: Mapping[str, Any]) -> None:
-    """Check what a model's index and configurations say of its VAE and its UNet.
+    """Check what a model's index and configurations say of its VAE and its denoiser.
 
     Raises:
-        RecipeError: It has no VAE that encodes and decodes, or a UNet that is asked for more than
-            noisy latents, a timestep and a prompt.
+        RecipeError: It has no VAE that encodes and decodes, or a denoiser that is asked for more
+            than noisy latents, a timestep and a prompt.
     """
-    vae = (index.get("vae") or [None, None])[1]
-    if vae != _VAE_CLASS:
+    vae, wanted = (index.get("vae") or [None, None])[1], vae_class(index["_class_name"])
+    if vae != wanted:
         has = f"has the VAE class {clean(vae)}" if vae else "has no VAE"
         why = ", which does not encode as training needs" if vae else ""
         raise RecipeError(f"{source.id} {has}{why}.", _NAME_A_VAE)
+    for name in ("unet", "transformer"):
+        if index.get(name):
+            _check_denoiser(source, name)
+
+
+def _check_denoiser(source: ModelSource, name: str) -> None:
     try:
-        unet = read_config(source.folder / "unet" / "config.json")
+        config = read_config(source.folder / name / "config.json")
     except (OSError, ValueError):
         return  # said where it is loaded
-    inputs, outputs = unet.get("in_channels", 4), unet.get("out_channels", 4)
-    if inputs != outputs:
-        kind = "an inpainting model" if inputs == 9 else "not one that draws from text alone"
+    kind = "UNet" if name == "unet" else name
+    inputs = config.get("in_channels", 4)
+    # A transformer that packs squares of latent pixels may state its outputs as pixels have them.
+    outputs = config.get("out_channels") or inputs
+    if inputs not in (outputs, outputs * _side(config) ** 2):
+        what = "an inpainting model" if inputs == 9 else "not one that draws from text alone"
         raise RecipeError(
-            f"{source.id} is {kind}: its UNet has {inputs} inputs and {outputs} outputs.",
+            f"{source.id} is {what}: its {kind} has {inputs} inputs and {outputs} outputs.",
             "Take the ordinary model that it was made from.",
         )
-    if unet.get("time_cond_proj_dim") is not None:
+    if config.get("time_cond_proj_dim") is not None:
         raise RecipeError(
             f"{source.id} is distilled: its UNet is told the guidance scale (time_cond_proj_dim),"
             " which it is never asked with here.",
             "Take the model that it was distilled from; the adapter works on the distilled one.",
         )
+
+
+def _side(config: Mapping[str, Any]) -> int:
+    """Return the side of the squares that a transformer's inputs are packed in."""
+    side = config.get("patch_size", 1)
+    return side if type(side) is int else 1
 
 
 def check_files(source: ModelSource, components: Collection[str]) -> None:

@@ -10,11 +10,15 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 from torch import nn
 
-from loba_tui.core.associate.containers.configured import configured_scheduler, read_config
+from loba_tui.core.associate.containers.configured import (
+    component_class,
+    configured_scheduler,
+    read_config,
+)
 from loba_tui.core.associate.containers.fitness import check_files, check_networks, variant_there
 from loba_tui.core.associate.containers.one_file import StoredNetwork, network_in, vae_in
 from loba_tui.core.associate.containers.registry import check_supported
@@ -174,12 +178,19 @@ def _tokenizer_of(source: ModelSource, name: str) -> Any:
 def _another_vae(source: ModelSource, index: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
     """Return the VAE that the recipe names in place of the model's own."""
     assert source.vae is not None
+    library, class_name = index["vae"]
     if source.vae.is_file():
+        if class_name != "AutoencoderKL":
+            raise RecipeError(
+                f"base_model.vae: {source.id} has the VAE class {class_name}, which is read from"
+                " folders alone.",
+                "Name a diffusers folder with such a VAE.",
+            )
         return vae_in(source.vae, vae_configuration(source, index)).load(dtype)
     check_files(source, ["vae"])
     variant = variant_there(source, ["vae"], None)
     with _explained(source), quiet_progress():
-        vae: nn.Module = AutoencoderKL.from_pretrained(
+        vae: nn.Module = component_class(library, class_name).from_pretrained(
             source.vae,
             torch_dtype=dtype,
             variant=variant,

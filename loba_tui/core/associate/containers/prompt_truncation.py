@@ -13,12 +13,18 @@ _MOST_NAMED, _MOST_CHARACTERS = 3, 60
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 
-def truncated_tails(tokenizer: Any, prompts: Iterable[str]) -> dict[str, str]:
-    """Return of each prompt that does not fit the end that is not read."""
+def truncated_tails(
+    tokenizer: Any, prompts: Iterable[str], most: int | None = None
+) -> dict[str, str]:
+    """Return of each prompt that does not fit the end that is not read.
+
+    Args:
+        most: Tokens that are read; None for all that the tokenizer gives.
+    """
     wanted = list(dict.fromkeys(prompts))
     if not wanted:
         return {}
-    most = tokenizer.model_max_length
+    most = tokenizer.model_max_length if most is None else most
     # Not verbose: that would warn of sequences that are too long in words for programmers.
     rows = tokenizer(wanted, truncation=False, verbose=False).input_ids
     # The last token that is read is the end token.

@@ -7,7 +7,11 @@ from types import MappingProxyType
 from diffusers import DiffusionPipeline
 
 from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.containers.families.flux import FluxContainer
+from loba_tui.core.associate.containers.families.flux2 import Flux2KleinContainer
+from loba_tui.core.associate.containers.families.qwen_image import QwenImageContainer
 from loba_tui.core.associate.containers.families.sd import SDContainer
+from loba_tui.core.associate.containers.families.sd3 import SD3Container
 from loba_tui.core.associate.containers.families.sdxl import SDXLContainer
 from loba_tui.core.associate.containers.families.transformer import TransformerContainer
 from loba_tui.core.associate.containers.families.unet import UNetContainer
@@ -19,6 +23,10 @@ CONTAINERS: MappingProxyType[str, type[UNetContainer] | type[TransformerContaine
         {
             "StableDiffusionPipeline": SDContainer,
             "StableDiffusionXLPipeline": SDXLContainer,
+            "StableDiffusion3Pipeline": SD3Container,
+            "FluxPipeline": FluxContainer,
+            "Flux2KleinPipeline": Flux2KleinContainer,
+            "QwenImagePipeline": QwenImageContainer,
             "ZImagePipeline": ZImageContainer,
         }
     )
@@ -33,6 +41,11 @@ def check_supported(class_name: str, model_id: str) -> None:
             f"base_model.id: {model_id} is a {class_name}, a model family not supported yet.",
             f"Supported are: {', '.join(sorted(CONTAINERS))}.",
         )
+
+
+def vae_class(class_name: str) -> str:
+    """Return the class of the VAE that pipelines of a class are trained with."""
+    return CONTAINERS[class_name].vae_class
 
 
 def make_container(

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 _SETTINGS_NAME = "loba.json"
 # Classes of these two libraries are code that is installed; anything else would be fetched code.
 _TRUSTED_LIBRARIES = ("diffusers", "transformers")
+_OTHER_VAES = (["diffusers", "AutoencoderKLFlux2"], ["diffusers", "AutoencoderKLQwenImage"])
+"""The VAEs of some families: another one in their place is of the same class."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def read_index(source: ModelSource) -> dict[str, Any]:
     try:
         index = parse_json(read_source(path, MAX_INDEX_BYTES))
         index |= {name: [None, None] for name in UNUSED_COMPONENTS if name in index}
-        if source.vae is not None:
+        if source.vae is not None and index.get("vae") not in _OTHER_VAES:
             index["vae"] = ["diffusers", "AutoencoderKL"]
         components = {
             k: v for k, v in index.items() if isinstance(v, list) and not k.startswith("_")

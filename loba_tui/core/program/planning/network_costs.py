@@ -107,15 +107,15 @@ class Networks:
             # As the pipeline does: float16 overflows in SD-XL's VAE, so it is upcast for the while.
             upcast = vae.dtype == torch.float16 and container.decodes_in_float32
             dtype = torch.float32 if upcast else vae.dtype
-            module = vae.to(dtype) if upcast else vae
+            if upcast:
+                vae.to(dtype)
 
             def decode() -> Tensor:
                 shape = (1, *container.latent_shape(self.resolution))
                 latents = torch.zeros(shape, dtype=dtype, device=container.device)
-                image: Tensor = module.decode(latents, return_dict=False)[0]
-                return image.float()
+                return container.decode_own(latents).float()
 
-            present = [*module.parameters(), *module.buffers()]
+            present = [*vae.parameters(), *vae.buffers()]
             rules = RealDeviceRules(device_type=self.device_type, fused=self.fused)
             self._costs["decode"] = measure(decode, with_grad=False, rules=rules, present=present)
         cost = self._costs["decode"]

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ class TransformerContainer(PipelineContainer):
     Attributes:
         group_marks: Which layers can take an adapter, and of which group they are.
         prompt_layers: Names of the layers that read the prompt's states.
+        unread: Layers of the last block, by the ends of their names, whose outputs go nowhere.
         patch: Latent pixels a side that are one token.
         first_layer: Name of a base layer whose weight tells the dtype.
         drawn_resolution: Pixels a side of what the pipeline draws when it is not told a size.
@@ -36,25 +38,24 @@ class TransformerContainer(PipelineContainer):
 
     group_marks: Marks
     prompt_layers: tuple[str, ...]
+    unread: tuple[str, ...] = ()
     patch: int = 2
     first_layer: str
     drawn_resolution: int = 1024
 
     @abstractmethod
     def _velocity(
-        self, transformer: nn.Module, latents: Tensor, levels: Tensor, embeds: PromptEmbeds
+        self, transformer: nn.Module, latents: Tensor, timesteps: Tensor, embeds: PromptEmbeds
     ) -> Tensor:
         """Return ε − x₀, (B, C, H, W).
 
         Args:
             latents: (B, C, H, W), in the transformer's dtype.
-            levels: (B,) σ from 0 (image) to 1 (noise), float32.
+            timesteps: (B,) from 0 (image) to 1,000 (noise), float32. A family computes from them
+                what its pipeline does, in the same order: the transformer embeds it, and a last bit
+                of it is seen in the fifth digit of the prediction.
             embeds: B rows.
         """
-
-    @abstractmethod
-    def lay_out_steps(self, scheduler: Any, num_steps: int, latent_shape: Sequence[int]) -> None:
-        """Set a scheduler's timesteps as the pipeline's own call does."""
 
     @abstractmethod
     def pipeline_inputs(
@@ -136,14 +137,37 @@ class TransformerContainer(PipelineContainer):
         embeds = embeds.to(latents.device, self.dtype)
         if len(embeds) == 1:
             embeds = embeds.expand(len(latents))
-        levels = timesteps.to(latents.device).float().expand(len(latents)) / NUM_TRAIN_TIMESTEPS
+        timesteps = timesteps.to(latents.device).float().expand(len(latents))
         transformer = self.pipeline.transformer if denoiser is None else denoiser
-        velocity = self._velocity(transformer, latents.to(self.dtype), levels, embeds)
+        velocity = self._velocity(transformer, latents.to(self.dtype), timesteps, embeds)
         return velocity.to(latents.dtype)
 
+    def lay_out_steps(self, scheduler: Any, num_steps: int, latent_shape: Sequence[int]) -> None:
+        """Set a scheduler's timesteps as the pipeline's own call does."""
+        mu = self._shift(scheduler.config, self._num_tokens(latent_shape), num_steps)
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / num_steps, num_steps), mu=mu)
+
+    def _shift(self, config: Any, num_tokens: int, num_steps: int) -> float:
+        """Return the logarithm of the noise levels' shift in a call of so many steps."""
+        return dynamic_shift(config, num_tokens)
+
+    def _num_tokens(self, latent_shape: Sequence[int]) -> int:
+        _, height, width = latent_shape
+        return (height // self.patch) * (width // self.patch)
+
     def adapter_targets(self) -> dict[str, list[str]]:
-        """Return exact module names by group, in the order that data passes them."""
-        return grouped_layers(self.pipeline.transformer, self.group_marks)
+        """Return exact module names by group, in the order that data passes them.
+
+        A layer whose output nothing reads is of no group: it would never learn.
+        """
+        groups = grouped_layers(self.pipeline.transformer, self.group_marks)
+        if not self.unread:
+            return groups
+        last = f"transformer_blocks.{len(self.pipeline.transformer.transformer_blocks) - 1}."
+        return {
+            group: [n for n in names if not (n.startswith(last) and n.endswith(self.unread))]
+            for group, names in groups.items()
+        }
 
 
 def dynamic_shift(config: Any, num_tokens: int) -> float:

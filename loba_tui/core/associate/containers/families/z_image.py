@@ -10,20 +10,16 @@ from diffusers import ZImagePipeline
 from torch import Tensor, nn
 
 from loba_tui.core.associate.containers.adapter_groups import Marks
-from loba_tui.core.associate.containers.families.transformer import (
-    TransformerContainer,
-    dynamic_shift,
-)
-from loba_tui.core.associate.containers.prompt_truncation import tails_of_chats
+from loba_tui.core.associate.containers.families.chats import ChatContainer
+from loba_tui.core.associate.containers.families.transformer import NUM_TRAIN_TIMESTEPS
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.joined_tokens import note_joined_tokens
 
-_MOST_TOKENS = 512
 _TOKEN_MULTIPLE = 32
 """Captions and images are padded to a multiple of it."""
 
 
-class ZImageContainer(TransformerContainer):
+class ZImageContainer(ChatContainer):
     """The container of `ZImagePipeline` (https://arxiv.org/abs/2511.22699)."""
 
     family = "z-image"
@@ -45,29 +41,6 @@ class ZImageContainer(TransformerContainer):
     ) -> None:
         super().__init__(pipeline, revision, resolution=resolution)
         note_joined_tokens(pipeline.transformer, _caption_tokens)
-
-    @property
-    def most_tokens(self) -> int:
-        """Tokens of a prompt that are read, those of the chat around it included."""
-        return min(_MOST_TOKENS, int(self._tokenizer.model_max_length))
-
-    def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each prompt, those of the chat around it included."""
-        return super().tokenize([self._chat(prompt) for prompt in prompts])
-
-    def truncated_tails(self, prompts: Sequence[str]) -> dict[str, str]:
-        """Return of each prompt that is longer than what is read the end that has no effect."""
-        return tails_of_chats(self._tokenizer, prompts, self._chat, self.most_tokens)
-
-    def _chat(self, prompt: str) -> str:
-        """Return a prompt as the message of a user, as the pipeline gives it to the tokenizer."""
-        chat: str = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=True,
-        )
-        return chat
 
     def _encode(self, prompts: list[str]) -> PromptEmbeds:
         rows, _ = self.pipeline.encode_prompt(
@@ -92,20 +65,13 @@ class ZImageContainer(TransformerContainer):
         return normed
 
     def _velocity(
-        self, transformer: nn.Module, latents: Tensor, levels: Tensor, embeds: PromptEmbeds
+        self, transformer: nn.Module, latents: Tensor, timesteps: Tensor, embeds: PromptEmbeds
     ) -> Tensor:
         # It is told 1 − σ and says x₀ − ε. Frames are the second dimension: an image has one.
         images = list(latents.unsqueeze(2))
-        rows = transformer(images, 1 - levels, embeds.rows(), return_dict=False)[0]
+        times = (NUM_TRAIN_TIMESTEPS - timesteps) / NUM_TRAIN_TIMESTEPS
+        rows = transformer(images, times, embeds.rows(), return_dict=False)[0]
         return -torch.stack(rows).squeeze(2)
-
-    def lay_out_steps(self, scheduler: Any, num_steps: int, latent_shape: Sequence[int]) -> None:
-        """Set a scheduler's timesteps as the pipeline's own call does."""
-        _, height, width = latent_shape
-        num_tokens = (height // self.patch) * (width // self.patch)
-        mu = dynamic_shift(scheduler.config, num_tokens)
-        sigmas = torch.linspace(1.0, 1 / num_steps, num_steps).tolist()
-        scheduler.set_timesteps(sigmas=sigmas, mu=mu)
 
     def pipeline_inputs(
         self, embeds: PromptEmbeds, negative: PromptEmbeds, guidance_scale: float
