@@ -141,7 +141,9 @@ def _check_model(recipe: Recipe, model: OpenModel, plugins: Plugins) -> None:
     if recipe.data is not None and model.data is None:
         # Stand-ins are for finding out what a method computes; nothing may be trained on them.
         raise ValueError("the recipe's images are not open; see data.open.open_data")
-    for choice in (recipe.scheduler.noise, recipe.sample.noise):
+    # What is computed steps no noise but for its pictures.
+    in_training = () if solves(recipe, plugins) else (recipe.scheduler.noise,)
+    for choice in (*in_training, recipe.sample.noise):
         load_choice("noise", choice, plugins)(model.container.scheduler_config)
 
 

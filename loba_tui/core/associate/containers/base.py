@@ -69,6 +69,9 @@ class Prompts(Protocol):
         Token i of a prompt is position i of its hidden states. It works without the encoders too.
         """
 
+    def word_tokens(self, word: str) -> list[int]:
+        """Return the token ids of a word, or of several, as they are inside of a prompt."""
+
     @property
     def most_tokens(self) -> int:
         """Tokens of a prompt that are read, start and end included."""

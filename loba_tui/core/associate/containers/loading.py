@@ -223,6 +223,14 @@ def set_schedule(pipeline: DiffusionPipeline, source: ModelSource) -> None:
             f" {wanted}",
             "Leave the key out.",
         )
+    if source.schedule.zero_snr is not None and (
+        wanted == "flow" or is_flow_matching(scheduler.config)
+    ):
+        raise RecipeError(
+            "base_model.zero_snr: it is for diffusion models; flow matching begins at pure noise"
+            " in any case",
+            "Leave the key out.",
+        )
     config = source.schedule.applied(dict(scheduler.config))
     kind = diffusers.FlowMatchEulerDiscreteScheduler if wanted == "flow" else type(scheduler)
     if source.schedule.zero_snr and "rescale_betas_zero_snr" not in scheduler.config:

@@ -92,6 +92,11 @@ class PipelineContainer(AutoencoderCodec, ABC):
         ).input_ids
         return found
 
+    def word_tokens(self, word: str) -> list[int]:
+        """Return the token ids of a word, or of several, as they are inside of a prompt."""
+        found: list[int] = self._tokenizer([word], add_special_tokens=False).input_ids[0]
+        return found
+
     @property
     def most_tokens(self) -> int:
         """Tokens of a prompt that are read, start and end included."""

@@ -29,6 +29,8 @@ _BLOCK = re.compile(r"^[^.]+(?:\.\d+)?")
 _BLOCK_ORDER = (
     *("conv_in", "time_embedding", "add_embedding"),
     *("down_blocks", "mid_block", "up_blocks"),
+    *("noise_refiner", "context_refiner", "layers"),
+    *("transformer_blocks", "single_transformer_blocks"),
 )
 _NAMES = {"LORA": "LoRA", "LOHA": "LoHa", "LOKR": "LoKr", "OFT": "OFT"}
 

@@ -42,6 +42,12 @@ def attach_text_adapters(
     wanted = section.text_encoders
     if wanted is None:
         return {}
+    if not container.text_outputs():
+        raise RecipeError(
+            f"adapter.text_encoders: no adapter file has a place for those of a {container.family}"
+            " model",
+            "Leave the section out; the denoiser alone is trained then.",
+        )
     names = container.text_encoders if wanted.components is None else wanted.components
     if missing := [name for name in names if name not in container.text_encoders]:
         raise RecipeError(

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.text_outputs import TextOutput
 from loba_tui.core.associate.embeds import PromptEmbeds
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.program import randomness
 from loba_tui.core.program.adapter_layers.added import host_named
 from loba_tui.core.program.closed_form.solution import LayerUpdate, TextSolution
@@ -87,6 +88,12 @@ class TextMove:
         self._device = container.device
         container.require(*container.text_encoders)
         outputs = container.text_outputs()
+        if not outputs:
+            raise RecipeError(
+                f"method.name: the text encoders of a {container.family} model cannot be moved in"
+                " text space here",
+                "Take text_slider, or instant_slider, which change the denoiser.",
+            )
         self._seed = seed
         lora: dict[str, dict[str, LayerUpdate]] = {}
         biases: dict[str, dict[str, Tensor]] = {}

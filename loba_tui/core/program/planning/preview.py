@@ -32,7 +32,10 @@ from loba_tui.core.recipe.sections.method import Choice
 MOST_POINTS = 200
 _DENSITY_POINTS = 101
 _PROGRESS = (0.0, 0.5, 1.0)
-_BLOCK = re.compile(r"mid_block|(?:down|up)_blocks\.\d+")
+_BLOCK = re.compile(
+    r"mid_block|(?:down_blocks|up_blocks|noise_refiner|context_refiner|layers"
+    r"|transformer_blocks|single_transformer_blocks)\.\d+"
+)
 
 
 def learning_rate(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[str, Any]:

@@ -37,6 +37,10 @@ class ChatContainer(TransformerContainer, ABC):
         rows = self._tokenizer(chats, truncation=True, max_length=length).input_ids
         return [row[self._num_dropped :] for row in rows]
 
+    def word_tokens(self, word: str) -> list[int]:
+        """Return the token ids of a word behind a space, which is a part of its first token."""
+        return super().word_tokens(f" {word.strip()}")
+
     def truncated_tails(self, prompts: Sequence[str]) -> dict[str, str]:
         """Return of each prompt that is longer than what is read the end that has no effect."""
         length = self.most_tokens + self._num_dropped

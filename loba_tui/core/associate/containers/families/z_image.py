@@ -28,6 +28,7 @@ class ZImageContainer(ChatContainer):
         (".attention.", "self_attention"),
         (".feed_forward.", "feed_forward"),
         (".adaLN_modulation.", "modulation"),
+        (".cap_embedder.", "projection"),
     )
     prompt_layers = ("cap_embedder.1",)
     first_layer = "cap_embedder.1"

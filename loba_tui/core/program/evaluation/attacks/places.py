@@ -47,7 +47,7 @@ class TokenPlace:
         self._layers: list[nn.Module] = [
             each.get_input_embeddings() for each in encoders if each is not None
         ]
-        self._ids = container.tokenize([subject.word])[0][1:-1]
+        self._ids = container.word_tokens(subject.word)
         if not self._ids:
             raise RecipeError(f"proof.attacks.word: {subject.word!r} has no token")
         self._stack = ExitStack()

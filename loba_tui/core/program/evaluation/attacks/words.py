@@ -135,10 +135,10 @@ def _nearest_tokens(subject: Subject, num: int) -> list[str]:
         return []
     container = subject.container
     container.require(*container.text_encoders)
-    output = container.text_outputs()[0]
-    tokenizer = getattr(container.pipeline, output.tokenizer)
-    encoder = getattr(container.pipeline, output.component)
-    own = container.tokenize([subject.word])[0][1:-1]
+    parts = container.pipeline.components
+    name = next(name for name in container.text_encoders if parts[name] is not None)
+    encoder, tokenizer = parts[name], parts[name.replace("text_encoder", "tokenizer")]
+    own = container.word_tokens(subject.word)
     words: list[str] = []
     for index in nearest(encoder.get_input_embeddings().weight, own[-1]):
         if index in (*own, *tokenizer.all_special_ids):
