@@ -24,6 +24,8 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
+from loba_tui.core.adapter_keys.transformers.families import of_class
+
 HEADS = {"num_attention_heads": 2, "attention_head_dim": 16, "joint_attention_dim": 24}
 
 
@@ -208,3 +210,60 @@ TINY = {
 def linear_layers(model: nn.Module) -> list[str]:
     """Return the names of all linear layers."""
     return [name for name, each in model.named_modules() if isinstance(each, nn.Linear)]
+
+
+_NORMS = {
+    "attn.norm_q.weight": "img_attn.norm.query_norm.scale",
+    "attn.norm_k.weight": "img_attn.norm.key_norm.scale",
+    "attn.norm_added_q.weight": "txt_attn.norm.query_norm.scale",
+    "attn.norm_added_k.weight": "txt_attn.norm.key_norm.scale",
+}
+_NORMS_OF_SINGLE = {
+    "attn.norm_q.weight": "norm.query_norm.scale",
+    "attn.norm_k.weight": "norm.key_norm.scale",
+}
+_NORMS_OF_SD_3 = {
+    "attn.norm_q.weight": "x_block.attn.ln_q.weight",
+    "attn.norm_k.weight": "x_block.attn.ln_k.weight",
+    "attn.norm_added_q.weight": "context_block.attn.ln_q.weight",
+    "attn.norm_added_k.weight": "context_block.attn.ln_k.weight",
+    "attn2.norm_q.weight": "x_block.attn2.ln_q.weight",
+    "attn2.norm_k.weight": "x_block.attn2.ln_k.weight",
+}
+
+
+def as_original(model: nn.Module) -> dict[str, Tensor]:
+    """Return a one-file checkpoint by the first implementation's names, as its authors have it."""
+    family = of_class(type(model).__name__)
+    assert family is not None
+    rows: dict[str, dict[float, Tensor]] = {}
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for key, tensor in state.items():
+        module, _, part = key.rpartition(".")
+        try:
+            original = family.layout.original(module)
+        except KeyError:
+            rows[_norm(key, family.name)] = {0.0: tensor}
+            continue
+        weight = state[f"{module}.weight"]
+        if original.swaps_halves and weight.shape[0] == 2 * weight.shape[1]:
+            tensor = torch.cat(tensor.chunk(2)[::-1])
+        at = float(original.share[0]) if original.share else 0.0
+        rows.setdefault(f"{original.name}.{part}", {})[at] = tensor
+    return {
+        f"model.diffusion_model.{name}": torch.cat([parts[at] for at in sorted(parts)])
+        for name, parts in rows.items()
+    }
+
+
+def _norm(key: str, name: str) -> str:
+    """Return what a norm, or what is no layer, is called in the first implementation."""
+    blocks, _, rest = key.partition(".")
+    number, _, inner = rest.partition(".")
+    if name in ("FLUX.1", "FLUX.2") and blocks == "single_transformer_blocks":
+        return f"single_blocks.{number}.{_NORMS_OF_SINGLE[inner]}"
+    if name in ("FLUX.1", "FLUX.2") and blocks == "transformer_blocks":
+        return f"double_blocks.{number}.{_NORMS[inner]}"
+    if name == "SD 3" and blocks == "transformer_blocks":
+        return f"joint_blocks.{number}.{_NORMS_OF_SD_3[inner]}"
+    return "pos_embed" if key == "pos_embed.pos_embed" else key

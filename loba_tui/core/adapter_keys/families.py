@@ -51,7 +51,7 @@ _OTHERS = (
     (r"transformer_blocks[._]\d+[._]attn[._]add_[qkv]_proj", "SD 3 or Qwen-Image"),
     (r"(?:^|[._])blocks[._]\d+[._](?:self|cross)_attn[._][qkvo](?:[._]|$)", "Wan"),
     (r"down_blocks[._]\d+[._]\d+[._]|lora_prior_unet_", "Stable Cascade"),
-    (r"context_refiner[._]|noise_refiner[._]", "Lumina"),
+    (r"context_refiner[._]|noise_refiner[._]|layers[._]\d+[._]attention[._]qkv", "Lumina"),
     (r"^(?:transformer|lora_transformer)[._]", "a diffusion transformer"),
 )
 _OTHER_PATTERNS = tuple((re.compile(pattern), name) for pattern, name in _OTHERS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from loba_tui.core.adapter_keys.transformers.flux import FLUX_1, FLUX_2
 from loba_tui.core.adapter_keys.transformers.layout import TransformerLayout
@@ -24,12 +24,13 @@ class ComfyKeys:
     Attributes:
         prefix: Before the layers' names.
         are_original: Whether these are those of the first implementation, else diffusers'.
-        have_alpha: Whether alphas stand beside the weights; else they are in them.
+        alphas: Which alphas stand beside the weights; others are in them. Where diffusers finds the
+            layer of an alpha by the end of its name, all have to be alike.
     """
 
     prefix: str
     are_original: bool = False
-    have_alpha: bool = True
+    alphas: Literal["any", "alike", "none"] = "any"
 
 
 def _never(_config: Mapping[str, Any]) -> None:
@@ -86,11 +87,11 @@ TRANSFORMERS = (
     ),
     TransformerFamily(
         "FLUX.1", "FluxTransformer2DModel", "flux-1-dev", "flux1", ("flux1", "fluxdev"),
-        FLUX_1, ComfyKeys("transformer."), _of_flux_1,
+        FLUX_1, ComfyKeys("transformer.", alphas="alike"), _of_flux_1,
     ),
     TransformerFamily(
         "FLUX.2", "Flux2Transformer2DModel", "flux.2-dev", "flux2", ("flux2",),
-        FLUX_2, ComfyKeys("diffusion_model.", are_original=True, have_alpha=False), _of_flux_2,
+        FLUX_2, ComfyKeys("diffusion_model.", are_original=True, alphas="none"), _of_flux_2,
     ),
     TransformerFamily(
         "Qwen-Image", "QwenImageTransformer2DModel", "qwen-image", "qwen_image", ("qwenimage",),
@@ -99,7 +100,7 @@ TRANSFORMERS = (
     TransformerFamily(
         "SD 3", "SD3Transformer2DModel", "stable-diffusion-3-medium", "sd3",
         ("stablediffusion3", "stablediffusionv3", "sd3"),
-        SD_3, ComfyKeys("transformer.", have_alpha=False), _of_sd_3,
+        SD_3, ComfyKeys("transformer.", alphas="none"), _of_sd_3,
     ),
 )  # fmt: skip
 """Every family; another one is a layout and an entry here."""

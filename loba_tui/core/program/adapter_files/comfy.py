@@ -3,7 +3,7 @@
 | family | keys |
 |---|---|
 | Z-Image, Qwen-Image | `diffusion_model.`, diffusers' names, and an alpha a layer |
-| FLUX.1 | `transformer.`, diffusers' names, and an alpha a layer |
+| FLUX.1 | `transformer.`, diffusers' names, and the alpha where all layers have the same |
 | SD 3 | `transformer.`, diffusers' names; diffusers refuses a file with alphas |
 | FLUX.2 | `diffusion_model.`, black-forest-labs' names; diffusers refuses a file with alphas |
 
@@ -65,13 +65,15 @@ def _comfy_file(
     encoders: EncoderLayers,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     keys = transformer.comfy
-    own = dict(layers) if keys.have_alpha else folded(layers)
+    num_alphas = len({layer.alpha for layer in layers.values()})
+    has_alpha = keys.alphas == "any" or (keys.alphas == "alike" and num_alphas == 1)
+    own = dict(layers) if has_alpha else folded(layers)
     named = _by_original(own, transformer.layout) if keys.are_original else own
     tensors: dict[str, Tensor] = {}
     for name, layer in named.items():
         tensors[f"{keys.prefix}{name}.lora_A.weight"] = layer.down
         tensors[f"{keys.prefix}{name}.lora_B.weight"] = layer.up
-        if keys.have_alpha:
+        if has_alpha:
             tensors[f"{keys.prefix}{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
     for component, in_text in encoders.items():
         tensors |= text_tensors(folded(in_text), f"{component}.")

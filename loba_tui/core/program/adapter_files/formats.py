@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -105,7 +105,7 @@ def _packed(
     """Return a PEFT configuration for layers whose alphas are folded, as metadata holds it."""
     # PEFT shortens the list of targets to suffixes, by way of a set, and takes patterns that match
     # several layers; the exact names are the same in every process and to every reader.
-    ranks = {n: la.rank for n, la in layers.items() if la.rank != config["r"]}
+    ranks = {_exact(n, layers): la.rank for n, la in layers.items() if la.rank != config["r"]}
     exact = {
         **jsonable(config),
         "target_modules": sorted(layers),
@@ -115,6 +115,12 @@ def _packed(
         "alpha_pattern": {name: float(rank) for name, rank in ranks.items()},
     }
     return {f"{prefix}{name}": value for name, value in exact.items()}
+
+
+def _exact(name: str, names: Iterable[str]) -> str:
+    """Return a layer's name as PEFT's patterns have it; they match by the ends of names."""
+    is_end = any(each.endswith(f".{name}") for each in names)
+    return f"^{name}" if is_end else name
 
 
 def kohya_file(
@@ -316,8 +322,10 @@ def config_of(layers: Mapping[str, LoraLayer]) -> dict[str, Any]:
     return {
         "r": rank,
         "lora_alpha": alpha,
-        "rank_pattern": {n: la.rank for n, la in layers.items() if la.rank != rank},
-        "alpha_pattern": {n: la.alpha for n, la in layers.items() if la.alpha != alpha},
+        "rank_pattern": {_exact(n, layers): la.rank for n, la in layers.items() if la.rank != rank},
+        "alpha_pattern": {
+            _exact(n, layers): la.alpha for n, la in layers.items() if la.alpha != alpha
+        },
         "target_modules": sorted(layers),
         "use_dora": any(layer.magnitude is not None for layer in layers.values()),
     }

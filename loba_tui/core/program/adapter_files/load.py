@@ -250,7 +250,8 @@ def _let_peft_hold(
         return
     component = adapter_family(container.denoiser).component
     chosen = {f"{component}.{name}": config[name] for name in _LOADED_CONFIG if name in config}
-    state_dict = dict(tensors)
+    # diffusers takes the form of all keys from the first one: it has to be a lora_A.
+    state_dict = dict(sorted(tensors.items()))
     container.denoiser.load_lora_adapter(
         dict(state_dict),
         prefix=component,

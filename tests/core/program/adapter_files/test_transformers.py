@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig
-from safetensors.torch import load_file
+from lycoris import create_lycoris_from_weights
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
 from tiny_adapters import add_moved_adapter
-from tiny_transformers import TINY, Tiny, linear_layers
+from tiny_transformers import TINY, Tiny, as_original, linear_layers
 from torch import Tensor, nn
 
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.owned_files import OwnedFolder
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_files.adapter import lora_layers, write_adapter
 from loba_tui.core.program.adapter_files.comfy import other_file
 from loba_tui.core.program.adapter_files.families import adapter_family
@@ -22,6 +25,7 @@ from loba_tui.core.program.adapter_files.file import WrittenFile, read_file, ser
 from loba_tui.core.program.adapter_files.formats import config_of, diffusers_file
 from loba_tui.core.program.adapter_files.load import load_adapter
 from loba_tui.core.program.adapter_files.read.read import read_adapter_file
+from loba_tui.core.program.adapter_layers.kinds import tuner_layers
 from loba_tui.core.program.combine.merge import low_rank_of
 
 NEAR = 1e-6
@@ -48,9 +52,11 @@ class Made:
 
 def make(tiny: Tiny, folder: Path, layers: list[str], **options: Any) -> Made:
     model = tiny.made()
-    # A rank of its own for one layer, and an alpha that is no power of two of the rank.
+    # A rank of its own for two layers, one of which others' names end with, and an alpha that is
+    # no power of two of the rank.
+    ranks = {f"^{layers[5]}$": 2, f"^{layers[-1]}$": 3}
     config = LoraConfig(
-        **{"r": 4, "lora_alpha": 3.0, "rank_pattern": {f"^{layers[5]}$": 2}},
+        **{"r": 4, "lora_alpha": 3.0, "rank_pattern": ranks},
         **{"target_modules": layers, **options},
     )
     add_moved_adapter(model, config)
@@ -99,6 +105,20 @@ def test_what_is_read_is_written_again_to_the_byte(made: Made) -> None:
         assert metadata["modelspec.architecture"].endswith("/lora")
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_a_lora_with_alphas_of_their_own_loads_too(name: str, tmp_path: Path) -> None:
+    tiny = TINY[name]
+    layers = [each for each in linear_layers(tiny.made()) if each != OF_NORM_OUT]
+    made = make(tiny, tmp_path, layers, alpha_pattern={f"^{layers[-1]}$": 1.0, layers[7]: 5.0})
+    for file in made.files.values():
+        pipe = tiny.pipe(tiny.made())
+        pipe.load_lora_weights(str(file.path))
+        assert same(tiny.asked(pipe.transformer), made.predicted), file.path.name
+        container = tiny.container(tiny.made())
+        load_adapter(container, file.path)
+        assert same(tiny.asked(container.denoiser), made.predicted), file.path.name
+
+
 def test_one_form_becomes_the_other_to_the_bit(made: Made) -> None:
     trained = lora_layers(made.model, "default", made.model.peft_config["default"].to_dict())
     other = low_rank_of(read_adapter_file(made.files["comfy"].path))
@@ -108,3 +128,140 @@ def test_one_form_becomes_the_other_to_the_bit(made: Made) -> None:
     tensors, _ = diffusers_file(other, config, {}, adapter_family(made.model))
     assert tensors.keys() == own.keys()
     assert all(torch.equal(tensors[key], own[key]) for key in own)
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "dora": {"alpha": 3.0},
+    "loha": {"alpha": 3.0, "rank": 2},
+    "lokr": {"alpha": 3.0, "rank": 2},
+    "oft": {},
+}
+
+
+@pytest.fixture(scope="module", params=[f"{kind} {name}" for kind in KINDS for name in TINY])
+def other_kind(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[str, Made]:
+    kind, _, name = request.param.partition(" ")
+    tiny, model = TINY[name], TINY[name].made()
+    layers = [n for n in linear_layers(model) if model.get_submodule(n).in_features % 4 == 0]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = SHIPPED.load("adapters", kind)(
+            {"self_attention": layers}, layers=["self_attention"], **KINDS[kind]
+        )
+        add_moved_adapter(model, config)
+    folder = tmp_path_factory.mktemp(kind)
+    return kind, Made(tiny, model, write_adapter(model, OwnedFolder(folder)))
+
+
+def test_other_kinds_come_back(other_kind: tuple[str, Made]) -> None:
+    kind, made = other_kind
+    assert set(made.files) == {
+        "dora": {"diffusers", "comfy"},
+        "oft": {"diffusers", "peft"},
+    }.get(kind, {"diffusers", "peft", "comfy"})
+    for form, file in made.files.items():
+        model = made.tiny.made()
+        if form == "peft":
+            model = PeftModel.from_pretrained(model, str(file.path.parent)).base_model.model
+        else:
+            load_adapter(made.tiny.container(model), file.path)
+        if file.lost is None:
+            assert same(made.tiny.asked(model), made.predicted), form
+        else:
+            assert file.lost.share < 0.5
+
+
+def test_diffusers_loads_dora_and_lycoris_its_own(other_kind: tuple[str, Made]) -> None:
+    kind, made = other_kind
+    if kind == "dora":
+        pipe = made.tiny.pipe(made.tiny.made())
+        pipe.load_lora_weights(str(made.files["diffusers"].path))
+        assert same(made.tiny.asked(pipe.transformer), made.predicted)
+    elif kind != "oft":
+        layers = {f"lycoris_{name.replace('.', '_')}": layer for name, layer in _tuned(made)}
+        network, _ = create_lycoris_from_weights(
+            1.0, str(made.files["comfy"].path), made.tiny.made()
+        )
+        assert {lora.lora_name for lora in network.loras} == layers.keys()
+        for lora in network.loras:
+            change = layers[lora.lora_name].get_delta_weight("default")
+            found = lora.get_weight(change.shape)
+            torch.testing.assert_close(found, change, rtol=1e-5, atol=1e-6)
+
+
+def _tuned(made: Made) -> list[tuple[str, Any]]:
+    return list(tuner_layers(made.model, "default"))
+
+
+def test_a_file_for_another_model_is_refused(made: Made) -> None:
+    for other in TINY.values():
+        if other.name == made.tiny.name:
+            continue
+        for file in made.files.values():
+            with pytest.raises(RecipeError) as raised:
+                load_adapter(other.container(other.made()), file.path)
+            told = f"is an adapter for {made.tiny.name}, and this model is an {other.name}"
+            assert told in str(raised.value)
+
+
+def test_unet_before_a_transformers_layers_is_an_error(made: Made, tmp_path: Path) -> None:
+    tensors, _ = read_file(made.files["diffusers"].path)
+    renamed = {f"unet.{key.removeprefix('transformer.')}": t for key, t in tensors.items()}
+    save_file(renamed, tmp_path / "f.safetensors")
+    with pytest.raises(RecipeError, match="a transformer's layer after unet") as raised:
+        load_adapter(made.tiny.container(made.tiny.made()), tmp_path / "f.safetensors")
+    assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize("alpha", [None, 3.0], ids=["no alpha", "alpha"])
+def test_files_of_the_first_implementations_names_are_put_on_a_model(
+    made: Made, alpha: float | None, tmp_path: Path
+) -> None:
+    """As kohya's sd-scripts writes those of FLUX.1 and SD 3."""
+    native = as_original(made.tiny.made())
+    generator, file, truth = torch.Generator().manual_seed(5), {}, {}
+    for key, tensor in native.items():
+        name = key.removeprefix("model.diffusion_model.").removesuffix(".weight")
+        if tensor.ndim != 2 or ("blocks." not in name and "layers." not in name):
+            continue
+        down = 0.1 * torch.randn(2, tensor.shape[1], generator=generator)
+        up = 0.1 * torch.randn(tensor.shape[0], 2, generator=generator)
+        flat = f"lora_unet_{name.replace('.', '_')}"
+        file |= {f"{flat}.lora_down.weight": down, f"{flat}.lora_up.weight": up}
+        if alpha is not None:
+            file[f"{flat}.alpha"] = torch.tensor(alpha)
+        truth[key] = (1.0 if alpha is None else alpha / 2) * up @ down
+    save_file(file, tmp_path / "f.safetensors")
+    read = read_adapter_file(tmp_path / "f.safetensors")
+    assert read.notes() == []
+    expected = made.tiny.made()
+    for name, layer in read.denoiser_layers.items():
+        weight = expected.get_submodule(name).weight
+        weight += layer.weight.delta(weight)
+    for key, tensor in as_original(expected).items():
+        torch.testing.assert_close(tensor, native[key] + truth.get(key, 0), rtol=0, atol=1e-6)
+    model = made.tiny.made()
+    load_adapter(made.tiny.container(model), tmp_path / "f.safetensors")
+    assert same(made.tiny.asked(model), made.tiny.asked(expected))
+
+
+def test_comfyui_has_flux_2_by_its_authors_names(tmp_path: Path) -> None:
+    tiny = TINY["FLUX.2"]
+    made = make(tiny, tmp_path, linear_layers(tiny.made()))
+    native, file = as_original(tiny.made()), load_file(made.files["comfy"].path)
+    names = {key.removesuffix(".lora_A.weight") for key in file if ".lora_A." in key}
+    assert len(file) == 2 * len(names)
+    for name in names:
+        change = file[f"{name}.lora_B.weight"] @ file[f"{name}.lora_A.weight"]
+        native[f"model.{name}.weight"] += change
+    for _, layer in _tuned(made):
+        layer.merge()
+    merged = {
+        key.replace(".base_layer.", "."): tensor
+        for key, tensor in made.model.state_dict().items()
+        if ".lora_" not in key
+    }
+    trained = tiny.made()
+    trained.load_state_dict(merged)
+    for key, tensor in as_original(trained).items():
+        torch.testing.assert_close(native[key], tensor, rtol=0, atol=1e-6)

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from tiny_adapters import add_moved_adapter
-from tiny_transformers import TINY, Tiny, linear_layers
+from tiny_transformers import TINY, Tiny, as_original, linear_layers
 from torch import Tensor, nn
 
 from loba_tui.core.errors import RecipeError
@@ -98,30 +98,6 @@ def test_adapters_of_two_transformers_are_not_merged(tmp_path: Path) -> None:
         merge([Part(file, 1.0) for file in files])
 
 
-def as_original(tiny: Tiny, model: nn.Module) -> dict[str, Tensor]:
-    """Return a one-file checkpoint by the first implementation's names, as its authors have it."""
-    from loba_tui.core.adapter_keys.transformers.families import of_class
-
-    family, tensors = of_class(type(model).__name__), dict[str, dict[int, Tensor]]()
-    state = model.state_dict()
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear | nn.Conv2d):
-            continue
-        original = family.layout.original(name)
-        for part in ("weight", "bias"):
-            if f"{name}.{part}" in state:
-                value = state[f"{name}.{part}"]
-                weight = state[f"{name}.weight"]
-                if original.swaps_halves and weight.shape[0] == 2 * weight.shape[1]:
-                    value = torch.cat(value.chunk(2)[::-1])
-                at = float(original.share[0]) if original.share else 0
-                tensors.setdefault(f"{original.name}.{part}", {})[at] = value
-    return {
-        f"model.diffusion_model.{name}": torch.cat([rows[at] for at in sorted(rows)])
-        for name, rows in tensors.items()
-    } | {"first_stage_model.encoder.conv_in.weight": torch.ones(2, 2, 3, 3)}
-
-
 @pytest.mark.parametrize("is_original", [True, False], ids=["original", "diffusers"])
 def test_a_checkpoint_has_it_inside(tiny: Tiny, is_original: bool, tmp_path: Path) -> None:
     _, file = adapted(tiny, tmp_path / "own")
@@ -130,7 +106,8 @@ def test_a_checkpoint_has_it_inside(tiny: Tiny, is_original: bool, tmp_path: Pat
     for name, layer in layers.items():
         weight = expected.get_submodule(name).weight
         weight += 1.5 * layer.weight.delta(weight)
-    forms = [as_original(tiny, each) for each in (model, expected)]
+    vae = {"first_stage_model.encoder.conv_in.weight": torch.ones(2, 2, 3, 3)}
+    forms = [as_original(each) | vae for each in (model, expected)]
     if not is_original:
         forms = [dict(each.state_dict()) for each in (model, expected)]
     before, after = forms
@@ -156,7 +133,7 @@ def test_a_lora_is_taken_from_two_models(tiny: Tiny, tmp_path: Path) -> None:
     for name, layer in read_adapter_file(file).denoiser_layers.items():
         weight = tuned.get_submodule(name).weight
         weight += layer.weight.delta(weight)
-    save_file(as_original(tiny, tuned), tmp_path / "tuned.safetensors")
+    save_file(as_original(tuned), tmp_path / "tuned.safetensors")
     tiny.made().save_pretrained(tmp_path / "base" / "transformer")
     with (
         opened_weights(tmp_path / "tuned.safetensors") as one,

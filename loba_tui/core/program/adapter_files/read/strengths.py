@@ -40,7 +40,8 @@ class Strengths:
         alpha = config.get("lora_alpha", config.get("alpha"))
         for name, value in (config.get("alpha_pattern") or {}).items():
             plain = name.removeprefix("^").removesuffix("$")
-            if module == plain or module.endswith(f".{plain}"):
+            is_end = not name.startswith("^") and module.endswith(f".{plain}")
+            if module == plain or is_end:
                 alpha = value
                 break
         if alpha is None:
