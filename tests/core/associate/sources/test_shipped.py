@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from loba_tui.core.associate.containers.configured import configured_network, read_config
+from loba_tui.core.associate.model_shapes import open_shapes
 from loba_tui.core.associate.sources.shipped import KNOWN, shipped_folder
 
 TRANSFORMERS = [model for model in KNOWN if (shipped_folder(model) / "transformer").is_dir()]
@@ -36,12 +38,22 @@ ENCODERS = {
 }
 
 
-def counted(folder, library: str, class_name: str) -> tuple[int, int]:
-    with torch.device("meta"):
-        network = configured_network(folder, library, class_name)
+SIZES = {
+    "Qwen/Qwen-Image": ((16, 128, 128), 3584),
+    "black-forest-labs/FLUX.2-klein-4B": ((32, 128, 128), 7680),
+    "black-forest-labs/FLUX.2-klein-base-4B": ((32, 128, 128), 7680),
+    "Tongyi-MAI/Z-Image": ((16, 128, 128), 2560),
+    "Tongyi-MAI/Z-Image-Turbo": ((16, 128, 128), 2560),
+}
+"""Latents of 1024 × 1024 pixels and the width of a prompt's states; of the others as of FLUX.1."""
+OF_FLUX = ((16, 128, 128), 4096)
+
+
+def counted(network: nn.Module) -> int:
+    """Return the numbers that a network's file holds."""
     kept = network.state_dict()
     buffers = sum(b.numel() for name, b in network.named_buffers() if name in kept)
-    return sum(p.numel() for p in network.parameters()), buffers
+    return sum(p.numel() for p in network.parameters()) + buffers
 
 
 def test_each_transformer_s_count_is_known():
@@ -49,18 +61,24 @@ def test_each_transformer_s_count_is_known():
 
 
 @pytest.mark.parametrize("model", TRANSFORMERS)
-def test_the_networks_are_of_the_published_sizes(model: str):
-    folder = shipped_folder(model)
-    index = read_config(folder / "model_index.json")
+def test_the_networks_are_of_the_published_sizes(model: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    index = read_config(shipped_folder(model) / "model_index.json")
 
-    parameters, buffers = counted(folder / "transformer", *index["transformer"])
-    vae, _ = counted(folder / "vae", *index["vae"])
+    shapes = open_shapes(model, None, torch.bfloat16)
 
-    assert parameters + buffers == COUNTS[model]
+    assert shapes.origin == "shipped"
+    modules = shapes.modules()
+    assert counted(modules["transformer"]) == COUNTS[model]
+    vae = sum(p.numel() for p in modules["vae"].parameters())
     assert vae == VAES[index["vae"][1]]
     for name in [name for name in index if name.startswith("text_encoder")]:
-        encoder, _ = counted(folder / name, *index[name])
+        encoder = sum(p.numel() for p in modules[name].parameters())
         assert encoder in ENCODERS[index[name][1]]
+    container = shapes.container
+    latents, width = SIZES.get(model, OF_FLUX)
+    assert (container.resolution, container.latent_shape()) == (1024, latents)
+    assert container.zero_embeds().embeds.shape[2] == width
 
 
 @pytest.mark.parametrize("model", TRANSFORMERS)
