@@ -59,6 +59,9 @@ class DenoiserOutput:
         weights = 4 * sum(parameter.numel() for parameter in self.parameters.values())
         config = self._config
         whole = 2 * weights if config is None else size_of_files(weights, config)
+        transformer = adapter_family(self.denoiser).transformer
+        if transformer is not None and transformer.comfy.are_original:
+            whole += 2 * weights  # zeros where modules lie side by side in one matrix
         return 2 * whole if self.shares else whole
 
     @property

@@ -37,7 +37,7 @@ class Part:
     @property
     def label(self) -> str:
         """Name in pictures and sentences: the run's, or the file's."""
-        name = self.path.stem.removesuffix(".kohya")
+        name = self.path.stem.removesuffix(".kohya").removesuffix(".comfy")
         if name != "adapter":
             return name
         folder = self.path.parent

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_ROWS = 4
+MOST_BLOCK_NAMES = 10
 WRAP, MOST_SENTENCES = 74, 8
 CAPTION = 5
 """Rows of pixels under an image that its prompt takes."""
@@ -59,7 +60,10 @@ def _draw_overlap(axes: Axes, found: Interference) -> None:
             axes.axhline(pair.overlap, color=color, linewidth=1, linestyle="--")
     axes.axhline(0, color=FAINT, linewidth=0.8)
     axes.set_ylim(-1.05, 1.05)
-    axes.set_xticks(places, [name.replace("_blocks", "") for name in found.blocks], size=9)
+    # A transformer of 57 blocks has no room for as many names.
+    every = -(-len(places) // MOST_BLOCK_NAMES)
+    names = [name.replace("_blocks", "") for name in found.blocks]
+    axes.set_xticks(places[::every], names[::every], size=9)
     axes.set_title(
         "overlap of their changes: by block, dashed in all", size=10, color=INK, loc="left"
     )
