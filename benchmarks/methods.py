@@ -1,16 +1,16 @@
-"""What each method comes to on the embedded model: one row a recipe, read off pixels.
+"""What each method comes to on the embedded models: one row a recipe, read off pixels.
 
 Each recipe is trained or solved as `loba run` would do it, proven on its own held-out prompts, and
 held against a target: a slider's ρ (Spearman's, of the measured attribute and the scale, sample by
 sample), the share of an eraser's samples that still show the concept, how far a fine-tuned
 attribute went, how much more changes inside a region than outside. CPU seconds are those of
-training or solving alone, loading and drawing left out; rows are the UNet's, one with a backward
+training or solving alone, loading and drawing left out; rows are the denoiser's, one with a backward
 pass counted twice; bytes are those of adapter.safetensors.
 
 Another recipe is one line in SUBJECTS; what is shown of it follows from its report. Without names,
 the comparison of trajectories (slider_trajectories.py) follows for seed 0.
 
-    python benchmarks/methods.py [NAME …] [--seed 0] [--set train.steps=40 …]
+    python benchmarks/methods.py [NAME …] [--model shapes-z] [--seed 0] [--set train.steps=40 …]
 """
 
 from __future__ import annotations
@@ -86,11 +86,20 @@ CONFINED = Target("inside ≥ 5 × outside", _is_confined)
 
 @dataclass(frozen=True)
 class Subject:
-    """A recipe of recipes/, what it has to reach, and what is changed in it for this row."""
+    """A recipe of recipes/, what it has to reach, and what is changed in it for this row.
+
+    `to_flow` is what makes a recipe of the embedded SD-XL one of the embedded flow-matching model.
+    """
 
     recipe: str
     target: Target
     overrides: tuple[str, ...] = ()
+    to_flow: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> str:
+        is_flow = self.to_flow or self.recipe.startswith("shapes_z/")
+        return "shapes-z" if is_flow else "shapes-xl"
 
     @property
     def name(self) -> str:
@@ -98,6 +107,13 @@ class Subject:
         return f"{self.recipe} ({said})" if said else self.recipe
 
 
+SAMPLED = (
+    "base_model.id=builtin:shapes-z",
+    "sample.noise.name=flow_match_euler",
+    "sample.steps=12",
+)
+STEPPED = (*SAMPLED, "scheduler.noise.name=flow_match_euler")
+TRAINED = (*STEPPED, "adapter.layers=[self_attention]")
 SUBJECTS = (
     Subject("slider", follows(0.95)),
     Subject("slider_unet", follows(0.95)),
@@ -122,18 +138,33 @@ SUBJECTS = (
     Subject("lora_masked", CONFINED),
     # The training images have 0.96, the base model 0.13.
     Subject("lora_style", reaches(0.8)),
+    Subject("shapes_z/slider", follows(0.99)),
+    Subject("shapes_z/instant_slider", follows(0.9).within(2)),
+    Subject("shapes_z/leco", ERASES),
+    Subject("shapes_z/uce", ERASES.within(2)),
+    Subject("slider_brightness", follows(0.95), to_flow=TRAINED),
+    Subject("esd_u", ERASES, to_flow=STEPPED),
+    Subject("speed", ERASES.within(2), to_flow=SAMPLED),
+    Subject("image_slider", follows(0.95), to_flow=TRAINED),
+    Subject("addift", follows(0.95), to_flow=TRAINED),
+    Subject("region_slider", CONFINED, to_flow=TRAINED),
+    Subject("lora_content", reaches(0.8), to_flow=TRAINED),
+    Subject("lora_color_swap", reaches(0.8), to_flow=TRAINED),
+    Subject("lora_masked", CONFINED, to_flow=TRAINED),
+    Subject("lora_style", reaches(0.8), to_flow=TRAINED),
 )
 HEAD = (
-    "| recipe | method | steps | UNet rows | CPU s | measured | what stayed within ±2, or at +1"
+    "| model | recipe | method | steps | rows | CPU s | measured | what stayed within ±2, or at +1"
     " | target | outcome | bytes |",
-    "|---|---|---|---|---|---|---|---|---|---|",
+    "|---|---|---|---|---|---|---|---|---|---|---|",
 )
 
 
 def line(subject: Subject, extra: list[str]) -> str:
     """Make a recipe's adapter, prove it, and return its row."""
     ready = bench.ready(
-        [*subject.overrides, *extra], recipe=bench.RECIPES / f"{subject.recipe}.yaml"
+        [*subject.to_flow, *subject.overrides, *extra],
+        recipe=bench.RECIPES / f"{subject.recipe}.yaml",
     )
     trainer, recipe = ready.run, ready.recipe
     clock = bench.CpuClock()
@@ -151,6 +182,7 @@ def line(subject: Subject, extra: list[str]) -> str:
             provenance(recipe, container, trainer.step, ChangeRecord(), SHIPPED, done=trainer.step),
         )
     cells = [
+        subject.model,
         subject.name,
         recipe.method.name,
         "computed" if ready.num_unet_rows == 0 else str(trainer.step),
@@ -201,6 +233,7 @@ def _accuracy(erasure: Erasure | None) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="recipes; without any, all that are listed")
+    parser.add_argument("--model", choices=("shapes-xl", "shapes-z"), help="rows of one alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     arguments = parser.parse_args()
@@ -209,13 +242,15 @@ def main() -> None:
     for subject in SUBJECTS:
         if arguments.names and subject.recipe not in arguments.names:
             continue
+        if arguments.model not in (None, subject.model):
+            continue
         try:
             with redirect_stdout(io.StringIO()):  # libraries greet
                 row = line(subject, [f"train.seed={arguments.seed}", *arguments.overrides])
         except LobaError as error:
-            row = f"| {subject.name} | {error.message} |"
+            row = f"| {subject.model} | {subject.name} | {error.message} |"
         print(row, flush=True)
-    if not arguments.names:
+    if not arguments.names and arguments.model is None:
         print()
         slider_trajectories.compare([arguments.seed])
 
