@@ -4,8 +4,8 @@ Each recipe is trained or solved as `loba run` would do it, proven on its own he
 held against a target: a slider's ρ (Spearman's, of the measured attribute and the scale, sample by
 sample), the share of an eraser's samples that still show the concept, how far a fine-tuned
 attribute went, how much more changes inside a region than outside. CPU seconds are those of
-training or solving alone, loading and drawing left out; rows are the denoiser's, one with a backward
-pass counted twice; bytes are those of adapter.safetensors.
+training or solving alone, loading and drawing left out; rows are the denoiser's, one with a
+backward pass counted twice; bytes are those of adapter.safetensors.
 
 Another recipe is one line in SUBJECTS; what is shown of it follows from its report. Without names,
 the comparison of trajectories (slider_trajectories.py) follows for seed 0.
