@@ -47,12 +47,11 @@ from loba_tui.core.program.adapter_files.formats import (
     config_of,
     diffusers_file,
     diffusers_tensors,
-    kohya_file,
     layers_from_diffusers,
-    layers_from_kohya,
     not_an_adapter,
     num_inputs,
 )
+from loba_tui.core.program.adapter_files.kohya import kohya_file, layers_from_kohya
 from loba_tui.core.program.adapter_files.lycoris import files as adapter_lycoris
 from loba_tui.core.program.adapter_layers.kinds import kind_of, tuner_layers
 from loba_tui.core.program.adapter_layers.text_encoders import name_in_files

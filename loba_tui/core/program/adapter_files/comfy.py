@@ -28,11 +28,11 @@ from loba_tui.core.program.adapter_files.formats import (
     EncoderLayers,
     LoraLayer,
     folded,
-    kohya_file,
     model_spec,
     network_metadata,
     text_tensors,
 )
+from loba_tui.core.program.adapter_files.kohya import kohya_file
 
 
 def other_file(

@@ -1,4 +1,4 @@
-"""The two formats of an adapter file, diffusers' and kohya's: from layers to tensors, and back."""
+"""Layers of an adapter, diffusers' form of them, and what files of every form say beside them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from loba_tui.core.adapter_keys import kohya_keys
 from loba_tui.core.adapter_keys.names import DENOISERS
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.adapter_files.families import ARCHITECTURE_KEY, SGM_URL, AdapterFamily
+from loba_tui.core.program.adapter_files.families import ARCHITECTURE_KEY, AdapterFamily
 
 CONFIG_KEY = "lora_adapter_metadata"
 
@@ -123,79 +121,6 @@ def _exact(name: str, names: Iterable[str]) -> str:
     return f"^{name}" if is_end else name
 
 
-def kohya_file(
-    layers: Mapping[str, LoraLayer],
-    metadata: Mapping[str, str],
-    family: AdapterFamily,
-    encoders: EncoderLayers = NO_ENCODERS,
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors and metadata of kohya's format.
-
-    The PEFT configuration is left out: diffusers refuses a file that has both it and alphas.
-
-    Args:
-        layers: Of the denoiser; none where text encoders alone are adapted.
-    """
-    tensors = {}
-    named = {kohya_keys.to_kohya(module, family.layout): la for module, la in layers.items()}
-    for component, own in encoders.items():
-        named |= {_kohya_in_text(component, module, family): la for module, la in own.items()}
-    for name, layer in named.items():
-        tensors[f"{name}.lora_down.weight"] = layer.down
-        tensors[f"{name}.lora_up.weight"] = layer.up
-        tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
-        if layer.magnitude is not None:
-            tensors[f"{name}.dora_scale"] = layer.magnitude.reshape(-1, *[1] * (layer.up.ndim - 1))
-    return tensors, {
-        "format": "pt",
-        "modelspec.implementation": "diffusers" if family.layout is None else SGM_URL,
-        **model_spec(metadata, family),
-        **network_metadata(layers or next(iter(encoders.values()))),
-        **{name: value for name, value in metadata.items() if name != CONFIG_KEY},
-    }
-
-
-def bias_file(
-    biases: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, str], family: AdapterFamily
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors and metadata of a file of what biases of text encoders gain, by component.
-
-    The keys are LyCORIS' for full differences, with `diff_b` for a bias.
-    """
-    return bias_tensors(biases, family), _plain_metadata(metadata, family)
-
-
-def bias_tensors(
-    biases: Mapping[str, Mapping[str, Tensor]], family: AdapterFamily
-) -> dict[str, Tensor]:
-    """Return what biases gain, by component and module, under LyCORIS' keys."""
-    tensors = {}
-    for component, gains in biases.items():
-        for module, gain in gains.items():
-            if component == "unet":
-                name = kohya_keys.to_kohya(module, family.layout)
-            else:
-                name = _kohya_in_text(component, module, family)
-            tensors[f"{name}.diff_b"] = gain
-    return tensors
-
-
-def _plain_metadata(metadata: Mapping[str, str], family: AdapterFamily) -> dict[str, str]:
-    """Return what every file of kohya's form says, whatever layers it has."""
-    return {
-        "format": "pt",
-        "modelspec.implementation": "diffusers" if family.layout is None else SGM_URL,
-        **model_spec(metadata, family),
-        **{name: value for name, value in metadata.items() if name != CONFIG_KEY},
-    }
-
-
-def _kohya_in_text(component: str, module: str, family: AdapterFamily) -> str:
-    """Return what kohya's keys call a text encoder's module; they count where there are two."""
-    number = "1" if component == "text_encoder" else "2"
-    return f"lora_te{number if family.layout is not None else ''}_{module.replace('.', '_')}"
-
-
 def model_spec(metadata: Mapping[str, str], family: AdapterFamily) -> dict[str, str]:
     """Return what every file says of its base model.
 
@@ -274,33 +199,6 @@ def layers_from_diffusers(
         up = tensors[key.replace(".lora_A.", ".lora_B.")]
         magnitude = tensors.get(key.replace(".lora_A.weight", ".lora_magnitude_vector"))
         layers[module] = LoraLayer(down, up, float(alpha), magnitude)
-    return layers
-
-
-def layers_from_kohya(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
-    """Return layers by diffusers' module name; a file without alphas means alpha = rank."""
-    layers = {}
-    for key, down in tensors.items():
-        name, _, kind = key.partition(".")
-        try:
-            module = kohya_keys.from_kohya(name)
-            if kind == "lora_down.weight":
-                if down.ndim < 2 or not down.numel():
-                    raise KeyError(key)
-                alpha = tensors.get(f"{name}.alpha", torch.tensor(float(down.shape[0])))
-                if alpha.numel() != 1:
-                    raise KeyError(key)
-                # The shortest decimal of a float32: 0.7 comes back as 0.7.
-                exact = float(f"{alpha.item():.7g}")
-                up, magnitude = tensors[f"{name}.lora_up.weight"], tensors.get(f"{name}.dora_scale")
-                if magnitude is not None:  # PEFT has the outputs second for a convolution
-                    shape = (-1,) if up.ndim == 2 else (1, -1, 1, 1)
-                    magnitude = magnitude.reshape(shape)
-                layers[module] = LoraLayer(down, up, exact, magnitude)
-            elif kind not in ("lora_up.weight", "alpha", "dora_scale"):
-                raise KeyError(key)
-        except KeyError as error:
-            raise not_an_adapter(path, key) from error
     return layers
 
 

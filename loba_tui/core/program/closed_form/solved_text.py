@@ -16,9 +16,9 @@ from loba_tui.core.program.adapter_files.families import DIFFUSERS_NAME, adapter
 from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
 from loba_tui.core.program.adapter_files.formats import (
     LoraLayer,
-    bias_file,
     diffusers_file,
 )
+from loba_tui.core.program.adapter_files.kohya import bias_file
 from loba_tui.core.program.adapter_files.read.changes import LowRank
 from loba_tui.core.program.adapter_files.text_encoders import TextAdapters
 from loba_tui.core.program.closed_form.solution import TextSolution

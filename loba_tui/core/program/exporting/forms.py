@@ -35,14 +35,13 @@ from loba_tui.core.program.adapter_files.file import WrittenFile, write_file
 from loba_tui.core.program.adapter_files.formats import (
     CONFIG_KEY,
     LoraLayer,
-    bias_file,
-    bias_tensors,
     config_of,
     diffusers_file,
     folded,
     jsonable,
     num_inputs,
 )
+from loba_tui.core.program.adapter_files.kohya import bias_file, bias_tensors
 from loba_tui.core.program.adapter_files.losses import Loss, Losses
 from loba_tui.core.program.adapter_files.read.layers import AdapterFile
 from loba_tui.core.program.exporting.factors import lora_layer, scaled

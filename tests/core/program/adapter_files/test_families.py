@@ -12,8 +12,8 @@ from loba_tui.core.program.adapter_files.formats import (
     LoraLayer,
     config_of,
     diffusers_file,
-    kohya_file,
 )
+from loba_tui.core.program.adapter_files.kohya import kohya_file
 
 COLUMNS = {
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
