@@ -9,7 +9,11 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program import randomness
-from loba_tui.core.program.adapter_layers.kinds import kind_of, make_deterministic
+from loba_tui.core.program.adapter_layers.kinds import (
+    kind_of,
+    leave_out_others,
+    make_deterministic,
+)
 from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.recipe.checks.method import layers_of
 from loba_tui.core.recipe.schema import AdapterSection, Recipe
@@ -38,6 +42,7 @@ def attach_adapter(recipe: Recipe, container: ModelContainer, plugins: Plugins) 
             f"adapter.layers: none of them names a layer of this {container.family} model"
         )
     kind_of(config)
+    leave_out_others(container.denoiser, config)
     container.denoiser.requires_grad_(False)
     with torch.random.fork_rng():
         # PEFT draws its initial weights from the global generator.

@@ -72,6 +72,20 @@ def kind_of(config: PeftConfig | dict[str, Any]) -> str:
     return _NAMES[peft_type]
 
 
+def leave_out_others(network: nn.Module, config: PeftConfig) -> None:
+    """Have a configuration target the layers that it names and no others.
+
+    PEFT takes a name for the end of names: FLUX.1's proj_out is that of its single blocks too.
+    """
+    if not isinstance(config.target_modules, list | set | tuple):
+        return
+    ends = tuple(f".{name}" for name in config.target_modules)
+    named = set(config.target_modules)
+    others = [n for n, _ in network.named_modules() if n.endswith(ends) and n not in named]
+    if others:
+        config.exclude_modules = sorted(others)
+
+
 def tuner_layers(network: nn.Module, adapter_name: str) -> Iterator[tuple[str, BaseTunerLayer]]:
     """Yield the layers that carry an adapter of this name, with their modules' names."""
     for name, module in network.named_modules():

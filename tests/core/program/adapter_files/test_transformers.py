@@ -25,8 +25,13 @@ from loba_tui.core.program.adapter_files.file import WrittenFile, read_file, ser
 from loba_tui.core.program.adapter_files.formats import config_of, diffusers_file
 from loba_tui.core.program.adapter_files.load import load_adapter
 from loba_tui.core.program.adapter_files.read.read import read_adapter_file
-from loba_tui.core.program.adapter_layers.kinds import tuner_layers
+from loba_tui.core.program.adapter_layers.kinds import (
+    adapted_layers,
+    leave_out_others,
+    tuner_layers,
+)
 from loba_tui.core.program.combine.merge import low_rank_of
+from loba_tui.core.program.training.initial_adapter import InitialFile, begin_with
 
 NEAR = 1e-6
 OF_NORM_OUT = "norm_out.linear"
@@ -191,6 +196,36 @@ def test_diffusers_loads_dora_and_lycoris_its_own(other_kind: tuple[str, Made]) 
 
 def _tuned(made: Made) -> list[tuple[str, Any]]:
     return list(tuner_layers(made.model, "default"))
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "loha", "oft"])
+def test_a_name_that_others_end_with_is_that_of_one_layer(kind: str, tmp_path: Path) -> None:
+    tiny = TINY["FLUX.1"]
+    model, targets = tiny.made(), {"projection": ["proj_out"]}
+    config = SHIPPED.load("adapters", kind)(targets, layers=["projection"])
+    leave_out_others(model, config)
+    add_moved_adapter(model, config)
+    for form, file in write_adapter(model, OwnedFolder(tmp_path)).items():
+        other = tiny.made()
+        if form == "peft":
+            other = PeftModel.from_pretrained(other, str(file.path.parent)).base_model.model
+        else:
+            load_adapter(tiny.container(other), file.path)
+        adapted = {name for name, _ in adapted_layers(other, "default")}
+        assert adapted == {"proj_out"}, form
+        assert same(tiny.asked(other), tiny.asked(model)), form
+
+
+@pytest.mark.parametrize("form", ["diffusers", "comfy"])
+def test_a_run_begins_with_either_file(made: Made, form: str) -> None:
+    model = made.tiny.made()
+    layers = [name for name, _ in _tuned(made)]
+    ranks = {f"^{name}$": layer.r["default"] for name, layer in _tuned(made)}
+    model.add_adapter(LoraConfig(r=4, lora_alpha=4, rank_pattern=ranks, target_modules=layers))
+    read = InitialFile.read(str(made.files[form].path))
+    told = begin_with(read, model)
+    assert (told["layers"], told["fresh"], told["unused"], told["error"]) == (len(layers), 0, 0, 0)
+    assert same(made.tiny.asked(model), made.predicted)
 
 
 def test_a_file_for_another_model_is_refused(made: Made) -> None:

@@ -42,6 +42,7 @@ from loba_tui.core.program.adapter_files.lycoris.keys import (
 from loba_tui.core.program.adapter_layers.kinds import (
     adapted_module,
     kind_of,
+    leave_out_others,
     make_deterministic,
     tuner_layers,
 )
@@ -179,12 +180,12 @@ def _config_in(
 
 
 def attach(
-    unet: nn.Module, tensors: Mapping[str, Tensor], config: Mapping[str, Any], adapter_name: str
+    denoiser: nn.Module, tensors: Mapping[str, Tensor], config: Mapping[str, Any], adapter_name: str
 ) -> None:
-    """Put weights that `read_layers` vouched for on a UNet, in their own precision.
+    """Put weights that `read_layers` vouched for on a denoiser, in their own precision.
 
     Raises:
-        ValueError: They are not those of this UNet.
+        ValueError: They are not those of this denoiser.
         RecipeError: They are not those of such a configuration.
     """
     make, keys = _LOADED[kind_of(dict(config))]
@@ -193,16 +194,17 @@ def attach(
         if config.get(key):
             chosen[key] = {re.escape(name): value for name, value in config[key].items()}
     peft_config = make(target_modules=list(config["target_modules"]), **chosen)
+    leave_out_others(denoiser, peft_config)
     with torch.random.fork_rng():
         # PEFT draws initial weights, which are overwritten, from the global generator.
-        unet.add_adapter(peft_config, adapter_name)
-    make_deterministic(unet, peft_config, adapter_name)
-    wanted = get_peft_model_state_dict(unet, adapter_name=adapter_name)
+        denoiser.add_adapter(peft_config, adapter_name)
+    make_deterministic(denoiser, peft_config, adapter_name)
+    wanted = get_peft_model_state_dict(denoiser, adapter_name=adapter_name)
     given = {bare(name): weight for name, weight in tensors.items()}
     if odd := wanted.keys() ^ given.keys():
         raise ValueError(f"{min(odd)} is in one of the two only")
     for name, weight in given.items():
-        parameter = unet.get_parameter(_parameter_name(name, adapter_name))
+        parameter = denoiser.get_parameter(_parameter_name(name, adapter_name))
         if parameter.shape != weight.shape:
             raise ValueError(f"{name} is {list(weight.shape)}, not {list(parameter.shape)}")
         if not parameter.is_meta:
