@@ -23,6 +23,11 @@ class Family:
     name: str
     is_supported: bool = True
 
+    @property
+    def with_article(self) -> str:
+        """Its name after "a" or "an"."""
+        return f"{'an' if self.name.startswith('SD') else 'a'} {self.name}"
+
     def can_be(self, other: Family) -> bool:
         """Say whether a file of this family can be for models of another."""
         return not self.name or other.name in self.names

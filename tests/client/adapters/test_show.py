@@ -36,6 +36,21 @@ def test_form_maker_family_layers_and_what_is_not_used_are_shown(tmp_path: Path)
     assert json.loads(json.dumps(shown.record()))["num_tensors"] == 5
 
 
+def test_a_transformers_file_is_told_by_its_names_and_metadata(tmp_path: Path):
+    name = "diffusion_model.double_blocks.0.img_attn.qkv"
+    tensors = {
+        f"{name}.lora_A.weight": torch.zeros(4, 8),
+        f"{name}.lora_B.weight": torch.ones(24, 4),
+    }
+    metadata = {"ss_base_model_version": "flux2_klein_4b", "format": "pt"}
+    save_file(tensors, tmp_path / "f.safetensors", metadata)
+    shown = show_adapter(tmp_path / "f.safetensors")
+    assert (shown.form, shown.family, shown.is_supported) == ("ComfyUI", "FLUX.2", True)
+    assert "layers     transformer: 3 LoRA, rank 4" in list(shown.lines())
+    save_file(tensors, tmp_path / "f.safetensors")
+    assert show_adapter(tmp_path / "f.safetensors").family == "FLUX.1 or FLUX.2"
+
+
 def test_a_file_for_another_family_is_named(tmp_path: Path):
     key = "diffusion_model.blocks.0.cross_attn.k.lora_A.weight"
     save_file({key: torch.zeros(2, 2)}, tmp_path / "f.safetensors")

@@ -197,6 +197,37 @@ def test_a_kind_that_peft_alone_loads_is_pushed_as_its_folder(hub, run_dir):
     assert "template:sd-lora" not in front_matter(card)["tags"]
 
 
+def transformers_run(run_dir):
+    about = {"modelspec.architecture": "z-image/lora"}
+    run_dir.adapter.path.write_bytes(adapter_bytes(**about))
+    run_dir.adapter_kohya.path.unlink()
+    run_dir.adapter_comfy.path.write_bytes(adapter_bytes(form="comfy", **about))
+    return run_dir
+
+
+def test_a_transformers_adapter_has_its_file_for_comfyui_beside_it(hub, run_dir):
+    done = push(hub, transformers_run(run_dir))
+    assert done.exit_code == 0, done.stderr
+    files = hub.kept["me/size-slider"].at("main")[1]
+    assert "adapter.comfy.safetensors" in files
+    card = files["README.md"].read_bytes().decode()
+    assert "`adapter.comfy.safetensors` is the same adapter for ComfyUI." in card
+    assert "z-image" in front_matter(card)["tags"]
+
+
+def test_peft_loads_a_transformers_adapter_into_the_transformer(hub, run_dir):
+    peft = transformers_run(run_dir).adapter_dir.path / "peft"
+    peft.mkdir()
+    (peft / "adapter_config.json").write_text('{"peft_type": "OFT"}')
+    (peft / "adapter_model.safetensors").write_bytes(adapter_bytes(form="peft"))
+    done = push(hub, run_dir)
+    assert done.exit_code == 0, done.stderr
+    line = 'PeftModel.from_pretrained(pipe.transformer, "me/size-slider", subfolder="peft")'
+    assert line in done.stdout
+    card = hub.kept["me/size-slider"].at("main")[1]["README.md"].read_bytes().decode()
+    assert f"pipe.transformer = {line}" in card
+
+
 def test_a_dry_run_needs_no_login_and_changes_nothing(hub, run_dir):
     done = push(hub, run_dir, "--dry-run", token=None)
     assert done.exit_code == 0, done.stderr

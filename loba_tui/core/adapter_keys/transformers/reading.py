@@ -76,6 +76,8 @@ def _knows(family: TransformerFamily, name: str) -> bool:
 
 def _by_sizes(found: Sequence[TransformerFamily], sizes: Sizes) -> tuple[TransformerFamily, ...]:
     for name, (rows, columns) in sizes.items():
+        if not columns:
+            continue
         flat = name.replace(".", "_")
         if _ATTENTION.search(name) and columns == _LUMINA_2_WIDTH:
             return ()

@@ -51,8 +51,8 @@ def require_kohya(family: AdapterFamily) -> None:
     """Raise `RecipeError` for a transformer, which kohya's keys are not written for."""
     if family.transformer is not None:
         raise RecipeError(
-            f"kohya's keys name the layers of a UNet, and this is a {family.transformer.name}'s"
-            " adapter.",
+            "kohya's keys name the layers of a UNet, and this adapter is for"
+            f" {family.transformer.name}.",
             "Take --format comfy, which ComfyUI and diffusers read.",
         )
 

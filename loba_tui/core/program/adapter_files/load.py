@@ -123,7 +123,7 @@ def check_family(container: ModelContainer, file: AdapterFile) -> None:
     if {wanted, here} != {SD_1, SD_2} or width in _WIDTHS:
         told = wanted.name or f"a {min(others)}"
         raise RecipeError(
-            f"{file.path} is an adapter for {told}, and this model is an {here.name}.",
+            f"{file.path} is an adapter for {told}, and this model is {here.with_article}.",
             "Name an adapter for this model, or another model by base_model.id.",
         )
 

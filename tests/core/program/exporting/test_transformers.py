@@ -69,7 +69,7 @@ def test_every_form_does_the_same(tiny: Tiny, form: Any, tmp_path: Path) -> None
 def test_kohyas_form_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     _, file = adapted(tiny, tmp_path / "own")
     read, wanted = read_adapter_file(file), Wanted("kohya")
-    with pytest.raises(RecipeError, match=f"this is a {tiny.name}'s adapter"):
+    with pytest.raises(RecipeError, match=f"this adapter is for {tiny.name}"):
         write_form(as_lora(read, wanted, no_progress), read.metadata, wanted, tmp_path / "x")
 
 
