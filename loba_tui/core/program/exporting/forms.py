@@ -146,7 +146,8 @@ def as_lora(
         layers.setdefault(layer.component, {})[layer.module] = scaled(made, strength)
         losses.append(loss)
     # The parts of a matrix that several modules of a transformer share have no bias of their own.
-    held = biases if wanted.form == "comfy" and "transformer" not in layers else {}
+    is_of_transformer = any(layer.component == "transformer" for layer in adapter.layers)
+    held = biases if wanted.form == "comfy" and not is_of_transformer else {}
     if not layers and not held:
         raise RecipeError(
             f"{adapter.path} has no layer that a LoRA could hold.",

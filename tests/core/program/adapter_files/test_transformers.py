@@ -87,6 +87,28 @@ def test_both_files_load_in_the_familys_own_pipeline(made: Made) -> None:
         assert same(made.tiny.asked(pipe.transformer), made.predicted), file.path.name
 
 
+COMFYUIS = {
+    "Z-Image": ("diffusion_model.", True),
+    "FLUX.1": ("transformer.", True),
+    "Qwen-Image": ("diffusion_model.", True),
+    "SD 3": ("transformer.", False),
+}
+"""What ComfyUI has before diffusers' names, and whether diffusers takes an alpha beside them."""
+
+
+@pytest.mark.parametrize("name", COMFYUIS)
+def test_comfyui_knows_every_key_of_its_file(name: str, tmp_path: Path) -> None:
+    tiny = TINY[name]
+    made = make(tiny, tmp_path, linear_layers(tiny.made()))
+    prefix, has_alpha = COMFYUIS[name]
+    parts = ["lora_A.weight", "lora_B.weight", *(["alpha"] if has_alpha else [])]
+    layers = linear_layers(tiny.made())
+    file = load_file(made.files["comfy"].path)
+    assert set(file) == {f"{prefix}{layer}.{part}" for layer in layers for part in parts}
+    if has_alpha:
+        assert {float(file[f"{prefix}{layer}.alpha"]) for layer in layers} == {3.0}
+
+
 def test_both_files_are_put_on_a_container(made: Made) -> None:
     for file in made.files.values():
         container = made.tiny.container(made.tiny.made())

@@ -149,3 +149,25 @@ def test_a_lora_is_taken_from_two_models(tiny: Tiny, tmp_path: Path) -> None:
     model = tiny.made()
     load_adapter(tiny.container(model), written.path)
     assert close(tiny.asked(model), tiny.asked(tuned), 1e-3)
+
+
+def test_biases_are_left_out_and_that_is_said(tmp_path: Path) -> None:
+    name = "diffusion_model.double_blocks.0.img_mod.lin"
+    file = {
+        f"{name}.lora_A.weight": torch.ones(2, 32),
+        f"{name}.lora_B.weight": torch.ones(192, 2),
+        f"{name}.diff_b": torch.ones(192),
+    }
+    save_file(file, tmp_path / "f.safetensors")
+    read, wanted = read_adapter_file(tmp_path / "f.safetensors"), Wanted("comfy")
+    parts = as_lora(read, wanted, no_progress)
+    assert parts.left_out == ("1 bias change, which a LoRA does not hold",)
+    written, _ = write_form(parts, read.metadata, wanted, tmp_path / "out.safetensors")
+    again = load_file(written.path)
+    assert set(again) == {
+        f"transformer.transformer_blocks.0.norm1.linear.{part}"
+        for part in ("lora_A.weight", "lora_B.weight", "alpha")
+    }
+    save_file({f"{name}.diff_b": torch.ones(192)}, tmp_path / "b.safetensors")
+    with pytest.raises(RecipeError, match="no layer that a LoRA could hold"):
+        as_lora(read_adapter_file(tmp_path / "b.safetensors"), wanted, no_progress)
