@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,15 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests of what is kept on disk name a folder of their own; no test writes to the user's.
 os.environ["LOBA_CACHE"] = "off"
+
+
+def pytest_collection_finish() -> None:
+    """Take what is imported out of the garbage collector's sight.
+
+    Every model that is let go of is collected for, and each time would look through all of torch.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -67,7 +67,11 @@ class PipelineContainer(AutoencoderCodec, ABC):
     @property
     def device(self) -> torch.device:
         """Where the pipeline computes, also while it is offloaded."""
-        return self.pipeline._execution_device
+        modules = [m for m in self.pipeline.components.values() if isinstance(m, nn.Module)]
+        if any(hasattr(module, "_hf_hook") for module in modules):
+            return self.pipeline._execution_device
+        # The same without a visit to every layer, which each prediction would pay for.
+        return self.pipeline.device
 
     @property
     def scheduler_config(self) -> Mapping[str, Any]:
