@@ -14,6 +14,7 @@ from loba_tui.client.adapters.show import show_adapter
 from loba_tui.core.program.adapter_files.read.read import read_adapter_file
 from loba_tui.core.program.adapter_layers.added import base_of, check_host, host_named
 
+Tensors = dict[str, torch.Tensor]
 K = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 FLAT = "lora_unet_" + K.replace(".", "_")
 CONVOLUTION = "lora_unet_down_blocks_0_resnets_0_conv1"
@@ -35,6 +36,7 @@ WORDS = (
     ".ia3_l",
     ".lora_mid.weight",
     "unet.",
+    "transformer.",
     "lora_unet_",
     "lora_te2_",
     "base_model.model.",
@@ -101,10 +103,35 @@ def originals() -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def mutate(number: int, path: Path) -> None:
-    """Write file `number` of the endless row of them."""
+def originals_of_transformers() -> list[dict[str, torch.Tensor]]:
+    """Return small files of a FLUX's layers, several of which share a matrix."""
+
+    def pair(name: str, outputs: int, down: str = "lora_A", up: str = "lora_B") -> Tensors:
+        return {
+            f"{name}.{down}.weight": torch.ones(4, 32),
+            f"{name}.{up}.weight": torch.ones(outputs, 4),
+            f"{name}.alpha": torch.tensor(2.0),
+        }
+
+    own = "diffusion_model.double_blocks.0.img_attn.qkv"
+    flat = "lora_unet_double_blocks_0_txt_attn_qkv"
+    kohya = ("lora_down", "lora_up")
+    return [
+        pair(own, 96) | pair("diffusion_model.final_layer.adaLN_modulation.1", 64),
+        pair(flat, 96, *kohya) | pair("lora_unet_single_blocks_0_linear1", 288, *kohya),
+        pair(flat, 96, *kohya) | {f"{flat}.dora_scale": torch.ones(96, 1)},
+        {f"{flat}.lokr_w1": torch.ones(4, 4), f"{flat}.lokr_w2": torch.ones(24, 8)},
+        {f"{own}.diff": torch.ones(96, 32), f"{own}.diff_b": torch.ones(96)},
+        {f"{own}.oft_blocks": torch.ones(8, 12, 12)},
+        pair("transformer.transformer_blocks.0.attn.to_q", 32)
+        | pair("unet.transformer_blocks.0.attn.to_k", 32),
+    ]
+
+
+def mutate(number: int, path: Path, files: list[Tensors] | None = None) -> None:
+    """Write file `number` of the endless row of them, each made of one of `files`."""
     chance = random.Random(number)
-    files = originals()
+    files = originals() if files is None else files
     tensors = dict(files[number % len(files)])
     metadata: dict[str, str] = {}
     for _ in range(chance.randint(1, 4)):

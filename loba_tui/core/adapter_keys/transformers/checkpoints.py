@@ -46,15 +46,15 @@ def _places(
 ) -> tuple[Place, ...]:
     module, _, ending = name.rpartition(".")
     part = next((each for each in _PARTS if each == ending), None)
-    if part is None:
+    if part is None or not shape:
         return ()
     try:
         named = layout.modules(module)
     except KeyError:
         return ()
     # A bias is split as the weight beside it is.
-    size = modules.get(module, (*shape, 0))
+    rows, columns = modules.get(module, (*shape, 0))[:2]
     return tuple(
-        Place("transformer", own, part, () if there is None else there.spans(*size[:2]))
+        Place("transformer", own, part, () if there is None else there.spans(rows, columns))
         for own, there in named
     )

@@ -323,3 +323,12 @@ def test_comfyui_has_flux_2_by_its_authors_names(tmp_path: Path) -> None:
     trained.load_state_dict(merged)
     for key, tensor in as_original(trained).items():
         torch.testing.assert_close(native[key], tensor, rtol=0, atol=1e-6)
+
+
+def test_a_bias_that_is_one_number_fits_no_shared_matrix(tmp_path: Path) -> None:
+    name = "diffusion_model.double_blocks.0.img_attn.qkv"
+    file = {f"{name}.diff": torch.ones(96, 32), f"{name}.diff_b": torch.tensor(1.0)}
+    save_file(file, tmp_path / "f.safetensors")
+    tiny = TINY["FLUX.2"]
+    with pytest.raises(RecipeError, match="its bias has"):
+        load_adapter(tiny.container(tiny.made()), tmp_path / "f.safetensors")

@@ -171,3 +171,16 @@ def test_biases_are_left_out_and_that_is_said(tmp_path: Path) -> None:
     save_file({f"{name}.diff_b": torch.ones(192)}, tmp_path / "b.safetensors")
     with pytest.raises(RecipeError, match="no layer that a LoRA could hold"):
         as_lora(read_adapter_file(tmp_path / "b.safetensors"), wanted, no_progress)
+
+
+def test_a_checkpoint_with_an_odd_tensor_is_no_traceback(tiny: Tiny, tmp_path: Path) -> None:
+    _, file = adapted(tiny, tmp_path / "own")
+    tensors = as_original(tiny.made())
+    key = next(key for key in tensors if key.endswith(".weight") and tensors[key].ndim == 2)
+    for odd in (torch.tensor(1.0), torch.ones(3), torch.ones(0, 4), torch.ones(4, 0)):
+        save_file(tensors | {key: odd}, tmp_path / "model.safetensors")
+        read = read_adapter_file(file)
+        with pytest.raises(RecipeError):
+            bake(
+                read, 1.0, tmp_path / "model.safetensors", tmp_path / "out.safetensors", no_progress
+            )

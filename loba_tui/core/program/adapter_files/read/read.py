@@ -129,7 +129,7 @@ class _LayerReader:
         bias = self._bias(keys, parts, change)
         if keys.spans:
             change = self._rows(keys, change)
-            bias = None if bias is None else rows_of(bias, keys.spans)
+            bias = None if bias is None else rows_of(bias.flatten(), keys.spans)
             if change is None and bias is None:
                 return None
         return AdapterLayer(keys, change, bias)
