@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from loba_tui.client.recipes.imports import names
+from loba_tui.client.recipes.imports import families, names
 from loba_tui.client.recipes.imports.draft import Draft
+from loba_tui.client.recipes.imports.families import FlowFamily
 from loba_tui.client.recipes.imports.settings import Settings, as_number
 from loba_tui.client.recipes.imports.sources import ForeignFile
 from loba_tui.core.errors import RecipeError
@@ -21,6 +22,16 @@ NO_UPLOAD = "uploading is a command of its own: loba push"
 OUT_DIR = "a run's folder is named when it is started: loba run RECIPE --out-dir DIR"
 NO_DROPOUT = "adapters have no dropout here"
 MACHINE = "how the program runs is up to the machine here"
+
+_ONE_FILE = (
+    "a transformer in one file is not read here: base_model.id takes the diffusers folder or hub id"
+    " of a {family}"
+)
+_FLOW_REASONS = {
+    "vae": "a {family} has the VAE of its folder here",
+    "prediction_type": "a {family} predicts the flow's velocity",
+    "zero_snr": "of diffusion models; a {family} begins at pure noise anyway",
+}
 
 _TYPES = {
     **dict.fromkeys(
@@ -64,15 +75,6 @@ _SIZE = re.compile(r"\s*(\d{2,5})\s*[x×,]\s*(\d{2,5})\s*")
 _SAFE_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def refuse_family(family: str | None, tool: str) -> None:
-    """Raise RecipeError where a configuration is for a family of models that is not ours."""
-    if family is not None:
-        raise RecipeError(
-            f"This configuration of {tool} trains {family}, a family that cannot be trained here.",
-            "What can be: SD-XL, SD 1.x and SD 2.x.",
-        )
-
-
 def refuse_kind(kind: str, tool: str) -> None:
     """Raise RecipeError for a configuration that trains something else than an adapter."""
     raise RecipeError(
@@ -81,17 +83,58 @@ def refuse_kind(kind: str, tool: str) -> None:
     )
 
 
-def put_model(draft: Draft, model: str | None, origin: Origin) -> None:
-    """Put the base model, in whatever form it lies."""
-    if not model:
-        return
-    refuse_family(names.foreign_repository(model), draft.tool)
-    draft.put("base_model.id", model, origin)
+def put_model(
+    draft: Draft,
+    model: str | None,
+    origin: Origin,
+    family: FlowFamily | None = None,
+    *,
+    hint: str = "",
+    is_file: bool = False,
+) -> None:
+    """Put the base model, in whatever form it lies.
+
+    Args:
+        family: The flow-matching family that the configuration names; the hub's name of a model
+            says one too.
+        hint: Words that tell which model of the family it is, where that is in one file.
+        is_file: It is in one file, whatever its name.
+    """
+    of_hub = families.of_repository(model or "", draft.tool)
+    family = family or of_hub
+    if family is not None:
+        begin_flow(draft, family)
+        if model and (is_file or _is_one_file(model)):
+            draft.left(*origin, _ONE_FILE.format(family=family.name))
+            note = f"theirs is {clean(model, limit=80)}: a {family.name} is not read from one file"
+            draft.put("base_model.id", families.hub_id(family, f"{model} {hint}"), None, note)
+            return
+        if not model:
+            note = f"theirs names none: a {family.name} of the hub"
+            draft.put("base_model.id", families.hub_id(family, hint), None, note)
+            return
+    if model:
+        draft.put("base_model.id", model, origin)
+
+
+def begin_flow(draft: Draft, family: FlowFamily) -> None:
+    """Put what recipes of a flow-matching family say: both schedulers step a flow."""
+    draft.family = family
+    for section in ("scheduler", "sample"):
+        draft.put(f"{section}.noise.name", "flow_match_euler")
+
+
+def _is_one_file(model: str) -> bool:
+    return model.lower().endswith((".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".bin"))
 
 
 def put_model_key(draft: Draft, key: str, value: Any, origin: Origin) -> None:
     """Put a key of `base_model` that a tool may leave empty or off."""
-    if value not in (None, False, ""):
+    if value in (None, False, ""):
+        return
+    if draft.family is not None:
+        draft.left(*origin, _FLOW_REASONS[key].format(family=draft.family.name))
+    else:
         draft.put(f"base_model.{key}", value, origin)
 
 
@@ -202,8 +245,21 @@ def sides_of(value: Any) -> list[int]:
 
 def put_layers(draft: Draft, layers: Iterable[str], origin: Origin | None, note: str = "") -> None:
     """Put the groups of layers that get an update, in the order of the recipe's schema."""
-    order = [*names.TRANSFORMER, "convolution"]
+    order = [*names.TRANSFORMER, "modulation", "convolution"]
     draft.put("adapter.layers", sorted(layers, key=order.index), origin, note)
+
+
+def put_flow_layers(
+    draft: Draft, family: FlowFamily, layers: Iterable[str], origin: Origin | None, note: str = ""
+) -> None:
+    """Put groups of layers of a flow-matching family, and its adapter without convolutions."""
+    known = {*family.layers, "modulation", "projection"}
+    put_layers(draft, known.intersection(layers), origin, note)
+    if draft.values.get("adapter.name") == "locon":
+        draft.put("adapter.name", "lora")
+        draft.note("adapter.name", f"a {family.name} has no convolutions to train")
+    for key in ("adapter.conv_rank", "adapter.conv_alpha"):
+        draft.drop(key, f"a {family.name} has no convolutions to train")
 
 
 def main_file(
@@ -241,6 +297,9 @@ def put_text_encoders(
         num_encoders: How many the model has.
     """
     if not rates:
+        return
+    if draft.family is not None:
+        draft.left(*origin, f"the denoiser alone is trained of a {draft.family.name}")
         return
     kind = draft.values.get("adapter.name", "lora")
     if kind not in ("lora", "locon", "dora"):

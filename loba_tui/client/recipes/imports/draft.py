@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from loba_tui.client.recipes.imports.families import FlowFamily
+
 
 @dataclass(frozen=True)
 class LeftOver:
@@ -37,6 +39,7 @@ class Draft:
     Attributes:
         values: By dotted key; `method.concepts`, `data.sources` and `noise` are lists.
         notes: Why a value stands where it does, by dotted key.
+        family: The flow-matching family that is trained; None for SD-XL, SD 1.x and 2.x.
     """
 
     def __init__(self, tool: str) -> None:
@@ -45,6 +48,7 @@ class Draft:
         self.notes: dict[str, list[str]] = {}
         self.left_overs: list[LeftOver] = []
         self.remarks: list[str] = []
+        self.family: FlowFamily | None = None
         self._origins: dict[str, list[tuple[str, Any]]] = {}
 
     def put(

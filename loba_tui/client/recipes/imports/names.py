@@ -119,63 +119,7 @@ DTYPES: Mapping[str, str] = MappingProxyType(
 TRANSFORMER = ("cross_attention", "self_attention", "feed_forward", "projection")
 """Layers of a Transformer2DModel, which kohya and others put LoRA on."""
 
-_FAMILIES = (
-    (r"flux", "FLUX"),
-    (r"sd_?3|stable_?diffusion_?3|stable-diffusion-3", "Stable Diffusion 3"),
-    (r"cascade|wuerstchen", "Stable Cascade"),
-    (r"pixart", "PixArt"),
-    (r"sana(?![a-z])", "Sana"),
-    (r"hunyuan", "Hunyuan"),
-    (r"hidream|hi_dream", "HiDream"),
-    (r"chroma(?![a-z])", "Chroma"),
-    (r"qwen", "Qwen-Image"),
-    (r"aura_?flow", "AuraFlow"),
-    (r"lumina", "Lumina"),
-    (r"kolors", "Kolors"),
-    (r"wan(?:[0-9_.:]|$)", "Wan"),
-    (r"ltx", "LTX-Video"),
-    (r"z_?-?image", "Z-Image"),
-    (r"cosmos", "Cosmos"),
-    (r"omnigen", "OmniGen"),
-    (r"anima(?![a-z])", "Anima"),
-    (r"krea_?2", "Krea 2"),
-    (r"ernie", "ERNIE-Image"),
-    (r"ideogram", "Ideogram"),
-    (r"deepfloyd", "DeepFloyd IF"),
-    (r"flex", "Flex"),
-)
-_OWNERS = (
-    ("black-forest-labs/", "FLUX"),
-    ("stabilityai/stable-diffusion-3", "Stable Diffusion 3"),
-    ("stabilityai/stable-cascade", "Stable Cascade"),
-    ("pixart-alpha/", "PixArt"),
-    ("qwen/qwen-image", "Qwen-Image"),
-    ("wan-ai/", "Wan"),
-    ("kwai-kolors/", "Kolors"),
-    ("fal/auraflow", "AuraFlow"),
-    ("tongyi-mai/", "Z-Image"),
-    ("tencent", "Hunyuan"),
-    ("hidream-ai/", "HiDream"),
-    ("alpha-vllm/", "Lumina"),
-    ("lodestones/chroma", "Chroma"),
-    ("ostris/flex", "Flex"),
-)
-
 
 def folded(name: str) -> str:
     """Return a name without capitals and separators, as the tables have it."""
     return re.sub(r"[\s._-]", "", name.strip().lower())
-
-
-def foreign_family(kind: str) -> str | None:
-    """Return the family that a model type, a script or a network module is of, where not ours."""
-    lowered = kind.lower()
-    return next(
-        (shown for mark, shown in _FAMILIES if re.search(f"(?:^|[^a-z]){mark}", lowered)), None
-    )
-
-
-def foreign_repository(model: str) -> str | None:
-    """Return the family of a model on the hub, where its name says one that is not ours."""
-    lowered = model.lower()
-    return next((shown for mark, shown in _OWNERS if lowered.startswith(mark)), None)

@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from loba_tui.client.recipes.imports import common, names
+from loba_tui.client.recipes.imports import names
 from loba_tui.client.recipes.imports.common import Origin
 from loba_tui.client.recipes.imports.draft import Draft
 from loba_tui.client.recipes.imports.settings import Settings, as_number
 from loba_tui.core.recipe.schema import TrainSection
 
+NO_SNR = "it weighs by the noise schedule of a diffusion model"
 _LOSSES = {
     "l2": "mse",
     "mse": "mse",
@@ -140,12 +141,27 @@ def put_noise_scheduler(draft: Draft, name: str | None, origin: Origin, key: str
     """Put a noise scheduler: `scheduler.noise` for rollouts, `sample.noise` for pictures."""
     if name is None:
         return
-    common.refuse_family("a flow-matching model" if "flow" in name.lower() else None, draft.tool)
+    is_flow = "flow" in name.lower()
+    if draft.family is not None:
+        if not is_flow and names.folded(name) not in ("euler", "keuler"):
+            reason = f"a {draft.family.name} is stepped by flow_match_euler alone"
+            draft.left(*origin, reason)
+        return
     known = names.NOISE_SCHEDULERS.get(names.folded(name))
-    if known is None:
+    if is_flow:
+        put_rectified(draft, origin)
+    elif known is None:
         draft.left(*origin, "no such noise scheduler here: loba plugins ls")
     else:
         draft.put(f"{key}.name", known, origin)
+
+
+def put_rectified(draft: Draft, origin: Origin) -> None:
+    """Put that a UNet was trained for flow matching, and the schedulers that step such a one."""
+    note = "a UNet that flow matching was trained into; one for diffusion is drawn as noise so"
+    draft.put("base_model.prediction_type", "flow", origin, note)
+    for section in ("scheduler", "sample"):
+        draft.put(f"{section}.noise.name", "flow_match_euler", origin)
 
 
 def put_noise(settings: Settings, draft: Draft, keys: Mapping[str, str]) -> None:
@@ -165,7 +181,9 @@ def put_noise(settings: Settings, draft: Draft, keys: Mapping[str, str]) -> None
 def put_min_snr(draft: Draft, settings: Settings, *keys: str) -> None:
     """Put min-SNR weighting."""
     gamma = settings.number(*keys)
-    if gamma:
+    if gamma and draft.family is not None:
+        draft.left(*settings.origin(*keys), NO_SNR)
+    elif gamma:
         value = {"name": "min_snr", "gamma": gamma}
         draft.put("loss.weighting", value, settings.origin(*keys))
 

@@ -113,18 +113,25 @@ JOB = '{{"job": "x", "config": {{"process": [{{"type": "sd_trainer", "model": {{
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (FLUX, "trains FLUX"),
-        (FLUX.replace("FLUX_DEV_1", "STABLE_DIFFUSION_35"), "Stable Diffusion 3"),
+        (FLUX.replace("FLUX_DEV_1", "CHROMA_1"), "trains Chroma"),
+        (FLUX.replace("FLUX_DEV_1", "FLUX_FILL_DEV_1"), "trains FLUX.1 Fill"),
         (FLUX.replace("FLUX_DEV_1", "STABLE_DIFFUSION_15_INPAINTING"), "inpainting"),
         (FLUX.replace("LORA", "FINE_TUNE").replace("FLUX_DEV_1", "STABLE_DIFFUSION_15"), "whole"),
-        ('{"model_family": "flux", "model_type": "lora"}', "trains FLUX"),
+        ('{"model_family": "hidream", "model_type": "lora"}', "trains HiDream"),
         ('{"model_family": "sdxl", "model_type": "full"}', "whole model"),
         ('{"model_family": "wan", "model_type": "lora"}', "trains Wan"),
-        (JOB.format('"is_flux": true'), "trains FLUX"),
-        (JOB.format('"arch": "qwen_image"'), "Qwen-Image"),
-        (JOB.format('"name_or_path": "stabilityai/stable-diffusion-3.5-large"'), "Diffusion 3"),
-        ('pretrained_model_name_or_path = "m"\nnetwork_module = "networks.lora_flux"', "FLUX"),
-        ("python sd3_train_network.py --network_dim 4", "Stable Diffusion 3"),
+        (JOB.format('"is_lumina2": true'), "trains Lumina"),
+        (JOB.format('"arch": "qwen_image_edit_plus"'), "Qwen-Image-Edit"),
+        (JOB.format('"arch": "flux2"'), "FLUX.2 dev"),
+        (JOB.format('"arch": "flux_kontext"'), "FLUX.1 Kontext"),
+        (JOB.format('"arch": "zeta_chroma"'), "Chroma"),
+        (JOB.format('"arch": "wan22_14b:t2v"'), "Wan"),
+        (JOB.format('"name_or_path": "black-forest-labs/FLUX.2-dev"'), "FLUX.2 dev"),
+        ('pretrained_model_name_or_path = "m"\nnetwork_module = "networks.lora_lumina"', "Lumina"),
+        ("python flux_train_network.py --model_type chroma --network_dim 4", "trains Chroma"),
+        ("python flux_2_train_network.py --dit x --network_dim 4", "trains FLUX.2 dev"),
+        ("python wan_train_network.py --dit x --network_dim 4", "trains Wan"),
+        ("python flux_train.py --pretrained_model_name_or_path m", "whole model"),
         ("python sdxl_train.py --pretrained_model_name_or_path m", "whole model"),
         ("python train_network.py --network_dim 4", "name no model"),
         ('pretrained_model_name_or_path = "m"\nlearning_rate = 1', "name no images"),
@@ -143,6 +150,8 @@ def test_what_cannot_be_trained_is_said_by_name(text: str, message: str, tmp_pat
         import_recipe([path], [], SHIPPED)
     assert caught.value.exit_code == 2
     assert caught.value.hint
+    if "cannot be trained here" in str(caught.value):
+        assert "FLUX.1, FLUX.2 klein, Qwen-Image and Z-Image" in caught.value.hint
 
 
 def test_a_recipe_is_not_taken_for_another_tools_configuration(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from loba_tui.client.recipes.imports import common, names, prompts, training
+from loba_tui.client.recipes.imports import common, families, names, prompts, training
 from loba_tui.client.recipes.imports.draft import Draft
 from loba_tui.client.recipes.imports.settings import Settings, as_number
 from loba_tui.client.recipes.imports.sources import ForeignFile
 from loba_tui.client.recipes.imports.tools.ai_toolkit_data import read_data
+from loba_tui.client.recipes.imports.tools.ai_toolkit_flow import put_flow_timesteps
 from loba_tui.client.recipes.imports.tools.concept_sliders import escaped
 from loba_tui.core.errors import RecipeError
 
@@ -17,10 +18,15 @@ NAME = "ai-toolkit"
 
 _LORA = frozenset(["sd_trainer", "diffusion_trainer", "ui_trainer", "lora"])
 _SLIDERS = frozenset(["slider", "concept_slider", "ultimate_slider_trainer"])
-_ARCHITECTURES = frozenset(["sd1", "sd15", "sd2", "sdxl", "ssd", "vega", "sd"])
-_FAMILY_FLAGS = (
-    "is_flux", "is_v3", "is_pixart", "is_pixart_sigma", "is_auraflow", "is_lumina2",
-)  # fmt: skip
+_ARCHITECTURES = ("sd1", "sd15", "sd2", "sdxl", "ssd", "vega", "sd")
+_FAMILY_FLAGS = {
+    "is_flux": "flux",
+    "is_v3": "sd3",
+    "is_pixart": "pixart",
+    "is_pixart_sigma": "pixart",
+    "is_auraflow": "auraflow",
+    "is_lumina2": "lumina2",
+}
 _TRAIN = {
     "steps": "train.steps",
     "gradient_accumulation_steps": "train.gradient_accumulation",
@@ -95,7 +101,10 @@ class AiToolkit:
             _read_slider(process, train, draft)
         else:
             read_data(process, draft, file)
-            _put_range(train, draft)
+            if draft.family is None:
+                _put_range(train, draft)
+        if draft.family is not None:
+            put_flow_timesteps(train, draft, draft.family, is_slider=kind in _SLIDERS)
         _read_save(process.part("save"), draft)
         process.part("logging").leave_rest({"use_wandb": common.NO_TRACKER})
         for settings in (process, config):
@@ -108,14 +117,14 @@ class AiToolkit:
 
 
 def _read_model(model: Settings, draft: Draft) -> None:
-    kind = model.text("arch") or ""
-    if kind and kind.lower().split(":")[0] not in _ARCHITECTURES:
-        common.refuse_family(names.foreign_family(kind) or kind, NAME)
-    for flag in _FAMILY_FLAGS:
+    kind = (model.text("arch") or "").split(":")[0]
+    if kind.lower() == "flux2":
+        families.refuse("FLUX.2 dev", NAME)
+    family = families.of_kind_or(kind, _ARCHITECTURES, NAME) if kind else None
+    for flag, word in _FAMILY_FLAGS.items():
         if model.flag(flag):
-            family = "sd3" if flag == "is_v3" else flag.removeprefix("is_")
-            common.refuse_family(names.foreign_family(family) or family, NAME)
-    common.put_model(draft, model.text("name_or_path"), model.origin("name_or_path"))
+            family = families.of_kind(word, NAME)
+    common.put_model(draft, model.text("name_or_path"), model.origin("name_or_path"), family)
     common.put_model_key(draft, "vae", model.text("vae_path"), model.origin("vae_path"))
     if model.flag("is_v_pred"):
         common.put_model_key(draft, "prediction_type", "v_prediction", model.origin("is_v_pred"))
@@ -123,6 +132,7 @@ def _read_model(model: Settings, draft: Draft) -> None:
         ("is_xl", "is_v2", "is_ssd", "is_vega"), "the family is told from the model itself"
     )
     reasons |= dict.fromkeys(("quantize", "quantize_te", "qtype"), "models are not quantized here")
+    reasons["assistant_lora_path"] = "train the model that is not distilled, where there is one"
     reasons["low_vram"] = "base_model.offload: model keeps the model in main memory"
     model.leave_rest(reasons)
 
@@ -144,7 +154,13 @@ def _read_network(network: Settings, draft: Draft) -> None:
         draft.put("adapter.conv_rank", conv, network.origin("conv"))
         draft.put("adapter.conv_alpha", network.number("conv_alpha"), network.origin("conv_alpha"))
     common.put_factor(draft, network, "lokr_factor")
-    common.put_layers(draft, layers, network.origin("type"), "as theirs has it for UNets")
+    if draft.family is not None:
+        note = "all layers of blocks, as theirs has it"
+        common.put_flow_layers(
+            draft, draft.family, draft.family.layers, network.origin("type"), note
+        )
+    else:
+        common.put_layers(draft, layers, network.origin("type"), "as theirs has it for UNets")
     common.put_first_weights(draft, network, "pretrained_lora_path")
     inner = network.part("network_kwargs")
     inner.leave_rest({"only_if_contains": "layers are chosen by groups: adapter.layers"})
@@ -177,7 +193,8 @@ def _read_train(train: Settings, draft: Draft) -> None:
             "train.ema.decay", average.number("ema_decay") or 0.999, average.origin("ema_decay")
         )
     average.leave_rest()
-    _put_timesteps(train, draft)
+    if draft.family is None:
+        _put_timesteps(train, draft)
     if train.flag("train_text_encoder"):
         rate, origin = train.number("text_encoder_lr"), train.origin("train_text_encoder")
         common.put_text_encoders(draft, {"text_encoder": rate}, origin, num_encoders=1)

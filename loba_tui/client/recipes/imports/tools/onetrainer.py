@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loba_tui.client.recipes.imports import common, names, training
+from loba_tui.client.recipes.imports import common, families, names, training
 from loba_tui.client.recipes.imports.draft import Draft
+from loba_tui.client.recipes.imports.families import FlowFamily
 from loba_tui.client.recipes.imports.settings import Settings
 from loba_tui.client.recipes.imports.sources import ForeignFile
-from loba_tui.client.recipes.imports.tools import onetrainer_files
+from loba_tui.client.recipes.imports.tools import onetrainer_files, onetrainer_timesteps
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.text import clean
 
@@ -25,6 +26,11 @@ _LAYERS = {
     "attn-mlp": names.TRANSFORMER,
     "attn-only": ("cross_attention", "self_attention"),
     "full": (*names.TRANSFORMER, "convolution"),
+}
+_FLOW_LAYERS = {
+    "attn-mlp": ("cross_attention", "self_attention", "feed_forward"),
+    "attn-only": ("cross_attention", "self_attention"),
+    "full": ("cross_attention", "self_attention", "feed_forward", "modulation", "projection"),
 }
 _NUMBERS = {
     "gradient_accumulation_steps": "train.gradient_accumulation",
@@ -83,10 +89,9 @@ class OneTrainer:
             example="config.json concepts.json",
         )
         settings = Settings(file.mapping, draft)
-        _check_kind(settings)
-        common.put_model(
-            draft, settings.text("base_model_name"), settings.origin("base_model_name")
-        )
+        family = _check_kind(settings)
+        model, origin = settings.text("base_model_name"), settings.origin("base_model_name")
+        common.put_model(draft, model, origin, family)
         precision = settings.text("train_dtype")
         common.put_dtype(draft, _dtype(precision), settings.origin("train_dtype"))
         _read_adapter(settings, draft)
@@ -111,16 +116,16 @@ class OneTrainer:
         return draft
 
 
-def _check_kind(settings: Settings) -> None:
+def _check_kind(settings: Settings) -> FlowFamily | None:
     kind = settings.text("model_type") or "STABLE_DIFFUSION_15"
     if "INPAINT" in kind or "DEPTH" in kind:
         common.refuse_kind("an inpainting or depth model", NAME)
-    if not kind.startswith(_OURS):
-        common.refuse_family(names.foreign_family(kind) or kind, NAME)
     method = settings.text("training_method") or "FINE_TUNE"
     if method != "LORA":
         what = {"FINE_TUNE": "the whole model", "EMBEDDING": "an embedding"}.get(method, method)
         common.refuse_kind(what, NAME)
+    # STABLE_DIFFUSION_3 is no beginning of these.
+    return None if kind.startswith(_OURS) else families.of_kind_or(kind, _OURS, NAME)
 
 
 def _dtype(value: str | None) -> str | None:
@@ -131,6 +136,8 @@ def _read_adapter(settings: Settings, draft: Draft) -> None:
     kind = (settings.text("peft_type") or "LORA").upper()
     filter_name = settings.text("layer_filter_preset", "lora_layer_preset")
     layers = list(_LAYERS.get(filter_name or "full", _LAYERS["full"]))
+    if draft.family is not None:
+        layers = list(_FLOW_LAYERS.get(filter_name or "full", draft.family.layers))
     has_convolutions = "convolution" in layers
     adapter = {
         "LORA": "locon" if has_convolutions else "lora",
@@ -160,17 +167,18 @@ def _read_adapter(settings: Settings, draft: Draft) -> None:
     if adapter == "lokr":
         common.put_factor(draft, settings, "lokr_decompose_factor")
         common.carry(settings, draft, {"lokr_decompose_both": "adapter.decompose_both"})
-    common.put_layers(
-        draft,
-        layers,
-        settings.origin("layer_filter_preset", "lora_layer_preset"),
-        f"their preset {filter_name or 'full'}",
-    )
+    origin = settings.origin("layer_filter_preset", "lora_layer_preset")
+    note = f"their preset {filter_name or 'full'}"
+    if draft.family is not None:
+        common.put_flow_layers(draft, draft.family, layers, origin, note)
+    else:
+        common.put_layers(draft, layers, origin, note)
     common.put_first_weights(draft, settings, "lora_model_name")
     chosen = settings.text("layer_filter", "lora_layers")
-    if chosen and filter_name not in _LAYERS:
+    if chosen and filter_name not in (*_LAYERS, "blocks"):
         origin = settings.origin("layer_filter", "lora_layers")
         draft.left(*origin, "layers are chosen by groups: adapter.layers")
+    settings.leave(["layer_filter_regex"], "layers are chosen by groups: adapter.layers")
 
 
 def _read_optimizer(settings: Settings, draft: Draft) -> None:
@@ -187,13 +195,14 @@ def _read_optimizer(settings: Settings, draft: Draft) -> None:
     part.leave_rest()
     settings.leave(["optimizer_defaults"], "only the optimizer that is used has options here")
     unet = settings.part("unet")
-    own = unet.number("learning_rate")
+    own = (settings.part("transformer") if draft.family else unet).number("learning_rate")
     rate = settings.number("learning_rate")
     legacy = settings.number("unet_learning_rate")
     chosen = next((each for each in (own, legacy, rate) if each is not None), None)
     note = "of the UNet" if chosen is not None and chosen != rate else ""
     draft.put("optimizer.lr", chosen, settings.origin("learning_rate"), note)
-    unet.leave_rest({"train": "the UNet is always trained", **_ONE_DTYPE})
+    for part in (unet, settings.part("transformer")):
+        part.leave_rest({"train": "the denoiser is always trained", **_ONE_DTYPE})
     _put_text_encoders(settings, draft)
     vae = settings.part("vae")
     common.put_model_key(draft, "vae", vae.text("model_name"), vae.origin("model_name"))
@@ -204,12 +213,15 @@ def _put_text_encoders(settings: Settings, draft: Draft) -> None:
     """Have text encoders trained, which they are unless a file says no."""
     legacy, model_type = settings.flag("train_text_encoder"), settings.text("model_type")
     names = ("text_encoder", "text_encoder_2")[: 2 if "XL" in (model_type or "") else 1]
+    if draft.family is not None:
+        names = ("text_encoder", "text_encoder_2", "text_encoder_3")
     general = settings.number("text_encoder_learning_rate")
     rates: dict[str, float | None] = {}
     for name in names:
         part = settings.part(name)
         trained, rate = part.flag("train"), part.number("learning_rate")
-        if trained is not False and (trained or legacy is not False):
+        usual = legacy is not False and draft.family is None
+        if trained is not False and (trained or usual):
             rates[name] = general if rate is None else rate
         part.leave_rest(_ONE_DTYPE)
     origin = (f"{next(iter(rates), names[0])}.train", True)
@@ -254,7 +266,7 @@ def _read_numbers(settings: Settings, draft: Draft) -> None:
     if settings.flag("force_v_prediction"):
         origin = settings.origin("force_v_prediction")
         common.put_model_key(draft, "prediction_type", "v_prediction", origin)
-    _put_timesteps(settings, draft)
+    onetrainer_timesteps.put_timesteps(settings, draft)
     _put_masks(settings, draft)
 
 
@@ -285,19 +297,6 @@ def _put_loss(settings: Settings, draft: Draft) -> None:
         if name == "huber":
             draft.put("loss.delta", settings.number("huber_delta"), settings.origin("huber_delta"))
     settings.leave(["huber_delta"], "of the Huber loss, which is not used")
-
-
-def _put_timesteps(settings: Settings, draft: Draft) -> None:
-    kind = settings.text("timestep_distribution") or "UNIFORM"
-    origin = settings.origin("timestep_distribution")
-    known = {"UNIFORM": None, "LOGIT_NORMAL": "logit_normal", "BETA": "beta", "COS_MAP": "cosmap"}
-    if kind not in known:
-        draft.left(*origin, "scheduler.timestep has densities of its own: loba plugins ls")
-    draft.put("scheduler.timestep.name", known.get(kind), origin)
-    low, high = settings.number("min_noising_strength"), settings.number("max_noising_strength")
-    if kind == "UNIFORM" and (low or high not in (None, 1.0)):
-        draft.put("scheduler.timestep.low", low, settings.origin("min_noising_strength"))
-        draft.put("scheduler.timestep.high", high, settings.origin("max_noising_strength"))
 
 
 def _put_masks(settings: Settings, draft: Draft) -> None:

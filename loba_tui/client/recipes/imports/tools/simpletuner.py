@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loba_tui.client.recipes.imports import common, names, prompts, training
+from loba_tui.client.recipes.imports import common, families, names, prompts, training
 from loba_tui.client.recipes.imports.draft import Draft
+from loba_tui.client.recipes.imports.families import FlowFamily
 from loba_tui.client.recipes.imports.settings import Settings
 from loba_tui.client.recipes.imports.shell import Shell
 from loba_tui.client.recipes.imports.sources import ForeignFile, read_if_there
+from loba_tui.client.recipes.imports.tools import simpletuner_flow
 from loba_tui.client.recipes.imports.tools.simpletuner_data import (
     is_backends,
     put_resolution,
@@ -21,7 +23,7 @@ NAME = "SimpleTuner"
 _MARKS = frozenset(
     ["model_family", "data_backend_config", "lycoris_config", "aspect_bucket_rounding"]
 )
-_FAMILIES = frozenset(["sdxl", "sd1x", "sd2x", "legacy", "sd15", "sd21"])
+_FAMILIES = ("sdxl", "sd1x", "sd2x", "legacy", "sd15", "sd21")
 _VARIABLES = {
     "MODEL_NAME": "pretrained_model_name_or_path",
     "MODEL_TYPE": "model_type",
@@ -46,6 +48,7 @@ _VARIABLES = {
 }
 """Names in config.env that are no flag's in capitals."""
 _LEGACY_FLAGS = ("STABLE_DIFFUSION_3", "PIXART_SIGMA", "KOLORS", "FLUX", "HUNYUAN_DIT")
+"""Names in config.env that say the family, before there was `MODEL_FAMILY`."""
 _REASONS = {
     "output_dir": common.OUT_DIR,
     **dict.fromkeys(("push_to_hub", "hub_model_id", "push_checkpoints_to_hub"), common.NO_UPLOAD),
@@ -115,18 +118,22 @@ class SimpleTuner:
             if file.shell is not None:
                 values |= _of_shell(file.shell)
         settings = Settings(values, draft)
-        _check_kind(settings)
+        family = simpletuner_flow.family_of(settings, _check_kind(settings))
         model = settings.text("pretrained_model_name_or_path")
         origin = settings.origin("pretrained_model_name_or_path")
+        if not model and family is not None:
+            model, origin = simpletuner_flow.model_of(settings, draft, family)
         if not model and (settings.text("model_family") or "") == "sdxl":
             note = "not given: what SimpleTuner takes for sdxl"
             draft.put("base_model.id", "stabilityai/stable-diffusion-xl-base-1.0", None, note)
-        common.put_model(draft, model, origin)
+        common.put_model(draft, model, origin, family)
         _read_adapter(settings, draft, files, config)
         _read_training(settings, draft)
         samples = read_backends(settings, draft, files, config)
         _read_length(settings, draft, samples)
         _read_validation(settings, draft)
+        if draft.family is not None:
+            simpletuner_flow.put_flow_timesteps(settings, draft, draft.family)
         settings.leave_rest(_REASONS)
         return draft
 
@@ -147,22 +154,22 @@ def _of_shell(shell: Shell) -> dict[str, Any]:
     variables = shell.variables
     for name in _LEGACY_FLAGS:
         if variables.pop(name, "").lower() == "true":
-            common.refuse_family(names.foreign_family(name), NAME)
+            values["model_family"] = name.lower()
     extra = variables.pop("TRAINER_EXTRA_ARGS", "")
     for name, value in variables.items():
         values[_VARIABLES.get(name, name.lower())] = value
     return values | Shell((), tuple(extra.split())).flags() | shell.flags()
 
 
-def _check_kind(settings: Settings) -> None:
-    family = settings.text("model_family")
-    if family is not None and family.lower() not in _FAMILIES:
-        common.refuse_family(names.foreign_family(family) or family, NAME)
+def _check_kind(settings: Settings) -> FlowFamily | None:
+    word = settings.text("model_family")
+    family = families.of_kind_or(word, _FAMILIES, NAME) if word else None
     kind = settings.text("model_type") or "full"
     if kind.lower() != "lora":
         common.refuse_kind("the whole model" if kind == "full" else kind, NAME)
     if settings.flag("controlnet"):
         common.refuse_kind("a ControlNet", NAME)
+    return family
 
 
 def _read_adapter(
@@ -183,6 +190,9 @@ def _read_adapter(
     common.put_rank(draft, 16 if rank is None else rank, alpha, origins, "rank")
     if rank is None:
         draft.note("adapter.rank", "not given: 16")
+    if draft.family is not None:
+        simpletuner_flow.put_layers(settings, draft, draft.family)
+        return
     layers = ("cross_attention", "self_attention")
     common.put_layers(draft, layers, None, "theirs trains to_q, to_k, to_v and to_out")
 
@@ -228,7 +238,10 @@ def _read_lycoris(
         draft.note("adapter.rank", note)
     if name == "lokr":
         common.put_factor(draft, options, "factor")
-    common.put_layers(draft, layers, preset.origin("target_module"))
+    if draft.family is not None:
+        common.put_flow_layers(draft, draft.family, layers, preset.origin("target_module"))
+    else:
+        common.put_layers(draft, layers, preset.origin("target_module"))
     preset.leave_rest(dict.fromkeys(preset.keys(), "all layers have the same options here"))
     options.leave(["multiplier"], "an adapter's strength is given when it is used")
     options.leave_rest()
@@ -260,7 +273,11 @@ def _read_training(settings: Settings, draft: Draft) -> None:
         )
     settings.leave(["ema_decay"], "there is no average without use_ema")
     prediction = settings.text("prediction_type")
-    common.put_model_key(draft, "prediction_type", prediction, settings.origin("prediction_type"))
+    origin = settings.origin("prediction_type")
+    if prediction in ("flow_matching", "flow"):
+        training.put_noise_scheduler(draft, "flow", origin, "scheduler.noise")
+    else:
+        common.put_model_key(draft, "prediction_type", prediction, origin)
     common.put_model_key(
         draft,
         "zero_snr",

@@ -12,12 +12,15 @@ from loba_tui.client.recipes.imports.sources import ForeignFile, read_if_there
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.text import clean, counted
 
+_MUSUBI = "image_directory"
+"""A folder of images of musubi-tuner, whose data sets have no subsets."""
 _CAPTIONS = frozenset(["caption", "tags"])
 _LIST_REASON = (
     "captions are files beside the images here, or metadata.jsonl with file_name and text in their"
     " folder"
 )
 _REASONS = {
+    "cache_directory": "latents are kept by data.cache",
     "min_bucket_reso": "buckets have about the area of train.resolution",
     "max_bucket_reso": "data.buckets.most_aspect says how long a side may be",
     "color_aug": "there are no augmentations but flip and crop: random",
@@ -37,7 +40,8 @@ def is_data_set(file: ForeignFile) -> bool:
     """Say whether a file is what `--dataset_config` names."""
     listed = file.mapping.get("datasets")
     return isinstance(listed, list) and any(
-        isinstance(each, dict) and isinstance(each.get("subsets"), list) for each in listed
+        isinstance(each, dict) and (isinstance(each.get("subsets"), list) or _MUSUBI in each)
+        for each in listed
     )
 
 
@@ -113,6 +117,12 @@ def _read_subsets(file: ForeignFile, draft: Draft) -> Iterator[int | None]:
         own = {key: data_set.origin(key)[1] for key in data_set.keys() if key != "subsets"}  # noqa: SIM118  it is no mapping
         for key in own:
             data_set.raw(key)
+        if _MUSUBI in own:
+            whole = {**general, **own, "image_dir": own.pop(_MUSUBI)}
+            whole.pop(_MUSUBI)
+            merged = Settings(whole, draft, data_set.named(""))
+            yield from _read_subset(merged, draft, file, is_first=is_first)
+            is_first = False
         for subset in data_set.parts("subsets"):
             subset_values = {key: subset.raw(key) for key in subset.keys()}  # noqa: SIM118  it is no mapping
             values = {**general, **own, **_present(subset_values)}

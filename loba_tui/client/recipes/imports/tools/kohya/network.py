@@ -8,6 +8,7 @@ from typing import Any
 from loba_tui.client.recipes.imports import common, names, training
 from loba_tui.client.recipes.imports.draft import Draft
 from loba_tui.client.recipes.imports.settings import Settings, as_number
+from loba_tui.client.recipes.imports.tools.kohya import flow_models
 
 _ALGORITHMS = {
     "lora": "locon",
@@ -24,6 +25,16 @@ _MODULES = {
     "networks.lokr": "lokr",
     "networks.oft": "oft",
     "networks.lora_fa": "lora",
+    **dict.fromkeys(
+        (
+            "networks.lora_flux",
+            "networks.lora_sd3",
+            "networks.lora_zimage",
+            "networks.lora_qwen_image",
+            "networks.lora_flux_2",
+        ),
+        "lora",
+    ),
 }
 _PRESETS = {
     "attn-only": ("cross_attention", "self_attention"),
@@ -32,6 +43,8 @@ _PRESETS = {
 }
 _GUI_KINDS = {
     "standard": ("networks.lora", ""),
+    "flux1": ("networks.lora_flux", ""),
+    "sd3": ("networks.lora_sd3", ""),
     "kohya locon": ("networks.lora", ""),
     "lora-fa": ("networks.lora_fa", ""),
     "lycoris/locon": ("lycoris.kohya", "locon"),
@@ -70,8 +83,11 @@ def put_network(settings: Settings, draft: Draft) -> None:
         draft.note("adapter.rank", "not given: 4")
     common.put_rank(draft, 4 if rank is None else rank, alpha, origins, "1")
     note = "of their Transformer2DModel" if "convolution" not in layers else ""
-    common.put_layers(draft, layers, origin, note)
-    _put_options(name, words, draft)
+    if draft.family is not None:
+        flow_models.put_flow_layers(draft, draft.family, module, layers, origin)
+    else:
+        common.put_layers(draft, layers, origin, note)
+    _put_options(draft.values["adapter.name"], words, draft)
     common.put_first_weights(draft, settings, "network_weights")
     _put_text_encoders(settings, draft)
 
@@ -142,6 +158,7 @@ def _put_text_encoders(settings: Settings, draft: Draft) -> None:
     if settings.flag("network_train_text_encoder_only"):
         common.refuse_kind("text encoders alone", draft.tool)
     origin, rates = _text_rates(settings)
+    unet_only = unet_only or "dit" in settings  # musubi-tuner, whose model it is, trains none
     if unet_only or "prompts_file" in settings or all(rate == 0 for rate in rates):
         if origin is not None:
             draft.left(*origin, "the text encoders are not trained there, nor here")

@@ -6,15 +6,16 @@ program's JSON. The data set is named by flags, or by a file of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loba_tui.client.recipes.imports import common, names, training
+from loba_tui.client.recipes.imports import common, training
 from loba_tui.client.recipes.imports.draft import Draft
+from loba_tui.client.recipes.imports.families import FlowFamily
 from loba_tui.client.recipes.imports.settings import Settings
 from loba_tui.client.recipes.imports.sources import ForeignFile, read_if_there
 from loba_tui.client.recipes.imports.tools import concept_sliders
-from loba_tui.client.recipes.imports.tools.kohya import data, times
+from loba_tui.client.recipes.imports.tools.kohya import data, flow_models, times
 from loba_tui.client.recipes.imports.tools.kohya.network import put_network
 from loba_tui.core.errors import RecipeError
 
@@ -22,9 +23,10 @@ NAME = "kohya sd-scripts"
 
 _MARKS = frozenset(
     ["network_module", "network_dim", "train_data_dir", "dataset_config", "learning_rate",
-     "output_name", "LoRA_type", "max_train_steps", "max_train_epochs", "unet_lr"]
+     "output_name", "LoRA_type", "max_train_steps", "max_train_epochs", "unet_lr", "dit"]
 )  # fmt: skip
-_OTHERS = frozenset(["model_family", "data_backend_config", "instance_data_dir", "model_type"])
+_OTHERS = frozenset(["model_family", "data_backend_config", "instance_data_dir"])
+_MODEL_TYPES = ("flux", "chroma")
 _ATTENTION = "base_model.attention: auto takes the fastest that is there"
 _REASONS = {
     **dict.fromkeys(("output_dir", "logging_dir", "save_model_as"), common.OUT_DIR),
@@ -62,10 +64,11 @@ class Kohya:
     def evidence(self, file: ForeignFile) -> str:
         """Return the keys that are kohya's own."""
         if file.shell is not None:
-            flags = set(file.shell.flags())
+            given = file.shell.flags()
+            flags = set(given)
             ours = any(s.endswith(_SCRIPTS) for s in file.shell.scripts)
             is_set = "pretrained_model_name_or_path" in flags or bool(flags & _MARKS)
-            return "flags" if (ours or is_set) and not flags & _OTHERS else ""
+            return "flags" if (ours or is_set) and not _is_others(given) else ""
         if data.is_data_set(file):
             return "datasets.subsets"
         if data.is_caption_list(file):
@@ -73,7 +76,7 @@ class Kohya:
         values = flat(file)
         named = "pretrained_model_name_or_path" in values or len(_MARKS & set(values)) >= 2
         alone = set(values) <= _MARKS | {"pretrained_model_name_or_path"}
-        if named and (set(values) & _MARKS or alone) and not set(values) & _OTHERS:
+        if named and (set(values) & _MARKS or alone) and not _is_others(values):
             return "pretrained_model_name_or_path, network_module"
         return ""
 
@@ -86,9 +89,10 @@ class Kohya:
         draft = Draft(NAME)
         values: dict[str, Any] = {}
         config: ForeignFile | None = None
+        scripts: list[str] = []
         for file in files:
             if file.shell is not None:
-                _check_scripts(file.shell.scripts)
+                scripts += file.shell.scripts
                 values |= file.shell.flags()
             elif file.mapping and not (data.is_data_set(file) or data.is_caption_list(file)):
                 values |= flat(file)
@@ -96,8 +100,8 @@ class Kohya:
         config = config or next((file for file in files if file.path is not None), None)
         values = _with_file(values, config, draft)
         settings = Settings(values, draft)
-        _check_kind(settings)
-        _read_model(settings, draft)
+        _check_scripts(scripts)
+        _read_model(settings, draft, flow_models.family_of(settings, scripts))
         put_network(settings, draft)
         _read_prompts(settings, draft)
         _read_training(settings, draft)
@@ -111,14 +115,18 @@ class Kohya:
         times.read_schedule(settings, draft)
         times.read_samples(settings, draft, files, config, steps)
         times.read_saves(settings, draft, steps)
-        settings.leave_rest(_REASONS)
+        if draft.family is not None:
+            flow_models.put_flow_timesteps(settings, draft, draft.family)
+        settings.leave_rest({**_REASONS, **flow_models.REASONS})
         return draft
 
 
+_WHOLE = ("flux_train.py", "sd3_train.py", "qwen_image_train.py", "zimage_train.py")
 _SCRIPTS = (
     "train_network.py", "sdxl_train_network.py", "train_leco.py", "flux_train_network.py",
     "sd3_train_network.py", "lumina_train_network.py", "sdxl_train.py", "train_db.py",
-    "fine_tune.py", "hunyuan_image_train_network.py", "anima_train_network.py", "flux_train.py",
+    "fine_tune.py", "hunyuan_image_train_network.py", "anima_train_network.py",
+    *flow_models.MUSUBI, *_WHOLE,
 )  # fmt: skip
 
 
@@ -135,10 +143,14 @@ def flat(file: ForeignFile) -> dict[str, Any]:
     return found
 
 
+def _is_others(values: Mapping[str, Any]) -> bool:
+    """Say whether settings are another tool's: one's `model_type` is lora, kohya's is flux."""
+    return bool(_OTHERS & set(values)) or values.get("model_type", "flux") not in _MODEL_TYPES
+
+
 def _check_scripts(scripts: Sequence[str]) -> None:
     for script in scripts:
-        common.refuse_family(names.foreign_family(script), NAME)
-        if script in ("sdxl_train.py", "fine_tune.py", "train_db.py"):
+        if script in ("sdxl_train.py", "fine_tune.py", "train_db.py", *_WHOLE):
             common.refuse_kind("the whole model", NAME)
         if "textual_inversion" in script or "control_net" in script:
             common.refuse_kind(script, NAME)
@@ -156,20 +168,17 @@ def _with_file(values: dict[str, Any], config: ForeignFile | None, draft: Draft)
     return flat(found) | values
 
 
-def _check_kind(settings: Settings) -> None:
-    for key in ("network_module", "LoRA_type", "model_type"):
-        module = str(settings.origin(key)[1] or "")
-        common.refuse_family(names.foreign_family(module), NAME)
-        if "control_net" in module:
-            common.refuse_kind(module, NAME)
-    for key in ("flux1_checkbox", "sd3_checkbox", "flux_checkbox"):
-        if settings.flag(key):
-            common.refuse_family(names.foreign_family(key), NAME)
-
-
-def _read_model(settings: Settings, draft: Draft) -> None:
-    key = "pretrained_model_name_or_path"
-    common.put_model(draft, settings.text(key), settings.origin(key))
+def _read_model(settings: Settings, draft: Draft, family: FlowFamily | None) -> None:
+    keys = ("pretrained_model_name_or_path", "dit")
+    version = settings.text("model_version") or ""
+    common.put_model(
+        draft,
+        settings.text(*keys),
+        settings.origin(*keys),
+        family,
+        hint=version,
+        is_file="dit" in settings,
+    )
     if "base_model.id" not in draft.values:
         raise RecipeError(
             "These settings of kohya sd-scripts name no model: pretrained_model_name_or_path.",
@@ -217,7 +226,10 @@ def _read_training(settings: Settings, draft: Draft) -> None:
     training.put_min_snr(draft, settings, "min_snr_gamma")
     if settings.flag("debiased_estimation_loss"):
         origin = settings.origin("debiased_estimation_loss")
-        draft.put("loss.weighting", {"name": "debiased"}, origin)
+        if draft.family is None:
+            draft.put("loss.weighting", {"name": "debiased"}, origin)
+        else:
+            draft.left(*origin, training.NO_SNR)
     training.put_noise(
         settings, draft, {"offset": "noise_offset", "perturbation": "ip_noise_gamma"}
     )
@@ -232,6 +244,11 @@ def _read_training(settings: Settings, draft: Draft) -> None:
         draft.add("noise", item, settings.origin("multires_noise_iterations"))
     settings.leave(["noise_offset_type"], "noise is what noise_offset and multires_noise say")
     _put_loss(settings, draft)
+    if draft.family is None:
+        _put_range(settings, draft)
+
+
+def _put_range(settings: Settings, draft: Draft) -> None:
     low, high = settings.number("min_timestep"), settings.number("max_timestep")
     for key, value in (("low", low), ("high", high)):
         if value is not None:
