@@ -191,7 +191,7 @@ def _pipeline(source: ModelSource, index: dict[str, Any], dtype: torch.dtype) ->
     parts |= without_unused(index)
     class_name = index["_class_name"]
     # Tokenizers have no shapes, only a length, and their files may not be here.
-    for name in [name for name in parts if name.startswith("tokenizer")]:
+    for name in [name for name in parts if name.startswith("tokenizer") and index[name][0]]:
         parts[name] = _Tokenizer(_most_tokens(parts.get(name.replace("tokenizer", "text_encoder"))))
     pipeline = getattr(diffusers, class_name)(**parts)
     pipeline.set_progress_bar_config(disable=True)

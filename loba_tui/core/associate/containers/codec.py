@@ -77,8 +77,8 @@ class AutoencoderCodec:
 
     @property
     def _latent_scale(self) -> float:
-        """By how much the VAE's own latents are multiplied."""
-        return float(self.pipeline.vae.config.scaling_factor)
+        """By how much the VAE's own latents are multiplied; some have their statistics alone."""
+        return float(getattr(self.pipeline.vae.config, "scaling_factor", 1.0))
 
     def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the VAE's own latents, (1, C or 1, 1, 1) each.

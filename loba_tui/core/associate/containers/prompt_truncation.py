@@ -10,7 +10,8 @@ from loba_tui.core.associate.containers.tokenizers import has_tokenizer, open_to
 from loba_tui.core.text import clean
 
 _MOST_NAMED, _MOST_CHARACTERS = 3, 60
-_TOKENIZERS = ("tokenizer", "tokenizer_2")
+# Where a pipeline has several, the last one reads the most of a prompt.
+_TOKENIZERS = ("tokenizer_3", "tokenizer_2", "tokenizer")
 
 
 def truncated_tails(

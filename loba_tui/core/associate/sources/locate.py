@@ -190,8 +190,11 @@ def read_index(source: ModelSource) -> dict[str, Any]:
 
 
 def without_unused(index: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that tell a pipeline's class to do without what nothing uses."""
-    absent: dict[str, Any] = {name: None for name in UNUSED_COMPONENTS if name in index}
+    """Return the arguments that tell a pipeline's class to do without what is not there.
+
+    Nothing uses some of it; and of some, such as the T5 of SD 3, a model can do without.
+    """
+    absent: dict[str, Any] = {name: None for name, value in index.items() if value == [None, None]}
     # Otherwise diffusers warns at every start.
     return absent | ({"requires_safety_checker": False} if "safety_checker" in absent else {})
 

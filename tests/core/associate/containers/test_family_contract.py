@@ -308,3 +308,19 @@ def test_a_lora_of_every_group_trains(family: Family, checkpointing: bool, tmp_p
         losses.append(loss.item())
     assert losses[0] > losses[1] > losses[2]
     assert all(p.any() for n, p in denoiser.named_parameters() if "lora_B" in n)
+
+
+def test_sd3_goes_without_t5(tmp_path: Path):
+    save_tiny("sd3", tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+
+    container = ModelCache("cpu", "float32").container(str(tmp_path))
+
+    embeds = container.encode_prompts(PROMPTS)
+    assert container.text_encoders == ("text_encoder", "text_encoder_2")
+    assert not embeds.embeds[:, container.pipeline.tokenizer.model_max_length :].any()
+    assert embeds.embeds.shape[1:] == container.zero_embeds().embeds.shape[1:]
+    (row,) = container.tokenize(["a red circle"])
+    assert len(row) == container.pipeline.tokenizer.model_max_length == container.most_tokens

@@ -81,12 +81,10 @@ class FluxContainer(TransformerContainer):
 
     def zero_embeds(self) -> PromptEmbeds:
         """Return one row of zeros, (1, T, D), with a pooled state."""
-        config, place = self.pipeline.transformer.config, {"device": self.device}
-        width, pooled = config.joint_attention_dim, config.pooled_projection_dim
-        return PromptEmbeds(
-            torch.zeros((1, self.most_tokens, width), dtype=self.dtype, **place),
-            torch.zeros((1, pooled), dtype=self.dtype, **place),
-        )
+        config = self.pipeline.transformer.config
+        states = torch.zeros(1, self.most_tokens, config.joint_attention_dim)
+        pooled = torch.zeros(1, config.pooled_projection_dim)
+        return PromptEmbeds(states, pooled).to(self.device, self.dtype)
 
     def _velocity(
         self, transformer: nn.Module, latents: Tensor, timesteps: Tensor, embeds: PromptEmbeds

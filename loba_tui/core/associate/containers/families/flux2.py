@@ -92,10 +92,6 @@ class Flux2KleinContainer(ChatContainer):
             "guidance_scale": 1.0 if is_distilled else guidance_scale,
         }
 
-    @property
-    def _latent_scale(self) -> float:
-        return 1.0
-
     def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of each of a square's four pixels, (1, C, h, w)."""
         vae, (height, width) = self.pipeline.vae, latents.shape[-2:]

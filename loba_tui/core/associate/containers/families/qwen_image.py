@@ -103,10 +103,6 @@ class QwenImageContainer(ChatContainer):
             inputs["negative_prompt_embeds_mask"] = negative.mask()
         return inputs
 
-    @property
-    def _latent_scale(self) -> float:
-        return 1.0
-
     def _encoded(self, vae: Any, pixels: Tensor) -> LatentMoments:
         # The VAE is one of films: an image is a film of one frame.
         found = vae.encode(pixels.unsqueeze(2)).latent_dist

@@ -55,10 +55,12 @@ class SD3Container(TransformerContainer):
         resolution: int | None = None,
     ) -> None:
         super().__init__(pipeline, revision, resolution=resolution)
-        # Many leave T5 out for its size; the pipeline then has zeros for its states.
-        there = [name for name in self.text_encoders if getattr(pipeline, name) is not None]
-        self.text_encoders = tuple(there)
-        self._long_tokenizer = pipeline.tokenizer_3 or pipeline.tokenizer
+        # Many leave T5 out for its size; the pipeline then has zeros for its states. An encoder
+        # that is not there now may come again, which its tokenizer tells.
+        self._long_tokenizer = pipeline.tokenizer_3
+        if self._long_tokenizer is None:
+            self.text_encoders = self.text_encoders[:2]
+            self._long_tokenizer = pipeline.tokenizer
 
     @property
     def most_tokens(self) -> int:
@@ -95,12 +97,11 @@ class SD3Container(TransformerContainer):
 
     def zero_embeds(self) -> PromptEmbeds:
         """Return one row of zeros, (1, T, D), with a pooled state."""
-        config, place = self.pipeline.transformer.config, {"device": self.device}
+        config = self.pipeline.transformer.config
         num_states = int(self._tokenizer.model_max_length) + _MOST_T5_TOKENS
-        return PromptEmbeds(
-            torch.zeros((1, num_states, config.joint_attention_dim), dtype=self.dtype, **place),
-            torch.zeros((1, config.pooled_projection_dim), dtype=self.dtype, **place),
-        )
+        states = torch.zeros(1, num_states, config.joint_attention_dim)
+        pooled = torch.zeros(1, config.pooled_projection_dim)
+        return PromptEmbeds(states, pooled).to(self.device, self.dtype)
 
     def _velocity(
         self, transformer: nn.Module, latents: Tensor, timesteps: Tensor, embeds: PromptEmbeds
