@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from loba_tui.core.errors import RecipeError
 
+_MOST_LETTERS = 256
 _BLOCKS = ("cross_attention", "self_attention", "feed_forward", "modulation")
 
 
@@ -128,7 +129,7 @@ def of_kind(kind: str, tool: str) -> FlowFamily | None:
     Raises:
         RecipeError: It names a family that cannot be trained here.
     """
-    lowered = kind.lower()
+    lowered = kind[:_MOST_LETTERS].lower()  # a search takes the square of a text's length
     matched = next(
         (found for mark, found in _KINDS if re.search(f"(?:^|[^a-z]){mark}", lowered)), None
     )

@@ -18,6 +18,8 @@ from loba_tui.core.recipe.schema import TrainSection
 
 _TOKEN = 16
 """Pixels a side of what one token is, in all families."""
+_MOST_LOGARITHM = 50.0
+"""Keeps a size that no picture has from overflowing."""
 Points = tuple[tuple[int, float], tuple[int, float]]
 
 
@@ -48,7 +50,8 @@ def shift_of_size(draft: Draft, points: Points) -> float:
     resolution: int = draft.values.get("train.resolution") or TrainSection().resolution or 1024
     tokens = (resolution // _TOKEN) ** 2
     (few, low), (many, high) = points
-    shift = round(math.exp(low + (high - low) * (tokens - few) / (many - few)), 3)
+    logarithm = low + (high - low) * (tokens - few) / (many - few)
+    shift = round(math.exp(min(logarithm, _MOST_LOGARITHM)), 3)
     draft.note(
         "scheduler.timestep.name",
         f"a shift of {shift:g} for {resolution} pixels; theirs goes by the size of each picture",

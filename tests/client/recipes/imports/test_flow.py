@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,26 @@ def test_kohyas_ways_to_draw_timesteps_of_flux_are_densities(
     assert "velocity" in left(found)["model_prediction_type"]
 
 
+def test_settings_of_the_graphical_program_say_flux_by_a_box(tmp_path: Path) -> None:
+    values = {
+        "LoRA_type": "Flux1",
+        "flux1_checkbox": True,
+        "pretrained_model_name_or_path": "models/flux1-dev.safetensors",
+        "train_data_dir": "d",
+        "max_resolution": "512,512",
+        "network_dim": 8,
+        "conv_dim": 1,
+        "timestep_sampling": "shift",
+        "discrete_flow_shift": 3,
+    }
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(values))
+    recipe, _ = imported([path])
+    _check_flow(recipe, "black-forest-labs/FLUX.1-dev")
+    assert (recipe.adapter.name, recipe.adapter.options["layers"]) == ("lora", BLOCKS)
+    assert _timestep(recipe) == {"name": "logit_normal", "shift": 3.0}
+
+
 def test_a_scheme_that_weighs_nothing_is_no_density() -> None:
     words = ("--weighting_scheme", "cosmap", "--model_prediction_type", "raw")
     recipe, found = _kohya(*FLUX_FLAGS, *words, "--discrete_flow_shift", "1")
@@ -254,7 +275,7 @@ def test_musubis_scripts_and_data_sets_are_read(
     ],
 )
 def test_a_model_type_of_onetrainer_is_a_family(kind: str, model: str, tmp_path: Path) -> None:
-    part = {"train": True, "weight_dtype": "NFLOAT_4", "learning_rate": 3e-4}
+    part = {"train": True, "weight_dtype": "NFLOAT_4", "learning_rate": 3e-4, "guidance_scale": 2}
     values = {"model_type": kind, "base_model_name": model, "transformer": part}
     recipe, found = _onetrainer(tmp_path, **values, layer_filter_preset="attn-only")
     _check_flow(recipe, model)
@@ -263,6 +284,7 @@ def test_a_model_type_of_onetrainer_is_a_family(kind: str, model: str, tmp_path:
     assert recipe.optimizer.lr == 3e-4
     assert recipe.adapter.text_encoders is None
     assert "transformer.weight_dtype" in left(found)
+    assert "is told 1 in training" in left(found)["transformer.guidance_scale"]
 
 
 @pytest.mark.parametrize(
@@ -375,3 +397,13 @@ def test_a_unet_of_flow_matching_is_one_by_its_prediction(tmp_path: Path) -> Non
     assert recipe.base_model.prediction_type == "flow"
     assert recipe.scheduler.noise.name == "flow_match_euler"
     assert recipe.sample.noise.name == "flow_match_euler"
+
+
+def test_sizes_and_names_beyond_measure_are_read(tmp_path: Path) -> None:
+    words = ("--timestep_sampling", "flux_shift", "--resolution", "99999", "--vae", "v")
+    recipe, _ = _kohya(*FLUX_FLAGS, *words)
+    assert recipe.scheduler.timestep.name == "logit_normal"
+    begun = time.perf_counter()
+    recipe, _ = _onetrainer(tmp_path, base_model_name="m", model_type="FLUX " * 50_000)
+    _check_flow(recipe, "m")
+    assert time.perf_counter() - begun < 5

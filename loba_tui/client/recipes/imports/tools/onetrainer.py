@@ -112,7 +112,7 @@ class OneTrainer:
         )
         _read_units(settings, draft, per_epoch)
         settings.part("secrets").leave_rest({})
-        settings.leave_rest(_REASONS)
+        settings.leave_rest({**_REASONS, **onetrainer_timesteps.REASONS})
         return draft
 
 
@@ -202,7 +202,8 @@ def _read_optimizer(settings: Settings, draft: Draft) -> None:
     note = "of the UNet" if chosen is not None and chosen != rate else ""
     draft.put("optimizer.lr", chosen, settings.origin("learning_rate"), note)
     for part in (unet, settings.part("transformer")):
-        part.leave_rest({"train": "the denoiser is always trained", **_ONE_DTYPE})
+        reasons = {"train": "the denoiser is always trained", **_ONE_DTYPE}
+        part.leave_rest({**reasons, **onetrainer_timesteps.REASONS})
     _put_text_encoders(settings, draft)
     vae = settings.part("vae")
     common.put_model_key(draft, "vae", vae.text("model_name"), vae.origin("model_name"))

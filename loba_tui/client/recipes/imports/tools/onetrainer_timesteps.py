@@ -6,6 +6,12 @@ from loba_tui.client.recipes.imports import families, flow
 from loba_tui.client.recipes.imports.draft import Draft
 from loba_tui.client.recipes.imports.settings import Settings
 
+REASONS = {
+    "guidance_scale": flow.GUIDANCE,
+    "quantization": "models are not quantized here",
+    "offload_fraction": "base_model.offload: model keeps the model in main memory",
+}
+"""Of settings of a transformer that are not carried over."""
 _NAMES = {
     "UNIFORM": "uniform",
     "LOGIT_NORMAL": "logit_normal",
