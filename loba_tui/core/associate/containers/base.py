@@ -69,8 +69,12 @@ class Prompts(Protocol):
         Token i of a prompt is position i of its hidden states. It works without the encoders too.
         """
 
-    def word_tokens(self, word: str) -> list[int]:
-        """Return the token ids of a word, or of several, as they are inside of a prompt."""
+    def word_tokens(self, word: str, encoder: str) -> list[int]:
+        """Return the token ids of a word, or of several, as they are inside of a prompt.
+
+        Args:
+            encoder: The text encoder that reads them; T5 and CLIP have tokens of their own.
+        """
 
     @property
     def most_tokens(self) -> int:

@@ -96,9 +96,10 @@ class PipelineContainer(AutoencoderCodec, ABC):
         ).input_ids
         return found
 
-    def word_tokens(self, word: str) -> list[int]:
+    def word_tokens(self, word: str, encoder: str) -> list[int]:
         """Return the token ids of a word, or of several, as they are inside of a prompt."""
-        found: list[int] = self._tokenizer([word], add_special_tokens=False).input_ids[0]
+        tokenizer = getattr(self.pipeline, encoder.replace("text_encoder", "tokenizer"))
+        found: list[int] = tokenizer([word], add_special_tokens=False).input_ids[0]
         return found
 
     @property

@@ -202,6 +202,16 @@ def test_tokens_are_at_the_positions_of_their_states(family: Family):
     assert 0 < len(tail) < len(long)
 
 
+def test_a_word_s_tokens_are_those_that_its_encoder_reads(family: Family):
+    container = family.container
+    for name in container.text_encoders:
+        tokenizer = getattr(container.pipeline, name.replace("text_encoder", "tokenizer"))
+        row = tokenizer(["a red circle"]).input_ids[0]
+        word = container.word_tokens("red", name)
+        assert word
+        assert any(row[at : at + len(word)] == word for at in range(len(row)))
+
+
 def test_without_encoders_the_empty_prompt_and_drawing_go_on(family: Family, tmp_path: Path):
     save_tiny(family.name, tmp_path / "again")
     container = ModelCache("cpu", "float32").container(str(tmp_path / "again"))

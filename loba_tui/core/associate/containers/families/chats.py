@@ -37,9 +37,9 @@ class ChatContainer(TransformerContainer, ABC):
         rows = self._tokenizer(chats, truncation=True, max_length=length).input_ids
         return [row[self._num_dropped :] for row in rows]
 
-    def word_tokens(self, word: str) -> list[int]:
+    def word_tokens(self, word: str, encoder: str) -> list[int]:
         """Return the token ids of a word behind a space, which is a part of its first token."""
-        return super().word_tokens(f" {word.strip()}")
+        return super().word_tokens(f" {word.strip()}", encoder)
 
     def truncated_tails(self, prompts: Sequence[str]) -> dict[str, str]:
         """Return of each prompt that is longer than what is read the end that has no effect."""

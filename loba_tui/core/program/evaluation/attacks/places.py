@@ -43,12 +43,11 @@ class TokenPlace:
         container = subject.container
         container.require(*container.text_encoders)
         self._container = container
-        encoders = [getattr(container.pipeline, name) for name in container.text_encoders]
-        self._layers: list[nn.Module] = [
-            each.get_input_embeddings() for each in encoders if each is not None
-        ]
-        self._ids = container.word_tokens(subject.word)
-        if not self._ids:
+        parts = container.pipeline.components
+        names = [name for name in container.text_encoders if parts[name] is not None]
+        self._layers: list[nn.Module] = [parts[name].get_input_embeddings() for name in names]
+        self._ids = [container.word_tokens(subject.word, name) for name in names]
+        if not all(self._ids):
             raise RecipeError(f"proof.attacks.word: {subject.word!r} has no token")
         self._stack = ExitStack()
         given = subject.embeds
@@ -61,16 +60,21 @@ class TokenPlace:
         Later starts have the nearest tokens in place of the last one, which has read the others.
         """
         tables = [layer.weight for layer in self._layers]
-        ids = list(self._ids)
-        if number:
-            ids[-1] = nearest(tables[0], ids[-1])[number - 1]
-        return [table[torch.tensor(ids, device=table.device)].detach().float() for table in tables]
+        vectors = []
+        for table, own in zip(tables, self._ids, strict=True):
+            ids = list(own)
+            if number:
+                # Encoders of the same tokens begin with the same token, near to the first one's.
+                judge = tables[0] if own == self._ids[0] else table
+                ids[-1] = nearest(judge, ids[-1])[number - 1]
+            vectors.append(table[torch.tensor(ids, device=table.device)].detach().float())
+        return vectors
 
     def rows(self, vectors: Sequence[Tensor], prompts: Sequence[str]) -> PromptEmbeds:
         """Return prompts as the encoders read them with the vectors for the word."""
         with ExitStack() as stack:
-            for layer, vector in zip(self._layers, vectors, strict=True):
-                stack.enter_context(_in_place_of(self._ids, layer, vector))
+            for ids, layer, vector in zip(self._ids, self._layers, vectors, strict=True):
+                stack.enter_context(_in_place_of(ids, layer, vector))
             return self._container.encode_prompts(prompts, with_grad=torch.is_grad_enabled())
 
     def close(self) -> None:

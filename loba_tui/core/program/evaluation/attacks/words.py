@@ -138,14 +138,14 @@ def _nearest_tokens(subject: Subject, num: int) -> list[str]:
     parts = container.pipeline.components
     name = next(name for name in container.text_encoders if parts[name] is not None)
     encoder, tokenizer = parts[name], parts[name.replace("text_encoder", "tokenizer")]
-    own = container.word_tokens(subject.word)
+    own = container.word_tokens(subject.word, name)
     words: list[str] = []
     for index in nearest(encoder.get_input_embeddings().weight, own[-1]):
         if index in (*own, *tokenizer.all_special_ids):
             continue
         text = tokenizer.decode([index]).strip()
         # Parts of words and of characters do not come back as the token that they are.
-        if text and container.tokenize([text])[0][1:-1] == [index]:
+        if text and container.word_tokens(text, name) == [index]:
             words.append(text)
             if len(words) == num:
                 break
