@@ -7,7 +7,7 @@ diffusers' matrices may be one: `img_attn.qkv` has query, key and value as third
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import MappingProxyType
@@ -113,11 +113,6 @@ class TransformerLayout:
                 number = int(match[1])
                 return tuple((f"{own}.{number}.{module}", place) for module, place in inner)
         raise KeyError(name)
-
-    def originals(self) -> Iterator[tuple[str, Original]]:
-        """Yield every layer outside blocks, and those of a block without its list and number."""
-        for names in (self._outer, *self._inner.values()):
-            yield from names.items()
 
 
 def _plain(names: Names) -> Mapping[str, Original]:

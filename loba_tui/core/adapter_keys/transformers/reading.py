@@ -9,7 +9,6 @@ from types import MappingProxyType
 from loba_tui.core.adapter_keys.transformers.families import (
     TRANSFORMERS,
     TransformerFamily,
-    of_class,
     of_metadata,
 )
 
@@ -19,19 +18,19 @@ _OTHERS = re.compile(r"lumina|chroma|hunyuan|auraflow|wan2|flux[._-]?3", re.IGNO
 # Rows over columns of the layers whose names FLUX.1 and FLUX.2 share and whose sizes they do not.
 _SHAPES: Mapping[str, Mapping[float, str]] = MappingProxyType(
     {
-        "linear1": {7.0: "FluxTransformer2DModel", 9.0: "Flux2Transformer2DModel"},
-        "linear2": {1 / 5: "FluxTransformer2DModel", 1 / 4: "Flux2Transformer2DModel"},
-        "mlp_0": {4.0: "FluxTransformer2DModel", 6.0: "Flux2Transformer2DModel"},
-        "mlp_2": {1 / 4: "FluxTransformer2DModel", 1 / 3: "Flux2Transformer2DModel"},
+        "linear1": {7.0: "FLUX.1", 9.0: "FLUX.2"},
+        "linear2": {1 / 5: "FLUX.1", 1 / 4: "FLUX.2"},
+        "mlp_0": {4.0: "FLUX.1", 6.0: "FLUX.2"},
+        "mlp_2": {1 / 4: "FLUX.1", 1 / 3: "FLUX.2"},
     }
 )
 # Widths that one of the families alone has; 3072 is that of three.
 _WIDTHS = MappingProxyType(
     {
-        1536: "SD3Transformer2DModel",
-        2432: "SD3Transformer2DModel",
-        4096: "Flux2Transformer2DModel",
-        6144: "Flux2Transformer2DModel",
+        1536: "SD 3",
+        2432: "SD 3",
+        4096: "FLUX.2",
+        6144: "FLUX.2",
     }
 )
 _LUMINA_2_WIDTH = 2304
@@ -86,7 +85,7 @@ def _by_sizes(found: Sequence[TransformerFamily], sizes: Sizes) -> tuple[Transfo
         )
         if told is None and _ATTENTION.search(name):
             told = _WIDTHS.get(columns)
-        family = of_class(told) if told is not None else None
-        if family is not None and family in found:
-            return (family,)
+        for family in found:
+            if family.name == told:
+                return (family,)
     return tuple(found)

@@ -28,7 +28,6 @@ from loba_tui.core.program.adapter_files.comfy import other_file
 from loba_tui.core.program.adapter_files.dora import approximation, change_at_rank
 from loba_tui.core.program.adapter_files.families import (
     DIFFUSERS_NAME,
-    KOHYA_NAME,
     adapter_family,
     family_of_file,
 )
@@ -56,7 +55,6 @@ from loba_tui.core.program.adapter_files.lycoris import files as adapter_lycoris
 from loba_tui.core.program.adapter_layers.kinds import kind_of, tuner_layers
 from loba_tui.core.program.adapter_layers.text_encoders import name_in_files
 
-__all__ = ["DIFFUSERS_NAME", "KOHYA_NAME"]
 AdapterFormat = Literal["diffusers", "kohya"]
 
 

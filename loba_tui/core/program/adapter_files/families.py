@@ -26,6 +26,7 @@ from loba_tui.core.adapter_keys.transformers.reading import families_of
 from loba_tui.core.errors import RecipeError
 
 ARCHITECTURE_KEY = "modelspec.architecture"
+VERSION_KEY = "ss_base_model_version"
 SGM_URL = "https://github.com/Stability-AI/generative-models"
 DIFFUSERS_NAME = "adapter.safetensors"
 KOHYA_NAME = "adapter.kohya.safetensors"
@@ -109,23 +110,24 @@ def of_transformer(
 
 
 def family_of_file(
-    metadata: Mapping[str, str], num_inputs: Mapping[str, int], name: str = ""
+    metadata: Mapping[str, str], num_inputs: Mapping[str, int], family_name: str = ""
 ) -> AdapterFamily:
     """Return the family that an adapter file is for.
 
     Args:
         metadata: Of the file; where it names no architecture, the modules have to tell.
         num_inputs: Of each module that it adapts, by diffusers' name.
-        name: Of the family, where more than these two told it.
+        family_name: Where more than these two told it.
 
     Raises:
         RecipeError: It can be for several.
     """
     sizes = {name: (0, columns) for name, columns in num_inputs.items()}
-    named = next((each for each in TRANSFORMERS if each.name == name), of_metadata(metadata))
-    if named is not None and named.name == name:
-        return _as_said(of_transformer(named), metadata)
-    transformers = families_of(sizes, sizes, metadata) if sizes else (named,) if named else ()
+    transformers = tuple(each for each in TRANSFORMERS if each.name == family_name)
+    if not transformers and sizes:
+        transformers = families_of(sizes, sizes, metadata)
+    elif not transformers:  # text encoders alone are adapted
+        transformers = tuple(filter(None, [of_metadata(metadata)]))
     if len(transformers) > 1:
         raise RecipeError(
             "The adapter's layers are those of several models: "
@@ -133,9 +135,9 @@ def family_of_file(
             "Put modelspec.architecture into its metadata.",
         )
     if transformers:
-        return _as_said(of_transformer(transformers[0]), metadata)
+        return _of_size(transformers[0], metadata)
     said = metadata.get(ARCHITECTURE_KEY, "").removesuffix("/lora")
-    version = metadata.get("ss_base_model_version", "")
+    version = metadata.get(VERSION_KEY, "")
     for family in (SDXL, SD_1, SD_2, SD_2_768):
         if said == family.architecture or version == family.base_version:
             return family
@@ -149,12 +151,13 @@ def family_of_file(
     return SD_1 if any(name.startswith(FOUR_BLOCKS) for name in num_inputs) else SDXL
 
 
-def _as_said(family: AdapterFamily, metadata: Mapping[str, str]) -> AdapterFamily:
-    """Return a family with the size of model that a file names."""
-    said = metadata.get(ARCHITECTURE_KEY, "").removesuffix("/lora")
-    version = metadata.get("ss_base_model_version", "")
+def _of_size(transformer: TransformerFamily, metadata: Mapping[str, str]) -> AdapterFamily:
+    """Return a family with the size of model that a file's metadata names."""
+    family = of_transformer(transformer)
+    given = {key: metadata.get(key, "") for key in (ARCHITECTURE_KEY, VERSION_KEY)}
+    said = {key: text for key, text in given.items() if of_metadata({key: text}) is transformer}
     return replace(
         family,
-        architecture=said or family.architecture,
-        base_version=version or family.base_version,
+        architecture=said.get(ARCHITECTURE_KEY, family.architecture).removesuffix("/lora"),
+        base_version=said.get(VERSION_KEY, family.base_version),
     )

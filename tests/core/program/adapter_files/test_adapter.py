@@ -21,13 +21,8 @@ from loba_tui.core.errors import (
 )
 from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.program.adapter_files import file as adapter_file
-from loba_tui.core.program.adapter_files.adapter import (
-    DIFFUSERS_NAME,
-    KOHYA_NAME,
-    convert,
-    read_adapter,
-    write_adapter,
-)
+from loba_tui.core.program.adapter_files.adapter import convert, read_adapter, write_adapter
+from loba_tui.core.program.adapter_files.families import DIFFUSERS_NAME, KOHYA_NAME
 from loba_tui.core.program.adapter_files.formats import (
     LoraLayer,
     jsonable,

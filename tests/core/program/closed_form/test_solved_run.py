@@ -15,7 +15,8 @@ from tiny_sd import open_plain
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import Interrupted, RecipeError
 from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.program.adapter_files.adapter import KOHYA_NAME, read_adapter
+from loba_tui.core.program.adapter_files.adapter import read_adapter
+from loba_tui.core.program.adapter_files.families import KOHYA_NAME
 from loba_tui.core.program.adapter_files.load import load_adapter
 from loba_tui.core.program.adapter_layers.attach import adapter_section
 from loba_tui.core.program.adapter_layers.strength import AdapterScale

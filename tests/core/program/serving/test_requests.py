@@ -14,7 +14,8 @@ from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.owned_files import OwnedFolder
 from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.program.adapter_files.adapter import KOHYA_NAME, write_adapter
+from loba_tui.core.program.adapter_files.adapter import write_adapter
+from loba_tui.core.program.adapter_files.families import KOHYA_NAME
 from loba_tui.core.program.serving.requests import serve, wanted_recipe
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
 from loba_tui.core.run.directory import RunDir
