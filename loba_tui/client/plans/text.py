@@ -69,8 +69,10 @@ def _layers(section: Mapping[str, Any], canvas: Canvas) -> Iterator[str]:
         yield canvas.text("  (of shapes like SD-XL's, since the model is not here yet)")
     blocks = section["blocks"]
     most = max((block["most"] or 0.0 for block in blocks), default=0.0)
+    longest = max((len(block["name"]) for block in blocks), default=0)
+    names = min(max(longest, 16), 28)  # single_transformer_blocks.37 is the longest of all families
     for block in blocks:
-        label = f"  {block['name'][:16]:16} "
+        label = f"  {block['name'][:names]:{names}} "
         if block["mean"] is None:
             yield canvas.text(f"{label}no adapter here")
             continue

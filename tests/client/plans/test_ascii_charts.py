@@ -91,3 +91,18 @@ def test_foreign_text_and_unknown_sections_do_no_harm() -> None:
         assert "of_tomorrow" not in text
         assert max(map(len, text.splitlines())) <= 40
     assert text.isascii()
+
+
+def test_blocks_of_transformers_are_told_apart():
+    block = {"least": 1.0, "mean": 1.0, "most": 1.0, "num_modules": 2}
+    names = [f"single_transformer_blocks.{number}" for number in (9, 37)]
+    layers = {
+        "scheduler": "uniform",
+        "adapter": "lora",
+        "trained_parameters": 1,
+        "denoiser_parameters": 2,
+        "model": "shipped",
+        "blocks": [{**block, "name": name} for name in names],
+    }
+    text = "\n".join(plan_lines({"layers": layers}, Canvas(80, True)))
+    assert all(f"  {name} " in text for name in names)
