@@ -146,7 +146,8 @@ SUBJECTS = (
     Subject("esd_u", ERASES, to_flow=STEPPED),
     Subject("speed", ERASES.within(2), to_flow=SAMPLED),
     Subject("image_slider", follows(0.95), to_flow=TRAINED),
-    Subject("addift", follows(0.95), to_flow=TRAINED),
+    # The rate of the SD-XL's recipe burns here.
+    Subject("addift", follows(0.95), ("optimizer.lr=3e-5",), to_flow=TRAINED),
     Subject("region_slider", CONFINED, to_flow=TRAINED),
     Subject("lora_content", reaches(0.8), to_flow=TRAINED),
     Subject("lora_color_swap", reaches(0.8), to_flow=TRAINED),

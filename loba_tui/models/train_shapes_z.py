@@ -29,7 +29,8 @@ from loba_tui.models.shapes_z_parts import (
     make_tokenizer,
     make_transformer,
 )
-from loba_tui.models.training.flow_denoiser import Budget, Denoiser, FlowTraining
+from loba_tui.models.training.flow_denoiser import Budget, FlowTraining
+from loba_tui.models.training.flow_network import Denoiser
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from loba_tui.models.shapes_z_parts import (
     make_transformer,
 )
 from loba_tui.models.train_shapes_z import load_vae, save_pipeline
-from loba_tui.models.training.flow_denoiser import Budget, Denoiser, FlowTraining
+from loba_tui.models.training.flow_denoiser import Budget, FlowTraining
+from loba_tui.models.training.flow_network import Denoiser
 
 FOLDER = Path(loba_tui.models.__file__).parent / "shapes-z"
 SMALL = Budget(num_images=12, captions_per_image=2, steps=4, cooldown_steps=2, batch=3)

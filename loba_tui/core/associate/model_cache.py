@@ -284,13 +284,7 @@ class ModelCache:
         pipeline = self.load(
             model_id, revision, variant, overrides, to_device=to_device, leave_out=leave_out
         )
-        source = self.source(model_id)
-        container = make_container(
-            pipeline,
-            model_id,
-            source.revision if source else None,
-            resolution=source.resolution if source else None,
-        )
+        container = make_container(pipeline, model_id, self.source(model_id))
         container.memory = Components(weakref.ref(self), model_id, weakref.ref(pipeline))
         return container
 

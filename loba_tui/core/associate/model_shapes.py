@@ -113,7 +113,7 @@ def open_shapes(
             "Fetch or save the model again.",
         ) from error
     set_schedule(pipeline, source)
-    container = make_container(pipeline, model_id, resolution=source.resolution)
+    container = make_container(pipeline, model_id, source)
     _encode_nothing(container)
     shapes = ModelShapes(container, origin, source.folder)
     if source.file is not None:

@@ -16,6 +16,7 @@ from loba_tui.core.associate.containers.families.sdxl import SDXLContainer
 from loba_tui.core.associate.containers.families.transformer import TransformerContainer
 from loba_tui.core.associate.containers.families.unet import UNetContainer
 from loba_tui.core.associate.containers.families.z_image import ZImageContainer
+from loba_tui.core.associate.sources.locate import ModelSource
 from loba_tui.core.errors import RecipeError
 
 CONTAINERS: MappingProxyType[str, type[UNetContainer] | type[TransformerContainer]] = (
@@ -49,13 +50,11 @@ def vae_class(class_name: str) -> str:
 
 
 def make_container(
-    pipeline: DiffusionPipeline,
-    model_id: str,
-    revision: str | None = None,
-    *,
-    resolution: int | None = None,
+    pipeline: DiffusionPipeline, model_id: str, source: ModelSource | None = None
 ) -> ModelContainer:
-    """Return the container for a loaded pipeline."""
+    """Return the container for a loaded pipeline, and for where it came from."""
+    revision = None if source is None else source.revision
+    resolution = None if source is None else source.resolution
     class_name = type(pipeline).__name__
     check_supported(class_name, model_id)
     return CONTAINERS[class_name](pipeline, revision, resolution=resolution)

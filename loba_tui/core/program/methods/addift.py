@@ -31,11 +31,12 @@ def get_method(parts: MethodParts, *, strength: PositiveFloat = 0.25) -> Method:
 
 
 class Addift(ImageMethod):
-    """Trains ‖f_b(x_t^B, c) − sg f₀(x_t^A, c)‖² and ‖f_a(x_t^A, c) − sg f₀(x_t^B, c)‖² by turns.
+    """Trains ‖ε_b(x_t^B, c) − sg ε₀(x_t^A, c)‖² and ‖ε_a(x_t^A, c) − sg ε₀(x_t^B, c)‖² by turns.
 
-    A and B are images of strengths a < b, with the same noise and timestep. f_s is what the model
-    predicts with the adapter at `strength`·s. Where images have masks, only what is inside counts,
-    and outside f_s is held at f₀ of its own image.
+    A and B are images of strengths a < b, with the same noise and timestep. ε_s is what the model
+    predicts with the adapter at `strength`·s. Models that predict something else are to find the
+    noise ε₀ of the one in the other. Where images have masks, only what is inside counts,
+    and outside the model is held at what it says of the own image.
     """
 
     def __init__(self, parts: MethodParts, strength: float) -> None:
@@ -58,6 +59,8 @@ class Addift(ImageMethod):
         is_up = upward.to(applied.device).view(-1, 1, 1, 1)
         mine, other = torch.where(is_up, high, low), torch.where(is_up, low, high)
         target = parts.predict_base(other, timesteps, prompts, batch.framing)
+        change = torch.where(is_up, 1.0, -1.0) * (batch.latents[1] - batch.latents[0])
+        target = diffusion.with_image_moved(target, change.to(target), timesteps)
         own = None
         if self._holds_outside(batch.masks):
             own = parts.predict_base(mine, timesteps, prompts, batch.framing)

@@ -207,6 +207,17 @@ class Diffusion:
         a, b = self._levels.coefficients(self._levels.at(timesteps.cpu()), latents)
         return a * noise - b * latents
 
+    def with_image_moved(self, prediction: Tensor, change: Tensor, timesteps: Tensor) -> Tensor:
+        """Return what says the same noise of an image that is moved by `change`, (B, C, H, W)."""
+        if self.prediction_type == "epsilon":
+            return prediction
+        if self.prediction_type == "sample":
+            return prediction + change
+        if self.prediction_type == "flow":
+            return prediction - change
+        _, b = self._levels.coefficients(self._levels.at(timesteps.cpu()), change)
+        return prediction - b * change
+
     def snr(self, timesteps: Tensor) -> Tensor:
         """Return ᾱ / (1 − ᾱ), or (1 − σ)² / σ² of flow matching, (B,)."""
         return self._levels.snr(self._levels.at(timesteps.cpu()))

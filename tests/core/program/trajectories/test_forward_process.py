@@ -202,3 +202,14 @@ def test_a_weighting_of_flow_matching_is_one_of_the_error_in_the_image() -> None
     sigma = (timesteps / 1000).double()
     snr = ((1 - sigma) / sigma) ** 2
     torch.testing.assert_close(ours.weights(timesteps).double(), snr.clamp(max=5) * sigma**2)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow"])
+def test_a_moved_image_is_said_with_the_same_noise(kind: str) -> None:
+    config = FLOW.config if kind == "flow" else scheduler(prediction_type=kind).config
+    ours = diffusion(config)
+    clean, noise = latents(3, 4, 8, 8), latents(3, 4, 8, 8).flip(0)
+    change = 0.1 * latents(3, 4, 8, 8).flip(1)
+    timesteps = torch.tensor([1, 400, 900])
+    found = ours.with_image_moved(ours.target(clean, noise, timesteps), change, timesteps)
+    torch.testing.assert_close(found, ours.target(clean + change, noise, timesteps))
