@@ -307,8 +307,8 @@ def test_one_mistake_is_one_line(tmp_path: Path, added: str, expected: str) -> N
         (
             "builtin:shapes-xl",
             "builtin:shape-xl",
-            "2:14: base_model.id: expected one of builtin:shapes-xl, got 'builtin:shape-xl'. "
-            "Did you mean builtin:shapes-xl?",
+            "2:14: base_model.id: expected one of builtin:shapes-xl, builtin:shapes-z, got"
+            " 'builtin:shape-xl'. Did you mean builtin:shapes-xl?",
         ),
     ],
 )

@@ -43,6 +43,12 @@ class ZImageContainer(ChatContainer):
         super().__init__(pipeline, revision, resolution=resolution)
         note_joined_tokens(pipeline.transformer, _caption_tokens)
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of a prompt that are read; the transformer has places for no more."""
+        places = int(self.pipeline.transformer.config.axes_lens[0]) - 2
+        return min(super().most_tokens, places // _TOKEN_MULTIPLE * _TOKEN_MULTIPLE)
+
     def _encode(self, prompts: list[str]) -> PromptEmbeds:
         rows, _ = self.pipeline.encode_prompt(
             list(prompts),  # the pipeline writes into the list that it is given
