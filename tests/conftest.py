@@ -72,3 +72,16 @@ def tiny_sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         make_pipeline(make_vae(), make_text_parts(), make_unet()).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SD-XL's architecture with half the layers, for what is trained and not measured."""
+    import torch
+    from small_sdxl import save_small_sdxl
+
+    folder = tmp_path_factory.mktemp("models") / "small-sdxl"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_small_sdxl(folder)
+    return folder

@@ -40,22 +40,22 @@ def watch(event, arguments):
 
 sys.addaudithook(watch)
 """
-RECIPE = (
-    slider_recipe("watched")
-    + """\
+SECTIONS = """\
 train: {steps: 3}
 save: {every: 1, keep: 2}
 sample: {prompts: [a red circle], seeds: [0], scales: [0, 1], steps: 2}
 proof: {prompts: [a red circle], seeds: [0]}
 """
-)
 
 
-def test_no_command_and_no_program_opens_a_path_below_a_run(tmp_path: Path) -> None:
+def test_no_command_and_no_program_opens_a_path_below_a_run(
+    small_sdxl_folder: Path, tmp_path: Path
+) -> None:
     watched = tmp_path / "watched"
     watched.mkdir()
     (watched / "sitecustomize.py").write_text(WATCH)
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe = slider_recipe("watched", model=f"{{id: {small_sdxl_folder}}}") + SECTIONS
+    (tmp_path / "recipe.yaml").write_text(recipe)
     faults, runs = tmp_path / "faults", tmp_path / "output"
     loba = Loba(
         tmp_path,

@@ -1,14 +1,16 @@
-"""Whole runs of the program on the embedded model: resume, determinism, processes, errors."""
+"""Whole runs of the program on a small model: resume, determinism, processes, errors."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,7 @@ def _keep_process_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     torch.set_num_threads(threads)
 
 
-def recipe_with(**train_section: Any) -> Recipe:
+def recipe_on(model: Path, **train_section: Any) -> Recipe:
     concepts = [
         {
             "target": f"a {color} circle",
@@ -64,7 +66,7 @@ def recipe_with(**train_section: Any) -> Recipe:
         {
             "version": 1,
             "name": "test",
-            "base_model": {"id": "builtin:shapes-xl", "device": "cpu"},
+            "base_model": {"id": str(model), "device": "cpu"},
             "adapter": {"layers": ["cross_attention"]},
             "method": {"name": "text_slider", "rollout_steps": 6, "concepts": concepts},
             "optimizer": {"lr": 1e-3},
@@ -74,6 +76,11 @@ def recipe_with(**train_section: Any) -> Recipe:
         },
         plugins=SHIPPED,
     )
+
+
+@pytest.fixture(scope="module")
+def recipe_with(small_sdxl_folder: Path) -> Callable[..., Recipe]:
+    return functools.partial(recipe_on, small_sdxl_folder)
 
 
 class StopAfter:
@@ -88,7 +95,9 @@ class StopAfter:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+def unbroken(
+    recipe_with: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory
+) -> RunDir:
     run_dir = new_run(recipe_with(), tmp_path_factory.mktemp("unbroken"))
     assert program.main(["--run-dir", str(run_dir.path)]) == ExitCode.DONE
     return run_dir
@@ -114,13 +123,17 @@ def test_a_run_leaves_all_its_files(unbroken: RunDir) -> None:
     assert not list(unbroken.path.rglob("*.pt"))
 
 
-def test_the_same_recipe_and_seed_give_the_same_bytes(unbroken: RunDir, tmp_path: Path) -> None:
+def test_the_same_recipe_and_seed_give_the_same_bytes(
+    recipe_with: Callable[..., Recipe], unbroken: RunDir, tmp_path: Path
+) -> None:
     again = new_run(recipe_with(), tmp_path)
     assert program.main(["--run-dir", str(again.path)]) == ExitCode.DONE
     assert adapter_hashes(again) == adapter_hashes(unbroken)
 
 
-def test_an_interrupted_run_resumes_to_the_same_bytes(unbroken: RunDir, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_to_the_same_bytes(
+    recipe_with: Callable[..., Recipe], unbroken: RunDir, tmp_path: Path
+) -> None:
     recipe = recipe_with()
     run_dir = new_run(recipe, tmp_path)
     with RunWriter.open(run_dir) as writer, pytest.raises(Interrupted, match="step 3 of 6"):
@@ -133,7 +146,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(unbroken: RunDir, tmp_path
 
 
 def test_averaging_optimizers_export_the_average_and_resume_to_the_same_bytes(
-    tmp_path: Path,
+    recipe_with: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     recipe = recipe_with(steps=4).model_copy(
         update={
@@ -159,7 +172,9 @@ def test_averaging_optimizers_export_the_average_and_resume_to_the_same_bytes(
         assert any(e.shape == y.shape and torch.allclose(e, average) for e in exported), name
 
 
-def test_one_learning_rate_for_several_factors_is_refused(tmp_path: Path) -> None:
+def test_one_learning_rate_for_several_factors_is_refused(
+    recipe_with: Callable[..., Recipe], tmp_path: Path
+) -> None:
     recipe = recipe_with().model_copy(
         update={
             "optimizer": OptimizerSection(name="prodigy", lr=1.0),
@@ -170,7 +185,9 @@ def test_one_learning_rate_for_several_factors_is_refused(tmp_path: Path) -> Non
         train_in(recipe, tmp_path)
 
 
-def test_what_a_library_refuses_is_the_recipes_error(tmp_path: Path) -> None:
+def test_what_a_library_refuses_is_the_recipes_error(
+    recipe_with: Callable[..., Recipe], tmp_path: Path
+) -> None:
     recipe = recipe_with().model_copy(
         update={"optimizer": OptimizerSection.model_validate({"name": "adamw", "beta1": 1.0})}
     )
@@ -180,7 +197,7 @@ def test_what_a_library_refuses_is_the_recipes_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("section", ["scheduler", "sample"])
 def test_a_noise_scheduler_that_does_not_fit_the_model_is_found_before_training(
-    section: str, tmp_path: Path
+    recipe_with: Callable[..., Recipe], section: str, tmp_path: Path
 ) -> None:
     recipe, flow = recipe_with(), Choice(name="flow_match_euler")
     changed = getattr(recipe, section).model_copy(update={"noise": flow})
@@ -198,7 +215,9 @@ def test_a_stop_flag_gives_the_signals_back_whatever_happened() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_a_run_in_this_process_gives_the_signals_back(tmp_path: Path) -> None:
+def test_a_run_in_this_process_gives_the_signals_back(
+    recipe_with: Callable[..., Recipe], tmp_path: Path
+) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     again = new_run(recipe_with(steps=1), tmp_path)
     assert program.main(["--run-dir", str(again.path)]) == ExitCode.DONE
@@ -211,12 +230,14 @@ def train_in(recipe: Recipe, folder: Path) -> None:
         train(recipe, run_dir, writer, program.StopFlag(), StartOptions(), SHIPPED)
 
 
-def test_sigint_saves_and_ends_with_75_and_a_second_process_resumes(tmp_path: Path) -> None:
+def test_sigint_saves_and_ends_with_75_and_a_second_process_resumes(
+    recipe_with: Callable[..., Recipe], tmp_path: Path
+) -> None:
     run_dir = new_run(recipe_with(steps=500), tmp_path)
     command = [sys.executable, "-P", "-m", "loba_tui.core.program.main", "--run-dir"]
     with subprocess.Popen([*command, str(run_dir.path)]) as process:
         while process.poll() is None and not run_dir.metrics.path.exists():
-            pass
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == ExitCode.RESUMABLE
     assert json.loads(run_dir.status.path.read_text())["phase"] == "stopped"
@@ -265,7 +286,7 @@ def test_a_signal_leaves_nothing_half_written_of_a_request(
 
 
 def test_accumulation_runs_its_micro_steps_within_one_step(
-    unbroken: RunDir, tmp_path: Path
+    recipe_with: Callable[..., Recipe], unbroken: RunDir, tmp_path: Path
 ) -> None:
     run_dir = new_run(recipe_with(steps=2, gradient_accumulation=3), tmp_path)
     assert program.main(["--run-dir", str(run_dir.path)]) == ExitCode.DONE
@@ -277,7 +298,9 @@ def test_accumulation_runs_its_micro_steps_within_one_step(
     assert forwards[0] == [forwards[1][2], forwards[1][5]]
 
 
-def test_two_gloo_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
+def test_two_gloo_processes_equal_one_with_twice_the_batch(
+    recipe_with: Callable[..., Recipe], tmp_path: Path
+) -> None:
     def recipe_of(batch_size: int) -> Recipe:
         recipe = recipe_with(batch_size=batch_size)
         adapter = {**recipe.adapter.model_dump(), "text_encoders": {"lr": 1e-3}}
@@ -344,8 +367,9 @@ def test_the_specifications_flags_train_and_the_adapter_loads_in_diffusers(tmp_p
     assert pipeline.get_active_adapters()
 
 
-def test_the_program_starts_as_a_file_too(tmp_path: Path) -> None:
-    flags = ["--pretrained_model", "builtin:shapes-xl", "--iterations", "1", "--batch_size", "1"]
+def test_the_program_starts_as_a_file_too(small_sdxl_folder: Path, tmp_path: Path) -> None:
+    model = ["--pretrained_model", str(small_sdxl_folder)]
+    flags = [*model, "--iterations", "1", "--batch_size", "1"]
     done = subprocess.run(
         [sys.executable, program.__file__, *flags, "--device", "cpu", "--out_dir", "output"],
         cwd=tmp_path,

@@ -69,12 +69,12 @@ def recipe_on(model: Path, images: Path, **data: Any) -> Recipe:
 
 @pytest.mark.slow
 def test_killed_with_workers_and_resumed_a_run_is_that_of_one_process(
-    tiny_sdxl_folder: Path, images: Path, tmp_path: Path
+    small_sdxl_folder: Path, images: Path, tmp_path: Path
 ) -> None:
-    alone = recipe_on(tiny_sdxl_folder, images)
+    alone = recipe_on(small_sdxl_folder, images)
     expected = adapter_hashes(run_here(alone, new_run(alone, tmp_path)))
 
-    shared = recipe_on(tiny_sdxl_folder, images, workers=2)
+    shared = recipe_on(small_sdxl_folder, images, workers=2)
     run_dir = new_run(shared, tmp_path)
     command = ["-P", "-m", "loba_tui.core.program.main", "--run-dir", str(run_dir.path)]
     program = subprocess.Popen(
@@ -97,9 +97,9 @@ def test_killed_with_workers_and_resumed_a_run_is_that_of_one_process(
 
 
 def test_an_adapter_carries_the_images_fingerprint_and_no_folder(
-    tiny_sdxl_folder: Path, images: Path, tmp_path: Path
+    small_sdxl_folder: Path, images: Path, tmp_path: Path
 ) -> None:
-    recipe = recipe_on(tiny_sdxl_folder, images, cache="memory", crop="center")
+    recipe = recipe_on(small_sdxl_folder, images, cache="memory", crop="center")
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 1})})
     run_dir = new_run(recipe, tmp_path)
     run_here(recipe, run_dir)
@@ -113,10 +113,10 @@ def test_an_adapter_carries_the_images_fingerprint_and_no_folder(
 
 
 def test_a_checkpoint_of_other_images_is_refused(
-    tiny_sdxl_folder: Path, images: Path, tmp_path: Path
+    small_sdxl_folder: Path, images: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(images, tmp_path / "images")
-    recipe = recipe_on(tiny_sdxl_folder, folder)
+    recipe = recipe_on(small_sdxl_folder, folder)
     run_dir = new_run(recipe, tmp_path)
     run_here(recipe, run_dir)
     (folder / "3.txt").write_text("something else")
@@ -125,12 +125,12 @@ def test_a_checkpoint_of_other_images_is_refused(
 
 
 def test_bad_data_ends_a_run_before_the_model_is_loaded_and_can_be_left_out(
-    tiny_sdxl_folder: Path, images: Path, tmp_path: Path
+    small_sdxl_folder: Path, images: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(images, tmp_path / "images")
     (folder / "2.png").write_bytes(b"")
     (folder / "4.txt").unlink()
-    recipe = recipe_on(tiny_sdxl_folder, folder)
+    recipe = recipe_on(small_sdxl_folder, folder)
     run_dir = new_run(recipe, tmp_path)
     with pytest.raises(DataError) as raised:
         run_here(recipe, run_dir)
@@ -141,7 +141,7 @@ def test_bad_data_ends_a_run_before_the_model_is_loaded_and_can_be_left_out(
         assert words in (run_dir.path / BAD_DATA).read_text()
     assert '"event":"built"' not in run_dir.events.path.read_text().replace(" ", "")
 
-    lenient = recipe_on(tiny_sdxl_folder, folder, skip_bad=True)
+    lenient = recipe_on(small_sdxl_folder, folder, skip_bad=True)
     skipped = new_run(lenient, tmp_path)
     run_here(lenient, skipped)
     assert events(skipped, "bad_data")[0]["count"] == 2

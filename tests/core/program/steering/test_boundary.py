@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -328,8 +330,15 @@ def run_steered(run_dir: RunDir, hand: Hand) -> None:
 
 
 @pytest.fixture(scope="module")
-def steered(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    run_dir = new_run(recipe_with(), tmp_path_factory.mktemp("steered"))
+def recipe_of(small_sdxl_folder: Path) -> Callable[..., Recipe]:
+    """Return recipes on a model that is small enough to train on many times."""
+    base_model = {"id": str(small_sdxl_folder), "device": "cpu"}
+    return functools.partial(recipe_with, base_model=base_model)
+
+
+@pytest.fixture(scope="module")
+def steered(recipe_of: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    run_dir = new_run(recipe_of(), tmp_path_factory.mktemp("steered"))
     run_steered(run_dir, Hand(run_dir, PLAN))
     return run_dir
 
@@ -360,23 +369,35 @@ def test_a_run_is_steered_while_it_goes_on(steered: RunDir) -> None:
     assert record.changes[0] == Change(2, "optimizer.lr", 1e-3, 5e-4)
 
 
-def stopped_at_6(parent: Path) -> RunDir:
-    run_dir = new_run(recipe_with(), parent)
+@pytest.fixture(scope="module")
+def stopped_once(
+    recipe_of: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory
+) -> RunDir:
+    run_dir = new_run(recipe_of(), tmp_path_factory.mktemp("stopped"))
     with pytest.raises(Interrupted, match="step 6 of 8"):
         run_steered(run_dir, Hand(run_dir, PLAN, stop=6))
     return run_dir
 
 
-def test_a_stopped_run_resumes_with_the_steered_values(steered: RunDir, tmp_path: Path) -> None:
-    run_dir = stopped_at_6(tmp_path)
+@pytest.fixture
+def stopped_at_6(stopped_once: RunDir, tmp_path: Path) -> RunDir:
+    """A copy of a run that was stopped."""
+    shutil.copytree(stopped_once.path, tmp_path / stopped_once.path.name)
+    return RunDir(tmp_path / stopped_once.path.name)
+
+
+def test_a_stopped_run_resumes_with_the_steered_values(
+    steered: RunDir, stopped_at_6: RunDir
+) -> None:
+    run_dir = stopped_at_6
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
     assert adapter_hashes(run_dir) == adapter_hashes(steered)
 
 
 def test_without_its_record_a_run_resumes_from_what_the_checkpoint_knows(
-    steered: RunDir, tmp_path: Path
+    steered: RunDir, stopped_at_6: RunDir
 ) -> None:
-    run_dir = stopped_at_6(tmp_path)
+    run_dir = stopped_at_6
     run_dir.changes.path.write_text("{")
     assert program.main(["--run-dir", str(run_dir.path), "--resume"]) == ExitCode.DONE
     assert adapter_hashes(run_dir) == adapter_hashes(steered)
@@ -384,9 +405,9 @@ def test_without_its_record_a_run_resumes_from_what_the_checkpoint_knows(
 
 
 def test_changes_after_the_last_checkpoint_are_made_again_at_their_steps(
-    steered: RunDir, tmp_path: Path
+    steered: RunDir, stopped_at_6: RunDir
 ) -> None:
-    run_dir = stopped_at_6(tmp_path)
+    run_dir = stopped_at_6
     # As after a kill: the only checkpoint left is of step 4, before train.steps was changed.
     for path in run_dir.checkpoints.path.iterdir():
         if path.name != "step-000004":
@@ -395,8 +416,10 @@ def test_changes_after_the_last_checkpoint_are_made_again_at_their_steps(
     assert adapter_hashes(run_dir) == adapter_hashes(steered)
 
 
-def test_a_record_alone_repeats_the_run(steered: RunDir, tmp_path: Path) -> None:
-    run_dir = new_run(recipe_with(), tmp_path)
+def test_a_record_alone_repeats_the_run(
+    recipe_of: Callable[..., Recipe], steered: RunDir, tmp_path: Path
+) -> None:
+    run_dir = new_run(recipe_of(), tmp_path)
     run_dir.changes.path.write_bytes(steered.changes.path.read_bytes())
     assert program.main(["--run-dir", str(run_dir.path)]) == ExitCode.DONE
     assert adapter_hashes(run_dir) == adapter_hashes(steered)
@@ -404,8 +427,10 @@ def test_a_record_alone_repeats_the_run(steered: RunDir, tmp_path: Path) -> None
     assert [{**event, "time": 0} for event in events(run_dir, "steered")] == kept
 
 
-def test_a_stop_while_the_result_is_measured_is_obeyed_and_loses_nothing(tmp_path: Path) -> None:
-    recipe = recipe_with(train={"steps": 2}, proof={"prompts": ["a blue circle"], "seeds": [1, 2]})
+def test_a_stop_while_the_result_is_measured_is_obeyed_and_loses_nothing(
+    recipe_of: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    recipe = recipe_of(train={"steps": 2}, proof={"prompts": ["a blue circle"], "seeds": [1, 2]})
     plain, code = run_with(recipe, tmp_path / "plain")
     assert code == ExitCode.DONE
 
@@ -455,21 +480,21 @@ def run_with(recipe: Recipe, parent: Path) -> tuple[RunDir, int]:
 
 
 def test_a_loss_that_is_not_finite_stops_by_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe_of: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, {2})
-    run_dir, code = run_with(recipe_with(), tmp_path)
+    run_dir, code = run_with(recipe_of(), tmp_path)
     assert code == ExitCode.NUMERICS
     assert "step 3 is nan" in events(run_dir, "failed")[0]["message"]
     assert not run_dir.adapter.path.exists()
 
 
 def test_skipped_steps_leave_the_weights_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe_of: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accumulating = {"gradient_accumulation": 2, "on_nan": "skip", "steps": 4}
     seen = spoil(monkeypatch, {2})  # the first of the two micro-steps of step 2
-    recipe = recipe_with(train=accumulating, save={"every": 1, "keep": 9})
+    recipe = recipe_of(train=accumulating, save={"every": 1, "keep": 9})
     run_dir, code = run_with(recipe, tmp_path)
     assert code == ExitCode.DONE
     assert seen[-8:] == list(range(8))  # the estimate takes steps of its own before
@@ -485,19 +510,21 @@ def test_skipped_steps_leave_the_weights_alone(
 
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
-def test_skips_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+def test_skips_are_bounded(
+    recipe_of: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
     spoil(monkeypatch, set(range(1, 20)))
-    run_dir, code = run_with(recipe_with(train={"on_nan": policy, "max_skips": 2}), tmp_path)
+    run_dir, code = run_with(recipe_of(train={"on_nan": policy, "max_skips": 2}), tmp_path)
     assert code == ExitCode.NUMERICS
     assert len(events(run_dir, "skipped")) == 2
     assert "train.max_skips: 2" in events(run_dir, "failed")[0]["message"]
 
 
 def test_a_rollback_goes_back_to_the_checkpoint_and_leaves_the_bad_draw_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe_of: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = spoil(monkeypatch, {1, 4})
-    recipe = recipe_with(train={"on_nan": "rollback"}, save={"every": 3})
+    recipe = recipe_of(train={"on_nan": "rollback"}, save={"every": 3})
     run_dir, code = run_with(recipe, tmp_path)
     assert code == ExitCode.DONE
     assert seen == [0, 1, 0, 2, 3, 4, 3, 5]
@@ -513,13 +540,25 @@ def test_a_rollback_goes_back_to_the_checkpoint_and_leaves_the_bad_draw_out(
     assert adapter_hashes(again) == adapter_hashes(run_dir)
 
 
+@pytest.fixture(scope="module")
+def three_steps(
+    recipe_of: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory
+) -> RunDir:
+    recipe = recipe_of(train={"steps": 3}, save={"every": 1})
+    run_dir, code = run_with(recipe, tmp_path_factory.mktemp("plain"))
+    assert code == ExitCode.DONE
+    return run_dir
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_fills_up_delays_a_run_and_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    three_steps: RunDir,
+    recipe_of: Callable[..., Recipe],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
 ) -> None:
-    recipe = recipe_with(train={"steps": 3}, save={"every": 1})
-    plain, code = run_with(recipe, tmp_path / "plain")
-    assert code == ExitCode.DONE
+    recipe = recipe_of(train={"steps": 3}, save={"every": 1})
     fsync, write, failures = os.fsync, os.write, 12
 
     def fail() -> None:
@@ -547,7 +586,7 @@ def test_a_disk_that_fills_up_delays_a_run_and_changes_nothing(
     assert "paused_disk" in kinds
     assert kinds.count("saved") == 3
     assert sorted(metrics(run_dir)) == [1, 2, 3]
-    assert adapter_hashes(run_dir) == adapter_hashes(plain)
+    assert adapter_hashes(run_dir) == adapter_hashes(three_steps)
 
 
 def test_a_policy_for_bad_steps_is_checked_by_the_schema() -> None:

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from diffusers import UNet2DConditionModel
 from steering_stand_in import steering_of
 
 from loba_tui.core.errors import CorruptError, RecipeError
@@ -36,7 +35,6 @@ from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.writer import NullWriter, RunWriter
-from loba_tui.models.shapes_xl_parts import make_pipeline, make_text_parts, make_unet, make_vae
 
 STEPS = 6
 Sections = dict[str, Any]
@@ -107,37 +105,15 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SD-XL's architecture with half the layers of shapes-xl, and random weights."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-sdxl"
-    shapes_xl = make_unet().config
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            **{
-                **shapes_xl,
-                "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-                "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-                "block_out_channels": (16, 32),
-                "layers_per_block": 1,
-                "transformer_layers_per_block": (1, 1),
-                "attention_head_dim": (2, 4),
-            }
-        )
-        make_pipeline(make_vae(), make_text_parts(), unet).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def opened(model_folder: Path) -> OpenModel:
+def opened(small_sdxl_folder: Path) -> OpenModel:
     torch.set_num_threads(1)
-    recipe = recipe_with(model_folder, {})
+    recipe = recipe_with(small_sdxl_folder, {})
     return open_model(recipe, prompts=prompts_of(recipe))
 
 
 @pytest.fixture(scope="module")
-def accelerator(model_folder: Path) -> Accelerator:
-    return build_accelerator(recipe_with(model_folder, {}))
+def accelerator(small_sdxl_folder: Path) -> Accelerator:
+    return build_accelerator(recipe_with(small_sdxl_folder, {}))
 
 
 def recipe_with(model: Path, sections: Sections) -> Recipe:
@@ -251,9 +227,9 @@ def broken_and_unbroken(opened: OpenModel, accelerator: Accelerator, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), list(cases()))
 def test_a_drop_in_resumes_bit_by_bit(
-    kind: str, name: str, model_folder: Path, broken_and_unbroken: Resumed
+    kind: str, name: str, small_sdxl_folder: Path, broken_and_unbroken: Resumed
 ) -> None:
-    recipe = recipe_with(model_folder, sections_of(kind, name))
+    recipe = recipe_with(small_sdxl_folder, sections_of(kind, name))
     try:
         broken, unbroken = broken_and_unbroken(recipe)
     except RecipeError as error:
@@ -264,11 +240,11 @@ def test_a_drop_in_resumes_bit_by_bit(
 
 
 def test_looks_leave_no_trace_in_the_training(
-    model_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
+    small_sdxl_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     states = []
     for every in (0, 1):
-        recipe = recipe_with(model_folder, {"train": {"efficacy_every": every}})
+        recipe = recipe_with(small_sdxl_folder, {"train": {"efficacy_every": every}})
         with trainer_of(recipe, opened, accelerator, tmp_path / str(every)) as trainer:
             trainer.run(until=3)
             states.append(state_of(trainer))
@@ -278,9 +254,9 @@ def test_looks_leave_no_trace_in_the_training(
 
 
 def test_looks_without_a_direction_are_refused_before_training(
-    model_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
+    small_sdxl_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    recipe = recipe_with(model_folder, {"train": {"efficacy_every": 1}})
+    recipe = recipe_with(small_sdxl_folder, {"train": {"efficacy_every": 1}})
     concept = recipe.method.concepts[0].model_copy(update={"negative": None})
     method = recipe.method.model_copy(update={"concepts": (concept,)})
     changed = recipe.model_copy(update={"method": method})
@@ -292,12 +268,12 @@ def test_looks_without_a_direction_are_refused_before_training(
 
 
 def test_a_run_that_ends_itself_is_over_and_stays_so(
-    model_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
+    small_sdxl_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     ends = {"efficacy_every": 1, "stop_when": {"dead_after": 3, "patience": 2}}
     # At this rate nothing can come of it.
     sections = {"train": ends, "optimizer": {"lr": 1e-12}}
-    recipe = recipe_with(model_folder, sections)
+    recipe = recipe_with(small_sdxl_folder, sections)
     with trainer_of(recipe, opened, accelerator, tmp_path) as trainer:
         trainer.run()
         assert trainer.step == 3
@@ -346,9 +322,9 @@ def test_a_run_that_ends_itself_is_over_and_stays_so(
     ],
 )
 def test_a_setting_resumes_bit_by_bit(
-    sections: Sections, model_folder: Path, broken_and_unbroken: Resumed
+    sections: Sections, small_sdxl_folder: Path, broken_and_unbroken: Resumed
 ) -> None:
-    broken, unbroken = broken_and_unbroken(recipe_with(model_folder, sections))
+    broken, unbroken = broken_and_unbroken(recipe_with(small_sdxl_folder, sections))
     assert differences(broken, unbroken) == []
 
 
@@ -365,16 +341,16 @@ def test_a_setting_resumes_bit_by_bit(
 )
 def test_the_checkpoint_of_another_recipe_is_refused(
     sections: Sections,
-    model_folder: Path,
+    small_sdxl_folder: Path,
     opened: OpenModel,
     accelerator: Accelerator,
     tmp_path: Path,
 ) -> None:
-    recipe = recipe_with(model_folder, {})
+    recipe = recipe_with(small_sdxl_folder, {})
     with trainer_of(recipe, opened, accelerator, tmp_path) as trainer:
         trainer.run(until=1)
         trainer.save()
-    changed = recipe_with(model_folder, sections)
+    changed = recipe_with(small_sdxl_folder, sections)
     with (
         trainer_of(changed, opened, accelerator, tmp_path) as trainer,
         pytest.raises(RecipeError, match="of another recipe"),
@@ -383,9 +359,9 @@ def test_the_checkpoint_of_another_recipe_is_refused(
 
 
 def test_the_checkpoint_of_another_machine_is_refused_or_marks_the_run_for_good(
-    model_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
+    small_sdxl_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    recipe = recipe_with(model_folder, {})
+    recipe = recipe_with(small_sdxl_folder, {})
     with trainer_of(recipe, opened, accelerator, tmp_path) as trainer:
         trainer.run(until=1)
         machine = {**trainer._parts.fingerprint.machine, "torch": "2.0.0"}
@@ -424,12 +400,12 @@ def test_the_checkpoint_of_another_machine_is_refused_or_marks_the_run_for_good(
 )
 def test_a_checkpoint_that_verifies_but_does_not_fit_is_a_corrupt_one(
     damage: Callable[[dict[str, Any], dict[str, Any]], Any],
-    model_folder: Path,
+    small_sdxl_folder: Path,
     opened: OpenModel,
     accelerator: Accelerator,
     tmp_path: Path,
 ) -> None:
-    recipe = recipe_with(model_folder, {})
+    recipe = recipe_with(small_sdxl_folder, {})
     with trainer_of(recipe, opened, accelerator, tmp_path) as trainer:
         trainer.run(until=1)
         whole = trainer._checkpoint(trainer._parts.method.state())

@@ -187,11 +187,11 @@ def best_files(run_dir: RunDir) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize("use", ["best", "last"])
 def test_a_resumed_run_keeps_the_same_best_beside_its_checkpoints(
-    use: str, tiny_sdxl_folder: Path, tmp_path: Path
+    use: str, small_sdxl_folder: Path, tmp_path: Path
 ) -> None:
     # On random weights it goes the wrong way: the last step is not the best.
     best = {"by": "efficacy_strength", "use": use}
-    recipe = slider(tiny_sdxl_folder, best, save={"every": 2, "best": best})
+    recipe = slider(small_sdxl_folder, best, save={"every": 2, "best": best})
     unbroken = run_here(recipe, new_run(recipe, tmp_path))
     broken = new_run(recipe, tmp_path)
     stop_after(3, recipe, broken)
@@ -216,14 +216,14 @@ def test_a_resumed_run_keeps_the_same_best_beside_its_checkpoints(
 
 @pytest.mark.slow
 def test_a_drawn_figure_leaves_no_trace_in_the_weights(
-    tiny_sdxl_folder: Path, tmp_path: Path
+    small_sdxl_folder: Path, tmp_path: Path
 ) -> None:
     best = {
         "by": "measured_mean", "mode": "max", "every": 2, "measure": {"name": "mean_brightness"},
         "prompts": ["a red dot"], "use": "last",
     }  # fmt: skip
-    drawn = slider(tiny_sdxl_folder, best)
-    plain = slider(tiny_sdxl_folder, {"by": "validation_loss", "use": "last"})
+    drawn = slider(small_sdxl_folder, best)
+    plain = slider(small_sdxl_folder, {"by": "validation_loss", "use": "last"})
     one, other = (run_here(each, new_run(each, tmp_path)) for each in (drawn, plain))
     mine, theirs = read_adapter(one.adapter)[0], read_adapter(other.adapter)[0]
     assert all(mine[name].equal(theirs[name]) for name in theirs)

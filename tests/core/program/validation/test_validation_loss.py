@@ -116,14 +116,14 @@ def validated(run_dir: RunDir) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_images_are_evaluated_without_a_trace_in_the_weights(
-    tiny_sdxl_folder: Path, tmp_path: Path
+    small_sdxl_folder: Path, tmp_path: Path
 ) -> None:
     images = draw_images(tmp_path / "images", "abcde")
     held = draw_images(tmp_path / "held", "xy", seed=1)
     validation = {"every": 2, "sources": [{"path": str(held)}], "timesteps": 3}
 
-    plain = finetuning(tiny_sdxl_folder, images, None)
-    checked = finetuning(tiny_sdxl_folder, images, validation)
+    plain = finetuning(small_sdxl_folder, images, None)
+    checked = finetuning(small_sdxl_folder, images, validation)
     without = run_here(plain, new_run(plain, tmp_path))
     run_dir = run_here(checked, new_run(checked, tmp_path))
 
@@ -141,21 +141,21 @@ def test_images_are_evaluated_without_a_trace_in_the_weights(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["images", "concepts", "eraser"])
 def test_a_resumed_run_evaluates_what_an_unbroken_one_does(
-    kind: str, tiny_sdxl_folder: Path, tmp_path: Path
+    kind: str, small_sdxl_folder: Path, tmp_path: Path
 ) -> None:
     images = draw_images(tmp_path / "images", "abcdefgh")
     if kind == "images":
         validation: dict[str, Any] = {"every": 1, "share": 0.3, "timesteps": 2}
-        recipe = finetuning(tiny_sdxl_folder, images, validation)
+        recipe = finetuning(small_sdxl_folder, images, validation)
     elif kind == "concepts":
         recipe = slider(
-            tiny_sdxl_folder, {"every": 1, "concepts": [HELD_OUT_CONCEPT], "timesteps": 4}
+            small_sdxl_folder, {"every": 1, "concepts": [HELD_OUT_CONCEPT], "timesteps": 4}
         )
     else:
         concept = {"target": "red", "neutral": "grey"}
         held = {"target": "dark red", "neutral": "dark grey"}
         recipe = slider(
-            tiny_sdxl_folder, {"every": 1, "concepts": [held]}, name="leco", concepts=[concept]
+            small_sdxl_folder, {"every": 1, "concepts": [held]}, name="leco", concepts=[concept]
         )
     unbroken = run_here(recipe, new_run(recipe, tmp_path))
     broken = new_run(recipe, tmp_path)
@@ -170,11 +170,11 @@ def test_a_resumed_run_evaluates_what_an_unbroken_one_does(
 @pytest.mark.slow
 @pytest.mark.parametrize("trajectories", ["rolling", "bank"])
 def test_concepts_are_evaluated_without_a_trace_in_the_weights(
-    trajectories: str, tiny_sdxl_folder: Path, tmp_path: Path
+    trajectories: str, small_sdxl_folder: Path, tmp_path: Path
 ) -> None:
     validation = {"every": 2, "concepts": [HELD_OUT_CONCEPT], "timesteps": 4}
-    plain = slider(tiny_sdxl_folder, None, trajectories=trajectories)
-    checked = slider(tiny_sdxl_folder, validation, trajectories=trajectories)
+    plain = slider(small_sdxl_folder, None, trajectories=trajectories)
+    checked = slider(small_sdxl_folder, validation, trajectories=trajectories)
     without = run_here(plain, new_run(plain, tmp_path))
     run_dir = run_here(checked, new_run(checked, tmp_path))
     assert are_equal(without, run_dir)
@@ -182,21 +182,23 @@ def test_concepts_are_evaluated_without_a_trace_in_the_weights(
 
 
 @pytest.mark.slow
-def test_the_same_weights_have_the_same_loss(tiny_sdxl_folder: Path, tmp_path: Path) -> None:
+def test_the_same_weights_have_the_same_loss(small_sdxl_folder: Path, tmp_path: Path) -> None:
     images = draw_images(tmp_path / "images", "abcdef")
     validation = {"every": 1, "share": 0.3}
     # At this rate no bit of the adapter's weights changes: B begins at 0, and stays there.
     still = {"optimizer": {"name": "sgd", "lr": 1e-40}}
-    recipe = finetuning(tiny_sdxl_folder, images, validation, **still)
+    recipe = finetuning(small_sdxl_folder, images, validation, **still)
     found = told(run_here(recipe, new_run(recipe, tmp_path)))
     assert len(found) == STEPS
     assert len({(loss, training) for _, loss, training in found}) == 1
 
 
 @pytest.mark.slow
-def test_a_share_that_is_held_out_is_not_trained_on(tiny_sdxl_folder: Path, tmp_path: Path) -> None:
+def test_a_share_that_is_held_out_is_not_trained_on(
+    small_sdxl_folder: Path, tmp_path: Path
+) -> None:
     images = draw_images(tmp_path / "images", "abcdefgh")
-    recipe = finetuning(tiny_sdxl_folder, images, {"every": 2, "share": 0.3})
+    recipe = finetuning(small_sdxl_folder, images, {"every": 2, "share": 0.3})
     run_dir = run_here(recipe, new_run(recipe, tmp_path))
     (data,) = events(run_dir, "data")
     assert data["images"] + data["held_out"] == 8
@@ -204,7 +206,7 @@ def test_a_share_that_is_held_out_is_not_trained_on(tiny_sdxl_folder: Path, tmp_
 
 
 def test_images_that_are_trained_on_are_refused_for_validation(
-    tiny_sdxl_folder: Path, tmp_path: Path
+    small_sdxl_folder: Path, tmp_path: Path
 ) -> None:
     images = draw_images(tmp_path / "images", "abc")
     held = draw_images(tmp_path / "held", "x", seed=1)
@@ -212,7 +214,7 @@ def test_images_that_are_trained_on_are_refused_for_validation(
     Image.open(images / "b.png").save(held / "copy.png", compress_level=1)
     (held / "copy.txt").write_text("blue")
     assert (images / "b.png").read_bytes() != (held / "copy.png").read_bytes()
-    recipe = finetuning(tiny_sdxl_folder, images, {"sources": [{"path": str(held)}]})
+    recipe = finetuning(small_sdxl_folder, images, {"sources": [{"path": str(held)}]})
     with pytest.raises(DataError, match="is held out, and trained on as") as raised:
         run_here(recipe, new_run(recipe, tmp_path))
     assert "copy.png" in str(raised.value)
