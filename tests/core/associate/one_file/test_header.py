@@ -31,7 +31,8 @@ def test_the_family_is_told_from_the_names(tmp_path, family):
         ({}, {"modelspec.prediction_type": "v"}, "v_prediction"),
         ({}, {"modelspec.prediction_type": "epsilon"}, "epsilon"),
         ({}, {"modelspec.architecture": "stable-diffusion-v2-768-v"}, "v_prediction"),
-        ({}, {"modelspec.prediction_type": "flow"}, None),
+        ({}, {"modelspec.prediction_type": "flow"}, "flow"),
+        ({}, {"modelspec.prediction_type": "other"}, None),
     ],
 )
 def test_what_a_model_predicts_is_read_from_its_markers(tmp_path, more, metadata, expected):
