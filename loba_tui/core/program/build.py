@@ -142,9 +142,14 @@ def _check_model(recipe: Recipe, model: OpenModel, plugins: Plugins) -> None:
         # Stand-ins are for finding out what a method computes; nothing may be trained on them.
         raise ValueError("the recipe's images are not open; see data.open.open_data")
     # What is computed steps no noise but for its pictures.
-    in_training = () if solves(recipe, plugins) else (recipe.scheduler.noise,)
-    for choice in (*in_training, recipe.sample.noise):
-        load_choice("noise", choice, plugins)(model.container.scheduler_config)
+    choices = {} if solves(recipe, plugins) else {"scheduler.noise": recipe.scheduler.noise}
+    choices["sample.noise"] = recipe.sample.noise
+    for key, choice in choices.items():
+        try:
+            load_choice("noise", choice, plugins)(model.container.scheduler_config)
+        except RecipeError as error:  # a scheduler does not know which of the two keys it is of
+            said = error.message.replace("scheduler.noise", key, 1)
+            raise RecipeError(said, error.hint) from error
 
 
 def _attach(recipe: Recipe, container: ModelContainer, plugins: Plugins) -> AdapterScale | NoScale:

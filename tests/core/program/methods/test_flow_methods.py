@@ -156,10 +156,12 @@ def test_what_needs_clips_encoders_is_refused_by_name(
         run_here(recipe, new_run(recipe, tmp_path))
 
 
-def test_another_noise_scheduler_is_refused_before_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("section", ["scheduler", "sample"])
+def test_another_noise_scheduler_is_refused_before_training(section: str, tmp_path: Path) -> None:
     recipe = recipe_of("text_slider", {})
-    scheduler = recipe.scheduler.model_copy(update={"noise": Choice(name="ddim")})
-    changed = recipe.model_copy(update={"scheduler": scheduler})
-    with pytest.raises(RecipeError, match="flow_match_euler") as raised:
+    noise = {"noise": Choice(name="ddim")}
+    changed = recipe.model_copy(update={section: getattr(recipe, section).model_copy(update=noise)})
+    with pytest.raises(RecipeError, match=rf"{section}\.noise: this model predicts a") as raised:
         run_here(changed, new_run(changed, tmp_path))
+    assert "flow_match_euler" in raised.value.hint
     assert "flow-matching" in f"{raised.value.message} {raised.value}"
