@@ -35,7 +35,7 @@ def judge_slider(figures: Figures) -> tuple[str, tuple[str, ...]]:
         sentences += _effect_sentences(figures.effect, figures.scales)
     elif figures.efficacy is not None:
         outcome = figures.efficacy.verdict
-        sentences.append(f"No measure was given; judged by the UNet alone, it is {outcome}.")
+        sentences.append(f"No measure was given; judged by the denoiser alone, it is {outcome}.")
     else:
         outcome = "unmeasured"
         sentences.append("No measure was given, so what it does to the images is not judged.")
