@@ -38,6 +38,8 @@ def requirement_lines(needs: Mapping[str, Any]) -> Iterator[str]:
             f"time: {show_estimate(work['seconds'])}, {work['seconds_per_step']:.2g} s a step,"
             " by a short calibration"
         )
+    if needs.get("chosen"):
+        yield f"auto takes {clean(needs['chosen'])}"
     for note in needs["notes"]:
         yield f"note: {clean(note)}"
     if needs.get("problem"):

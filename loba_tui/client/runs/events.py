@@ -57,6 +57,8 @@ def describe_event(event: Event) -> str:
     data = event.data
     if event.kind == "ended_early":
         return clean(data.get("message", ""))
+    if event.kind == "chosen":
+        return f"chosen: {clean(data.get('keys', ''))} ({clean(data.get('reason', ''))})"
     if event.kind == "best":
         with suppress(KeyError, TypeError, ValueError):
             by, step = clean(data["by"]), clean(data["step"])

@@ -305,7 +305,7 @@ def _method_parts(
         make_noise_scheduler=lambda: make_noise(model.container.scheduler_config),
         density=load_choice("timestep", recipe.scheduler.timestep, plugins)(),
         loss=TimedLoss(load_choice("losses", recipe.loss, plugins)()),
-        batch_size=recipe.train.batch_size,
+        batch_size=recipe.train.micro_batch_size,
         num_processes=accelerator.num_processes,
         rank=accelerator.process_index,
         seed=recipe.train.seed,
@@ -335,7 +335,7 @@ def _training_data(
         return None
     if model.data is None:  # what a method computes can be told without its images
         shape = model.container.latent_shape(recipe.train.resolution)
-        return StandInData(recipe.data, shape, recipe.train.batch_size)
+        return StandInData(recipe.data, shape, recipe.train.micro_batch_size)
     return model.data.batches(
         model.container, rank=accelerator.process_index, num_processes=accelerator.num_processes
     )

@@ -73,7 +73,7 @@ class PipelineWrapper:
         self._apply_threads()
         container.reading = reading_of(settings)
         apply_attention(settings.attention, container.denoiser)
-        if settings.gradient_checkpointing:
+        if settings.gradient_checkpointing is True:  # `auto` is settled for what trains
             container.denoiser.enable_gradient_checkpointing()
         # Hooks of accelerate bring components to the device when they are called.
         if settings.offload == "model":

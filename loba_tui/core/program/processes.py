@@ -38,6 +38,14 @@ class Processes:
         torch.distributed.all_gather_object(boxes, numbers)
         return tuple(map(sum, zip(*boxes, strict=True)))
 
+    def least(self, number: int | None) -> int | None:
+        """Return the least of all processes' numbers; None where one has none."""
+        if self.num == 1:
+            return number
+        boxes: list[Any] = [None] * self.num
+        torch.distributed.all_gather_object(boxes, number)
+        return None if None in boxes else min(boxes)
+
     def share(self, value: Any) -> Any:
         """Return the value that the first process gave."""
         if self.num == 1:

@@ -58,9 +58,11 @@ def train(
     processes = Processes(accelerator)
     stop = StopRequest(flag, start.deadline)
     context = RunContext(processes.share(run_dir), records, processes, stop, plugins)
-    settings = LiveSettings(recipe, context)
 
     preflight = Preflight(recipe, accelerator.device, plugins)
+    recipe = preflight.settle(context)
+    accelerator.gradient_accumulation_steps = recipe.train.gradient_accumulation
+    settings = LiveSettings(recipe, context)
     if processes.is_first:
         preflight.announce(records, context.run_dir.path, force=start.force)
     preparation = _Preparation(recipe, context, start, settings.steps, accelerator.device)

@@ -44,6 +44,7 @@ _NEWER_KEYS: tuple[tuple[Any, ...], ...] = (
     ("save", "best", None),
     ("method", "preserve", []),
     ("method", "watch", []),
+    ("train", "effective_batch_size", None),
 )
 
 

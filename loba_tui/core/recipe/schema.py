@@ -52,7 +52,9 @@ class BaseModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = Field("auto", description="auto, cpu, mps, cuda, cuda:N, or cuda:122")
     attention: Literal["auto", "sdpa", "xformers", "flash", "math"] = "auto"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        False, description="recompute activations to save memory; auto: as train.batch_size: auto"
+    )
     offload: Literal["none", "model", "sequential"] = "none"
     threads: PositiveInt | None = Field(None, description="CPU threads; null takes the model's own")
     long_prompts: Literal["cut", "chunks"] = Field(
@@ -148,8 +150,15 @@ class TrainSection(Section):
     """How long and how much at once."""
 
     steps: PositiveInt = 500
-    batch_size: PositiveInt = Field(4, description="samples per step and process")
+    batch_size: PositiveInt | Literal["auto"] = Field(
+        4,
+        description="samples at once on each process; auto: as many of effective_batch_size as fit"
+        " into free memory, settled when a run starts",
+    )
     gradient_accumulation: PositiveInt = 1
+    effective_batch_size: PositiveInt | None = Field(
+        None, description="with batch_size: auto, the samples of a step: all that it accumulates"
+    )
     seed: NonNegativeInt = 0
     resolution: PositiveInt | None = Field(None, description="pixels; null takes the model's own")
     max_grad_norm: PositiveFloat | None = 1.0
@@ -162,6 +171,29 @@ class TrainSection(Section):
         0, description="steps between checks of what the adapter does, without images; 0: none"
     )
     stop_when: StopWhenSection | None = Field(None, description="null: all steps are made")
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples at once as a number; the most that they can become while they are `auto`."""
+        return self.batch_size if self.batch_size != "auto" else self.effective_batch_size or 1
+
+    @model_validator(mode="after")
+    def _auto_divides_the_effective_batch(self) -> TrainSection:
+        effective = self.effective_batch_size
+        if self.batch_size == "auto":
+            if effective is None:
+                raise ValueError(
+                    "batch_size: auto needs effective_batch_size, the samples of a step: the"
+                    " batch_size × gradient_accumulation that there would be"
+                )
+            if self.gradient_accumulation != 1:
+                raise ValueError("batch_size: auto decides gradient_accumulation too; leave it out")
+        elif effective not in (None, self.batch_size * self.gradient_accumulation):
+            raise ValueError(
+                f"effective_batch_size is {effective}, and batch_size × gradient_accumulation is"
+                f" {self.batch_size * self.gradient_accumulation}; it is for batch_size: auto"
+            )
+        return self
 
     @model_validator(mode="after")
     def _stopping_needs_looks(self) -> TrainSection:

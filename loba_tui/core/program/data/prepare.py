@@ -221,7 +221,7 @@ def prepare(
     used = {image for unit in arrangement.units for image in unit.images}
     kept = tuple(image for image in found if image in used)
     prepared = PreparedData(
-        data, Scan(kept, tuple(bad)), arrangement, recipe.train.seed, recipe.train.batch_size
+        data, Scan(kept, tuple(bad)), arrangement, recipe.train.seed, recipe.train.micro_batch_size
     )
     if validation is not None:
         _evaluate(prepared, validation, held)

@@ -182,7 +182,7 @@ class Estimator:
                 device_type=self.device.type,
                 autocast=None if dtype == torch.float32 else dtype,
                 fused=settings.attention != "math",
-                checkpointing=settings.gradient_checkpointing,
+                checkpointing=settings.gradient_checkpointing is True,
             )
         return self._networks[key]
 
@@ -209,12 +209,13 @@ class Estimator:
         teacher = networks.denoiser_cost(Call(calls.teacher_rows, with_grad=False))
         if networks.text:
             # Their activations are held until the denoiser's backward pass has come to them.
-            rows = calls.student_rows or recipe.train.batch_size
+            rows = calls.student_rows or recipe.train.micro_batch_size
             encoding = networks.encoder_cost(rows)
             student = Cost(
                 encoding.kept_bytes + student.kept_bytes,
                 max(encoding.peak_bytes, encoding.kept_bytes + student.peak_bytes),
                 encoding.flops + student.flops,
+                encoding.operators + student.operators,
             )
         resident = adapter + state
         training = weights + resident + max(student.peak_bytes, teacher.peak_bytes)
@@ -230,7 +231,6 @@ class Estimator:
         embeds = networks.embeds_bytes * len(prompts_of(recipe))
         loading = (max(sizes.values()) if offloaded else total) + embeds
         peak = max(training, sampling, loading)
-        workspace = _WORKSPACE_BYTES.get(self.device.type, 0)
         return Memory(
             weights=weights,
             loading=loading,
@@ -241,13 +241,18 @@ class Estimator:
             training=training,
             sampling=sampling,
             peak=peak,
-            needed=int(peak * (1 + MARGIN)) + workspace,
+            needed=needed_of(peak, self.device),
         )
+
+
+def needed_of(peak_bytes: float, device: torch.device) -> int:
+    """Return what a peak needs on a device: with the margin and with workspaces in kernels."""
+    return int(peak_bytes * (1 + MARGIN)) + _WORKSPACE_BYTES.get(device.type, 0)
 
 
 def _is_small(recipe: Recipe, container: ModelContainer) -> bool:
     side = recipe.train.resolution or container.resolution
-    pixels = side**2 * recipe.train.batch_size
+    pixels = side**2 * recipe.train.micro_batch_size
     return parameters_of(container.denoiser) <= _SMALL_MODEL and pixels <= _SMALL_BATCH
 
 
@@ -330,6 +335,7 @@ def _work(recipe: Recipe, networks: Networks) -> Work:
         sample_rows=rows,
         validation_rows=evaluated,
         extra_steps=extra_steps,
+        operators_per_step=networks.operators_of(calls) * train.gradient_accumulation,
         flops_per_step=per_step,
         flops=(num_steps + extra_steps) * per_step
         + (calls.warm_up_rows + rows + evaluated) * flops_without,

@@ -71,6 +71,7 @@ class Work:
         sample_rows: Rows of all pictures.
         validation_rows: Rows of all evaluations of the validation loss.
         extra_steps: Steps beyond train.steps, whose gradient alone is of use.
+        operators_per_step: Operators that a step dispatches; on a GPU, about its launches.
         flops_per_step: Floating-point operations of a step.
         flops: Of the whole run.
         seconds_per_step: Timed, or None.
@@ -82,6 +83,7 @@ class Work:
     sample_rows: int
     validation_rows: int
     extra_steps: int
+    operators_per_step: float
     flops_per_step: float
     flops: float
     seconds_per_step: float | None = None

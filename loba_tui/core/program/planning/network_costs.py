@@ -68,7 +68,16 @@ class Networks:
         cost = self._costs[simulated]
         if call.with_grad:
             return cost
-        return Cost(0, cost.peak_bytes * call.rows, cost.flops * call.rows)
+        rows = call.rows
+        return Cost(0, cost.peak_bytes * rows, cost.flops * rows, cost.operators)
+
+    def operators_of(self, calls: MethodCalls) -> float:
+        """Return the mean operators of a micro-step, the first one left out."""
+        found = [call.with_grad for step in calls.later for call in step]
+        student = self.denoiser_cost(Call(calls.student_rows, with_grad=True)).operators
+        teacher = self.denoiser_cost(Call(calls.teacher_rows, with_grad=False)).operators
+        with_grad = sum(found)
+        return (with_grad * student + (len(found) - with_grad) * teacher) / len(calls.later)
 
     def encoder_cost(self, rows: int) -> Cost:
         """Return what it costs to encode so many prompts with gradients, all encoders together."""
@@ -77,6 +86,7 @@ class Networks:
             sum(cost.kept_bytes for cost in costs),
             sum(cost.kept_bytes for cost in costs[:-1]) + max(cost.peak_bytes for cost in costs),
             sum(cost.flops for cost in costs),
+            sum(cost.operators for cost in costs),
         )
 
     def _encoding(self, name: str, rows: int) -> Cost:

@@ -17,10 +17,18 @@ import torch
 
 from loba_tui.core.errors import LobaError, ResourceError
 from loba_tui.core.plugins import Plugins
+from loba_tui.core.program.planning.automatic import leaves_choices, settle
 from loba_tui.core.program.planning.estimate import Estimator
 from loba_tui.core.program.planning.estimate_records import Estimate
 from loba_tui.core.program.planning.free_resources import free_memory, free_resources
-from loba_tui.core.program.planning.remedies import advice, memory_remedies, require_fit
+from loba_tui.core.program.planning.remedies import (
+    advice,
+    as_keys,
+    memory_remedies,
+    require_fit,
+)
+from loba_tui.core.program.steering.context import RunContext
+from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.writer import Records
 from loba_tui.core.units import show_memory
@@ -35,13 +43,42 @@ _SAFETY = 0.9
 
 @dataclass
 class Preflight:
-    """The estimate of a run that is about to start."""
+    """The estimate of a run that is about to start.
+
+    Attributes:
+        recipe: With numbers in the place of `auto`, once `settle` was called.
+    """
 
     recipe: Recipe
     device: torch.device
     plugins: Plugins
+    _estimator: Estimator = field(init=False)
     _estimate: Estimate | None = None
     _resident_before: int = field(default_factory=lambda: psutil.Process().memory_info().rss)
+
+    def __post_init__(self) -> None:
+        self._estimator = Estimator(self.device, self.plugins)
+
+    def settle(self, context: RunContext) -> Recipe:
+        """Return the recipe with numbers in the place of `auto`, the same for every process.
+
+        They take the place of `auto` in the run's own recipe too: to resume or to replay it on
+        another machine makes the same steps.
+
+        Raises:
+            RecipeError: The recipe does not fit its model.
+        """
+        if not leaves_choices(self.recipe):
+            return self.recipe
+        processes = context.processes
+        free = processes.least(free_memory(self.device))
+        settled = None
+        if processes.is_first:
+            settled = settle(self.recipe, self._estimator, free)
+            context.run_dir.recipe.replace(dump_recipe(settled.recipe).encode(), sync=True)
+            context.records.event("chosen", keys=as_keys(settled.change), reason=settled.reason)
+        self.recipe = processes.share(settled).recipe
+        return self.recipe
 
     def announce(self, writer: Records, folder: Path, *, force: bool = False) -> None:
         """Write what the run will need as an event; nothing is loaded yet.
@@ -49,7 +86,7 @@ class Preflight:
         Raises:
             ResourceError: It cannot fit in the free memory or disk, and is not forced to start.
         """
-        estimator = Estimator(self.device, self.plugins)
+        estimator = self._estimator
         try:
             self._estimate = estimator.estimate(self.recipe)
         except LobaError:
@@ -72,6 +109,8 @@ class Preflight:
             if not force:
                 raise
             writer.event("warning", message=f"{error.message}; --force starts it all the same")
+        # The networks that it has by now are of no use while the run goes on.
+        self._estimator = Estimator(self.device, self.plugins)
         self._resident_before = psutil.Process().memory_info().rss
 
     def compare(self, writer: Records) -> None:
@@ -108,7 +147,7 @@ class Preflight:
         facts, capacity = self._state_of_memory()
         hint = "Take base_model.gradient_checkpointing: true, or a smaller train.batch_size."
         try:
-            estimator = Estimator(self.device, self.plugins)
+            estimator = self._estimator
             estimate = self._estimate or estimator.estimate(self.recipe)
             limit = min(capacity or estimate.memory.needed, int(_SAFETY * estimate.memory.needed))
             hint = advice(memory_remedies(estimator, self.recipe, estimate, limit=limit))

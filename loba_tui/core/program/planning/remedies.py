@@ -30,7 +30,7 @@ class Remedy:
     @property
     def keys(self) -> str:
         """The change as recipe keys."""
-        return ", ".join(f"{key}: {_yaml(value)}" for key, value in self.change.items())
+        return as_keys(self.change)
 
     def __str__(self) -> str:
         """Return the change as recipe keys, and what it leads to."""
@@ -127,6 +127,7 @@ def _is_more_of(change: Change, known: Change) -> bool:
 def _memory_changes(recipe: Recipe, estimate: Estimate) -> Iterator[Change]:
     """Yield changes from the cheapest on: singly first, then together."""
     train, base, sample = recipe.train, recipe.base_model, recipe.sample
+    batch_size = train.micro_batch_size
     on_cpu = estimate.device == "cpu"
     drawing: dict[str, Any] = {}
     if estimate.memory.worst_phase == "sampling":
@@ -143,10 +144,10 @@ def _memory_changes(recipe: Recipe, estimate: Estimate) -> Iterator[Change]:
     batches = [
         {
             "train.batch_size": size,
-            "train.gradient_accumulation": train.gradient_accumulation * train.batch_size // size,
+            "train.gradient_accumulation": train.gradient_accumulation * batch_size // size,
         }
-        for size in _halves(train.batch_size)
-        if train.batch_size % size == 0
+        for size in _halves(batch_size)
+        if batch_size % size == 0
     ]
     singly: list[Change] = [lower, *batches, recompute, offload]
     smallest = batches[-1] if batches else {}
@@ -179,6 +180,11 @@ def _disk_changes(recipe: Recipe) -> Iterator[Change]:
     yield from changes
     if len(changes) > 1:
         yield {key: value for change in changes for key, value in change.items()}
+
+
+def as_keys(change: Change) -> str:
+    """Return changes as recipe keys; a key that is unset goes without saying."""
+    return ", ".join(f"{key}: {_yaml(value)}" for key, value in change.items() if value is not None)
 
 
 def with_changes(recipe: Recipe, change: Change) -> Recipe:

@@ -11,6 +11,7 @@ from loba_tui.core.associate.image_models.files import to_download
 from loba_tui.core.associate.model_shapes import ModelShapes
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
+from loba_tui.core.program.planning.automatic import Settled, settle
 from loba_tui.core.program.planning.calibration import TIME_UNKNOWN, calibrate, can_calibrate
 from loba_tui.core.program.planning.estimate import Estimator, device_of
 from loba_tui.core.program.planning.estimate_records import Estimate
@@ -28,6 +29,9 @@ def requirements(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[
     """
     device, is_here = device_of(recipe)
     estimator = Estimator(device, plugins)
+    free = free_resources(device, Path.cwd(), is_here=is_here)
+    settled = settle(recipe, estimator, free.memory_bytes)
+    recipe = settled.recipe
     estimate = estimator.estimate(recipe)
     notes = []
     if can_calibrate(estimate, recipe, is_here=is_here):
@@ -37,13 +41,12 @@ def requirements(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[
     if not is_here:
         notes.append(f"There is no {device} here, so its free memory is not known.")
     notes += download_notes(recipe, plugins)
-    free = free_resources(device, Path.cwd(), is_here=is_here)
     problem = None
     try:
         require_fit(estimator, recipe, estimate, free)
     except ResourceError as error:
         problem = str(error)
-    return as_section(estimate, notes, free, problem)
+    return as_section(estimate, notes, free, problem, settled=settled)
 
 
 def download_notes(recipe: Recipe, plugins: Plugins) -> list[str]:
@@ -60,7 +63,12 @@ def download_notes(recipe: Recipe, plugins: Plugins) -> list[str]:
 
 
 def as_section(
-    estimate: Estimate, notes: Sequence[str], free: FreeResources, problem: str | None
+    estimate: Estimate,
+    notes: Sequence[str],
+    free: FreeResources,
+    problem: str | None,
+    *,
+    settled: Settled,
 ) -> dict[str, Any]:
     """Return an estimate as a plan's section: `notes` are added to its own."""
     return {
@@ -69,4 +77,5 @@ def as_section(
         "free_memory": free.memory_bytes,
         "free_disk": free.disk_bytes,
         "problem": problem,
+        "chosen": str(settled) if settled.change else "",
     }

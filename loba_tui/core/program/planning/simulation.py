@@ -83,11 +83,13 @@ class Cost:
         kept_bytes: Held for the backward pass once the forward pass is done; 0 without one.
         peak_bytes: Most that is allocated at once, in forward and backward, gradients included.
         flops: Floating-point operations of forward and backward, two a multiply-add.
+        operators: Operators of torch that are dispatched for it; on a GPU, about its launches.
     """
 
     kept_bytes: int
     peak_bytes: int
     flops: int
+    operators: int = 0
 
 
 class Allocations(TorchDispatchMode):
@@ -98,6 +100,7 @@ class Allocations(TorchDispatchMode):
         self.live_bytes = 0
         self.peak_bytes = 0
         self.flops = 0
+        self.operators = 0
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(
@@ -108,6 +111,7 @@ class Allocations(TorchDispatchMode):
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor):
                 self._book(tensor.untyped_storage())
+        self.operators += not func.is_view
         packet = func._overloadpacket
         if packet in (_FUSED, _FUSED_BACKWARD):
             self.flops += _attention_flops(packet, args)
@@ -211,10 +215,10 @@ def measure(
         if rules is not None:
             rules.forget()
         if not with_grad:
-            return Cost(0, books.peak_bytes, books.flops)
+            return Cost(0, books.peak_bytes, books.flops, books.operators)
         kept = books.live_bytes
         output.float().square().mean().backward()
-    return Cost(kept, books.peak_bytes, books.flops)
+    return Cost(kept, books.peak_bytes, books.flops, books.operators)
 
 
 def _is_castable(value: Any) -> bool:

@@ -18,11 +18,11 @@ def validation_rows(recipe: Recipe, calls: MethodCalls) -> int:
     if section is None or not calls.student_rows:
         return 0
     num_evaluations = -(-recipe.train.steps // section.every)
-    student = calls.student_rows / recipe.train.batch_size
-    teacher = calls.teacher_rows / recipe.train.batch_size
+    student = calls.student_rows / recipe.train.micro_batch_size
+    teacher = calls.teacher_rows / recipe.train.micro_batch_size
     if not section.concepts:
         num_samples = section.most * section.timesteps * (2 if section.training_loss else 1)
-        every = calls.rows_per_step(with_grad=False) / recipe.train.batch_size
+        every = calls.rows_per_step(with_grad=False) / recipe.train.micro_batch_size
         return round(num_evaluations * num_samples * (student + every))
     num_concepts = _num_concepts(recipe, section)
     rollout_steps = int(recipe.method.options.get("rollout_steps", 20))

@@ -32,6 +32,7 @@ from loba_tui.core.errors import LobaError
 from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.plugins.loading import as_plugin_error
+from loba_tui.core.program.planning.automatic import settle
 from loba_tui.core.program.planning.calibration import TIME_UNKNOWN
 from loba_tui.core.program.planning.estimate import Estimator, device_of
 from loba_tui.core.program.planning.free_resources import free_resources
@@ -114,9 +115,10 @@ class Planner:
         # It keeps a network for every adapter that it met: a few recipes later it begins anew.
         key = f"{device} {recipe.base_model.model_dump_json()} {recipe.adapter.model_dump_json()}"
         estimator = self._estimators.get_or_make(key, lambda: Estimator(device, self.plugins))
-        estimate = estimator.estimate(recipe)
         # To ask CUDA for its free memory takes some hundred MB of it, which a run may need.
         free = free_resources(device, Path.cwd(), is_here=is_here and device.type != "cuda")
+        settled = settle(recipe, estimator, free.memory_bytes)
+        estimate = estimator.estimate(settled.recipe)
         problem = None
         if free.memory_bytes is not None and estimate.memory.needed > free.memory_bytes:
             needed, there = map(show_memory, (estimate.memory.needed, free.memory_bytes))
@@ -124,7 +126,7 @@ class Planner:
         elif free.disk_bytes is not None and estimate.disk.needed > free.disk_bytes:
             needed, there = map(show_memory, (estimate.disk.needed, free.disk_bytes))
             problem = f"it writes about {needed}, and {there} are free on this disk"
-        return as_section(estimate, [TIME_UNKNOWN], free, problem)
+        return as_section(estimate, [TIME_UNKNOWN], free, problem, settled=settled)
 
 
 class Inbox:
