@@ -58,10 +58,8 @@ def train(
     processes = Processes(accelerator)
     stop = StopRequest(flag, start.deadline)
     context = RunContext(processes.share(run_dir), records, processes, stop, plugins)
-
     preflight = Preflight(recipe, accelerator.device, plugins)
-    recipe = preflight.settle(context)
-    accelerator.gradient_accumulation_steps = recipe.train.gradient_accumulation
+    recipe = preflight.settle(context, accelerator)
     settings = LiveSettings(recipe, context)
     if processes.is_first:
         preflight.announce(records, context.run_dir.path, force=start.force)
