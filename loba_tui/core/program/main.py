@@ -42,6 +42,7 @@ from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.output import RecordHandler, start_log
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.plugins.loading import as_plugin_error
+from loba_tui.core.program.quick_imports import without_collections
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
 from loba_tui.core.recipe.migrate.flags import V0_FLAGS, Flag, migrate_flags
 from loba_tui.core.recipe.schema import Recipe
@@ -102,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.request is not None:
             return _serve(Request.read(arguments.request), plugins)
         if arguments.plans:
-            from loba_tui.core.program.serving.plan_server import serve_plans
+            with without_collections():
+                from loba_tui.core.program.serving.plan_server import serve_plans
 
             return serve_plans(plugins)
         start = StartOptions(
@@ -221,7 +223,8 @@ def _run(recipe: Recipe, run_dir: RunDir | None, start: StartOptions, plugins: P
             control.discard(run_dir, before=psutil.Process().create_time())
         records.event("started", resume=start.resume, name=recipe.name)
         # The torch stack takes seconds to import; the run is visible before that.
-        from loba_tui.core.program.train import train
+        with without_collections():
+            from loba_tui.core.program.train import train
 
         train(recipe, run_dir, records, flag, start, plugins)
     return ExitCode.DONE
@@ -234,7 +237,8 @@ def _serve(request: Request, plugins: Plugins) -> int:
     """
     with _raised_signals(), _records_of(RunDir(Path(request.out_dir)), plugins) as writer:
         writer.event("started", action=request.action)
-        from loba_tui.core.program.serving.requests import serve
+        with without_collections():
+            from loba_tui.core.program.serving.requests import serve
 
         serve(request, writer, plugins, tensors=tensors_folder(os.environ))
     return ExitCode.DONE

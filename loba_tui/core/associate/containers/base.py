@@ -51,6 +51,9 @@ class Prompts(Protocol):
             with_grad: Record gradients, for encoders that are trained.
         """
 
+    def encode_alone(self, prompts: Sequence[str]) -> list[PromptEmbeds]:
+        """Return one row a prompt, to the bit as if no other were encoded; without gradients."""
+
     def text_outputs(self) -> Sequence[TextOutput]:
         """Return where each text encoder's states can be moved, in the order of their columns.
 

@@ -16,7 +16,8 @@ from loba_tui.core.associate.containers.prompt_reading import PromptReading
 from loba_tui.core.associate.containers.prompt_truncation import truncated_tails
 from loba_tui.core.associate.embeds import PromptEmbeds
 
-_PROMPTS_AT_ONCE = 32
+PROMPTS_AT_ONCE = 32
+_CPU = torch.device("cpu")
 
 
 class PipelineContainer(AutoencoderCodec, ABC):
@@ -70,8 +71,7 @@ class PipelineContainer(AutoencoderCodec, ABC):
         modules = [m for m in self.pipeline.components.values() if isinstance(m, nn.Module)]
         if any(hasattr(module, "_hf_hook") for module in modules):
             return self.pipeline._execution_device
-        # The same without a visit to every layer, which each prediction would pay for.
-        return self.pipeline.device
+        return next((place for m in modules if (place := _place_of(m)) is not None), _CPU)
 
     @property
     def scheduler_config(self) -> Mapping[str, Any]:
@@ -86,8 +86,12 @@ class PipelineContainer(AutoencoderCodec, ABC):
 
     def _encoded_parts(self, prompts: Sequence[str]) -> list[PromptEmbeds]:
         """Return all rows, in batches."""
-        starts = range(0, len(prompts), _PROMPTS_AT_ONCE)
-        return [self._encode(list(prompts[at : at + _PROMPTS_AT_ONCE])) for at in starts]
+        starts = range(0, len(prompts), PROMPTS_AT_ONCE)
+        return [self._encode(list(prompts[at : at + PROMPTS_AT_ONCE])) for at in starts]
+
+    def encode_alone(self, prompts: Sequence[str]) -> list[PromptEmbeds]:
+        """Return one row a prompt, to the bit as if no other were encoded; without gradients."""
+        return [self.encode_prompts([prompt]) for prompt in prompts]
 
     def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each prompt, start and end included, padding not."""
@@ -152,4 +156,13 @@ class PipelineContainer(AutoencoderCodec, ABC):
         if module is None:
             return True
         # Where accelerate's hooks move components, they do so when these are called.
-        return not hasattr(module, "_hf_hook") and module.device != self.device
+        return not hasattr(module, "_hf_hook") and _place_of(module) != self.device
+
+
+def _place_of(module: nn.Module) -> torch.device | None:
+    """Return where a network is by its first parameter; None where it has none.
+
+    diffusers' own `device` asks every layer for hooks first, and each prediction asks for it.
+    """
+    first = next(module.parameters(), None)
+    return None if first is None else first.device

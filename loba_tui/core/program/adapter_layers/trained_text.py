@@ -93,10 +93,15 @@ class TrainedText:
 
     def _held_pairs(self, pairs: Sequence[_Pair]) -> dict[_Pair, PromptEmbeds]:
         """Return rows by prompt and strength, each encoded once."""
-        for text, strength in dict.fromkeys(pairs):
-            if text is not None and (text, strength) not in self._kept:
-                # Alone: a run that resumes asks for other prompts together.
-                (self._kept[text, strength],) = self.encode([text], strength)
+        missing = [pair for pair in dict.fromkeys(pairs) if pair not in self._kept]
+        for strength in dict.fromkeys(strength for _, strength in missing):
+            texts = [text for text, each in missing if each == strength and text is not None]
+            # Alone: a run that resumes asks for other prompts together.
+            with self.at(strength):
+                rows = self.container.encode_alone(texts)
+            self._kept.update(
+                {(text, strength): row for text, row in zip(texts, rows, strict=True)}
+            )
         return self._kept
 
     def encode(self, prompts: Sequence[str], scale: float) -> list[PromptEmbeds]:

@@ -167,6 +167,10 @@ class Recorder:
         """Return zeros, one row a prompt."""
         return self.empty_embeds().select([0] * len(prompts))
 
+    def encode_alone(self, prompts: Sequence[str]) -> list[PromptEmbeds]:
+        """Return zeros, one row a prompt."""
+        return [self.empty_embeds() for _ in prompts]
+
     def decode(self, latents: Tensor) -> Tensor:
         """Return grey images."""
         side = self.model.resolution * latents.shape[-1] // self.model.latent_shape()[-1]

@@ -22,6 +22,7 @@ from loba_tui.core.program.planning.automatic import leaves_choices, settle
 from loba_tui.core.program.planning.estimate import Estimator
 from loba_tui.core.program.planning.estimate_records import Estimate
 from loba_tui.core.program.planning.free_resources import free_memory, free_resources
+from loba_tui.core.program.planning.known_estimates import estimate_of
 from loba_tui.core.program.planning.remedies import (
     advice,
     as_keys,
@@ -90,7 +91,7 @@ class Preflight:
         """
         estimator = self._estimator
         try:
-            self._estimate = estimator.estimate(self.recipe)
+            self._estimate = estimate_of(self.recipe, estimator)
         except LobaError:
             raise
         except Exception as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from loba_tui.core.associate.containers.base import ModelContainer
@@ -65,6 +65,24 @@ def test_more_prompts_than_one_batch_come_back_in_order(container):
     assert len(embeds) == len(prompts)
     last = container.encode_prompts(prompts[-1:])
     torch.testing.assert_close(embeds.embeds[-1:], last.embeds)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_prompt_has_the_bits_that_it_has_alone(folder, dtype, adapted):
+    container = load(folder, dtype)
+    if adapted:
+        for name in container.text_encoders:
+            config = LoraConfig(target_modules=["fc1", "out_proj"], init_lora_weights=False)
+            inject_adapter_in_model(config, getattr(container.pipeline, name))
+    prompts = [f"a {color} circle" for color in "abcdefghijklmnopqrstuvwxyz"] * 2
+    rows = container.encode_alone(prompts)
+    assert len(rows) == len(prompts)
+    for row, prompt in list(zip(rows, prompts, strict=True))[::7]:
+        alone = container.encode_prompts([prompt])
+        assert row.texts == (prompt,)
+        assert torch.equal(row.embeds, alone.embeds)
+        assert alone.pooled is None or torch.equal(row.pooled, alone.pooled)
 
 
 @torch.no_grad()

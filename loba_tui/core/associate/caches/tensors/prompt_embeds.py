@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -11,6 +11,8 @@ from loba_tui.core.associate.caches.tensors.store import TensorStore
 from loba_tui.core.associate.embeds import PromptEmbeds
 
 _CONTIGUOUS = torch.contiguous_format
+_ENCODED_AT_ONCE = 256
+"""Prompts that are encoded before they are written: what is written survives a stop."""
 
 
 class EncodesPrompts(Protocol):
@@ -20,15 +22,15 @@ class EncodesPrompts(Protocol):
     def device(self) -> torch.device:
         """Where its rows are."""
 
-    def encode_prompts(self, prompts: list[str]) -> PromptEmbeds:
-        """Return one row a prompt."""
+    def encode_alone(self, prompts: Sequence[str]) -> Sequence[PromptEmbeds]:
+        """Return one row a prompt, to the bit as if no other were encoded."""
 
 
 class PromptEmbedCache(Mapping[str, PromptEmbeds]):
     """Embeddings by prompt, one row each, on the container's device.
 
-    Each prompt is encoded alone: in a batch its bits would depend on how many others there are, and
-    so on what a store happens to have.
+    Each prompt is encoded as if alone: else its bits would depend on how many others there are,
+    and so on what a store happens to have.
 
     Args:
         store: Where rows are kept between runs, of the kind "embeds", with the
@@ -42,9 +44,14 @@ class PromptEmbedCache(Mapping[str, PromptEmbeds]):
 
     def encode(self, prompts: Iterable[str]) -> None:
         """Take those prompts that are not there yet from the store, or encode them."""
-        for prompt in dict.fromkeys(prompts):
-            if prompt not in self._rows:
-                self._rows[prompt] = (self._kept(prompt) or self._made(prompt)).of(prompt)
+        wanted = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._rows]
+        found = {prompt: row for prompt in wanted if (row := self._kept(prompt)) is not None}
+        missing = [prompt for prompt in wanted if prompt not in found]
+        for start in range(0, len(missing), _ENCODED_AT_ONCE):
+            some = missing[start : start + _ENCODED_AT_ONCE]
+            for prompt, row in zip(some, self._container.encode_alone(some), strict=True):
+                found[prompt] = self._keep(prompt, row)
+        self._rows.update({prompt: found[prompt].of(prompt) for prompt in wanted})
 
     def batch(self, prompts: Iterable[str]) -> PromptEmbeds:
         """Return the rows of these prompts, encoding what is missing."""
@@ -70,8 +77,7 @@ class PromptEmbedCache(Mapping[str, PromptEmbeds]):
         row = PromptEmbeds(found["embeds"], found.get("pooled"), lengths=found.get("lengths"))
         return row.to(self._container.device)
 
-    def _made(self, prompt: str) -> PromptEmbeds:
-        made = self._container.encode_prompts([prompt])
+    def _keep(self, prompt: str, made: PromptEmbeds) -> PromptEmbeds:
         # Laid out as what comes from the store: kernels may depend on it.
         pooled = None if made.pooled is None else made.pooled.clone(memory_format=_CONTIGUOUS)
         embeds = made.embeds.clone(memory_format=_CONTIGUOUS)

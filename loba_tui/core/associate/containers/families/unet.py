@@ -14,7 +14,11 @@ from loba_tui.core.associate.containers.adapter_groups import (
     grouped_layers,
     layers_named,
 )
-from loba_tui.core.associate.containers.pipeline_container import PipelineContainer
+from loba_tui.core.associate.containers.families.row_by_row import RowByRow
+from loba_tui.core.associate.containers.pipeline_container import (
+    PROMPTS_AT_ONCE,
+    PipelineContainer,
+)
 from loba_tui.core.associate.containers.pixels import latent_side
 from loba_tui.core.associate.containers.prompt_reading import WeightedTokens
 from loba_tui.core.associate.containers.text_outputs import TextOutput
@@ -87,6 +91,19 @@ class UNetContainer(PipelineContainer):
         if self.reading.is_plain:
             return super()._encoded_parts(prompts)
         return [self._read(prompt) for prompt in prompts]
+
+    def encode_alone(self, prompts: Sequence[str]) -> list[PromptEmbeds]:
+        """Return one row a prompt, to the bit as if no other were encoded; without gradients."""
+        # Kernels of other devices are not held against single rows here.
+        if not self.reading.is_plain or self.device.type != "cpu":
+            return super().encode_alone(prompts)
+        rows: list[PromptEmbeds] = []
+        for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+            some = prompts[start : start + PROMPTS_AT_ONCE]
+            with RowByRow(len(some)):
+                batch = self.encode_prompts(some)
+            rows += [batch[row] for row in range(len(some))]
+        return rows
 
     def _read(self, prompt: str) -> PromptEmbeds:
         """Return one row, of as many states as the prompt's chunks have."""

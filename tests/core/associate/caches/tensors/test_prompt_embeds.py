@@ -17,10 +17,10 @@ class CountingContainer:
     def __init__(self) -> None:
         self.encoded: list[str] = []
 
-    def encode_prompts(self, prompts: list[str]) -> PromptEmbeds:
+    def encode_alone(self, prompts: list[str]) -> list[PromptEmbeds]:
         self.encoded += prompts
-        lengths = torch.tensor([float(len(prompt)) for prompt in prompts])
-        return PromptEmbeds(lengths.view(-1, 1, 1).expand(-1, 2, 3), lengths.view(-1, 1))
+        lengths = [torch.tensor([float(len(prompt))]) for prompt in prompts]
+        return [PromptEmbeds(each.view(1, 1, 1).expand(1, 2, 3), each[None]) for each in lengths]
 
 
 def store_in(folder):
@@ -59,8 +59,8 @@ def test_rows_of_a_store_are_not_encoded_again(tmp_path):
 
 def test_a_family_without_a_pooled_state_is_kept_as_such(tmp_path):
     class NoPooled(CountingContainer):
-        def encode_prompts(self, prompts: list[str]) -> PromptEmbeds:
-            return PromptEmbeds(super().encode_prompts(prompts).embeds)
+        def encode_alone(self, prompts: list[str]) -> list[PromptEmbeds]:
+            return [PromptEmbeds(row.embeds) for row in super().encode_alone(prompts)]
 
     PromptEmbedCache(NoPooled(), store_in(tmp_path)).encode(["a"])
     again = PromptEmbedCache(CountingContainer(), store_in(tmp_path))
