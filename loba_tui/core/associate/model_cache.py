@@ -22,6 +22,7 @@ from loba_tui.core.associate.caches.memory.components import (
     check_names,
     find_shared,
     is_hooked,
+    move_all_but,
     remove_components,
 )
 from loba_tui.core.associate.caches.memory.release import empty_accelerator, is_freed
@@ -60,6 +61,7 @@ class ModelCache:
         dtype: Dtype of base weights, by torch's or the recipe's name; None is auto.
         local_rank: This process among those of its host.
         max_bytes: The most that weights may take on the device; None sets no limit.
+        on_host: Components that stay on the CPU where a pipeline is moved: the caller moves them.
         on_fetch: Told how far a model is fetched from the hub; from several threads.
 
     Raises:
@@ -73,11 +75,12 @@ class ModelCache:
         *,
         local_rank: int = 0,
         max_bytes: int | None = None,
+        on_host: Collection[str] = (),
         on_fetch: OnFetch = lambda done, total: None,
     ) -> None:
         self.device = resolve_device(device, local_rank=local_rank)
         self.dtype = resolve_dtype(dtype or "auto", self.device)
-        self._on_fetch = on_fetch
+        self._on_host, self._on_fetch = on_host, on_fetch
         self._memory = MemoryCache()
         self._loaded: dict[str, LoadedAs] = {}
         self._located: dict[tuple[str, str | None, str | None, Overrides], ModelSource] = {}
@@ -129,7 +132,7 @@ class ModelCache:
         given = {**dict.fromkeys(each for each in leave_out if each in names), **shared}
         pipeline = load_pipeline(source, dtype=self.dtype, variant=variant, given=given)
         if to_device:
-            pipeline.to(self.device)
+            move_all_but(pipeline, self._on_host, self.device)
         self._memory.put(model_id, pipeline)
         self._loaded[model_id] = LoadedAs(asked, source, to_device, set(given) - set(shared))
         try:
@@ -262,8 +265,7 @@ class ModelCache:
 
     def left_out(self, model_id: str) -> list[str]:
         """Return the components of a model that are not in memory and can be brought back."""
-        loaded = self._loaded.get(model_id)
-        return sorted(loaded.left_out) if loaded is not None else []
+        return sorted(self._loaded[model_id].left_out) if model_id in self._loaded else []
 
     def source(self, model_id: str) -> ModelSource | None:
         """Return where a resident model's files lie; None for one that was `put`."""

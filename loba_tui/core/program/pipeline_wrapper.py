@@ -19,6 +19,12 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from loba_tui.core.associate.caches.memory.block_offload import (
+    BlockOffload,
+    blocks_of,
+    offload_of,
+)
+from loba_tui.core.associate.caches.memory.components import DENOISERS
 from loba_tui.core.associate.caches.tensors.file_hashes import FileHashes
 from loba_tui.core.associate.caches.tensors.fingerprint import producer_fingerprint
 from loba_tui.core.associate.caches.tensors.layout import TensorKind
@@ -67,14 +73,17 @@ class PipelineWrapper:
             settings.revision,
             settings.variant,
             Overrides.of(settings),
-            to_device=settings.offload == "none",
+            to_device=settings.offload in ("none", "blocks"),
             leave_out=() if with_text_encoders else self._parts(_TEXT_ENCODERS),
         )
         self._apply_threads()
         container.reading = reading_of(settings)
         apply_attention(settings.attention, container.denoiser)
+        checkpoint = None
+        if settings.offload == "blocks":
+            checkpoint = self._offload_blocks(container.denoiser).checkpoint
         if settings.gradient_checkpointing is True:  # `auto` is settled for what trains
-            container.denoiser.enable_gradient_checkpointing()
+            container.denoiser.enable_gradient_checkpointing(checkpoint)
         # Hooks of accelerate bring components to the device when they are called.
         if settings.offload == "model":
             container.pipeline.enable_model_cpu_offload(device=device)
@@ -106,6 +115,20 @@ class PipelineWrapper:
             fingerprint["reading"] = asdict(reading)
         # Hundreds of prompts take less to encode again than to wait for the disk with each.
         return TensorStore(root, kind, fingerprint, on_problem=on_problem, sync=kind == "latents")
+
+    def _offload_blocks(self, denoiser: nn.Module) -> BlockOffload:
+        """Have the denoiser's blocks wait in main memory, unless they do already."""
+        known = offload_of(denoiser)
+        if known is not None:
+            return known
+        count, there = self.settings.blocks_on_host, len(blocks_of(denoiser))
+        if count is not None and count > there:
+            raise RecipeError(
+                f"base_model.blocks_on_host: {count} is more than the {there} blocks of"
+                f" {self.settings.id}",
+                "Leave it out to keep all of them in main memory.",
+            )
+        return BlockOffload(denoiser, self.cache.device, count)
 
     def _check(self) -> None:
         """Say what cannot be had before anything is downloaded."""
@@ -139,6 +162,12 @@ class PipelineWrapper:
                 )
         if threads is not None:
             torch.set_num_threads(threads)
+
+
+def cache_of(settings: BaseModelSection, **options: Any) -> ModelCache:
+    """Return a cache that holds models as the section asks; `options` are the cache's others."""
+    on_host = DENOISERS if settings.offload == "blocks" else ()
+    return ModelCache(settings.device, settings.dtype, on_host=on_host, **options)
 
 
 def reading_of(settings: BaseModelSection) -> PromptReading:

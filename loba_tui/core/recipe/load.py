@@ -39,6 +39,7 @@ _NEWER_KEYS: tuple[tuple[Any, ...], ...] = (
     ("adapter", "init_from", None),
     ("base_model", "long_prompts", "cut"),
     ("base_model", "prompt_weights", False),
+    ("base_model", "blocks_on_host", None),
     ("data", "captions", "wildcards", False),
     ("validation", None),
     ("save", "best", None),

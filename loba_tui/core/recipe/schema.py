@@ -55,7 +55,14 @@ class BaseModelSection(Section):
     gradient_checkpointing: bool | Literal["auto"] = Field(
         False, description="recompute activations to save memory; auto: as train.batch_size: auto"
     )
-    offload: Literal["none", "model", "sequential"] = "none"
+    offload: Literal["none", "model", "sequential", "blocks"] = Field(
+        "none",
+        description="what waits in main memory: whole networks, single layers, or the denoiser's"
+        " blocks, each copied to the device while the one before it computes",
+    )
+    blocks_on_host: PositiveInt | None = Field(
+        None, description="how many, with offload: blocks; null is all of them"
+    )
     threads: PositiveInt | None = Field(None, description="CPU threads; null takes the model's own")
     long_prompts: Literal["cut", "chunks"] = Field(
         "cut", description="prompts of more than 75 tokens: cut there, or read in chunks of 75"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 
+from loba_tui.core.associate.caches.memory.block_offload import offload_of
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError, ResourceError
@@ -73,7 +74,20 @@ def test_flash_attention_in_float32_on_cuda_is_said_before_loading():
     check_attention("flash", torch.device("cuda:0"), torch.bfloat16)
 
 
-@pytest.mark.parametrize("offload", ["model", "sequential"])
+def test_the_denoiser_s_blocks_wait_in_main_memory(tiny_sdxl_folder, monkeypatch):
+    monkeypatch.setattr(PipelineWrapper, "_check", lambda self: None)  # the CPU has no other
+    plain = wrap(tiny_sdxl_folder).load()
+    waiting = wrap(tiny_sdxl_folder, offload="blocks", blocks_on_host=2).load()
+    with torch.no_grad():
+        assert torch.equal(prediction(waiting), prediction(plain))
+    moved = offload_of(waiting.denoiser)
+    assert moved is not None
+    assert moved.num_copies == 2
+    with pytest.raises(RecipeError, match=r"blocks_on_host: 99 is more than the \d+ blocks"):
+        wrap(tiny_sdxl_folder, offload="blocks", blocks_on_host=99).load()
+
+
+@pytest.mark.parametrize("offload", ["model", "sequential", "blocks"])
 def test_offload_without_an_accelerator_is_an_error(tiny_sdxl_folder, offload):
     with pytest.raises(ResourceError, match="needs an accelerator"):
         wrap(tiny_sdxl_folder, offload=offload).load()

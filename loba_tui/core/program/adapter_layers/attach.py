@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers.training_utils import cast_training_params
 
+from loba_tui.core.associate.caches.memory.block_offload import offload_of
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
@@ -49,6 +50,9 @@ def attach_adapter(recipe: Recipe, container: ModelContainer, plugins: Plugins) 
         seed = randomness.integer(2**31, recipe.train.seed, "adapter")
         torch.manual_seed(seed)
         container.denoiser.add_adapter(config)
+    offload = offload_of(container.denoiser)
+    if offload is not None:  # PEFT has put the adapter where the blocks wait
+        offload.take_in()
     make_deterministic(container.denoiser, config)
     # Updates of a slider are smaller than bfloat16 resolves: the trained weights stay float32.
     cast_training_params(container.denoiser, torch.float32)

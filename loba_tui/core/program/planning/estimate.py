@@ -113,7 +113,7 @@ class Estimator:
             )
         if not is_measured:
             notes.append(f"{recipe.optimizer.name} does not run here; it is taken for Adam.")
-        if recipe.base_model.offload != "none":
+        if recipe.base_model.offload in ("model", "sequential"):
             notes.append("With offload, only the network in use counts as on the device.")
         return Estimate(
             device=str(self.device),
@@ -143,7 +143,7 @@ class Estimator:
                 "sample": True,
                 "proof": True,
                 "validation": True,
-                "base_model": {"offload"},
+                "base_model": {"offload", "blocks_on_host"},
                 "train": {"gradient_accumulation"},
                 "scheduler": {"model"},
             }
@@ -201,7 +201,10 @@ class Estimator:
         gone = [name for name in sizes if name.startswith("text_encoder") and name not in own]
         encoders = sum(sizes[name] for name in gone)
         denoiser, total = sizes[networks.denoiser_name], sum(sizes.values())
-        offloaded = recipe.base_model.offload != "none"
+        offloaded = recipe.base_model.offload in ("model", "sequential")
+        if recipe.base_model.offload == "blocks":
+            resident = networks.resident_bytes(recipe.base_model.blocks_on_host)
+            total, denoiser = total - denoiser + resident, resident
         weights = denoiser if offloaded else total - encoders
         sample_weights = weights + (0 if not offloaded else sizes.get("vae", 0))
         calls, settings = networks.calls, recipe.sample
@@ -217,8 +220,8 @@ class Estimator:
                 encoding.flops + student.flops,
                 encoding.operators + student.operators,
             )
-        resident = adapter + state
-        training = weights + resident + max(student.peak_bytes, teacher.peak_bytes)
+        trained_bytes = adapter + state
+        training = weights + trained_bytes + max(student.peak_bytes, teacher.peak_bytes)
         looks = recipe.proof.enabled or recipe.train.efficacy_every > 0
         rows = max(settings.batch_size * settings.rows_per_image, BATCH_SIZE * looks)
         drawing = networks.denoiser_cost(Call(rows, with_grad=False)).peak_bytes
@@ -227,7 +230,7 @@ class Estimator:
         if recipe.proof.attacks is not None:
             attack = Call(backward_rows(recipe), with_grad=True)
             drawing = encoders + max(drawing, networks.denoiser_cost(attack).peak_bytes)
-        sampling = sample_weights + resident + max(drawing, reading)
+        sampling = sample_weights + trained_bytes + max(drawing, reading)
         embeds = networks.embeds_bytes * len(prompts_of(recipe))
         loading = (max(sizes.values()) if offloaded else total) + embeds
         peak = max(training, sampling, loading)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from loba_tui.core.associate.caches.memory import block_offload
 from loba_tui.core.associate.model_shapes import ModelShapes
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.planning.method_calls import Call, MethodCalls
@@ -53,6 +54,11 @@ class Networks:
         row = self.shapes.container.empty_embeds()
         tensors = [row.embeds] if row.pooled is None else [row.embeds, row.pooled]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def resident_bytes(self, blocks_on_host: int | None) -> int:
+        """Return what the denoiser takes on the device while so many blocks wait; None is all."""
+        denoiser = self.shapes.container.denoiser
+        return sum(block_offload.resident_bytes(denoiser, blocks_on_host, self.adapter))
 
     def denoiser_cost(self, call: Call) -> Cost:
         """Return what a prediction costs.

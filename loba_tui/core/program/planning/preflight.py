@@ -16,7 +16,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from loba_tui.core.errors import LobaError, ResourceError
+from loba_tui.core.errors import LobaError, RecipeError, ResourceError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.planning.automatic import leaves_choices, settle
 from loba_tui.core.program.planning.estimate import Estimator
@@ -68,8 +68,9 @@ class Preflight:
         another machine makes the same steps. The accelerator learns what it is to accumulate.
 
         Raises:
-            RecipeError: The recipe does not fit its model.
+            RecipeError: The recipe does not fit its model, or several processes cannot train it.
         """
+        _refuse_several(self.recipe, context.processes.num)
         if not leaves_choices(self.recipe):
             return self.recipe
         processes = context.processes
@@ -176,6 +177,15 @@ class Preflight:
         if free is None:
             return f" (resident {show_memory(resident)})", None
         return f" (resident {show_memory(resident)}, free {show_memory(free)})", free + resident
+
+
+def _refuse_several(recipe: Recipe, num_processes: int) -> None:
+    if recipe.base_model.offload == "blocks" and num_processes > 1:
+        # Data parallelism sends all weights to the other processes, from the device alone.
+        raise RecipeError(
+            f"base_model.offload: blocks is for one process, and there are {num_processes}",
+            "Start one, or take base_model.offload: none.",
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -139,7 +139,10 @@ def _memory_changes(recipe: Recipe, estimate: Estimate) -> Iterator[Change]:
         drawing = {"sample.batch_size": 1}
     lower = {"base_model.dtype": "bfloat16"} if estimate.dtype == "float32" and not on_cpu else {}
     recompute = {} if base.gradient_checkpointing else {"base_model.gradient_checkpointing": True}
-    offload = {"base_model.offload": "model"} if base.offload == "none" and not on_cpu else {}
+    offload: Change = {}
+    blocks: Change = {}
+    if base.offload == "none" and not on_cpu:
+        offload, blocks = {"base_model.offload": "model"}, {"base_model.offload": "blocks"}
     # The same global batch in smaller pieces: the result stays, a step takes a little longer.
     batches = [
         {
@@ -149,7 +152,7 @@ def _memory_changes(recipe: Recipe, estimate: Estimate) -> Iterator[Change]:
         for size in _halves(batch_size)
         if batch_size % size == 0
     ]
-    singly: list[Change] = [lower, *batches, recompute, offload]
+    singly: list[Change] = [lower, *batches, recompute, offload, blocks]
     smallest = batches[-1] if batches else {}
     smaller = {"train.resolution": estimate.resolution // 2}
     together: list[Change] = [
@@ -158,8 +161,9 @@ def _memory_changes(recipe: Recipe, estimate: Estimate) -> Iterator[Change]:
         {**lower, **smallest, **recompute},
         {**drawing, **lower, **smallest, **recompute},
         {**drawing, **lower, **smallest, **recompute, **offload},
+        {**drawing, **lower, **smallest, **recompute, **blocks},
         smaller,
-        {**drawing, **lower, **smallest, **recompute, **offload, **smaller},
+        {**drawing, **lower, **smallest, **recompute, **blocks, **smaller},
     ]
     seen: list[Change] = []
     for change in [*singly, *together]:

@@ -105,7 +105,7 @@ def check_text_encoders(
         yield tree.problem(path, f"{message}; lora, locon and dora have")
     elif method is not None and method.constants.get("SOLVES"):
         yield tree.problem(path, f"{method.name} computes its adapter and trains no text encoder")
-    elif offload is not None and offload.data != "none":
+    elif offload is not None and offload.data in ("model", "sequential"):
         message = "trained text encoders stay on the device, which base_model.offload rules out"
         yield tree.problem(path, message)
     elif optimizer is not None and optimizer.constants.get("ONE_LEARNING_RATE"):
@@ -113,6 +113,19 @@ def check_text_encoders(
         if rate is not None and rate.data is not None:
             message = f"{optimizer.name} has one learning rate for all that it trains"
             yield tree.problem((*path, "lr"), message)
+
+
+def check_offload(tree: Node, method: Plugin | None) -> Iterator[Problem]:
+    """Yield `base_model.offload: blocks` where it cannot work, and its count where it is not."""
+    path = ("base_model", "offload")
+    given, count = tree.at(path), tree.at(("base_model", "blocks_on_host"))
+    is_of_blocks = given is not None and given.data == "blocks"
+    if count is not None and count.data is not None and not is_of_blocks:
+        message = "it says how many blocks wait in main memory, which takes offload: blocks"
+        yield tree.problem(("base_model", "blocks_on_host"), message)
+    if is_of_blocks and method is not None and method.constants.get("SOLVES"):
+        message = f"{method.name} reads all weights at once, so that blocks cannot take turns"
+        yield tree.problem(path, f"{message}; model is what it can have")
 
 
 def _check_idle_text_encoders(

@@ -21,6 +21,7 @@ from loba_tui.core.recipe.checks.method import (
     check_init,
     check_init_from,
     check_layers,
+    check_offload,
     check_prompt_reading,
     check_text_alone,
     check_text_encoders,
@@ -66,6 +67,7 @@ def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Proble
     optimizer = described(*chosen.get(("optimizer",), ("optimizers", usual)), plugins)
     problems += check_text_encoders(tree, method, adapter, optimizer)
     problems += [*check_init(tree, adapter), *check_text_alone(tree, method)]
+    problems += check_offload(tree, method)
     problems += [*check_calibrate(tree, method, adapter), *check_measures(tree, chosen, plugins)]
     problems += check_attacks(tree, recipe) if recipe is not None else ()
     problems += check_best(tree, recipe, method)

@@ -27,6 +27,7 @@ from peft import LoraConfig
 from tiny_families import RESOLUTION, TINY, save_tiny
 from torch import Tensor, nn
 
+from loba_tui.core.associate.caches.memory.block_offload import BlockOffload
 from loba_tui.core.associate.containers.loading import load_pipeline
 from loba_tui.core.associate.embeds import LatentMoments
 from loba_tui.core.associate.model_cache import ModelCache
@@ -318,6 +319,20 @@ def test_a_lora_of_every_group_trains(family: Family, checkpointing: bool, tmp_p
         losses.append(loss.item())
     assert losses[0] > losses[1] > losses[2]
     assert all(p.any() for n, p in denoiser.named_parameters() if "lora_B" in n)
+
+
+def test_blocks_that_wait_in_main_memory_compute_the_same(family: Family, tmp_path: Path):
+    save_tiny(family.name, tmp_path / "again")
+    container = ModelCache("cpu", "float32").container(str(tmp_path / "again"))
+    embeds = container.encode_prompts(PROMPTS)
+    latents = torch.randn(2, *container.latent_shape(RESOLUTION), generator=generator())
+    timesteps = torch.tensor([300.0, 800.0])
+    with torch.no_grad():
+        expected = container.predict(latents, timesteps, embeds)
+        moved = BlockOffload(container.denoiser, torch.device("cpu"))
+        found = container.predict(latents, timesteps, embeds)
+    assert torch.equal(found, expected)
+    assert moved.num_copies >= 2, "no blocks were found"
 
 
 def test_sd3_goes_without_t5(tmp_path: Path):

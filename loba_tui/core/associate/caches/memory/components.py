@@ -18,8 +18,8 @@ from loba_tui.core.associate.sources.weights import is_same_component
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.text import did_you_mean
 
-# What is trained: an adapter put on it for one model must not be there for another.
-_NEVER_SHARED = frozenset({"unet", "transformer"})
+DENOISERS = frozenset({"unet", "transformer"})
+"""What is trained: an adapter put on it for one model must not be there for another."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def find_shared(
     for modules, loaded in candidates:
         variants = (loaded.asked[1], variant)
         for name, module in modules.items():
-            if name in _NEVER_SHARED or name in found or name not in names:
+            if name in DENOISERS or name in found or name not in names:
                 continue
             # One that was cast or hooked since is not what would be loaded.
             is_plain = _dtypes(module) <= {dtype} and not hasattr(module, "_hf_hook")
@@ -125,6 +125,18 @@ def check_names(
 def is_hooked(pipeline: DiffusionPipeline) -> bool:
     """Say whether accelerate's hooks move a pipeline's components about."""
     return any(hasattr(module, "_hf_hook") for module in modules_of(pipeline).values())
+
+
+def move_all_but(
+    pipeline: DiffusionPipeline, staying: Collection[str], device: torch.device
+) -> None:
+    """Move a pipeline to a device; components of these names stay where they are."""
+    if not staying:
+        pipeline.to(device)
+        return
+    for name, module in modules_of(pipeline).items():
+        if name not in staying:
+            module.to(device)
 
 
 def remove_components(pipeline: DiffusionPipeline, names: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ MUSUBI = (
 """Scripts of musubi-tuner, whose flags are those of sd-scripts but for the model's."""
 
 _ENCODER = "text encoders are those of the model's folder"
-_MEMORY = "base_model.offload: model keeps the model in main memory"
+_MEMORY = "base_model.offload: blocks keeps the denoiser's blocks in main memory"
 REASONS: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("clip_l", "clip_g", "t5xxl", "text_encoder", "text_encoder1",
