@@ -26,7 +26,8 @@ from loba_tui.core.program.evaluation.calibration.looks import (
 )
 from loba_tui.core.program.evaluation.costs.concept_costs import ConceptCosts
 from loba_tui.core.program.evaluation.costs.files import write_costs
-from loba_tui.core.program.evaluation.proof import prove
+from loba_tui.core.program.evaluation.proof import draw_proof, prove
+from loba_tui.core.program.evaluation.report import Report
 from loba_tui.core.program.open_model import OpenModel
 from loba_tui.core.program.sampling.images import Progress
 from loba_tui.core.program.sampling.run_strips import StripDrawer, go_on_or_stop
@@ -52,7 +53,7 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
         Interrupted: The run was asked to stop meanwhile; what is written by then stays.
     """
     context = run.steering.context
-    run_dir, records, plugins = context.run_dir, context.records, context.plugins
+    run_dir, records = context.run_dir, context.records
     metadata = _metadata(recipe, model, run)
     output = output_of(model, run)
     written: dict[str, WrittenFile] = {}
@@ -75,30 +76,53 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     if calibration is not None:
         metadata |= _prefixed(keys.CALIBRATION_PREFIX, calibration.summary())
         write()
-    records.status(phase="sampling")
-    strips.draw(run.scale, run.step)
     if not recipe.proof.enabled:
+        records.status(phase="sampling")
+        strips.draw(run.scale, run.step)
         return
-    attacks = _attacked(recipe, model, run)
-    records.status(phase="measuring", measured=None, to_measure=None)
-    report = prove(
-        model.container,
-        run.scale,
-        recipe,
-        model.drawn_embeds,
-        run_dir=run_dir,
-        progress=_progress(run),
-        plugins=plugins,
-        remark=run.result.remark,
-        calibration=calibration,
-        attacks=attacks,
-        costs=costs,
-    )
+    report = _proved(recipe, model, run, strips, calibration, costs)
     if report.calibration is not None:
         metadata |= _prefixed(keys.CALIBRATION_PREFIX, report.calibration.summary())
     metadata |= _prefixed(keys.EFFECT_PREFIX, report.summary())
     write()
     records.event("measured", outcome=report.outcome, verdict=list(report.verdict))
+
+
+def _proved(
+    recipe: Recipe,
+    model: OpenModel,
+    run: AdapterRun,
+    strips: StripDrawer,
+    calibration: Calibration | None,
+    costs: ConceptCosts | None,
+) -> Report:
+    """Draw the proof and the last strip, which mostly lies in it, and measure the adapter."""
+    context = run.steering.context
+    attacks = _attacked(recipe, model, run)
+    context.records.status(phase="measuring", measured=None, to_measure=None)
+    drawn = draw_proof(
+        model.container,
+        run.scale,
+        recipe,
+        model.drawn_embeds,
+        progress=_progress(run),
+        plugins=context.plugins,
+    )
+    strips.draw(run.scale, run.step, drawn)
+    return prove(
+        model.container,
+        run.scale,
+        recipe,
+        model.drawn_embeds,
+        run_dir=context.run_dir,
+        progress=_progress(run),
+        plugins=context.plugins,
+        remark=run.result.remark,
+        calibration=calibration,
+        attacks=attacks,
+        costs=costs,
+        drawn=drawn,
+    )
 
 
 def _metadata(recipe: Recipe, model: OpenModel, run: AdapterRun) -> dict[str, str]:

@@ -33,7 +33,7 @@ from loba_tui.core.program.evaluation.report_plot import report_png
 from loba_tui.core.program.evaluation.slider_effect import Measurement, base_index
 from loba_tui.core.program.open_model import Embeddings
 from loba_tui.core.program.sampling.images import Progress
-from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
+from loba_tui.core.program.sampling.recipe_images import DrawnGrid, Grid, draw_grid, grid_png
 from loba_tui.core.program.sampling.strip import strip, strip_png
 from loba_tui.core.program.spread import spread
 from loba_tui.core.recipe.measure_models import measure_models
@@ -60,6 +60,7 @@ def prove(
     calibration: Calibration | None = None,
     attacks: Attacks | None = None,
     costs: ConceptCosts | None = None,
+    drawn: DrawnGrid | None = None,
 ) -> Report:
     """Measure what the attached adapter does, and write strip, report.json and report.png.
 
@@ -72,9 +73,11 @@ def prove(
         calibration: What the adapter was calibrated to, to be held against these prompts.
         attacks: What was tried to bring an erased concept back; its pictures are written too.
         costs: What an edit does to its concepts and to other prompts.
+        drawn: What `draw_proof` has drawn; None draws it here.
     """
-    grid = proof_grid(recipe)
-    images = draw_grid(container, scale, recipe, embeds, grid, progress=progress, plugins=plugins)
+    if drawn is None:
+        drawn = draw_proof(container, scale, recipe, embeds, progress, plugins=plugins)
+    grid, images = drawn.grid, drawn.images
     efficacy = measure_efficacy(container, scale, recipe, embeds, plugins)
     samples = images.reshape(-1, *images.shape[2:])
     figures, measured = _measure(recipe, grid, samples, efficacy, plugins, container.device)
@@ -97,6 +100,23 @@ def prove(
     run_dir.report_picture.replace(report_png(report, samples, measured=measured))
     run_dir.report.replace(report.to_json().encode(), sync=True)
     return report
+
+
+def draw_proof(
+    container: ModelContainer,
+    scale: RowScale,
+    recipe: Recipe,
+    embeds: Embeddings,
+    progress: Progress | None = None,
+    *,
+    plugins: Plugins,
+) -> DrawnGrid:
+    """Return the images that a proof measures."""
+    grid = proof_grid(recipe)
+    return DrawnGrid(
+        grid,
+        draw_grid(container, scale, recipe, embeds, grid, progress=progress, plugins=plugins),
+    )
 
 
 def examples_png(attacks: Attacks) -> bytes:

@@ -31,6 +31,31 @@ class Grid:
         """Return the grid of a recipe's sample section."""
         return cls(recipe.sample_prompts, recipe.sample.seeds, recipe.sample.scales)
 
+    def lies_in(self, other: Grid) -> bool:
+        """Say whether another grid has every image of this one."""
+        return all(
+            set(own) <= set(theirs) for own, theirs in zip(self.axes, other.axes, strict=True)
+        )
+
+    @property
+    def axes(self) -> tuple[Sequence[str], Sequence[int], Sequence[float]]:
+        """Prompts, seeds and scales: the first three dimensions of the images."""
+        return self.prompts, self.seeds, self.scales
+
+
+@dataclass(frozen=True)
+class DrawnGrid:
+    """The images (num_prompts, num_seeds, num_scales, H, W, 3) of a grid, in [0, 1]."""
+
+    grid: Grid
+    images: np.ndarray
+
+    def part(self, grid: Grid) -> np.ndarray:
+        """Return the images of a grid that lies in this one."""
+        axes = zip(self.grid.axes, grid.axes, strict=True)
+        places = [[list(own).index(each) for each in wanted] for own, wanted in axes]
+        return self.images[np.ix_(*places)]
+
 
 def draw_grid(
     container: ModelContainer,
