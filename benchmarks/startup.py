@@ -20,16 +20,19 @@ COMMANDS = {
 }
 
 
-def cpu_seconds(arguments: list[str]) -> float:
-    """Return user plus system seconds of one call of `loba`."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "loba_tui.cli", *arguments], stdout=subprocess.DEVNULL
-    )
+def cpu_seconds_of(command: list[str]) -> float:
+    """Return user plus system seconds of a command, with what it waits for."""
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
-        raise SystemExit(f"loba {' '.join(arguments)} ended with {child.returncode}")
+        raise SystemExit(f"{command} ended with {child.returncode}")
     return usage.ru_utime + usage.ru_stime
+
+
+def cpu_seconds(arguments: list[str]) -> float:
+    """Return user plus system seconds of one call of `loba`."""
+    return cpu_seconds_of([sys.executable, "-m", "loba_tui.cli", *arguments])
 
 
 def main() -> None:
