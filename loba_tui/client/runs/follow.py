@@ -18,7 +18,7 @@ from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event
 from loba_tui.core.text import clean
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 
 
 class Follower:
