@@ -14,6 +14,7 @@ import typer
 from loba_tui import __version__
 from loba_tui.commands.adapter_files import adapter_app
 from loba_tui.commands.adapters import evaluate, interfere, merge, sample
+from loba_tui.commands.bench import bench
 from loba_tui.commands.cache.app import cache_app
 from loba_tui.commands.check import doctor, plan, validate
 from loba_tui.commands.erase import erase
@@ -61,7 +62,7 @@ app = typer.Typer(
 for command in (merge, interfere, tui, push, validate, plan, run, replay, sample):
     app.command()(command)
 app.command("eval")(evaluate)
-for command in (erase, export, extract, doctor):
+for command in (erase, export, extract, bench, doctor):
     app.command()(command)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(adapter_app, name="adapter")

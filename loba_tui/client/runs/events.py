@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from loba_tui.client.bench.text import row_line
 from loba_tui.client.plans.requirements_text import measured_line, short_line
 from loba_tui.client.runs.log_tail import last_lines
 from loba_tui.core.run.directory import RunDir
@@ -16,6 +18,9 @@ from loba_tui.core.run.records import Event
 from loba_tui.core.text import clean, counted, quote
 
 POLL_SECONDS = 0.1
+_FIGURES = MappingProxyType(
+    {"estimated": short_line, "measured_memory": measured_line, "benched": row_line}
+)
 
 
 def follow(run_dir: RunDir, *, keep_on: bool) -> Iterator[Event | str]:
@@ -70,8 +75,8 @@ def describe_event(event: Event) -> str:
         return ""
     if event.kind in ("warning", "sample_failed", "overfitting"):
         return f"warning: {clean(data.get('message', ''))}"
-    if event.kind in ("estimated", "measured_memory"):
-        line = short_line if event.kind == "estimated" else measured_line
+    if event.kind in _FIGURES:
+        line = _FIGURES[event.kind]
         with suppress(KeyError, TypeError, ValueError):  # of another version of the program
             return line(data)
         return ""

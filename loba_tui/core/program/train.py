@@ -54,7 +54,7 @@ def train(
     # What would only fail at the end is found before anything is loaded.
     check_measures(recipe, plugins)
     accelerator = build_accelerator(recipe, local_rank=start.local_rank)
-    _be_reproducible(accelerator.device)
+    be_reproducible(accelerator.device)
     processes = Processes(accelerator)
     stop = StopRequest(flag, start.deadline)
     context = RunContext(processes.share(run_dir), records, processes, stop, plugins)
@@ -203,7 +203,7 @@ def _change(run: AdapterRun, settings: LiveSettings, changes: Iterable[tuple[str
         settings.change(key, value, run.step)
 
 
-def _be_reproducible(device: torch.device) -> None:
+def be_reproducible(device: torch.device) -> None:
     """Ask torch for the same bits from the same seed; a no-op on the CPU."""
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False

@@ -22,13 +22,15 @@ from loba_tui.core.run.records import RECORD_VERSION, Status, decode, encode
 PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", "loba_tui.core.program.main")
 
 Action = Literal[
-    "sample", "eval", "plan", "data", "doctor", "merge", "interfere", "export", "extract"
+    "sample", "eval", "plan", "data", "doctor", "merge", "interfere", "export", "extract", "bench"
 ]
 
 _MAX_REQUEST_BYTES = 1024 * 1024
 
 PLAN = "plan.json"
 """The file that a program asked for a plan leaves in its folder."""
+BENCH = "bench.json"
+"""The file that a program asked for a benchmark leaves in its folder."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Request:
             `plan` says what the run's recipe comes to and writes plan.json, `data` opens its images
             and leaves what it found there, `doctor` looks at torch and the devices, `merge` makes
             one file of several adapters, `interfere` says how they disturb each other, `export`
-            writes one in another form, or into a checkpoint, `extract` makes one of two models.
+            writes one in another form, or into a checkpoint, `extract` makes one of two models,
+            `bench` measures the recipe's steps and writes bench.json.
         adapter: Not read for a plan.
         run: The run folder that it comes from, if any.
         out_dir: The folder that results, status, events and log are written to.
@@ -56,6 +59,10 @@ class Request:
         unet_only: Leave out what adapters have for text encoders.
         twins: Write a plus and a minus file instead of `file`, for tools without negative weights.
         recipes: That of each of `several`, for its measure; "" for one that has none.
+        tries: To measure, alternatives to the recipe: `KEY=VALUE` assignments, each as `--set` has
+            them, for every alternative.
+        minutes: The most that a benchmark takes.
+        quick: Measure less often.
     """
 
     action: Action
@@ -75,6 +82,9 @@ class Request:
     recipes: tuple[str, ...] = ()
     unet_only: bool = False
     twins: bool = False
+    tries: tuple[tuple[str, ...], ...] = ()
+    minutes: float = 8.0
+    quick: bool = False
     version: int = field(default=RECORD_VERSION, kw_only=True)
 
     @classmethod
@@ -90,6 +100,7 @@ class Request:
             for key in ("prompts", "scales", "seeds"):
                 data[key] = tuple(data.get(key, ()))
             data["recipes"] = tuple(str(each) for each in data.get("recipes", ()))
+            data["tries"] = tuple(tuple(map(str, each)) for each in data.get("tries", ()))
             data["several"] = tuple((str(p), float(s)) for p, s in data.get("several", ()))
             return cls(**data)
         except TypeError as error:

@@ -1,4 +1,4 @@
-"""Requests to a program that does not train: draw an adapter, measure it, or plan a run."""
+"""Requests to a program: draw an adapter, measure it, plan a run, or measure its steps."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from loba_tui.core.program.open_model import Embeddings, OpenModel, open_model, 
 from loba_tui.core.program.planning.preview import preview
 from loba_tui.core.program.planning.remedies import Change, with_changes
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
+from loba_tui.core.program.serving.bench_requests import serve_bench
 from loba_tui.core.program.serving.combine_requests import (
     attach_several,
     check_measurable,
@@ -69,6 +70,8 @@ def serve(
         sections = preview(wanted_recipe(request, plugins), plugins)
         path = writer.write_file(PLAN, json.dumps(sections, allow_nan=False).encode())
         writer.event("planned", path=path)
+    elif request.action == "bench":
+        serve_bench(request, wanted_recipe(request, plugins), writer, plugins)
     elif request.action == "data":
         _check_data(wanted_recipe(request, plugins), writer, plugins)
     else:

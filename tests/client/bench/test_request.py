@@ -1,0 +1,41 @@
+"""Which recipe a benchmark is of, and which alternatives."""
+
+from pathlib import Path
+
+import pytest
+
+from loba_tui.client.bench.request import families, parse_tries, recipe_of
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import SHIPPED
+from loba_tui.core.recipe import shipped
+from loba_tui.core.recipe.load import load_recipe
+
+
+def test_every_family_has_a_recipe() -> None:
+    assert {"sdxl", "sd15", "flux", "z-image"} <= set(families())
+    for family in families():
+        assert recipe_of(None, family).is_file()
+
+
+def test_without_a_name_it_is_the_slider_of_sdxl() -> None:
+    assert recipe_of(None, None) == shipped.folder() / "sdxl" / "slider.yaml"
+    assert recipe_of(Path("mine.yaml"), None) == Path("mine.yaml")
+
+
+def test_an_unknown_family_and_a_second_recipe_are_refused() -> None:
+    with pytest.raises(RecipeError, match="is not a family") as caught:
+        recipe_of(None, "sdx")
+    assert "sdxl" in caught.value.hint
+    with pytest.raises(RecipeError, match="exclude each other"):
+        recipe_of(Path("mine.yaml"), "sdxl")
+
+
+def test_alternatives_are_checked_before_anything_is_started() -> None:
+    recipe = load_recipe(shipped.folder() / "slider_unet.yaml", plugins=SHIPPED)
+    wanted = ["train.batch_size=4,optimizer.name=sgd", "method.scales=[-2,2]"]
+    assert parse_tries(wanted, recipe, SHIPPED) == [
+        ("train.batch_size=4", "optimizer.name=sgd"),
+        ("method.scales=[-2,2]",),
+    ]
+    with pytest.raises(RecipeError, match="batch_sice"):
+        parse_tries(["train.batch_sice=4"], recipe, SHIPPED)
