@@ -54,12 +54,34 @@ class PromptEmbeds:
         return replace(self, texts=texts)
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        non_blocking: bool = False,
     ) -> PromptEmbeds:
-        """Return the same embeddings on a device and in a dtype; None leaves either as it is."""
-        pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
-        embeds = self.embeds.to(device=device, dtype=dtype)
-        return replace(self, embeds=embeds, pooled=pooled)
+        """Return the same embeddings on a device and in a dtype; None leaves either as it is.
+
+        Args:
+            non_blocking: Do not wait for a copy from pinned memory.
+        """
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device=device, dtype=dtype, non_blocking=non_blocking)
+
+        pooled = None if self.pooled is None else moved(self.pooled)
+        return replace(self, embeds=moved(self.embeds), pooled=pooled)
+
+    def pinned(self) -> PromptEmbeds:
+        """Return the same embeddings in main memory that a device copies from by itself."""
+        pooled = None if self.pooled is None else self.pooled.cpu().pin_memory()
+        return replace(self, embeds=self.embeds.cpu().pin_memory(), pooled=pooled)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all rows."""
+        tensors = [self.embeds] if self.pooled is None else [self.embeds, self.pooled]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def expand(self, num_rows: int) -> PromptEmbeds:
         """Return a single row repeated to a batch, without copying it."""

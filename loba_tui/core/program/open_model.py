@@ -101,7 +101,9 @@ def open_model(
     cache = cache_of(settings, local_rank=local_rank, on_fetch=on_fetch)
     wrapper = PipelineWrapper(settings, cache)
     kept = wrapper.store(tensors, "embeds", on_problem=on_problem)
-    container = wrapper.load(with_text_encoders=keep_text_encoders or not has_all(kept, prompts))
+    container = wrapper.load(
+        with_text_encoders=keep_text_encoders or not has_all(kept, prompts), denoiser_waits=True
+    )
     if ends := container.truncated_tails(prompts):
         on_problem(describe_truncation(ends, container.most_tokens))
     on_phase("encoding")
@@ -112,6 +114,7 @@ def open_model(
         container.adopt_empty(embeds.batch([unconditional]))
     if not keep_text_encoders:
         container.release_text_encoders()
+    wrapper.place_denoiser(container)
 
     def open_latents() -> LatentCache:
         return LatentCache(container, wrapper.store(tensors, "latents", on_problem=on_problem))

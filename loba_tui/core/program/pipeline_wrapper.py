@@ -56,11 +56,15 @@ class PipelineWrapper:
     settings: BaseModelSection
     cache: ModelCache
 
-    def load(self, *, with_text_encoders: bool = True) -> ModelContainer:
+    def load(
+        self, *, with_text_encoders: bool = True, denoiser_waits: bool = False
+    ) -> ModelContainer:
         """Load the pipeline and apply every setting.
 
         Args:
             with_text_encoders: Load these too; without, they come when something is to be encoded.
+            denoiser_waits: Leave the denoiser in main memory, as long as text encoders take the
+                device; `place_denoiser` brings it.
 
         Raises:
             RecipeError: The model cannot be used as it is named.
@@ -73,23 +77,43 @@ class PipelineWrapper:
             settings.revision,
             settings.variant,
             Overrides.of(settings),
-            to_device=settings.offload in ("none", "blocks"),
+            to_device=self._moves_by_hand,
             leave_out=() if with_text_encoders else self._parts(_TEXT_ENCODERS),
         )
         self._apply_threads()
         container.reading = reading_of(settings)
+        container.slices_vae, container.tiles_vae = settings.vae_slicing, settings.vae_tiling
+        if self._moves_by_hand and device.type != "cpu":
+            container.home = device
         apply_attention(settings.attention, container.denoiser)
-        checkpoint = None
-        if settings.offload == "blocks":
-            checkpoint = self._offload_blocks(container.denoiser).checkpoint
-        if settings.gradient_checkpointing is True:  # `auto` is settled for what trains
-            container.denoiser.enable_gradient_checkpointing(checkpoint)
+        if not denoiser_waits:
+            self.place_denoiser(container)
         # Hooks of accelerate bring components to the device when they are called.
         if settings.offload == "model":
             container.pipeline.enable_model_cpu_offload(device=device)
         elif settings.offload == "sequential":
             container.pipeline.enable_sequential_cpu_offload(device=device)
         return container
+
+    def place_denoiser(self, container: ModelContainer) -> None:
+        """Bring the denoiser to where it computes, and have it checkpoint as the recipe says."""
+        checkpoint = None
+        if self.settings.offload == "blocks":
+            checkpoint = self._offload_blocks(container.denoiser).checkpoint
+        elif self._moves_by_hand:
+            container.denoiser.to(self.cache.device)
+        if self.settings.gradient_checkpointing is True:  # `auto` is settled for what trains
+            container.denoiser.enable_gradient_checkpointing(checkpoint)
+
+    def rest_vae(self) -> None:
+        """Have the VAE wait in main memory, from where a container brings it when it is needed."""
+        if self._moves_by_hand and self.cache.device.type != "cpu":
+            self.cache.offload(self.settings.id, "vae")
+
+    @property
+    def _moves_by_hand(self) -> bool:
+        """Whether components are moved here, and not by hooks of accelerate."""
+        return self.settings.offload in ("none", "blocks")
 
     def store(
         self, root: Path | None, kind: TensorKind, *, on_problem: Callable[[str], None]
@@ -166,8 +190,8 @@ class PipelineWrapper:
 
 def cache_of(settings: BaseModelSection, **options: Any) -> ModelCache:
     """Return a cache that holds models as the section asks; `options` are the cache's others."""
-    on_host = DENOISERS if settings.offload == "blocks" else ()
-    return ModelCache(settings.device, settings.dtype, on_host=on_host, **options)
+    # The denoiser is brought by `place_denoiser`, with its blocks or when the encoders are gone.
+    return ModelCache(settings.device, settings.dtype, on_host=DENOISERS, **options)
 
 
 def reading_of(settings: BaseModelSection) -> PromptReading:

@@ -130,11 +130,13 @@ class _Preparation:
             keep_text_encoders=trains_text(recipe, self.context.plugins),
         )
         model = replace(model, text=changed_text(recipe, model, self.context.plugins))
-        if images is None:
-            return model
-        progress = image_progress("encoding images", records, self._on_phase)
-        images.encode(model.container, model.open_latents, progress)
-        return replace(model, data=images)
+        if images is not None:
+            progress = image_progress("encoding images", records, self._on_phase)
+            images.encode(model.container, model.open_latents, progress)
+            model = replace(model, data=images)
+        if recipe.data is None or recipe.data.cache != "none":
+            model.wrapper.rest_vae()  # from here on, pictures alone need it
+        return model
 
     def _on_phase(self, phase: str) -> None:
         self._go_on_or_stop(

@@ -40,6 +40,8 @@ _NEWER_KEYS: tuple[tuple[Any, ...], ...] = (
     ("base_model", "long_prompts", "cut"),
     ("base_model", "prompt_weights", False),
     ("base_model", "blocks_on_host", None),
+    ("base_model", "vae_slicing", False),
+    ("base_model", "vae_tiling", False),
     ("data", "captions", "wildcards", False),
     ("validation", None),
     ("save", "best", None),

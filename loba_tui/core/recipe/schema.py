@@ -63,6 +63,12 @@ class BaseModelSection(Section):
     blocks_on_host: PositiveInt | None = Field(
         None, description="how many, with offload: blocks; null is all of them"
     )
+    vae_slicing: bool = Field(
+        False, description="the VAE takes one image after another: slower, and less memory"
+    )
+    vae_tiling: bool = Field(
+        False, description="the VAE takes an image in tiles, blended where they meet"
+    )
     threads: PositiveInt | None = Field(None, description="CPU threads; null takes the model's own")
     long_prompts: Literal["cut", "chunks"] = Field(
         "cut", description="prompts of more than 75 tokens: cut there, or read in chunks of 75"

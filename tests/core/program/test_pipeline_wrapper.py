@@ -11,7 +11,7 @@ from loba_tui.core.associate.caches.memory.block_offload import offload_of
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError, ResourceError
-from loba_tui.core.program.pipeline_wrapper import PipelineWrapper, check_attention
+from loba_tui.core.program.pipeline_wrapper import PipelineWrapper, cache_of, check_attention
 from loba_tui.core.recipe.schema import BaseModelSection
 
 
@@ -85,6 +85,31 @@ def test_the_denoiser_s_blocks_wait_in_main_memory(tiny_sdxl_folder, monkeypatch
     assert moved.num_copies == 2
     with pytest.raises(RecipeError, match=r"blocks_on_host: 99 is more than the \d+ blocks"):
         wrap(tiny_sdxl_folder, offload="blocks", blocks_on_host=99).load()
+
+
+def test_the_vae_takes_one_image_after_another(tiny_sdxl_folder):
+    plain, sliced = wrap(tiny_sdxl_folder).load(), wrap(tiny_sdxl_folder, vae_slicing=True).load()
+    tiled = wrap(tiny_sdxl_folder, vae_tiling=True).load()
+    latents = torch.randn(3, *plain.latent_shape(), generator=torch.Generator().manual_seed(0))
+    alone = torch.cat([plain.decode(row[None]) for row in latents])
+    assert torch.equal(sliced.decode(latents), alone)
+    sliced.memory.drop(["vae"])
+    assert torch.equal(sliced.decode(latents), alone)
+    assert sliced.pipeline.vae.use_slicing, "the setting is of the model, not of what was loaded"
+    tiled.require("vae")
+    assert tiled.pipeline.vae.use_tiling
+    assert not plain.pipeline.vae.use_slicing
+
+
+def test_the_denoiser_comes_when_the_text_encoders_have_gone(tiny_sdxl_folder):
+    settings = BaseModelSection(id=str(tiny_sdxl_folder), device="cpu")
+    wrapper = PipelineWrapper(settings, cache_of(settings))
+    wrapper.cache.device = torch.device("meta")  # in the place of an accelerator
+    container = wrapper.load(denoiser_waits=True)
+    assert container.device.type == container.pipeline.text_encoder.device.type == "meta"
+    assert container.denoiser.device.type == "cpu"
+    wrapper.place_denoiser(container)
+    assert container.denoiser.device.type == "meta"
 
 
 @pytest.mark.parametrize("offload", ["model", "sequential", "blocks"])

@@ -215,12 +215,18 @@ class ModelContainer(Prompts, Prediction, Codec, Protocol):
         pipeline: The diffusers pipeline that everything below operates on.
         revision: The commit of the hub that was loaded; None for local and built-in models.
         memory: Brings components that were unloaded or offloaded; None where nobody can.
+        home: Where it computes although some of it may wait elsewhere; None: components tell.
+        slices_vae: Whether the VAE takes one image of a batch after another.
+        tiles_vae: Whether it takes one tile of an image after another.
     """
 
     family: str
     pipeline: DiffusionPipeline
     revision: str | None
     memory: ComponentMemory | None
+    home: torch.device | None
+    slices_vae: bool
+    tiles_vae: bool
 
     @property
     def device(self) -> torch.device:

@@ -47,6 +47,8 @@ class PipelineContainer(AutoencoderCodec, ABC):
         self.revision = revision
         self._told_resolution = resolution
         self.memory: ComponentMemory | None = None
+        self.home: torch.device | None = None
+        self.slices_vae = self.tiles_vae = False
         self.reading = PromptReading()
         self.trains_text_encoders = False
         self._tokenizer = pipeline.tokenizer
@@ -68,6 +70,8 @@ class PipelineContainer(AutoencoderCodec, ABC):
     @property
     def device(self) -> torch.device:
         """Where the pipeline computes, also while it is offloaded."""
+        if self.home is not None:
+            return self.home
         modules = [m for m in self.pipeline.components.values() if isinstance(m, nn.Module)]
         if any(hasattr(module, "_hf_hook") for module in modules):
             return self.pipeline._execution_device
@@ -151,6 +155,9 @@ class PipelineContainer(AutoencoderCodec, ABC):
         gone = [name for name in components if getattr(self.pipeline, name) is None]
         if gone:
             raise RuntimeError(f"{' and '.join(gone)} was released, and nobody can load it again")
+        if "vae" in components:  # it may have been loaded anew
+            self.pipeline.vae.use_slicing = self.slices_vae
+            self.pipeline.vae.use_tiling = self.tiles_vae
 
     def _is_away(self, module: nn.Module | None) -> bool:
         if module is None:

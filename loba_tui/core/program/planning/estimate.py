@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from loba_tui.core.associate.caches.tensors.prompt_embeds import MOST_ON_DEVICE
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.associate.image_models.files import most_bytes
 from loba_tui.core.associate.machine import dtype_name
-from loba_tui.core.associate.model_shapes import bytes_of, open_shapes, parameters_of
+from loba_tui.core.associate.model_shapes import open_shapes, parameters_of
 from loba_tui.core.associate.sources.overrides import Overrides
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
@@ -143,7 +144,7 @@ class Estimator:
                 "sample": True,
                 "proof": True,
                 "validation": True,
-                "base_model": {"offload", "blocks_on_host"},
+                "base_model": {"offload", "blocks_on_host", "vae_slicing", "vae_tiling"},
                 "train": {"gradient_accumulation"},
                 "scheduler": {"model"},
             }
@@ -184,6 +185,8 @@ class Estimator:
                 fused=settings.attention != "math",
                 checkpointing=settings.gradient_checkpointing is True,
             )
+        container, base = self._networks[key].shapes.container, recipe.base_model
+        container.slices_vae, container.tiles_vae = base.vae_slicing, base.vae_tiling
         return self._networks[key]
 
     def _memory(
@@ -195,18 +198,8 @@ class Estimator:
         trained: int,
         state: int,
     ) -> Memory:
-        modules = networks.shapes.modules().items()
-        sizes = {name: bytes_of(module) - 4 * own.get(name, 0) for name, module in modules}
         adapter = 4 * sum(own.values())
-        gone = [name for name in sizes if name.startswith("text_encoder") and name not in own]
-        encoders = sum(sizes[name] for name in gone)
-        denoiser, total = sizes[networks.denoiser_name], sum(sizes.values())
-        offloaded = recipe.base_model.offload in ("model", "sequential")
-        if recipe.base_model.offload == "blocks":
-            resident = networks.resident_bytes(recipe.base_model.blocks_on_host)
-            total, denoiser = total - denoiser + resident, resident
-        weights = denoiser if offloaded else total - encoders
-        sample_weights = weights + (0 if not offloaded else sizes.get("vae", 0))
+        weights = networks.base_weights(recipe, own)
         calls, settings = networks.calls, recipe.sample
         student = networks.denoiser_cost(Call(calls.student_rows, with_grad=True))
         teacher = networks.denoiser_cost(Call(calls.teacher_rows, with_grad=False))
@@ -221,7 +214,10 @@ class Estimator:
                 encoding.operators + student.operators,
             )
         trained_bytes = adapter + state
-        training = weights + trained_bytes + max(student.peak_bytes, teacher.peak_bytes)
+        embeds = networks.embeds_bytes * len(prompts_of(recipe))
+        embeds = embeds if self.device.type == "cpu" else min(embeds, MOST_ON_DEVICE)
+        trained_bytes += embeds
+        training = weights.training + trained_bytes + max(student.peak_bytes, teacher.peak_bytes)
         looks = recipe.proof.enabled or recipe.train.efficacy_every > 0
         rows = max(settings.batch_size * settings.rows_per_image, BATCH_SIZE * looks)
         drawing = networks.denoiser_cost(Call(rows, with_grad=False)).peak_bytes
@@ -229,13 +225,12 @@ class Estimator:
         reading = most_bytes(measure_models(recipe, self.plugins))
         if recipe.proof.attacks is not None:
             attack = Call(backward_rows(recipe), with_grad=True)
-            drawing = encoders + max(drawing, networks.denoiser_cost(attack).peak_bytes)
-        sampling = sample_weights + trained_bytes + max(drawing, reading)
-        embeds = networks.embeds_bytes * len(prompts_of(recipe))
-        loading = (max(sizes.values()) if offloaded else total) + embeds
+            drawing = weights.encoders + max(drawing, networks.denoiser_cost(attack).peak_bytes)
+        sampling = weights.sampling + trained_bytes + max(drawing, reading)
+        loading = weights.loading + embeds
         peak = max(training, sampling, loading)
         return Memory(
-            weights=weights,
+            weights=weights.training,
             loading=loading,
             adapter=adapter,
             gradients=4 * trained,

@@ -9,10 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from loba_tui.core.associate.caches.memory import block_offload
-from loba_tui.core.associate.model_shapes import ModelShapes
+from loba_tui.core.associate.model_shapes import ModelShapes, bytes_of
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.planning.method_calls import Call, MethodCalls
 from loba_tui.core.program.planning.simulation import Cost, RealDeviceRules, measure
+from loba_tui.core.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class BaseWeights:
+    """Bytes of the base's weights on the device.
+
+    Attributes:
+        loading: Most while prompts are encoded and the denoiser is brought.
+        training: Between pictures.
+        sampling: While pictures are drawn.
+        encoders: Of text encoders that are not trained; in `loading` alone.
+    """
+
+    loading: int
+    training: int
+    sampling: int
+    encoders: int
 
 
 @dataclass
@@ -55,10 +73,32 @@ class Networks:
         tensors = [row.embeds] if row.pooled is None else [row.embeds, row.pooled]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    def resident_bytes(self, blocks_on_host: int | None) -> int:
-        """Return what the denoiser takes on the device while so many blocks wait; None is all."""
-        denoiser = self.shapes.container.denoiser
-        return sum(block_offload.resident_bytes(denoiser, blocks_on_host, self.adapter))
+    def base_weights(self, recipe: Recipe, own: Mapping[str, int]) -> BaseWeights:
+        """Return what the base's weights take on the device, phase by phase.
+
+        Args:
+            own: How many parameters of adapters are in each component.
+        """
+        modules = self.shapes.modules().items()
+        sizes = {name: bytes_of(module) - 4 * own.get(name, 0) for name, module in modules}
+        going = [name for name in sizes if name.startswith("text_encoder") and name not in own]
+        encoders, vae = sum(sizes[name] for name in going), sizes.get("vae", 0)
+        denoiser, total = sizes[self.denoiser_name], sum(sizes.values())
+        base = recipe.base_model
+        if base.offload in ("model", "sequential"):
+            return BaseWeights(max(sizes.values()), denoiser, denoiser + vae, encoders)
+        if self.device_type == "cpu":
+            return BaseWeights(total, total - encoders, total - encoders, encoders)
+        # Prompts are encoded before the denoiser is there, and the VAE comes for pictures.
+        encoding, trained = total - denoiser, total - denoiser - encoders - vae
+        if base.offload == "blocks":
+            network = self.shapes.container.denoiser
+            held = block_offload.resident_bytes(network, base.blocks_on_host, self.adapter)
+            denoiser = sum(held)
+        needs_vae = recipe.data is not None and recipe.data.cache == "none"
+        drawing = denoiser + trained + vae
+        training = drawing if needs_vae else denoiser + trained
+        return BaseWeights(max(encoding, drawing), training, drawing, encoders)
 
     def denoiser_cost(self, call: Call) -> Cost:
         """Return what a prediction costs.
@@ -117,8 +157,11 @@ class Networks:
 
     def decode_cost(self, rows: int) -> Cost:
         """Return what the VAE takes to decode this many latents at once."""
-        if "decode" not in self._costs:
-            container = self.shapes.container
+        container = self.shapes.container
+        # Slices are taken one after another, so that one tells nothing of several.
+        at_once = rows if container.slices_vae else 1
+        key = ("decode", at_once, container.slices_vae, container.tiles_vae)
+        if key not in self._costs:
             vae = container.pipeline.vae
             # As the pipeline does: float16 overflows in SD-XL's VAE, so it is upcast for the while.
             upcast = vae.dtype == torch.float16 and container.decodes_in_float32
@@ -127,15 +170,16 @@ class Networks:
                 vae.to(dtype)
 
             def decode() -> Tensor:
-                shape = (1, *container.latent_shape(self.resolution))
+                shape = (at_once, *container.latent_shape(self.resolution))
                 latents = torch.zeros(shape, dtype=dtype, device=container.device)
                 return container.decode_own(latents).float()
 
             present = [*vae.parameters(), *vae.buffers()]
             rules = RealDeviceRules(device_type=self.device_type, fused=self.fused)
-            self._costs["decode"] = measure(decode, with_grad=False, rules=rules, present=present)
-        cost = self._costs["decode"]
-        return Cost(0, cost.peak_bytes * rows, cost.flops * rows)
+            container.require("vae")
+            self._costs[key] = measure(decode, with_grad=False, rules=rules, present=present)
+        cost, times = self._costs[key], rows // at_once
+        return Cost(0, cost.peak_bytes * times, cost.flops * times)
 
     def _simulate(self, call: Call) -> Cost:
         container, denoiser = self.shapes.container, self.shapes.container.denoiser

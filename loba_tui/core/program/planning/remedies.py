@@ -132,6 +132,10 @@ def _memory_changes(recipe: Recipe, estimate: Estimate) -> Iterator[Change]:
     drawing: dict[str, Any] = {}
     if estimate.memory.worst_phase == "sampling":
         # The only thing that is too much are pictures: training is left alone.
+        if not base.vae_slicing and sample.batch_size > 1:
+            yield {"base_model.vae_slicing": True}
+        if not base.vae_tiling:
+            yield {"base_model.vae_tiling": True}
         for size in _halves(sample.batch_size):
             drawing = {"sample.batch_size": size}
             yield drawing

@@ -113,7 +113,7 @@ class _Block:
 
 @dataclass(frozen=True)
 class _SavedWeight:
-    """What autograd is given to keep in the place of a weight, which may be gone by then."""
+    """Stands for a weight among what autograd keeps: the weight itself may be gone by then."""
 
     block: _Block
     dtype: torch.dtype

@@ -11,6 +11,8 @@ from loba_tui.core.associate.caches.tensors.store import TensorStore
 from loba_tui.core.associate.embeds import PromptEmbeds
 
 _CONTIGUOUS = torch.contiguous_format
+MOST_ON_DEVICE = 64 * 2**20
+"""Bytes: some 200 prompts of SD-XL in half precision."""
 _ENCODED_AT_ONCE = 256
 """Prompts that are encoded before they are written: what is written survives a stop."""
 
@@ -27,7 +29,10 @@ class EncodesPrompts(Protocol):
 
 
 class PromptEmbedCache(Mapping[str, PromptEmbeds]):
-    """Embeddings by prompt, one row each, on the container's device.
+    """Embeddings by prompt, one row each, given on the container's device.
+
+    As many rows as prompts that a slider has stay there. The captions of a large data set wait in
+    main memory, pinned for CUDA, and a row that is asked for is copied without being waited for.
 
     Each prompt is encoded as if alone: else its bits would depend on how many others there are,
     and so on what a store happens to have.
@@ -35,32 +40,44 @@ class PromptEmbedCache(Mapping[str, PromptEmbeds]):
     Args:
         store: Where rows are kept between runs, of the kind "embeds", with the
             `producer_fingerprint` of tokenizers and text encoders; None keeps them in memory only.
+        most_on_device: Bytes of rows that stay on an accelerator.
     """
 
-    def __init__(self, container: EncodesPrompts, store: TensorStore | None = None) -> None:
+    def __init__(
+        self,
+        container: EncodesPrompts,
+        store: TensorStore | None = None,
+        *,
+        most_on_device: int = MOST_ON_DEVICE,
+    ) -> None:
         self._container = container
         self._store = store
+        self._free_bytes = most_on_device
         self._rows: dict[str, PromptEmbeds] = {}
 
     def encode(self, prompts: Iterable[str]) -> None:
         """Take those prompts that are not there yet from the store, or encode them."""
         wanted = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._rows]
-        found = {prompt: row for prompt in wanted if (row := self._kept(prompt)) is not None}
+        found: dict[str, PromptEmbeds] = {}
+        for prompt in wanted:
+            if (row := self._kept(prompt)) is not None:
+                found[prompt] = self._placed(row)
         missing = [prompt for prompt in wanted if prompt not in found]
         for start in range(0, len(missing), _ENCODED_AT_ONCE):
             some = missing[start : start + _ENCODED_AT_ONCE]
             for prompt, row in zip(some, self._container.encode_alone(some), strict=True):
-                found[prompt] = self._keep(prompt, row)
+                found[prompt] = self._placed(self._keep(prompt, row))
         self._rows.update({prompt: found[prompt].of(prompt) for prompt in wanted})
 
     def batch(self, prompts: Iterable[str]) -> PromptEmbeds:
         """Return the rows of these prompts, encoding what is missing."""
         wanted = list(prompts)
         self.encode(wanted)
-        return PromptEmbeds.cat([self._rows[prompt] for prompt in wanted])
+        return PromptEmbeds.cat([self[prompt] for prompt in wanted])
 
     def __getitem__(self, prompt: str) -> PromptEmbeds:
-        return self._rows[prompt]
+        row, device = self._rows[prompt], self._container.device
+        return row if row.embeds.device == device else row.to(device, non_blocking=True)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
@@ -75,7 +92,15 @@ class PromptEmbedCache(Mapping[str, PromptEmbeds]):
         if found is None or "embeds" not in found:
             return None
         row = PromptEmbeds(found["embeds"], found.get("pooled"), lengths=found.get("lengths"))
-        return row.to(self._container.device)
+        return row
+
+    def _placed(self, row: PromptEmbeds) -> PromptEmbeds:
+        """Return a row where it is to wait: on the device while there is room for it."""
+        device = self._container.device
+        if device.type == "cpu" or row.num_bytes <= self._free_bytes:
+            self._free_bytes -= row.num_bytes
+            return row.to(device)
+        return row.pinned() if device.type == "cuda" else row.to("cpu")
 
     def _keep(self, prompt: str, made: PromptEmbeds) -> PromptEmbeds:
         # Laid out as what comes from the store: kernels may depend on it.

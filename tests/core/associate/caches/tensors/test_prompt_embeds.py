@@ -36,6 +36,23 @@ def test_every_prompt_is_encoded_once():
     assert list(cache) == ["a", "bb", "ccc"]
 
 
+class Accelerated(CountingContainer):
+    """Has rows on another device, which tells where they were moved to."""
+
+    device = torch.device("meta")
+
+
+def test_what_is_more_than_the_device_is_to_hold_waits_in_main_memory():
+    a_row = 4 * (2 * 3 + 1)
+    cache = PromptEmbedCache(Accelerated(), most_on_device=2 * a_row)
+    cache.encode(["a", "bb", "ccc", "dddd"])
+    rows = cache._rows
+    assert [rows[prompt].embeds.is_meta for prompt in cache] == [True, True, False, False]
+    assert rows["dddd"].pooled.tolist() == [[4.0]]
+    assert all(cache[prompt].embeds.is_meta for prompt in cache), "given where it is used"
+    assert cache.batch(["a", "dddd"]).pooled.is_meta
+
+
 def test_a_batch_has_the_rows_in_the_order_asked_for():
     cache = PromptEmbedCache(CountingContainer())
     rows = cache.batch(["ccc", "a", "ccc"])
