@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +24,7 @@ from loba_tui.commands.options import (
 )
 from loba_tui.core.errors import ExitCode
 from loba_tui.core.text import clean
+from loba_tui.core.units import parse_size
 
 if TYPE_CHECKING:
     from loba_tui.client.recipes.open import OpenedRecipe
@@ -75,6 +76,10 @@ def plan(
     data: Annotated[
         bool, typer.Option("--data", help="Open every image and caption instead, and say what is.")
     ] = False,
+    memory: Annotated[
+        list[str] | None,
+        typer.Option(help="Say how so much free memory, such as 12GB, would be used; repeatable."),
+    ] = None,
     agreed: Agreed = Agreed(),  # noqa: B008  frozen
 ) -> None:
     """Show what would run, drawn: its schedules over steps, layers, timesteps and noise.
@@ -85,6 +90,7 @@ def plan(
     """
     from loba_tui.client.plans import request as planning
     from loba_tui.client.plans.ascii_charts import Canvas
+    from loba_tui.client.plans.requirements_text import memory_lines
     from loba_tui.client.plans.text import data_lines, plan_lines
     from loba_tui.commands.live_line import foreground
     from loba_tui.commands.open_recipe import load_agreed, open_recipe
@@ -92,8 +98,11 @@ def plan(
     plugins, here = user_plugins(), foreground()
     opened = open_recipe(recipe, yes=agreed.yes)
     resolved = load_agreed(opened, overrides or [], agreed)
+    sizes = tuple(parse_size(size) for size in memory or ())
     if data:
         document = planning.ask("data", resolved, here)
+    elif sizes:
+        document = planning.ask("plan", resolved, here, memory=sizes)["memory"]
     else:
         document = planning.plan(
             resolved,
@@ -102,8 +111,10 @@ def plan(
             plugins=plugins,
             most_seconds=-1.0 if fresh else planning.MOST_SECONDS,
         )
-    canvas = Canvas.of(sys.stdout)
-    lines = data_lines(document) if data else plan_lines(document["sections"], canvas)
+    if data or sizes:
+        lines: Iterable[str] = data_lines(document) if data else memory_lines(document)
+    else:
+        lines = plan_lines(document["sections"], Canvas.of(sys.stdout))
     echo_result(document, lines, as_json=as_json)
 
 

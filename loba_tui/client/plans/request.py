@@ -151,8 +151,17 @@ def _facts(path: Path) -> str:
     return f"{path.name} {facts.st_size} {facts.st_mtime_ns}"
 
 
-def ask(action: Literal["plan", "data"], recipe: Recipe, here: Foreground) -> dict[str, Any]:
+def ask(
+    action: Literal["plan", "data"],
+    recipe: Recipe,
+    here: Foreground,
+    *,
+    memory: tuple[int, ...] = (),
+) -> dict[str, Any]:
     """Return a plan's sections, or what all images and captions of a recipe are.
+
+    Args:
+        memory: Sizes in bytes: the plan says how each would be used, and nothing else.
 
     Raises:
         LobaError: Something of it cannot be used; the message lists all of that.
@@ -160,7 +169,7 @@ def ask(action: Literal["plan", "data"], recipe: Recipe, here: Foreground) -> di
     folder = RunDir(Path(tempfile.mkdtemp(prefix="loba-plan-")))
     try:
         text = dump_recipe(recipe)
-        wanted = launch.Request(action, "", None, str(folder.path), recipe=text)
+        wanted = launch.Request(action, "", None, str(folder.path), recipe=text, memory=memory)
         here.request(folder, wanted)
         sections = parse_json(folder.folder.file(launch.PLAN).read(_MAX_PLAN_BYTES))
     except LobaError as error:

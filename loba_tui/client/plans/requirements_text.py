@@ -49,6 +49,18 @@ def requirement_lines(needs: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def memory_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how a recipe would use several sizes of memory, a line each, and what it lacks."""
+    for row in found["rows"]:
+        free, needed = show_memory(row["free"]), show_memory(row["needed"])
+        line = f"{free:>9} free on {clean(found['device'])}: needs {needed}"
+        yield line + (f" with {clean(row['chosen'])}" if row["chosen"] else "")
+        if row["needed"] > row["free"]:
+            yield f"{'':9} does not fit while {clean(row['worst_phase'])};" + (
+                f" {clean(row['remedy'])}" if row["remedy"] else " no single change makes it fit"
+            )
+
+
 def short_line(needs: Mapping[str, Any]) -> str:
     """Return the figures in one line, for the start of a run."""
     return (

@@ -63,6 +63,7 @@ class Request:
             them, for every alternative.
         minutes: The most that a benchmark takes.
         quick: Measure less often.
+        memory: For a plan, sizes of memory in bytes: how the recipe would use each of them.
     """
 
     action: Action
@@ -85,6 +86,7 @@ class Request:
     tries: tuple[tuple[str, ...], ...] = ()
     minutes: float = 8.0
     quick: bool = False
+    memory: tuple[int, ...] = ()
     version: int = field(default=RECORD_VERSION, kw_only=True)
 
     @classmethod
@@ -97,7 +99,7 @@ class Request:
         if data.get("version") != RECORD_VERSION:
             raise ValueError(f"{path} is not a request of version {RECORD_VERSION}")
         try:
-            for key in ("prompts", "scales", "seeds"):
+            for key in ("prompts", "scales", "seeds", "memory"):
                 data[key] = tuple(data.get(key, ()))
             data["recipes"] = tuple(str(each) for each in data.get("recipes", ()))
             data["tries"] = tuple(tuple(map(str, each)) for each in data.get("tries", ()))

@@ -16,7 +16,7 @@ from loba_tui.core.program.planning.calibration import TIME_UNKNOWN, calibrate, 
 from loba_tui.core.program.planning.estimate import Estimator, device_of
 from loba_tui.core.program.planning.estimate_records import Estimate
 from loba_tui.core.program.planning.free_resources import FreeResources, free_resources
-from loba_tui.core.program.planning.remedies import require_fit
+from loba_tui.core.program.planning.remedies import as_keys, memory_remedies, require_fit
 from loba_tui.core.recipe.measure_models import measure_models
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.units import show_size
@@ -47,6 +47,27 @@ def requirements(recipe: Recipe, shapes: ModelShapes, plugins: Plugins) -> dict[
     except ResourceError as error:
         problem = str(error)
     return as_section(estimate, notes, free, problem, settled=settled)
+
+
+def by_memory(recipe: Recipe, sizes: Sequence[int], estimator: Estimator) -> dict[str, Any]:
+    """Return how a recipe would use a device with so many bytes free, for each of the sizes."""
+    rows = []
+    for size in sizes:
+        settled = settle(recipe, estimator, size)
+        estimate = estimator.estimate(settled.recipe)
+        memory = estimate.memory
+        row = {
+            "free": size,
+            "chosen": as_keys(settled.change),
+            "needed": memory.needed,
+            "worst_phase": memory.worst_phase,
+            "remedy": "",
+        }
+        if memory.needed > size:
+            found = memory_remedies(estimator, settled.recipe, estimate, limit=size)
+            row["remedy"] = str(found[0]) if found else ""
+        rows.append(row)
+    return {"device": str(estimator.device), "rows": rows}
 
 
 def download_notes(recipe: Recipe, plugins: Plugins) -> list[str]:

@@ -25,8 +25,10 @@ from loba_tui.core.program.data.open import cut_captions, open_data
 from loba_tui.core.program.evaluation.attacks.attack import attack_erasure
 from loba_tui.core.program.evaluation.proof import prove
 from loba_tui.core.program.open_model import Embeddings, OpenModel, open_model, prompts_of
+from loba_tui.core.program.planning.estimate import Estimator, device_of
 from loba_tui.core.program.planning.preview import preview
 from loba_tui.core.program.planning.remedies import Change, with_changes
+from loba_tui.core.program.planning.requirements import by_memory
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
 from loba_tui.core.program.serving.bench_requests import serve_bench
 from loba_tui.core.program.serving.combine_requests import (
@@ -67,7 +69,12 @@ def serve(
     elif request.action == "extract":
         serve_extract(request, writer)
     elif request.action == "plan":
-        sections = preview(wanted_recipe(request, plugins), plugins)
+        recipe = wanted_recipe(request, plugins)
+        if request.memory:
+            estimator = Estimator(device_of(recipe)[0], plugins)
+            sections = {"memory": by_memory(recipe, request.memory, estimator)}
+        else:
+            sections = preview(recipe, plugins)
         path = writer.write_file(PLAN, json.dumps(sections, allow_nan=False).encode())
         writer.event("planned", path=path)
     elif request.action == "bench":

@@ -10,11 +10,13 @@ from typing import cast
 import pytest
 import torch
 
+from loba_tui.client.plans.requirements_text import memory_lines
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.planning import preflight
 from loba_tui.core.program.planning.automatic import Settled, leaves_choices, settle
 from loba_tui.core.program.planning.estimate import Estimator, needed_of
 from loba_tui.core.program.planning.estimate_records import Estimate
+from loba_tui.core.program.planning.requirements import by_memory
 from loba_tui.core.program.train import train
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
 from loba_tui.core.recipe.problems import ProblemsFound
@@ -66,7 +68,11 @@ class Formula:
         return replace(
             self.base,
             device=str(self.device),
-            memory=replace(self.base.memory, training=2**20 + activations),
+            memory=replace(
+                self.base.memory,
+                training=2**20 + activations,
+                needed=needed_of(2**20 + activations, self.device),
+            ),
             work=replace(
                 self.base.work, operators_per_step=1000 * pieces, flops_per_step=self.flops
             ),
@@ -180,3 +186,20 @@ def test_a_run_keeps_what_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyP
     found = next(event for event in events if event["event"] == "chosen")
     assert "train.batch_size: 4" in found["keys"]
     assert not leaves_choices(kept), "or another machine would go on with other numbers"
+
+
+def test_a_plan_says_how_sizes_of_memory_would_be_used(base: Estimate) -> None:
+    formula = Formula(base)
+    recipe = recipe_of({"steps": 2, "batch_size": "auto", "effective_batch_size": 2}, False)
+    sizes = (PLENTY, formula.needs(10))
+    found = by_memory(recipe, sizes, cast(Estimator, formula))
+    plenty, little = found["rows"]
+    assert plenty["chosen"] == "train.batch_size: 2, train.gradient_accumulation: 1"
+    assert (plenty["needed"], plenty["remedy"]) == (formula.needs(21), "")
+    assert little["chosen"] == "train.batch_size: 1, train.gradient_accumulation: 2"
+    assert little["needed"] > little["free"]
+    first, second, third = memory_lines(found)
+    assert "free on cpu: needs" in first
+    assert "with train.batch_size: 2" in first
+    assert "with train.batch_size: 1" in second
+    assert "base_model.gradient_checkpointing: true (then" in third
