@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loba_tui.core.associate.caches.tensors.latents import LatentCache
@@ -14,7 +14,7 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.prompt_truncation import describe_truncation
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.program.adapter_files.text_encoders import AdaptedText, ScaledEmbeddings
-from loba_tui.core.program.data.prepare import PreparedData
+from loba_tui.core.program.data.prepare import PreparedData, Progress
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper, cache_of
 from loba_tui.core.recipe.schema import Recipe
 
@@ -120,3 +120,18 @@ def open_model(
         return LatentCache(container, wrapper.store(tensors, "latents", on_problem=on_problem))
 
     return OpenModel(wrapper, container, embeds, open_latents)
+
+
+def with_images(
+    recipe: Recipe,
+    model: OpenModel,
+    images: PreparedData | None,
+    progress: Progress = lambda done, total: None,
+) -> OpenModel:
+    """Return a model with a run's images encoded, and its VAE at rest until pictures are drawn."""
+    if images is not None:
+        images.encode(model.container, model.open_latents, progress)
+        model = replace(model, data=images)
+    if recipe.data is None or recipe.data.cache != "none":
+        model.wrapper.rest_vae()
+    return model

@@ -18,7 +18,7 @@ from loba_tui.core.program.data.open import image_progress, open_data
 from loba_tui.core.program.data.prepare import PreparedData
 from loba_tui.core.program.evaluation.measure import check_measures, fetch_models
 from loba_tui.core.program.finish import check_calibration, finish
-from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
+from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of, with_images
 from loba_tui.core.program.planning.preflight import Preflight
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.sampling.run_strips import StripDrawer
@@ -130,13 +130,10 @@ class _Preparation:
             keep_text_encoders=trains_text(recipe, self.context.plugins),
         )
         model = replace(model, text=changed_text(recipe, model, self.context.plugins))
-        if images is not None:
-            progress = image_progress("encoding images", records, self._on_phase)
-            images.encode(model.container, model.open_latents, progress)
-            model = replace(model, data=images)
-        if recipe.data is None or recipe.data.cache != "none":
-            model.wrapper.rest_vae()  # from here on, pictures alone need it
-        return model
+        if images is None:
+            return with_images(recipe, model, None)
+        progress = image_progress("encoding images", records, self._on_phase)
+        return with_images(recipe, model, images, progress)
 
     def _on_phase(self, phase: str) -> None:
         self._go_on_or_stop(

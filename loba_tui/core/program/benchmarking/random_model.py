@@ -43,7 +43,8 @@ def open_random(recipe: Recipe, prompts: Sequence[str]) -> OpenModel:
     wrapper = PipelineWrapper(settings.model_copy(update={"threads": threads}), cache)
     container = wrapper.load()
     embeds = random_embeds(container, prompts, source)
-    container.adopt_empty(_random_row(container, source))
+    empty = _random_row(container, source)
+    container.adopt_empty(_as_long_as("", empty, container))
     return OpenModel(wrapper, container, embeds, lambda: LatentCache(container, None))
 
 
@@ -77,7 +78,7 @@ def random_embeds(
     """Return one row a prompt; a few rows in turn, as many captions would fill the memory."""
     rows = [_random_row(container, source) for _ in range(_DIFFERENT_PROMPTS)]
     return {
-        prompt: rows[number % len(rows)].of(prompt)
+        prompt: _as_long_as(prompt, rows[number % len(rows)], container)
         for number, prompt in enumerate(dict.fromkeys(prompts))
     }
 
@@ -90,3 +91,11 @@ def _random_row(container: ModelContainer, source: torch.Generator) -> PromptEmb
 
     pooled = None if row.pooled is None else like(row.pooled)
     return replace(row, embeds=like(row.embeds), pooled=pooled)
+
+
+def _as_long_as(prompt: str, row: PromptEmbeds, container: ModelContainer) -> PromptEmbeds:
+    """Return a row of as many states as the prompt has, where a model reads no more of it."""
+    if row.lengths is None:
+        return row.of(prompt)
+    length = len(container.tokenize([prompt])[0])
+    return replace(row, embeds=row.embeds[:, :length], lengths=torch.tensor([length])).of(prompt)

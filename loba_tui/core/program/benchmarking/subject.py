@@ -18,7 +18,7 @@ from loba_tui.core.program.benchmarking.timing import wait_for
 from loba_tui.core.program.build import build, build_accelerator
 from loba_tui.core.program.changed_text import changed_text, trains_text
 from loba_tui.core.program.data.open import open_data
-from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
+from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of, with_images
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.sampling.run_strips import StripDrawer
 from loba_tui.core.program.steering.boundary import Steering
@@ -61,10 +61,7 @@ class Models:
         else:
             model = open_random(recipe, prompts)
         model = replace(model, text=changed_text(recipe, model, self.plugins))
-        if data is None:
-            return model
-        data.encode(model.container, model.open_latents)
-        return replace(model, data=data)
+        return with_images(recipe, model, data)
 
     def _embedded(self, recipe: Recipe, prompts: list[str]) -> OpenModel:
         missing = [prompt for prompt in prompts if prompt not in self._embeds]
