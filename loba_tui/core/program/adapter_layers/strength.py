@@ -8,7 +8,7 @@ stays PEFT's own. `adapter_layers.kinds` says why it means the same for all kind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -18,10 +18,16 @@ from peft.tuners.oft.layer import OFTLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from loba_tui.core.associate.joined_tokens import joined_tokens
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.adapter_layers.added import AddedLayer
 from loba_tui.core.program.adapter_layers.kinds import adapted_layers
+from loba_tui.core.program.adapter_layers.low_rank import (
+    cast_together,
+    forget_cast,
+    is_plain,
+    scale_layer,
+)
+from loba_tui.core.program.adapter_layers.multipliers import Multipliers
 
 
 class RowScale(Protocol):
@@ -65,21 +71,32 @@ class AdapterScale:
     def __init__(
         self, denoiser: nn.Module, adapter_name: str = "default", *, within: str = ""
     ) -> None:
-        self._layers = [
+        self._name = adapter_name
+        found = [
             layer
             for name, layer in adapted_layers(denoiser, adapter_name)
             if f"{name}.".startswith(f"{within}." if within else "")
         ]
-        if not self._layers:
+        if not found:
             raise RecipeError(f"no adapter named {adapter_name!r} is attached to the model")
-        self._denoiser = denoiser
-        self._multipliers: Tensor | None = None
+        self._plain = [layer for layer in found if is_plain(layer, adapter_name)]
+        self._others = [layer for layer in found if layer not in set(self._plain)]
+        self.multipliers = Multipliers(denoiser)
         self._undo: list[Callable[[], None]] = []
-        for layer in self._layers:
+        for layer in found:
             self._hook(layer, adapter_name)
+        if self._plain:
+            self._undo.append(
+                denoiser.register_forward_pre_hook(self._prepare, with_kwargs=True).remove
+            )
+            after = denoiser.register_forward_hook(self._clean_up, always_call=True)
+            self._undo.append(after.remove)
 
     def _hook(self, layer: BaseTunerLayer | AddedLayer, adapter_name: str) -> None:
         """Multiply what the adapter adds to a layer's output, or to its input for OFT."""
+        if is_plain(layer, adapter_name):
+            self._undo.append(scale_layer(layer, adapter_name, self.multipliers))
+            return
         if isinstance(layer, AddedLayer):
             self._undo.append(layer.register_forward_hook(self._scale_rows).remove)
             return
@@ -96,6 +113,32 @@ class AdapterScale:
         else:
             handle = layer.lora_B[adapter_name].register_forward_hook(self._scale_rows)
         self._undo.append(handle.remove)
+
+    def _prepare(
+        self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Do once what every layer of a forward pass would do for itself."""
+        multipliers = self.multipliers
+        if not multipliers.is_on:
+            return
+        dtype = next((dtype for dtype in map(_dtype_of, [*args, *kwargs.values()]) if dtype), None)
+        if dtype is not None and dtype != self._plain[0].lora_A[self._name].weight.dtype:
+            cast_together(self._plain, self._name, dtype)
+        states = kwargs.get("encoder_hidden_states")
+        runs_again = torch.is_grad_enabled() and getattr(
+            denoiser, "is_gradient_checkpointing", True
+        )
+        if multipliers.is_fast and isinstance(states, Tensor) and not runs_again:
+            multipliers.prompt_products.begin(
+                states,
+                lambda layer: layer.factors(self._name, states.dtype)[0],
+                multipliers.times,
+            )
+
+    def _clean_up(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+        self.multipliers.prompt_products.end()
+        # Those that gradients flow through stay: checkpointing runs the forward pass again.
+        forget_cast(self._plain, self._name)
 
     def _wrap_delta(self, layer: LycorisLayer, adapter_name: str) -> None:
         """LoHa and LoKr compute their part in a method, where no module could be hooked."""
@@ -116,57 +159,45 @@ class AdapterScale:
 
         self._undo.append(restore)
 
+    def _scaled(self, output: Tensor) -> Tensor:
+        return self.multipliers.times(output)
+
     def _scale_rows(self, _module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return self._scaled(output)
 
     def _scale_rotation(self, _module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-        if self._multipliers is None:
+        if self.multipliers.rows is None:
             return output
         return args[0] + self._scaled(output - args[0])
-
-    def _scaled(self, output: Tensor) -> Tensor:
-        if self._multipliers is None:
-            return output
-        rows = self._multipliers
-        if rows.device != output.device or rows.dtype != output.dtype:
-            # Kept, because hundreds of layers would each copy it to the accelerator again.
-            rows = self._multipliers = rows.to(output.device, output.dtype)
-        if rows.numel() > 1:
-            tokens = joined_tokens(self._denoiser)
-            if output.ndim == 2 and tokens is not None and sum(tokens) == len(output):
-                rows = rows.repeat(len(tokens) // rows.numel())
-                rows = rows.repeat_interleave(torch.tensor(tokens, device=rows.device))
-            else:
-                # Classifier-free guidance stacks the batch: two halves, each of all rows.
-                rows = rows.repeat(output.shape[0] // rows.numel())
-        return output * rows.view(-1, *[1] * (output.ndim - 1))
 
     def set(self, multipliers: Tensor | float) -> None:
         """Use these strengths, (B,) or one for all rows, until they are set anew.
 
         They must stay until after the backward pass: gradient checkpointing runs the forward again.
         """
-        self._multipliers = torch.as_tensor(multipliers, dtype=torch.float32).reshape(-1)
+        self.multipliers.set(multipliers)
 
     @contextmanager
     def __call__(self, multipliers: Tensor | float) -> Iterator[None]:
         """Use strengths (B,), or one for all rows, inside a `with` block."""
-        before = self._multipliers
+        before = self.multipliers.rows
         self.set(multipliers)
         try:
             yield
         finally:
-            self._multipliers = before
+            self.multipliers.set(before)
 
     @contextmanager
     def base(self) -> Iterator[None]:
         """Run the model without the adapter inside a `with` block (bit-equal to the base)."""
-        for layer in self._layers:
+        before, self.multipliers.is_on = self.multipliers.is_on, False
+        for layer in self._others:
             layer.enable_adapters(enabled=False)
         try:
             yield
         finally:
-            for layer in self._layers:
+            self.multipliers.is_on = before
+            for layer in self._others:
                 layer.enable_adapters(enabled=True)
 
     def remove(self) -> None:
@@ -174,3 +205,10 @@ class AdapterScale:
         for undo in reversed(self._undo):
             undo()
         self._undo.clear()
+
+
+def _dtype_of(value: Any) -> torch.dtype | None:
+    """Return the dtype of a tensor of floats, or of the first in a list of them."""
+    if isinstance(value, list | tuple) and value:
+        return _dtype_of(value[0])
+    return value.dtype if isinstance(value, Tensor) and value.is_floating_point() else None
