@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from loba_tui.core.associate.device_copies import rows_of
+
 
 @dataclass(frozen=True)
 class PromptEmbeds:
@@ -35,15 +37,15 @@ class PromptEmbeds:
         """Return the given rows; a single index keeps the batch dimension."""
         if isinstance(rows, int):
             rows = [rows]
-        elif not isinstance(rows, slice | Tensor):
-            rows = list(rows)
+        if not isinstance(rows, slice | Tensor):
+            rows = [range(len(self))[row] for row in rows]
         texts = self.texts
         if texts:
             numbers = torch.arange(len(texts))[rows.cpu() if isinstance(rows, Tensor) else rows]
             texts = tuple(texts[number] for number in numbers)
-        pooled = None if self.pooled is None else self.pooled[rows]
-        lengths = None if self.lengths is None else self.lengths[rows]
-        return PromptEmbeds(self.embeds[rows], pooled, texts, lengths)
+        pooled = None if self.pooled is None else _rows(self.pooled, rows)
+        lengths = None if self.lengths is None else _rows(self.lengths, rows)
+        return PromptEmbeds(_rows(self.embeds, rows), pooled, texts, lengths)
 
     def select(self, indices: Sequence[int] | Tensor) -> PromptEmbeds:
         """Return the rows of the given indices, in that order, repeats allowed."""
@@ -138,6 +140,10 @@ class PromptEmbeds:
             tuple(texts) if all(part.texts for part in parts) else (),
             torch.cat(lengths) if lengths else None,
         )
+
+
+def _rows(tensor: Tensor, rows: slice | list[int] | Tensor) -> Tensor:
+    return rows_of(tensor, rows) if isinstance(rows, list) else tensor[rows]
 
 
 def same_length(parts: Sequence[PromptEmbeds]) -> list[PromptEmbeds]:

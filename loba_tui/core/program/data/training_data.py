@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loba_tui.core.associate.device_copies import sent
 from loba_tui.core.associate.embeds import Framing
 from loba_tui.core.program import randomness
 from loba_tui.core.program.data.batches import Arrangement, SampleOrder, Unit
@@ -209,7 +210,7 @@ class ImageData:
                 self._latent(row, which, None if ahead is None else ahead[place][which])
                 for place, row in enumerate(rows)
             ]
-            latents.append(torch.stack(one).to(self._device))
+            latents.append(sent(torch.stack(one), self._device))
         masks = [self._mask(row) for row in rows]
         weights = [self._data.prior_weight if row.unit.is_prior else 1.0 for row in rows]
         return DataBatch(
@@ -220,7 +221,7 @@ class ImageData:
             ),
             prompts=tuple(row.prompt for row in rows),
             masks=self._stack_masks(masks, latents[0]),
-            weights=torch.tensor(weights, device=self._device),
+            weights=sent(torch.tensor(weights), self._device),
             rows=tuple(row.place for row in rows),
             framing=self._framing(rows),
         )
@@ -236,7 +237,7 @@ class ImageData:
             left, top = crop_corner((width, height), row.unit.bucket, place, mirrored=mirrored)
             corners.append((top, left))
         return Framing(
-            torch.tensor(sizes, device=self._device), torch.tensor(corners, device=self._device)
+            sent(torch.tensor(sizes), self._device), sent(torch.tensor(corners), self._device)
         )
 
     def _latent(self, row: Row, which: int, pixels: Tensor | None) -> Tensor:
@@ -262,7 +263,8 @@ class ImageData:
         if all(source.masks is None for source in self._data.sources):
             return None
         whole = torch.ones(1, *like.shape[2:])
-        return torch.stack([whole if mask is None else mask for mask in masks]).to(self._device)
+        stacked = torch.stack([whole if mask is None else mask for mask in masks])
+        return sent(stacked, self._device)
 
 
 def cut_settings(data: DataSection, unit: Unit, cut: Cut) -> dict[str, str | int | float | bool]:

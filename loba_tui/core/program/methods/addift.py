@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from pydantic import PositiveFloat
 
+from loba_tui.core.associate.device_copies import sent
 from loba_tui.core.program.method import Method, MethodParts, StepOutput
 from loba_tui.core.program.objectives.images import ImageMethod
 
@@ -48,19 +49,20 @@ class Addift(ImageMethod):
         parts, diffusion = self._parts, self._diffusion
         batch = self._images.batch(index)
         applied, _ = diffusion.noise(batch.latents[0], index, batch.rows)
-        timesteps = diffusion.timesteps(index, progress, batch.rows).to(applied.device)
-        low, high = (diffusion.add_noise(x, applied, timesteps) for x in batch.latents)
+        labels = diffusion.timesteps(index, progress, batch.rows)
+        timesteps = sent(labels, applied.device)
+        low, high = (diffusion.add_noise(x, applied, labels) for x in batch.latents)
         prompts = parts.condition(batch.prompts)
-        weights = batch.weights * diffusion.weights(timesteps).to(applied.device)
+        weights = batch.weights * sent(diffusion.weights(labels), applied.device)
         t = diffusion.normalised(timesteps)
 
         # Rows take turns, and each row from step to step.
         upward = torch.tensor([(row + index) % 2 == 0 for row in batch.rows])
-        is_up = upward.to(applied.device).view(-1, 1, 1, 1)
+        is_up = sent(upward, applied.device).view(-1, 1, 1, 1)
         mine, other = torch.where(is_up, high, low), torch.where(is_up, low, high)
         target = parts.predict_base(other, timesteps, prompts, batch.framing)
         change = torch.where(is_up, 1.0, -1.0) * (batch.latents[1] - batch.latents[0])
-        target = diffusion.with_image_moved(target, change.to(target), timesteps)
+        target = diffusion.with_image_moved(target, change.to(target), labels)
         own = None
         if self._holds_outside(batch.masks):
             own = parts.predict_base(mine, timesteps, prompts, batch.framing)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from pydantic import NonNegativeFloat
 
+from loba_tui.core.associate.device_copies import sent
 from loba_tui.core.program.method import Method, MethodParts, StepOutput
 from loba_tui.core.program.objectives.images import ImageMethod, weighted_mean
 
@@ -49,10 +50,11 @@ class ImageSlider(ImageMethod):
             torch.cat([noise, noise])
             for noise in diffusion.noise(batch.latents[0], index, batch.rows)
         )
-        timesteps = diffusion.timesteps(index, progress, batch.rows).to(clean.device).repeat(2)
-        noised = diffusion.add_noise(clean, applied, timesteps)
+        labels = diffusion.timesteps(index, progress, batch.rows).repeat(2)
+        timesteps = sent(labels, clean.device)
+        noised = diffusion.add_noise(clean, applied, labels)
         prompts = parts.condition(batch.prompts * 2)
-        weights = batch.weights.repeat(2) * diffusion.weights(timesteps).to(clean.device)
+        weights = batch.weights.repeat(2) * sent(diffusion.weights(labels), clean.device)
         t = diffusion.normalised(timesteps)
         masks = None if batch.masks is None else batch.masks.repeat(2, 1, 1, 1)
         framing = None if batch.framing is None else batch.framing.repeat(2)
@@ -63,7 +65,7 @@ class ImageSlider(ImageMethod):
             base = parts.predict_base(*seen)
         strengths = torch.tensor([*batch.scales[0], *batch.scales[1]])
         predicted = parts.predict_student(strengths, *seen)
-        target = diffusion.target(clean, wanted, timesteps)
+        target = diffusion.target(clean, wanted, labels)
         output = self._output("pair", predicted, target, base, t=t, weights=weights, masks=masks)
         if base is None or not self._direction_weight:
             return output

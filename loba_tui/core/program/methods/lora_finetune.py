@@ -7,6 +7,7 @@ is held where the base model has it.
 
 from __future__ import annotations
 
+from loba_tui.core.associate.device_copies import sent
 from loba_tui.core.program.method import Method, MethodParts, StepOutput
 from loba_tui.core.program.objectives.images import ImageMethod
 
@@ -36,16 +37,17 @@ class LoraFinetune(ImageMethod):
         batch = self._images.batch(index)
         latents = batch.latents[0]
         applied, wanted = diffusion.noise(latents, index, batch.rows)
-        timesteps = diffusion.timesteps(index, progress, batch.rows).to(latents.device)
-        noised = diffusion.add_noise(latents, applied, timesteps)
+        labels = diffusion.timesteps(index, progress, batch.rows)
+        timesteps = sent(labels, latents.device)
+        noised = diffusion.add_noise(latents, applied, labels)
         prompts = parts.condition(batch.prompts)
-        weights = batch.weights * diffusion.weights(timesteps).to(latents.device)
+        weights = batch.weights * sent(diffusion.weights(labels), latents.device)
         t = diffusion.normalised(timesteps)
 
         seen = (noised, timesteps, prompts, batch.framing)
         base = parts.predict_base(*seen) if self._holds_outside(batch.masks) else None
         predicted = parts.predict_student(1.0, *seen)
-        target = diffusion.target(latents, wanted, timesteps)
+        target = diffusion.target(latents, wanted, labels)
         return self._output(
             "image", predicted, target, base, t=t, weights=weights, masks=batch.masks
         )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from loba_tui.core.associate.device_copies import numbers, rows_of, sent
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.program.method import MethodParts, StepOutput
 from loba_tui.core.program.objectives.preserve import Held, PreservedPrompts, PreserveOptions
@@ -117,23 +118,24 @@ class ConceptMethod:
         prompts = parts.select([objective.student(concept) for concept in concepts])
         predicted, *predicted_held = parts.predict_student(
             torch.tensor([strengths[row] for row in rows]),
-            draw.inputs[rows],
-            draw.timesteps[rows],
+            rows_of(draw.inputs, rows),
+            rows_of(draw.timesteps, rows),
             PromptEmbeds.cat([prompts, *(each for *_, embeds in held for each in embeds)]),
         ).split([num_rows, *(len(at) for _, at, _ in held)])
 
         guidance = [m * concept.guidance for m, concept in zip(strengths, concepts, strict=True)]
-        target = objective.target(teacher, predicted.new_tensor(guidance).view(-1, 1, 1, 1))
+        target = objective.target(teacher, numbers(guidance, predicted).view(-1, 1, 1, 1))
         t = parts.normalised(draw.timesteps)
         losses = parts.loss(predicted, target, t).mean(dim=(1, 2, 3))
         loss = (losses * draw.weights).mean()
         metrics = {f"{objective.name}_loss": loss.detach()}
         for (term, at, _), ours in zip(held, predicted_held, strict=True):
             # Without rows this is zero, so that every process reports the same figures.
-            losses = parts.loss(ours, teacher[term.name][at], t[at]).mean(dim=(1, 2, 3))
+            theirs = rows_of(teacher[term.name], at)
+            losses = parts.loss(ours, theirs, rows_of(t, at)).mean(dim=(1, 2, 3))
             # Divided by the expected count, not by this process's: so that processes add up to
             # what one process with the whole batch computes.
-            term_loss = (losses * draw.weights[at]).sum() / (term.share * num_rows)
+            term_loss = (losses * rows_of(draw.weights, at)).sum() / (term.share * num_rows)
             metrics[f"{term.name}_loss"] = term_loss.detach()
             loss = loss + term.weight * term_loss
         return StepOutput(loss=loss, metrics=metrics)
@@ -158,8 +160,8 @@ class ConceptMethod:
         asked = {(question.row, question.shared): question for question in questions}
         rows = [row for row, _ in asked]
         predicted = self._parts.predict_base(
-            draw.inputs[rows],
-            draw.timesteps[rows],
+            rows_of(draw.inputs, rows),
+            rows_of(draw.timesteps, rows),
             PromptEmbeds.cat([question.embeds for question in asked.values()]),
         )
         places = {key: place for place, key in enumerate(asked)}
@@ -167,7 +169,8 @@ class ConceptMethod:
         for name, answers in teacher.items():
             own = [question for question in questions if question.role == name]
             at = [places[question.row, question.shared] for question in own]
-            answers[[question.row for question in own]] = predicted[at]
+            own_rows = sent(torch.tensor([q.row for q in own], dtype=torch.int64), answers.device)
+            answers.index_copy_(0, own_rows, rows_of(predicted, at))
         return teacher
 
     def _questions(self, draw: Draw) -> list[_Question]:

@@ -16,6 +16,7 @@ from loba_tui.core.program.training.gradient_start import GradientStart
 from loba_tui.core.program.training.memory import memory_mib
 from loba_tui.core.program.training.optimizer_state import averaged_weights
 from loba_tui.core.program.training.state import TrainerParts, checkpoint_of, restore
+from loba_tui.core.program.training.step_figures import StepFigures
 from loba_tui.core.program.validation.best import RunResult
 from loba_tui.core.recipe.schema import TrainSection
 from loba_tui.core.run.directory import checkpoint_name
@@ -154,15 +155,15 @@ class Trainer:
         rate = parts.learning_rates.set(self.step)
         if self.step == 0 and parts.gradient_start is not None:
             self._start_along_gradient(parts.gradient_start)
-        totals = self._backward()
+        collected = self._backward()
         self._share_text_gradients()
-        totals["grad_norm"] = float(
-            parts.accelerator.clip_grad_norm_(
-                parts.parameters.values(), train.max_grad_norm or math.inf
-            )
+        norm = parts.accelerator.clip_grad_norm_(
+            parts.parameters.values(), train.max_grad_norm or math.inf
         )
-        # The mean over all processes is bad where one of them is, so that all decide alike.
-        figures = self._over_processes(totals)
+        collected.add({"grad_norm": norm})
+        # The one moment of a step at which the host waits: before the weights are touched, so that
+        # a bad step can leave them alone.
+        figures = collected.read(parts.accelerator, parts.counter.rows)
         self._require_finite("loss", figures["loss"])
         if parts.accelerator.scaler is None:
             self._require_finite("gradient norm", figures["grad_norm"])
@@ -187,20 +188,17 @@ class Trainer:
         if parts.average is not None:
             parts.average.restart()
 
-    def _backward(self) -> dict[str, float]:
+    def _backward(self) -> StepFigures:
         """Add up the gradients of a step, and return its figures on this process."""
-        parts, train = self._parts, self._train
-        totals: dict[str, float] = {}
-        for micro in range(train.gradient_accumulation):
+        parts, num_parts = self._parts, self._train.gradient_accumulation
+        collected = StepFigures()
+        for micro in range(num_parts):
             with parts.accelerator.accumulate(parts.student):
-                index = self.step * train.gradient_accumulation + micro
+                index = self.step * num_parts + micro
                 output = parts.method.step(index, self.step / self._settings.steps)
                 parts.accelerator.backward(output.loss)
-                figures = {"loss": output.loss.detach(), **output.metrics}
-                for name, value in figures.items():
-                    share = float(value) / train.gradient_accumulation
-                    totals[name] = totals.get(name, 0.0) + share
-        return totals
+                collected.add({"loss": output.loss, **output.metrics}, num_parts)
+        return collected
 
     def _share_text_gradients(self) -> None:
         """Give every process the mean of all gradients of text encoders.
@@ -214,16 +212,6 @@ class Trainer:
             # None where no row of this process has a prompt.
             own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             parameter.grad = accelerator.reduce(own, reduction="mean")
-
-    def _over_processes(self, totals: Mapping[str, float]) -> dict[str, float]:
-        """Return the mean of the figures over all processes, and the sum of their UNet rows."""
-        accelerator, rows = self._parts.accelerator, self._parts.counter.rows
-        if accelerator.num_processes == 1:
-            return {**totals, "forwards": rows}
-        local = torch.tensor([*totals.values(), rows], device=accelerator.device)
-        *means, mean_rows = accelerator.reduce(local, reduction="mean").tolist()
-        forwards = round(mean_rows * accelerator.num_processes)
-        return {**dict(zip(totals, means, strict=True)), "forwards": forwards}
 
     def _require_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):

@@ -14,6 +14,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from loba_tui.core.associate.device_copies import sent
 from loba_tui.core.associate.schedules import is_flow_matching
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program import randomness
@@ -69,8 +70,8 @@ class NoiseLevels:
     def coefficients(self, levels: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return a and b of levels (B,) as (B, 1, 1, 1), with device and dtype of `like`."""
         at = levels.cpu()
-        a, b = (table[at].to(like).view(-1, 1, 1, 1) for table in (self._a, self._b))
-        return a, b
+        a, b = (sent(table[at], like.device, like.dtype) for table in (self._a, self._b))
+        return a.view(-1, 1, 1, 1), b.view(-1, 1, 1, 1)
 
     def normalised(self, timesteps: Tensor) -> Tensor:
         """Return timesteps as losses and densities have them: 0 is clean, and 1 is noise."""
@@ -178,7 +179,7 @@ class Diffusion:
 
         def normal(use: str, shape: Sequence[int]) -> Tensor:
             drawn = [randomness.normal(shape, self._seed, use, index, row) for row in rows]
-            return torch.stack(drawn).to(like.device)
+            return sent(torch.stack(drawn), like.device)
 
         applied = wanted = normal("noise", like.shape[1:])
         for place, change in enumerate(self._changes):

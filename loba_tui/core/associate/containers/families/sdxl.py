@@ -15,6 +15,7 @@ from loba_tui.core.associate.containers.prompt_reading import (
     weighted,
 )
 from loba_tui.core.associate.containers.text_outputs import TextOutput
+from loba_tui.core.associate.device_copies import sent
 from loba_tui.core.associate.embeds import Framing, PromptEmbeds
 
 
@@ -34,6 +35,7 @@ class SDXLContainer(UNetContainer):
         super().__init__(pipeline, revision, resolution=resolution)
         # The refiner has the second tokenizer only; both split alike, and pad differently.
         self._tokenizer = pipeline.tokenizer or pipeline.tokenizer_2
+        self._kept_time_ids: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
 
     @property
     def unconditional_prompt(self) -> str | None:
@@ -98,10 +100,18 @@ class SDXLContainer(UNetContainer):
         """Return the pooled state, and (B, 6): original size, top left of the cut, target size."""
         scale = self.pipeline.vae_scale_factor
         # In float32, where diffusers has the model's dtype: bfloat16 has no 1,023.
-        target = torch.tensor([side * scale for side in latents.shape[2:]], dtype=torch.float32)
-        target = target.to(latents.device).expand(len(latents), 2)
-        original, corner = target, torch.zeros_like(target)
+        height, width = (float(side * scale) for side in latents.shape[2:])
+        own = self._time_ids((height, width, 0.0, 0.0, height, width), latents.device)
+        time_ids = own.expand(len(latents), 6)
         if framing is not None:
-            original, corner = framing.original_size, framing.crop_top_left
-        told = [each.to(target.device, target.dtype) for each in (original, corner, target)]
-        return {"text_embeds": embeds.pooled, "time_ids": torch.cat(told, dim=1)}
+            told = [framing.original_size, framing.crop_top_left]
+            sizes = [sent(each, own.device, own.dtype) for each in told]
+            time_ids = torch.cat([*sizes, time_ids[:, 4:]], dim=1)
+        return {"text_embeds": embeds.pooled, "time_ids": time_ids}
+
+    def _time_ids(self, values: tuple[float, ...], device: torch.device) -> Tensor:
+        """Return one row of them, (1, 6), sent to the device once."""
+        key = (values, device)
+        if key not in self._kept_time_ids:
+            self._kept_time_ids[key] = torch.tensor([values]).to(device)
+        return self._kept_time_ids[key]
