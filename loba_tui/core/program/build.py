@@ -24,6 +24,7 @@ from loba_tui.core.program.closed_form.solved_run import SolvedRun
 from loba_tui.core.program.closed_form.solved_text import SolvedText
 from loba_tui.core.program.data.training_data import StandInData, TrainingData
 from loba_tui.core.program.drop_ins import load_choice, plugin_hashes
+from loba_tui.core.program.kernels.exactness import prepare
 from loba_tui.core.program.learning_rates import LearningRates
 from loba_tui.core.program.method import KeepsPreserve, Method, MethodParts, StartsWarm
 from loba_tui.core.program.objectives.timed_loss import TimedLoss
@@ -92,7 +93,8 @@ def build(
     optimizer = build_optimizer(recipe, groups, plugins)
     average = make_average(recipe.train.ema, trained, optimizer, recipe.optimizer)
     rates = _learning_rates(recipe, optimizer, factors, steering.settings, plugins)
-    student, prepared = _prepared(accelerator, model.container.denoiser, optimizer, scale)
+    denoiser = model.container.denoiser
+    student, prepared = prepare(accelerator, denoiser, optimizer, scale, recipe.train)
     counter = ForwardCounter()
     parts = _method_parts(recipe, model, accelerator, student, scale, counter, plugins)
     method: Method = load_choice("methods", recipe.method, plugins)(parts)
@@ -205,19 +207,6 @@ def _gradient_start(recipe: Recipe, container: ModelContainer) -> GradientStart 
     if recipe.adapter.init is None:
         return None
     return GradientStart(container.denoiser, recipe.train.seed)
-
-
-def _prepared(
-    accelerator: Accelerator,
-    denoiser: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scale: AdapterScale | NoScale,
-) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Return denoiser and optimizer as the accelerator has them."""
-    if isinstance(scale, NoScale):  # data parallelism refuses to wrap what has no gradients
-        return denoiser, accelerator.prepare(optimizer, device_placement=[False])
-    student, prepared = accelerator.prepare(denoiser, optimizer, device_placement=[False, False])
-    return student, prepared
 
 
 def _beginning(initial: InitialFile | None, model: OpenModel) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from loba_tui.core.program.data.open import image_progress, open_data
 from loba_tui.core.program.data.prepare import PreparedData
 from loba_tui.core.program.evaluation.measure import check_measures, fetch_models
 from loba_tui.core.program.finish import check_calibration, finish
+from loba_tui.core.program.kernels.exactness import set_exactness
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of, with_images
 from loba_tui.core.program.planning.preflight import Preflight
 from loba_tui.core.program.processes import Processes
@@ -54,7 +55,7 @@ def train(
     # What would only fail at the end is found before anything is loaded.
     check_measures(recipe, plugins)
     accelerator = build_accelerator(recipe, local_rank=start.local_rank)
-    be_reproducible(accelerator.device)
+    set_exactness(recipe.train, accelerator.device)
     processes = Processes(accelerator)
     stop = StopRequest(flag, start.deadline)
     context = RunContext(processes.share(run_dir), records, processes, stop, plugins)
@@ -200,13 +201,6 @@ def _change(run: AdapterRun, settings: LiveSettings, changes: Iterable[tuple[str
                 "Begin a run of its own, without train.stop_when: adapter.init_from takes a run.",
             )
         settings.change(key, value, run.step)
-
-
-def be_reproducible(device: torch.device) -> None:
-    """Ask torch for the same bits from the same seed; a no-op on the CPU."""
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _announce(

@@ -44,6 +44,8 @@ _NEWER_KEYS: tuple[tuple[Any, ...], ...] = (
     ("base_model", "vae_tiling", False),
     ("data", "captions", "wildcards", False),
     ("validation", None),
+    ("train", "exactness", "exact"),
+    ("train", "compile", "none"),
     ("save", "best", None),
     ("method", "preserve", []),
     ("method", "watch", []),

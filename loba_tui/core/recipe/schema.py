@@ -208,6 +208,13 @@ class TrainSection(Section):
             )
         return self
 
+    exactness: Literal["exact", "fast"] = Field(
+        "exact", description="exact: the same bits each time; fast: kernels with other last bits"
+    )
+    compile: Literal["none", "blocks", "graphs"] = Field(
+        "none", description="repeated blocks as compiled kernels, or those as CUDA graphs as well"
+    )
+
     @model_validator(mode="after")
     def _stopping_needs_looks(self) -> TrainSection:
         if self.stop_when is not None and not self.efficacy_every:

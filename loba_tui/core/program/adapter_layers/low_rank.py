@@ -25,8 +25,9 @@ class ScaledLayer:
     Attributes:
         plain: The layer's own class.
         multipliers: Of each adapter, by its name; what no name is given for has strength 1.
-        cast_factors: Factors in the dtype that the network computes in, by adapter: those that
-            gradients flow through, and those that none do.
+        cast_for_grad: Factors in the dtype that the network computes in, by adapter; gradients flow
+            through them.
+        cast_without_grad: The same for passes without gradients.
     """
 
     # A class can only be changed for one whose objects have the same fields.
@@ -43,7 +44,8 @@ class ScaledLayer:
     scaling: Mapping[str, float]
 
     multipliers: dict[str, list[Multipliers]]
-    cast_factors: dict[tuple[str, bool], tuple[Tensor, Tensor]]
+    cast_for_grad: dict[str, tuple[Tensor, Tensor]]
+    cast_without_grad: dict[str, tuple[Tensor, Tensor]]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return W x and what each active adapter adds to it, (B, …) in the dtype of W x."""
@@ -60,7 +62,7 @@ class ScaledLayer:
         for each in multipliers:
             if not each.is_on:
                 return result
-        if multipliers and multipliers[0].is_fast:
+        if multipliers and multipliers[0].is_fast and not multipliers[0].is_compiled:
             return self._added_at_once(name, x, result, multipliers)
         down, up = self.factors(name, x.dtype)
         inner = _applied(self.lora_A[name], down, self.lora_dropout[name](x))
@@ -95,7 +97,8 @@ class ScaledLayer:
         down, up = self.lora_A[name].weight, self.lora_B[name].weight
         if down.dtype == dtype:
             return down, up
-        cast = self.cast_factors.get((name, torch.is_grad_enabled()))
+        kept = self.cast_for_grad if torch.is_grad_enabled() else self.cast_without_grad
+        cast = kept.get(name)
         if cast is None or cast[0].dtype != dtype or cast[0].device != down.device:
             return down.to(dtype), up.to(dtype)
         return cast
@@ -132,14 +135,14 @@ def scale_layer(layer: lora.LoraLayer, name: str, multipliers: Multipliers) -> C
     """Have a layer compute as `ScaledLayer` does, with these multipliers; return what undoes it."""
     if not isinstance(layer, ScaledLayer):
         layer.__class__ = _scaled_class(type(layer))  # type: ignore[arg-type]
-        layer.multipliers, layer.cast_factors = {}, {}
+        layer.multipliers, layer.cast_for_grad, layer.cast_without_grad = {}, {}, {}
     layer.multipliers.setdefault(name, []).append(multipliers)
 
     def undo() -> None:
         layer.multipliers[name].remove(multipliers)
         if not any(layer.multipliers.values()):
             layer.__class__ = layer.plain
-            del layer.multipliers, layer.cast_factors
+            del layer.multipliers, layer.cast_for_grad, layer.cast_without_grad
 
     return undo
 
@@ -159,13 +162,13 @@ def cast_together(layers: Sequence[lora.LoraLayer], name: str, dtype: torch.dtyp
     flat = torch.cat([weight.reshape(-1) for weight in weights]).to(dtype)
     parts = flat.split([weight.numel() for weight in weights])
     cast = [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
-    key = (name, torch.is_grad_enabled())
     for layer, down, up in zip(layers, cast[::2], cast[1::2], strict=True):
-        layer.cast_factors[key] = (down, up)
+        kept = layer.cast_for_grad if torch.is_grad_enabled() else layer.cast_without_grad
+        kept[name] = (down, up)
 
 
 def forget_cast(layers: Sequence[lora.LoraLayer], name: str) -> None:
     """Drop cast factors that no gradients flow through; the weights may change before the next."""
-    if (name, False) in layers[0].cast_factors:
+    if name in layers[0].cast_without_grad:
         for layer in layers:
-            del layer.cast_factors[name, False]
+            del layer.cast_without_grad[name]

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from loba_tui.core.associate.device_copies import sent
 from loba_tui.core.associate.joined_tokens import joined_tokens
 from loba_tui.core.program.adapter_layers.prompt_products import PromptProducts
 
@@ -26,8 +27,10 @@ class Multipliers:
         self.is_fast = False
         """Whether sums may be made in another order, which has other last bits."""
         self.prompt_products = PromptProducts()
-        self.skips_ones = True
-        """Whether a strength of 1 is left out; compiled layers are compiled for one form alone."""
+        self.is_compiled = False
+        """Whether layers are compiled: for one form of strengths, (B,) of every pass."""
+        self._of_pass: Tensor | None = None
+        self._of_tokens: Tensor | None = None
 
     @property
     def rows(self) -> Tensor | None:
@@ -39,10 +42,22 @@ class Multipliers:
         if rows is not None:
             given = torch.as_tensor(rows, dtype=torch.float32).detach().reshape(-1)
             # Only what is on the host can be looked at without waiting for the accelerator.
-            looks = self.skips_ones and given.device.type == "cpu"
+            looks = not self.is_compiled and given.device.type == "cpu"
             rows = None if looks and bool((given == 1).all()) else given
         self._rows = rows
         self._ready = {}
+
+    def prepare(self, num_rows: int, device: torch.device) -> None:
+        """Have the strengths of a forward pass ready for layers that are compiled."""
+        if not self.is_compiled:
+            return
+        rows = torch.ones(1) if self._rows is None else self._rows
+        rows = sent(rows, device).repeat(num_rows // rows.numel())
+        tokens = joined_tokens(self._network)
+        self._of_pass, self._of_tokens = rows, None
+        if tokens is not None:
+            counts = sent(torch.tensor(tokens), device)
+            self._of_tokens = rows.repeat_interleave(counts, output_size=sum(tokens))
 
     def times(self, added: Tensor, factor: float = 1.0) -> Tensor:
         """Return what an adapter adds, (B, …), times its strength and then times `factor`.
@@ -50,6 +65,15 @@ class Multipliers:
         The bits are those of one product after the other: they are only made one where the second
         is exact.
         """
+        if self.is_compiled:
+            own = (
+                self._of_tokens
+                if added.ndim == 2 and self._of_tokens is not None
+                else self._of_pass
+            )
+            assert own is not None, "a forward pass of the whole network prepares them"
+            rows = own.view(-1, *[1] * (added.ndim - 1))
+            return added * (rows * factor).to(added.dtype)
         if self._rows is None:
             return added if factor == 1 else added * factor
         if _is_power_of_two(factor):
@@ -68,10 +92,11 @@ class Multipliers:
         key = (len(added), added.ndim, added.dtype, added.device, tokens, factor)
         ready = self._ready.get(key)
         if ready is None:
-            rows = rows.to(added.device, added.dtype, non_blocking=True) * factor
+            rows = sent(rows, added.device, added.dtype) * factor
             if tokens is not None:
                 rows = rows.repeat(len(tokens) // rows.numel())
-                rows = rows.repeat_interleave(torch.tensor(tokens, device=rows.device))
+                counts = sent(torch.tensor(tokens), rows.device)
+                rows = rows.repeat_interleave(counts, output_size=sum(tokens))
             elif rows.numel() > 1:
                 # Classifier-free guidance stacks the batch: two halves, each of all rows.
                 rows = rows.repeat(len(added) // rows.numel())

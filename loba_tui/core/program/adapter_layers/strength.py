@@ -92,6 +92,11 @@ class AdapterScale:
             after = denoiser.register_forward_hook(self._clean_up, always_call=True)
             self._undo.append(after.remove)
 
+    @property
+    def casts_itself(self) -> bool:
+        """Whether all its layers compute in the dtype of what they are given."""
+        return not self._others
+
     def _hook(self, layer: BaseTunerLayer | AddedLayer, adapter_name: str) -> None:
         """Multiply what the adapter adds to a layer's output, or to its input for OFT."""
         if is_plain(layer, adapter_name):
@@ -121,14 +126,19 @@ class AdapterScale:
         multipliers = self.multipliers
         if not multipliers.is_on:
             return
-        dtype = next((dtype for dtype in map(_dtype_of, [*args, *kwargs.values()]) if dtype), None)
-        if dtype is not None and dtype != self._plain[0].lora_A[self._name].weight.dtype:
-            cast_together(self._plain, self._name, dtype)
+        weight = self._plain[0].lora_A[self._name].weight
+        given = [value for value in (*args, *kwargs.values()) if _is_batch(value)]
+        if given:
+            multipliers.prepare(len(given[0]), weight.device)
+            dtype = (given[0] if isinstance(given[0], Tensor) else given[0][0]).dtype
+            if dtype.is_floating_point and dtype != weight.dtype:
+                cast_together(self._plain, self._name, dtype)
         states = kwargs.get("encoder_hidden_states")
         runs_again = torch.is_grad_enabled() and getattr(
             denoiser, "is_gradient_checkpointing", True
         )
-        if multipliers.is_fast and isinstance(states, Tensor) and not runs_again:
+        is_shared = multipliers.is_fast and not multipliers.is_compiled and not runs_again
+        if is_shared and isinstance(states, Tensor):
             multipliers.prompt_products.begin(
                 states,
                 lambda layer: layer.factors(self._name, states.dtype)[0],
@@ -207,8 +217,7 @@ class AdapterScale:
         self._undo.clear()
 
 
-def _dtype_of(value: Any) -> torch.dtype | None:
-    """Return the dtype of a tensor of floats, or of the first in a list of them."""
-    if isinstance(value, list | tuple) and value:
-        return _dtype_of(value[0])
-    return value.dtype if isinstance(value, Tensor) and value.is_floating_point() else None
+def _is_batch(value: Any) -> bool:
+    """Say whether a value is a batch: a tensor, or a list with one for each row."""
+    is_list = isinstance(value, list | tuple) and len(value) > 0
+    return isinstance(value[0] if is_list else value, Tensor)

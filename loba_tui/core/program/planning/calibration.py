@@ -12,6 +12,7 @@ import torch
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
+from loba_tui.core.program.kernels.exactness import autocast_dtype
 from loba_tui.core.program.pipeline_wrapper import PipelineWrapper, cache_of
 from loba_tui.core.program.planning.estimate_records import Estimate, Work
 from loba_tui.core.program.planning.method_calls import Call, attach_adapter_or_bound
@@ -74,13 +75,14 @@ def _seconds(
 ) -> float:
     """Return the median time of a call on latents of a shape, the first one left out."""
     device, dtype = container.device, container.dtype
+    autocast = autocast_dtype(container.denoiser, scale, dtype)
     taken = []
     for _ in range(1 + _REPEATS):
         begin = time.perf_counter()
         scale.set(torch.ones(call.rows, device=device))
         with (
             torch.set_grad_enabled(call.with_grad),
-            torch.autocast(device.type, dtype, enabled=dtype != torch.float32),
+            torch.autocast(device.type, dtype, enabled=autocast is not None),
         ):
             output = container.predict(
                 torch.zeros((call.rows, *shape), device=device),

@@ -33,6 +33,7 @@ from loba_tui.core.program.changed_text import (
 )
 from loba_tui.core.program.evaluation.attacks.attack import backward_rows, most_rows
 from loba_tui.core.program.evaluation.calibration.looks import expected_images
+from loba_tui.core.program.kernels.exactness import autocast_dtype
 from loba_tui.core.program.open_model import prompts_of
 from loba_tui.core.program.planning.estimate_records import Disk, Estimate, Memory, Work
 from loba_tui.core.program.planning.method_calls import (
@@ -181,7 +182,7 @@ class Estimator:
                 calls=calls,
                 resolution=recipe.train.resolution,
                 device_type=self.device.type,
-                autocast=None if dtype == torch.float32 else dtype,
+                autocast=autocast_dtype(denoiser, scale, dtype),
                 fused=settings.attention != "math",
                 checkpointing=settings.gradient_checkpointing is True,
             )

@@ -14,6 +14,7 @@ from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.kinds import adapted_module
 from loba_tui.core.program.drop_ins import load_choice
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.sections.method import Choice
 
 
 def build_optimizer(
@@ -25,7 +26,10 @@ def build_optimizer(
         RecipeError: It refuses its options, or one learning rate is all that it can have.
     """
     section = recipe.optimizer
+    choice: Choice = section
     constants = plugins.describe("optimizers", section.name).constants
+    if recipe.train.exactness == "fast" and "FAST_OPTIONS" in constants:
+        choice = Choice(name=section.name, **{**constants["FAST_OPTIONS"], **section.options})
     if constants.get("ONE_LEARNING_RATE") and len(groups) > 1:
         raise RecipeError(
             f"scheduler.layer: {section.name} has one learning rate for all layers, and the recipe"
@@ -34,7 +38,7 @@ def build_optimizer(
             " optimizer.",
         )
     try:
-        make = load_choice("optimizers", section, plugins)
+        make = load_choice("optimizers", choice, plugins)
         optimizer: torch.optim.Optimizer = make(groups, section.lr)
     except ValueError as error:  # each library checks the ranges of its own options
         raise RecipeError(f"optimizer: {section.name} refuses its options: {error}") from error

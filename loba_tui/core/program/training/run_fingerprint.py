@@ -17,7 +17,7 @@ from accelerate import Accelerator
 
 from loba_tui.core.associate.machine import device_name, dtype_name, library_versions
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.recipe.schema import BaseModelSection, Recipe
+from loba_tui.core.recipe.schema import BaseModelSection, Recipe, TrainSection
 
 _SECTIONS = ("method", "adapter", "optimizer", "scheduler", "loss", "train")
 # How the model is held, but not where: a device is known by what it is.
@@ -26,6 +26,7 @@ _LATER_MODEL_KEYS = (
     *("vae", "config", "prediction_type", "zero_snr"),
     *("long_prompts", "prompt_weights"),
 )
+_LATER_TRAIN_KEYS = ("exactness", "compile")
 _DATA_EXCLUDED: dict[str, Any] = {
     "workers": True,
     "cache": True,
@@ -69,6 +70,9 @@ class RunFingerprint:
         usual = BaseModelSection.model_fields
         later = {k: model[k] for k in _LATER_MODEL_KEYS if model[k] != usual[k].default}
         dumped["base_model"] = {key: model[key] for key in _MODEL_KEYS} | later
+        for key in _LATER_TRAIN_KEYS:
+            if dumped["train"][key] == TrainSection.model_fields[key].default:
+                del dumped["train"][key]
         # Where that file lies does not matter, and it is read once, before the first step.
         if recipe.adapter.init_from is not None:
             dumped["adapter"]["init_from"] = Path(recipe.adapter.init_from).name
@@ -111,7 +115,11 @@ class RunFingerprint:
 
 def _machine(accelerator: Accelerator, dtype: torch.dtype) -> dict[str, Any]:
     device = accelerator.device
+    handler = accelerator.autocast_handler
+    casts_itself = handler is not None and not handler.enabled and dtype != torch.float32
     return {
+        # Former versions have autocast around every model of low precision.
+        **({"autocast": "off"} if casts_itself else {}),
         "device": f"{device.type}: {device_name(device)}",
         "dtype": dtype_name(dtype),
         "threads": torch.get_num_threads() if device.type == "cpu" else None,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from loba_tui.core.errors import CorruptError, Interrupted, NumericsError
+from loba_tui.core.program.kernels.compiling import begin_step
 from loba_tui.core.program.training.checkpoint import Checkpoint
 from loba_tui.core.program.training.gradient_start import GradientStart
 from loba_tui.core.program.training.memory import memory_mib
@@ -153,6 +154,8 @@ class Trainer:
         """Run one optimizer step, and return its figures; the weights stay where it is bad."""
         parts, train = self._parts, self._train
         rate = parts.learning_rates.set(self.step)
+        if train.compile == "graphs":
+            begin_step()
         if self.step == 0 and parts.gradient_start is not None:
             self._start_along_gradient(parts.gradient_start)
         collected = self._backward()
