@@ -20,7 +20,7 @@ _PLAIN_FORWARDS = (lora.Linear.forward, lora.Conv2d.forward)
 
 
 class ScaledLayer:
-    """What takes the place of a LoRA layer's own forward pass; `scale_layer` puts it there.
+    """A forward pass for LoRA layers of PEFT, in place of their own; `scale_layer` puts it there.
 
     Attributes:
         plain: The layer's own class.

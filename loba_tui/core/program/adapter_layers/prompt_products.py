@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 
 class PromptProducts:
-    """What the readers of the prompt find ready for the forward pass that goes on.
+    """The products of one forward pass, ready for the layers that read the prompt.
 
-    Who they are is seen in the first pass.
+    Which layers these are is seen in the first pass.
     """
 
     def __init__(self) -> None:

@@ -18,6 +18,7 @@ from loba_tui.core.program.benchmarking.timing import wait_for
 from loba_tui.core.program.build import build, build_accelerator
 from loba_tui.core.program.changed_text import changed_text, trains_text
 from loba_tui.core.program.data.open import open_data
+from loba_tui.core.program.kernels.exactness import set_exactness
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of, with_images
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.sampling.run_strips import StripDrawer
@@ -26,7 +27,6 @@ from loba_tui.core.program.steering.context import RunContext
 from loba_tui.core.program.steering.disk_wait import DiskWait
 from loba_tui.core.program.steering.live_settings import LiveSettings
 from loba_tui.core.program.steering.stop import StopRequest
-from loba_tui.core.program.train import be_reproducible
 from loba_tui.core.program.training.adapter_run import AdapterRun
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
@@ -110,7 +110,7 @@ def make_subject(recipe: Recipe, models: Models, run_dir: RunDir) -> Subject:
     records = LastFigures()
     forget_accelerators()
     accelerator = build_accelerator(recipe)
-    be_reproducible(accelerator.device)
+    set_exactness(recipe.train, accelerator.device)
     model = models.open(recipe, records)
     stop = StopRequest(SimpleNamespace(is_set=False))
     context = RunContext(run_dir, records, Processes(), stop, models.plugins)

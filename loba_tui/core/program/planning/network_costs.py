@@ -190,7 +190,8 @@ class Networks:
         if self.checkpointing:
             denoiser.enable_gradient_checkpointing(rules.checkpoint)
         device = container.device
-        self.scale.set(torch.ones(call.rows, device=device))
+        # A strength of 1 would be left out where it can be seen, on a CPU.
+        self.scale.set(torch.full((call.rows,), 0.5, device=device))
         latents_shape = (call.rows, *container.latent_shape(self.resolution))
 
         def forward() -> Tensor:
