@@ -102,7 +102,9 @@ def open_model(
     wrapper = PipelineWrapper(settings, cache)
     kept = wrapper.store(tensors, "embeds", on_problem=on_problem)
     container = wrapper.load(
-        with_text_encoders=keep_text_encoders or not has_all(kept, prompts), denoiser_waits=True
+        with_text_encoders=keep_text_encoders or not has_all(kept, prompts),
+        denoiser_waits=True,
+        trains_text_encoders=keep_text_encoders,
     )
     if ends := container.truncated_tails(prompts):
         on_problem(describe_truncation(ends, container.most_tokens))

@@ -24,7 +24,7 @@ from loba_tui.core.associate.caches.memory.block_offload import (
     blocks_of,
     offload_of,
 )
-from loba_tui.core.associate.caches.memory.components import DENOISERS
+from loba_tui.core.associate.caches.memory.components import DENOISERS, TEXT_ENCODERS
 from loba_tui.core.associate.caches.tensors.file_hashes import FileHashes
 from loba_tui.core.associate.caches.tensors.fingerprint import producer_fingerprint
 from loba_tui.core.associate.caches.tensors.layout import TensorKind
@@ -57,7 +57,11 @@ class PipelineWrapper:
     cache: ModelCache
 
     def load(
-        self, *, with_text_encoders: bool = True, denoiser_waits: bool = False
+        self,
+        *,
+        with_text_encoders: bool = True,
+        denoiser_waits: bool = False,
+        trains_text_encoders: bool = False,
     ) -> ModelContainer:
         """Load the pipeline and apply every setting.
 
@@ -65,6 +69,7 @@ class PipelineWrapper:
             with_text_encoders: Load these too; without, they come when something is to be encoded.
             denoiser_waits: Leave the denoiser in main memory, as long as text encoders take the
                 device; `place_denoiser` brings it.
+            trains_text_encoders: Bring them whole, whatever their blocks could do.
 
         Raises:
             RecipeError: The model cannot be used as it is named.
@@ -86,6 +91,8 @@ class PipelineWrapper:
         if self._moves_by_hand and device.type != "cpu":
             container.home = device
         apply_attention(settings.attention, container.denoiser)
+        if settings.offload == "blocks":
+            self._place_text_encoders(container, whole=trains_text_encoders)
         if not denoiser_waits:
             self.place_denoiser(container)
         # Hooks of accelerate bring components to the device when they are called.
@@ -94,6 +101,15 @@ class PipelineWrapper:
         elif settings.offload == "sequential":
             container.pipeline.enable_sequential_cpu_offload(device=device)
         return container
+
+    def _place_text_encoders(self, container: ModelContainer, *, whole: bool) -> None:
+        """Bring the text encoders that are there, or have their blocks wait in main memory."""
+        for name in container.text_encoders:
+            encoder = getattr(container.pipeline, name, None)
+            if whole and encoder is not None:
+                encoder.to(self.cache.device)
+            elif encoder is not None and offload_of(encoder) is None:
+                BlockOffload(encoder, self.cache.device, looks_for_added=True)
 
     def place_denoiser(self, container: ModelContainer) -> None:
         """Bring the denoiser to where it computes, and have it checkpoint as the recipe says."""
@@ -191,7 +207,8 @@ class PipelineWrapper:
 def cache_of(settings: BaseModelSection, **options: Any) -> ModelCache:
     """Return a cache that holds models as the section asks; `options` are the cache's others."""
     # The denoiser is brought by `place_denoiser`, with its blocks or when the encoders are gone.
-    return ModelCache(settings.device, settings.dtype, on_host=DENOISERS, **options)
+    on_host = DENOISERS | TEXT_ENCODERS if settings.offload == "blocks" else DENOISERS
+    return ModelCache(settings.device, settings.dtype, on_host=on_host, **options)
 
 
 def reading_of(settings: BaseModelSection) -> PromptReading:

@@ -83,6 +83,9 @@ def test_the_denoiser_s_blocks_wait_in_main_memory(tiny_sdxl_folder, monkeypatch
     moved = offload_of(waiting.denoiser)
     assert moved is not None
     assert moved.num_copies == 2
+    read = offload_of(waiting.pipeline.text_encoder)
+    assert read is not None
+    assert read.num_copies > 0
     with pytest.raises(RecipeError, match=r"blocks_on_host: 99 is more than the \d+ blocks"):
         wrap(tiny_sdxl_folder, offload="blocks", blocks_on_host=99).load()
 

@@ -16,6 +16,8 @@ from loba_tui.core.associate.containers.prompt_reading import PromptReading
 from loba_tui.core.associate.containers.prompt_truncation import truncated_tails
 from loba_tui.core.associate.embeds import PromptEmbeds
 
+_MOVED = ("_hf_hook", "_block_offload")
+"""Attributes by which accelerate's hooks, and a `BlockOffload`, mark a network that they move."""
 PROMPTS_AT_ONCE = 32
 _CPU = torch.device("cpu")
 
@@ -162,8 +164,9 @@ class PipelineContainer(AutoencoderCodec, ABC):
     def _is_away(self, module: nn.Module | None) -> bool:
         if module is None:
             return True
-        # Where accelerate's hooks move components, they do so when these are called.
-        return not hasattr(module, "_hf_hook") and _place_of(module) != self.device
+        # Where hooks move a component or its blocks, they do so when these are called.
+        is_moved = any(hasattr(module, mark) for mark in _MOVED)
+        return not is_moved and _place_of(module) != self.device
 
 
 def _place_of(module: nn.Module) -> torch.device | None:

@@ -95,6 +95,8 @@ class Networks:
             network = self.shapes.container.denoiser
             held = block_offload.resident_bytes(network, base.blocks_on_host, self.adapter)
             denoiser = sum(held)
+            waiting = [sum(block_offload.resident_bytes(dict(modules)[n], None)) for n in going]
+            encoding = trained + vae + sum(waiting)
         needs_vae = recipe.data is not None and recipe.data.cache == "none"
         drawing = denoiser + trained + vae
         training = drawing if needs_vae else denoiser + trained

@@ -128,13 +128,23 @@ class BlockOffload:
     Args:
         network: On the CPU; all but its blocks is moved to the device.
         count: How many of the blocks stay in main memory; None is all of them.
+        looks_for_added: Look at each call for what was added to the network, not only for PEFT's
+            adapters of a diffusers model: what is called seldom can.
 
     Attributes:
         num_copies: Blocks that were copied to the device.
         num_waits: Those of them that nothing else was computed beside.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device, count: int | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        count: int | None = None,
+        *,
+        looks_for_added: bool = False,
+    ) -> None:
+        self._looks_for_added = looks_for_added
         self.num_copies = self.num_waits = 0
         self._network, self._device = network, device
         self._on_cuda = device.type == "cuda"
@@ -197,7 +207,7 @@ class BlockOffload:
 
     def _take_in_added(self, _module: nn.Module, _args: Any) -> None:
         adapters = tuple(getattr(self._network, "peft_config", ()))
-        if adapters != self._adapters:
+        if self._looks_for_added or adapters != self._adapters:
             self._adapters = adapters
             self.take_in()
 

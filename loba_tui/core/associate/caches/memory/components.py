@@ -20,6 +20,7 @@ from loba_tui.core.text import did_you_mean
 
 DENOISERS = frozenset({"unet", "transformer"})
 """What is trained: an adapter put on it for one model must not be there for another."""
+TEXT_ENCODERS = frozenset({"text_encoder", "text_encoder_2", "text_encoder_3"})
 
 
 @dataclass(frozen=True)

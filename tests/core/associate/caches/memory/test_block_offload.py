@@ -39,7 +39,10 @@ def offload(denoiser: nn.Module, count: int | None = None) -> BlockOffload:
     """Have blocks wait where nothing can be read: who reads a weight that is away reads NaN."""
     found = BlockOffload(denoiser, CPU, count)
     for block in found._blocks:
-        block.away = [torch.full_like(view, float("nan")) for view in block.away]
+        block.away = [
+            torch.full_like(view, float("nan") if view.is_floating_point() else 0)
+            for view in block.away
+        ]
         block.point_to(block.away)
     return found
 
@@ -103,6 +106,15 @@ def test_what_stays_on_the_device_is_what_is_estimated(tiny_sdxl_folder: Path) -
         adapter = [p for p in denoiser.parameters() if p.requires_grad]
         assert resident_bytes(denoiser, count, adapter) == (there, buffers)
         assert count == 1 or there + buffers < whole
+
+
+def test_text_encoders_read_the_same(tiny_sdxl_folder: Path) -> None:
+    plain, waiting = container_of(tiny_sdxl_folder), container_of(tiny_sdxl_folder)
+    moved = [offload(getattr(waiting.pipeline, name)) for name in waiting.text_encoders]
+    expected = plain.encode_prompts(["a red circle", "a square"])
+    found = waiting.encode_prompts(["a red circle", "a square"])
+    assert torch.equal(found.embeds, expected.embeds)
+    assert all(each.num_copies for each in moved)
 
 
 def test_weights_that_wait_can_be_read(tiny_sdxl_folder: Path) -> None:
