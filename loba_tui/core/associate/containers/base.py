@@ -6,6 +6,7 @@ A container joins three: how it reads prompts, what it predicts, and how it code
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -157,6 +158,12 @@ class Prediction(Protocol):
 
         Returns:
             (B, C, H, W), in the dtype of `latents`.
+        """
+
+    def prompts_read_once(self) -> AbstractContextManager[None]:
+        """Let the denoiser keep what it makes of the prompt inside a `with` block.
+
+        For predictions without gradients, between which neither weights nor strengths change.
         """
 
     def lay_out_steps(self, scheduler: Any, num_steps: int, latent_shape: Sequence[int]) -> None:

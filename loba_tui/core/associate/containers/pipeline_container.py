@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -116,6 +117,10 @@ class PipelineContainer(AutoencoderCodec, ABC):
     def most_tokens(self) -> int:
         """Tokens of a prompt that are read, start and end included."""
         return int(self._tokenizer.model_max_length)
+
+    def prompts_read_once(self) -> AbstractContextManager[None]:
+        """Change nothing: what a transformer makes of the prompt differs at every step."""
+        return nullcontext()
 
     def truncated_tails(self, prompts: Sequence[str]) -> dict[str, str]:
         """Return of each prompt that is longer than what is read the end that has no effect."""

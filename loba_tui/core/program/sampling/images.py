@@ -144,14 +144,15 @@ def _call(
     resolution: int,
 ) -> np.ndarray:
     """Return (B, H, W, 3) images of one call of the pipeline."""
-    images: np.ndarray = container.pipeline(
-        **container.pipeline_inputs(embeds, negative, settings.guidance_scale),
-        num_inference_steps=settings.steps,
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        height=resolution,
-        width=resolution,
-        output_type="np",
-    ).images
+    with container.prompts_read_once():
+        images: np.ndarray = container.pipeline(
+            **container.pipeline_inputs(embeds, negative, settings.guidance_scale),
+            num_inference_steps=settings.steps,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            height=resolution,
+            width=resolution,
+            output_type="np",
+        ).images
     return images.astype(np.float32)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from loba_tui.core.associate.containers.adapter_groups import (
     grouped_layers,
     layers_named,
 )
+from loba_tui.core.associate.containers.families.read_once import prompts_read_once
 from loba_tui.core.associate.containers.families.row_by_row import RowByRow
 from loba_tui.core.associate.containers.pipeline_container import (
     PROMPTS_AT_ONCE,
@@ -141,6 +143,12 @@ class UNetContainer(PipelineContainer):
             return_dict=False,
         )[0]
         return output.to(latents.dtype)
+
+    def prompts_read_once(self) -> AbstractContextManager[None]:
+        """Keep keys and values of cross-attention inside a `with` block, on a CPU."""
+        if self.device.type != "cpu":  # where it would take memory that is short, for little
+            return nullcontext()
+        return prompts_read_once(self.pipeline.unet)
 
     def lay_out_steps(self, scheduler: Any, num_steps: int, latent_shape: Sequence[int]) -> None:
         scheduler.set_timesteps(num_steps)
