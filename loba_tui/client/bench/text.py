@@ -106,7 +106,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{_seconds(timing['median'])} ±{spread:.0%}",
         _number(row["samples_per_second"]),
         _number(row["rows_per_second"]),
-        _NO_FIGURE if share is None else f"{share:.0%}",
+        _NO_FIGURE if share is None else f"{share:.{0 if share >= 0.1 else 1}%}",
         f"{show_memory(memory['measured'])} ({show_memory(memory['estimated'])})",
         _count(row["syncs_per_step"]),
         _count(row["operations_per_step"]),

@@ -48,6 +48,7 @@ def time_steps(
     steppers: Sequence[Callable[[], object]],
     device: torch.device,
     *,
+    seconds: float,
     windows: Windows,
     until: float,
 ) -> list[Timing]:
@@ -56,11 +57,11 @@ def time_steps(
     Args:
         steppers: Each makes one step; warmed up.
         device: What the steps run on.
+        seconds: About what a step takes.
         windows: How many are timed.
         until: `time.monotonic()` after which no more than the fewest windows are timed.
     """
-    first, _ = timed(steppers[0], device)
-    steps_each = max(1, round(_WINDOW_SECONDS / max(first, 1e-4)))
+    steps_each = max(1, round(_WINDOW_SECONDS / max(seconds, 1e-4)))
     walls: list[list[float]] = [[] for _ in steppers]
     cpus: list[list[float]] = [[] for _ in steppers]
     for number in range(windows.most):
