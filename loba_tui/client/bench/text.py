@@ -107,7 +107,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         _number(row["samples_per_second"]),
         _number(row["rows_per_second"]),
         _NO_FIGURE if share is None else f"{share:.{0 if share >= 0.1 else 1}%}",
-        f"{show_memory(memory['measured'])} ({show_memory(memory['estimated'])})",
+        f"{_memory(memory['measured'])} ({_memory(memory['estimated'])})",
         _count(row["syncs_per_step"]),
         _count(row["operations_per_step"]),
         show_estimate(row["start_seconds"]) if row["start_rows"] else _NO_FIGURE,
@@ -141,6 +141,10 @@ def _conclusions(found: Mapping[str, Any]) -> Iterator[str]:
             f" s a step: the trainer {bare['overhead']:.3f}× that, in {clock}, timed {how}."
         )
     yield f"All of it took {show_estimate(found['seconds'])}."
+
+
+def _memory(value: float | None) -> str:
+    return _NO_FIGURE if value is None else show_memory(value)
 
 
 def _seconds(value: float) -> str:

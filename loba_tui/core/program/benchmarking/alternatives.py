@@ -36,7 +36,7 @@ class Configuration:
 
 
 def configurations(
-    recipe: Recipe, tries: Sequence[Sequence[str]], plugins: Plugins
+    recipe: Recipe, tries: Sequence[Sequence[str]], plugins: Plugins, device_type: str
 ) -> list[Configuration]:
     """Return the recipe as it stands, and the alternatives that are wanted or else worth trying.
 
@@ -44,6 +44,7 @@ def configurations(
         recipe: As it stands.
         tries: Assignments `KEY=VALUE` of each wanted alternative; none takes what is worth trying.
         plugins: The recipe's drop-ins.
+        device_type: Of the device that is measured.
 
     Raises:
         RecipeError: A wanted change does not fit the recipe.
@@ -54,14 +55,14 @@ def configurations(
         found.append(Configuration(changed, dict(each.split("=", 1) for each in assignments)))
     if tries:
         return found
-    for change in worth_trying(recipe, plugins):
+    for change in worth_trying(recipe, plugins, device_type):
         found.append(Configuration(_changed(recipe, change, plugins), change))
         if len(found) > NUM_ALTERNATIVES:
             break
     return found
 
 
-def worth_trying(recipe: Recipe, plugins: Plugins) -> Iterator[Change]:
+def worth_trying(recipe: Recipe, plugins: Plugins, device_type: str) -> Iterator[Change]:
     """Yield changes of a recipe, those first that are expected to gain most."""
     train, is_checkpointing = recipe.train, recipe.base_model.gradient_checkpointing is True
     size, pieces = train.micro_batch_size, train.gradient_accumulation
@@ -73,6 +74,10 @@ def worth_trying(recipe: Recipe, plugins: Plugins) -> Iterator[Change]:
         yield {**unset, "train.batch_size": size * pieces, "train.gradient_accumulation": 1}
     if _trajectories(recipe, plugins) == "rolling":
         yield {"method.trajectories": "bank"}
+    if train.compile == "none" and device_type == "cuda":  # elsewhere it takes minutes
+        yield {"train.compile": "blocks"}
+    if train.exactness == "exact":
+        yield {"train.exactness": "fast"}
     yield {**unset, "train.batch_size": 2 * size}
     if not is_checkpointing:
         yield {"base_model.gradient_checkpointing": True}

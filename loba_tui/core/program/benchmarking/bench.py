@@ -84,7 +84,7 @@ def run_bench(
     settled = settle(recipe, Estimator(device, plugins), free_memory(device))
     recipe = settled.recipe
     notes += [f"{settled}."] if settled.change else []
-    found = configurations(recipe, tries, plugins)
+    found = configurations(recipe, tries, plugins, device.type)
     results = Results(machine_facts(device), recipe_facts(recipe), {}, notes=notes)
     if recipe.base_model.id.startswith(BUILTIN_PREFIX):
         minutes = min(minutes, _EMBEDDED_MINUTES)
@@ -169,6 +169,7 @@ class Bench:
             # A CPU's memory that runs out ends the whole process, and others with it.
             message = f"needs {show_memory(memory.needed)}, and {show_memory(free)} are free"
             return replace(row, outcome="too_large", message=message)
+        self._release()  # of what the estimate was made with
         row = trial.measure(
             row,
             self._models,

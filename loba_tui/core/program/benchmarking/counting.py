@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from loba_tui.core.program.benchmarking.timing import wait_for
 from loba_tui.core.program.planning.simulation import Allocations
 
 _READ = torch.ops.aten._local_scalar_dense.default
@@ -71,11 +72,31 @@ def count_waits(step: Callable[[], object], device: torch.device) -> int | None:
     return sum(_SYNC_WARNING in str(warning.message) for warning in caught)
 
 
+def peak_of_allocator(step: Callable[[], object], device: torch.device) -> int | None:
+    """Run a step and return the most bytes that torch had on the device; None if it is no CUDA."""
+    if device.type != "cuda":
+        step()
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    wait_for(device)
+    return torch.cuda.max_memory_allocated(device)
+
+
+def compile_seconds() -> float:
+    """Return the seconds that this process has spent compiling so far."""
+    from torch._dynamo.utils import calculate_time_spent  # nobody else needs to wait for it
+
+    return float(calculate_time_spent()["total_wall_time"])
+
+
 def live_tensors() -> Iterator[Tensor]:
-    """Yield every tensor that Python knows of and that has memory."""
+    """Yield every tensor that Python knows of and that has memory of its own."""
     for thing in gc.get_objects():
-        # isinstance would ask proxies of libraries, some of which import or warn when asked.
-        if issubclass(type(thing), Tensor) and not thing.is_meta and thing.layout == torch.strided:
+        # Other kinds wrap plain ones, or are stand-ins that a compiler keeps; and isinstance would
+        # ask proxies of libraries, some of which import or warn when they are asked.
+        is_plain = type(thing) in (Tensor, nn.Parameter)
+        if is_plain and not thing.is_meta and thing.layout == torch.strided:
             yield thing
 
 

@@ -15,10 +15,16 @@ from loba_tui.core.program.benchmarking.bare_loop import (
     make_bare_loop,
     record_calls,
 )
-from loba_tui.core.program.benchmarking.counting import count_step, count_waits, live_bytes
+from loba_tui.core.program.benchmarking.counting import (
+    compile_seconds,
+    count_step,
+    count_waits,
+    live_bytes,
+    peak_of_allocator,
+)
 from loba_tui.core.program.benchmarking.results import BareLoop, MemoryFigures, Row, Timing
 from loba_tui.core.program.benchmarking.subject import Models, Subject, make_subject
-from loba_tui.core.program.benchmarking.timing import Windows, time_steps, timed, wait_for
+from loba_tui.core.program.benchmarking.timing import Windows, time_steps, timed
 from loba_tui.core.program.changed_text import changes_text_alone
 from loba_tui.core.program.planning.estimate_records import Estimate
 from loba_tui.core.program.planning.free_resources import free_memory
@@ -84,6 +90,8 @@ class Trial:
         subject = make_subject(shortened(self.recipe, self.plugins), models, run_dir)
         on_open(subject)
         records.status(phase="warming up")
+        is_compiled = self.recipe.train.compile != "none"
+        compiled_before = compile_seconds() if is_compiled else 0.0
         subject.step()
         self._seconds, _ = timed(subject.step, self.device)
         with_bare_loop = with_bare_loop and not self.is_hurried
@@ -95,29 +103,30 @@ class Trial:
             timing = self._timed_beside_bare_loop(subject, models)
         else:
             (timing,) = self._timed([subject.step], windows, self.until)
+        if is_compiled:
+            row = replace(row, compile_seconds=compile_seconds() - compiled_before)
         start = row.start_rows * timing.median / row.rows_per_step if row.rows_per_step else 0.0
         return replace(row, seconds_per_step=timing, start_seconds=start)
 
     def _counted(self, subject: Subject, row: Row, before: int) -> Row:
         """Count what a step is made of; `before` are bytes of tensors that are not the run's."""
-        device, is_cuda = self.device, self.device.type == "cuda"
+        device = self.device
         rows, step = subject.num_rows, subject.run.step
         waits = count_waits(subject.step, device)
         resident = live_bytes(device) - before
-        counts = count_step(subject.step)
-        peak = resident + counts.peak_bytes
-        if is_cuda:
-            torch.cuda.reset_peak_memory_stats(device)
-            subject.step()
-            wait_for(device)
-            peak = torch.cuda.max_memory_allocated(device)
+        counts, peak = None, None
+        if self.recipe.train.compile == "none":  # what is compiled dispatches nothing to count
+            counts = count_step(subject.step)
+            peak = resident + counts.peak_bytes
+        if device.type == "cuda" or counts is None:
+            peak = peak_of_allocator(subject.step, device)
         memory = self.estimate.memory
         return replace(
             row,
             rows_per_step=(subject.num_rows - rows) / (subject.run.step - step),
-            flops_per_step=float(counts.flops),
-            operations_per_step=counts.operations,
-            syncs_per_step=counts.reads if waits is None else waits,
+            flops_per_step=float(self.estimate.work.flops_per_step if not counts else counts.flops),
+            operations_per_step=None if counts is None else counts.operations,
+            syncs_per_step=counts.reads if waits is None and counts is not None else waits,
             memory=MemoryFigures(peak, memory.training, memory.needed),
         )
 

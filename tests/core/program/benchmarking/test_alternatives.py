@@ -15,8 +15,6 @@ from loba_tui.core.recipe import shipped
 from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.recipe.schema import Recipe
 
-BATCH = {"train.batch_size": 2, "train.gradient_accumulation": 4}
-
 
 def recipe_of(name: str, **values: Any) -> Recipe:
     changes = [f"{key.replace('__', '.')}={value}" for key, value in values.items()]
@@ -31,7 +29,7 @@ def test_what_is_worth_trying_changes_what_the_recipe_has() -> None:
         base_model__gradient_checkpointing="true",
         method__trajectories="rolling",
     )
-    names = [each.name for each in configurations(recipe, (), SHIPPED)]
+    names = [each.name for each in configurations(recipe, (), SHIPPED, "cuda")]
     assert names == [
         "as the recipe says",
         "base_model.gradient_checkpointing: false",
@@ -40,21 +38,33 @@ def test_what_is_worth_trying_changes_what_the_recipe_has() -> None:
     ]
 
 
+def test_what_takes_minutes_on_a_cpu_is_not_tried_there() -> None:
+    recipe = recipe_of("slider_unet")
+    tried = {
+        device: [
+            key for each in configurations(recipe, (), SHIPPED, device) for key in each.changes
+        ]
+        for device in ("cuda", "cpu")
+    }
+    assert tried["cuda"][:2] == ["train.compile", "train.exactness"]
+    assert "train.compile" not in tried["cpu"]
+
+
 def test_each_alternative_is_a_recipe_of_its_own() -> None:
     recipe = recipe_of("slider_unet")
-    own, *others = configurations(recipe, (), SHIPPED)
+    own, *others = configurations(recipe, (), SHIPPED, "cuda")
     assert own.recipe == recipe
     assert len({each.recipe.model_dump_json() for each in (own, *others)}) == 4
 
 
 def test_wanted_alternatives_take_the_place_of_the_others() -> None:
     found = configurations(
-        recipe_of("slider_unet"), [["train.batch_size=2", "optimizer.name=sgd"]], SHIPPED
+        recipe_of("slider_unet"), [["train.batch_size=2", "optimizer.name=sgd"]], SHIPPED, "cpu"
     )
     assert [each.name for each in found[1:]] == ["train.batch_size: 2, optimizer.name: sgd"]
     assert found[1].recipe.train.batch_size == 2
     with pytest.raises(RecipeError, match="batch_sice"):
-        configurations(recipe_of("slider_unet"), [["train.batch_sice=2"]], SHIPPED)
+        configurations(recipe_of("slider_unet"), [["train.batch_sice=2"]], SHIPPED, "cpu")
 
 
 def test_a_method_that_computes_has_no_steps_to_measure() -> None:
