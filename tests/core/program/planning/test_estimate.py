@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from loba_tui.core.associate.caches.memory.block_offload import BlockOffload
+from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import LobaError, ResourceError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.planning.estimate import Estimator
@@ -179,6 +181,18 @@ def test_slices_of_the_vae_take_no_more_for_several_images(estimate: Estimate) -
     whole, sliced = sampling(), sampling(vae_slicing=True)
     images = 64 * 3 * 32**2 * 4
     assert images < sliced < whole / 4
+
+
+def test_a_base_whose_blocks_wait_takes_what_real_tensors_take() -> None:
+    base = {"id": "builtin:shapes-xl", "offload": "blocks", "blocks_on_host": 20}
+    settings = {**base, "dtype": "float32"}
+    memory = Estimator(CUDA, plugins=SHIPPED).estimate(recipe_of(base_model=settings)).memory
+    denoiser = ModelCache("cpu", "float32").container("builtin:shapes-xl").denoiser
+    moved = BlockOffload(denoiser, CPU, 20)
+    waiting = {view.data_ptr() for block in moved._blocks for view in block.away}
+    there = [t for t in (*denoiser.parameters(), *denoiser.buffers())]
+    staying = sum(t.numel() * t.element_size() for t in there if t.data_ptr() not in waiting)
+    assert memory.weights == staying + sum(each.memory.nbytes for each in moved._buffers)
 
 
 @pytest.mark.slow
