@@ -123,6 +123,10 @@ def check_offload(tree: Node, method: Plugin | None) -> Iterator[Problem]:
     if count is not None and count.data is not None and not is_of_blocks:
         message = "it says how many blocks wait in main memory, which takes offload: blocks"
         yield tree.problem(("base_model", "blocks_on_host"), message)
+    compiled = tree.at(("train", "compile"))
+    if is_of_blocks and compiled is not None and compiled.data != "none":
+        message = "a compiled block has its weights where they were, and offload: blocks moves them"
+        yield tree.problem(("train", "compile"), f"{message}; leave one of both out")
     if is_of_blocks and method is not None and method.constants.get("SOLVES"):
         message = f"{method.name} reads all weights at once, so that blocks cannot take turns"
         yield tree.problem(path, f"{message}; model is what it can have")
