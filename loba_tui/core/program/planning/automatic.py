@@ -102,7 +102,7 @@ class _Choice:
             change["base_model.gradient_checkpointing"] = self.checkpointing
         return change
 
-    def seconds(self, whole: Estimate) -> float:
+    def duration(self, whole: Estimate) -> float:
         """Return the time of a step, in launches of an operator.
 
         Args:
@@ -154,7 +154,7 @@ def _fastest_that_fits(
     if (needed := needs(least)) > free_memory:
         return _settled(recipe, least, f"the least there is, and {told(needed)}")
     too_large = [choices[0]]
-    for choice in sorted(choices, key=lambda each: each.seconds(whole)):
+    for choice in sorted(choices, key=lambda each: each.duration(whole)):
         if any(_takes_no_less(choice, other) for other in too_large):
             continue
         if (needed := needs(choice)) <= free_memory:

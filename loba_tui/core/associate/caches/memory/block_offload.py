@@ -158,6 +158,13 @@ class BlockOffload:
             _Buffer(torch.empty(largest, dtype=torch.uint8, device=device))
             for _ in range(_NUM_BUFFERS)
         ]
+        if self._stream is not None:
+            computing = torch.cuda.current_stream(device)
+            for buffer in self._buffers:
+                # Its memory may have been another tensor's that is still computed with, and may
+                # become one's before a copy into it is done.
+                buffer.free = computing.record_event()
+                buffer.memory.record_stream(self._stream)
         self._views = {
             (id(block), id(buffer)): block.views(buffer.memory)
             for block in self._blocks
