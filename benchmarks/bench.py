@@ -85,6 +85,7 @@ def ready(
     model = open_model(
         resolved,
         prompts=[*prompts_of(resolved), *captions],
+        plugins=SHIPPED,
         keep_text_encoders=trains_text(resolved, SHIPPED),
     )
     model = replace(model, text=changed_text(resolved, model, SHIPPED))

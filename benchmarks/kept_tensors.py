@@ -30,7 +30,7 @@ from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.plugins import SHIPPED
 recipe = load_recipe(shipped.folder() / "slider_unet.yaml", plugins=SHIPPED)
 root = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-open_model(recipe, prompts=prompts_of(recipe), tensors=root)
+open_model(recipe, prompts=prompts_of(recipe), plugins=SHIPPED, tensors=root)
 """
 
 

@@ -151,7 +151,7 @@ class Runner:
     def __init__(self, model: Path, folder: Path) -> None:
         self._folder = folder
         recipe = random_recipe(random.Random(0), 0, model)
-        self._opened = open_model(recipe, prompts=prompts_of(recipe))
+        self._opened = open_model(recipe, prompts=prompts_of(recipe), plugins=SHIPPED)
         for kind in KINDS:  # what is imported here, no fork has to import
             for name in SHIPPED.names(kind):
                 make = SHIPPED.load(kind, name)

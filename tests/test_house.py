@@ -25,6 +25,7 @@ DROP_IN_ROOMS = frozenset(
         "methods",
         "noising",
         "optimizers",
+        "quantizers",
         "schedulers/layer",
         "schedulers/model",
         "schedulers/noise",

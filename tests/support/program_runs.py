@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from loba_tui.core.errors import Interrupted
-from loba_tui.core.plugins import SHIPPED
+from loba_tui.core.plugins import SHIPPED, Plugins
 from loba_tui.core.program import main
 from loba_tui.core.program.train import train
 from loba_tui.core.recipe.load import dump_recipe, parse_recipe
@@ -40,21 +40,29 @@ def new_run(recipe: Recipe, parent: Path) -> RunDir:
     return run_dir
 
 
-def run_here(recipe: Recipe, run_dir: RunDir, *, resume: bool = False, **changes: Any) -> RunDir:
+def run_here(
+    recipe: Recipe,
+    run_dir: RunDir,
+    *,
+    resume: bool = False,
+    plugins: Plugins = SHIPPED,
+    **changes: Any,
+) -> RunDir:
     """Run to the end, or go on from the newest checkpoint.
 
     Args:
+        plugins: That the recipe chooses from.
         changes: Settings to change before it goes on, with two underscores for the dot.
     """
     nobody_stops_it = SimpleNamespace(is_set=False)
     changed = tuple((key.replace("__", "."), value) for key, value in changes.items())
     start = StartOptions(resume=resume, changes=changed)
     with RunWriter.open(run_dir) as writer:
-        train(recipe, run_dir, writer, nobody_stops_it, start, SHIPPED)
+        train(recipe, run_dir, writer, nobody_stops_it, start, plugins)
     return run_dir
 
 
-def stop_after(step: int, recipe: Recipe, run_dir: RunDir) -> None:
+def stop_after(step: int, recipe: Recipe, run_dir: RunDir, plugins: Plugins = SHIPPED) -> None:
     """Run until a step is done, and stop there as somebody asks who is at the keyboard."""
     flag = SimpleNamespace(is_set=False)
 
@@ -65,7 +73,7 @@ def stop_after(step: int, recipe: Recipe, run_dir: RunDir) -> None:
 
     last = step
     with Stopping.open(run_dir) as writer, pytest.raises(Interrupted):
-        train(recipe, run_dir, writer, flag, StartOptions(), SHIPPED)
+        train(recipe, run_dir, writer, flag, StartOptions(), plugins)
 
 
 def main_with(flags: Mapping[str, str]) -> int:

@@ -16,6 +16,7 @@ from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader, Tail
 from loba_tui.core.run.records import Event
 from loba_tui.core.text import clean, counted, quote
+from loba_tui.core.units import show_size
 
 POLL_SECONDS = 0.1
 _FIGURES = MappingProxyType(
@@ -82,7 +83,7 @@ def describe_event(event: Event) -> str:
         return ""
     if event.kind == "built":
         facts = [clean(data[key]) for key in ("device", "dtype") if data.get(key)]
-        return f"running on {', '.join(facts)}" if facts else ""
+        return f"running on {', '.join([*facts, *_packed(data)])}" if facts else ""
     if event.kind == "init_from":
         return _init_from_line(data)
     if event.kind in ("saved", "sampled") and data.get("path"):
@@ -97,6 +98,17 @@ def describe_event(event: Event) -> str:
     if event.kind == "skipped":
         return f"skipped a step: {clean(data.get('message', ''))}"
     return ""
+
+
+def _packed(data: Mapping[str, Any]) -> list[str]:
+    """Return how the base model's weights are quantised, if they are."""
+    with suppress(KeyError, TypeError, ValueError):
+        found = data["quantized"]
+        before, after = show_size(found["float_bytes"]), show_size(found["packed_bytes"])
+        changed = f"{found['error']:.1%} off"
+        layers = counted(found["num_layers"], "layer")
+        return [f"{layers} held by {clean(found['by'])} ({before} → {after}, {changed})"]
+    return []
 
 
 def _init_from_line(data: Mapping[str, Any]) -> str:

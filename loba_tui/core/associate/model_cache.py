@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from diffusers import DiffusionPipeline
@@ -35,6 +36,8 @@ from loba_tui.core.associate.caches.memory.resident import (
 )
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.loading import (
+    OnRead,
+    as_read,
     component_names,
     load_components,
     load_pipeline,
@@ -63,6 +66,7 @@ class ModelCache:
         max_bytes: The most that weights may take on the device; None sets no limit.
         on_host: Components that stay on the CPU where a pipeline is moved: the caller moves them.
         on_fetch: Told how far a model is fetched from the hub; from several threads.
+        on_read: Told each network as soon as it is read.
 
     Raises:
         ResourceError: The device is not there.
@@ -77,10 +81,13 @@ class ModelCache:
         max_bytes: int | None = None,
         on_host: Collection[str] = (),
         on_fetch: OnFetch = lambda done, total: None,
+        on_read: OnRead = as_read,
     ) -> None:
         self.device = resolve_device(device, local_rank=local_rank)
         self.dtype = resolve_dtype(dtype or "auto", self.device)
         self._on_host, self._on_fetch = on_host, on_fetch
+        self._load_pipeline = partial(load_pipeline, dtype=self.dtype, on_read=on_read)
+        self._load_components = partial(load_components, dtype=self.dtype, on_read=on_read)
         self._memory = MemoryCache()
         self._loaded: dict[str, LoadedAs] = {}
         self._located: dict[tuple[str, str | None, str | None, Overrides], ModelSource] = {}
@@ -100,8 +107,7 @@ class ModelCache:
 
         Args:
             model_id: builtin:NAME, a diffusers folder, a .safetensors checkpoint, or a hub id.
-            revision: Hub branch, tag or commit.
-            variant: Weight variant, such as fp16.
+            revision, variant: Hub branch, tag or commit; weight variant, such as fp16.
             overrides: What the model has otherwise than it says itself.
             to_device: Move it to the cache's device; False leaves it on the CPU for offloading.
             leave_out: Components that need not be there yet; `onload` brings them.
@@ -113,12 +119,8 @@ class ModelCache:
         asked = (revision, variant, overrides)
         pipeline = self._memory.get(model_id)
         if pipeline is not None:
-            loaded = self._loaded.get(model_id)
-            if loaded is not None and loaded.asked != asked:
-                raise RecipeError(
-                    f"{model_id} is loaded already, of another revision, variant or VAE.",
-                    f"Call unload({model_id!r}) first.",
-                )
+            if model_id in self._loaded:
+                self._loaded[model_id].require(asked, model_id)
             if missing := set(self.left_out(model_id)) - set(leave_out):
                 self.onload(model_id, *missing)
             return pipeline
@@ -130,7 +132,7 @@ class ModelCache:
             size = weights_bytes(source, wanted, dtype=self.dtype, variant=variant)
             self._budget.make_room(size, model_id)
         given = {**dict.fromkeys(each for each in leave_out if each in names), **shared}
-        pipeline = load_pipeline(source, dtype=self.dtype, variant=variant, given=given)
+        pipeline = self._load_pipeline(source, variant=variant, given=given)
         if to_device:
             move_all_but(pipeline, self._on_host, self.device)
         self._memory.put(model_id, pipeline)
@@ -269,8 +271,7 @@ class ModelCache:
 
     def source(self, model_id: str) -> ModelSource | None:
         """Return where a resident model's files lie; None for one that was `put`."""
-        loaded = self._loaded.get(model_id)
-        return None if loaded is None else loaded.source
+        return self._loaded[model_id].source if model_id in self._loaded else None
 
     def container(
         self,
@@ -329,12 +330,11 @@ class ModelCache:
     def _bring_back(
         self, pipeline: DiffusionPipeline, model_id: str, loaded: LoadedAs, names: Sequence[str]
     ) -> None:
-        variant = loaded.asked[1]
-        shared = self._shared(loaded.source, variant, names)
+        shared = self._shared(loaded.source, variant := loaded.asked[1], names)
         wanted = [name for name in names if name not in shared]
         size = weights_bytes(loaded.source, wanted, dtype=self.dtype, variant=variant)
         self._budget.make_room(size if loaded.to_device else 0, model_id)
-        made = load_components(loaded.source, wanted, dtype=self.dtype, variant=variant)
+        made = self._load_components(loaded.source, wanted, variant=variant)
         for component in made.values() if loaded.to_device else ():
             if isinstance(component, nn.Module):
                 component.to(self.device)

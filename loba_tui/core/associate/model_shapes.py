@@ -27,6 +27,7 @@ from loba_tui.core.associate.containers.loading import set_schedule, vae_configu
 from loba_tui.core.associate.containers.one_file import check_stored
 from loba_tui.core.associate.containers.registry import check_supported, make_container
 from loba_tui.core.associate.pipeline_files import INDEX_NAME
+from loba_tui.core.associate.quantized import QuantizedLinear
 from loba_tui.core.associate.sources.locate import (
     ModelSource,
     locate,
@@ -252,8 +253,11 @@ def _component(folder: Path, library: str | None, class_name: str, dtype: torch.
 
 
 def parameters_of(module: nn.Module) -> int:
-    """Return the number of a network's parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    """Return the number of a network's parameters, packed ones included."""
+    packed = [each for each in module.modules() if isinstance(each, QuantizedLinear)]
+    return sum(parameter.numel() for parameter in module.parameters()) + sum(
+        each.in_features * each.out_features for each in packed
+    )
 
 
 def bytes_of(module: nn.Module) -> int:

@@ -42,6 +42,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "weightings": Kind("weightings", "get_weighting", "weighting of timesteps"),
         "noising": Kind("noising", "get_noising", "change of noise"),
         "measures": Kind("measures", "get_measure", "measure", ("models",)),
+        "quantizers": Kind("quantizers", "get_quantizer", "quantizer"),
         "optimizers": Kind("optimizers", "get_optimizer", "optimizer", ("params", "lr")),
         "noise": Kind("schedulers/noise", "step_noise", "noise scheduler", ("config",)),
         "model": Kind(

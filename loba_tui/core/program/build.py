@@ -15,6 +15,7 @@ from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.outputs import DenoiserOutput
+from loba_tui.core.program.adapter_files.provenance import quantized_by
 from loba_tui.core.program.adapter_layers.attach import attach_adapter
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.adapter_layers.trained_text import trained_text
@@ -200,6 +201,7 @@ def _fingerprint(
         model.container.dtype,
         plugin_hashes(recipe, plugins),
         images=model.data.fingerprint if model.data is not None else None,
+        quantized=quantized_by(recipe.base_model, plugins),
     )
 
 

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers.models.attention import BasicTransformerBlock
 from peft import inject_adapter_in_model
 from torch import nn
 
+from loba_tui.core.associate.quantized import QuantizedLinear, Quantizer, quantize
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.plugins.user import UserPlugins
@@ -183,6 +185,28 @@ def _check_weighting(choice: Choice, plugins: Plugins) -> None:
     assert float(weights.sum()) > 0, "all weights are 0"
 
 
+def _check_quantizer(choice: Choice, plugins: Plugins) -> None:
+    """Pack a block, and hold what a step needs of it against the float one."""
+    quantizer: Quantizer = load_choice("quantizers", choice, plugins)()
+    torch.manual_seed(0)
+    block = BasicTransformerBlock(24, 2, 12, cross_attention_dim=40).requires_grad_(False)
+    network = nn.ModuleDict({"block": block})
+    x = torch.randn(2, 5, 24, requires_grad=True)
+    states = torch.randn(2, 7, 40)
+    whole = torch.autograd.grad(block(x, encoder_hidden_states=states).square().sum(), x)[0]
+    made = quantize(network, quantizer, torch.device("cpu"), name=choice.name)
+    assert made.packed_bytes < made.float_bytes, f"it takes {made.packed_bytes} bytes, not fewer"
+    packed = torch.autograd.grad(block(x, encoder_hidden_states=states).square().sum(), x)[0]
+    cosine = float(torch.cosine_similarity(whole.flatten(), packed.flatten(), dim=0))
+    assert cosine > 0.9, f"the gradient points elsewhere: its cosine with the float one is {cosine}"
+    for layer in (each for each in block.modules() if isinstance(each, QuantizedLinear)):
+        for dtype in (torch.float32, torch.bfloat16):
+            here = layer.weight_in(dtype)
+            on_meta = quantizer.unpack(quantizer.parts(here.shape), here.shape, dtype)
+            assert (on_meta.shape, on_meta.dtype) == (here.shape, here.dtype), "meta differs"
+            assert here.dtype == dtype, f"asked for {dtype}, it unpacks {here.dtype}"
+
+
 def _check_noising(choice: Choice, plugins: Plugins) -> None:
     change = load_choice("noising", choice, plugins)()
 
@@ -254,6 +278,7 @@ _CHECKS: Mapping[str, Callable[[Choice, Plugins], None]] = MappingProxyType(
         "methods": _check_method,
         "losses": _check_loss,
         "weightings": _check_weighting,
+        "quantizers": _check_quantizer,
         "noising": _check_noising,
         "measures": _check_measure,
         "optimizers": _check_optimizer,

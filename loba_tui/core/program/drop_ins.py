@@ -68,6 +68,12 @@ def plugin_hashes(recipe: Recipe, plugins: Plugins) -> dict[str, str]:
     return hashes
 
 
+def package_of(quantizer: Choice, plugins: Plugins) -> str | None:
+    """Return the optional package that a quantizer needs, which its file names as `PACKAGE`."""
+    package = plugins.describe("quantizers", quantizer.name).constants.get("PACKAGE")
+    return package if isinstance(package, str) else None
+
+
 def result_problem(kind: str, made: Any, args: tuple[Any, ...]) -> str:
     """Return what a factory given `args` should have made instead of `made`; empty if it did."""
     got = f", not {type(made).__name__}"
@@ -82,6 +88,8 @@ def result_problem(kind: str, made: Any, args: tuple[Any, ...]) -> str:
             _has(made, "step", "state", "load_state") or _has(made, "solve", "most_ranks")
         ):
             return f"an object with step, state and load_state, or with solve and most_ranks{got}"
+        case "quantizers" if not _has(made, "pack", "unpack", "parts"):
+            return f"an object with pack, unpack and parts{got}"
         case _ if kind in _FUNCTIONS and not callable(made):
             return f"{_FUNCTIONS[kind]}{got}"
         case "layer":

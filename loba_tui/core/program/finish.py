@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loba_tui.core import adapter_metadata as keys
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.file import WrittenFile
 from loba_tui.core.program.adapter_files.outputs import AdapterOutput, DenoiserOutput
-from loba_tui.core.program.adapter_files.provenance import provenance
+from loba_tui.core.program.adapter_files.provenance import provenance, quantized_by
 from loba_tui.core.program.adapter_layers.factor import check_linear
 from loba_tui.core.program.adapter_layers.trained_text import trained_text
 from loba_tui.core.program.closed_form.solved_run import SolvedRun
@@ -69,7 +70,7 @@ def finish(recipe: Recipe, model: OpenModel, run: AdapterRun, strips: StripDrawe
     write()
     kohya = str(run_dir.adapter_kohya) if run_dir.adapter_kohya.is_there() else None
     comfy = {"comfy": str(run_dir.adapter_comfy)} if run_dir.adapter_comfy.is_there() else {}
-    notes = output.notes(written)
+    notes = [*output.notes(written), *_quantized_notes(recipe, context.plugins)]
     records.event("exported", path=str(run_dir.adapter), kohya=kohya, **comfy, notes=notes)
     costs = _costs(run)
     calibration = _calibrated(recipe, model, run, output)
@@ -123,6 +124,17 @@ def _proved(
         costs=costs,
         drawn=drawn,
     )
+
+
+def _quantized_notes(recipe: Recipe, plugins: Plugins) -> list[str]:
+    """Say that what the adapter is trained and proven on is not the base model bit for bit."""
+    by = quantized_by(recipe.base_model, plugins)
+    if not by:
+        return []
+    return [
+        f"The base model was held in fewer bits by {by}, in training, strips and proof alike. The"
+        " adapter goes with the base model in any precision; its figures are those of this one."
+    ]
 
 
 def _metadata(recipe: Recipe, model: OpenModel, run: AdapterRun) -> dict[str, str]:

@@ -13,9 +13,10 @@ from loba_tui.core.associate.caches.tensors.prompt_embeds import PromptEmbedCach
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.containers.prompt_truncation import describe_truncation
 from loba_tui.core.associate.embeds import PromptEmbeds
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.text_encoders import AdaptedText, ScaledEmbeddings
 from loba_tui.core.program.data.prepare import PreparedData, Progress
-from loba_tui.core.program.pipeline_wrapper import PipelineWrapper, cache_of
+from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
 from loba_tui.core.recipe.schema import Recipe
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ def open_model(
     recipe: Recipe,
     *,
     prompts: Sequence[str],
+    plugins: Plugins,
     local_rank: int = 0,
     on_phase: Callable[[str], None] = lambda phase: None,
     on_fetch: Callable[[int, int], None] = lambda done, total: None,
@@ -98,8 +100,7 @@ def open_model(
     """
     settings = recipe.base_model
     on_phase("loading")
-    cache = cache_of(settings, local_rank=local_rank, on_fetch=on_fetch)
-    wrapper = PipelineWrapper(settings, cache)
+    wrapper = PipelineWrapper.of(settings, plugins, local_rank=local_rank, on_fetch=on_fetch)
     kept = wrapper.store(tensors, "embeds", on_problem=on_problem)
     container = wrapper.load(
         with_text_encoders=keep_text_encoders or not has_all(kept, prompts),

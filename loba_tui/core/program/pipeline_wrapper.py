@@ -24,19 +24,26 @@ from loba_tui.core.associate.caches.memory.block_offload import (
     blocks_of,
     offload_of,
 )
-from loba_tui.core.associate.caches.memory.components import DENOISERS, TEXT_ENCODERS
+from loba_tui.core.associate.caches.memory.components import TEXT_ENCODERS
 from loba_tui.core.associate.caches.tensors.file_hashes import FileHashes
 from loba_tui.core.associate.caches.tensors.fingerprint import producer_fingerprint
 from loba_tui.core.associate.caches.tensors.layout import TensorKind
 from loba_tui.core.associate.caches.tensors.store import TensorStore
 from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.associate.containers.loading import component_names
+from loba_tui.core.associate.containers.loading import as_read, component_names
 from loba_tui.core.associate.containers.prompt_reading import PromptReading
+from loba_tui.core.associate.devices import resolve_device
+from loba_tui.core.associate.machine import library_versions
 from loba_tui.core.associate.model_cache import ModelCache
+from loba_tui.core.associate.quantized import DENOISERS, Quantization, Quantizer
+from loba_tui.core.associate.sources.hub_snapshot import OnFetch
 from loba_tui.core.associate.sources.locate import ModelSource
 from loba_tui.core.associate.sources.overrides import Overrides
 from loba_tui.core.errors import RecipeError, ResourceError
+from loba_tui.core.plugins import Plugins
+from loba_tui.core.program.drop_ins import load_choice, package_of
 from loba_tui.core.recipe.schema import BaseModelSection
+from loba_tui.core.recipe.sections.method import Choice
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +58,45 @@ _SDPA_KERNELS = MappingProxyType({"math": SDPBackend.MATH, "flash": SDPBackend.F
 
 @dataclass(frozen=True)
 class PipelineWrapper:
-    """Loads the base model of a run into the cache that the pipeline lives in."""
+    """Loads the base model of a run into the cache that the pipeline lives in.
+
+    Attributes:
+        quantization: Packs what the cache reads; None where the settings ask for none.
+    """
 
     settings: BaseModelSection
     cache: ModelCache
+    quantization: Quantization | None = None
+
+    @classmethod
+    def of(
+        cls,
+        settings: BaseModelSection,
+        plugins: Plugins,
+        *,
+        local_rank: int = 0,
+        on_fetch: OnFetch = lambda done, total: None,
+    ) -> PipelineWrapper:
+        """Return the wrapper of a base model with a cache of its own.
+
+        Raises:
+            ResourceError: The device or the quantizer's package is not there.
+        """
+        quantization = None
+        if settings.quantize is not None:
+            device = resolve_device(settings.device, local_rank=local_rank)
+            quantizer = quantizer_of(settings.quantize, plugins)
+            quantization = Quantization(settings.quantize.name, quantizer, device)
+        cache = ModelCache(
+            settings.device,
+            settings.dtype,
+            local_rank=local_rank,
+            # What waits is brought by `place_denoiser` and as it is needed.
+            on_host=DENOISERS | TEXT_ENCODERS if settings.offload == "blocks" else DENOISERS,
+            on_fetch=on_fetch,
+            on_read=quantization or as_read,
+        )
+        return cls(settings, cache, quantization)
 
     def load(
         self,
@@ -172,6 +214,7 @@ class PipelineWrapper:
 
     def _check(self) -> None:
         """Say what cannot be had before anything is downloaded."""
+        assert (self.settings.quantize is None) == (self.quantization is None), "see `of`"
         check_attention(self.settings.attention, self.cache.device, self.cache.dtype)
         offload, device = self.settings.offload, self.cache.device
         if offload != "none" and device.type == "cpu":
@@ -204,11 +247,24 @@ class PipelineWrapper:
             torch.set_num_threads(threads)
 
 
-def cache_of(settings: BaseModelSection, **options: Any) -> ModelCache:
-    """Return a cache that holds models as the section asks; `options` are the cache's others."""
-    # The denoiser is brought by `place_denoiser`, with its blocks or when the encoders are gone.
-    on_host = DENOISERS | TEXT_ENCODERS if settings.offload == "blocks" else DENOISERS
-    return ModelCache(settings.device, settings.dtype, on_host=on_host, **options)
+def quantizer_of(choice: Choice, plugins: Plugins, *, is_used: bool = True) -> Quantizer:
+    """Return what packs a denoiser's weights.
+
+    Args:
+        is_used: Its package has to be there; without it shapes can be told all the same.
+
+    Raises:
+        ResourceError: The package is not installed.
+    """
+    package = package_of(choice, plugins)
+    if is_used and package is not None and library_versions([package])[package] is None:
+        raise ResourceError(
+            f"base_model.quantize: {choice.name} needs the package {package}, which is not"
+            " installed.",
+            f"pip install {package}, or pip install 'loba-trainer[quantize]' for all of them.",
+        )
+    quantizer: Quantizer = load_choice("quantizers", choice, plugins)()
+    return quantizer
 
 
 def reading_of(settings: BaseModelSection) -> PromptReading:

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from loba_tui.core.associate.machine import dtype_name
+from loba_tui.core.associate.model_shapes import parameters_of
 from loba_tui.core.errors import CorruptError, Interrupted, RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.build import build, build_accelerator
@@ -123,6 +124,7 @@ class _Preparation:
         model = open_model(
             recipe,
             prompts=[*prompts_of(recipe), *(images.all_prompts() if images is not None else ())],
+            plugins=self.context.plugins,
             local_rank=self.start.local_rank,
             on_phase=self._on_phase,
             on_fetch=self._on_fetch,
@@ -214,13 +216,15 @@ def _announce(
 def _facts(accelerator: Accelerator, model: OpenModel, run: AdapterRun) -> dict[str, object]:
     denoiser = model.container.denoiser
     trained = sum(parameter.numel() for parameter in run.parameters.values())
-    total = sum(parameter.numel() for parameter in denoiser.parameters())
+    quantization = model.wrapper.quantization
+    packed = {} if quantization is None else {"quantized": quantization.facts()}
     return {
         "device": str(accelerator.device),
         "dtype": dtype_name(model.container.dtype),
         "num_processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
-        "denoiser_parameters": total,
+        "denoiser_parameters": parameters_of(denoiser),
         "trained_parameters": trained,
         "base_model_revision": model.container.revision,
+        **packed,
     }

@@ -37,6 +37,7 @@ from loba_tui.core.text import clean, nearest
 MAX_BYTES = 256 * 1024
 _NEWER_KEYS: tuple[tuple[Any, ...], ...] = (
     ("adapter", "init_from", None),
+    ("base_model", "quantize", None),
     ("base_model", "long_prompts", "cut"),
     ("base_model", "prompt_weights", False),
     ("base_model", "blocks_on_host", None),

@@ -51,6 +51,9 @@ class BaseModelSection(Section):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = Field("auto", description="auto, cpu, mps, cuda, cuda:N, or cuda:122")
+    quantize: Choice | None = Field(
+        None, description="holds the denoiser's blocks in fewer bits; null: in dtype"
+    )
     attention: Literal["auto", "sdpa", "xformers", "flash", "math"] = "auto"
     gradient_checkpointing: bool | Literal["auto"] = Field(
         False, description="recompute activations to save memory; auto: as train.batch_size: auto"

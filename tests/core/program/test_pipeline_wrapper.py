@@ -11,7 +11,8 @@ from loba_tui.core.associate.caches.memory.block_offload import offload_of
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.errors import RecipeError, ResourceError
-from loba_tui.core.program.pipeline_wrapper import PipelineWrapper, cache_of, check_attention
+from loba_tui.core.plugins import SHIPPED
+from loba_tui.core.program.pipeline_wrapper import PipelineWrapper, check_attention
 from loba_tui.core.recipe.schema import BaseModelSection
 
 
@@ -106,7 +107,7 @@ def test_the_vae_takes_one_image_after_another(tiny_sdxl_folder):
 
 def test_the_denoiser_comes_when_the_text_encoders_have_gone(tiny_sdxl_folder):
     settings = BaseModelSection(id=str(tiny_sdxl_folder), device="cpu")
-    wrapper = PipelineWrapper(settings, cache_of(settings))
+    wrapper = PipelineWrapper.of(settings, SHIPPED)
     wrapper.cache.device = torch.device("meta")  # in the place of an accelerator
     container = wrapper.load(denoiser_waits=True)
     assert container.device.type == container.pipeline.text_encoder.device.type == "meta"

@@ -59,6 +59,18 @@ FILES = {
         def get_method(parts, **cfg):
             return Shrink(parts)
     """,
+    "quantizers": """
+        import torch
+        class Halved:
+            def pack(self, weight):
+                return {"half": weight.half()}
+            def unpack(self, parts, shape, dtype):
+                return parts["half"].to(dtype)
+            def parts(self, shape):
+                return {"half": torch.empty(shape, dtype=torch.float16, device="meta")}
+        def get_quantizer(**cfg):
+            return Halved()
+    """,
     "losses": """
         def get_loss(**cfg):
             return lambda given, wanted: cfg["factor"] * (given - wanted).abs()
@@ -167,7 +179,8 @@ def test_a_plugin_of_every_kind_trains_from_a_recipe_without_an_edit_of_any_othe
 ) -> None:
     for kind, text in FILES.items():
         drop(kind, text)
-    code, run_dir = run(RECIPE, tmp_path)
+    base = {**RECIPE["base_model"], "quantize": {"name": "mine"}}
+    code, run_dir = run({**RECIPE, "base_model": base}, tmp_path)
     assert code == ExitCode.DONE
     assert [record["lr"] for record in metrics(run_dir)] == pytest.approx([1e-3, 5e-4])
     report = json.loads((run_dir / "adapter" / "report.json").read_text())
@@ -262,6 +275,7 @@ def test_a_plugin_that_fails_in_the_middle_of_a_run_is_named_with_its_line(
     [
         ("adapters", "{}", "a PEFT configuration"),
         ("methods", "None", "an object with step, state and load_state"),
+        ("quantizers", "0.5", "an object with pack, unpack and parts"),
         ("losses", "0.5", "a function of prediction and target"),
         ("measures", "1", "a function of an image"),
         ("optimizers", "params", "a torch optimizer"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,13 @@ from loba_tui.core.associate.sources.overrides import AS_IT_IS
 from loba_tui.core.associate.sources.shipped import folder_of_family
 from loba_tui.core.errors import CorruptError, RecipeError
 
+OnRead = Callable[[str, nn.Module], None]
+"""Is told each network of a pipeline, by its name, when its weights are read and on the CPU."""
 _MOST_TOKENS = 1_000_000
+
+
+def as_read(name: str, network: nn.Module) -> None:
+    """Leave a network as it is read."""
 
 
 def load_pipeline(
@@ -44,6 +50,7 @@ def load_pipeline(
     dtype: torch.dtype,
     variant: str | None = None,
     given: Mapping[str, nn.Module | None] | None = None,
+    on_read: OnRead = as_read,
 ) -> DiffusionPipeline:
     """Load a pipeline on the CPU, every component in `dtype`, in evaluation mode and frozen.
 
@@ -84,6 +91,7 @@ def load_pipeline(
     for name, component in pipeline.components.items():
         if isinstance(component, nn.Module) and name not in given:
             component.eval().requires_grad_(False)
+            on_read(name, component)
         if getattr(component, "model_max_length", 0) > _MOST_TOKENS:
             # What transformers makes of an empty folder, or of a configuration without a limit.
             raise CorruptError(
@@ -94,11 +102,16 @@ def load_pipeline(
 
 
 def load_components(
-    source: ModelSource, names: Collection[str], *, dtype: torch.dtype, variant: str | None
+    source: ModelSource,
+    names: Collection[str],
+    *,
+    dtype: torch.dtype,
+    variant: str | None,
+    on_read: OnRead = as_read,
 ) -> dict[str, nn.Module]:
     """Load some components alone, as `load_pipeline` does; its errors are raised here too."""
     others = {name: None for name in component_names(source) if name not in names}
-    pipeline = load_pipeline(source, dtype=dtype, variant=variant, given=others)
+    pipeline = load_pipeline(source, dtype=dtype, variant=variant, given=others, on_read=on_read)
     return {name: pipeline.components[name] for name in names}
 
 

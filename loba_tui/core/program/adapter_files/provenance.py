@@ -7,11 +7,12 @@ import json
 from loba_tui import __version__
 from loba_tui.core import adapter_metadata as keys
 from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.machine import library_versions
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.program.drop_ins import plugin_hashes
+from loba_tui.core.program.drop_ins import package_of, plugin_hashes
 from loba_tui.core.recipe.data_paths import portable, portable_model_id
 from loba_tui.core.recipe.load import dump_recipe
-from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.schema import BaseModelSection, Recipe
 from loba_tui.core.run.changes import ChangeRecord
 
 
@@ -35,10 +36,12 @@ def provenance(
     changed = changes.until(done).text()
     hashes = plugin_hashes(recipe, plugins)
     legs = changes.legs(done)
+    quantized = quantized_by(recipe.base_model, plugins)
     return {
         **({keys.STEERING_KEY: changed} if changed else {}),
         **({keys.PLUGINS_KEY: json.dumps(hashes, sort_keys=True)} if hashes else {}),
         **({keys.LEGS_KEY: json.dumps(legs)} if len(legs) > 1 else {}),
+        **({keys.QUANTIZED_KEY: quantized} if quantized else {}),
         keys.VERSION_KEY: __version__,
         keys.RECIPE_KEY: dump_recipe(portable(recipe)),
         keys.BASE_MODEL_KEY: portable_model_id(recipe.base_model.id),
@@ -47,3 +50,12 @@ def provenance(
         keys.STEP_KEY: str(step),
         keys.SEED_KEY: str(recipe.train.seed),
     }
+
+
+def quantized_by(settings: BaseModelSection, plugins: Plugins) -> str:
+    """Return which quantizer and package a base model's weights are packed by; empty for none."""
+    if settings.quantize is None:
+        return ""
+    package = package_of(settings.quantize, plugins)
+    by = "" if package is None else f" ({package} {library_versions([package])[package]})"
+    return settings.quantize.name + by

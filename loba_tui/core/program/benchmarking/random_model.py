@@ -9,26 +9,30 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from loba_tui.core.associate.caches.memory.components import DENOISERS
 from loba_tui.core.associate.caches.tensors.latents import LatentCache
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.model_shapes import open_shapes
+from loba_tui.core.associate.quantized import DENOISERS
 from loba_tui.core.associate.sources.overrides import Overrides
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.open_model import OpenModel
-from loba_tui.core.program.pipeline_wrapper import PipelineWrapper, cache_of
+from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
 from loba_tui.core.recipe.schema import Recipe
 
 _DIFFERENT_PROMPTS = 8
 
 
-def open_random(recipe: Recipe, prompts: Sequence[str]) -> OpenModel:
+def open_random(recipe: Recipe, prompts: Sequence[str], plugins: Plugins) -> OpenModel:
     """Return a recipe's model with random weights, held as the recipe asks for.
 
     Text encoders are left out: prompts have random embeddings of the right shape.
     """
     settings = recipe.base_model
-    cache = cache_of(settings)
+    # Its own count of threads stands beside weights that are not here.
+    threads = settings.threads or torch.get_num_threads()
+    wrapper = PipelineWrapper.of(settings.model_copy(update={"threads": threads}), plugins)
+    cache = wrapper.cache
     shapes = open_shapes(settings.id, settings.revision, cache.dtype, Overrides.of(settings))
     pipeline = shapes.container.pipeline
     pipeline.register_modules(**dict.fromkeys(shapes.container.text_encoders))
@@ -37,10 +41,9 @@ def open_random(recipe: Recipe, prompts: Sequence[str]) -> OpenModel:
         waits = settings.offload in ("model", "sequential")
         waits = waits or (settings.offload == "blocks" and name in DENOISERS)
         fill(module, torch.device("cpu") if waits else cache.device, source)
+        if wrapper.quantization is not None:
+            wrapper.quantization(name, module)
     cache.put(settings.id, pipeline)
-    # Its own count of threads stands beside weights that are not here.
-    threads = settings.threads or torch.get_num_threads()
-    wrapper = PipelineWrapper(settings.model_copy(update={"threads": threads}), cache)
     container = wrapper.load()
     embeds = random_embeds(container, prompts, source)
     empty = _random_row(container, source)

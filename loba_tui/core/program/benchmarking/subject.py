@@ -59,14 +59,14 @@ class Models:
         if recipe.base_model.id.startswith(BUILTIN_PREFIX):
             model = self._embedded(recipe, prompts)
         else:
-            model = open_random(recipe, prompts)
+            model = open_random(recipe, prompts, self.plugins)
         model = replace(model, text=changed_text(recipe, model, self.plugins))
         return with_images(recipe, model, data)
 
     def _embedded(self, recipe: Recipe, prompts: list[str]) -> OpenModel:
         missing = [prompt for prompt in prompts if prompt not in self._embeds]
         keep = trains_text(recipe, self.plugins)
-        model = open_model(recipe, prompts=missing, keep_text_encoders=keep)
+        model = open_model(recipe, prompts=missing, plugins=self.plugins, keep_text_encoders=keep)
         # Copied out of what holds the model: that has to go with its configuration.
         self._embeds |= {prompt: model.embeds[prompt] for prompt in missing}
         return replace(model, embeds=dict(self._embeds))

@@ -13,7 +13,7 @@ from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.kernels.exactness import autocast_dtype
-from loba_tui.core.program.pipeline_wrapper import PipelineWrapper, cache_of
+from loba_tui.core.program.pipeline_wrapper import PipelineWrapper
 from loba_tui.core.program.planning.estimate_records import Estimate, Work
 from loba_tui.core.program.planning.method_calls import Call, attach_adapter_or_bound
 from loba_tui.core.recipe.schema import Recipe
@@ -35,7 +35,7 @@ def calibrate(recipe: Recipe, estimate: Estimate, plugins: Plugins) -> Work:
     """Load the model, time the calls of one step, and return the work with seconds."""
     settings = recipe.base_model
     threads = torch.get_num_threads()
-    container = PipelineWrapper(settings, cache_of(settings)).load()
+    container = PipelineWrapper.of(settings, plugins).load()
     try:
         attach_adapter_or_bound(recipe, container, plugins)
         has_adapter = bool(getattr(container.denoiser, "peft_config", None))

@@ -43,7 +43,7 @@ from loba_tui.core.program.planning.method_calls import (
     attach_adapter_or_bound,
     record_calls,
 )
-from loba_tui.core.program.planning.network_costs import Networks
+from loba_tui.core.program.planning.network_costs import Networks, pack_shapes
 from loba_tui.core.program.planning.simulation import Cost
 from loba_tui.core.program.planning.state_sizes import optimizer_state_bytes, text_file_bytes
 from loba_tui.core.program.planning.validation_rows import validation_rows
@@ -153,7 +153,8 @@ class Estimator:
         if key not in self._networks:
             settings = recipe.base_model
             shapes = open_shapes(settings.id, settings.revision, dtype, Overrides.of(settings))
-            if not self.shapes_only and _is_small(recipe, shapes.container):
+            saved = pack_shapes(shapes.container.denoiser, settings, self.plugins)
+            if not (saved or self.shapes_only) and _is_small(recipe, shapes.container):
                 shapes.materialise()
             attach_adapter_or_bound(recipe, shapes.container, self.plugins)
             denoiser = shapes.container.denoiser
@@ -173,6 +174,7 @@ class Estimator:
             self._networks[key] = Networks(
                 shapes=shapes,
                 scale=scale,
+                saved_bytes=saved,
                 adapter=tuple(adapter.values()),
                 text={
                     name: tuple(p for p in encoder.parameters() if p.requires_grad)

@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from loba_tui.core.associate.caches.memory import block_offload
 from loba_tui.core.associate.model_shapes import ModelShapes, bytes_of
+from loba_tui.core.associate.quantized import quantize_shapes
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
+from loba_tui.core.program.pipeline_wrapper import quantizer_of
 from loba_tui.core.program.planning.method_calls import Call, MethodCalls
 from loba_tui.core.program.planning.simulation import Cost, RealDeviceRules, measure
-from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.schema import BaseModelSection, Recipe
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Networks:
     """A model of shapes with its adapter attached.
 
     Attributes:
+        saved_bytes: What the denoiser's weights take less since they are quantised.
         adapter: Parameters of the denoiser's adapter.
         text: Parameters of the text encoders', by component; none where they are not trained.
         trained: Those of both that train.
@@ -49,6 +53,7 @@ class Networks:
 
     shapes: ModelShapes
     scale: AdapterScale | NoScale
+    saved_bytes: int
     adapter: tuple[nn.Parameter, ...]
     text: Mapping[str, tuple[nn.Parameter, ...]]
     trained: tuple[nn.Parameter, ...]
@@ -88,7 +93,8 @@ class Networks:
         if base.offload in ("model", "sequential"):
             return BaseWeights(max(sizes.values()), denoiser, denoiser + vae, encoders)
         if self.device_type == "cpu":
-            return BaseWeights(total, total - encoders, total - encoders, encoders)
+            loading = total + self.saved_bytes  # they are read before they are packed
+            return BaseWeights(loading, total - encoders, total - encoders, encoders)
         # Prompts are encoded before the denoiser is there, and the VAE comes for pictures.
         encoding, trained = total - denoiser, total - denoiser - encoders - vae
         if base.offload == "blocks":
@@ -208,3 +214,13 @@ class Networks:
         for parameter in self.trained:
             parameter.grad = None
         return cost
+
+
+def pack_shapes(denoiser: nn.Module, settings: BaseModelSection, plugins: Plugins) -> int:
+    """Quantise a denoiser of shapes as the recipe asks, and return the bytes that saves."""
+    if settings.quantize is None:
+        return 0
+    quantizer = quantizer_of(settings.quantize, plugins, is_used=False)
+    before = bytes_of(denoiser)
+    quantize_shapes(denoiser, quantizer)
+    return before - bytes_of(denoiser)

@@ -106,6 +106,7 @@ def _serve_with_model(
     model = open_model(
         recipe,
         prompts=prompts_of(recipe),
+        plugins=plugins,
         on_phase=lambda phase: writer.status(phase=phase),
         on_fetch=lambda done, total: writer.status(fetched=done, to_fetch=total),
         tensors=tensors,

@@ -24,7 +24,7 @@ _SECTIONS = ("method", "adapter", "optimizer", "scheduler", "loss", "train")
 _MODEL_KEYS = ("id", "revision", "variant", "dtype", "attention", "gradient_checkpointing")
 _LATER_MODEL_KEYS = (
     *("vae", "config", "prediction_type", "zero_snr"),
-    *("long_prompts", "prompt_weights"),
+    *("long_prompts", "prompt_weights", "quantize"),
 )
 _LATER_TRAIN_KEYS = ("exactness", "compile")
 _DATA_EXCLUDED: dict[str, Any] = {
@@ -58,11 +58,13 @@ class RunFingerprint:
         plugins: Mapping[str, str],
         *,
         images: str | None = None,
+        quantized: str = "",
     ) -> RunFingerprint:
         """Return the fingerprint of a run on this machine.
 
         Args:
             plugins: sha256 of each of the user's own drop-ins that the recipe uses, by kind/name.
+            quantized: Quantizer of the base model, and the version of its package.
         """
         dumped = recipe.model_dump(mode="json", include={"base_model", *_SECTIONS})
         model = dumped["base_model"]
@@ -88,6 +90,7 @@ class RunFingerprint:
         if recipe.save.best is not None:
             dumped["best"] = recipe.save.best.model_dump(mode="json", exclude={"use"})
         computed_by = _machine(accelerator, dtype)
+        computed_by |= {"quantized": quantized} if quantized else {}
         computed_by |= {f"plugin {key}": sha256 for key, sha256 in plugins.items()}
         return cls(dumped, computed_by)
 

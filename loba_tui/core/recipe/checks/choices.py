@@ -15,6 +15,7 @@ Path = tuple[str | int, ...]
 
 # Which sections choose a drop-in, and of which kind; a list of choices is named by its own key.
 CHOICES: tuple[tuple[Path, str], ...] = (
+    (("base_model", "quantize"), "quantizers"),
     (("method",), "methods"),
     (("adapter",), "adapters"),
     (("optimizer",), "optimizers"),

@@ -22,7 +22,7 @@ def recipe_on(model: Path, dtype: str) -> dict[str, object]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_prediction_is_finite_and_depends_on_the_prompt(tiny_folder: Path, dtype: str) -> None:
     recipe = parse_recipe(recipe_on(tiny_folder, dtype), plugins=SHIPPED)
-    model = open_random(recipe, [*prompts_of(recipe), "another"])
+    model = open_random(recipe, [*prompts_of(recipe), "another"], SHIPPED)
     container = model.container
     assert container.dtype == getattr(torch, dtype)
     assert all(getattr(container.pipeline, name) is None for name in container.text_encoders), (

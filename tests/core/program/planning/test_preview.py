@@ -59,7 +59,7 @@ def test_the_factors_of_layers_are_those_of_the_real_model() -> None:
         scheduler={"layer": {"name": "cross_attention_only"}},
     )
     section = preview(recipe, plugins=SHIPPED)["layers"]
-    model = open_model(recipe, prompts=["a shape"])
+    model = open_model(recipe, prompts=["a shape"], plugins=SHIPPED)
     attach_adapter(recipe, model.container, plugins=SHIPPED)
     trained = {
         name: parameter

@@ -279,12 +279,14 @@ def test_no_text_encoder_is_loaded_where_every_prompt_is_kept(tmp_path, monkeypa
 
     monkeypatch.setattr(model_cache, "load_pipeline", watched)
     prompts = ["a red circle", ""]
-    cold = open_model(recipe(), prompts=prompts, tensors=tmp_path)
-    warm = open_model(recipe(), prompts=prompts, tensors=tmp_path)
+    cold = open_model(recipe(), prompts=prompts, plugins=SHIPPED, tensors=tmp_path)
+    warm = open_model(recipe(), prompts=prompts, plugins=SHIPPED, tensors=tmp_path)
     assert loaded[0] - loaded[1] == set(TEXT_ENCODERS)
     for entry in tmp_path.glob("embeds/*/*/*.safetensors"):
         entry.write_bytes(b"damaged")
-    damaged = open_model(recipe(), prompts=prompts, tensors=tmp_path, on_problem=[].append)
+    damaged = open_model(
+        recipe(), prompts=prompts, plugins=SHIPPED, tensors=tmp_path, on_problem=[].append
+    )
     for prompt in prompts:
         for other in (warm, damaged):
             assert (other.embeds[prompt].embeds == cold.embeds[prompt].embeds).all()

@@ -12,14 +12,13 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from loba_tui.core.associate.caches.memory.resident import modules_of
+from loba_tui.core.associate.quantized import DENOISERS
 from loba_tui.core.associate.sources.locate import ModelSource
 from loba_tui.core.associate.sources.overrides import Overrides
 from loba_tui.core.associate.sources.weights import is_same_component
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.text import did_you_mean
 
-DENOISERS = frozenset({"unet", "transformer"})
-"""What is trained: an adapter put on it for one model must not be there for another."""
 TEXT_ENCODERS = frozenset({"text_encoder", "text_encoder_2", "text_encoder_3"})
 
 
@@ -37,6 +36,18 @@ class LoadedAs:
     source: ModelSource
     to_device: bool
     left_out: set[str] = field(default_factory=set)
+
+    def require(self, asked: tuple[str | None, str | None, Overrides], model_id: str) -> None:
+        """Check that what is asked for is what was loaded.
+
+        Raises:
+            RecipeError: It is another revision, variant or VAE.
+        """
+        if asked != self.asked:
+            raise RecipeError(
+                f"{model_id} is loaded already, of another revision, variant or VAE.",
+                f"Call unload({model_id!r}) first.",
+            )
 
 
 class _Cache(Protocol):
@@ -95,6 +106,7 @@ def find_shared(
     for modules, loaded in candidates:
         variants = (loaded.asked[1], variant)
         for name, module in modules.items():
+            # An adapter put on a denoiser for one model must not be there for another.
             if name in DENOISERS or name in found or name not in names:
                 continue
             # One that was cast or hooked since is not what would be loaded.
