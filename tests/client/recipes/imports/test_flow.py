@@ -248,6 +248,7 @@ def test_musubis_scripts_and_data_sets_are_read(
         f"accelerate launch src/musubi_tuner/{script}_train_network.py --dit models/dit {words}"
         f" --vae v --text_encoder t --dataset_config data.toml --network_dim 32 --network_module"
         f" networks.lora_{script} --timestep_sampling shift --discrete_flow_shift 2.0"
+        " --blocks_to_swap 16"
     )
     data.write_text(
         '[general]\nresolution = [512, 512]\ncaption_extension = ".txt"\n'
@@ -260,6 +261,7 @@ def test_musubis_scripts_and_data_sets_are_read(
     assert recipe.data is not None
     assert [(each.path, each.repeats) for each in recipe.data.sources] == [("images", 2)]
     assert recipe.adapter.text_encoders is None
+    assert (recipe.base_model.offload, recipe.base_model.blocks_on_host) == ("blocks", 16)
     assert {"dit", "vae", "text_encoder", "datasets.0.cache_directory"} <= set(left(found))
 
 

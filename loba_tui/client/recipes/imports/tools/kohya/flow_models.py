@@ -29,7 +29,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "ae": "the VAE is that of the model's folder",
         **dict.fromkeys(("t5xxl_max_token_length", "apply_t5_attn_mask", "apply_lg_attn_mask"),
                         "prompts are encoded as the model's own pipeline does"),
-        **dict.fromkeys(("blocks_to_swap", "cpu_offload_checkpointing"), _MEMORY),
+        "cpu_offload_checkpointing": _MEMORY,
         **dict.fromkeys(("fp8_scaled", "fp8_llm", "fp8_vl", "fp8_t5", "fp8_text_encoder",
                          "nvfp4"), "models are not quantized here"),
         "model_version": "which model it is is base_model.id",

@@ -195,6 +195,10 @@ def _read_model(settings: Settings, draft: Draft, family: FlowFamily | None) -> 
     common.put_name(draft, settings.text("output_name"), settings.origin("output_name"))
     key = "gradient_checkpointing"
     common.carry(settings, draft, {key: "base_model.gradient_checkpointing"})
+    if (swapped := settings.whole("blocks_to_swap") or 0) > 0:
+        origin = settings.origin("blocks_to_swap")
+        draft.put("base_model.offload", "blocks", origin)
+        draft.put("base_model.blocks_on_host", swapped, origin)
 
 
 def _read_prompts(settings: Settings, draft: Draft) -> None:
