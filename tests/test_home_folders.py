@@ -52,6 +52,7 @@ def test_a_home_that_this_machine_does_not_know_is_a_mistake(use: Callable[[str]
         ["extract", "{}", "{}", "--out", "x.safetensors"],
         ["extract", "a", "b", "--out", "{}"],
         ["merge", "a", "b", "--out", "{}"],
+        ["bench", "--json", "{}"],
         ["run", "slider_unet", "--set", "adapter.init_from={}"],
     ],
 )

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from loba_tui.commands.options import Agreed, Recipe, Set, echo_lines, grouped, say, user_plugins
-from loba_tui.core.user_folders import with_home
 
 Tries = Annotated[
     list[str] | None,
@@ -54,13 +53,13 @@ def bench(
     from loba_tui.commands.open_recipe import load_agreed, open_recipe
     from loba_tui.core.files import write_atomically
 
+    path = None if json_file is None else asking.writable(json_file)
     opened = open_recipe(asking.recipe_of(recipe, family), yes=agreed.yes)
     resolved = load_agreed(opened, overrides or [], agreed)
     parsed = asking.parse_tries(tries or [], resolved, user_plugins())
     options = asking.BenchOptions(minutes, quick, tuple(parsed))
     found = asking.bench(resolved, options, foreground())
     echo_lines(share_lines(found) if share else table_lines(found))
-    if json_file is not None:
-        path = with_home(json_file)
+    if path is not None:
         write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
         say(f"figures in {path}", err=True)

@@ -19,6 +19,7 @@ from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run import launch
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.text import clean, did_you_mean
+from loba_tui.core.user_folders import with_home
 
 DEFAULT_FAMILY = "sdxl"
 _RECIPE_OF_A_FAMILY = "slider"
@@ -80,6 +81,21 @@ def parse_tries(texts: Sequence[str], recipe: Recipe, plugins: Plugins) -> list[
         parse_with(dump_recipe(recipe), "--try", parts, plugins=plugins)
         found.append(tuple(parts))
     return found
+
+
+def writable(file: Path) -> Path:
+    """Return the file that figures are to be written to; minutes before there are any.
+
+    Raises:
+        RecipeError: Its folder is not there, or it is a folder itself.
+    """
+    path = with_home(file)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise RecipeError(
+            f"--json: {clean(file)} is not a file in a folder that is there.",
+            "Name a file, as in --json figures.json",
+        )
+    return path
 
 
 def bench(recipe: Recipe, options: BenchOptions, here: Foreground) -> dict[str, Any]:

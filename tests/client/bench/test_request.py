@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from loba_tui.client.bench.request import families, parse_tries, recipe_of
+from loba_tui.client.bench.request import families, parse_tries, recipe_of, writable
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.recipe import shipped
@@ -39,3 +39,10 @@ def test_alternatives_are_checked_before_anything_is_started() -> None:
     ]
     with pytest.raises(RecipeError, match="batch_sice"):
         parse_tries(["train.batch_sice=4"], recipe, SHIPPED)
+
+
+def test_a_file_that_cannot_be_written_is_said_first(tmp_path: Path) -> None:
+    assert writable(tmp_path / "new.json") == tmp_path / "new.json"
+    for wrong in (tmp_path, tmp_path / "missing" / "new.json"):
+        with pytest.raises(RecipeError, match="--json"):
+            writable(wrong)

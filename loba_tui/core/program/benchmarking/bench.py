@@ -123,6 +123,7 @@ class Bench:
     deadline: float
     results: Results
     _models: Models = field(init=False)
+    _has_compiled: bool = False
 
     def __post_init__(self) -> None:
         self._models = Models(self.plugins)
@@ -170,6 +171,7 @@ class Bench:
             message = f"needs {show_memory(memory.needed)}, and {show_memory(free)} are free"
             return replace(row, outcome="too_large", message=message)
         self._release()  # of what the estimate was made with
+        self._has_compiled = recipe.train.compile != "none"
         row = trial.measure(
             row,
             self._models,
@@ -212,6 +214,9 @@ class Bench:
 
     def _release(self) -> None:
         """Give the memory of the last configuration back."""
+        if self._has_compiled:  # compiled code keeps graphs and their memory
+            torch.compiler.reset()
+            self._has_compiled = False
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
