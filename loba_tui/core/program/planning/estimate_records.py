@@ -14,8 +14,8 @@ class Memory:
     """Bytes on the device.
 
     Attributes:
-        weights: Base weights that stay during training: denoiser and VAE.
-        loading: Base weights while prompts are encoded, text encoders included.
+        weights: Base weights that stay during training: the denoiser's, and on the CPU the VAE's.
+        loading: Most while prompts are encoded and the denoiser is brought.
         adapter: Trained and frozen adapter weights, float32.
         gradients: One float32 number per trained parameter.
         activations: Held between a micro-step's forward and backward pass.
