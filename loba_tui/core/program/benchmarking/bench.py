@@ -79,7 +79,7 @@ def run_bench(
     measurable(recipe, plugins)  # what cannot be measured is said before anything is made
     records.status(phase="choosing a model")
     num_steps = (NUM_ALTERNATIVES + 2) * (STEPS_BEFORE_WINDOWS + windows.fewest)
-    recipe, note = at_true_size(recipe, most_seconds=60 * minutes / num_steps)
+    recipe, note = at_true_size(recipe, plugins, most_seconds=60 * minutes / num_steps)
     notes += [note] if note else []
     settled = settle(recipe, Estimator(device, plugins), free_memory(device))
     recipe = settled.recipe

@@ -60,6 +60,9 @@ def recipe_facts(recipe: Recipe) -> dict[str, Any]:
         "batch_size": train.micro_batch_size,
         "gradient_accumulation": train.gradient_accumulation,
         "gradient_checkpointing": base.gradient_checkpointing is True,
+        "exactness": train.exactness,
+        "compile": train.compile,
+        "quantize": None if base.quantize is None else base.quantize.name,
         "attention": base.attention,
         "offload": base.offload,
     }

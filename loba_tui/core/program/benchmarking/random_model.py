@@ -38,9 +38,10 @@ def open_random(recipe: Recipe, prompts: Sequence[str], plugins: Plugins) -> Ope
     pipeline.register_modules(**dict.fromkeys(shapes.container.text_encoders))
     source = torch.Generator().manual_seed(recipe.train.seed)
     for name, module in shapes.modules().items():
-        waits = settings.offload in ("model", "sequential")
+        is_packed = wrapper.quantization is not None and name in DENOISERS
+        waits = settings.offload in ("model", "sequential") or is_packed
         waits = waits or (settings.offload == "blocks" and name in DENOISERS)
-        fill(module, torch.device("cpu") if waits else cache.device, source)
+        fill(module, torch.device("cpu") if waits else cache.device, source, drawn_on=cache.device)
         if wrapper.quantization is not None:
             wrapper.quantization(name, module)
     cache.put(settings.id, pipeline)
@@ -51,19 +52,28 @@ def open_random(recipe: Recipe, prompts: Sequence[str], plugins: Plugins) -> Ope
     return OpenModel(wrapper, container, embeds, lambda: LatentCache(container, None))
 
 
-def fill(module: nn.Module, device: torch.device, source: torch.Generator) -> None:
+def fill(
+    module: nn.Module, device: torch.device, source: torch.Generator, *, drawn_on: torch.device
+) -> None:
     """Give a network of shapes random weights of a scale at which its output stays finite.
 
     A weight of n inputs is normal with a deviation of 1/√n; norms are 1 and biases 0.
+
+    Args:
+        module: Its tensors are on the meta device.
+        device: Where they are to be.
+        source: Of the numbers.
+        drawn_on: What draws them, one weight after the other: a CPU takes minutes for billions.
     """
     module.to_empty(device=device)
     seed = int(torch.randint(2**31, (), generator=source))
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(drawn_on).manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if parameter.ndim > 1:
+                drawn = torch.empty_like(parameter, device=drawn_on)
                 inputs = max(1, parameter.numel() // parameter.shape[0])
-                parameter.normal_(0.0, 1 / math.sqrt(inputs), generator=generator)
+                parameter.copy_(drawn.normal_(0.0, 1 / math.sqrt(inputs), generator=generator))
             else:
                 parameter.fill_(float(name.endswith("weight")))
         for buffer in module.buffers():

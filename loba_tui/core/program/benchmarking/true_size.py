@@ -7,9 +7,11 @@ import torch
 from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.associate.model_shapes import ModelShapes, bytes_of, open_shapes
 from loba_tui.core.associate.sources.overrides import Overrides
+from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.benchmarking.alternatives import on_embedded
 from loba_tui.core.program.benchmarking.timing import matmul_peak
 from loba_tui.core.program.planning.free_resources import free_memory
+from loba_tui.core.program.planning.network_costs import pack_shapes
 from loba_tui.core.program.planning.simulation import RealDeviceRules, measure
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.units import show_estimate, show_memory
@@ -25,11 +27,12 @@ _FORWARDS = 2
 gradients."""
 
 
-def at_true_size(recipe: Recipe, *, most_seconds: float) -> tuple[Recipe, str]:
+def at_true_size(recipe: Recipe, plugins: Plugins, *, most_seconds: float) -> tuple[Recipe, str]:
     """Return the recipe, or the same on an embedded model, and why it is that one.
 
     Args:
         recipe: What is to be measured.
+        plugins: Its drop-ins.
         most_seconds: That a step may take.
     """
     settings = recipe.base_model
@@ -38,13 +41,18 @@ def at_true_size(recipe: Recipe, *, most_seconds: float) -> tuple[Recipe, str]:
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, device)
     shapes = open_shapes(settings.id, settings.revision, dtype, Overrides.of(settings))
-    weights = sum(bytes_of(shapes.modules()[name]) for name in _networks(shapes))
-    free = free_memory(device)
-    if free is not None and weights * _SPARE > free:
-        reason = f"its weights take {show_memory(weights)}, and {show_memory(free)} are free"
-        return on_embedded(recipe, shapes), _note(recipe, shapes, reason)
     rows = recipe.train.micro_batch_size * recipe.train.gradient_accumulation
     flops = _FORWARDS * rows * _flops_of_a_row(shapes, recipe, device, dtype)
+    saved = pack_shapes(shapes.container.denoiser, settings, plugins)
+    weights = sum(bytes_of(shapes.modules()[name]) for name in _networks(shapes))
+    wanted = {device: weights} if settings.offload == "none" else {}
+    if saved or settings.offload != "none":  # what is packed, or waits, is made in main memory
+        wanted[torch.device("cpu")] = weights + saved
+    for place, needed in wanted.items():
+        free = free_memory(place)
+        if free is not None and needed * _SPARE > free:
+            reason = f"its weights take {show_memory(needed)}, and {show_memory(free)} are free"
+            return on_embedded(recipe, shapes), _note(recipe, shapes, reason)
     seconds = flops / matmul_peak(device, dtype).flops_per_second
     if seconds * _LIKELY > most_seconds:
         reason = f"a step takes no less than {show_estimate(seconds)} on this device"

@@ -40,13 +40,13 @@ def bench_until(deadline: float, folder: Path) -> Bench:
 
 def test_a_model_whose_steps_are_fast_is_measured_at_its_size(tiny_sdxl_folder: Path) -> None:
     recipe = slider_on(str(tiny_sdxl_folder))
-    assert at_true_size(recipe, most_seconds=10) == (recipe, "")
+    assert at_true_size(recipe, SHIPPED, most_seconds=10) == (recipe, "")
 
 
 def test_steps_that_take_too_long_are_measured_on_an_embedded_model(
     tiny_sdxl_folder: Path,
 ) -> None:
-    recipe, note = at_true_size(slider_on(str(tiny_sdxl_folder)), most_seconds=1e-6)
+    recipe, note = at_true_size(slider_on(str(tiny_sdxl_folder)), SHIPPED, most_seconds=1e-6)
     assert recipe.base_model.id == "builtin:shapes-xl"
     assert recipe.train.resolution is None
     assert recipe.method == slider_on("builtin:shapes-xl").method
@@ -57,14 +57,14 @@ def test_weights_that_do_not_fit_are_not_made(
     tiny_sdxl_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(true_size, "free_memory", lambda device: 2**20)
-    recipe, note = at_true_size(slider_on(str(tiny_sdxl_folder)), most_seconds=10)
+    recipe, note = at_true_size(slider_on(str(tiny_sdxl_folder)), SHIPPED, most_seconds=10)
     assert recipe.base_model.id == "builtin:shapes-xl"
     assert "1.0 MiB are free" in note
 
 
 def test_an_embedded_model_is_taken_as_it_is() -> None:
     recipe = slider_on("builtin:shapes-z")
-    assert at_true_size(recipe, most_seconds=0) == (recipe, "")
+    assert at_true_size(recipe, SHIPPED, most_seconds=0) == (recipe, "")
 
 
 def test_when_the_time_is_up_an_alternative_is_a_row_without_figures(tmp_path: Path) -> None:
