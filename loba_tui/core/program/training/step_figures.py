@@ -34,11 +34,11 @@ class StepFigures:
         Of several processes it is the mean of the figures and the sum of the rows: that mean is bad
         where one of them is, so that all decide alike.
         """
-        device = accelerator.device
         if accelerator.num_processes == 1:
-            values = _read(self._values, device)
+            values = _read(self._values)
             return {**self._summed(values), "forwards": rows}
-        own = [*(value.to(device, torch.float32) for value in self._values)]
+        device = accelerator.device
+        own = [value.to(device, torch.float32) for value in self._values]
         local = torch.stack([*own, torch.tensor(float(rows), device=device)])
         *values, mean_rows = accelerator.reduce(local, reduction="mean").tolist()
         return {**self._summed(values), "forwards": round(mean_rows * accelerator.num_processes)}
@@ -50,8 +50,8 @@ class StepFigures:
         return totals
 
 
-def _read(values: list[Tensor], device: torch.device) -> list[float]:
-    if device.type == "cpu":
-        return [float(value) for value in values]
-    read: list[float] = torch.stack([value.to(device, torch.float32) for value in values]).tolist()
-    return read
+def _read(values: list[Tensor]) -> list[float]:
+    """Return all of them with one copy of what is not on the host."""
+    away = [value for value in values if value.device.type != "cpu"]
+    read = iter(torch.stack([value.float() for value in away]).tolist() if away else ())
+    return [float(value) if value.device.type == "cpu" else next(read) for value in values]
