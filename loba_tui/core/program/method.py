@@ -66,6 +66,14 @@ class KeepsPreserve(Protocol):
         """Take another weight from the next step on."""
 
 
+@runtime_checkable
+class ForgetsBad(Protocol):
+    """A method that keeps latents, which a bad step can spoil for those that follow."""
+
+    def forget_bad(self) -> None:
+        """Drop what is not finite; called on every process after a step whose loss was not."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MethodParts(RunParts):
     """Finished objects that a method works with.

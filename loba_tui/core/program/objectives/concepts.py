@@ -94,6 +94,10 @@ class ConceptMethod:
         """Take another weight of the preserve term."""
         self._preserve.change_weight(weight)
 
+    def forget_bad(self) -> None:
+        """Drop latents that are not finite."""
+        self._trajectories.forget_bad()
+
     def state(self) -> dict[str, Tensor]:
         """Return the state of the trajectories."""
         return self._trajectories.state()

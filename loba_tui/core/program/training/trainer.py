@@ -12,6 +12,7 @@ from torch import Tensor
 
 from loba_tui.core.errors import CorruptError, Interrupted, NumericsError
 from loba_tui.core.program.kernels.compiling import begin_step
+from loba_tui.core.program.method import ForgetsBad
 from loba_tui.core.program.training.checkpoint import Checkpoint
 from loba_tui.core.program.training.gradient_start import GradientStart
 from loba_tui.core.program.training.memory import memory_mib
@@ -240,6 +241,8 @@ class Trainer:
             self._settings.skip(bad_step)
             self.load_newest()
         else:
+            if isinstance(parts.method, ForgetsBad):
+                parts.method.forget_bad()
             self.step += 1
         self._records.event(
             "skipped",

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loba_tui.core.associate.device_copies import rows_of, sent
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import NumericsError, RecipeError
 from loba_tui.core.program import randomness
@@ -26,6 +27,8 @@ from loba_tui.core.program.trajectories.base import (
 )
 from loba_tui.core.program.trajectories.forward_process import NoiseLevels
 from loba_tui.core.program.trajectories.timestep_density import over_run
+
+_MOST_BYTES_ON_DEVICE = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class BankTrajectories(Trajectories):
         self._levels = NoiseLevels(plan.make_noise_scheduler())
         self._images: Tensor | None = None
         self._samples: Draw | None = None
+        self._sample_levels = torch.empty(0, dtype=torch.int64)
         self._teachers: dict[str, Tensor] = {}
         self._is_counted = True
 
@@ -96,7 +100,9 @@ class BankTrajectories(Trajectories):
         if not self._teachers:
             self._teachers = self._uncounted(lambda: self._predicted(predict))
         device = draw.inputs.device
-        return {role: kept[draw.samples].to(device) for role, kept in self._teachers.items()}
+        return {
+            role: sent(rows_of(kept, draw.samples), device) for role, kept in self._teachers.items()
+        }
 
     def state(self) -> dict[str, Tensor]:
         """Return whether the bank was made; what is in it follows from the seed."""
@@ -176,8 +182,8 @@ class BankTrajectories(Trajectories):
         inputs, labels = self._levels.noised(self._clean()[list(places)], noise, levels)
         device = plan.container.device
         return Draw(
-            inputs=inputs.to(device),
-            timesteps=labels.to(device),
+            inputs=sent(inputs, device),
+            timesteps=sent(labels, device),
             weights=torch.ones(len(places), device=device),
             concepts=[self._concept_of(place) for place in places],
             rows=[],
@@ -207,6 +213,7 @@ class BankTrajectories(Trajectories):
             places = [number % self._size.num_images for number in numbers]
             keys = [-1 - number for number in numbers]
             self._samples = self._noised(places, keys, None, len(numbers))
+            self._sample_levels = self._levels.at(self._samples.timesteps.cpu())
 
     def _sample_of(self, index: int, row: int) -> int:
         """Return the sample of a row: samples fall into classes, and each row takes one of each.
@@ -226,12 +233,13 @@ class BankTrajectories(Trajectories):
         assert samples is not None
         weights = torch.ones(len(numbers), device=samples.inputs.device)
         if progress is not None:
-            levels = self._levels.at(samples.timesteps[numbers].cpu())
+            levels = self._sample_levels[numbers]
             kept, now = self._density(None)[levels], self._density(progress)[levels]
-            weights = torch.where(kept > 0, now / kept.clamp_min(1e-300), 0.0).to(weights)
+            own = torch.where(kept > 0, now / kept.clamp_min(1e-300), 0.0)
+            weights = sent(own, weights.device, weights.dtype)
         return Draw(
-            inputs=samples.inputs[numbers],
-            timesteps=samples.timesteps[numbers],
+            inputs=rows_of(samples.inputs, numbers),
+            timesteps=rows_of(samples.timesteps, numbers),
             weights=weights,
             concepts=[samples.concepts[number] for number in numbers],
             rows=list(numbers),
@@ -240,7 +248,7 @@ class BankTrajectories(Trajectories):
 
     @torch.no_grad()
     def _predicted(self, predict: Teachers) -> dict[str, Tensor]:
-        """Return all samples' predictions by role, (num_samples, C, H, W) on the CPU."""
+        """Return all samples' predictions by role, (num_samples, C, H, W)."""
         roles: list[str] = []
 
         def make(numbers: Sequence[int]) -> Tensor:
@@ -254,6 +262,8 @@ class BankTrajectories(Trajectories):
                 "the base model's predictions are not finite",
                 "Use base_model.dtype: bfloat16 or float32.",
             )
+        if made.numel() * made.element_size() <= _MOST_BYTES_ON_DEVICE:
+            made = made.to(self._plan.container.device)
         return dict(zip(roles, made.unbind(1), strict=True))
 
 

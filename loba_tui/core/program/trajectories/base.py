@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from loba_tui.core.associate.containers.base import ModelContainer
+from loba_tui.core.associate.device_copies import sent
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.associate.schedules import is_flow_matching
 from loba_tui.core.errors import RecipeError
@@ -73,6 +74,9 @@ class Trajectories:
     def advance(self, draw: Draw, index: int, noise_pred: Tensor) -> None:
         """Move the drawn latents one sampling step on, given their guided prediction."""
         raise NotImplementedError
+
+    def forget_bad(self) -> None:
+        """Drop latents that are not finite, after a step whose loss was not."""
 
     def state(self) -> dict[str, Tensor]:
         """Return what `load_state` needs to go on exactly; nothing if the seed tells it all."""
@@ -147,7 +151,7 @@ class RolloutPlan(RunParts):
     def noise(self, scheduler: Any, *key: int | str) -> Tensor:
         """Return (1, C, H, W) latents of pure noise in the scheduler's own scale."""
         noise = randomness.normal((1, *self.latent_shape), self.seed, *key)
-        return noise.to(self.container.device) * float(scheduler.init_noise_sigma)
+        return sent(noise, self.container.device) * float(scheduler.init_noise_sigma)
 
     def weights(self, scheduler: Any, progress: float) -> Tensor:
         """Return the density's (N,) weights over the sampling grid.
@@ -195,7 +199,7 @@ class RolloutPlan(RunParts):
         """Return latents (B, C, H, W) of pure noise some steps on; None takes all steps."""
         for timestep in scheduler.timesteps[:num_steps]:
             inputs = model_input(scheduler, latents, timestep)
-            labels = timestep.to(latents.device).repeat(len(latents))
+            labels = sent(timestep, latents.device).repeat(len(latents))
             noise_pred = self.guided(inputs, labels, prompts)
             latents = step_latents(scheduler, noise_pred, timestep, latents, generators)
         return latents

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from loba_tui.core.associate.device_copies import sent
 from loba_tui.core.program import randomness
 from loba_tui.core.program.trajectories.base import Draw, RolloutPlan, Trajectories, model_input
 
@@ -39,7 +40,7 @@ class RestartTrajectories(Trajectories):
         timestep = scheduler.timesteps[stop]
         return Draw(
             inputs=model_input(scheduler, latents, timestep),
-            timesteps=timestep.to(latents.device).repeat(len(rows)),
+            timesteps=sent(timestep, latents.device).repeat(len(rows)),
             weights=torch.ones(len(rows), device=latents.device),
             concepts=[concept] * len(rows),
             rows=rows,

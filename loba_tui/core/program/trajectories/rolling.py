@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from loba_tui.core.associate.device_copies import rows_of, sent
 from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.errors import CorruptError
 from loba_tui.core.program import randomness
@@ -22,6 +23,7 @@ from loba_tui.core.program.trajectories.base import (
     model_input,
     step_latents,
 )
+from loba_tui.core.program.trajectories.row_steps import row_steps
 from loba_tui.core.program.trajectories.scheduler_history import (
     export_history,
     fresh_copy,
@@ -49,7 +51,10 @@ class RollingTrajectories(Trajectories):
         self._length = len(self._grid.timesteps)
         self._positions = torch.zeros(self._num_slots, dtype=torch.int64)
         self._generations = torch.zeros(self._num_slots, dtype=torch.int64)
-        self._schedulers = [fresh_copy(self._grid) for _ in range(self._num_slots)]
+        self._rows = row_steps(self._grid)
+        # Each has its own memory of its trajectory, where the sampler has one.
+        num_schedulers = 0 if self._rows is not None else self._num_slots
+        self._schedulers = [fresh_copy(self._grid) for _ in range(num_schedulers)]
         self._latents: Tensor | None = None
 
     def _concept_of(self, slot: int) -> int:
@@ -92,23 +97,33 @@ class RollingTrajectories(Trajectories):
     def _inputs(self, latents: Tensor, slots: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return the slots' latents as the model expects them, and their (B,) timesteps."""
         timesteps = [self._timestep(slot) for slot in slots]
+        labels = sent(torch.stack(timesteps), latents.device)
+        if self._rows is not None:
+            return self._rows.inputs(rows_of(latents, slots), self._positions[slots]), labels
         inputs = [
             model_input(self._schedulers[slot], latents[[slot]], timestep)
             for slot, timestep in zip(slots, timesteps, strict=True)
         ]
-        return torch.cat(inputs), torch.stack(timesteps).to(latents.device)
+        return torch.cat(inputs), labels
 
     def _step_slots(
         self, latents: Tensor, slots: Sequence[int], noise_pred: Tensor, index: int
     ) -> None:
         """Move slots one step on in place; noise_pred is (B, C, H, W), a row for each."""
+        seed = self._plan.seed
+        generators = [randomness.generator(seed, "advance", index, slot) for slot in slots]
+        if self._rows is not None:
+            moving, places = rows_of(latents, slots), self._positions[slots]
+            stepped = self._rows.step(moving, noise_pred, places, generators)
+            _put(latents, slots, stepped.to(latents.dtype))
+            self._positions[slots] += 1
+            return
         for row, slot in enumerate(slots):
-            generator = randomness.generator(self._plan.seed, "advance", index, slot)
             # Schedulers keep what they are given: no views of the pool, which changes in place.
             scheduler, timestep, one = self._schedulers[slot], self._timestep(slot), latents[[slot]]
             # It takes note of this call, which another process made if the row is another's.
             model_input(scheduler, one, timestep)
-            stepped = step_latents(scheduler, noise_pred[[row]], timestep, one, [generator])
+            stepped = step_latents(scheduler, noise_pred[[row]], timestep, one, [generators[row]])
             latents[[slot]] = stepped.to(latents.dtype)
             self._positions[slot] += 1
 
@@ -131,10 +146,11 @@ class RollingTrajectories(Trajectories):
         slots = [picked[row] for row in rows]
         inputs, timesteps = self._inputs(latents, slots)
         weights = plan.weights(self._grid, progress)
+        at_slots = (weights / weights.mean())[self._positions[slots]]
         return Draw(
             inputs=inputs,
             timesteps=timesteps,
-            weights=(weights / weights.mean())[self._positions[slots]].to(inputs),
+            weights=sent(at_slots, inputs.device, inputs.dtype),
             concepts=[self._concept_of(slot) for slot in slots],
             rows=rows,
             slots=slots,
@@ -142,20 +158,28 @@ class RollingTrajectories(Trajectories):
 
     @torch.no_grad()
     def advance(self, draw: Draw, index: int, noise_pred: Tensor) -> None:
-        """Advance the drawn slots by one sampling step; those that arrive begin anew.
-
-        So does one that a bad prediction has left without finite latents: with `on_nan: skip` it
-        would spoil every later step that draws it.
-        """
+        """Advance the drawn slots by one sampling step; those that arrive begin anew."""
         latents, slots = self._pool(), self._picked(index)
         self._step_slots(latents, slots, self._plan.gather(noise_pred), index)
-        are_finite = latents[slots].isfinite().flatten(1).all(1).tolist()
-        for slot, is_finite in zip(slots, are_finite, strict=True):
-            if self._positions[slot] >= self._length or not is_finite:
-                self._positions[slot] = 0
-                self._generations[slot] += 1
+        self._begin_anew([slot for slot in slots if self._positions[slot] >= self._length])
+
+    def forget_bad(self) -> None:
+        """Begin those slots anew that a bad prediction has left without finite latents.
+
+        With `on_nan: skip` one would spoil every later step that draws it.
+        """
+        are_finite = self._pool().isfinite().flatten(1).all(1).tolist()
+        self._begin_anew([slot for slot, is_finite in enumerate(are_finite) if not is_finite])
+
+    def _begin_anew(self, slots: Sequence[int]) -> None:
+        if not slots:
+            return
+        for slot in slots:
+            self._positions[slot] = 0
+            self._generations[slot] += 1
+            if self._schedulers:
                 self._schedulers[slot] = fresh_copy(self._grid)
-                latents[[slot]] = self._fresh_noise(slot)
+        _put(self._pool(), slots, torch.cat([self._fresh_noise(slot) for slot in slots]))
 
     def state(self) -> dict[str, Tensor]:
         """Return the pool: latents, positions, how often each slot began anew, and its history."""
@@ -189,4 +213,9 @@ class RollingTrajectories(Trajectories):
             head, *rest = name.split(".", 2)
             if head == _HISTORY:
                 histories[int(rest[0])][rest[1]] = tensor
-        self._schedulers = [import_history(self._grid, history, device) for history in histories]
+        if self._rows is None:
+            self._schedulers = [import_history(self._grid, each, device) for each in histories]
+
+
+def _put(latents: Tensor, slots: Sequence[int], rows: Tensor) -> None:
+    latents.index_copy_(0, sent(torch.tensor(slots), latents.device), rows)

@@ -229,6 +229,7 @@ def test_a_slot_that_met_a_bad_prediction_begins_anew(noise: str) -> None:
     run(rolling, plan, range(3))
     draw = rolling.draw(3, 0.0)
     rolling.advance(draw, 3, torch.full_like(draw.inputs, math.nan))
+    rolling.forget_bad()
     assert draw.slots is not None
     state = rolling.state()
     assert all(state["positions"][slot] == 0 for slot in draw.slots)
