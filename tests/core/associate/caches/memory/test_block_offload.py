@@ -18,6 +18,7 @@ from loba_tui.core.associate.caches.memory.block_offload import (
 from loba_tui.core.associate.containers.base import ModelContainer
 from loba_tui.core.associate.model_cache import ModelCache
 from loba_tui.core.associate.model_shapes import bytes_of, open_shapes
+from loba_tui.core.associate.quantized import ScaledRows, quantize
 
 CPU = torch.device("cpu")
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "conv1", "conv2", "ff.net.2"]
@@ -87,6 +88,20 @@ def test_predictions_and_gradients_are_the_same_bits(
     # where these meet alone.
     assert moved.num_waits <= 2 < first
     assert moved.num_copies <= 3 * num
+
+
+def test_blocks_in_fewer_bits_can_wait(tiny_sdxl_folder: Path) -> None:
+    def rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scale = weight.abs().amax(dim=1, keepdim=True) / 127
+        return (weight / scale).round().to(torch.int8), scale
+
+    plain, waiting = container_of(tiny_sdxl_folder), container_of(tiny_sdxl_folder)
+    for container in (plain, waiting):
+        quantize(container.denoiser, ScaledRows(torch.int8, rounded), CPU, name="rounded")
+    add_lora(plain.denoiser)
+    offload(waiting.denoiser)
+    add_lora(waiting.denoiser)
+    assert all(map(torch.equal, outcome(waiting), outcome(plain)))
 
 
 def test_what_stays_on_the_device_is_what_is_estimated(tiny_sdxl_folder: Path) -> None:
