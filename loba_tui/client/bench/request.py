@@ -24,6 +24,7 @@ from loba_tui.core.user_folders import with_home
 DEFAULT_FAMILY = "sdxl"
 _RECIPE_OF_A_FAMILY = "slider"
 _MAX_BYTES = 4 * 2**20
+_BATCH_KEYS = ("train.batch_size=", "train.gradient_accumulation=")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ def parse_tries(texts: Sequence[str], recipe: Recipe, plugins: Plugins) -> list[
                 parts.append(part.strip())
             else:
                 parts[-1] += f",{part}"
+        # It goes with the numbers that are changed, and says nothing that they do not.
+        if recipe.train.effective_batch_size and any(
+            part.startswith(_BATCH_KEYS) for part in parts
+        ):
+            parts.insert(0, "train.effective_batch_size=null")
         parse_with(dump_recipe(recipe), "--try", parts, plugins=plugins)
         found.append(tuple(parts))
     return found

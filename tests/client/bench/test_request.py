@@ -41,6 +41,13 @@ def test_alternatives_are_checked_before_anything_is_started() -> None:
         parse_tries(["train.batch_sice=4"], recipe, SHIPPED)
 
 
+def test_another_batch_size_takes_the_place_of_one_that_is_chosen_by_itself() -> None:
+    recipe = load_recipe(shipped.folder() / "sdxl" / "slider.yaml", plugins=SHIPPED)
+    assert recipe.train.batch_size == "auto"
+    (parts,) = parse_tries(["train.batch_size=2"], recipe, SHIPPED)
+    assert parts == ("train.effective_batch_size=null", "train.batch_size=2")
+
+
 def test_a_file_that_cannot_be_written_is_said_first(tmp_path: Path) -> None:
     assert writable(tmp_path / "new.json") == tmp_path / "new.json"
     for wrong in (tmp_path, tmp_path / "missing" / "new.json"):

@@ -52,7 +52,9 @@ def configurations(
     found = [Configuration(recipe)]
     for assignments in tries:
         changed, _ = parse_with(dump_recipe(recipe), "--try", assignments, plugins=plugins)
-        found.append(Configuration(changed, dict(each.split("=", 1) for each in assignments)))
+        texts = dict(each.split("=", 1) for each in assignments)
+        change = {key: None if text == "null" else text for key, text in texts.items()}
+        found.append(Configuration(changed, change))
     if tries:
         return found
     for change in worth_trying(recipe, plugins, device_type):
