@@ -30,6 +30,7 @@ _MARKER = b"This folder is a run of LOBA-Trainer. `loba runs rm` may delete it.\
 _MAX_STATUS_BYTES = 4 * 1024 * 1024
 _CHECKPOINT = re.compile(r"step-[0-9]{1,12}")
 _FEW = 5
+_TRIES = 20
 
 
 class FileBelow:
@@ -119,12 +120,12 @@ class RunDir:
         Raises:
             ResourceError: The folder cannot be made or written to.
         """
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        path = with_home(parent).absolute() / f"{name}-{stamp}-{secrets.token_hex(2)}"
-        run_dir = cls(_plain(path))
+        begin = with_home(parent).absolute() / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        path = _plain(begin)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir(mode=PRIVATE_DIR_MODE)
+            path = _made_with_digits(path)
+            run_dir = cls(path)
             run_dir.prepare()
             run_dir.checkpoints.make()
         except OSError as error:
@@ -227,6 +228,20 @@ def adapter_named(path: Path) -> Source:
         RecipeError: It is a folder, and no run's.
     """
     return RunDir.open(path).adapter if path.is_dir() else adapter_source(path)
+
+
+def _made_with_digits(begin: Path) -> Path:
+    """Make a folder whose name goes on with four digits; a thousand a second have some twice."""
+    for tries_left in reversed(range(_TRIES)):
+        path = begin.with_name(f"{begin.name}-{secrets.token_hex(2)}")
+        try:
+            path.mkdir(mode=PRIVATE_DIR_MODE)
+        except FileExistsError:
+            if not tries_left:
+                raise
+        else:
+            break
+    return path
 
 
 def _is_plain(path: Path) -> bool:

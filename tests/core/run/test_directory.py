@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from loba_tui.core.errors import ExitCode, RecipeError, ResourceError
+from loba_tui.core.run import directory
 from loba_tui.core.run.directory import Ledger, RunDir
 
 
@@ -16,6 +17,18 @@ def test_folders_are_new_private_and_named_after_the_run(tmp_path: Path) -> None
     assert stat.S_IMODE(first.path.stat().st_mode) == 0o700
     assert first.control.path.is_dir()
     assert first.adapter_dir.path.is_dir()
+
+
+def test_runs_of_one_second_with_the_same_digits_get_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = iter(["0000", "0000", "0001", *["0000"] * 20])
+    monkeypatch.setattr(directory.time, "strftime", lambda _format: "20260101-000000")
+    monkeypatch.setattr(directory.secrets, "token_hex", lambda _size: next(digits))
+    names = [RunDir.create(tmp_path, "x").name for _ in range(2)]
+    assert names == ["x-20260101-000000-0000", "x-20260101-000000-0001"]
+    with pytest.raises(ResourceError, match="File exists"):
+        RunDir.create(tmp_path, "x")
 
 
 def test_a_folder_below_a_file_is_a_resource_error(tmp_path: Path) -> None:
