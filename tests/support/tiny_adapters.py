@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,26 @@ from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.adapter_layers.kinds import adapted_module, make_deterministic
 
 
-@functools.cache
 def made_folder(path: Path) -> OwnedFolder:
     """Return a folder, which is made if it is missing."""
     path.mkdir(exist_ok=True)
     return OwnedFolder(path)
 
 
+@functools.cache
 def _loaded(folder: Path) -> ModelContainer:
     return ModelCache("cpu", torch.float32).container(str(folder))
 
 
 def fresh(folder: Path) -> ModelContainer:
-    """Return a model with a denoiser of its own; loading it each time takes a second."""
-    container = copy.copy(_loaded(folder))
-    container.pipeline = copy.copy(container.pipeline)
-    container.pipeline.unet = copy.deepcopy(container.pipeline.unet)
+    """Return a model with networks of its own; loading it each time takes a second."""
+    loaded = _loaded(folder)
+    container, pipeline = copy.copy(loaded), copy.copy(loaded.pipeline)
+    container.pipeline = pipeline
+    for name in ("unet", *loaded.text_encoders):
+        setattr(pipeline, name, copy.deepcopy(getattr(loaded.pipeline, name)))
+    # What is let go of is this one's, and not that of the next test.
+    container.memory = replace(container.memory, pipeline=weakref.ref(pipeline))
     return container
 
 
