@@ -37,6 +37,7 @@ class ScaledLayer:
     # Of PEFT's layers.
     base_layer: nn.Module
     disable_adapters: bool
+    merged: bool
     active_adapters: list[str]
     lora_A: Mapping[str, Any]
     lora_B: Mapping[str, Any]
@@ -50,7 +51,7 @@ class ScaledLayer:
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return W x and what each active adapter adds to it, (B, …) in the dtype of W x."""
         result: Tensor = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters:
+        if self.disable_adapters or self.merged:
             return result
         for name in self.active_adapters:
             if name in self.lora_A:

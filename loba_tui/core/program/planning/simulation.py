@@ -92,6 +92,9 @@ class Cost:
     operators: int = 0
 
 
+_UNSAFE_VIEW = torch.ops.aten._unsafe_view.default
+
+
 class Allocations(TorchDispatchMode):
     """Counts live and peak bytes, and floating-point operations, of what runs under it."""
 
@@ -111,7 +114,8 @@ class Allocations(TorchDispatchMode):
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor):
                 self._book(tensor.untyped_storage())
-        self.operators += not func.is_view
+        # The second is a view that torch does not call one.
+        self.operators += not func.is_view and func is not _UNSAFE_VIEW
         packet = func._overloadpacket
         if packet in (_FUSED, _FUSED_BACKWARD):
             self.flops += _attention_flops(packet, args)
