@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,7 @@ from loba_tui.models import BUILTIN_PREFIX
 
 logger = logging.getLogger(__name__)
 
+_PATH = re.compile(r"\S*/\S*/\S*")
 _QUICK = Windows(fewest=2, most=3)
 _EMBEDDED_MINUTES = 1.5
 """An embedded model tells no more in a longer time."""
@@ -182,7 +184,12 @@ class Bench:
         )
         self._release()
         assert row.seconds_per_step is not None
-        trial.time_bare_loop(row.seconds_per_step, self._models)
+        try:
+            trial.time_bare_loop(row.seconds_per_step, self._models)
+        except Exception as error:  # the row is there all the same
+            if not is_out_of_memory(error):
+                raise
+            self.results.notes.append("A bare loop runs out of memory.")
         if not configuration.changes:
             self.results.bare_loop = trial.bare_loop
             if trial.bare_loop is None and trial.is_hurried:
@@ -223,7 +230,8 @@ class Bench:
 
 
 def _first_line(error: BaseException) -> str:
-    if isinstance(error, LobaError):
-        return error.message
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+    """Return what an error says, without paths: rows are shared."""
+    text = error.message if isinstance(error, LobaError) else str(error).strip()
+    first = _PATH.sub("…", text.splitlines()[0]) if text else ""
+    named = "" if isinstance(error, LobaError) else type(error).__name__
+    return ": ".join(filter(None, (named, first)))

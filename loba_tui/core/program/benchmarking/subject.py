@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
-import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
@@ -82,11 +80,6 @@ class Subject:
     records: LastFigures
 
     @property
-    def device(self) -> torch.device:
-        """The device that it runs on."""
-        return self.model.container.device
-
-    @property
     def denoiser(self) -> nn.Module:
         """The network that is trained."""
         return self.model.container.denoiser
@@ -130,6 +123,3 @@ def forget_accelerators() -> None:
     """
     for state in (AcceleratorState, GradientState, PartialState):
         state._shared_state.clear()
-
-
-Stepper = Callable[[], None]

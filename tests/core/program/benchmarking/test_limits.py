@@ -85,3 +85,19 @@ def test_what_cannot_fit_into_a_cpus_memory_is_not_tried(
     assert row.message.endswith("and 1.0 MiB are free")
     assert row.memory is not None
     assert row.memory.needed > 2**20
+
+
+def test_what_fails_is_a_row_that_names_no_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError(f"cannot compile {tmp_path}/kernel.cpp:3\nand more")
+
+    monkeypatch.setattr(Bench, "_measure", fail)
+    changed = Configuration(slider_on("builtin:shapes-xl"), {"train.compile": "blocks"})
+    row = bench_until(time.monotonic() + 60, tmp_path).measure(changed, num_left=1)
+    assert (row.outcome, row.message) == ("failed", "RuntimeError: cannot compile …")
+    with pytest.raises(RuntimeError):
+        bench_until(time.monotonic() + 60, tmp_path).measure(
+            Configuration(slider_on("builtin:shapes-xl")), num_left=1
+        )
