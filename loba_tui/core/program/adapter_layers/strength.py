@@ -133,16 +133,20 @@ class AdapterScale:
             dtype = (given[0] if isinstance(given[0], Tensor) else given[0][0]).dtype
             if dtype.is_floating_point and dtype != weight.dtype:
                 cast_together(self._plain, self._name, dtype)
-        states = kwargs.get("encoder_hidden_states")
+        if multipliers.is_fast and not multipliers.is_compiled:
+            self._multiply_prompt(denoiser, kwargs.get("encoder_hidden_states"))
+
+    def _multiply_prompt(self, denoiser: nn.Module, states: object) -> None:
+        """Make the products of all layers that read the prompt, unless they are made again."""
+        # Checkpointing runs blocks again in the backward pass, when these products are gone.
         runs_again = torch.is_grad_enabled() and getattr(
             denoiser, "is_gradient_checkpointing", True
         )
-        is_shared = multipliers.is_fast and not multipliers.is_compiled and not runs_again
-        if is_shared and isinstance(states, Tensor):
-            multipliers.prompt_products.begin(
+        if isinstance(states, Tensor) and not runs_again:
+            self.multipliers.prompt_products.begin(
                 states,
                 lambda layer: layer.factors(self._name, states.dtype)[0],
-                multipliers.times,
+                self.multipliers.times,
             )
 
     def _clean_up(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
