@@ -213,6 +213,9 @@ class Codec(Protocol):
     def encode_moments(self, images: Tensor) -> LatentMoments:
         """Turn images (B, 3, H, W) in [0, 1] into the distributions of their latents."""
 
+    def vae_held(self) -> AbstractContextManager[None]:
+        """Hold the VAE ready for many calls inside a `with` block."""
+
 
 class ModelContainer(Prompts, Prediction, Codec, Protocol):
     """A loaded pipeline, spoken to in the same words for every model family.

@@ -95,6 +95,15 @@ class AutoencoderCodec:
         )
 
     @contextmanager
+    def vae_held(self) -> Iterator[None]:
+        """Hold the VAE for many calls as each of them would: it is cast once, not for each."""
+        if self.pipeline.vae is None:  # who needs it brings it
+            yield
+            return
+        with self._vae_without_overflow():
+            yield
+
+    @contextmanager
     def _vae_without_overflow(self) -> Iterator[Any]:
         """Hold the VAE in float32 while it is used, where half would overflow.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -111,10 +112,11 @@ class PreparedData:
             jobs += self._jobs(each.units, (Cut(),), each.data, self._evaluated_store)
         decoder = _Jobs(jobs, Decoder(self._plan(1), self.data, ()))
         pixels = in_order(decoder, range(len(jobs)), num_workers=self.data.workers)
-        for done, (job, made) in enumerate(zip(jobs, pixels, strict=True), 1):
-            settings = cut_settings(job.data, job.unit, job.cut)
-            job.store.latent(job.image, settings, partial(_as_shares, made))
-            progress(done, len(jobs))
+        with container.vae_held() if jobs else nullcontext():
+            for done, (job, made) in enumerate(zip(jobs, pixels, strict=True), 1):
+                settings = cut_settings(job.data, job.unit, job.cut)
+                job.store.latent(job.image, settings, partial(_as_shares, made))
+                progress(done, len(jobs))
 
     def _jobs(
         self, units: Sequence[Unit], cuts: Sequence[Cut], data: DataSection, store: Latents

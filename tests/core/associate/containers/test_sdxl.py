@@ -43,6 +43,19 @@ def test_half_precision_predicts_and_the_vae_decodes_in_float32_where_it_would_o
     assert container.pipeline.vae.dtype is torch.bfloat16
 
 
+def test_the_vae_is_cast_once_for_many_images(tiny_sdxl_folder, monkeypatch: pytest.MonkeyPatch):
+    container = load(tiny_sdxl_folder, torch.bfloat16)
+    vae = container.pipeline.vae
+    vae.register_to_config(force_upcast=True)
+    images = torch.rand(1, 3, 16, 16)
+    alone = container.encode(images)
+    casts, to = [], vae.to
+    monkeypatch.setattr(vae, "to", lambda dtype: (casts.append(dtype), to(dtype=dtype))[1])
+    with container.vae_held():
+        assert all(torch.equal(container.encode(images), alone) for _ in range(3))
+    assert casts == [torch.float32, torch.bfloat16]
+
+
 def told(container: SDXLContainer, framing: Framing | None, rows: int = 2) -> torch.Tensor:
     """Return the time_ids that the UNet is called with."""
     seen = {}
