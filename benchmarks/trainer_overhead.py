@@ -1,89 +1,73 @@
-"""What does the trainer cost on top of the UNet calls that a step cannot do without?
+"""CPU time of a step against a bare loop over the same calls of the denoiser.
 
-Records the rows of every UNet call of the slider recipe's steps, then makes the same calls in a
-bare torch loop (forward without gradients for the teacher, forward, backward and AdamW for the
-student) and compares CPU time per step. Both run in turn, so that a drifting machine hits both.
+The bare loop has the recipe's network, a PEFT adapter, AdamW, and inputs that are ready; `loba
+bench` makes the same comparison. Both run in turns, so that a machine that becomes slower is slower
+for both. The embedded model is small: what a step costs besides is a larger share than of a large
+one.
 
-    python benchmarks/trainer_overhead.py [--rounds 6] [--steps 10]
+    python benchmarks/trainer_overhead.py [--rounds 8] [--steps 6]
 """
 
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import bench
 import torch
 from bench_options import numbers_of
 
+from loba_tui.core.plugins import SHIPPED
+from loba_tui.core.program.benchmarking.bare_loop import make_bare_loop, record_calls
+from loba_tui.core.program.benchmarking.subject import Models, make_subject
+from loba_tui.core.recipe.load import load_recipe
+from loba_tui.core.run.directory import RunDir
+
+RECIPES = ("slider_unet", "lora_style")
+
 
 def main() -> None:
-    arguments = numbers_of(__doc__, rounds=6, steps=10)
-    total = (arguments.rounds + 1) * arguments.steps + 1
-    subject = bench.ready([f"train.steps={total}"])
-    trainer, container = subject.run, subject.model.container
-    unet = container.denoiser
-    calls: list[tuple[int, bool]] = []
-    hook = unet.register_forward_hook(
-        lambda _module, args, _output: calls.append((args[0].shape[0], torch.is_grad_enabled()))
-    )
-    trainer.run(until=1)  # with the warm-up of the pool
-    calls.clear()
-    trainer.run(until=2)
-    hook.remove()
-    per_step = list(calls)
-
-    empty = container.empty_embeds()
-    parameters = list(trainer.parameters.values())
-    own = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
-    optimizer = torch.optim.AdamW(own)
-    inputs = {
-        rows: (torch.randn(rows, *container.latent_shape()), torch.full((rows,), 500))
-        for rows, _ in per_step
-    }
-    embeds = {rows: empty.select([0] * rows) for rows, _ in per_step}
-
-    def bare() -> None:
-        for rows, with_gradient in per_step:
-            if with_gradient:
-                loss = container.predict(*inputs[rows], embeds[rows]).square().mean()
-                gradients = torch.autograd.grad(loss, parameters)
-                for own, gradient in zip(
-                    optimizer.param_groups[0]["params"], gradients, strict=True
-                ):
-                    own.grad = gradient
-                torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-            else:
-                # The adapter is attached, but off, as it is for the teacher.
-                with torch.no_grad(), subject.run.scale.base():
-                    container.predict(*inputs[rows], embeds[rows])
-
-    def ours() -> None:
-        trainer.run(until=trainer.step + arguments.steps)
-
-    times: dict[str, list[float]] = {"trainer": [], "bare loop": []}
-    for _ in range(arguments.rounds):
-        times["trainer"].append(_cpu_seconds(ours) / arguments.steps)
-        times["bare loop"].append(
-            _cpu_seconds(lambda: [bare() for _ in range(arguments.steps)]) / arguments.steps
-        )
+    arguments = numbers_of(__doc__, rounds=8, steps=6)
+    torch.set_num_threads(1)
     print(bench.machine())
-    print(
-        "UNet calls of a step:", ", ".join(f"{r} rows{' + grad' if g else ''}" for r, g in per_step)
+    print("| recipe | calls of a step | trainer | bare loop | ratio | least to most |")
+    print("|---|---|---|---|---|---|")
+    for name in RECIPES:
+        print(_row(name, arguments.rounds, arguments.steps), flush=True)
+
+
+def _row(name: str, rounds: int, steps: int) -> str:
+    sets = [f"train.steps={4 + rounds * steps}", "train.efficacy_every=0"]
+    recipe = load_recipe(str(bench.RECIPES / f"{name}.yaml"), sets, plugins=SHIPPED)
+    models = Models(SHIPPED)
+    with tempfile.TemporaryDirectory() as folder:
+        subject = make_subject(recipe, models, RunDir(Path(folder)))
+        subject.step()  # with the making of a bank
+        calls = record_calls(subject)
+        bare = make_bare_loop(recipe, calls, models, SHIPPED)
+        bare()
+        taken = [
+            (_cpu_seconds(subject.step, steps), _cpu_seconds(bare, steps)) for _ in range(rounds)
+        ]
+    told = ", ".join(
+        f"{len(call.args[0])} rows{' with backward' if call.with_grad else ''}" for call in calls
     )
-    for name, values in times.items():
-        print(f"{name:10} {1000 * statistics.median(values):7.1f} ms CPU a step (median)")
-    ratios = [a / b for a, b in zip(times["trainer"], times["bare loop"], strict=True)]
-    print(f"ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    ours, theirs = (1000 * statistics.median(column) for column in zip(*taken, strict=True))
+    ratios = [own / other for own, other in taken]
+    return (
+        f"| {name} | {told} | {ours:.1f} ms | {theirs:.1f} ms | {statistics.median(ratios):.3f} |"
+        f" {min(ratios):.3f} to {max(ratios):.3f} |"
+    )
 
 
-def _cpu_seconds(work: Callable[[], object]) -> float:
+def _cpu_seconds(step: Callable[[], object], times: int) -> float:
     begin = time.process_time()
-    work()
-    return time.process_time() - begin
+    for _ in range(times):
+        step()
+    return (time.process_time() - begin) / times
 
 
 if __name__ == "__main__":

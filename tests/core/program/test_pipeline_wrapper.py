@@ -92,8 +92,11 @@ def test_the_denoiser_s_blocks_wait_in_main_memory(tiny_sdxl_folder, monkeypatch
 
 
 def test_the_vae_takes_one_image_after_another(tiny_sdxl_folder):
-    plain, sliced = wrap(tiny_sdxl_folder).load(), wrap(tiny_sdxl_folder, vae_slicing=True).load()
-    tiled = wrap(tiny_sdxl_folder, vae_tiling=True).load()
+    # A wrapper that nobody holds takes with it what its container would load again.
+    wrappers = [
+        wrap(tiny_sdxl_folder, **own) for own in ({}, {"vae_slicing": True}, {"vae_tiling": True})
+    ]
+    plain, sliced, tiled = (wrapper.load() for wrapper in wrappers)
     latents = torch.randn(3, *plain.latent_shape(), generator=torch.Generator().manual_seed(0))
     alone = torch.cat([plain.decode(row[None]) for row in latents])
     assert torch.equal(sliced.decode(latents), alone)

@@ -6,6 +6,7 @@ estimator says which change of the recipe would fit.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -179,6 +180,14 @@ class Preflight:
         return f" (resident {show_memory(resident)}, free {show_memory(free)})", free + resident
 
 
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "could not create a memory",  # oneDNN's
+    "can't start new thread",  # there is no room for its stack
+)
+
+
 def _refuse_several(recipe: Recipe, num_processes: int) -> None:
     if recipe.base_model.offload == "blocks" and num_processes > 1:
         # Data parallelism sends all weights to the other processes, from the device alone.
@@ -192,7 +201,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on whatever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "not enough memory" in text
-    )
+    return isinstance(error, RuntimeError) and any(said in text for said in _OUT_OF_MEMORY)

@@ -107,7 +107,7 @@ def test_rows_and_operations_are_those_of_the_method(document: dict[str, Any]) -
 def test_memory_that_ends_is_a_row_and_not_the_end(document: dict[str, Any]) -> None:
     row = document["configurations"][2]
     assert row["changes"] == {"train.batch_size": "256"}
-    assert row["outcome"] == "out_of_memory"
+    assert row["outcome"] == "out_of_memory", row["message"]
     assert row["seconds_per_step"] is None
     assert "memory" in row["message"]
     shown = "\n".join(table_lines(document))

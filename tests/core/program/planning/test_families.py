@@ -23,7 +23,8 @@ def test_memory_is_told_without_a_download(
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     path = shipped.folder() / f"{name}.yaml"
-    recipe = load_recipe(str(path), ["base_model.device=cpu"], plugins=SHIPPED)
+    settings = ["base_model.device=cpu", "base_model.gradient_checkpointing=true"]
+    recipe = load_recipe(str(path), settings, plugins=SHIPPED)
 
     found = Estimator(torch.device("cpu"), plugins=SHIPPED).estimate(recipe)
 
