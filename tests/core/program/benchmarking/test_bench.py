@@ -4,76 +4,28 @@ import json
 import math
 import os
 import platform
-import resource
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from program_runs import SHAPE
+from benched import bench_until_memory_ends
 
 from loba_tui.client.bench.text import share_lines, table_lines
-from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.program.benchmarking.bench import run_bench
-from loba_tui.core.recipe.load import parse_recipe
-from loba_tui.core.run.directory import RunDir
-from loba_tui.core.run.writer import Records
 
 pytestmark = pytest.mark.slow
 
-SPARE_BYTES = 48 * 2**20
-TOO_MANY = "train.batch_size=256"
-
-
-class MemoryThatEnds(Records):
-    """Lets the process have little more memory while the last configuration trains."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.limits = resource.getrlimit(resource.RLIMIT_AS)
-
-    def status(self, **facts: Any) -> None:
-        if facts.get("phase") == "warming up" and len(self.rows) == 2:
-            there = psutil.Process().memory_info().vms + SPARE_BYTES
-            resource.setrlimit(resource.RLIMIT_AS, (there, self.limits[1]))
-
-    def event(self, kind: str, /, **data: Any) -> None:
-        if kind == "benched":
-            resource.setrlimit(resource.RLIMIT_AS, self.limits)
-            self.rows.append(data)
-
 
 @pytest.fixture(scope="module")
-def document(
-    small_sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Any]]:
+def document(small_sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return the figures of a slider, of one alternative, and of one that memory ends under."""
-    recipe = parse_recipe(
-        {
-            "version": 1,
-            "name": "private-name",
-            "base_model": {"id": str(small_sdxl_folder), "device": "cpu", "threads": 1},
-            "method": {"name": "text_slider", "rollout_steps": 2, "concepts": [SHAPE]},
-            "train": {"batch_size": 1},
-        },
-        plugins=SHIPPED,
-    )
-    records = MemoryThatEnds()
-    try:
-        results = run_bench(
-            recipe,
-            [["method.trajectories=bank"], [TOO_MANY]],
-            minutes=1,
-            quick=True,
-            run_dir=RunDir(tmp_path_factory.mktemp("bench")),
-            records=records,
-            plugins=SHIPPED,
-        )
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, records.limits)
-    found = json.loads(json.dumps(results.as_json(), allow_nan=False))
-    assert [row["name"] for row in found["configurations"]] == [row["name"] for row in records.rows]
+    # In a process of its own: what others have freed in this one would serve it after the end.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        folder = tmp_path_factory.mktemp("bench")
+        made, rows = process.submit(bench_until_memory_ends, small_sdxl_folder, folder).result()
+    found = json.loads(json.dumps(made, allow_nan=False))
+    assert [row["name"] for row in found["configurations"]] == [row["name"] for row in rows]
     return found
 
 
