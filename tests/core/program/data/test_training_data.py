@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ class FourthPixels:
 
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         return 3, 8, 8
+
+    def vae_held(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def encode_moments(self, images: Tensor) -> LatentMoments:
         assert images.shape[0] == 1
