@@ -13,11 +13,15 @@ from torch import Tensor
 
 
 def sent(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Return a tensor on a device; one on the host is read out before this returns."""
+    """Return a tensor on a device, without waiting where that is safe.
+
+    MPS would read the host's memory later, when it may be another tensor's.
+    """
     if device.type == "cuda" and tensor.device.type == "cpu":
         # Only what cannot be moved by the operating system is copied without waiting.
         tensor = tensor.pin_memory()
-    return tensor.to(device, dtype, non_blocking=tensor.device.type == "cpu")
+    is_safe = tensor.device.type == "cpu" and device.type != "mps"
+    return tensor.to(device, dtype, non_blocking=is_safe)
 
 
 def numbers(values: Sequence[float], like: Tensor) -> Tensor:

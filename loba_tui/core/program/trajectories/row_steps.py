@@ -75,13 +75,10 @@ class _Euler(RowSteps):
         places: Tensor,
         generators: Sequence[torch.Generator],
     ) -> Tensor:
-        sigma, onto = self._sigmas[places], self._onto(places)
-        stepped = self._moved(latents.float(), noise_pred, *_columns(latents, sigma, onto - sigma))
+        sigma = self._sigmas[places]
+        columns = _columns(latents, sigma, self._sigmas[places + 1] - sigma)
+        stepped = self._moved(latents.float(), noise_pred, *columns)
         return stepped.to(noise_pred.dtype)
-
-    def _onto(self, places: Tensor) -> Tensor:
-        """Return the noise levels (B,) that the rows are moved to."""
-        return self._sigmas[places + 1]
 
     def _moved(self, latents: Tensor, noise_pred: Tensor, sigma: Tensor, change: Tensor) -> Tensor:
         if self._predicts_v:
@@ -94,6 +91,12 @@ class _Euler(RowSteps):
 class _EulerAncestral(_Euler):
     """Moves on to a level below σ', and adds fresh noise up to it."""
 
+    def __init__(self, grid: Any) -> None:
+        super().__init__(grid)
+        before, after = self._sigmas[:-1], self._sigmas[1:]
+        self._up = (after**2 * (before**2 - after**2) / before**2) ** 0.5
+        self._down = (after**2 - self._up**2) ** 0.5
+
     def step(
         self,
         latents: Tensor,
@@ -102,20 +105,12 @@ class _EulerAncestral(_Euler):
         generators: Sequence[torch.Generator],
     ) -> Tensor:
         sigma = self._sigmas[places]
-        change, up = self._down(places) - sigma, self._up(places)
-        columns = _columns(latents, sigma, change, up)
+        columns = _columns(latents, sigma, self._down[places] - sigma, self._up[places])
         moved = self._moved(latents.float(), noise_pred, *columns[:2])
         shape = (1, *noise_pred.shape[1:])
         drawn = [torch.randn(shape, generator=g, dtype=noise_pred.dtype) for g in generators]
         fresh = sent(torch.cat(drawn), latents.device)
         return (moved + fresh * columns[2]).to(noise_pred.dtype)
-
-    def _up(self, places: Tensor) -> Tensor:
-        before, after = self._sigmas[places], self._sigmas[places + 1]
-        return (after**2 * (before**2 - after**2) / before**2) ** 0.5
-
-    def _down(self, places: Tensor) -> Tensor:
-        return (self._sigmas[places + 1] ** 2 - self._up(places) ** 2) ** 0.5
 
 
 class _Ddim(RowSteps):
