@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.program.build import build, build_accelerator
+from loba_tui.core.program.build import build
 from loba_tui.core.program.changed_text import changed_text, trains_text
 from loba_tui.core.program.data.open import open_data
+from loba_tui.core.program.engines.open import open_engine
 from loba_tui.core.program.evaluation.figures import measure_figures
 from loba_tui.core.program.evaluation.measure import measure, read_values
 from loba_tui.core.program.evaluation.report import Report, make_report
@@ -95,7 +96,7 @@ def ready(
     run = build(
         resolved,
         model,
-        accelerator=build_accelerator(resolved),
+        engine=open_engine(resolved),
         steering=steering(resolved, RunDir(Path(tempfile.mkdtemp(prefix="loba-bench-"))), records),
         strips=_Looks(sample),  # type: ignore[arg-type]
     )

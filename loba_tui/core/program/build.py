@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from loba_tui.core.associate.containers.base import ModelContainer
-from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_files.outputs import DenoiserOutput
@@ -25,11 +23,12 @@ from loba_tui.core.program.closed_form.solved_run import SolvedRun
 from loba_tui.core.program.closed_form.solved_text import SolvedText
 from loba_tui.core.program.data.training_data import StandInData, TrainingData
 from loba_tui.core.program.drop_ins import load_choice, plugin_hashes
-from loba_tui.core.program.kernels.exactness import prepare
+from loba_tui.core.program.engines.base import Engine
 from loba_tui.core.program.learning_rates import LearningRates
 from loba_tui.core.program.method import KeepsPreserve, Method, MethodParts, StartsWarm
 from loba_tui.core.program.objectives.timed_loss import TimedLoss
 from loba_tui.core.program.open_model import OpenModel
+from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.sampling.run_strips import StripDrawer
 from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.steering.live_settings import LiveSettings
@@ -50,31 +49,12 @@ from loba_tui.core.program.validation.fixed_loss import fixed_losses
 from loba_tui.core.program.validation.record import Validation
 from loba_tui.core.recipe.schema import Recipe
 
-_MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
-
-
-def build_accelerator(recipe: Recipe, *, local_rank: int = 0) -> Accelerator:
-    """Return the Accelerator that carries device, precision, accumulation and processes.
-
-    Raises:
-        ResourceError: The recipe's device is not there.
-    """
-    device = resolve_device(recipe.base_model.device, local_rank=local_rank)
-    if device.type == "cuda":
-        # Accelerate takes the current device; a recipe may name another than the first.
-        torch.cuda.set_device(device)
-    return Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision=_MIXED_PRECISION[resolve_dtype(recipe.base_model.dtype, device)],
-        gradient_accumulation_steps=recipe.train.gradient_accumulation,
-    )
-
 
 def build(
     recipe: Recipe,
     model: OpenModel,
     *,
-    accelerator: Accelerator,
+    engine: Engine,
     steering: Steering,
     strips: StripDrawer,
     initial: InitialFile | None = None,
@@ -95,9 +75,9 @@ def build(
     average = make_average(recipe.train.ema, trained, optimizer, recipe.optimizer)
     rates = _learning_rates(recipe, optimizer, factors, steering.settings, plugins)
     denoiser = model.container.denoiser
-    student, prepared = prepare(accelerator, denoiser, optimizer, scale, recipe.train)
+    student, prepared = engine.prepare(denoiser, optimizer, scale, recipe.train)
     counter = ForwardCounter()
-    parts = _method_parts(recipe, model, accelerator, student, scale, counter, plugins)
+    parts = _method_parts(recipe, model, engine.processes, student, scale, counter, plugins)
     method: Method = load_choice("methods", recipe.method, plugins)(parts)
     if isinstance(method, StartsWarm):
         method.start_warm()
@@ -105,7 +85,7 @@ def build(
         steering.settings.bind("method.preserve_weight", method.change_preserve_weight)
     return Trainer(
         TrainerParts(
-            accelerator=accelerator,
+            engine=engine,
             student=student,
             scale=scale,
             method=method,
@@ -116,7 +96,7 @@ def build(
             store=CheckpointStore(steering.context.run_dir.checkpoints, keep=recipe.save.keep),
             strips=strips,
             steering=steering,
-            fingerprint=_fingerprint(recipe, model, accelerator, plugins),
+            fingerprint=_fingerprint(recipe, model, engine, plugins),
             average=average,
             early_stop=make_early_stop(recipe, model, scale, steering.context.processes),
             validation=_validation(recipe, model, parts, steering),
@@ -193,11 +173,11 @@ def _best(
 
 
 def _fingerprint(
-    recipe: Recipe, model: OpenModel, accelerator: Accelerator, plugins: Plugins
+    recipe: Recipe, model: OpenModel, engine: Engine, plugins: Plugins
 ) -> RunFingerprint:
     return RunFingerprint.of(
         recipe,
-        accelerator,
+        engine.accelerator,
         model.container.dtype,
         plugin_hashes(recipe, plugins),
         images=model.data.fingerprint if model.data is not None else None,
@@ -263,14 +243,14 @@ def _learning_rates(
 def build_method(
     recipe: Recipe,
     model: OpenModel,
-    accelerator: Accelerator,
+    processes: Processes,
     student: nn.Module,
     scale: AdapterScale | NoScale,
     counter: ForwardCounter,
     plugins: Plugins,
 ) -> Method:
     """Return the recipe's method, with everything that it works with."""
-    parts = _method_parts(recipe, model, accelerator, student, scale, counter, plugins)
+    parts = _method_parts(recipe, model, processes, student, scale, counter, plugins)
     method: Method = load_choice("methods", recipe.method, plugins)(parts)
     return method
 
@@ -278,7 +258,7 @@ def build_method(
 def _method_parts(
     recipe: Recipe,
     model: OpenModel,
-    accelerator: Accelerator,
+    processes: Processes,
     student: nn.Module,
     scale: AdapterScale | NoScale,
     counter: ForwardCounter,
@@ -297,13 +277,13 @@ def _method_parts(
         density=load_choice("timestep", recipe.scheduler.timestep, plugins)(),
         loss=TimedLoss(load_choice("losses", recipe.loss, plugins)()),
         batch_size=recipe.train.micro_batch_size,
-        num_processes=accelerator.num_processes,
-        rank=accelerator.process_index,
+        num_processes=processes.num_data,
+        rank=processes.data_rank,
         seed=recipe.train.seed,
         resolution=recipe.train.resolution,
-        gather=_gather(accelerator),
+        gather=processes.gather_rows,
         counter=counter,
-        data=_training_data(recipe, model, accelerator),
+        data=_training_data(recipe, model, processes),
         noise_changes=[load_choice("noising", c, plugins)() for c in recipe.noise],
         weighting=load_choice("weightings", weighting, plugins)() if weighting else None,
         keep_outside=recipe.data.mask.keep_outside if recipe.data else 0.0,
@@ -319,20 +299,12 @@ def build_solver(recipe: Recipe, model: OpenModel, plugins: Plugins) -> Solver:
     return solver
 
 
-def _training_data(
-    recipe: Recipe, model: OpenModel, accelerator: Accelerator
-) -> TrainingData | None:
+def _training_data(recipe: Recipe, model: OpenModel, processes: Processes) -> TrainingData | None:
     if recipe.data is None:
         return None
     if model.data is None:  # what a method computes can be told without its images
         shape = model.container.latent_shape(recipe.train.resolution)
         return StandInData(recipe.data, shape, recipe.train.micro_batch_size)
     return model.data.batches(
-        model.container, rank=accelerator.process_index, num_processes=accelerator.num_processes
+        model.container, rank=processes.data_rank, num_processes=processes.num_data
     )
-
-
-def _gather(accelerator: Accelerator) -> Callable[[Tensor], Tensor]:
-    if accelerator.num_processes == 1:
-        return lambda tensor: tensor
-    return lambda tensor: accelerator.gather(tensor.contiguous())

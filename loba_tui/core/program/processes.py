@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 
 class Processes:
@@ -14,13 +15,17 @@ class Processes:
 
     Attributes:
         is_first: Whether this is the one that writes the run's files and takes its commands.
+        num: All processes.
         rank: Place of this one among them.
+        num_data: Processes, or groups of processes, that draw rows of their own.
+        data_rank: Place of this one's rows among them; a sequence group shares one.
     """
 
-    def __init__(self, accelerator: Accelerator | None = None) -> None:
+    def __init__(self, accelerator: Accelerator | None = None, *, sequence_size: int = 1) -> None:
         self._accelerator = accelerator
         self.num = accelerator.num_processes if accelerator is not None else 1
         self.rank = accelerator.process_index if accelerator is not None else 0
+        self.num_data, self.data_rank = self.num // sequence_size, self.rank // sequence_size
         self.is_first = accelerator is None or accelerator.is_main_process
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
@@ -45,6 +50,15 @@ class Processes:
         boxes: list[Any] = [None] * self.num
         torch.distributed.all_gather_object(boxes, number)
         return None if None in boxes else min(boxes)
+
+    def gather_rows(self, tensor: Tensor) -> Tensor:
+        """Return the rows of all data ranks, one after another; all give equally many."""
+        if self._accelerator is None or self.num == 1:
+            return tensor
+        gathered: Tensor = self._accelerator.gather(tensor.contiguous())
+        if self.num_data == self.num:
+            return gathered
+        return torch.cat(gathered.chunk(self.num)[:: self.num // self.num_data])
 
     def share(self, value: Any) -> Any:
         """Return the value that the first process gave."""

@@ -7,22 +7,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from loba_tui.core.associate.machine import dtype_name
 from loba_tui.core.associate.model_shapes import parameters_of
 from loba_tui.core.errors import CorruptError, Interrupted, RecipeError
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.program.build import build, build_accelerator
+from loba_tui.core.program.build import build
 from loba_tui.core.program.changed_text import changed_text, trains_text
 from loba_tui.core.program.data.open import image_progress, open_data
 from loba_tui.core.program.data.prepare import PreparedData
+from loba_tui.core.program.engines.base import Engine
+from loba_tui.core.program.engines.open import open_engine
 from loba_tui.core.program.evaluation.measure import check_measures, fetch_models
 from loba_tui.core.program.finish import check_calibration, finish
 from loba_tui.core.program.kernels.exactness import set_exactness
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of, with_images
 from loba_tui.core.program.planning.preflight import Preflight
-from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.sampling.run_strips import StripDrawer
 from loba_tui.core.program.steering.boundary import Steering
 from loba_tui.core.program.steering.components import Components
@@ -55,17 +55,17 @@ def train(
     """
     # What would only fail at the end is found before anything is loaded.
     check_measures(recipe, plugins)
-    accelerator = build_accelerator(recipe, local_rank=start.local_rank)
-    set_exactness(recipe.train, accelerator.device)
-    processes = Processes(accelerator)
+    engine = open_engine(recipe, local_rank=start.local_rank)
+    processes, device = engine.processes, engine.accelerator.device
+    set_exactness(recipe.train, device)
     stop = StopRequest(flag, start.deadline)
     context = RunContext(processes.share(run_dir), records, processes, stop, plugins)
-    preflight = Preflight(recipe, accelerator.device, plugins)
-    recipe = preflight.settle(context, accelerator)
+    preflight = Preflight(recipe, device, plugins)
+    recipe = preflight.settle(context, engine)
     settings = LiveSettings(recipe, context)
     if processes.is_first:
         preflight.announce(records, context.run_dir.path, force=start.force)
-    preparation = _Preparation(recipe, context, start, settings.steps, accelerator.device)
+    preparation = _Preparation(recipe, context, start, settings.steps, device)
     initial = _initial_adapter(recipe, context, start)
     preparation.fetch_models()
     images = preparation.open_images()
@@ -77,13 +77,13 @@ def train(
         run = build(
             recipe,
             model,
-            accelerator=accelerator,
+            engine=engine,
             steering=steering,
             strips=strips,
             initial=initial,
         )
         check_calibration(recipe, model)
-        _announce(records, accelerator, model, run)
+        _announce(records, engine, model, run)
         components.publish()
 
         _take_up_changes(settings, context)
@@ -94,11 +94,11 @@ def train(
         preflight.compare(records)
         run.run()
 
-        accelerator.wait_for_everyone()
+        engine.accelerator.wait_for_everyone()
         if processes.is_first:
             with run.result.weights():
                 finish(recipe, model, run, strips)
-    accelerator.end_training()
+    engine.accelerator.end_training()
 
 
 @dataclass(frozen=True)
@@ -205,23 +205,21 @@ def _change(run: AdapterRun, settings: LiveSettings, changes: Iterable[tuple[str
         settings.change(key, value, run.step)
 
 
-def _announce(
-    records: Records, accelerator: Accelerator, model: OpenModel, run: AdapterRun
-) -> None:
-    records.event("built", **_facts(accelerator, model, run))
+def _announce(records: Records, engine: Engine, model: OpenModel, run: AdapterRun) -> None:
+    records.event("built", **_facts(engine, model, run))
     if run.init_from is not None:
         records.event("init_from", **run.init_from)
 
 
-def _facts(accelerator: Accelerator, model: OpenModel, run: AdapterRun) -> dict[str, object]:
+def _facts(engine: Engine, model: OpenModel, run: AdapterRun) -> dict[str, object]:
     denoiser = model.container.denoiser
     trained = sum(parameter.numel() for parameter in run.parameters.values())
     quantization = model.wrapper.quantization
     packed = {} if quantization is None else {"quantized": quantization.facts()}
     return {
-        "device": str(accelerator.device),
+        "device": str(engine.accelerator.device),
         "dtype": dtype_name(model.container.dtype),
-        "num_processes": accelerator.num_processes,
+        "num_processes": engine.processes.num,
         "threads": torch.get_num_threads(),
         "denoiser_parameters": parameters_of(denoiser),
         "trained_parameters": trained,

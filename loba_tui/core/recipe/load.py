@@ -29,6 +29,7 @@ from loba_tui.core.recipe.checks.recipe import check_tree
 from loba_tui.core.recipe.data_paths import with_absolute_paths
 from loba_tui.core.recipe.problems import Place, Problem, ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.recipe.sections.parallel import ParallelSection
 from loba_tui.core.recipe.tree import Node, node_of
 from loba_tui.core.recipe.yaml_tree import read_tree
 from loba_tui.core.redact import find_secret, without_secrets
@@ -51,6 +52,7 @@ _NEWER_KEYS: tuple[tuple[Any, ...], ...] = (
     ("method", "preserve", []),
     ("method", "watch", []),
     ("train", "effective_batch_size", None),
+    ("parallel", ParallelSection().model_dump(mode="json")),
 )
 
 

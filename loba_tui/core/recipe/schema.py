@@ -23,6 +23,7 @@ from loba_tui.core.recipe.sections.best import BestSection
 from loba_tui.core.recipe.sections.calibrate import CalibrateSection
 from loba_tui.core.recipe.sections.data import DataSection, Fraction, NonEmptyStr, Scale, Section
 from loba_tui.core.recipe.sections.method import Choice, MethodSection, Preserved
+from loba_tui.core.recipe.sections.parallel import ParallelSection
 from loba_tui.core.recipe.sections.validation import ValidationSection
 
 RECIPE_VERSION = 1
@@ -321,6 +322,7 @@ class Recipe(Section):
     noise: tuple[Choice, ...] = Field((), description="changes to plain noise, one after another")
     data: DataSection | None = Field(None, description="images, for methods that train on them")
     train: TrainSection = TrainSection()
+    parallel: ParallelSection = ParallelSection()
     validation: ValidationSection | None = Field(
         None, description="the loss on what is not trained on, at fixed noise; null: none"
     )

@@ -13,9 +13,10 @@ from loba_tui.core.associate.embeds import PromptEmbeds
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.benchmarking.random_model import open_random
 from loba_tui.core.program.benchmarking.timing import wait_for
-from loba_tui.core.program.build import build, build_accelerator
+from loba_tui.core.program.build import build
 from loba_tui.core.program.changed_text import changed_text, trains_text
 from loba_tui.core.program.data.open import open_data
+from loba_tui.core.program.engines.open import open_engine
 from loba_tui.core.program.kernels.exactness import set_exactness
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of, with_images
 from loba_tui.core.program.processes import Processes
@@ -102,8 +103,8 @@ def make_subject(recipe: Recipe, models: Models, run_dir: RunDir) -> Subject:
     """
     records = LastFigures()
     forget_accelerators()
-    accelerator = build_accelerator(recipe)
-    set_exactness(recipe.train, accelerator.device)
+    engine = open_engine(recipe)
+    set_exactness(recipe.train, engine.accelerator.device)
     model = models.open(recipe, records)
     stop = StopRequest(SimpleNamespace(is_set=False))
     context = RunContext(run_dir, records, Processes(), stop, models.plugins)
@@ -111,8 +112,8 @@ def make_subject(recipe: Recipe, models: Models, run_dir: RunDir) -> Subject:
         context, LiveSettings(recipe, context), DiskWait(context), lambda command: {}
     )
     strips = cast(StripDrawer, SimpleNamespace(components=None))  # no step is due for a strip
-    run = build(recipe, model, accelerator=accelerator, steering=steering, strips=strips)
-    wait_for(accelerator.device)
+    run = build(recipe, model, engine=engine, steering=steering, strips=strips)
+    wait_for(engine.accelerator.device)
     return Subject(recipe, model, run, records)
 
 

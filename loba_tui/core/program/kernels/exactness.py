@@ -8,8 +8,6 @@ kernels chosen by trial, one kernel for all weights of an optimizer, and sums in
 from __future__ import annotations
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import AutocastKwargs
 from torch import nn
 
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
@@ -30,14 +28,8 @@ def set_exactness(train: TrainSection, device: torch.device) -> None:
     torch.set_float32_matmul_precision("highest" if is_exact else "high")
 
 
-def prepare(
-    accelerator: Accelerator,
-    denoiser: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scale: AdapterScale | NoScale,
-    train: TrainSection,
-) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Return denoiser and optimizer as the accelerator has them, and as exact as the recipe asks.
+def lay_out(denoiser: nn.Module, scale: AdapterScale | NoScale, train: TrainSection) -> None:
+    """Have a denoiser compute as exactly, and as compiled, as the recipe asks.
 
     Raises:
         RecipeError: The denoiser or its adapter cannot be compiled.
@@ -45,14 +37,6 @@ def prepare(
     if train.exactness == "fast":
         _lay_out_for_speed(denoiser, scale)
     compile_blocks(denoiser, scale, train.compile)
-    if isinstance(scale, NoScale):  # data parallelism refuses to wrap what has no gradients
-        return denoiser, accelerator.prepare(optimizer, device_placement=[False])
-    if _computes_in_one_dtype(denoiser, scale):
-        # Around a model that is bfloat16 already it would cast the adapter in every layer anew, and
-        # compute norms in float32, which no pipeline does when it draws.
-        accelerator.autocast_handler = AutocastKwargs(enabled=False)
-    student, prepared = accelerator.prepare(denoiser, optimizer, device_placement=[False, False])
-    return student, prepared
 
 
 def _lay_out_for_speed(denoiser: nn.Module, scale: AdapterScale | NoScale) -> None:
@@ -66,11 +50,11 @@ def autocast_dtype(
     denoiser: nn.Module, scale: AdapterScale | NoScale, dtype: torch.dtype
 ) -> torch.dtype | None:
     """Return the precision that training casts to; None where all computes in it by itself."""
-    is_needed = dtype != torch.float32 and not _computes_in_one_dtype(denoiser, scale)
+    is_needed = dtype != torch.float32 and not computes_in_one_dtype(denoiser, scale)
     return dtype if is_needed else None
 
 
-def _computes_in_one_dtype(denoiser: nn.Module, scale: AdapterScale | NoScale) -> bool:
+def computes_in_one_dtype(denoiser: nn.Module, scale: AdapterScale | NoScale) -> bool:
     """Say whether the model's own weights are of one dtype, and its adapter casts itself to it."""
     own = {p.dtype for p in denoiser.parameters() if p.is_floating_point() and not p.requires_grad}
     return len(own) == 1 and (isinstance(scale, NoScale) or scale.casts_itself)

@@ -25,6 +25,7 @@ from loba_tui.core.program.build import build_method, build_solver
 from loba_tui.core.program.changed_text import changes_text_alone, solves
 from loba_tui.core.program.closed_form.solved_run import config_of_ranks
 from loba_tui.core.program.open_model import OpenModel, prompts_of
+from loba_tui.core.program.processes import Processes
 from loba_tui.core.program.trajectories.predictions import ForwardCounter
 from loba_tui.core.recipe.schema import Recipe
 
@@ -84,7 +85,7 @@ def record_calls(
     """Run the recipe's method for a few steps without weights, and return its calls."""
     recorder, model = _recorded(recipe, container)
     method = build_method(
-        recipe, model, cast(Any, OneProcess()), container.denoiser, scale, ForwardCounter(), plugins
+        recipe, model, Processes(), container.denoiser, scale, ForwardCounter(), plugins
     )
     steps = []
     for index in range(1 + _STEPS_WATCHED):
@@ -120,14 +121,6 @@ def _recorded(recipe: Recipe, container: ModelContainer) -> tuple[Recorder, Open
     embeds = dict.fromkeys(prompts_of(recipe), recorder.empty_embeds())
     model = OpenModel(cast(Any, None), recorder, embeds, lambda: LatentCache(recorder, None))
     return recorder, model
-
-
-@dataclass(frozen=True)
-class OneProcess:
-    """Stand-in for an Accelerator of one process, as far as a method's builder reads it."""
-
-    num_processes: int = 1
-    process_index: int = 0
 
 
 @dataclass

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import psutil
 import torch
-from accelerate import Accelerator
 
 from loba_tui.core.errors import LobaError, RecipeError, ResourceError
 from loba_tui.core.plugins import Plugins
+from loba_tui.core.program.engines.base import Engine
 from loba_tui.core.program.planning.automatic import leaves_choices, settle
 from loba_tui.core.program.planning.estimate import Estimator
 from loba_tui.core.program.planning.estimate_records import Estimate
@@ -62,11 +62,11 @@ class Preflight:
     def __post_init__(self) -> None:
         self._estimator = Estimator(self.device, self.plugins)
 
-    def settle(self, context: RunContext, accelerator: Accelerator) -> Recipe:
+    def settle(self, context: RunContext, engine: Engine) -> Recipe:
         """Return the recipe with numbers in the place of `auto`, the same for every process.
 
         They take the place of `auto` in the run's own recipe too: to resume or to replay it on
-        another machine makes the same steps. The accelerator learns what it is to accumulate.
+        another machine makes the same steps. The engine learns what it is to accumulate.
 
         Raises:
             RecipeError: The recipe does not fit its model, or several processes cannot train it.
@@ -82,7 +82,7 @@ class Preflight:
             context.run_dir.recipe.replace(dump_recipe(settled.recipe).encode(), sync=True)
             context.records.event("chosen", keys=as_keys(settled.change), reason=settled.reason)
         self.recipe = processes.share(settled).recipe
-        accelerator.gradient_accumulation_steps = self.recipe.train.gradient_accumulation
+        engine.accelerator.gradient_accumulation_steps = self.recipe.train.gradient_accumulation
         return self.recipe
 
     def announce(self, writer: Records, folder: Path, *, force: bool = False) -> None:

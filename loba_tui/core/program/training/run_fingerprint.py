@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from loba_tui.core.associate.machine import device_name, dtype_name, library_versions
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.recipe.schema import BaseModelSection, Recipe, TrainSection
+from loba_tui.core.recipe.sections.parallel import ParallelSection
 
 _SECTIONS = ("method", "adapter", "optimizer", "scheduler", "loss", "train")
 # How the model is held, but not where: a device is known by what it is.
@@ -34,6 +35,7 @@ _DATA_EXCLUDED: dict[str, Any] = {
     "max_megapixels": True,
     "sources": {"__all__": {"path", "masks"}},
 }
+_PARALLEL_EXCLUDED = {"timeout"}
 _LIBRARIES = ("torch", "diffusers", "peft", "accelerate")
 
 
@@ -75,6 +77,9 @@ class RunFingerprint:
         for key in _LATER_TRAIN_KEYS:
             if dumped["train"][key] == TrainSection.model_fields[key].default:
                 del dumped["train"][key]
+        shared = recipe.parallel.model_dump(mode="json", exclude=_PARALLEL_EXCLUDED)
+        if shared != ParallelSection().model_dump(mode="json", exclude=_PARALLEL_EXCLUDED):
+            dumped["parallel"] = shared
         # Where that file lies does not matter, and it is read once, before the first step.
         if recipe.adapter.init_from is not None:
             dumped["adapter"]["init_from"] = Path(recipe.adapter.init_from).name

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.adapter_layers.trained_text import TrainedText
+from loba_tui.core.program.engines.base import Engine
 from loba_tui.core.program.learning_rates import LearningRates
 from loba_tui.core.program.method import Method
 from loba_tui.core.program.sampling.run_strips import StripDrawer
@@ -20,7 +20,6 @@ from loba_tui.core.program.training.checkpoint import Checkpoint, CheckpointStor
 from loba_tui.core.program.training.early_stop import EarlyStop
 from loba_tui.core.program.training.ema import MovingAverage
 from loba_tui.core.program.training.gradient_start import GradientStart
-from loba_tui.core.program.training.optimizer_state import export_state, import_state
 from loba_tui.core.program.training.run_fingerprint import RunFingerprint
 from loba_tui.core.program.trajectories.predictions import ForwardCounter
 from loba_tui.core.program.validation.best import BestAdapter
@@ -33,8 +32,8 @@ class TrainerParts:
     """Finished objects that a trainer works with.
 
     Attributes:
-        student: The denoiser as the accelerator prepared it.
-        optimizer: As the accelerator prepared it.
+        student: The denoiser as the engine prepared it.
+        optimizer: As the engine prepared it.
         parameters: The trainable parameters by name, float32.
         counter: UNet rows computed so far.
         average: Of the weights; None where those of the last step are the result.
@@ -46,7 +45,7 @@ class TrainerParts:
         gradient_start: Sets the adapter's first weights in the first step; None leaves them.
     """
 
-    accelerator: Accelerator
+    engine: Engine
     student: nn.Module
     scale: AdapterScale | NoScale
     method: Method
@@ -83,9 +82,9 @@ def checkpoint_of(
         num_skips: Bad steps that were put up with so far.
         init_from: The file that the run began with, as `begin_with` tells.
     """
-    tensors, plain = export_state(parts.optimizer, _names_of(parts))
+    tensors, plain = parts.engine.export_optimizer(_names_of(parts))
     weights = {name: parameter.detach().cpu() for name, parameter in parts.parameters.items()}
-    scaler, average = parts.accelerator.scaler, parts.average
+    scaler, average = parts.engine.accelerator.scaler, parts.average
     parted = {"adapter": weights, "optimizer": tensors, "method": method_state}
     if average is not None:
         parted["ema"] = average.tensors()
@@ -125,9 +124,8 @@ def restore(parts: TrainerParts, checkpoint: Checkpoint, *, allow_inexact: bool)
     found = parts.fingerprint.inexact_after(state["settings"], allow_inexact=allow_inexact)
     inexact = list(dict.fromkeys([*state["inexact"], *found]))
     _restore_weights(parts, checkpoint.tensors["adapter"])
-    parts.optimizer.state.clear()
-    import_state(
-        parts.optimizer, _names_of(parts), checkpoint.tensors["optimizer"], state["optimizer"]
+    parts.engine.import_optimizer(
+        _names_of(parts), checkpoint.tensors["optimizer"], state["optimizer"]
     )
     if parts.average is not None:
         parts.average.load(checkpoint.tensors["ema"], state["ema"])
@@ -139,8 +137,9 @@ def restore(parts: TrainerParts, checkpoint: Checkpoint, *, allow_inexact: bool)
         parts.best.load(state["best"], checkpoint.tensors["best"], parts.parameters)
     parts.method.load_state(checkpoint.tensors["method"])
     parts.counter.rows = state["forwards"]
-    if parts.accelerator.scaler is not None and state.get("scaler"):
-        parts.accelerator.scaler.load_state_dict(state["scaler"])
+    scaler = parts.engine.accelerator.scaler
+    if scaler is not None and state.get("scaler"):
+        scaler.load_state_dict(state["scaler"])
     # What was changed after the checkpoint is newer than what it knows.
     settings = parts.steering.settings
     kept = settings.record

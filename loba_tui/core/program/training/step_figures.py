@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
+
+from loba_tui.core.program.engines.base import Engine
 
 
 class StepFigures:
@@ -28,20 +29,21 @@ class StepFigures:
             self._values.append(torch.as_tensor(value).detach().reshape(()))
             self._parts.append(num_parts)
 
-    def read(self, accelerator: Accelerator, rows: int) -> dict[str, float]:
+    def read(self, engine: Engine, rows: int) -> dict[str, float]:
         """Return the mean of each figure over the step, and the rows so far as "forwards".
 
         Of several processes it is the mean of the figures and the sum of the rows: that mean is bad
         where one of them is, so that all decide alike.
         """
-        if accelerator.num_processes == 1:
+        accelerator, processes = engine.accelerator, engine.processes
+        if processes.num == 1:
             values = _read(self._values)
             return {**self._summed(values), "forwards": rows}
         device = accelerator.device
         own = [value.to(device, torch.float32) for value in self._values]
         local = torch.stack([*own, torch.tensor(float(rows), device=device)])
         *values, mean_rows = accelerator.reduce(local, reduction="mean").tolist()
-        return {**self._summed(values), "forwards": round(mean_rows * accelerator.num_processes)}
+        return {**self._summed(values), "forwards": round(mean_rows * processes.num_data)}
 
     def _summed(self, values: list[float]) -> dict[str, float]:
         totals: dict[str, float] = {}

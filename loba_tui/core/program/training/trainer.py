@@ -97,7 +97,7 @@ class Trainer:
         seconds = round(time.perf_counter() - begin, 6)
         figures |= self._check_efficacy() | self._validate()
         figures |= self._keep_best(figures)
-        memory = memory_mib(self._parts.accelerator.device)
+        memory = memory_mib(self._parts.engine.accelerator.device)
         self._records.metric(step=self.step, seconds=seconds, memory_mib=memory, **figures)
 
     def _check_efficacy(self) -> dict[str, float]:
@@ -160,21 +160,21 @@ class Trainer:
         if self.step == 0 and parts.gradient_start is not None:
             self._start_along_gradient(parts.gradient_start)
         collected = self._backward()
-        self._share_text_gradients()
-        norm = parts.accelerator.clip_grad_norm_(
-            parts.parameters.values(), train.max_grad_norm or math.inf
+        text = parts.text
+        norm = parts.engine.finish_gradients(
+            parts.parameters.values(),
+            outside=text.parameters().values() if text is not None and not text.is_held else (),
+            max_norm=train.max_grad_norm or math.inf,
         )
         collected.add({"grad_norm": norm})
         # The one moment of a step at which the host waits: before the weights are touched, so that
         # a bad step can leave them alone.
-        figures = collected.read(parts.accelerator, parts.counter.rows)
+        figures = collected.read(parts.engine, parts.counter.rows)
         self._require_finite("loss", figures["loss"])
-        if parts.accelerator.scaler is None:
+        if parts.engine.accelerator.scaler is None:
             self._require_finite("gradient norm", figures["grad_norm"])
         # A loss scaler looks for the overflow that it provokes itself, and leaves such a step out.
-        parts.optimizer.step()
-        parts.optimizer.zero_grad()
-        if parts.average is not None and not parts.accelerator.optimizer_step_was_skipped:
+        if parts.engine.step() and parts.average is not None:
             parts.average.step()
         return {**figures, "lr": rate}
 
@@ -197,25 +197,12 @@ class Trainer:
         parts, num_parts = self._parts, self._train.gradient_accumulation
         collected = StepFigures()
         for micro in range(num_parts):
-            with parts.accelerator.accumulate(parts.student):
+            with parts.engine.accumulate():
                 index = self.step * num_parts + micro
                 output = parts.method.step(index, self.step / self._settings.steps)
-                parts.accelerator.backward(output.loss)
+                parts.engine.backward(output.loss)
                 collected.add({"loss": output.loss, **output.metrics}, num_parts)
         return collected
-
-    def _share_text_gradients(self) -> None:
-        """Give every process the mean of all gradients of text encoders.
-
-        Only the denoiser is wrapped to do that by itself: encoders are called inside of pipelines.
-        """
-        accelerator, text = self._parts.accelerator, self._parts.text
-        if text is None or text.is_held or accelerator.num_processes == 1:
-            return
-        for parameter in text.parameters().values():
-            # None where no row of this process has a prompt.
-            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = accelerator.reduce(own, reduction="mean")
 
     def _require_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -298,7 +285,7 @@ class Trainer:
         """Go on from the newest checkpoint that verifies; `AdapterRun` has it in full."""
         if allow_inexact is not None:
             self._allow_inexact = allow_inexact
-        if self._parts.accelerator.is_main_process:
+        if self._parts.engine.processes.is_first:
             self._parts.store.tidy()
         checkpoint, skipped = self._parts.store.load_newest()
         if checkpoint is not None:

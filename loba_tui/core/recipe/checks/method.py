@@ -19,6 +19,7 @@ from loba_tui.core.recipe.schema import (
     TrainSection,
 )
 from loba_tui.core.recipe.sections.method import Choice
+from loba_tui.core.recipe.sections.parallel import ParallelSection
 from loba_tui.core.recipe.tree import Node, node_of
 
 # All that training takes; what drawing and loading take of `train` is left out.
@@ -28,9 +29,10 @@ _OF_TRAINING = {
     "scheduler": SchedulerSection(),
     "loss": Choice(name="mse"),
     "train": TrainSection(),
+    "parallel": ParallelSection(),
     "save": SaveSection(),
 }
-_USED_ANYWAY = frozenset({("train", "seed"), ("train", "resolution")})
+_USED_ANYWAY = frozenset({("train", "seed"), ("train", "resolution"), ("parallel", "timeout")})
 
 
 def check_unused(tree: Node, method: Plugin | None) -> Iterator[Problem]:

@@ -28,6 +28,7 @@ from loba_tui.core.recipe.checks.method import (
     check_unused,
 )
 from loba_tui.core.recipe.checks.names import check_names
+from loba_tui.core.recipe.checks.parallel import check_parallel
 from loba_tui.core.recipe.checks.schema import check_choice, check_schema
 from loba_tui.core.recipe.checks.validation import check_validation
 from loba_tui.core.recipe.migrate.flags import is_version_0
@@ -67,7 +68,7 @@ def check_tree(tree: Node, plugins: Plugins) -> tuple[Recipe | None, list[Proble
     optimizer = described(*chosen.get(("optimizer",), ("optimizers", usual)), plugins)
     problems += check_text_encoders(tree, method, adapter, optimizer)
     problems += [*check_init(tree, adapter), *check_text_alone(tree, method)]
-    problems += check_offload(tree, method)
+    problems += [*check_offload(tree, method), *check_parallel(tree, method)]
     problems += [*check_calibrate(tree, method, adapter), *check_measures(tree, chosen, plugins)]
     problems += check_attacks(tree, recipe) if recipe is not None else ()
     problems += check_best(tree, recipe, method)

@@ -10,7 +10,8 @@ from steering_stand_in import steering_of
 
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.benchmarking.subject import forget_accelerators
-from loba_tui.core.program.build import build, build_accelerator
+from loba_tui.core.program.build import build
+from loba_tui.core.program.engines.open import open_engine
 from loba_tui.core.program.open_model import open_model, prompts_of
 from loba_tui.core.program.sampling.run_strips import StripDrawer
 from loba_tui.core.program.steering.components import Components
@@ -44,14 +45,14 @@ def trainer_of(model: Path, folder: Path, *, dtype: str = "float32", **train: An
         }
     )
     forget_accelerators()
-    accelerator = build_accelerator(recipe)
+    engine = open_engine(recipe)
     opened = open_model(recipe, prompts=prompts_of(recipe), plugins=SHIPPED)
     folder.mkdir(exist_ok=True)
     records, container = NullWriter(), opened.container
     steering = steering_of(recipe, RunDir(folder), records)
     components = Components(opened.wrapper.cache, recipe.base_model.id, container, records)
     strips = StripDrawer(recipe, opened, steering.context, components)
-    run = build(recipe, opened, accelerator=accelerator, steering=steering, strips=strips)
+    run = build(recipe, opened, engine=engine, steering=steering, strips=strips)
     assert isinstance(run, Trainer)
     return run
 

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from steering_stand_in import steering_of
 
 from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.plugins import KINDS, SHIPPED
-from loba_tui.core.program.build import build, build_accelerator
+from loba_tui.core.program.build import build
 from loba_tui.core.program.data.open import open_data
+from loba_tui.core.program.engines.base import Engine
+from loba_tui.core.program.engines.open import open_engine
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of
 from loba_tui.core.program.sampling.run_strips import StripDrawer
 from loba_tui.core.program.steering.components import Components
@@ -112,8 +113,8 @@ def opened(small_sdxl_folder: Path) -> OpenModel:
 
 
 @pytest.fixture(scope="module")
-def accelerator(small_sdxl_folder: Path) -> Accelerator:
-    return build_accelerator(recipe_with(small_sdxl_folder, {}))
+def engine(small_sdxl_folder: Path) -> Engine:
+    return open_engine(recipe_with(small_sdxl_folder, {}))
 
 
 def recipe_with(model: Path, sections: Sections) -> Recipe:
@@ -153,7 +154,7 @@ def with_images(recipe: Recipe, model: OpenModel) -> OpenModel:
 
 @contextmanager
 def trainer_of(
-    recipe: Recipe, opened: OpenModel, accelerator: Accelerator, folder: Path
+    recipe: Recipe, opened: OpenModel, engine: Engine, folder: Path
 ) -> Iterator[Trainer]:
     """Lend a trainer that shares nothing with any other but the base model's weights."""
     container = copy.copy(opened.container)
@@ -164,7 +165,7 @@ def trainer_of(
     with RunWriter.open(run_dir) as writer:
         steering = steering_of(recipe, run_dir, writer)
         strips = StripDrawer(recipe, model, steering.context, Components(None, "", None, writer))
-        yield build(recipe, model, accelerator=accelerator, steering=steering, strips=strips)
+        yield build(recipe, model, engine=engine, steering=steering, strips=strips)
 
 
 def state_of(trainer: Trainer) -> dict[str, Any]:
@@ -201,9 +202,9 @@ Resumed = Callable[[Recipe], tuple[dict[str, Any], dict[str, Any]]]
 
 
 @pytest.fixture
-def broken_and_unbroken(opened: OpenModel, accelerator: Accelerator, tmp_path: Path) -> Resumed:
+def broken_and_unbroken(opened: OpenModel, engine: Engine, tmp_path: Path) -> Resumed:
     def run(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
-        with trainer_of(recipe, opened, accelerator, tmp_path / "unbroken") as trainer:
+        with trainer_of(recipe, opened, engine, tmp_path / "unbroken") as trainer:
             before = state_of(trainer)
             trainer.run(until=STEPS // 2)
             half = state_of(trainer)
@@ -214,7 +215,7 @@ def broken_and_unbroken(opened: OpenModel, accelerator: Accelerator, tmp_path: P
             unbroken = state_of(trainer)
         assert any(name.startswith("adapter/") for name in differences(before, unbroken))
         stir_global_randomness()
-        with trainer_of(recipe, opened, accelerator, tmp_path / "broken") as trainer:
+        with trainer_of(recipe, opened, engine, tmp_path / "broken") as trainer:
             checkpoint, skipped = trainer.load_newest()
             assert checkpoint is not None
             assert (checkpoint.step, skipped) == (STEPS // 2, [])
@@ -240,12 +241,12 @@ def test_a_drop_in_resumes_bit_by_bit(
 
 
 def test_looks_leave_no_trace_in_the_training(
-    small_sdxl_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
+    small_sdxl_folder: Path, opened: OpenModel, engine: Engine, tmp_path: Path
 ) -> None:
     states = []
     for every in (0, 1):
         recipe = recipe_with(small_sdxl_folder, {"train": {"efficacy_every": every}})
-        with trainer_of(recipe, opened, accelerator, tmp_path / str(every)) as trainer:
+        with trainer_of(recipe, opened, engine, tmp_path / str(every)) as trainer:
             trainer.run(until=3)
             states.append(state_of(trainer))
     assert set(differences(*states)) == {"state"}
@@ -254,7 +255,7 @@ def test_looks_leave_no_trace_in_the_training(
 
 
 def test_looks_without_a_direction_are_refused_before_training(
-    small_sdxl_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
+    small_sdxl_folder: Path, opened: OpenModel, engine: Engine, tmp_path: Path
 ) -> None:
     recipe = recipe_with(small_sdxl_folder, {"train": {"efficacy_every": 1}})
     concept = recipe.method.concepts[0].model_copy(update={"negative": None})
@@ -262,24 +263,24 @@ def test_looks_without_a_direction_are_refused_before_training(
     changed = recipe.model_copy(update={"method": method})
     with (
         pytest.raises(RecipeError, match="no direction to look along"),
-        trainer_of(changed, opened, accelerator, tmp_path),
+        trainer_of(changed, opened, engine, tmp_path),
     ):
         pass
 
 
 def test_a_run_that_ends_itself_is_over_and_stays_so(
-    small_sdxl_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
+    small_sdxl_folder: Path, opened: OpenModel, engine: Engine, tmp_path: Path
 ) -> None:
     ends = {"efficacy_every": 1, "stop_when": {"dead_after": 3, "patience": 2}}
     # At this rate nothing can come of it.
     sections = {"train": ends, "optimizer": {"lr": 1e-12}}
     recipe = recipe_with(small_sdxl_folder, sections)
-    with trainer_of(recipe, opened, accelerator, tmp_path) as trainer:
+    with trainer_of(recipe, opened, engine, tmp_path) as trainer:
         trainer.run()
         assert trainer.step == 3
         assert "dead" in str(trainer.ended_early)
         ended = state_of(trainer)
-    with trainer_of(recipe, opened, accelerator, tmp_path) as trainer:
+    with trainer_of(recipe, opened, engine, tmp_path) as trainer:
         trainer.load_newest()
         trainer.run()
         assert trainer.step == 3
@@ -343,38 +344,38 @@ def test_the_checkpoint_of_another_recipe_is_refused(
     sections: Sections,
     small_sdxl_folder: Path,
     opened: OpenModel,
-    accelerator: Accelerator,
+    engine: Engine,
     tmp_path: Path,
 ) -> None:
     recipe = recipe_with(small_sdxl_folder, {})
-    with trainer_of(recipe, opened, accelerator, tmp_path) as trainer:
+    with trainer_of(recipe, opened, engine, tmp_path) as trainer:
         trainer.run(until=1)
         trainer.save()
     changed = recipe_with(small_sdxl_folder, sections)
     with (
-        trainer_of(changed, opened, accelerator, tmp_path) as trainer,
+        trainer_of(changed, opened, engine, tmp_path) as trainer,
         pytest.raises(RecipeError, match="of another recipe"),
     ):
         trainer.load_newest()
 
 
 def test_the_checkpoint_of_another_machine_is_refused_or_marks_the_run_for_good(
-    small_sdxl_folder: Path, opened: OpenModel, accelerator: Accelerator, tmp_path: Path
+    small_sdxl_folder: Path, opened: OpenModel, engine: Engine, tmp_path: Path
 ) -> None:
     recipe = recipe_with(small_sdxl_folder, {})
-    with trainer_of(recipe, opened, accelerator, tmp_path) as trainer:
+    with trainer_of(recipe, opened, engine, tmp_path) as trainer:
         trainer.run(until=1)
         machine = {**trainer._parts.fingerprint.machine, "torch": "2.0.0"}
         fingerprint = dataclasses.replace(trainer._parts.fingerprint, machine=machine)
         trainer._parts = dataclasses.replace(trainer._parts, fingerprint=fingerprint)
         trainer.save()
-    with trainer_of(recipe, opened, accelerator, tmp_path) as trainer:
+    with trainer_of(recipe, opened, engine, tmp_path) as trainer:
         with pytest.raises(RecipeError, match=r"torch was '2\.0\.0'"):
             trainer.load_newest()
         trainer.load_newest(allow_inexact=True)
         trainer.run(until=2)
         trainer.save()
-    with trainer_of(recipe, opened, accelerator, tmp_path) as trainer:
+    with trainer_of(recipe, opened, engine, tmp_path) as trainer:
         trainer.load_newest()
         assert len(trainer.inexact) == 1
         assert trainer.inexact[0].startswith("torch was '2.0.0'")
@@ -402,11 +403,11 @@ def test_a_checkpoint_that_verifies_but_does_not_fit_is_a_corrupt_one(
     damage: Callable[[dict[str, Any], dict[str, Any]], Any],
     small_sdxl_folder: Path,
     opened: OpenModel,
-    accelerator: Accelerator,
+    engine: Engine,
     tmp_path: Path,
 ) -> None:
     recipe = recipe_with(small_sdxl_folder, {})
-    with trainer_of(recipe, opened, accelerator, tmp_path) as trainer:
+    with trainer_of(recipe, opened, engine, tmp_path) as trainer:
         trainer.run(until=1)
         whole = trainer._checkpoint(trainer._parts.method.state())
         state = dict(whole.state)
@@ -414,7 +415,7 @@ def test_a_checkpoint_that_verifies_but_does_not_fit_is_a_corrupt_one(
         damage(state, tensors)
         trainer._parts.store.save(Checkpoint(whole.step, tensors, state))
     with (
-        trainer_of(recipe, opened, accelerator, tmp_path) as trainer,
+        trainer_of(recipe, opened, engine, tmp_path) as trainer,
         pytest.raises(CorruptError),
     ):
         trainer.load_newest()

@@ -1,0 +1,62 @@
+"""The engine of a recipe, and the Accelerator that it works with."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+
+from loba_tui.core.associate.devices import resolve_device, resolve_dtype
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.program.engines.base import Engine
+from loba_tui.core.program.engines.ddp import Ddp
+from loba_tui.core.program.processes import Processes
+from loba_tui.core.recipe.schema import Recipe
+
+_MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def open_engine(recipe: Recipe, *, local_rank: int = 0) -> Engine:
+    """Return the engine that `parallel` names, with device, precision and processes.
+
+    Raises:
+        ResourceError: The recipe's device is not there.
+        RecipeError: So many processes cannot be divided as the recipe says.
+    """
+    parallel = recipe.parallel
+    accelerator = build_accelerator(recipe, local_rank=local_rank)
+    _refuse_odd_groups(recipe, accelerator.num_processes)
+    processes = Processes(accelerator, sequence_size=parallel.sequence_size)
+    if parallel.engine != "ddp":
+        raise RecipeError(
+            f"parallel.engine: {parallel.engine} is not there yet", "Take parallel.engine: ddp."
+        )
+    if parallel.sequence_size > 1:
+        raise RecipeError("parallel.ulysses and parallel.ring are not there yet", "Leave them out.")
+    return Ddp(accelerator, processes)
+
+
+def build_accelerator(recipe: Recipe, *, local_rank: int = 0) -> Accelerator:
+    """Return the Accelerator that carries device, precision, accumulation and processes.
+
+    Raises:
+        ResourceError: The recipe's device is not there.
+    """
+    device = resolve_device(recipe.base_model.device, local_rank=local_rank)
+    if device.type == "cuda":
+        # Accelerate takes the current device; a recipe may name another than the first.
+        torch.cuda.set_device(device)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=_MIXED_PRECISION[resolve_dtype(recipe.base_model.dtype, device)],
+        gradient_accumulation_steps=recipe.train.gradient_accumulation,
+    )
+
+
+def _refuse_odd_groups(recipe: Recipe, num_processes: int) -> None:
+    size = recipe.parallel.sequence_size
+    if num_processes % size:
+        raise RecipeError(
+            f"parallel.ulysses × parallel.ring is {size}, which does not divide the"
+            f" {num_processes} processes of this run",
+            "Start a multiple of it, or make the groups smaller.",
+        )
