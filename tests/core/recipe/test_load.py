@@ -70,7 +70,8 @@ def test_shipped_recipes_are_valid_and_name_the_schema(path: Path) -> None:
         (
             "zzz: 1",
             "9:1: zzz: not a key of a recipe (version, name, base_model, method, adapter, "
-            "optimizer, scheduler, loss, noise, data, train, parallel, validation, sample, save, proof)",
+            "optimizer, scheduler, loss, noise, data, train, parallel, validation, sample, save,"
+            " proof)",
         ),
         (
             "optimizer: {weight_decy: 1}",

@@ -10,7 +10,7 @@ from loba_tui.core.recipe.sections.data import Section
 
 
 class ParallelSection(Section):
-    """What the processes of a run share: rows, the base model's weights, or the tokens of a row.
+    """How the processes of a run share rows, the base model's weights, or the tokens of a row.
 
     How many processes there are, and on which hosts, is no part of a recipe.
     """
