@@ -101,3 +101,21 @@ class Interrupted(LobaError):
     """The run was asked to stop; its state is saved and it can be resumed."""
 
     exit_code = ExitCode.RESUMABLE
+
+
+class PeerLost(LobaError):
+    """A process that trains together with this one does not answer; the run can be resumed.
+
+    Args:
+        rank: Which one; None where that is not known.
+        host: Its machine; "" where that is not known.
+    """
+
+    exit_code = ExitCode.RESUMABLE
+
+    def __init__(
+        self, message: str, hint: str = "", *, rank: int | None = None, host: str = ""
+    ) -> None:
+        super().__init__(message, hint)
+        self.rank = rank
+        self.host = host

@@ -9,11 +9,11 @@ from typing import Literal
 
 from loba_tui.client.runs.requests import about_several
 from loba_tui.client.runs.resolve import find_run, split_strength, unfinished
+from loba_tui.core.adapter_keys.twin_files import twin_paths
 from loba_tui.core.associate.safe_files import check_safetensors
 from loba_tui.core.errors import RecipeError, RefusedError, ResourceError
 from loba_tui.core.files import staged
 from loba_tui.core.run.directory import Ledger, RunDir
-from loba_tui.core.run.export_names import twin_paths
 from loba_tui.core.run.launch import Request
 from loba_tui.core.text import clean
 from loba_tui.core.units import show_mib

@@ -72,6 +72,7 @@ class RunDir:
     log = FileBelow("log.txt")  # the program's own output
     lock = FileBelow("run.lock")  # its exclusive lock is held while a program owns the run
     control = FolderBelow("control")  # the folder that command files are dropped into
+    ranks = FolderBelow("ranks")  # the folder of `000.json`, one for each process of several
     changes = FileBelow("steering.json")  # what was changed while the run went on, and when
     checkpoints = FolderBelow("checkpoints")  # the folder of `step-000100/` folders
     samples = FolderBelow("samples")  # the folder of picture strips

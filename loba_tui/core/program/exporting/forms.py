@@ -19,6 +19,7 @@ from peft import LoraConfig
 from torch import Tensor
 
 from loba_tui.core.adapter_keys.names import DENOISERS, Component
+from loba_tui.core.adapter_keys.twin_files import Twin
 from loba_tui.core.adapter_metadata import (
     APPROXIMATION_KEY,
     CALIBRATION_PREFIX,
@@ -45,7 +46,6 @@ from loba_tui.core.program.adapter_files.kohya import bias_file, bias_tensors
 from loba_tui.core.program.adapter_files.losses import Loss, Losses
 from loba_tui.core.program.adapter_files.read.layers import AdapterFile
 from loba_tui.core.program.exporting.factors import lora_layer, scaled
-from loba_tui.core.run.export_names import Twin
 from loba_tui.core.text import counted
 
 Form = Literal["diffusers", "kohya", "peft", "comfy"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from loba_tui import __version__
 from loba_tui.core.adapter_keys.names import Component
+from loba_tui.core.adapter_keys.twin_files import TWINS, twin_paths
 from loba_tui.core.adapter_metadata import VERSION_KEY
 from loba_tui.core.program.adapter_files.losses import Losses
 from loba_tui.core.program.adapter_files.read.layers import AdapterFile
@@ -18,7 +19,6 @@ from loba_tui.core.program.exporting.checkpoints import opened_weights
 from loba_tui.core.program.exporting.extract import extract
 from loba_tui.core.program.exporting.forms import LoraParts, Wanted, as_lora, write_form
 from loba_tui.core.run.directory import adapter_source
-from loba_tui.core.run.export_names import TWINS, twin_paths
 from loba_tui.core.run.launch import Request
 from loba_tui.core.run.writer import RunWriter
 

@@ -14,6 +14,7 @@ from tiny_adapters import fresh
 from torch import Tensor
 
 from loba_tui.client.runs.export import Export, export_request
+from loba_tui.core.adapter_keys.twin_files import twin_paths
 from loba_tui.core.adapter_metadata import CALIBRATION_PREFIX, EFFECT_PREFIX, TWIN_KEY
 from loba_tui.core.errors import RecipeError, RefusedError
 from loba_tui.core.program.adapter_files.load import load_adapter
@@ -23,7 +24,6 @@ from loba_tui.core.program.adapter_files.text_encoders import TextAdapters
 from loba_tui.core.program.adapter_layers.strength import AdapterScale
 from loba_tui.core.program.serving.export_requests import serve_export
 from loba_tui.core.run.directory import Ledger, RunDir
-from loba_tui.core.run.export_names import twin_paths
 from loba_tui.core.run.launch import Request
 from loba_tui.core.run.writer import RunWriter
 
