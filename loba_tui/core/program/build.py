@@ -99,7 +99,7 @@ def build(
             fingerprint=_fingerprint(recipe, model, engine, plugins),
             average=average,
             early_stop=make_early_stop(recipe, model, scale, steering.context.processes),
-            validation=_validation(recipe, model, parts, steering),
+            validation=_validation(recipe, model, parts, engine, plugins),
             best=_best(recipe, model, trained, steering, strips),
             init_from=init_from,
             text=trained_text(model.text),
@@ -145,12 +145,13 @@ def _attach(recipe: Recipe, container: ModelContainer, plugins: Plugins) -> Adap
 
 
 def _validation(
-    recipe: Recipe, model: OpenModel, parts: MethodParts, steering: Steering
+    recipe: Recipe, model: OpenModel, parts: MethodParts, engine: Engine, plugins: Plugins
 ) -> Validation | None:
-    losses = fixed_losses(recipe, model, parts, steering.context.plugins)
+    losses = fixed_losses(recipe, model, parts, plugins)
     if losses is None or recipe.validation is None:
         return None
-    return Validation(*losses, recipe.validation.every, steering.context.processes)
+    needs_all = engine.forward_needs_all
+    return Validation(*losses, recipe.validation.every, engine.processes, needs_all)
 
 
 def _best(
@@ -168,7 +169,7 @@ def _best(
     output = DenoiserOutput(model.container.denoiser, encoders, trained)
     drawn = None
     if section.is_measured:
-        drawn = DrawnFigure(recipe, section, model, strips.components, context)
+        drawn = DrawnFigure(recipe, section, model, strips.components, context, strips.engine)
     return BestAdapter(section, BestFiles(recipe, model, output, steering), drawn)
 
 

@@ -73,7 +73,7 @@ def train(
         model = preparation.open_model(images)
         components = Components(model.wrapper.cache, recipe.base_model.id, model.container, records)
         steering = Steering(context, settings, DiskWait(context), components.obey)
-        strips = StripDrawer(recipe, model, context, components)
+        strips = StripDrawer(recipe, model, context, components, engine)
         run = build(
             recipe,
             model,
@@ -95,8 +95,8 @@ def train(
         run.run()
 
         engine.accelerator.wait_for_everyone()
-        if processes.is_first:
-            with run.result.weights():
+        with run.result.weights(), engine.led() as leads:
+            if leads:
                 finish(recipe, model, run, strips)
     engine.accelerator.end_training()
 
@@ -222,6 +222,7 @@ def _facts(engine: Engine, model: OpenModel, run: AdapterRun) -> dict[str, objec
         "num_processes": engine.processes.num,
         "threads": torch.get_num_threads(),
         "denoiser_parameters": parameters_of(denoiser),
+        **({"held_parameters": engine.num_held(denoiser)} if engine.processes.num > 1 else {}),
         "trained_parameters": trained,
         "base_model_revision": model.container.revision,
         **packed,

@@ -52,11 +52,24 @@ class Engine(Protocol):
             RecipeError: The denoiser cannot be trained by this engine.
         """
 
+    def num_held(self, denoiser: nn.Module) -> int:
+        """Return how many elements of a prepared denoiser's weights lie on this process."""
+
     def accumulate(self) -> AbstractContextManager[None]:
         """Hold a micro-step of `train.gradient_accumulation`; gradients are shared in the last."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a micro-step's loss, the mean over this process's rows."""
+
+    def share_gradients(
+        self, parameters: Iterable[nn.Parameter], *, outside: Iterable[nn.Parameter]
+    ) -> None:
+        """Make gradients the mean over all processes, as far as backward passes have not.
+
+        Args:
+            parameters: All that is trained.
+            outside: Those of them that are not the prepared denoiser's: of text encoders.
+        """
 
     def finish_gradients(
         self,
@@ -65,11 +78,11 @@ class Engine(Protocol):
         outside: Iterable[nn.Parameter],
         max_norm: float,
     ) -> Tensor:
-        """Make gradients the mean over all processes and cut them to `max_norm`.
+        """Share gradients as `share_gradients` does, and cut them to a norm.
 
         Args:
             parameters: All that is trained.
-            outside: Those of them that are not the prepared denoiser's: of text encoders.
+            outside: As in `share_gradients`.
             max_norm: Infinity cuts nothing.
 
         Returns:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import AutocastKwargs
 from torch import Tensor, nn
 
+from loba_tui.core.associate.model_shapes import parameters_of
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.kernels.exactness import computes_in_one_dtype, lay_out
 from loba_tui.core.program.processes import Processes
@@ -54,6 +55,10 @@ class Ddp:
         prepared: nn.Module = self.accelerator.prepare(denoiser, device_placement=[False])
         return prepared
 
+    def num_held(self, denoiser: nn.Module) -> int:
+        """Return the number of all elements."""
+        return parameters_of(denoiser)
+
     def accumulate(self) -> AbstractContextManager[None]:
         """Hold a micro-step; gradients are shared in the last one of a step."""
         return self.accelerator.accumulate(self._student)
@@ -70,15 +75,17 @@ class Ddp:
         max_norm: float,
     ) -> Tensor:
         """Share what the wrapped denoiser has not shared, and cut all gradients."""
-        if self.processes.num > 1:
-            self._share_outside(outside)
+        parameters = list(parameters)
+        self.share_gradients(parameters, outside=outside)
         norm = self.accelerator.clip_grad_norm_(parameters, max_norm)
         assert norm is not None, "only a device of its own has no norm"
         return norm
 
-    def _share_outside(self, parameters: Iterable[nn.Parameter]) -> None:
+    def share_gradients(
+        self, parameters: Iterable[nn.Parameter], *, outside: Iterable[nn.Parameter]
+    ) -> None:
         """Average the gradients of text encoders, which are called inside of pipelines."""
-        for parameter in parameters:
+        for parameter in outside if self.processes.num > 1 else ():
             # None where no row of this process has a prompt.
             own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             parameter.grad = self.accelerator.reduce(own, reduction="mean")
@@ -102,7 +109,6 @@ class Ddp:
         self._optimizer.state.clear()
         import_state(self._optimizer, names, tensors, plain)
 
-    @contextmanager
-    def led(self) -> Iterator[bool]:
+    def led(self) -> AbstractContextManager[bool]:
         """Let the first process compute; no other is needed for that."""
-        yield self.processes.is_first
+        return nullcontext(self.processes.is_first)

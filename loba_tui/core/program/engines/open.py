@@ -9,6 +9,7 @@ from loba_tui.core.associate.devices import resolve_device, resolve_dtype
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.engines.base import Engine
 from loba_tui.core.program.engines.ddp import Ddp
+from loba_tui.core.program.engines.fsdp2 import Fsdp2
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.recipe.schema import Recipe
 
@@ -26,13 +27,14 @@ def open_engine(recipe: Recipe, *, local_rank: int = 0) -> Engine:
     accelerator = build_accelerator(recipe, local_rank=local_rank)
     _refuse_odd_groups(recipe, accelerator.num_processes)
     processes = Processes(accelerator, sequence_size=parallel.sequence_size)
-    if parallel.engine != "ddp":
+    if parallel.engine == "deepspeed":
         raise RecipeError(
-            f"parallel.engine: {parallel.engine} is not there yet", "Take parallel.engine: ddp."
+            "parallel.engine: deepspeed is not there yet", "Take parallel.engine: fsdp2."
         )
     if parallel.sequence_size > 1:
         raise RecipeError("parallel.ulysses and parallel.ring are not there yet", "Leave them out.")
-    return Ddp(accelerator, processes)
+    engines = {"ddp": Ddp, "fsdp2": Fsdp2}
+    return engines[parallel.engine](accelerator, processes)
 
 
 def build_accelerator(recipe: Recipe, *, local_rank: int = 0) -> Accelerator:

@@ -9,6 +9,7 @@ import numpy as np
 
 from loba_tui.core.errors import Interrupted, LobaError
 from loba_tui.core.program.adapter_layers.strength import RowScale
+from loba_tui.core.program.engines.base import Engine
 from loba_tui.core.program.open_model import OpenModel
 from loba_tui.core.program.sampling.recipe_images import DrawnGrid, Grid, draw_grid, grid_png
 from loba_tui.core.program.steering.components import Components
@@ -26,6 +27,7 @@ class StripDrawer:
     model: OpenModel
     context: RunContext
     components: Components
+    engine: Engine
 
     def draw(self, scale: RowScale, step: int, drawn: DrawnGrid | None = None) -> None:
         """Draw the strip of a step.
@@ -66,9 +68,10 @@ class StripDrawer:
 
     def draw_between_steps(self, scale: RowScale, step: int) -> None:
         """Draw on the first process; components that come for it go again, as training goes on."""
-        if self.context.processes.is_first:
-            with self.components.lent():
-                self.draw(scale, step)
+        with self.engine.led() as leads:
+            if leads:
+                with self.components.lent():
+                    self.draw(scale, step)
 
 
 def go_on_or_stop(context: RunContext, step: int) -> None:

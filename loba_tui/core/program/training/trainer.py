@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loba_tui.core.errors import CorruptError, Interrupted, NumericsError
 from loba_tui.core.program.kernels.compiling import begin_step
@@ -160,10 +160,9 @@ class Trainer:
         if self.step == 0 and parts.gradient_start is not None:
             self._start_along_gradient(parts.gradient_start)
         collected = self._backward()
-        text = parts.text
         norm = parts.engine.finish_gradients(
             parts.parameters.values(),
-            outside=text.parameters().values() if text is not None and not text.is_held else (),
+            outside=self._trained_in_text(),
             max_norm=train.max_grad_norm or math.inf,
         )
         collected.add({"grad_norm": norm})
@@ -186,11 +185,20 @@ class Trainer:
         """
         parts = self._parts
         before = parts.method.state()
-        start(self._backward)
+        start(self._shared_backward)
         parts.method.load_state(before)
         parts.optimizer.zero_grad()
         if parts.average is not None:
             parts.average.restart()
+
+    def _shared_backward(self) -> None:
+        self._backward()
+        parts = self._parts
+        parts.engine.share_gradients(parts.parameters.values(), outside=self._trained_in_text())
+
+    def _trained_in_text(self) -> Collection[nn.Parameter]:
+        text = self._parts.text
+        return text.parameters().values() if text is not None and not text.is_held else ()
 
     def _backward(self) -> StepFigures:
         """Add up the gradients of a step, and return its figures on this process."""

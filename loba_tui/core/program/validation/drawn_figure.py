@@ -10,6 +10,7 @@ import torch
 
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import RowScale
+from loba_tui.core.program.engines.base import Engine
 from loba_tui.core.program.evaluation.eraser_effect import JUDGED_SCALE
 from loba_tui.core.program.evaluation.measure import MeasureContext, measure, read_values
 from loba_tui.core.program.evaluation.slider_effect import base_index, measure_effect
@@ -34,6 +35,7 @@ class DrawnFigure:
     model: OpenModel
     components: Components
     context: RunContext
+    engine: Engine
     _base: np.ndarray | None = field(default=None, repr=False)
 
     @property
@@ -51,9 +53,10 @@ class DrawnFigure:
         A run that is asked to stop draws it to its end: without it the run could not go on exactly.
         """
         figure = math.nan
-        if self.context.processes.is_first:
-            with self.components.lent(), torch.random.fork_rng(devices=[]):
-                figure = self._read(self._images(scale))
+        with self.engine.led() as leads:
+            if leads:
+                with self.components.lent(), torch.random.fork_rng(devices=[]):
+                    figure = self._read(self._images(scale))
         shared: float = self.context.processes.share(figure)
         return shared
 

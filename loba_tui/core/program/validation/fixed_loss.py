@@ -42,14 +42,21 @@ class FixedLoss:
         """UNet rows that were computed so far, what is made once included."""
         return self.parts.counter.rows
 
-    def summed(self, rank: int, num_processes: int) -> tuple[float, int]:
-        """Return one process's share of the loss, summed over rows, and the number of its rows."""
-        total, count = 0.0, 0
+    def summed(self, rank: int, num_processes: int, *, equally: bool = False) -> tuple[float, int]:
+        """Return one process's share of the loss, summed over rows, and the number of its rows.
+
+        Args:
+            equally: Have all processes make equally many micro-steps, of which the ones that are
+                too many are not counted.
+        """
+        total, count, num = 0.0, 0, len(self.num_rows)
+        end = -(-num // num_processes) * num_processes if equally else num
         with torch.no_grad(), self._undisturbed():
-            for index in range(rank, len(self.num_rows), num_processes):
-                loss = self.method.step(index, 0.0).loss
-                total += float(loss) * self.num_rows[index]
-                count += self.num_rows[index]
+            for index in range(rank, end, num_processes):
+                loss = self.method.step(index % num, 0.0).loss
+                if index < num:
+                    total += float(loss) * self.num_rows[index]
+                    count += self.num_rows[index]
         return total, count
 
     @contextmanager

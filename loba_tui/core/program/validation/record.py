@@ -56,12 +56,14 @@ class Validation:
         held_out: The loss on what is not trained on.
         trained: The loss on as much that is; None where it is not asked for.
         processes: They share the work, and all take the same figures.
+        forward_needs_all: As the engine's.
     """
 
     held_out: FixedLoss
     trained: FixedLoss | None
     every: int
     processes: Processes
+    forward_needs_all: bool = False
     evaluations: list[Evaluation] = field(default_factory=list, init=False)
 
     def is_due(self, step: int, *, is_last: bool) -> bool:
@@ -85,7 +87,9 @@ class Validation:
 
     def _mean(self, loss: FixedLoss) -> float:
         processes = self.processes
-        total, count = processes.add(*loss.summed(processes.rank, processes.num))
+        total, count = processes.add(
+            *loss.summed(processes.data_rank, processes.num_data, equally=self.forward_needs_all)
+        )
         return total / count
 
     def overfits(self) -> str | None:

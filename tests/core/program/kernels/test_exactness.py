@@ -51,7 +51,7 @@ def trainer_of(model: Path, folder: Path, *, dtype: str = "float32", **train: An
     records, container = NullWriter(), opened.container
     steering = steering_of(recipe, RunDir(folder), records)
     components = Components(opened.wrapper.cache, recipe.base_model.id, container, records)
-    strips = StripDrawer(recipe, opened, steering.context, components)
+    strips = StripDrawer(recipe, opened, steering.context, components, engine)
     run = build(recipe, opened, engine=engine, steering=steering, strips=strips)
     assert isinstance(run, Trainer)
     return run

@@ -164,7 +164,9 @@ def trainer_of(
     run_dir = RunDir(folder)
     with RunWriter.open(run_dir) as writer:
         steering = steering_of(recipe, run_dir, writer)
-        strips = StripDrawer(recipe, model, steering.context, Components(None, "", None, writer))
+        strips = StripDrawer(
+            recipe, model, steering.context, Components(None, "", None, writer), engine
+        )
         yield build(recipe, model, engine=engine, steering=steering, strips=strips)
 
 

@@ -193,7 +193,9 @@ def bytes_by_place(
     found: dict[Place, int] = {}
     for module in modules:
         for tensor in (*module.parameters(), *module.buffers()):
-            storage = tensor.untyped_storage()
+            # Of a tensor that several processes share, what this one holds.
+            own = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+            storage = own.untyped_storage()
             # Tensors on the meta device have no address; each is its own storage.
             address = (str(tensor.device), storage.data_ptr() or id(tensor))
             if storage.nbytes() and address not in seen:

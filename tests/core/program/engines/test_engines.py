@@ -1,0 +1,130 @@
+"""Each engine trains what one process does with the same global batch."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from process_groups import Trained, job_after, new_job, train_together
+from program_runs import new_run, run_here
+
+from loba_tui.core.plugins import SHIPPED
+from loba_tui.core.recipe.load import parse_recipe
+from loba_tui.core.recipe.schema import Recipe
+
+STEPS = 10
+ENGINES: dict[str, dict[str, Any]] = {"ddp": {}, "fsdp2": {"engine": "fsdp2"}}
+CONCEPTS = [
+    {"target": "a shape", "positive": "a large shape", "negative": "a small shape"},
+    {"target": "a red circle", "positive": "a large red circle", "negative": "a red dot"},
+]
+HELD_OUT = {"target": "a cross", "positive": "a large cross", "negative": "a small cross"}
+
+
+def small_slider(batch_size: int, **sections: Any) -> Recipe:
+    """Return a recipe that trains, averages, validates, draws and proves in few forwards."""
+    recipe = {
+        "version": 1,
+        "name": "small",
+        "base_model": {"id": "builtin:shapes-xl", "device": "cpu", "threads": 1},
+        "adapter": {"name": "lora", "rank": 2, "alpha": 2},
+        "method": {
+            "name": "text_slider",
+            "trajectories": "bank",
+            "rollout_steps": 3,
+            "bank_images": 4,
+            "bank_samples": 16,
+            "concepts": CONCEPTS,
+        },
+        "optimizer": {"name": "adamw", "lr": 1e-3},
+        "scheduler": {"noise": {"name": "euler"}},
+        "train": {
+            "steps": STEPS,
+            "batch_size": batch_size,
+            "ema": {"decay": 0.9},
+            "efficacy_every": 5,
+        },
+        # Three micro-steps of one row: no number that two processes could share evenly.
+        "validation": {"every": 5, "concepts": [HELD_OUT], "timesteps": 3, "most": 1},
+        "sample": {"every": 5, "steps": 3, "scales": [-1, 0, 1], "batch_size": 6},
+        "save": {"every": 5, "keep": 3},
+        "proof": {"measure": {"name": "shape_area"}, "prompts": ["a green square"]},
+    }
+    return parse_recipe({**recipe, **sections}, plugins=SHIPPED)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """One process with the batch of two."""
+    run_dir = new_run(small_slider(4), tmp_path_factory.mktemp("alone"))
+    return Trained(run_here(small_slider(4), run_dir))
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    """Two processes with each engine, and with fsdp2 once more from the middle on."""
+    folder = tmp_path_factory.mktemp("together")
+    jobs = {
+        name: new_job(small_slider(2, parallel=parallel), folder)
+        for name, parallel in ENGINES.items()
+    }
+    jobs["resumed"] = job_after(jobs["fsdp2"], STEPS // 2)
+    found = train_together(list(jobs.values()), 2, folder)
+    return dict(zip(jobs, found, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_processes_train_what_one_does_with_twice_the_batch(
+    alone: Trained, together: dict[str, Trained], engine: str
+) -> None:
+    two = together[engine]
+    assert len(two.losses) == STEPS
+    np.testing.assert_allclose(two.losses, alone.losses, rtol=1e-4)
+    ours, theirs = two.adapter, alone.adapter
+    assert ours.keys() == theirs.keys()
+    assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 2e-5
+    assert max(float(theirs[key].abs().max()) for key in theirs) > 1e-3
+    # Against data parallelism: how many rows are validated at once depends on the batch size.
+    validated = [[e["loss"] for e in run.events("validated")] for run in (two, together["ddp"])]
+    assert len(validated[0]) == 2
+    np.testing.assert_allclose(*validated, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_each_process_holds_half_of_the_base_under_fsdp2(together: dict[str, Trained]) -> None:
+    facts = together["fsdp2"].events("built")[0]
+    adapter = facts["trained_parameters"]
+    share = (facts["held_parameters"] - adapter) / (facts["denoiser_parameters"] - adapter)
+    assert 0.5 <= share < 0.501
+    assert together["ddp"].num_held == facts["denoiser_parameters"]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_exactly_under_fsdp2(together: dict[str, Trained]) -> None:
+    hashes = {
+        hashlib.sha256(together[name].run_dir.adapter.path.read_bytes()).hexdigest()
+        for name in ("fsdp2", "resumed")
+    }
+    assert len(hashes) == 1
+    assert [event["step"] for event in together["resumed"].events("resumed")] == [STEPS // 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_first_process_draws_and_proves(
+    alone: Trained, together: dict[str, Trained], engine: str
+) -> None:
+    two = together[engine]
+    assert [event["step"] for event in two.events("sampled")] == [STEPS // 2, STEPS]
+    assert not two.events("sample_failed")
+    assert len(two.events("measured")) == 1
+    for step in (STEPS // 2, STEPS):
+        drawn = [
+            np.asarray(Image.open(run.run_dir.sample_strip(step).path)).astype(int)
+            for run in (two, alone)
+        ]
+        assert np.abs(drawn[0] - drawn[1]).max() <= 2
