@@ -113,6 +113,8 @@ def _of_event(event: Event) -> tuple[NoticeKind, str] | None:
         case "failed":
             is_nan = data.get("exit_code") == ExitCode.NUMERICS
             return "nan" if is_nan else "failed", f"failed: {message}"
+        case "peer_lost":
+            return "failed", f"stopped: {message}"
         case "skipped":
             return "nan", f"met a loss that is not finite: {message}"
         case "measured" | "ended_early" if data.get("outcome") in ("dead", "collapsed"):

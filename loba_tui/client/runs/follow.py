@@ -13,7 +13,14 @@ from types import FrameType
 from loba_tui.client.runs.events import describe_event
 from loba_tui.client.runs.log_tail import last_lines
 from loba_tui.client.runs.progress import Progress, Screen
-from loba_tui.core.errors import ExitCode, Interrupted, LobaError, ResourceError, Stopped
+from loba_tui.core.errors import (
+    ExitCode,
+    Interrupted,
+    LobaError,
+    PeerLost,
+    ResourceError,
+    Stopped,
+)
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event
 from loba_tui.core.text import clean
@@ -94,10 +101,7 @@ class Follower:
         if self._num_interrupts > 1:
             return Stopped(f"Killed. What was saved is in {self.run_dir.path}.")
         if status == ExitCode.RESUMABLE:
-            return Interrupted(
-                f"Stopped at step {self._progress.step} of {self._progress.total}; all is saved.",
-                f"Continue with: loba run --resume {self.run_dir.path}",
-            )
+            return self._resumable()
         if status == ExitCode.INTERRUPTED:
             told = next((e.data.get("message") for e in self.events if e.kind == "stopped"), None)
             return Stopped(clean(told or "Stopped before it was done."))
@@ -107,6 +111,22 @@ class Follower:
         if self._num_interrupts == 1:
             return Stopped("Interrupted before the first step; there is nothing to resume.")
         return self._unreported(status)
+
+    def _resumable(self) -> LobaError:
+        """Return how a run has ended that can go on."""
+        hint = f"Continue with: loba run --resume {self.run_dir.path}"
+        begun = [each for each in self.events if each.kind in ("started", "peer_lost")][-1:]
+        if begun and begun[0].kind == "peer_lost":  # nothing was started after that
+            told = begun[0].data
+            rank = told["rank"] if isinstance(told.get("rank"), int) else None
+            # Checks of the network are named there; how to go on stands here.
+            checks = str(told.get("hint") or "")
+            hint = f"{hint}\n{clean(checks)}" if rank is None and "resume" not in checks else hint
+            message = clean(told.get("message") or "A process of the run was lost.")
+            return PeerLost(message, hint, rank=rank, host=clean(told.get("host") or "", limit=80))
+        return Interrupted(
+            f"Stopped at step {self._progress.step} of {self._progress.total}; all is saved.", hint
+        )
 
     def _reported(self, failed: Event, status: int) -> LobaError:
         # The program's own message: what it was told has no line ends in there.

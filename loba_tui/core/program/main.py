@@ -20,20 +20,18 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psutil
 
 from loba_tui.core.errors import (
     ExitCode,
-    Interrupted,
     LobaError,
+    PeerLost,
     RecipeError,
     ResourceError,
     Stopped,
@@ -42,7 +40,10 @@ from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.output import RecordHandler, start_log
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.plugins.loading import as_plugin_error
+from loba_tui.core.program.peers.errors import is_peer_error, unknown_peer_lost
+from loba_tui.core.program.peers.records import note_ending
 from loba_tui.core.program.quick_imports import without_collections
+from loba_tui.core.program.steering.stop_flag import StopFlag
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
 from loba_tui.core.recipe.migrate.flags import V0_FLAGS, Flag, migrate_flags
 from loba_tui.core.recipe.schema import Recipe
@@ -57,34 +58,6 @@ from loba_tui.core.text import clean
 from loba_tui.core.user_folders import tensors_folder
 
 logger = logging.getLogger(__name__)
-
-
-class StopFlag:
-    """Set by SIGINT, SIGTERM and SIGUSR1; a second SIGINT ends the process at once.
-
-    A context manager: it takes the signals over, and gives their handlers back at its end. SIGHUP
-    is ignored meanwhile, since a lost terminal is no reason to stop.
-    """
-
-    def __init__(self) -> None:
-        self.is_set = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopFlag:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            self._before[number] = signal.signal(number, self._handle)
-        self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.is_set and number == signal.SIGINT:
-            os._exit(ExitCode.INTERRUPTED)
-        self.is_set = True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,6 +103,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 run_dir = _new_run(recipe, parent)
                 sys.stderr.write(f"run directory: {run_dir.path}\n")
         return _run(recipe, run_dir if rank == 0 else None, start, plugins)
+    except PeerLost as error:
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+        # What is left of the group aborts the process when the interpreter ends.
+        os._exit(error.exit_code)
     except LobaError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -276,18 +254,12 @@ def _records_of(run_dir: RunDir, plugins: Plugins) -> Iterator[RunWriter]:
 
 
 def _note_failure(writer: RunWriter, error: BaseException, ours: LobaError | None) -> None:
-    if isinstance(ours, Interrupted | Stopped):
-        writer.event("stopped", message=ours.message, exit_code=int(ours.exit_code))
-        writer.status(phase="stopped")
-        return
-    writer.event(
-        "failed",
-        message=ours.message if ours else f"{type(error).__name__}: {error}",
-        hint=ours.hint if ours else "This is a bug of LOBA-Trainer; log.txt has more.",
-        exit_code=int(ours.exit_code if ours else ExitCode.BUG),
-        traceback="".join(traceback.format_exception(error)),
-    )
-    writer.status(phase="failed")
+    if ours is None:
+        ours = LobaError(
+            f"{type(error).__name__}: {error}",
+            "This is a bug of LOBA-Trainer; log.txt has more.",
+        )
+    note_ending(writer, ours, cause=error)
 
 
 def as_loba_error(error: BaseException) -> LobaError | None:
@@ -301,6 +273,8 @@ def as_loba_error(error: BaseException) -> LobaError | None:
             f"out of memory: {error}".split("\n", maxsplit=1)[0],
             "Take a smaller sample.batch_size, or another device.",
         )
+    if is_peer_error(error):
+        return unknown_peer_lost(error)
     trouble = disk.trouble_of(error)
     if trouble is not None:
         return ResourceError(

@@ -22,6 +22,8 @@ from loba_tui.core.program.evaluation.measure import check_measures, fetch_model
 from loba_tui.core.program.finish import check_calibration, finish
 from loba_tui.core.program.kernels.exactness import set_exactness
 from loba_tui.core.program.open_model import OpenModel, open_model, prompts_of, with_images
+from loba_tui.core.program.peers.group import open_beats
+from loba_tui.core.program.peers.watch import watch_peers
 from loba_tui.core.program.planning.preflight import Preflight
 from loba_tui.core.program.sampling.run_strips import StripDrawer
 from loba_tui.core.program.steering.boundary import Steering
@@ -60,6 +62,13 @@ def train(
     set_exactness(recipe.train, device)
     stop = StopRequest(flag, start.deadline)
     context = RunContext(processes.share(run_dir), records, processes, stop, plugins)
+    with watch_peers(context, open_beats(processes, device), recipe.parallel.timeout):
+        _train(recipe, engine, context, start)
+
+
+def _train(recipe: Recipe, engine: Engine, context: RunContext, start: StartOptions) -> None:
+    processes, device, records = engine.processes, engine.accelerator.device, context.records
+    plugins = context.plugins
     preflight = Preflight(recipe, device, plugins)
     recipe = preflight.settle(context, engine)
     settings = LiveSettings(recipe, context)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import statistics
 import threading
 import time
+from collections import deque
 from typing import Any
 
 from loba_tui.core.errors import ResourceError
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 STATUS_INTERVAL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 1.0
+_PACE_STEPS = 32
 # Records that wait for a full disk; at a few hundred bytes each these are tens of thousands.
 _MAX_WAITING_BYTES = 8 * 2**20
 
@@ -33,6 +36,12 @@ class Records:
 
     phase = ""
     """What the run was last said to be doing."""
+    step = 0
+    """Steps done."""
+    saved_step = 0
+    """Step of the last checkpoint that this process knows of."""
+    longest_step = 0.0
+    """Seconds of the longest step so far, which tell a long step from one that hangs."""
 
     def metric(self, *, step: int, **values: Any) -> None:
         """Append the record of one step: loss, lr, grad_norm, seconds, memory_mib, forwards, ….
@@ -42,6 +51,8 @@ class Records:
 
     def event(self, kind: str, /, **data: Any) -> None:
         """Append something that happened, such as `saved`, `sampled`, `warning` or `failed`."""
+        if kind in ("saved", "resumed"):
+            self.saved_step = data.get("step", self.saved_step)
 
     def warn(self, message: str) -> None:
         """Append a warning that the user should see."""
@@ -56,7 +67,19 @@ class Records:
 
 
 class NullWriter(Records):
-    """The records of a process that is not its run's first, which writes for all of them."""
+    """The records of a process that is not its run's first, which writes for all of them.
+
+    It only remembers where the process is.
+    """
+
+    def metric(self, *, step: int, **values: Any) -> None:
+        """Take note of how long the step took."""
+        self.longest_step = max(self.longest_step, values.get("seconds") or 0.0)
+
+    def status(self, **facts: Any) -> None:
+        """Take note of phase and step."""
+        self.phase = facts.get("phase") or self.phase
+        self.step = facts.get("step") or self.step
 
     def warn(self, message: str) -> None:
         """Log a warning, which may concern this process alone."""
@@ -78,7 +101,9 @@ class RunWriter(Records):
         self._owner = owner.this_process()
         self._started = time.time()
         self.phase = "starting"
-        self._step = 0
+        self.step = 0
+        self.longest_step = 0.0
+        self._seconds: deque[float] = deque(maxlen=_PACE_STEPS)
         self._total = 0
         self._extra: dict[str, Any] = {}
         self._moved = self._started
@@ -116,12 +141,18 @@ class RunWriter(Records):
 
     def metric(self, *, step: int, **values: Any) -> None:
         """Append a line to metrics.jsonl."""
+        if seconds := values.get("seconds"):
+            with self._guard:
+                self.longest_step = max(self.longest_step, seconds)
+                self._seconds.append(seconds)
         self._metrics.append({"step": step, "time": time.time(), **values})
 
     def event(self, kind: str, /, **data: Any) -> None:
-        """Append a line to events.jsonl, without secrets."""
+        """Append a line to events.jsonl, without secrets; any thread may do so."""
+        super().event(kind, **data)
         record = {"version": RECORD_VERSION, "event": kind, "time": time.time()}
-        self._events.append({**record, **self._redact(data)})
+        with self._guard:
+            self._events.append({**record, **self._redact(data)})
 
     def status(
         self,
@@ -137,13 +168,16 @@ class RunWriter(Records):
         tenths of a second old, so calling this every step is cheap.
         """
         with self._guard:
-            if (phase or self.phase, step or self._step) != (self.phase, self._step):
+            shown = self._redact(extra)
+            before = (self.phase, self.step, *(self._extra.get(key) for key in shown))
+            # Images drawn, bytes fetched and the like are movement as well as a step is.
+            if (phase or self.phase, step or self.step, *shown.values()) != before:
                 self._moved = time.time()
             urgent = phase is not None and phase != self.phase
             self.phase = self.phase if phase is None else phase
-            self._step = self._step if step is None else step
+            self.step = self.step if step is None else step
             self._total = self._total if total is None else total
-            self._extra.update(self._redact(extra))
+            self._extra.update(shown)
             self._status_pending = True
             if urgent or time.monotonic() - self._status_written >= STATUS_INTERVAL_SECONDS:
                 self.flush()
@@ -158,8 +192,8 @@ class RunWriter(Records):
         """Write the status now."""
         with self._guard:
             # `moved` tells a viewer since when nothing has happened, however alive the process is.
-            extra = {"started": self._started, "moved": self._moved, **self._extra}
-            status = Status(self.phase, self._step, self._total, time.time(), self._owner, extra)
+            extra = {"started": self._started, "moved": self._moved, **self._pace(), **self._extra}
+            status = Status(self.phase, self.step, self._total, time.time(), self._owner, extra)
             content = encode(status.as_json())
             try:
                 self.run_dir.status.replace(content)
@@ -169,6 +203,13 @@ class RunWriter(Records):
                 _overwrite(self.run_dir.status, content)
             self._status_written = time.monotonic()
             self._status_pending = False
+
+    def _pace(self) -> dict[str, float]:
+        """Return what a viewer compares the time since the last movement with, once it is known."""
+        if not self._seconds:
+            return {}
+        usual = statistics.median(self._seconds)
+        return {"usual_step": round(usual, 4), "longest_step": round(self.longest_step, 4)}
 
     def _beat(self) -> None:
         while not self._closing.wait(HEARTBEAT_SECONDS):

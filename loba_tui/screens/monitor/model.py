@@ -195,8 +195,8 @@ class MonitorModel:
 
     def _note(self, event: Event) -> None:
         self._events.append(event_line(event))
-        if event.kind in ("started", "failed"):
-            self._failure = str(event.data.get("message", "")) if event.kind == "failed" else ""
+        if event.kind in ("started", "failed", "peer_lost"):
+            self._failure = str(event.data.get("message", ""))
         letter = MARKS.get(event.kind)
         if letter is None:
             return

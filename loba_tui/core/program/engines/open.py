@@ -10,6 +10,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.engines.base import Engine
 from loba_tui.core.program.engines.ddp import Ddp
 from loba_tui.core.program.engines.fsdp2 import Fsdp2
+from loba_tui.core.program.peers.group import forming_a_group, group_options
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.recipe.schema import Recipe
 
@@ -42,16 +43,19 @@ def build_accelerator(recipe: Recipe, *, local_rank: int = 0) -> Accelerator:
 
     Raises:
         ResourceError: The recipe's device is not there.
+        PeerLost: Not all processes of the run came together.
     """
     device = resolve_device(recipe.base_model.device, local_rank=local_rank)
     if device.type == "cuda":
         # Accelerate takes the current device; a recipe may name another than the first.
         torch.cuda.set_device(device)
-    return Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision=_MIXED_PRECISION[resolve_dtype(recipe.base_model.dtype, device)],
-        gradient_accumulation_steps=recipe.train.gradient_accumulation,
-    )
+    with forming_a_group():
+        return Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision=_MIXED_PRECISION[resolve_dtype(recipe.base_model.dtype, device)],
+            gradient_accumulation_steps=recipe.train.gradient_accumulation,
+            kwargs_handlers=[group_options(recipe.parallel.timeout)],
+        )
 
 
 def _refuse_odd_groups(recipe: Recipe, num_processes: int) -> None:

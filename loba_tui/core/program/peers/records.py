@@ -1,0 +1,44 @@
+"""Records of how a run has ended, where a process of it was lost or not."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+
+from loba_tui.core.errors import Interrupted, LobaError, PeerLost, Stopped
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.reader import RunReader
+from loba_tui.core.run.writer import Records, RunWriter
+
+
+def note_ending(records: Records, error: LobaError, *, cause: BaseException | None = None) -> None:
+    """Write how a run has ended, as its last event and as its phase.
+
+    Args:
+        cause: The error as it was raised, for its traceback; None takes `error`.
+    """
+    ending = {"message": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
+    if isinstance(error, PeerLost):
+        records.event("peer_lost", rank=error.rank, host=error.host, step=records.step, **ending)
+    elif isinstance(error, Interrupted | Stopped):
+        records.event("stopped", message=error.message, exit_code=int(error.exit_code))
+    else:
+        trace = "".join(traceback.format_exception(cause or error))
+        records.event("failed", **ending, traceback=trace)
+    is_over = isinstance(error, PeerLost | Interrupted | Stopped)
+    records.status(phase="stopped" if is_over else "failed")
+
+
+def note_ending_for_first(run_dir: RunDir, error: PeerLost) -> None:
+    """Write that the first process is lost, where its run is free and its disk is this one's too.
+
+    That process writes all records while it lives. One that is only stopped holds the run, and
+    nothing is written.
+    """
+    with contextlib.suppress(OSError, LobaError):
+        before = RunReader(run_dir).status()
+        if before is None or before.is_final:
+            return
+        with RunWriter.open(run_dir) as writer:
+            writer.status(step=before.step, total=before.total)
+            note_ending(writer, error)
