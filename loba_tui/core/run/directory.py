@@ -66,6 +66,7 @@ class RunDir:
     marker = FileBelow(".loba-run")  # says that the folder is a run's, and so may be deleted
     recipe = FileBelow("recipe.yaml")  # the resolved recipe, written once
     origin = FileBelow("origin.json")  # where a recipe from elsewhere was fetched from
+    sweep = FileBelow("sweep.json")  # the sweep that it belongs to, and what varies in it
     status = FileBelow("status.json")  # phase and step; replaced atomically
     metrics = FileBelow("metrics.jsonl")  # one record a step; append only
     events = FileBelow("events.jsonl")  # everything that is not a step; append only
@@ -121,19 +122,12 @@ class RunDir:
         Raises:
             ResourceError: The folder cannot be made or written to.
         """
-        begin = with_home(parent).absolute() / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        path = _plain(begin)
+        run_dir = cls(new_folder(parent, name))
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path = _made_with_digits(path)
-            run_dir = cls(path)
             run_dir.prepare()
             run_dir.checkpoints.make()
         except OSError as error:
-            raise ResourceError(
-                f"The run folder {path} cannot be made: {error.strerror or error}.",
-                "Choose a folder that can be written to with --out-dir, or free some space.",
-            ) from error
+            raise _not_made(run_dir.path, error) from error
         if ledger is not None:
             ledger.register(run_dir)
         return run_dir
@@ -229,6 +223,27 @@ def adapter_named(path: Path) -> Source:
         RecipeError: It is a folder, and no run's.
     """
     return RunDir.open(path).adapter if path.is_dir() else adapter_source(path)
+
+
+def new_folder(parent: Path | str, name: str) -> Path:
+    """Make a new folder `<name>-<YYYYmmdd-HHMMSS>-<4 hex digits>` under `parent`, for its owner.
+
+    Raises:
+        ResourceError: It cannot be made.
+    """
+    path = _plain(with_home(parent).absolute() / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _made_with_digits(path)
+    except OSError as error:
+        raise _not_made(path, error) from error
+
+
+def _not_made(path: Path, error: OSError) -> ResourceError:
+    return ResourceError(
+        f"The run folder {path} cannot be made: {error.strerror or error}.",
+        "Choose a folder that can be written to with --out-dir, or free some space.",
+    )
 
 
 def _made_with_digits(begin: Path) -> Path:

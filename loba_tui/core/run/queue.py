@@ -37,6 +37,11 @@ class Entry:
         folder: The working directory of the command that queued it.
         environ: Those of KEPT_ENVIRONMENT that were set.
         was_started: Whether it has had its turn already.
+        slots: The devices that it may be started on, `cpu` or `cuda:N` as the machine counts them;
+            one that stands there twice may hold two runs at once. Empty leaves the choice to the
+            recipe, and then nothing else runs on the device.
+        slot: Which of them it was started on.
+        retries: How many times more it is resumed after its process was killed.
     """
 
     path: Path
@@ -46,6 +51,23 @@ class Entry:
     folder: str
     environ: Mapping[str, str]
     was_started: bool = False
+    slots: tuple[str, ...] = ()
+    slot: str = ""
+    retries: int = 0
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Return where it may run, one for each run that may be there at once."""
+        return self.slots or (self.device,)
+
+    @property
+    def start_environ(self) -> dict[str, str]:
+        """Return what its program's environment differs by."""
+        found = dict(self.environ)
+        if self.slot:
+            kind, _, index = self.slot.partition(":")
+            found["CUDA_VISIBLE_DEVICES"] = index if kind == "cuda" else ""
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of the entry's file."""
@@ -57,6 +79,9 @@ class Entry:
             "folder": self.folder,
             "environ": dict(self.environ),
             "was_started": self.was_started,
+            "slots": list(self.slots),
+            "slot": self.slot,
+            "retries": self.retries,
         }
 
     @classmethod
@@ -74,8 +99,12 @@ class Entry:
                 folder=str(record["folder"]),
                 environ={k: str(record["environ"][k]) for k in record["environ"]},
                 was_started=bool(record["was_started"]),
+                # Not in the entries of versions without slots.
+                slots=tuple(map(str, record.get("slots", ()))),
+                slot=str(record.get("slot", "")),
+                retries=int(record.get("retries", 0)),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not a queue entry: {error!r}") from error
 
     def liveness(self) -> Liveness:
@@ -109,8 +138,14 @@ class Queue:
         argv_extra: Sequence[str],
         device: str,
         environ: Mapping[str, str],
+        slots: Sequence[str] = (),
+        retries: int = 0,
     ) -> Entry:
         """Put a run at the end.
+
+        Args:
+            slots: See `Entry`.
+            retries: How many times it is resumed after its process was killed.
 
         Raises:
             RefusedError: Something in the run's folder is not this user's own file or folder.
@@ -128,6 +163,8 @@ class Queue:
             device=device,
             folder=str(Path.cwd()),
             environ={name: environ[name] for name in KEPT_ENVIRONMENT if name in environ},
+            slots=tuple(slots),
+            retries=retries,
         )
         run_dir.require_safe()
         run_dir.status.replace(encode(Status("queued", 0, 0, heartbeat=time.time()).as_json()))
@@ -136,11 +173,13 @@ class Queue:
 
     def entries(self) -> list[Entry]:
         """Return what is queued, in order; what is not an entry is left out."""
-        found = []
-        for path in self._paths():
-            with contextlib.suppress(OSError, ValueError):
-                found.append(Entry.read(path))
-        return found
+        return [entry for path in self._paths() if (entry := self.at(path)) is not None]
+
+    def at(self, path: Path) -> Entry | None:
+        """Return the entry that is in a file; None where there is none any more."""
+        with contextlib.suppress(OSError, ValueError):
+            return Entry.read(path)
+        return None
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]" * 8 + "-*.json"))
@@ -149,11 +188,25 @@ class Queue:
         """Return the entry of a run."""
         return next((each for each in self.entries() if each.run.path == run_dir.path), None)
 
-    def mark_started(self, entry: Entry) -> Entry:
-        """Note that a run has had its turn."""
-        started = replace(entry, was_started=True)
+    def mark_started(self, entry: Entry, slot: str = "") -> Entry:
+        """Note that a run has had its turn, and on which of its slots."""
+        started = replace(entry, was_started=True, slot=slot)
         write_atomically(entry.path, encode(started.as_json()))
         return started
+
+    def mark_killed(self, entry: Entry, said: Status | None) -> Entry:
+        """Note that a run's process was killed; it waits for a slot again.
+
+        Args:
+            said: The last status of that process. One that had not yet taken the run would pass for
+                a program that is being started.
+        """
+        waiting = replace(entry, retries=entry.retries - 1, slot="")
+        step, total = (said.step, said.total) if said is not None else (0, 0)
+        status = Status("queued", step, total, heartbeat=time.time())
+        entry.run.status.replace(encode(status.as_json()))
+        write_atomically(entry.path, encode(waiting.as_json()))
+        return waiting
 
     def remove(self, entry: Entry) -> None:
         """Take an entry out; the run itself stays as it is."""

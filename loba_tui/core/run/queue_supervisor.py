@@ -45,27 +45,47 @@ class Supervisor:
 
     def work(self) -> bool:
         """Do what can be done now; return whether anything is left to wait for."""
-        for path, child in list(self._children.items()):
-            status = child.poll()
-            if status is not None:
-                logger.info("%s ended with %d", path.name, status)
-                del self._children[path]
-                path.unlink(missing_ok=True)
+        self._reap()
         entries = self.queue.entries()
         taken = self._devices_in_use({entry.run.path for entry in entries})
+        wanted: list[str] = []  # by what waits further ahead: nothing behind it overtakes it
+        waiting = []
         for entry in entries:
             reader = RunReader(entry.run)
             # One that is alive and no child of ours was started by an earlier supervisor.
             if entry.path in self._children or (entry.was_started and reader.liveness().is_alive):
-                taken.append(_told_device(reader, entry.device))
+                taken.append(entry.slot or _told_device(reader, entry.device))
             elif self._is_over(entry):
                 self.queue.remove(entry)
-            elif any(shares_device(entry.device, device) for device in taken):
-                taken.append(entry.device)  # nothing behind it overtakes it
             else:
-                taken.append(entry.device)
-                self._start(entry)
+                waiting.append(entry)
+        for entry in waiting:
+            device = free_device(entry.devices, taken, wanted)
+            if device is None:
+                wanted += entry.devices
+            else:
+                taken.append(device)
+                self._start(entry, device if entry.slots else "")
         return bool(entries or self._children)
+
+    def _reap(self) -> None:
+        """Take out the runs whose process has ended; one that was killed may go on."""
+        for path, child in list(self._children.items()):
+            status = child.poll()
+            if status is None:
+                continue
+            logger.info("%s ended with %d", path.name, status)
+            del self._children[path]
+            entry = self.queue.at(path)
+            if entry is None:
+                continue
+            said = RunReader(entry.run).status()
+            was_killed = status < 0 and not (said is not None and said.is_final)
+            if was_killed and entry.retries > 0:
+                again = self.queue.mark_killed(entry, said)
+                logger.info("%s goes on, %d times more", path.name, again.retries)
+            else:
+                self.queue.remove(entry)
 
     def _is_over(self, entry: Entry) -> bool:
         if not entry.run.recipe.is_there():
@@ -83,18 +103,18 @@ class Supervisor:
                 devices.append(_told_device(reader, "auto"))
         return devices
 
-    def _start(self, entry: Entry) -> None:
+    def _start(self, entry: Entry, slot: str) -> None:
         extra = list(entry.argv_extra)
         # It had its turn, and the machine went down: it goes on where it was.
         if entry.was_started and "--resume" not in extra:
             extra.append("--resume")
         try:
-            started = self.queue.mark_started(entry)
+            started = self.queue.mark_started(entry, slot)
             self._children[entry.path] = launch.launch(
                 entry.run,
                 argv_extra=extra,
                 program=self.program,
-                environ={**os.environ, **entry.environ},
+                environ={**os.environ, **started.start_environ},
                 folder=entry.folder if Path(entry.folder).is_dir() else None,
             )
         except LobaError as error:
@@ -108,6 +128,22 @@ def _told_device(reader: RunReader, otherwise: str) -> str:
     """Return the device that a started run has told."""
     status = reader.status()
     return str(status.extra.get("device", otherwise)) if status else otherwise
+
+
+def free_device(devices: Sequence[str], taken: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """Return the first device that has room for one more run, None where none has.
+
+    Args:
+        devices: Those that a run may take, each once for every run that may be there at once.
+        taken: The devices of runs that go on, one for each.
+        wanted: The devices that are kept for others.
+    """
+    for device in dict.fromkeys(devices):
+        num_there = sum(shares_device(device, other) for other in taken)
+        is_kept = any(shares_device(device, other) for other in wanted)
+        if not is_kept and num_there < devices.count(device):
+            return device
+    return None
 
 
 def shares_device(one: str, other: str) -> bool:
