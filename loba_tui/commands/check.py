@@ -65,6 +65,12 @@ def validate(
     _exit_unless_done(exit_code(each for problems in found.values() for each in problems))
 
 
+Processes = Annotated[
+    int | None,
+    typer.Option(min=2, help="Say what each of N processes would hold under each engine."),
+]
+
+
 @grouped
 def plan(
     recipe: Recipe = None,
@@ -80,6 +86,7 @@ def plan(
         list[str] | None,
         typer.Option(help="Say how so much free memory, such as 12GB, would be used; repeatable."),
     ] = None,
+    processes: Processes = None,
     agreed: Agreed = Agreed(),  # noqa: B008  frozen
 ) -> None:
     """Show what would run, drawn: its schedules over steps, layers, timesteps and noise.
@@ -90,7 +97,7 @@ def plan(
     """
     from loba_tui.client.plans import request as planning
     from loba_tui.client.plans.ascii_charts import Canvas
-    from loba_tui.client.plans.requirements_text import memory_lines
+    from loba_tui.client.plans.requirements_text import memory_lines, process_lines
     from loba_tui.client.plans.text import data_lines, plan_lines
     from loba_tui.commands.live_line import foreground
     from loba_tui.commands.open_recipe import load_agreed, open_recipe
@@ -101,6 +108,8 @@ def plan(
     sizes = tuple(parse_size(size) for size in memory or ())
     if data:
         document = planning.ask("data", resolved, here)
+    elif processes is not None:
+        document = planning.ask("plan", resolved, here, processes=processes)["processes"]
     elif sizes:
         document = planning.ask("plan", resolved, here, memory=sizes)["memory"]
     else:
@@ -111,8 +120,13 @@ def plan(
             plugins=plugins,
             most_seconds=-1.0 if fresh else planning.MOST_SECONDS,
         )
-    if data or sizes:
-        lines: Iterable[str] = data_lines(document) if data else memory_lines(document)
+    lines: Iterable[str]
+    if data:
+        lines = data_lines(document)
+    elif processes is not None:
+        lines = process_lines(document)
+    elif sizes:
+        lines = memory_lines(document)
     else:
         lines = plan_lines(document["sections"], Canvas.of(sys.stdout))
     echo_result(document, lines, as_json=as_json)

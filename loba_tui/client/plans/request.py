@@ -157,11 +157,13 @@ def ask(
     here: Foreground,
     *,
     memory: tuple[int, ...] = (),
+    processes: int = 0,
 ) -> dict[str, Any]:
     """Return a plan's sections, or what all images and captions of a recipe are.
 
     Args:
         memory: Sizes in bytes: the plan says how each would be used, and nothing else.
+        processes: The plan says what each of so many would hold, and nothing else.
 
     Raises:
         LobaError: Something of it cannot be used; the message lists all of that.
@@ -169,7 +171,15 @@ def ask(
     folder = RunDir(Path(tempfile.mkdtemp(prefix="loba-plan-")))
     try:
         text = dump_recipe(recipe)
-        wanted = launch.Request(action, "", None, str(folder.path), recipe=text, memory=memory)
+        wanted = launch.Request(
+            action,
+            "",
+            None,
+            str(folder.path),
+            recipe=text,
+            memory=memory,
+            processes=processes,
+        )
         here.request(folder, wanted)
         sections = parse_json(folder.folder.file(launch.PLAN).read(_MAX_PLAN_BYTES))
     except LobaError as error:

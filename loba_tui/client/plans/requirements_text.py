@@ -61,6 +61,44 @@ def memory_lines(found: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
+def process_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what one of several processes would hold under each engine, and what that brings."""
+    number = found["processes"]
+    yield f"each of {number} processes on {clean(found['device'])} would hold:"
+    yield f"{'':10}" + "".join(f"{name:>12}" for name in (*_HELD, "in all"))
+    memories = {}
+    for row in found["rows"]:
+        if row["refused"] is not None:
+            yield f"{row['engine']:10}  not with this recipe: {clean(row['refused'])}"
+            continue
+        memory = memories[row["engine"]] = row["memory"]
+        held = [memory[name] for name in (*_HELD, "needed")]
+        yield f"{row['engine']:10}" + "".join(f"{show_memory(size):>12}" for size in held)
+    yield (
+        "fsdp2 and ZeRO-3 share the frozen base model; what they gather for the block that computes"
+        " is counted. While they start, each process still reads all of it."
+    )
+    if {"ddp", "ZeRO-1", "ZeRO-2"} <= memories.keys():
+        parts = ("optimizer", "gradients")
+        one, two = (
+            sum(memories["ddp"][part] - memories[name][part] for part in parts)
+            for name in ("ZeRO-1", "ZeRO-2")
+        )
+        yield (
+            f"ZeRO-1 and ZeRO-2 bring an adapter next to nothing: they save {show_memory(one)} and"
+            f" {show_memory(two)} of {show_memory(memories['ddp']['needed'])}, as its optimizer has"
+            " states for the adapter alone."
+        )
+    yield (
+        f"sequence is parallel.ulysses: {number}, by which all processes compute the same rows; a"
+        " UNet's convolutions are not divided, so that it holds more there. More rows in a batch"
+        " are better served by ddp."
+    )
+
+
+_HELD = ("weights", "adapter", "gradients", "optimizer", "activations")
+
+
 def short_line(needs: Mapping[str, Any]) -> str:
     """Return the figures in one line, for the start of a run."""
     return (

@@ -69,7 +69,7 @@ def train(
 def _train(recipe: Recipe, engine: Engine, context: RunContext, start: StartOptions) -> None:
     processes, device, records = engine.processes, engine.accelerator.device, context.records
     plugins = context.plugins
-    preflight = Preflight(recipe, device, plugins)
+    preflight = Preflight(recipe, device, plugins, processes.num)
     recipe = preflight.settle(context, engine)
     settings = LiveSettings(recipe, context)
     if processes.is_first:

@@ -64,6 +64,7 @@ class Request:
         minutes: The most that a benchmark takes.
         quick: Measure less often.
         memory: For a plan, sizes of memory in bytes: how the recipe would use each of them.
+        processes: For a plan, how many: what each of them would hold under every engine.
     """
 
     action: Action
@@ -87,6 +88,7 @@ class Request:
     minutes: float = 8.0
     quick: bool = False
     memory: tuple[int, ...] = ()
+    processes: int = 0
     version: int = field(default=RECORD_VERSION, kw_only=True)
 
     @classmethod

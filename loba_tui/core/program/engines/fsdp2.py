@@ -4,6 +4,10 @@ Zhao et al. 2023, https://arxiv.org/abs/2304.11277, by torch's own `fully_shard`
 are gathered while it computes, forward and backward, and let go after that. The adapter is left out
 of it: its parameters are whole and equal on every process, as they are small, and their gradients
 are averaged by one collective a step.
+
+Each process loads the whole base and lets the rest of it go after that, so that loading needs what
+it needs without shards. Loading on the meta device would need a process's share alone, and would
+have to read each weight from its file by itself.
 """
 
 from __future__ import annotations

@@ -24,28 +24,27 @@ from loba_tui.core.associate.model_shapes import open_shapes, parameters_of
 from loba_tui.core.associate.sources.overrides import Overrides
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.plugins import Plugins
-from loba_tui.core.program.adapter_files.dora import size_of_files
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.changed_text import (
     attach_trained_text,
     solves,
     trains_text,
 )
+from loba_tui.core.program.engines.shares import Share
 from loba_tui.core.program.evaluation.attacks.attack import backward_rows, most_rows
 from loba_tui.core.program.evaluation.calibration.looks import expected_images
 from loba_tui.core.program.kernels.exactness import autocast_dtype
 from loba_tui.core.program.open_model import prompts_of
-from loba_tui.core.program.planning.estimate_records import Disk, Estimate, Memory, Work
+from loba_tui.core.program.planning.estimate_records import Estimate, Memory, Work
 from loba_tui.core.program.planning.method_calls import (
     NO_CALLS,
     Call,
-    MethodCalls,
     attach_adapter_or_bound,
     record_calls,
 )
 from loba_tui.core.program.planning.network_costs import Networks, pack_shapes
 from loba_tui.core.program.planning.simulation import Cost
-from loba_tui.core.program.planning.state_sizes import optimizer_state_bytes, text_file_bytes
+from loba_tui.core.program.planning.state_sizes import disk_of, optimizer_state_bytes
 from loba_tui.core.program.planning.validation_rows import validation_rows
 from loba_tui.core.program.training.parameter_groups import parameter_groups
 from loba_tui.core.program.trajectories.held_out import BATCH_SIZE
@@ -57,10 +56,6 @@ MARGIN = 0.08
 """Share added for fragmentation: an allocator cannot use every hole it has."""
 _WORKSPACE_BYTES = {"cuda": 512 * 2**20}
 """What cuBLAS, cuDNN and attention kernels take beside tensors, by device type."""
-_PICTURE_BYTES_PER_PIXEL = 2.0
-"""A PNG of a photograph; a flat drawing is smaller."""
-_HEADER_BYTES, _PLAIN_STATE_BYTES = 160, 64 * 1024
-"""Of one tensor in a safetensors header, and of a checkpoint's state.json."""
 _SMALL_MODEL, _SMALL_BATCH = 20_000_000, 64 * 64**2
 """Parameters and pixels up to which real operators are faster than shapes."""
 
@@ -69,12 +64,14 @@ _SMALL_MODEL, _SMALL_BATCH = 20_000_000, 64 * 64**2
 class Estimator:
     """Estimates recipes for one device; what they have in common is computed once.
 
+    It is what one of so many `processes` needs.
     With `shapes_only` no real tensors are made, not even of a small model, where that is faster.
     """
 
     device: torch.device
     plugins: Plugins
     shapes_only: bool = False
+    processes: int = 1
     _networks: dict[Any, Networks] = field(default_factory=dict)
 
     def estimate(self, recipe: Recipe) -> Estimate:
@@ -96,7 +93,7 @@ class Estimator:
         if recipe.train.ema is not None:
             state += 4 * trained  # the average is as large as what it averages
         memory = self._memory(recipe, networks, own, trained=trained, state=state)
-        disk = _disk(
+        disk = disk_of(
             recipe,
             container,
             adapter=adapter,
@@ -145,6 +142,7 @@ class Estimator:
                 "sample": True,
                 "proof": True,
                 "validation": True,
+                "parallel": True,
                 "base_model": {"offload", "blocks_on_host", "vae_slicing", "vae_tiling"},
                 "train": {"gradient_accumulation"},
                 "scheduler": {"model"},
@@ -201,8 +199,11 @@ class Estimator:
         trained: int,
         state: int,
     ) -> Memory:
-        adapter = 4 * sum(own.values())
-        weights = networks.base_weights(recipe, own)
+        share = Share.of(recipe.parallel, self.processes)
+        adapter = int(4 * sum(own.values()) * share.adapter)
+        average = 4 * trained if recipe.train.ema is not None else 0
+        state = int((state - average) * share.optimizer) + average
+        weights = networks.base_weights(recipe, own, share)
         calls, settings = networks.calls, recipe.sample
         student = networks.denoiser_cost(Call(calls.student_rows, with_grad=True))
         teacher = networks.denoiser_cost(Call(calls.teacher_rows, with_grad=False))
@@ -220,7 +221,8 @@ class Estimator:
         embeds = networks.embeds_bytes * len(prompts_of(recipe))
         embeds = embeds if self.device.type == "cpu" else min(embeds, MOST_ON_DEVICE)
         trained_bytes += embeds
-        training = weights.training + trained_bytes + max(student.peak_bytes, teacher.peak_bytes)
+        passes = int(max(student.peak_bytes, teacher.peak_bytes) * share.tokens)
+        training = weights.training + trained_bytes + passes
         looks = recipe.proof.enabled or recipe.train.efficacy_every > 0
         rows = max(settings.batch_size * settings.rows_per_image, BATCH_SIZE * looks)
         drawing = networks.denoiser_cost(Call(rows, with_grad=False)).peak_bytes
@@ -236,9 +238,9 @@ class Estimator:
             weights=weights.training,
             loading=loading,
             adapter=adapter,
-            gradients=4 * trained,
+            gradients=int(4 * trained * share.gradients),
             optimizer=state,
-            activations=student.kept_bytes,
+            activations=int(student.kept_bytes * share.tokens),
             training=training,
             sampling=sampling,
             peak=peak,
@@ -271,45 +273,6 @@ def device_of(recipe: Recipe) -> tuple[torch.device, bool]:
         return resolve_device(recipe.base_model.device), True
     except ResourceError:
         return torch.device(recipe.base_model.device.partition(":")[0]), False
-
-
-def _disk(
-    recipe: Recipe,
-    container: ModelContainer,
-    *,
-    adapter: int,
-    trained: int,
-    num_tensors: int,
-    state: int,
-    calls: MethodCalls,
-) -> Disk:
-    train, save, sample = recipe.train, recipe.save, recipe.sample
-    has_best = save.best is not None and trained > 0
-    checkpoint = 4 * trained * (2 if has_best else 1) + state + calls.state_bytes
-    # Names, shapes and offsets in headers: of the weights, and about three times in the optimizer.
-    checkpoint += _HEADER_BYTES * 4 * num_tensors + _PLAIN_STATE_BYTES
-    num_saved = train.steps // save.every if save.every else 1
-    # The newest is verified before the oldest goes. What is computed has no checkpoint.
-    checkpoints = checkpoint * min(save.keep + 1, max(1, num_saved)) if trained else 0
-    side = train.resolution or container.resolution
-    per_strip = len(recipe.sample_prompts) * len(sample.seeds) * len(sample.scales)
-    num_strips = 1 + (train.steps // sample.every if sample.every and trained else 0)
-    proof = len(recipe.proof_prompts) * len(recipe.proof.seeds) * len(sample.scales)
-    pictures = num_strips * per_strip + (proof if recipe.proof.enabled else 0)
-    samples = int(pictures * side**2 * _PICTURE_BYTES_PER_PIXEL)
-    configs = getattr(container.denoiser, "peft_config", {})
-    if "default" in configs:
-        files = size_of_files(4 * adapter, configs["default"])
-    else:  # text encoders alone are changed: by a LoRA that is trained, or by what is computed
-        files = 2 * 4 * adapter or text_file_bytes(container)
-    files *= 2 if has_best else 1
-    return Disk(
-        checkpoint=checkpoint,
-        checkpoints=checkpoints,
-        samples=samples,
-        adapter=files,
-        needed=checkpoints + samples + files,
-    )
 
 
 def _work(recipe: Recipe, networks: Networks) -> Work:

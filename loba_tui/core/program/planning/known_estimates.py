@@ -36,6 +36,7 @@ class _Basis:
 
     recipe: str
     device: str
+    processes: int
     dtype: str
     files: tuple[_File, ...]
 
@@ -79,6 +80,7 @@ def _basis_of(recipe: Recipe, estimator: Estimator) -> _Basis | None:
     return _Basis(
         recipe.model_dump_json(exclude={"name"}),
         str(estimator.device),
+        estimator.processes,
         str(dtype_on(estimator.device, recipe)),
         tuple(files),
     )

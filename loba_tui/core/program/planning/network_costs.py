@@ -13,6 +13,7 @@ from loba_tui.core.associate.model_shapes import ModelShapes, bytes_of
 from loba_tui.core.associate.quantized import quantize_shapes
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
+from loba_tui.core.program.engines.shares import Share
 from loba_tui.core.program.pipeline_wrapper import quantizer_of
 from loba_tui.core.program.planning.method_calls import Call, MethodCalls
 from loba_tui.core.program.planning.simulation import Cost, RealDeviceRules, measure
@@ -78,11 +79,12 @@ class Networks:
         tensors = [row.embeds] if row.pooled is None else [row.embeds, row.pooled]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    def base_weights(self, recipe: Recipe, own: Mapping[str, int]) -> BaseWeights:
+    def base_weights(self, recipe: Recipe, own: Mapping[str, int], share: Share) -> BaseWeights:
         """Return what the base's weights take on the device, phase by phase.
 
         Args:
             own: How many parameters of adapters are in each component.
+            share: Of the denoiser's, on one process. It is read whole before it is shared.
         """
         modules = self.shapes.modules().items()
         sizes = {name: bytes_of(module) - 4 * own.get(name, 0) for name, module in modules}
@@ -94,7 +96,8 @@ class Networks:
             return BaseWeights(max(sizes.values()), denoiser, denoiser + vae, encoders)
         if self.device_type == "cpu":
             loading = total + self.saved_bytes  # they are read before they are packed
-            return BaseWeights(loading, total - encoders, total - encoders, encoders)
+            staying = total - encoders - self._saved(denoiser, share)
+            return BaseWeights(loading, staying, staying, encoders)
         # Prompts are encoded before the denoiser is there, and the VAE comes for pictures.
         encoding, trained = total - denoiser, total - denoiser - encoders - vae
         if base.offload == "blocks":
@@ -106,7 +109,22 @@ class Networks:
         needs_vae = recipe.data is not None and recipe.data.cache == "none"
         drawing = denoiser + trained + vae
         training = drawing if needs_vae else denoiser + trained
-        return BaseWeights(max(encoding, drawing), training, drawing, encoders)
+        saved = self._saved(denoiser, share)
+        loading = max(encoding, drawing)
+        return BaseWeights(loading, training - saved, drawing - saved, encoders)
+
+    def _saved(self, num_bytes: int, share: Share) -> int:
+        """Return what a process need not hold of the denoiser's base weights.
+
+        What is gathered while it computes counts as held: all that is outside of blocks, the block
+        that computes, and the next one.
+        """
+        if share.base == 1:
+            return 0
+        gathered = sum(
+            block_offload.resident_bytes(self.shapes.container.denoiser, None, self.adapter)
+        )
+        return max(0, num_bytes - int(num_bytes * share.base) - gathered)
 
     def denoiser_cost(self, call: Call) -> Cost:
         """Return what a prediction costs.

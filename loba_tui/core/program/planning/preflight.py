@@ -55,12 +55,13 @@ class Preflight:
     recipe: Recipe
     device: torch.device
     plugins: Plugins
+    num_processes: int = 1
     _estimator: Estimator = field(init=False)
     _estimate: Estimate | None = None
     _resident_before: int = field(default_factory=lambda: psutil.Process().memory_info().rss)
 
     def __post_init__(self) -> None:
-        self._estimator = Estimator(self.device, self.plugins)
+        self._estimator = Estimator(self.device, self.plugins, processes=self.num_processes)
 
     def settle(self, context: RunContext, engine: Engine) -> Recipe:
         """Return the recipe with numbers in the place of `auto`, the same for every process.
@@ -115,7 +116,7 @@ class Preflight:
                 raise
             writer.event("warning", message=f"{error.message}; --force starts it all the same")
         # The networks that it has by now are of no use while the run goes on.
-        self._estimator = Estimator(self.device, self.plugins)
+        self._estimator = Estimator(self.device, self.plugins, processes=self.num_processes)
         self._resident_before = psutil.Process().memory_info().rss
 
     def compare(self, writer: Records) -> None:

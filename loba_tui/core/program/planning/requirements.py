@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from loba_tui.core.program.planning.estimate import Estimator, device_of
 from loba_tui.core.program.planning.estimate_records import Estimate
 from loba_tui.core.program.planning.free_resources import FreeResources, free_resources
 from loba_tui.core.program.planning.remedies import as_keys, memory_remedies, require_fit
+from loba_tui.core.recipe.load import recipe_with
 from loba_tui.core.recipe.measure_models import measure_models
+from loba_tui.core.recipe.problems import ProblemsFound
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.units import show_size
 
@@ -68,6 +70,37 @@ def by_memory(recipe: Recipe, sizes: Sequence[int], estimator: Estimator) -> dic
             row["remedy"] = str(found[0]) if found else ""
         rows.append(row)
     return {"device": str(estimator.device), "rows": rows}
+
+
+_ENGINES: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("ddp", {}),
+    ("fsdp2", {"engine": "fsdp2"}),
+    ("ZeRO-1", {"engine": "deepspeed", "zero_stage": 1}),
+    ("ZeRO-2", {"engine": "deepspeed", "zero_stage": 2}),
+    ("ZeRO-3", {"engine": "deepspeed", "zero_stage": 3}),
+)
+
+
+def by_engine(recipe: Recipe, num_processes: int, plugins: Plugins) -> dict[str, Any]:
+    """Return what one of so many processes would hold under each engine.
+
+    What a recipe leaves to `auto` is settled for each of them.
+    """
+    device, is_here = device_of(recipe)
+    estimator = Estimator(device, plugins, processes=num_processes)
+    engines = [*_ENGINES, ("sequence", {"ulysses": num_processes})]
+    free = free_resources(device, Path.cwd(), is_here=is_here).memory_bytes
+    rows: list[dict[str, Any]] = []
+    for name, parallel in engines:
+        try:
+            changed = recipe_with(recipe, "parallel", dict(parallel), plugins=plugins)
+            settled = settle(changed, estimator, free)
+            memory = estimator.estimate(settled.recipe).memory
+        except ProblemsFound as error:
+            rows.append({"engine": name, "refused": error.problems[0].message})
+            continue
+        rows.append({"engine": name, "refused": None, "memory": asdict(memory)})
+    return {"device": str(device), "processes": num_processes, "rows": rows}
 
 
 def download_notes(recipe: Recipe, plugins: Plugins) -> list[str]:

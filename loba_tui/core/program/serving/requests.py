@@ -28,7 +28,7 @@ from loba_tui.core.program.open_model import Embeddings, OpenModel, open_model, 
 from loba_tui.core.program.planning.estimate import Estimator, device_of
 from loba_tui.core.program.planning.preview import preview
 from loba_tui.core.program.planning.remedies import Change, with_changes
-from loba_tui.core.program.planning.requirements import by_memory
+from loba_tui.core.program.planning.requirements import by_engine, by_memory
 from loba_tui.core.program.sampling.recipe_images import Grid, draw_grid, grid_png
 from loba_tui.core.program.serving.bench_requests import serve_bench
 from loba_tui.core.program.serving.combine_requests import (
@@ -70,7 +70,9 @@ def serve(
         serve_extract(request, writer)
     elif request.action == "plan":
         recipe = wanted_recipe(request, plugins)
-        if request.memory:
+        if request.processes:
+            sections = {"processes": by_engine(recipe, request.processes, plugins)}
+        elif request.memory:
             estimator = Estimator(device_of(recipe)[0], plugins)
             sections = {"memory": by_memory(recipe, request.memory, estimator)}
         else:

@@ -101,6 +101,8 @@ def test_each_process_holds_half_of_the_base_under_fsdp2(together: dict[str, Tra
     share = (facts["held_parameters"] - adapter) / (facts["denoiser_parameters"] - adapter)
     assert 0.5 <= share < 0.501
     assert together["ddp"].num_held == facts["denoiser_parameters"]
+    estimated = [together[e].events("estimated")[0]["memory"]["weights"] for e in ENGINES]
+    assert estimated[1] < estimated[0]
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ class Counting:
 
     plugins: Plugins = SHIPPED
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    processes: int = 1
     made: int = 0
 
     def estimate(self, recipe: Recipe) -> Any:
