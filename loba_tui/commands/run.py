@@ -21,6 +21,7 @@ from loba_tui.commands.options import (
     user_ledger,
     user_plugins,
 )
+from loba_tui.commands.place import Place
 from loba_tui.core.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -55,18 +56,21 @@ def run(
     deadline: Deadline = None,
     force: Force = False,
     allow_inexact: AllowInexact = False,
+    place: Place = Place(),  # noqa: B008  frozen
     agreed: Agreed = Agreed(),  # noqa: B008  frozen
 ) -> None:
     """Train what a recipe says, with a live progress line; Ctrl-C saves and stops.
 
     A recipe from a hub, or of a run that is not in your list of runs, is shown and asked about.
 
-    With --resume, --set gives a finished run more steps, and changes what `loba runs set` can.
+    With --resume, --set gives a finished run more steps, and changes what `loba runs set` can. It
+    goes on with the processes and hosts that it has, unless others are named.
 
     Example: loba run recipes/slider.yaml --set train.steps=100
     """
     from loba_tui.client.runs import start
     from loba_tui.client.runs.events import shorten
+    from loba_tui.client.runs.place import change_shape
     from loba_tui.client.runs.results import result_lines
     from loba_tui.commands.live_line import foreground
     from loba_tui.commands.open_recipe import ask_to_resume
@@ -75,12 +79,13 @@ def run(
     extra += ["--force"] if force else []
     extra += ["--allow-inexact"] if allow_inexact else []
     if resume is None:
-        run_dir = _prepare(recipe, overrides or [], out_dir, agreed)
+        run_dir = _prepare(recipe, overrides or [], out_dir, place, agreed)
     else:
         start.refuse_with_resume(recipe)
         run_dir = find_run(resume)
         ask_to_resume(run_dir, agreed)
         extra += start.change_arguments(run_dir, overrides or [], user_plugins())
+        change_shape(run_dir, place.wanted(), user_plugins(), inexact=allow_inexact)
     say(f"run folder {shorten(run_dir.path)}", err=True)
     here = foreground()
     if queue:
@@ -94,9 +99,10 @@ def run(
 
 
 def _prepare(
-    recipe: Path | None, overrides: Sequence[str], out_dir: Path, agreed: Agreed
+    recipe: Path | None, overrides: Sequence[str], out_dir: Path, place: Place, agreed: Agreed
 ) -> RunDir:
     """Make the folder of a new run, once a stranger's recipe has been agreed to."""
+    from loba_tui.client.runs.place import shape_of
     from loba_tui.client.runs.start import make_run, with_named_run
     from loba_tui.commands.open_recipe import load_agreed, open_recipe
 
@@ -105,7 +111,10 @@ def _prepare(
     ledger = user_ledger()
     if opened.origin is None:  # a stranger's recipe begins with no run of this user's
         resolved = with_named_run(resolved, opened.path, ledger)
+    shape = shape_of(place.wanted(), resolved)
     run_dir = make_run(resolved, out_dir, ledger)
+    if shape is not None:
+        shape.write(run_dir)
     opened.record(run_dir)
     return run_dir
 

@@ -95,9 +95,22 @@ def describe_event(event: Event) -> str:
         return f"{clean(data.get('key', ''))}  {change}  at step {clean(data.get('step', 0))}"
     if event.kind == "paused_disk":
         return f"waiting for the disk: {clean(data.get('message', ''))}"
+    if event.kind in ("launched", "relaunched"):
+        return _launch_line(event)
     if event.kind == "skipped":
         return f"skipped a step: {clean(data.get('message', ''))}"
     return ""
+
+
+def _launch_line(event: Event) -> str:
+    """Return where the processes of a run are started, and why they are started anew."""
+    data = event.data
+    named = data.get("hosts")
+    hosts = ", ".join(clean(each, limit=80) for each in named) if isinstance(named, list) else ""
+    where = f"{hosts}, over {clean(data.get('iface'))}, port {clean(data.get('port'))}"
+    if event.kind == "launched":
+        return f"starting processes on {where}"
+    return f"restart {clean(data.get('restart'))} on {where}: {clean(data.get('why'))}"
 
 
 def _packed(data: Mapping[str, Any]) -> list[str]:

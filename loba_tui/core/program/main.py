@@ -88,9 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         run_dir = None
         if arguments.run_dir is not None:
-            run_dir = RunDir.open(arguments.run_dir)
-            run_dir.require_safe()
-            recipe = load_recipe(run_dir.recipe, plugins=plugins)
+            if arguments.join is not None and rank > 0:
+                recipe = load_recipe(Path(arguments.join), plugins=plugins)
+            else:
+                run_dir = RunDir.open(arguments.run_dir)
+                run_dir.require_safe()
+                recipe = load_recipe(run_dir.recipe, plugins=plugins)
             start = replace(
                 start,
                 resume=arguments.resume,
@@ -121,6 +124,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--run-dir", metavar="DIR", help="train the run folder that `loba run` made"
+    )
+    parser.add_argument(
+        "--join",
+        metavar="FILE",
+        help="take part in the run of a folder that this host may lack; FILE is its recipe",
     )
     parser.add_argument("--resume", action="store_true", help="go on from its newest checkpoint")
     parser.add_argument(

@@ -170,7 +170,10 @@ def _initial_adapter(
     recipe: Recipe, context: RunContext, start: StartOptions
 ) -> InitialFile | None:
     """Read the file that the run begins with, unless it goes on from a checkpoint."""
-    goes_on = start.resume and bool(checkpoint_names(context.run_dir.checkpoints))
+    # Asked of the first process, as other hosts may lack the folder.
+    is_first = context.processes.is_first
+    goes_on = start.resume and is_first and bool(checkpoint_names(context.run_dir.checkpoints))
+    goes_on = context.processes.share(goes_on)
     if recipe.adapter.init_from is None or goes_on:
         return None
     return InitialFile.read(recipe.adapter.init_from)

@@ -71,6 +71,7 @@ class RunDir:
     metrics = FileBelow("metrics.jsonl")  # one record a step; append only
     events = FileBelow("events.jsonl")  # everything that is not a step; append only
     log = FileBelow("log.txt")  # the program's own output
+    launch = FileBelow("launch.json")  # how many processes train it, and on which hosts
     lock = FileBelow("run.lock")  # its exclusive lock is held while a program owns the run
     control = FolderBelow("control")  # the folder that command files are dropped into
     ranks = FolderBelow("ranks")  # the folder of `000.json`, one for each process of several

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,10 +17,19 @@ from loba_tui.core.file_sources import file_at
 from loba_tui.core.files import UnsafeFileError, unwritable
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.launching.shape import LaunchShape
 from loba_tui.core.run.records import RECORD_VERSION, Status, decode, encode
 
 # -P keeps the working directory out of sys.path, so that no file there can shadow a module.
 PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", "loba_tui.core.program.main")
+
+SUPERVISOR: tuple[str, ...] = (
+    sys.executable,
+    "-P",
+    "-m",
+    "loba_tui.core.run.launching.supervisor",
+)
+"""What takes the program's place for a run of several processes."""
 
 Action = Literal[
     "sample", "eval", "plan", "data", "doctor", "merge", "interfere", "export", "extract", "bench"
@@ -121,6 +131,8 @@ def launch(
 ) -> subprocess.Popen[bytes]:
     """Start the program on a run folder that holds a resolved recipe.yaml.
 
+    A run with a launch.json gets a supervisor in the program's place, which starts its processes.
+
     Args:
         argv_extra: Further arguments of the program, such as `--resume`.
         environ: None hands on this process's own.
@@ -128,10 +140,14 @@ def launch(
 
     Raises:
         InUseError: A program works on the run already.
+        CorruptError: Its launch.json cannot be used.
         RefusedError: Something in the folder is not this user's own file or folder.
         ResourceError: The log cannot be written or the process cannot be started.
     """
     argv = [*program, "--run-dir", str(run_dir.path), *argv_extra]
+    if LaunchShape.read(run_dir) is not None:
+        given = [] if tuple(program) == PROGRAM else ["--program", json.dumps(list(program))]
+        argv = [*SUPERVISOR, *argv[len(program) :], *given]
     return _start(run_dir, argv, environ, folder)
 
 

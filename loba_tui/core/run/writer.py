@@ -12,6 +12,7 @@ import statistics
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from loba_tui.core.errors import ResourceError
@@ -240,6 +241,13 @@ class RunWriter(Records):
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+def append_event(run_dir: RunDir, kind: str, data: Mapping[str, Any]) -> None:
+    """Append an event to a run that no program owns now; `data` holds no secret."""
+    events = _LineFile(run_dir.events)
+    events.append({"version": RECORD_VERSION, "event": kind, "time": time.time(), **data})
+    events.close()
 
 
 class _LineFile:

@@ -28,6 +28,7 @@ from loba_tui.core.errors import CorruptError, LobaError, ResourceError
 from loba_tui.core.files import UnsafeFileError
 from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.owned_files import OwnedFolder
+from loba_tui.core.program.processes import Processes
 from loba_tui.core.run.directory import checkpoint_name, checkpoint_names, checkpoint_step
 
 _MANIFEST = "manifest.json"
@@ -160,6 +161,30 @@ class CheckpointStore:
                 else "Start the run anew; the damaged checkpoints are kept for inspection.",
             )
         return None, skipped
+
+    def load_newest_of(self, processes: Processes) -> tuple[Checkpoint | None, list[str]]:
+        """Return what `load_newest` does, on processes whose hosts may lack the folder too.
+
+        The first one reads it, so that all go on from the same checkpoint, and hands it on.
+
+        Raises:
+            CorruptError: As `load_newest` does, on every process.
+            ResourceError: The same.
+        """
+        found: tuple[Checkpoint | None, list[str]] | LobaError | None = None
+        if processes.is_first:
+            try:
+                self.tidy()
+                found = self.load_newest()
+            except LobaError as error:
+                if processes.num == 1:
+                    raise
+                found = error  # the others must not wait for ever
+        found = processes.share(found)
+        if isinstance(found, LobaError):
+            raise found
+        assert found is not None
+        return found
 
     def tidy(self) -> None:
         """Clear up after a process that was killed while it saved; for the one that writes."""

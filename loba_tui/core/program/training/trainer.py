@@ -293,9 +293,7 @@ class Trainer:
         """Go on from the newest checkpoint that verifies; `AdapterRun` has it in full."""
         if allow_inexact is not None:
             self._allow_inexact = allow_inexact
-        if self._parts.engine.processes.is_first:
-            self._parts.store.tidy()
-        checkpoint, skipped = self._parts.store.load_newest()
+        checkpoint, skipped = self._parts.store.load_newest_of(self._parts.engine.processes)
         if checkpoint is not None:
             try:
                 self._restore(checkpoint)

@@ -1,0 +1,106 @@
+"""Say in a run's folder how many processes train it, and on which hosts."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, replace
+
+from loba_tui.core.errors import RecipeError
+from loba_tui.core.plugins import Plugins
+from loba_tui.core.recipe.load import load_recipe
+from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.launching.shape import (
+    DEFAULT_RESTARTS,
+    THIS_MACHINE,
+    LaunchShape,
+    make_shape,
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a command's options say of the processes of a run; None is what was not given."""
+
+    processes: int | None = None
+    hosts: str | None = None
+    iface: str | None = None
+    port: int | None = None
+    restarts: int | None = None
+    remote_python: str | None = None
+
+
+def shape_of(wanted: Wanted, recipe: Recipe) -> LaunchShape | None:
+    """Return the shape that a new run is to have; None for a single process of this machine.
+
+    Raises:
+        RecipeError: The options cannot be used together, or not with this recipe.
+    """
+    shape = make_shape(
+        processes=wanted.processes,
+        hosts=wanted.hosts,
+        iface=wanted.iface,
+        port=wanted.port,
+        restarts=DEFAULT_RESTARTS if wanted.restarts is None else wanted.restarts,
+        remote_python=wanted.remote_python,
+        local_names=(THIS_MACHINE, "127.0.0.1", socket.gethostname()),
+    )
+    if shape.processes == 1:
+        given = [
+            name for name in ("iface", "port", "restarts") if getattr(wanted, name) is not None
+        ]
+        if given:
+            raise RecipeError(
+                f"--{given[0]} is for a run of several processes.",
+                "Give --processes or --hosts with it.",
+            )
+        return None
+    _require_fit(shape, recipe)
+    return replace(shape, timeout=recipe.parallel.timeout)
+
+
+def change_shape(run_dir: RunDir, wanted: Wanted, plugins: Plugins, *, inexact: bool) -> None:
+    """Take up for a run that goes on what the options say; without any it stays as it was.
+
+    Args:
+        inexact: Let it go on with another number of processes.
+
+    Raises:
+        RecipeError: It would have another number of processes.
+    """
+    is_moved = wanted.processes is not None or wanted.hosts is not None
+    fields = ("iface", "port", "restarts", "remote_python")
+    changes = {name: getattr(wanted, name) for name in fields if getattr(wanted, name) is not None}
+    before = LaunchShape.read(run_dir)
+    if not is_moved:
+        if changes and before is None:
+            raise RecipeError(
+                f"--{next(iter(changes)).replace('_', '-')} is for a run of several processes,"
+                " and this one has one.",
+            )
+        if changes and before is not None:
+            replace(before, **changes).write(run_dir)
+        return
+    shape = shape_of(wanted, load_recipe(run_dir.recipe, plugins=plugins))
+    processes = 1 if shape is None else shape.processes
+    if before is not None and processes != before.processes and not inexact:
+        raise RecipeError(
+            f"This run has {before.processes} processes, and would go on with {processes}.",
+            "Leave --processes and --hosts out, or let it go on inexactly by --allow-inexact.",
+        )
+    if shape is None:
+        if before is not None:
+            run_dir.launch.remove()
+        return
+    shape.write(run_dir)
+
+
+def _require_fit(shape: LaunchShape, recipe: Recipe) -> None:
+    """Raise RecipeError where the recipe cannot be shared by so many processes."""
+    group = recipe.parallel.sequence_size
+    if shape.processes % group:
+        raise RecipeError(
+            f"parallel: ulysses × ring is {group}, which does not divide {shape.processes}"
+            " processes.",
+            f"Take a multiple of {group} processes.",
+        )
