@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loba_tui.commands.launching.place import Place
 from loba_tui.commands.options import (
     Agreed,
     OutDir,
@@ -21,7 +22,6 @@ from loba_tui.commands.options import (
     user_ledger,
     user_plugins,
 )
-from loba_tui.commands.place import Place
 from loba_tui.core.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def run(
 
     Example: loba run recipes/slider.yaml --set train.steps=100
     """
+    from loba_tui.client.launching.place import change_shape
     from loba_tui.client.runs import start
     from loba_tui.client.runs.events import shorten
-    from loba_tui.client.runs.place import change_shape
     from loba_tui.client.runs.results import result_lines
     from loba_tui.commands.live_line import foreground
     from loba_tui.commands.open_recipe import ask_to_resume
@@ -102,7 +102,7 @@ def _prepare(
     recipe: Path | None, overrides: Sequence[str], out_dir: Path, place: Place, agreed: Agreed
 ) -> RunDir:
     """Make the folder of a new run, once a stranger's recipe has been agreed to."""
-    from loba_tui.client.runs.place import shape_of
+    from loba_tui.client.launching.place import shape_of
     from loba_tui.client.runs.start import make_run, with_named_run
     from loba_tui.commands.open_recipe import load_agreed, open_recipe
 

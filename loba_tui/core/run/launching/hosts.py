@@ -99,7 +99,7 @@ class Reach:
         _require_same(host, parse_object(told[-1]))
 
     def start(self, host: Host | None, orders: Orders) -> Keeper:
-        """Start what keeps the processes of a host; None is this machine.
+        """Start the keeper of the processes of a host; None is this machine.
 
         Raises:
             ResourceError: Nothing can be started.
@@ -146,7 +146,7 @@ def _unreachable(host: Host, why: str) -> ResourceError:
 
 
 class Keeper:
-    """What keeps the processes of one host: a process of this machine, or ssh to one there.
+    """Keeper of the processes of one host: a process of this machine, or ssh to one there.
 
     Attributes:
         name: Of the host, in words.

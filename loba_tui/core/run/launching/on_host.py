@@ -44,7 +44,7 @@ _SET_CHILD_SUBREAPER = 36
 
 @dataclass(frozen=True)
 class Orders:
-    """What is to be started on a host.
+    """The processes to start on a host.
 
     Attributes:
         argv: The torchrun command.

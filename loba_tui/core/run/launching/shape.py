@@ -94,7 +94,7 @@ def _shape_of(record: dict[str, Any]) -> LaunchShape:
         shape = LaunchShape(hosts=hosts, **record)
     except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{error!r}") from error
-    numbers = (shape.restarts, shape.timeout)
+    numbers = (shape.restarts, shape.timeout, 1 if shape.port is None else shape.port)
     texts = (shape.remote_python, shape.iface)
     if not all(isinstance(each, int) for each in numbers) or not all(
         each is None or isinstance(each, str) for each in texts

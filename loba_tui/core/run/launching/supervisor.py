@@ -8,22 +8,17 @@ code that the run has ended with. How many processes there are, and where, is in
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from types import FrameType
+from dataclasses import replace
 
 from loba_tui.core.errors import ExitCode, Interrupted, LobaError, ResourceError
-from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.output import RecordHandler, start_log
 from loba_tui.core.redact import Redactor
 from loba_tui.core.run import control
-from loba_tui.core.run.deadline import Deadline
 from loba_tui.core.run.directory import RunDir, checkpoint_names
 from loba_tui.core.run.launch import PROGRAM
 from loba_tui.core.run.launching.hosts import Keeper, Reach
@@ -37,6 +32,7 @@ from loba_tui.core.run.launching.network import (
     require_free,
 )
 from loba_tui.core.run.launching.on_host import BEAT_SECONDS, Orders
+from loba_tui.core.run.launching.options import Options, Signals, parse_options
 from loba_tui.core.run.launching.shape import Host, LaunchShape
 from loba_tui.core.run.launching.torchrun import Launch, torchrun_arguments
 from loba_tui.core.run.launching.watch import LEAVE_SECONDS, Ending, Watch
@@ -55,49 +51,6 @@ _RETRY_SECONDS = 5.0
 # Of what a user's shell says, other hosts need this to compute the same. Never a token.
 _HANDED_ON = ("HF_HUB_OFFLINE", "OMP_NUM_THREADS")
 _MAX_RECIPE_BYTES = 16 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the program is started with, each time.
-
-    Attributes:
-        changes: Arguments that must reach the program once.
-        others: All other arguments.
-    """
-
-    resume: bool
-    deadline: Deadline | None
-    changes: tuple[str, ...]
-    others: tuple[str, ...]
-    program: tuple[str, ...] = PROGRAM
-
-    def arguments(self) -> list[str]:
-        """Return the program's arguments for a start now."""
-        found = ["--resume"] if self.resume else []
-        if self.deadline is not None:
-            found += ["--deadline", f"{max(1.0, self.deadline.seconds_left()):.3f}s"]
-        return [*found, *self.changes, *self.others]
-
-
-class Signals:
-    """Collects the signals that ask the run to stop; they are for its processes to obey."""
-
-    def __init__(self) -> None:
-        self._waiting: list[int] = []
-        self.last: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._note)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self._waiting.append(number)
-        self.last = number
-
-    def take(self) -> list[int]:
-        """Return the signals that came since the last call."""
-        taken, self._waiting = self._waiting, []
-        return taken
 
 
 class Supervisor:
@@ -313,28 +266,11 @@ def _have_left(keepers: Sequence[Keeper]) -> Ending | None:
     return Ending(0) if all(keeper.status() is not None for keeper in keepers) else None
 
 
-def _options(argv: Sequence[str]) -> tuple[RunDir, Options]:
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--run-dir", required=True)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--deadline")
-    parser.add_argument("--set", action="append", default=[])
-    parser.add_argument("--program", type=parse_json, default=PROGRAM)
-    found, others = parser.parse_known_args(argv)
-    return RunDir.open(found.run_dir), Options(
-        resume=found.resume,
-        deadline=None if found.deadline is None else Deadline.parse(found.deadline),
-        changes=tuple(word for change in found.set for word in ("--set", change)),
-        others=tuple(others),
-        program=tuple(found.program),
-    )
-
-
 def main(argv: Sequence[str]) -> int:
     """Supervise the run of a folder."""
     logging.basicConfig(level=logging.INFO, handlers=[RecordHandler()])
     try:
-        run_dir, options = _options(argv)
+        run_dir, options = parse_options(argv)
         run_dir.require_safe()
         shape = LaunchShape.read(run_dir)
         assert shape is not None, "a run without launch.json needs no supervisor"

@@ -20,7 +20,7 @@ from loba_tui.core.run.launching.shape import (
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a command's options say of the processes of a run; None is what was not given."""
+    """A command's options about the processes of a run; None for one that was not given."""
 
     processes: int | None = None
     hosts: str | None = None

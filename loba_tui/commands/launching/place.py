@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from loba_tui.client.runs.place import Wanted
+    from loba_tui.client.launching.place import Wanted
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,10 @@ class Place:
         str | None,
         typer.Option(metavar="PATH", help="Python of the other hosts, if it is elsewhere there."),
     ] = None
-    print_launch: Annotated[
-        Literal["torchrun", "slurm", "skypilot"] | None,
-        typer.Option(help="Start nothing: print what starts the run by this tool."),
-    ] = None
 
     def wanted(self) -> Wanted:
         """Return what is wanted of the processes."""
-        from loba_tui.client.runs.place import Wanted
+        from loba_tui.client.launching.place import Wanted
 
         return Wanted(
             processes=self.processes,

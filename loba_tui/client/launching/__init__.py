@@ -1,0 +1,1 @@
+"""Which processes of which hosts train a run, as the user says it."""

@@ -1,0 +1,1 @@
+"""Options of commands that start a run by several processes."""
