@@ -38,11 +38,13 @@ class Job:
 
     Attributes:
         run_dir: Holds the recipe.
+        breaks_first_strip: Drawing it fails on the first process between two of its images.
         after: Another run, which this one goes on from the checkpoint of `step` of.
         port: Of loopback, where the processes of this job meet.
     """
 
     run_dir: str
+    breaks_first_strip: bool = False
     after: str | None = None
     step: int = 0
     port: int = 0
@@ -157,10 +159,24 @@ def _work(jobs: Sequence[Job]) -> int:
         if job.after is not None:
             _copy(job) if os.environ["RANK"] == "0" else _wait_for(Path(job.run_dir))
         forget_accelerators()
+        if job.breaks_first_strip:
+            _break_first_strip()
         resume = ["--resume"] if job.after is not None else []
         if code := main.main(["--run-dir", job.run_dir, *resume]):
             return code
     return 0
+
+
+def _break_first_strip() -> None:
+    from loba_tui.core.program.sampling import run_strips
+
+    usual = run_strips.go_on_or_stop
+
+    def broken(*_arguments: object) -> None:
+        run_strips.go_on_or_stop = usual
+        raise RuntimeError("the paper is out")
+
+    run_strips.go_on_or_stop = broken
 
 
 def _copy(job: Job) -> None:

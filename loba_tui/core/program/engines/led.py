@@ -11,18 +11,22 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
-from torch.distributed import broadcast
+from torch.distributed import DistStoreError, broadcast
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.processes import Processes
 
 logger = logging.getLogger(__name__)
+
+_WAIT = timedelta(seconds=10)
+_KEY = "loba/led/"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class _Call:
 class LedForwards:
     """Announces forwards of a denoiser on the first process, and makes them on the others.
 
+    Measuring may take longer than any collective waits. So the others wait for the store to say
+    that there is something to receive; whether a process is lost is for `PeerWatch` to find.
+
     A forward that fails on all processes alike fails on the first one as it does alone, and the
     others wait for the next. One that fails on some of them leaves the rest waiting inside of it,
     until `parallel.timeout` ends that.
@@ -76,6 +83,8 @@ class LedForwards:
     processes: Processes
     device: torch.device
     _version: int = field(default=-1, init=False)
+    _store: Any = field(default=None, init=False)
+    _turn: int = field(default=0, init=False)
 
     @contextmanager
     def led(self) -> Iterator[bool]:
@@ -124,11 +133,16 @@ class LedForwards:
         return None if rows is None else rows.tolist(), self.scale.multipliers.is_on
 
     def _send(self, call: _Call | None, tensors: Sequence[Tensor]) -> None:
+        self._store_of_own().set(f"{_KEY}{self._turn}", "")
+        # All have been there before: they made the forward that was announced by it.
+        self._store_of_own().delete_key(f"{_KEY}{self._turn - 1}")
+        self._turn += 1
         broadcast_object_list([call])
         if tensors:
             broadcast(_bytes_of(tensors, self.device), src=0)
 
     def _receive(self) -> tuple[_Call, list[Tensor]] | None:
+        self._wait_for_turn()
         box: list[Any] = [None]
         broadcast_object_list(box)
         call: _Call | None = box[0]
@@ -144,6 +158,24 @@ class LedForwards:
         # Each part is copied: a dtype has to begin at a multiple of its own size.
         parts = zip(forms, content.split(sizes), strict=True)
         return call, [part.clone().view(form.dtype).view(form.shape) for form, part in parts]
+
+    def _wait_for_turn(self) -> None:
+        while True:
+            try:
+                self._store_of_own().wait([f"{_KEY}{self._turn}"], _WAIT)
+            except DistStoreError as error:
+                if "timeout" not in str(error).lower():
+                    raise
+            else:
+                self._turn += 1
+                return
+
+    def _store_of_own(self) -> Any:
+        """Return a connection to the group's store that nobody else waits on."""
+        if self._store is None:
+            # torch's public interface lends no store of the default group.
+            self._store = torch.distributed.distributed_c10d._get_default_store().clone()
+        return self._store
 
     def _follow(self) -> None:
         """Make the first process's forwards until it has no more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,13 +66,17 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
-    """Two processes with each engine, and with fsdp2 once more from the middle on."""
+    """Two processes with each engine, and with fsdp2 once more from the middle on.
+
+    The strip that this one draws at its end fails.
+    """
     folder = tmp_path_factory.mktemp("together")
     jobs = {
         name: new_job(small_slider(2, parallel=parallel), folder)
         for name, parallel in ENGINES.items()
     }
-    jobs["resumed"] = job_after(jobs["fsdp2"], STEPS // 2)
+    resumed = job_after(jobs["fsdp2"], STEPS // 2)
+    jobs["resumed"] = replace(resumed, breaks_first_strip=True)
     found = train_together(list(jobs.values()), 2, folder)
     return dict(zip(jobs, found, strict=True))
 
@@ -113,6 +118,14 @@ def test_a_run_goes_on_exactly_under_fsdp2(together: dict[str, Trained]) -> None
     }
     assert len(hashes) == 1
     assert [event["step"] for event in together["resumed"].events("resumed")] == [STEPS // 2]
+
+
+@pytest.mark.slow
+def test_a_strip_that_fails_releases_the_others(together: dict[str, Trained]) -> None:
+    (failed,) = together["resumed"].events("sample_failed")
+    assert (failed["step"], failed["message"]) == (STEPS, "the paper is out")
+    proven = [len(together[name].events("measured")) for name in ("fsdp2", "resumed")]
+    assert proven == [1, 2]
 
 
 @pytest.mark.slow
