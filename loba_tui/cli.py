@@ -25,6 +25,8 @@ from loba_tui.commands.queue import queue_app
 from loba_tui.commands.recipe import recipe_app
 from loba_tui.commands.run import replay, run
 from loba_tui.commands.runs import runs_app
+from loba_tui.commands.sweep.app import sweep
+from loba_tui.commands.sweep.listing import sweeps_app
 from loba_tui.commands.tui.dashboard import tui
 from loba_tui.core.errors import ExitCode, LobaError
 from loba_tui.core.output import gated
@@ -59,7 +61,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (merge, interfere, tui, push, validate, plan, run, replay, sample):
+for command in (merge, interfere, tui, push, validate, plan, run, sweep, replay, sample):
     app.command()(command)
 app.command("eval")(evaluate)
 for command in (erase, export, extract, bench, doctor):
@@ -69,6 +71,7 @@ app.add_typer(adapter_app, name="adapter")
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(runs_app, name="runs")
 app.add_typer(queue_app, name="queue")
+app.add_typer(sweeps_app, name="sweeps")
 app.add_typer(cache_app, name="cache")
 
 

@@ -21,9 +21,14 @@ from loba_tui.core.run.queue import Queue
 from loba_tui.core.text import clean
 
 
-def make_run(recipe: Recipe, out_dir: Path, ledger: Ledger) -> RunDir:
-    """Make the folder of a run below `out_dir`, register it, and write its resolved recipe."""
-    run_dir = RunDir.create(out_dir, recipe.name, ledger=ledger)
+def make_run(recipe: Recipe, out_dir: Path, ledger: Ledger, *, label: str = "") -> RunDir:
+    """Make the folder of a run below `out_dir`, register it, and write its resolved recipe.
+
+    Args:
+        label: Goes into the folder's name where several runs have one recipe's name.
+    """
+    name = f"{recipe.name}-{label}" if label else recipe.name
+    run_dir = RunDir.create(out_dir, name, ledger=ledger)
     run_dir.recipe.replace(dump_recipe(recipe).encode(), sync=True)
     return run_dir
 
