@@ -38,6 +38,7 @@ MARK = "LOBA_LAUNCH"
 """The variable by which the processes of an earlier launch are found on a host."""
 
 _POLL_SECONDS = 0.2
+_LEFT_SECONDS = 30.0
 _SET_PARENT_DEATH_SIGNAL = 1
 _SET_CHILD_SUBREAPER = 36
 
@@ -191,7 +192,9 @@ def kill_earlier(mark: str) -> None:
             if process.pid != os.getpid() and process.environ().get(MARK) == mark:
                 process.kill()
                 left.append(process)
-    psutil.wait_procs(left, timeout=30)
+    end = time.monotonic() + _LEFT_SECONDS
+    while any(map(_lives, left)) and time.monotonic() < end:
+        time.sleep(_POLL_SECONDS / 10)
 
 
 def _kill_all(torchrun: subprocess.Popen[bytes]) -> None:
@@ -203,19 +206,24 @@ def _kill_all(torchrun: subprocess.Popen[bytes]) -> None:
         for process in found:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(found, timeout=5)
+        time.sleep(_POLL_SECONDS / 10)
     torchrun.wait()
 
 
 def _children(pid: int, *, recursive: bool = False) -> list[psutil.Process]:
     """Return the children of a process that live."""
-    found = []
-    with contextlib.suppress(psutil.Error):
-        for process in psutil.Process(pid).children(recursive=recursive):
-            with contextlib.suppress(psutil.Error):
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-    return found
+    try:
+        return list(filter(_lives, psutil.Process(pid).children(recursive=recursive)))
+    except psutil.Error:
+        return []
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Say whether a process lives; one that has ended and waits for its parent does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _adopt_orphans() -> None:
