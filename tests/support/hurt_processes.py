@@ -58,7 +58,12 @@ class ProcessGroup:
 
 @contextmanager
 def process_group(
-    run_dir: RunDir, num: int = 2, *, resume: bool = False, program: Sequence[str] = PROGRAM
+    run_dir: RunDir,
+    num: int = 2,
+    *,
+    resume: bool = False,
+    options: Sequence[str] = (),
+    program: Sequence[str] = PROGRAM,
 ) -> Iterator[ProcessGroup]:
     """Start the processes of a run, and kill them in the end; their output is `rank-N.txt`."""
     environ = {
@@ -71,7 +76,7 @@ def process_group(
         "CUDA_VISIBLE_DEVICES": "",
     }
     command = [sys.executable, "-P", *program, "--run-dir", str(run_dir.path)]
-    command += ["--resume"] if resume else []
+    command += ["--resume", *options] if resume else options
     processes = []
     for rank in range(num):
         own = {**environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}

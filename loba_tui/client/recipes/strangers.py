@@ -145,7 +145,8 @@ def touched(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "begins with", str(_real(Path(recipe.adapter.init_from)))
     chosen = dict.fromkeys(f"{kind}/{name}" for kind, name in chosen_drop_ins(recipe))
     yield "drop-ins", f"{', '.join(chosen)}: all of them shipped"
-    yield "steps", f"{recipe.train.steps} where it is trained, batch size {recipe.train.batch_size}"
+    batch = recipe.train.batch_size or f"{recipe.train.global_batch_size} over all processes"
+    yield "steps", f"{recipe.train.steps} where it is trained, batch size {batch}"
 
 
 def of_run(run_dir: RunDir, ledger: Ledger) -> StrangersRecipe | None:

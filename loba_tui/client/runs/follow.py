@@ -105,7 +105,8 @@ class Follower:
         if status == ExitCode.INTERRUPTED:
             told = next((e.data.get("message") for e in self.events if e.kind == "stopped"), None)
             return Stopped(clean(told or "Stopped before it was done."))
-        failed = next((e for e in reversed(self.events) if e.kind == "failed"), None)
+        kinds = ("failed", "resume_refused")
+        failed = next((e for e in reversed(self.events) if e.kind in kinds), None)
         if failed is not None:
             return self._reported(failed, status)
         if self._num_interrupts == 1:

@@ -41,7 +41,8 @@ from loba_tui.core.output import RecordHandler, start_log
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.plugins.loading import as_plugin_error
 from loba_tui.core.program.peers.errors import is_peer_error, unknown_peer_lost
-from loba_tui.core.program.peers.records import note_ending
+from loba_tui.core.program.peers.launcher import Place
+from loba_tui.core.program.peers.records import note_failure
 from loba_tui.core.program.quick_imports import without_collections
 from loba_tui.core.program.steering.stop_flag import StopFlag
 from loba_tui.core.recipe.load import dump_recipe, load_recipe, parse_recipe
@@ -69,8 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # It warns about torchvision, which nothing here needs, on every start.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # torchrun and `accelerate launch` say which of their processes this is.
-    rank, local_rank = (int(os.environ.get(key, 0)) for key in ("RANK", "LOCAL_RANK"))
     plugins = Plugins.of_user(os.environ)
     try:
         if arguments.request is not None:
@@ -80,8 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from loba_tui.core.program.serving.plan_server import serve_plans
 
             return serve_plans(plugins)
+        # A launcher says which of its processes this is.
+        place = Place.of(os.environ)
         start = StartOptions(
-            local_rank=local_rank,
+            local_rank=place.local_rank,
             deadline=None if arguments.deadline is None else Deadline.parse(arguments.deadline),
             force=arguments.force,
             tensors=tensors_folder(os.environ),
@@ -102,10 +103,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         else:
             recipe, parent = _recipe_of(arguments, plugins)
-            if rank == 0:  # the others are told the folder by the first process
+            if place.rank == 0:  # the others are told the folder by the first process
                 run_dir = _new_run(recipe, parent)
                 sys.stderr.write(f"run directory: {run_dir.path}\n")
-        return _run(recipe, run_dir if rank == 0 else None, start, plugins)
+        return _run(recipe, run_dir if place.rank == 0 else None, start, plugins)
     except PeerLost as error:
         sys.stderr.write(f"{error}\n")
         sys.stderr.flush()
@@ -267,7 +268,7 @@ def _note_failure(writer: RunWriter, error: BaseException, ours: LobaError | Non
             f"{type(error).__name__}: {error}",
             "This is a bug of LOBA-Trainer; log.txt has more.",
         )
-    note_ending(writer, ours, cause=error)
+    note_failure(writer, ours, cause=error)
 
 
 def as_loba_error(error: BaseException) -> LobaError | None:

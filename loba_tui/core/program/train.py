@@ -99,6 +99,7 @@ def _train(recipe: Recipe, engine: Engine, context: RunContext, start: StartOpti
         if start.resume:
             _restore(run, records, allow_inexact=start.allow_inexact)
             _change(run, settings, start.changes)
+        records.goes_on()
         run.run(until=run.step + 1)
         preflight.compare(records)
         run.run()

@@ -52,6 +52,7 @@ _NEWER_KEYS: tuple[tuple[Any, ...], ...] = (
     ("method", "preserve", []),
     ("method", "watch", []),
     ("train", "effective_batch_size", None),
+    ("train", "global_batch_size", None),
     ("parallel", ParallelSection().model_dump(mode="json")),
 )
 

@@ -7,7 +7,7 @@ the drop-in's own signature by `core.plugins`, and both kinds of error are repor
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -18,12 +18,11 @@ from pydantic import (
     model_validator,
 )
 
-from loba_tui.core.recipe.sections.attacks import AttacksSection
 from loba_tui.core.recipe.sections.best import BestSection
-from loba_tui.core.recipe.sections.calibrate import CalibrateSection
-from loba_tui.core.recipe.sections.data import DataSection, Fraction, NonEmptyStr, Scale, Section
-from loba_tui.core.recipe.sections.method import Choice, MethodSection, Preserved
+from loba_tui.core.recipe.sections.data import DataSection, NonEmptyStr, Scale, Section
+from loba_tui.core.recipe.sections.method import Choice, MethodSection
 from loba_tui.core.recipe.sections.parallel import ParallelSection
+from loba_tui.core.recipe.sections.proof import ProofSection
 from loba_tui.core.recipe.sections.validation import ValidationSection
 
 RECIPE_VERSION = 1
@@ -167,14 +166,19 @@ class TrainSection(Section):
     """How long and how much at once."""
 
     steps: PositiveInt = 500
-    batch_size: PositiveInt | Literal["auto"] = Field(
+    batch_size: PositiveInt | Literal["auto"] | None = Field(
         4,
         description="samples at once on each process; auto: as many of effective_batch_size as fit"
-        " into free memory, settled when a run starts",
+        " into free memory, settled when a run starts; null: what global_batch_size comes to",
     )
     gradient_accumulation: PositiveInt = 1
     effective_batch_size: PositiveInt | None = Field(
         None, description="with batch_size: auto, the samples of a step: all that it accumulates"
+    )
+    global_batch_size: PositiveInt | None = Field(
+        None,
+        description="samples of a step over all processes; divided by them and by"
+        " gradient_accumulation it is batch_size, which is left out then, or auto",
     )
     seed: NonNegativeInt = 0
     resolution: PositiveInt | None = Field(None, description="pixels; null takes the model's own")
@@ -191,24 +195,56 @@ class TrainSection(Section):
 
     @property
     def micro_batch_size(self) -> int:
-        """Samples at once as a number; the most that they can become while they are `auto`."""
-        return self.batch_size if self.batch_size != "auto" else self.effective_batch_size or 1
+        """Samples at once as a number; the most that they can become while they are left open."""
+        if self.batch_size == "auto":
+            return self.effective_batch_size or self.global_batch_size or 1
+        if self.batch_size is None:
+            return max(1, (self.global_batch_size or 1) // self.gradient_accumulation)
+        return self.batch_size
+
+    @model_validator(mode="before")
+    @classmethod
+    def _global_batch_decides(cls, data: Any) -> Any:
+        is_open = isinstance(data, dict) and "batch_size" not in data
+        if is_open and data.get("global_batch_size") is not None:
+            return {**data, "batch_size": None}
+        return data
 
     @model_validator(mode="after")
-    def _auto_divides_the_effective_batch(self) -> TrainSection:
-        effective = self.effective_batch_size
+    def _batches_agree(self) -> TrainSection:
+        effective, whole = self.effective_batch_size, self.global_batch_size
         if self.batch_size == "auto":
-            if effective is None:
+            if effective is None and whole is None:
                 raise ValueError(
                     "batch_size: auto needs effective_batch_size, the samples of a step: the"
-                    " batch_size × gradient_accumulation that there would be"
+                    " batch_size × gradient_accumulation that there would be; or global_batch_size,"
+                    " those of all processes"
                 )
             if self.gradient_accumulation != 1:
                 raise ValueError("batch_size: auto decides gradient_accumulation too; leave it out")
+        elif self.batch_size is None:
+            if whole is None:
+                raise ValueError("batch_size: null needs global_batch_size")
+            if whole % self.gradient_accumulation:
+                raise ValueError(
+                    f"global_batch_size is {whole}, which gradient_accumulation:"
+                    f" {self.gradient_accumulation} does not divide"
+                )
         elif effective not in (None, self.batch_size * self.gradient_accumulation):
             raise ValueError(
                 f"effective_batch_size is {effective}, and batch_size × gradient_accumulation is"
                 f" {self.batch_size * self.gradient_accumulation}; it is for batch_size: auto"
+            )
+        elif whole is not None and whole % (self.batch_size * self.gradient_accumulation):
+            raise ValueError(
+                f"global_batch_size is {whole}, which is no multiple of batch_size ×"
+                f" gradient_accumulation, {self.batch_size * self.gradient_accumulation}; leave"
+                " batch_size out, and it is worked out"
+            )
+        if effective is not None and whole is not None:
+            raise ValueError(
+                "effective_batch_size is of each process and global_batch_size of all; leave one"
+                " out"
             )
         return self
 
@@ -253,59 +289,6 @@ class SaveSection(Section):
     best: BestSection | None = Field(
         None, description="the adapter of the best step is kept besides; null: the last one alone"
     )
-
-
-class ProofSection(Section):
-    """How the result is measured at the end of the run."""
-
-    enabled: bool = True
-    prompts: tuple[NonEmptyStr, ...] = Field((), description="held-out prompts; empty: sample's")
-    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (1000,)
-    measure: Choice | None = Field(None, description="null leaves the model-free figures only")
-    preserve: tuple[Preserved, ...] = Field(
-        (), description="labels and numbers that must not change"
-    )
-    region: tuple[Fraction, Fraction, Fraction, Fraction] | None = Field(
-        None, description="left, top, right, bottom (0 to 1) of where images are to change"
-    )
-    erased: NonEmptyStr | None = Field(
-        None, description="for erasers: the label by which measure tells what is to be gone"
-    )
-    others: dict[str, Annotated[tuple[NonEmptyStr, ...], Field(min_length=1)]] = Field(
-        default_factory=dict,
-        description="held-out prompts that must go on working, by the label measure is to give",
-    )
-    calibrate: CalibrateSection | None = Field(
-        None, description="sets the adapter's strength before it is measured; null leaves it alone"
-    )
-
-    attacks: AttacksSection | None = Field(
-        None, description="for erasers: tries to bring the erased concept back; null tries nothing"
-    )
-
-    @model_validator(mode="after")
-    def _others_stand_beside_an_erased_label(self) -> ProofSection:
-        if self.erased is not None and self.measure is None:
-            raise ValueError("erased needs measure: the measure that gives this label")
-        if self.others and self.erased is None:
-            raise ValueError("others needs erased: they stand beside what is to be gone")
-        if self.attacks is not None and self.erased is None:
-            raise ValueError("attacks needs erased: the label of what is not to come back")
-        if self.attacks is not None and not self.enabled:
-            raise ValueError("attacks needs enabled: true: it is a part of the proof")
-        return self
-
-    @model_validator(mode="after")
-    def _calibrating_needs_a_measured_slider(self) -> ProofSection:
-        if self.calibrate is None:
-            return self
-        if self.measure is None or self.erased is not None:
-            raise ValueError("calibrate needs measure, of what a slider moves, and no erased")
-        if not self.enabled:
-            raise ValueError("calibrate needs enabled: true: it is a part of the proof")
-        if held := set(self.calibrate.prompts) & set(self.prompts):
-            raise ValueError(f"calibrate has a prompt of the proof, {min(held)!r}: take another")
-        return self
 
 
 class Recipe(Section):

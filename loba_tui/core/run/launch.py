@@ -18,6 +18,7 @@ from loba_tui.core.files import UnsafeFileError, unwritable
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.launching.shape import LaunchShape
+from loba_tui.core.run.reader import former_ending
 from loba_tui.core.run.records import RECORD_VERSION, Status, decode, encode
 
 # -P keeps the working directory out of sys.path, so that no file there can shadow a module.
@@ -172,7 +173,8 @@ def _start(
     run_dir.require_safe()
     if run_dir.lock.is_locked(shared=True):
         raise owner.in_use(run_dir.lock)
-    status = Status("starting", 0, 0, time.time())
+    former = former_ending(run_dir)
+    status = Status("starting", 0, 0, time.time(), extra={"former": former} if former else {})
     run_dir.status.replace(encode(status.as_json()))
     try:
         output = run_dir.log.open_to_append()

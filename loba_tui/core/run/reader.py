@@ -260,6 +260,23 @@ class Tail:
                 yield from (line for line in lines if line.strip())
 
 
+def former_ending(run_dir: RunDir) -> dict[str, Any] | None:
+    """Return the status that the last program of a run has left, as it is written.
+
+    A program that was launched and never took the run leaves none of its own. None where no
+    program has worked on the run.
+    """
+    record = _read_object(run_dir.status)
+    former = record.get("former") if record is not None else None
+    if isinstance(former, dict):
+        record = former
+    try:
+        status = Status.from_json(record or {})
+    except ValueError:
+        return None
+    return record if status.owner is not None or status.is_final else None
+
+
 def _read_object(file: OwnedFile) -> dict[str, Any] | None:
     try:
         return decode(file.read(_MAX_JSON_BYTES))

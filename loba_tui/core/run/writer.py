@@ -21,6 +21,7 @@ from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.redact import Redactor
 from loba_tui.core.run import disk, owner
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.reader import former_ending
 from loba_tui.core.run.records import RECORD_VERSION, Status, encode
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,9 @@ class Records:
         """Append something that happened, such as `saved`, `sampled`, `warning` or `failed`."""
         if kind in ("saved", "resumed"):
             self.saved_step = data.get("step", self.saved_step)
+
+    def goes_on(self) -> None:
+        """Say that the run is taken up: how an earlier program has ended counts no more."""
 
     def warn(self, message: str) -> None:
         """Append a warning that the user should see."""
@@ -96,6 +100,7 @@ class RunWriter(Records):
 
     def __init__(self, run_dir: RunDir, lock: int, redactor: Redactor) -> None:
         # Made by `open`, which takes the lock.
+        self._former = former_ending(run_dir)
         self.run_dir = run_dir
         self._lock = lock
         self._redact = redactor.value
@@ -183,6 +188,25 @@ class RunWriter(Records):
             if urgent or time.monotonic() - self._status_written >= STATUS_INTERVAL_SECONDS:
                 self.flush()
 
+    def goes_on(self) -> None:
+        """Forget the status of an earlier program."""
+        self._former = None
+
+    def refuse(self, **reason: Any) -> bool:
+        """Leave the run as an earlier program has left it, and note why it does not go on.
+
+        Returns False where there was no earlier program, or its run goes on already. Nothing but
+        the end of this program may follow.
+        """
+        with self._guard:
+            if self._former is None:
+                return False
+            self._closing.set()
+            self.event("resume_refused", **reason)
+            self.run_dir.status.replace(encode(self._former))
+            self._status_pending = False
+        return True
+
     def write_file(self, name: str, content: bytes, *, sync: bool = False) -> str:
         """Write a file beside the records."""
         file = self.run_dir.folder.file(name)
@@ -216,8 +240,9 @@ class RunWriter(Records):
         while not self._closing.wait(HEARTBEAT_SECONDS):
             if time.monotonic() - self._status_written >= HEARTBEAT_SECONDS:
                 # What cannot be written is for the main thread to report.
-                with contextlib.suppress(ResourceError):
-                    self.flush()
+                with contextlib.suppress(ResourceError), self._guard:
+                    if not self._closing.is_set():
+                        self.flush()
 
     def close(self) -> None:
         """Write what is pending and give the run free."""

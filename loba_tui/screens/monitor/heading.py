@@ -57,7 +57,7 @@ def heading_rows(frame: Frame, width: int) -> list[list[Piece]]:
     ):
         if name in frame.latest:
             second += [(f"{label} ", "dim"), form.format(frame.latest[name]), "  "]
-    if frame.liveness.state == "failed" and frame.failure:
+    if frame.failure and not frame.liveness.is_alive:
         second += [(frame.failure, tone)]
     elif frame.liveness.state not in ("running", "finished", "stopped", "failed"):
         second += [(frame.liveness.reason, tone)]

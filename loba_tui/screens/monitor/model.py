@@ -40,6 +40,7 @@ _LABELS = {
 # Where several fall into one cell, the first of these is shown.
 MARKS = {
     "failed": "F",
+    "peer_lost": "F",
     "stopped": "X",
     "warning": "!",
     "skipped": "!",
@@ -53,6 +54,7 @@ MARKS = {
     "sampled": "i",
     "saved": "s",
 }
+_FAILURES = ("failed", "peer_lost", "resume_refused")
 _RANK = {letter: rank for rank, letter in enumerate(dict.fromkeys(MARKS.values()))}
 
 
@@ -195,7 +197,7 @@ class MonitorModel:
 
     def _note(self, event: Event) -> None:
         self._events.append(event_line(event))
-        if event.kind in ("started", "failed", "peer_lost"):
+        if event.kind in ("started", *_FAILURES):
             self._failure = str(event.data.get("message", ""))
         letter = MARKS.get(event.kind)
         if letter is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 
-from loba_tui.core.errors import Interrupted, LobaError, PeerLost, Stopped
+from loba_tui.core.errors import ExitCode, Interrupted, LobaError, PeerLost, Stopped
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.writer import Records, RunWriter
@@ -27,6 +27,18 @@ def note_ending(records: Records, error: LobaError, *, cause: BaseException | No
         records.event("failed", **ending, traceback=trace)
     is_over = isinstance(error, PeerLost | Interrupted | Stopped)
     records.status(phase="stopped" if is_over else "failed")
+
+
+def note_failure(writer: RunWriter, error: LobaError, *, cause: BaseException) -> None:
+    """Write how a program has ended; one that could not take up its run leaves that as it was.
+
+    Args:
+        cause: The error as it was raised.
+    """
+    is_refusal = ExitCode.RECIPE <= error.exit_code <= ExitCode.REFUSED
+    told = {"message": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
+    if not (is_refusal and writer.refuse(**told)):
+        note_ending(writer, error, cause=cause)
 
 
 def note_ending_for_first(run_dir: RunDir, error: PeerLost) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from loba_tui.core.errors import LobaError
+from loba_tui.core.errors import LobaError, RecipeError
 from loba_tui.core.program.planning.estimate import Estimator, needed_of
 from loba_tui.core.program.planning.estimate_records import Estimate
 from loba_tui.core.program.planning.remedies import Change, as_keys, with_changes
@@ -51,6 +51,58 @@ class Settled:
 def leaves_choices(recipe: Recipe) -> bool:
     """Whether a recipe leaves something to be chosen when a run starts."""
     return "auto" in (recipe.train.batch_size, recipe.base_model.gradient_checkpointing)
+
+
+def divide_global_batch(recipe: Recipe, num_data: int) -> Recipe:
+    """Return the recipe with the samples of each process in the place of those of all.
+
+    `train.global_batch_size` itself stays. Where `batch_size` is `auto`, it is still to be settled.
+
+    Args:
+        num_data: Processes, or groups of processes, that draw rows of their own.
+
+    Raises:
+        RecipeError: They cannot share it, or `batch_size` says something else.
+    """
+    train = recipe.train
+    whole, pieces = train.global_batch_size, train.gradient_accumulation
+    if whole is None:
+        return recipe
+    each, rest = divmod(whole, num_data * pieces)
+    if isinstance(train.batch_size, int):
+        if train.batch_size * pieces * num_data != whole:
+            wanted = whole // (train.batch_size * pieces)
+            raise RecipeError(
+                f"train.global_batch_size is {whole}, and batch_size {train.batch_size} ×"
+                f" gradient_accumulation {pieces} × {num_data} of data parallelism is"
+                f" {train.batch_size * pieces * num_data}",
+                f"Start {wanted} with --processes, or leave train.batch_size out.",
+            )
+        return recipe
+    if rest:
+        times = f" × gradient_accumulation {pieces}" if pieces > 1 else ""
+        raise RecipeError(
+            f"train.global_batch_size is {whole}, which {num_data} of data parallelism{times}"
+            " do not divide",
+            "Start a number of processes that divides it.",
+        )
+    if train.batch_size == "auto":
+        return _with_train(recipe, effective_batch_size=each)
+    return _with_train(recipe, batch_size=each)
+
+
+def with_open_batch(recipe: Recipe, written: Recipe) -> Recipe:
+    """Return a recipe as a run keeps it: a batch size that was worked out is left open again.
+
+    So a run that is resumed by another number of processes still makes the same steps.
+    """
+    if written.train.batch_size is not None:
+        return recipe
+    return _with_train(recipe, batch_size=None)
+
+
+def _with_train(recipe: Recipe, **values: object) -> Recipe:
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=values)})
 
 
 def settle(recipe: Recipe, estimator: Estimator, free_memory: int | None) -> Settled:

@@ -19,7 +19,12 @@ import torch
 from loba_tui.core.errors import LobaError, RecipeError, ResourceError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.engines.base import Engine
-from loba_tui.core.program.planning.automatic import leaves_choices, settle
+from loba_tui.core.program.planning.automatic import (
+    divide_global_batch,
+    leaves_choices,
+    settle,
+    with_open_batch,
+)
 from loba_tui.core.program.planning.estimate import Estimator
 from loba_tui.core.program.planning.estimate_records import Estimate
 from loba_tui.core.program.planning.free_resources import free_memory, free_resources
@@ -72,15 +77,23 @@ class Preflight:
         Raises:
             RecipeError: The recipe does not fit its model, or several processes cannot train it.
         """
-        _refuse_several(self.recipe, context.processes.num)
+        written, processes = self.recipe, context.processes
+        _refuse_several(written, processes.num)
+        self.recipe = divide_global_batch(written, processes.num_data)
+        if written.train.batch_size is None:
+            whole, share = written.train.global_batch_size, self.recipe.train.micro_batch_size
+            noun = "process" if processes.num_data == 1 else "processes"
+            reason = f"global_batch_size {whole} over {processes.num_data} {noun}"
+            keys = as_keys({"train.batch_size": share})
+            context.records.event("chosen", keys=keys, reason=reason)
         if not leaves_choices(self.recipe):
             return self.recipe
-        processes = context.processes
         free = processes.least(free_memory(self.device))
         settled = None
         if processes.is_first:
             settled = settle(self.recipe, self._estimator, free)
-            context.run_dir.recipe.replace(dump_recipe(settled.recipe).encode(), sync=True)
+            kept = dump_recipe(with_open_batch(settled.recipe, written))
+            context.run_dir.recipe.replace(kept.encode(), sync=True)
             context.records.event("chosen", keys=as_keys(settled.change), reason=settled.reason)
         self.recipe = processes.share(settled).recipe
         engine.accelerator.gradient_accumulation_steps = self.recipe.train.gradient_accumulation

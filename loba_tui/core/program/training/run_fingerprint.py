@@ -27,7 +27,7 @@ _LATER_MODEL_KEYS = (
     *("vae", "config", "prediction_type", "zero_snr"),
     *("long_prompts", "prompt_weights", "quantize"),
 )
-_LATER_TRAIN_KEYS = ("exactness", "compile")
+_LATER_TRAIN_KEYS = ("exactness", "compile", "global_batch_size")
 _DATA_EXCLUDED: dict[str, Any] = {
     "workers": True,
     "cache": True,
@@ -77,6 +77,9 @@ class RunFingerprint:
         for key in _LATER_TRAIN_KEYS:
             if dumped["train"][key] == TrainSection.model_fields[key].default:
                 del dumped["train"][key]
+        if recipe.train.global_batch_size is not None:
+            # It comes to another one where the run goes on with other processes.
+            del dumped["train"]["batch_size"]
         shared = recipe.parallel.model_dump(mode="json", exclude=_PARALLEL_EXCLUDED)
         if shared != ParallelSection().model_dump(mode="json", exclude=_PARALLEL_EXCLUDED):
             dumped["parallel"] = shared
@@ -111,6 +114,7 @@ class RunFingerprint:
                 "the checkpoint is of another recipe: " + "; ".join(others[:5]),
                 "Start a run of its own for a recipe that was changed.",
             )
+        self._require_processes(saved["machine"].get("processes"), allow_inexact=allow_inexact)
         differences = list(_differences(saved["machine"], self.machine))
         if differences and not allow_inexact:
             raise RecipeError(
@@ -119,6 +123,35 @@ class RunFingerprint:
                 "Resume with --allow-inexact where that does not matter; the adapter will say so.",
             )
         return differences
+
+    def _require_processes(self, before: int | None, *, allow_inexact: bool) -> None:
+        """Refuse another number of processes, unless the samples of a step stay and it is allowed.
+
+        Raises:
+            RecipeError: The run had `before` processes, and these are not as many.
+        """
+        now = self.machine["processes"]
+        if before is None or before == now:
+            return
+        same = f"`loba run --resume RUN --processes {before}` goes on exactly"
+        noun = "process" if before == 1 else "processes"
+        had = f"the run had {before} {noun}, and here {_is(now)}"
+        train = self.recipe["train"]
+        if train.get("global_batch_size") is None:
+            raise RecipeError(
+                f"{had}: each step would learn from another number of samples",
+                f"{same}. Another number of processes needs a run with train.global_batch_size.",
+            )
+        if not allow_inexact:
+            raise RecipeError(
+                f"{had}: the run would not go on exactly",
+                f"{same}. --allow-inexact goes on with {now}, at the same"
+                f" train.global_batch_size of {train['global_batch_size']}.",
+            )
+
+
+def _is(num_processes: int) -> str:
+    return "is one" if num_processes == 1 else f"are {num_processes}"
 
 
 def _machine(accelerator: Accelerator, dtype: torch.dtype) -> dict[str, Any]:

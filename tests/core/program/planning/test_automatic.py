@@ -11,9 +11,15 @@ import pytest
 import torch
 
 from loba_tui.client.plans.requirements_text import memory_lines
+from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.planning import preflight
-from loba_tui.core.program.planning.automatic import Settled, leaves_choices, settle
+from loba_tui.core.program.planning.automatic import (
+    Settled,
+    divide_global_batch,
+    leaves_choices,
+    settle,
+)
 from loba_tui.core.program.planning.estimate import Estimator, needed_of
 from loba_tui.core.program.planning.estimate_records import Estimate
 from loba_tui.core.program.planning.requirements import by_memory
@@ -159,12 +165,34 @@ def test_what_is_fixed_stays(base: Estimate) -> None:
             "decides gradient_accumulation",
         ),
         ({"batch_size": 4, "effective_batch_size": 8}, "it is for batch_size: auto"),
+        ({"batch_size": 4, "global_batch_size": 6}, "no multiple of batch_size"),
+        ({"batch_size": None}, "needs global_batch_size"),
+        ({"global_batch_size": 4, "gradient_accumulation": 3}, "does not divide"),
+        (
+            {"batch_size": "auto", "effective_batch_size": 8, "global_batch_size": 8},
+            "leave one out",
+        ),
         ({"batch_size": "all"}, "a whole number greater than 0 or auto"),
     ],
 )
 def test_what_makes_no_sense_is_said(train: dict[str, object], said: str) -> None:
     with pytest.raises(ProblemsFound, match=said):
         recipe_of(train)
+
+
+def test_a_global_batch_is_divided_by_processes_before_auto_cuts_it(base: Estimate) -> None:
+    recipe = divide_global_batch(recipe_of({"batch_size": "auto", "global_batch_size": 8}), 2)
+    found = settled(recipe, Formula(base), PLENTY).recipe.train
+    assert (found.batch_size, found.gradient_accumulation) == (4, 1)
+    assert (found.effective_batch_size, found.global_batch_size) == (None, 8)
+
+
+def test_a_global_batch_that_cannot_be_shared_is_refused() -> None:
+    recipe = recipe_of({"global_batch_size": 8, "gradient_accumulation": 2})
+    assert divide_global_batch(recipe, 4).train.batch_size == 1
+    for num_data in (3, 8):
+        with pytest.raises(RecipeError, match="global_batch_size is 8"):
+            divide_global_batch(recipe, num_data)
 
 
 class StopNever:
