@@ -21,6 +21,7 @@ _ENDINGS = {
     "finished": ExitCode.DONE,
     "stopped": ExitCode.RESUMABLE,
     "failed": ExitCode.BUG,
+    "resume_refused": ExitCode.RECIPE,
 }
 
 
