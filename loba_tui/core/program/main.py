@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         run_dir = None
         if arguments.run_dir is not None:
-            if arguments.join is not None and rank > 0:
+            if arguments.join is not None and place.rank > 0:
                 recipe = load_recipe(Path(arguments.join), plugins=plugins)
             else:
                 run_dir = RunDir.open(arguments.run_dir)
