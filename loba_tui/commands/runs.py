@@ -14,6 +14,7 @@ from loba_tui.commands.options import (
     Json,
     Run,
     echo_json,
+    echo_lines,
     echo_result,
     find_run,
     grouped,
@@ -52,15 +53,31 @@ def _move(name: str, kind: CommandKind, component: str) -> None:
 
 
 @runs_app.command("ls")
-def runs_ls(as_json: Json = False) -> None:
-    """List all runs of this user on this machine, newest last.
+def runs_ls(
+    sweep: Annotated[
+        str | None, typer.Option(metavar="SWEEP", help="Only the runs of this sweep.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List all runs of this user on this machine, newest last; those of a sweep together.
 
     Example: loba runs ls --json
     """
-    from loba_tui.client.runs.describe import run_line, run_record
+    from loba_tui.client.runs.describe import list_lines, run_record
+    from loba_tui.client.sweeps.folder import find_sweep
+    from loba_tui.client.sweeps.overview import overview, overview_line
 
-    records = [run_record(run_dir) for run_dir in user_ledger().runs()]
-    echo_result(records, map(run_line, records), as_json=as_json)
+    ledger = user_ledger()
+    runs = ledger.runs()
+    if sweep is not None:
+        runs = [each.run for each in find_sweep(sweep, ledger).runs if each.run.recipe.is_there()]
+    records = [run_record(run_dir) for run_dir in runs]
+    if as_json:
+        echo_json(records)
+        return
+    paths = dict.fromkeys(each["sweep"]["path"] for each in records if each["sweep"] is not None)
+    headers = {path: overview_line(overview(Path(path))) for path in paths}
+    echo_lines(list_lines(records, headers))
 
 
 @runs_app.command("show")

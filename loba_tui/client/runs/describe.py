@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from loba_tui.client.sweeps.mark import SweepMark
 from loba_tui.core.errors import CorruptError
 from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.run.changes import ChangeRecord
@@ -38,6 +39,7 @@ def run_record(run_dir: RunDir) -> dict[str, Any]:
         "resident": _components(_list(held.get("resident"))),
         "unloaded": [str(each) for each in _list(held.get("unloaded"))],
         "origin": _origin(run_dir),
+        "sweep": _sweep(run_dir),
         "steering": _steering(run_dir),
     }
 
@@ -75,6 +77,15 @@ def _origin(run_dir: RunDir) -> str | None:
     return str(found)
 
 
+def _sweep(run_dir: RunDir) -> dict[str, Any] | None:
+    """Return which run of which sweep it is."""
+    mark = SweepMark.read(run_dir)
+    if mark is None:
+        return None
+    values = dict(mark.values)
+    return {"name": mark.sweep.name, "path": str(mark.sweep), "run": mark.number, "values": values}
+
+
 def _steering(run_dir: RunDir) -> list[dict[str, Any]]:
     try:
         record = ChangeRecord.read(run_dir.changes)
@@ -88,8 +99,9 @@ def record_lines(record: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{key.replace('_', ' '):20}{clean(value)}"
         for key, value in record.items()
-        if value is not None and key not in ("steering", "resident", "unloaded")
+        if value is not None and key not in ("steering", "resident", "unloaded", "sweep")
     ]
+    lines += _sweep_lines(record)
     lines += _memory_lines(record)
     lines += [
         f"{'set at step ' + str(change['step']):20}{clean(change['key'])}  "
@@ -97,6 +109,15 @@ def record_lines(record: Mapping[str, Any]) -> list[str]:
         for change in record["steering"]
     ]
     return lines
+
+
+def _sweep_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return which run of a sweep it is, and what varies in it."""
+    sweep = record["sweep"]
+    if sweep is None:
+        return []
+    values = ", ".join(f"{key}={value}" for key, value in sweep["values"].items())
+    return [f"{'sweep':20}{clean(sweep['name'])}, run {sweep['run']}: {clean(values)}"]
 
 
 def _memory_lines(record: Mapping[str, Any]) -> list[str]:
@@ -116,3 +137,21 @@ def run_line(record: Mapping[str, Any]) -> str:
     step = f"{record['step']}/{record['total']}" if record["total"] else ""
     outcome = clean(record["outcome"] or "", limit=12)
     return f"{record['state']:10}{step:14}{outcome:13}{clean(record['path'])}"
+
+
+def list_lines(records: Sequence[Mapping[str, Any]], headers: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for every run; those of a sweep stand together where its first one is.
+
+    Args:
+        headers: The line of each sweep, by its path.
+    """
+    seen: set[str] = set()
+    for record in records:
+        path = record["sweep"]["path"] if record["sweep"] is not None else None
+        if path is None:
+            yield run_line(record)
+        elif path not in seen:
+            seen.add(path)
+            yield headers[path]
+            of_it = [each for each in records if (each["sweep"] or {}).get("path") == path]
+            yield from (f"  {run_line(each)}" for each in of_it)

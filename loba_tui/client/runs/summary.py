@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loba_tui.client.sweeps.mark import SweepMark
+from loba_tui.client.sweeps.results import Result, result_of
 from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import Liveness, RunReader
@@ -32,6 +34,8 @@ class RunSummary:
         losses: From the whole run, evenly spread; empty where none are recorded.
         rate: Steps a second over the last steps; None where nothing moves.
         memory_mib: Of the device, or of the process on a CPU.
+        sweep: The sweep that it belongs to.
+        result: Of a finished run of a sweep, what decides which of them is the best.
     """
 
     run: RunDir
@@ -45,6 +49,8 @@ class RunSummary:
     memory_mib: float | None = None
     device: str = ""
     has_adapter: bool = False
+    sweep: SweepMark | None = None
+    result: Result | None = None
 
     @property
     def step(self) -> int:
@@ -80,6 +86,7 @@ class _Known:
     losses: tuple[float, ...] = ()
     last: Metric | None = None
     rate: float | None = None
+    sweep: SweepMark | None = None
 
 
 class RunSummaries:
@@ -121,7 +128,9 @@ class RunSummaries:
             known.losses, known.last, known.rate = _metrics(run.metrics)
         if not known.device and _has_changed(known, "events", run.events):
             known.device = _device(run.events)
-        last = known.last
+        if known.sweep is None and _has_changed(known, "sweep", run.sweep):
+            known.sweep = SweepMark.read(run)
+        last, mark = known.last, known.sweep
         return RunSummary(
             run=run,
             method=known.method,
@@ -134,6 +143,8 @@ class RunSummaries:
             memory_mib=last.memory_mib if last else None,
             device=known.device,
             has_adapter=run.adapter.is_there(),
+            sweep=mark,
+            result=result_of(mark.of(run)) if mark and liveness.state == "finished" else None,
         )
 
 

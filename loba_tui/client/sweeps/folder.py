@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loba_tui.client.runs.start import make_run
-from loba_tui.client.sweeps.mark import SweepMark
+from loba_tui.client.sweeps.mark import SweepMark, SweepRun
 from loba_tui.client.sweeps.variants import Variant
 from loba_tui.core.errors import CorruptError, RecipeError
 from loba_tui.core.files import unwritable
@@ -41,15 +41,6 @@ class Settings:
     slots: tuple[str, ...]
     retries: int
     environ: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SweepRun:
-    """One run of a sweep, and what varies in it."""
-
-    number: int
-    run: RunDir
-    values: Mapping[str, str]
 
 
 @dataclass(frozen=True)

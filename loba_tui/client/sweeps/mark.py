@@ -15,6 +15,15 @@ _MAX_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep, and what varies in it."""
+
+    number: int
+    run: RunDir
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class SweepMark:
     """The content of a run's sweep.json.
 
@@ -37,6 +46,10 @@ class SweepMark:
             "values": dict(self.values),
         }
         run_dir.sweep.replace(encode(record), sync=True)
+
+    def of(self, run_dir: RunDir) -> SweepRun:
+        """Return the run that carries it as one of its sweep."""
+        return SweepRun(self.number, run_dir, self.values)
 
     @classmethod
     def read(cls, run_dir: RunDir) -> SweepMark | None:

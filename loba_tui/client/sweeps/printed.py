@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from loba_tui import __version__
-from loba_tui.client.sweeps.folder import Sweep, SweepRun
+from loba_tui.client.sweeps.folder import Sweep
+from loba_tui.client.sweeps.mark import SweepRun
 from loba_tui.core.run.launch import PROGRAM
 
 Scheduler = Literal["slurm", "skypilot"]

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from loba_tui.client.sweeps.folder import Sweep, SweepRun
+from loba_tui.client.sweeps.folder import Sweep
+from loba_tui.client.sweeps.mark import SweepRun
 from loba_tui.client.sweeps.results import Result, sweep_results
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.run.reader import RunReader

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loba_tui.client.sweeps.folder import Sweep, SweepRun
+from loba_tui.client.sweeps.folder import Sweep
+from loba_tui.client.sweeps.mark import SweepRun
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Metric
 from loba_tui.core.text import clean
@@ -77,10 +78,11 @@ def sweep_results(sweep: Sweep) -> list[Result]:
     A run with a proof is judged by what it says; one that trains on images, which a proof says
     little of, by its validation loss, and by its last loss where there is none.
     """
-    return sorted(map(_result, sweep.runs), key=_order)
+    return sorted(map(result_of, sweep.runs), key=order_of)
 
 
-def _result(run: SweepRun) -> Result:
+def result_of(run: SweepRun) -> Result:
+    """Return one run as it stands; takes as long as its metrics are many."""
     reader = RunReader(run.run)
     status, liveness, report = reader.status(), reader.liveness(), reader.report() or {}
     metrics = reader.new_metrics()
@@ -146,7 +148,8 @@ def _recorded(metrics: Sequence[Metric]) -> dict[str, float]:
     return found
 
 
-def _order(result: Result) -> tuple[Any, ...]:
+def order_of(result: Result) -> tuple[Any, ...]:
+    """Return a key by which the best run is sorted first."""
     state = _STATES.index(result.state) if result.state in _STATES else len(_STATES)
     if result.state != "finished":
         return (state, result.run.number)

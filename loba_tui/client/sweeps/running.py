@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from loba_tui.client.notify import watcher
 from loba_tui.client.runs import steer
-from loba_tui.client.sweeps.folder import Sweep, SweepRun
+from loba_tui.client.sweeps.folder import Sweep
+from loba_tui.client.sweeps.mark import SweepRun
 from loba_tui.client.sweeps.results import Result, sweep_results
 from loba_tui.client.sweeps.sheet import contact_sheet
 from loba_tui.client.sweeps.table import as_csv

@@ -28,6 +28,7 @@ COLUMNS = (
     Column("memory", "memory", 10, "right", at_least=110),
     Column("device", "device", 7, at_least=118),
     Column("age", "age", 5, "right", at_least=132),
+    Column("sweep", "sweep", 20, at_least=170, cut="middle"),
 )
 PHASE_TONES: dict[LivenessState, str] = {
     "running": "good",
@@ -61,10 +62,11 @@ def run_row(summary: RunSummary, now: float) -> Row:
     eta = summary.eta_seconds
     age = max(0.0, now - summary.created)
     tone = PHASE_TONES[state]
+    sweep = summary.sweep.sweep.name if summary.sweep else ""
     return Row(
         key=str(summary.run.path),
         cells=(
-            summary.run.name,
+            f"  {values_text(summary)}  {summary.run.name}" if summary.sweep else summary.run.name,
             summary.method,
             Cell(f"{_SIGNS.get(state, ' ')} {phase}", tone),
             f"{summary.step}/{summary.total}" if summary.total else "",
@@ -75,6 +77,7 @@ def run_row(summary: RunSummary, now: float) -> Row:
             "" if summary.memory_mib is None else f"{summary.memory_mib:,.0f} MiB",
             summary.device,
             show_short_age(age) if summary.created else "",
+            sweep,
         ),
         values=(
             summary.run.name,
@@ -88,9 +91,16 @@ def run_row(summary: RunSummary, now: float) -> Row:
             summary.memory_mib,
             summary.device,
             age if summary.created else None,
+            sweep,
         ),
         tone="dim" if tone == "dim" else "",
     )
+
+
+def values_text(summary: RunSummary) -> str:
+    """Return what varies in a run of a sweep."""
+    values = summary.sweep.values if summary.sweep else {}
+    return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items())
 
 
 def phase_of(liveness: Liveness, status: Status | None) -> str:

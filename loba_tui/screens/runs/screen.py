@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -16,9 +16,10 @@ from loba_tui.client.runs import steer as runs
 from loba_tui.client.runs.summary import RunSummaries, RunSummary
 from loba_tui.core.recipe import shipped
 from loba_tui.screens.base import FILTER, asks
-from loba_tui.screens.runs.rows import COLUMNS, DeletionPlan, removed, run_row, same_as, short_row
+from loba_tui.screens.runs.rows import COLUMNS, DeletionPlan, removed, same_as, short_row
 from loba_tui.screens.runs.starting import start_recipe
-from loba_tui.screens.table_screen import TableScreen
+from loba_tui.screens.runs.sweeps import SweepGroup, folder_of, list_rows, sweep_groups
+from loba_tui.screens.table_screen import Known, TableScreen
 from loba_tui.widgets.dialogs import Choice, ChoiceDialog, ConfirmDialog, TextDialog
 from loba_tui.widgets.line import Lines, Piece
 from loba_tui.widgets.table import MarkTable
@@ -50,6 +51,7 @@ class RunsScreen(TableScreen):
         Binding("R", "resume", "resume", id="runs.resume"),
         Binding("d", "delete", "delete", id="runs.delete"),
         Binding("y", "copy", "copy the folder's path", show=False, id="runs.copy"),
+        Binding("z", "fold", "open or close a sweep", show=False, id="runs.fold"),
         FILTER,
     ]
 
@@ -57,6 +59,8 @@ class RunsScreen(TableScreen):
         super().__init__()
         self._reader: RunSummaries | None = None
         self._summaries: dict[str, RunSummary] = {}
+        self._groups: dict[str, SweepGroup] = {}
+        self._opened: set[str] = set()
 
     def compose_body(self) -> Iterable[Widget]:
         yield MarkTable(COLUMNS, id="runs")
@@ -79,8 +83,9 @@ class RunsScreen(TableScreen):
 
     def _show(self, summaries: list[RunSummary]) -> None:
         self._summaries = {str(summary.run.path): summary for summary in summaries}
-        table, now = self.table, time.time()
-        table.set_rows([run_row(summary, now) for summary in summaries])
+        self._groups = sweep_groups(summaries)
+        self._show_rows()
+        table = self.table
         is_empty = not summaries
         if is_empty == table.display:
             table.display = not is_empty
@@ -89,9 +94,17 @@ class RunsScreen(TableScreen):
                 table.focus()
         self._summarize()
 
+    def _show_rows(self) -> None:
+        """Show runs and sweeps; a filter looks into all of them."""
+        opened = self._groups.keys() if self.table.filter.text else self._opened
+        rows = list_rows(list(self._summaries.values()), self._groups, opened, time.time())
+        self.table.set_rows(rows)
+
     def _summarize(self) -> None:
         num_alive = sum(s.liveness.is_alive for s in self._summaries.values())
-        self.about(f"{num_alive} alive of {self.table.summary('runs')}")
+        rows = self.table.summary("rows" if self._groups else "runs")
+        runs = f"{len(self._summaries)} runs, " if self._groups else ""
+        self.about(f"{num_alive} alive of {runs}{rows}")
 
     def one_line(self) -> str:
         alive = [s for s in self._summaries.values() if s.liveness.is_alive]
@@ -105,12 +118,40 @@ class RunsScreen(TableScreen):
 
     def filter_changed(self, text: str) -> str:
         problem = super().filter_changed(text)
+        self._show_rows()
         self._summarize()
         return problem
 
+    def chosen(self, known: Mapping[str, Known]) -> list[Known]:
+        """Return what the marked rows stand for; a sweep's row stands for its runs."""
+        keys: dict[str, None] = {}
+        for key in self.table.chosen:
+            group = self._groups.get(key)
+            of_it = [key] if group is None else [str(each.run.path) for each in group.runs]
+            keys |= dict.fromkeys(of_it)
+        return [known[key] for key in keys if key in known]
+
     # Actions
 
+    def action_fold(self) -> None:
+        """Open or close the sweep under the cursor, or the one that its run belongs to."""
+        key = self.table.cursor_key or ""
+        found = (
+            g.key for g in self._groups.values() if any(str(s.run.path) == key for s in g.runs)
+        )
+        wanted = key if key in self._groups else next(found, None)
+        if wanted is None:
+            self.tell("This run is of no sweep.", "warn")
+            return
+        self._opened ^= {wanted}
+        self._show_rows()
+        self.table.go_to(wanted)
+        self._summarize()
+
     def on_mark_table_chosen(self, event: MarkTable.Chosen) -> None:
+        if event.key in self._groups:
+            self.action_fold()
+            return
         summary = self._summaries.get(event.key)
         if summary is not None:
             self.loba.watch_run(summary.run)
@@ -173,4 +214,4 @@ class RunsScreen(TableScreen):
     def action_copy(self) -> None:
         key = self.table.cursor_key
         if key is not None:
-            self.copy(key)
+            self.copy(folder_of(key))

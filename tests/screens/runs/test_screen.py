@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from dashboard import (
     shown_keys,
     until,
 )
+from loba_command import Loba
 from textual.pilot import Pilot
 from textual.screen import Screen
 
 from loba_tui.client.runs.summary import RunSummaries
+from loba_tui.client.sweeps.mark import SweepMark
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.reader import RunReader
 from loba_tui.screens.runs.screen import RunsScreen
@@ -235,3 +238,66 @@ def test_a_long_record_is_probed_and_a_short_one_read(tmp_path: Path, num_rows: 
     assert list(summary.losses) == sorted(summary.losses)
     assert summary.losses[0] == 0.0
     assert summary.losses[-1] == num_rows - 1
+
+
+def record_sweep(home: Path) -> list[RunDir]:
+    """Record a run, and a sweep of three, the last of which failed; the second is the best."""
+    record_run(home, "alone")
+    runs = [record_run(home, f"size-{number}") for number in (1, 2)]
+    runs.append(record_run(home, "size-3", phase="failed"))
+    for number, run in enumerate(runs, start=1):
+        SweepMark(home / "output" / "rates-sweep", number, {"optimizer.lr": f"{number}e-3"}).write(
+            run
+        )
+    for run, rho in zip(runs, (0.4, 0.9), strict=False):
+        report = {"outcome": "weak", "effect": {"rho": {"mean": rho}}}
+        run.report.replace(json.dumps(report).encode())
+    return runs
+
+
+def test_a_sweep_is_one_row_that_opens(tmp_path: Path) -> None:
+    runs = record_sweep(tmp_path)
+
+    async def story(pilot: Pilot[None]) -> None:
+        table = await listed(pilot, 2)
+        await pilot.pause()
+        row = screen_text(pilot.app).splitlines()[2]
+        assert "▸ rates-sweep  best: run 2 (optimizer.lr=2e-3) weak" in row
+        assert "2/3 done" in row
+        await pilot.press("z")
+        await until(pilot, lambda: len(shown_keys(table)) == 5)
+        await pilot.pause()
+        rows = screen_text(pilot.app).splitlines()
+        assert "▾ rates-sweep" in rows[2]
+        assert [f"lr={number}e-3  size-{number}-" in rows[2 + number] for number in (1, 2, 3)]
+        assert "✗ failed" in rows[5]
+        # From one of its runs the key closes it again, and the cursor is on the sweep.
+        await pilot.press("down", "down", "z")
+        await until(pilot, lambda: len(shown_keys(table)) == 2)
+        assert table.cursor_key == f"sweep:{tmp_path / 'output' / 'rates-sweep'}"
+        await pilot.press("slash", *"sweep:rates phase:fail", "enter")
+        await until(pilot, lambda: shown_keys(table) == [str(runs[2].path)])
+        await pilot.press("slash", "escape")
+        await until(pilot, lambda: len(shown_keys(table)) == 2)
+        # An action on the sweep's row is about all its runs.
+        table.go_to(f"sweep:{tmp_path / 'output' / 'rates-sweep'}")
+        await pilot.press("d")
+        await is_shown(pilot, ConfirmDialog)
+        assert "Delete 3 runs and free" in screen_text(pilot.app)
+
+    drive(make_app(tmp_path), story, size=(200, 30))
+
+
+def test_the_command_lists_the_runs_of_a_sweep_together(tmp_path: Path) -> None:
+    runs = record_sweep(tmp_path)
+    later = record_run(tmp_path, "later")
+    loba = Loba(tmp_path, **environment(tmp_path))
+    lines = loba.says("runs", "ls").splitlines()
+    assert [line.startswith("  ") for line in lines] == [False, False, True, True, True, False]
+    assert lines[1].startswith("unreadable")  # its own folder is not there: the runs are, still
+    assert lines[5].endswith(str(later.path))
+    shown = loba.says("runs", "show", runs[1].name)
+    assert "rates-sweep, run 2: optimizer.lr=2e-3" in shown
+    record = json.loads(loba.says("runs", "show", runs[1].name, "--json"))
+    assert (record["sweep"]["run"], record["sweep"]["name"]) == (2, "rates-sweep")
+    assert loba("runs", "ls", "--sweep", "nothing").returncode == 2
