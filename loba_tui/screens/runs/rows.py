@@ -28,7 +28,7 @@ COLUMNS = (
     Column("memory", "memory", 10, "right", at_least=110),
     Column("device", "device", 7, at_least=118),
     Column("age", "age", 5, "right", at_least=132),
-    Column("sweep", "sweep", 20, at_least=170, cut="middle"),
+    Column("sweep", "sweep", 20, at_least=220, cut="middle"),
 )
 PHASE_TONES: dict[LivenessState, str] = {
     "running": "good",
