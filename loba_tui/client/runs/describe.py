@@ -6,15 +6,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from loba_tui.client.machine.rank_table import rank_lines, rank_records
 from loba_tui.client.sweeps.mark import SweepMark
 from loba_tui.core.errors import CorruptError
 from loba_tui.core.foreign_json import parse_json
 from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.ranks import read_ranks
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Status
 from loba_tui.core.text import clean, quote
 
+_TABLES = ("steering", "resident", "unloaded", "sweep", "ranks")
+"""Of a run's record, what has lines of its own."""
 _MAX_ORIGIN_BYTES = 64 * 1024
 
 
@@ -40,6 +44,7 @@ def run_record(run_dir: RunDir) -> dict[str, Any]:
         "unloaded": [str(each) for each in _list(held.get("unloaded"))],
         "origin": _origin(run_dir),
         "sweep": _sweep(run_dir),
+        "ranks": rank_records(read_ranks(run_dir)),
         "steering": _steering(run_dir),
     }
 
@@ -99,9 +104,10 @@ def record_lines(record: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{key.replace('_', ' '):20}{clean(value)}"
         for key, value in record.items()
-        if value is not None and key not in ("steering", "resident", "unloaded", "sweep")
+        if value is not None and key not in _TABLES
     ]
     lines += _sweep_lines(record)
+    lines += [f"{'process':20}{line}" for line, _ in rank_lines(record["ranks"])]
     lines += _memory_lines(record)
     lines += [
         f"{'set at step ' + str(change['step']):20}{clean(change['key'])}  "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
@@ -16,11 +16,15 @@ from loba_tui.core.files import UnsafeFileError
 from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.ranks import RankState, read_ranks, silence_sentence, silent_ranks
 from loba_tui.core.run.records import Event, Metric, Owner, Status, decode
 
 _Record = TypeVar("_Record", Metric, Event)
 
 STALLED_SECONDS = 60.0
+_PACE = ("usual_step", "longest_step")
+_USUAL_STEPS, _LONGEST_STEPS = 10, 3
+"""A step of so many usual ones, and so many of the longest, has stalled."""
 _CHUNK_BYTES = 4 * 1024 * 1024
 _MAX_LINE_BYTES = 64 * 1024 * 1024
 _MAX_JSON_BYTES = 4 * 1024 * 1024
@@ -145,7 +149,7 @@ class RunReader:
                 return Liveness("starting", "the program is being started")
             return Liveness("dead", "the program was launched but never took the run")
         if held is None:
-            return _by_record(status, status.owner, age)
+            return _by_record(status, status.owner, age, read_ranks(self.run_dir))
         if not held:
             return self._let_go(status, status.owner, age)
         # The record of the lock is missing where a full disk did not take it, or old.
@@ -154,31 +158,65 @@ class RunReader:
             # A forked worker can keep the lock of a process that is gone.
             who = f"process {status.owner.pid}"
             return Liveness("dead", f"{who} ended, but left a child behind")
-        return _heard(status, age, f"process {status.owner.pid}")
+        ranks = read_ranks(self.run_dir)
+        return _heard(status, age, f"process {status.owner.pid}", ranks)
 
 
-def _heard(status: Status, age: float, who: str) -> Liveness:
+def _heard(status: Status, age: float, who: str, ranks: Sequence[RankState] = ()) -> Liveness:
     if age > STALLED_SECONDS:
         return Liveness("stalled", f"{who} lives, but has said nothing for {age:.0f} s")
     if status.phase == "paused":
         return Liveness("paused", f"{who} waits: `loba runs resume` lets it go on")
     if status.phase == "paused_disk":
         return Liveness("paused", f"{who} waits for the disk: {status.extra.get('disk', 'full')}")
-    return Liveness("running", f"{who} works on it")
+    return _trouble(status, who, ranks) or Liveness("running", f"{who} works on it")
 
 
-def _by_record(status: Status, process: Owner, age: float) -> Liveness:
+def _trouble(status: Status, who: str, ranks: Sequence[RankState]) -> Liveness | None:
+    """Return what keeps a living program from going on, None where nothing does."""
+    if silent := silent_ranks(ranks):
+        return Liveness("stalled", silence_sentence(silent[0], ranks))
+    if standing := _standing(status):
+        return Liveness("stalled", f"{who} lives, but {standing}")
+    return None
+
+
+def _standing(status: Status) -> str:
+    """Return how long a step has lasted that takes far longer than others; "" for none.
+
+    Both times are of the program's own clock. Nothing is said of other phases, which take what they
+    take, nor before the first step, which may compile.
+    """
+    moved, usual, longest = (status.extra.get(key) for key in ("moved", *_PACE))
+    numbers = [each for each in (moved, usual, longest) if isinstance(each, int | float)]
+    if status.phase != "training" or len(numbers) < 3:
+        return ""
+    since, usual_seconds, longest_seconds = numbers
+    seconds = status.heartbeat - since
+    limit = max(STALLED_SECONDS, _USUAL_STEPS * usual_seconds, _LONGEST_STEPS * longest_seconds)
+    if not seconds > limit:
+        return ""
+    return (
+        f"step {status.step + 1} has taken {seconds:.0f} s so far, and {usual_seconds:.3g} s are"
+        " usual"
+    )
+
+
+def _by_record(
+    status: Status, process: Owner, age: float, ranks: Sequence[RankState] = ()
+) -> Liveness:
     who = f"process {process.pid}"
     here = owner.this_process()
     if process.host != here.host:
         if age < STALLED_SECONDS:
-            return Liveness("running", f"{who} on {process.host} was heard {age:.0f} s ago")
+            heard = Liveness("running", f"{who} on {process.host} was heard {age:.0f} s ago")
+            return _trouble(status, who, ranks) or heard
         return Liveness("unknown", f"{who} on {process.host} was last heard {age:.0f} s ago")
     if process.boot_id != here.boot_id:
         return Liveness("dead", f"the machine was restarted while {who} worked on it")
     if owner.has_ended(process):
         return Liveness("dead", f"{who} ended without a word: {_why_killed(status)}")
-    return _heard(status, age, who)
+    return _heard(status, age, who, ranks)
 
 
 def _why_killed(status: Status) -> str:

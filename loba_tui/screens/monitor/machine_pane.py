@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from textual.containers import VerticalScroll
 
+from loba_tui.client.machine.rank_table import rank_lines
 from loba_tui.client.machine.state import MachineState
 from loba_tui.core.run.records import Status
 from loba_tui.widgets.line import Lines, Piece
@@ -32,8 +33,18 @@ class MachinePane(VerticalScroll, can_focus=True):
     def compose(self) -> Any:
         yield Lines()
 
-    def show(self, state: MachineState, status: Status | None, memory_mib: float | None) -> None:
-        """Show a state, and what the trainer says of its own memory beside it."""
+    def show(
+        self,
+        state: MachineState,
+        status: Status | None,
+        memory_mib: float | None,
+        ranks: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Show a state, and what the trainer says of its own memory beside it.
+
+        Args:
+            ranks: The processes of the run, where there are several.
+        """
         tone = "active" if self.has_focus else "strong"
         rows: list[list[Piece]] = [
             [(" machine ", tone), f" CPU {state.cpu_percent:3.0f}%"],
@@ -49,6 +60,7 @@ class MachinePane(VerticalScroll, can_focus=True):
         if memory_mib is not None:
             whose = " of torch" if state.gpus else ""
             rows.append([f"it reports   {memory_mib:,.0f} MiB{whose}"])
+        rows += [[(line, "bad" if is_silent else "")] for line, is_silent in rank_lines(ranks)]
         held = status.extra.get("resident") if status is not None else None
         if isinstance(held, list):
             rows += [[f"  {_resident(each)}"] for each in held if isinstance(each, Mapping)]

@@ -6,13 +6,15 @@ import bisect
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from loba_tui.client.machine.rank_table import rank_records
 from loba_tui.client.machine.state import Machine, MachineState, figures
 from loba_tui.client.metrics.index import CHUNK_BYTES, RATE, SeriesIndex
 from loba_tui.client.metrics.window import Window, window
@@ -20,6 +22,7 @@ from loba_tui.client.runs.events import event_line
 from loba_tui.client.runs.log_tail import LogTail
 from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.ranks import read_ranks
 from loba_tui.core.run.reader import Liveness, RunReader
 from loba_tui.core.run.records import Event, Status
 from loba_tui.widgets.chart import ChartData, Curve
@@ -124,6 +127,7 @@ class Frame:
     log: tuple[str, ...] = ()
     samples: tuple[OwnedFile, ...] = ()
     machine: MachineState | None = None
+    ranks: tuple[Mapping[str, Any], ...] = ()
     outcome: str = ""
     failure: str = ""
 
@@ -180,6 +184,7 @@ class MonitorModel:
                 log=self._log.lines(),
                 samples=tuple(self.run.strips()),
                 machine=machine,
+                ranks=tuple(rank_records(read_ranks(self.run))) if liveness.is_alive else (),
                 outcome=str(report.get("outcome", "")) if report else "",
                 failure=self._failure,
             )

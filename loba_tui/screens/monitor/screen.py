@@ -152,7 +152,7 @@ class MonitorScreen(RunActions):
         self.query_one(ChartsPane).set_names(self._chart_names())
         if frame.machine is not None:
             memory = frame.latest.get("memory_mib")
-            self.query_one(MachinePane).show(frame.machine, frame.status, memory)
+            self.query_one(MachinePane).show(frame.machine, frame.status, memory, frame.ranks)
         self.query_one("#log", LogView).show(frame.log)
         self.query_one("#events", LogView).show(frame.events)
         self.query_one(SamplePane).set_strips(frame.samples)

@@ -14,6 +14,7 @@ from loba_tui.core.files import write_atomically
 from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.run import owner
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.ranks import RankState, prepare_ranks
 from loba_tui.core.run.reader import RunReader
 from loba_tui.core.run.records import Event, Metric, Status, decode, encode
 from loba_tui.core.run.writer import RunWriter
@@ -244,3 +245,80 @@ def test_the_report_is_read(run_dir: RunDir) -> None:
     assert RunReader(run_dir).report() is None
     run_dir.report.path.write_text(json.dumps({"rho": 1}))
     assert RunReader(run_dir).report() == {"rho": 1}
+
+
+def status_at(run_dir: RunDir, *, standing: float, **facts: object) -> None:
+    """Let this process hold a run whose step has taken so many seconds, at a usual second each."""
+    now = time.time()
+    extra = {"moved": now - standing, "usual_step": 1.0, "longest_step": 4.0, **facts}
+    phase = str(extra.pop("phase", "training"))
+    status = Status(phase, 812, 1000, now, owner.this_process(), extra)
+    run_dir.status.replace(encode(status.as_json()))
+
+
+@pytest.mark.parametrize(
+    ("standing", "facts", "state"),
+    [
+        (40.0, {}, "running"),
+        (95.0, {}, "stalled"),
+        # What is usual decides, and what has been met already.
+        (95.0, {"usual_step": 30.0}, "running"),
+        (95.0, {"longest_step": 60.0}, "running"),
+        # Nothing is known before the first step; and other phases take what they take.
+        (95.0, {"usual_step": None}, "running"),
+        (5000.0, {"phase": "loading"}, "running"),
+        (5000.0, {"phase": "sampling"}, "running"),
+        (5000.0, {"phase": "measuring"}, "running"),
+        (5000.0, {"phase": "paused"}, "paused"),
+        (95.0, {"moved": "long ago"}, "running"),
+    ],
+)
+def test_a_step_that_takes_far_longer_than_others_has_stalled(
+    run_dir: RunDir, standing: float, facts: dict[str, object], state: str
+) -> None:
+    lock = owner.acquire(run_dir.lock)
+    try:
+        status_at(run_dir, standing=standing, **facts)
+        liveness = RunReader(run_dir).liveness()
+    finally:
+        os.close(lock)
+    assert liveness.state == state
+    if state == "stalled":
+        assert "step 813 has taken 95 s so far, and 1 s are usual" in liveness.reason
+
+
+def test_a_silent_rank_stalls_the_run_in_every_phase(run_dir: RunDir) -> None:
+    now = time.time()
+    prepare_ranks(run_dir)
+    RankState(0, "a", 1, "cuda:0", 812, "sampling", now, now).write(run_dir)
+    RankState(3, "b", 2, "cuda:0", 812, "training", now - 40, now - 40).write(run_dir)
+    lock = owner.acquire(run_dir.lock)
+    try:
+        status_at(run_dir, standing=1.0, phase="sampling")
+        liveness = RunReader(run_dir).liveness()
+    finally:
+        os.close(lock)
+    assert liveness.state == "stalled"
+    assert liveness.reason == "rank 3 on b silent for 40 s at step 812"
+
+
+def test_the_writer_tells_what_a_step_usually_takes_and_when_it_last_moved(
+    run_dir: RunDir,
+) -> None:
+    with RunWriter.open(run_dir) as writer:
+        writer.status(phase="training", step=0, total=9)
+        for step, seconds in enumerate((5.0, 1.0, 1.0), 1):
+            writer.metric(step=step, seconds=seconds)
+        writer.flush()
+        status = RunReader(run_dir).status()
+        assert status is not None
+        assert (status.extra["usual_step"], status.extra["longest_step"]) == (1.0, 5.0)
+        before = status.extra["moved"]
+        time.sleep(0.01)
+        writer.status(fetched=1)  # bytes that come are movement, and the same ones are not
+        writer.flush()
+        moved = json.loads(run_dir.status.path.read_text())["moved"]
+        assert moved > before
+        writer.status(fetched=1)
+        writer.flush()
+        assert json.loads(run_dir.status.path.read_text())["moved"] == moved

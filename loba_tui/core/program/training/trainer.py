@@ -105,6 +105,7 @@ class Trainer:
         early_stop = self._parts.early_stop
         if early_stop is None or not early_stop.is_due(self.step):
             return {}
+        self._report_status("validating")
         with self.averaged_weights():
             check = early_stop.check(self.step)
         reason = early_stop.reason
@@ -142,6 +143,8 @@ class Trainer:
         best = self._parts.best
         if best is None:
             return {}
+        if best.draws(self.step, is_last=self.is_done):  # nobody takes that for a step that hangs
+            self._report_status("sampling")
         with self.averaged_weights():
             drawn = best.draw(self.scale, self.step, is_last=self.is_done)
             is_best = best.consider(self.step, {**figures, **drawn}, self.parameters)

@@ -109,10 +109,14 @@ class BestAdapter:
     num_untold: int = field(default=0, init=False)
     tensors: dict[str, Tensor] = field(default_factory=dict, init=False)
 
+    def draws(self, step: int, *, is_last: bool) -> bool:
+        """Say whether images are due."""
+        every = self.section.every
+        return self.drawn is not None and every is not None and (is_last or step % every == 0)
+
     def draw(self, scale: RowScale, step: int, *, is_last: bool) -> dict[str, float]:
         """Return the figure of drawn images by its name, where one is due."""
-        every = self.section.every
-        if self.drawn is None or every is None or not (is_last or step % every == 0):
+        if self.drawn is None or not self.draws(step, is_last=is_last):
             return {}
         return {self.section.by: self.drawn.read(scale)}
 
