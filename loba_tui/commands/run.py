@@ -16,6 +16,7 @@ from loba_tui.commands.options import (
     Recipe,
     Set,
     echo_lines,
+    echo_text,
     find_run,
     grouped,
     say,
@@ -68,7 +69,7 @@ def run(
 
     Example: loba run recipes/slider.yaml --set train.steps=100
     """
-    from loba_tui.client.launching.place import change_shape
+    from loba_tui.client.launching.place import change_shape, launch_text
     from loba_tui.client.runs import start
     from loba_tui.client.runs.events import shorten
     from loba_tui.client.runs.results import result_lines
@@ -87,6 +88,9 @@ def run(
         extra += start.change_arguments(run_dir, overrides or [], user_plugins())
         change_shape(run_dir, place.wanted(), user_plugins(), inexact=allow_inexact)
     say(f"run folder {shorten(run_dir.path)}", err=True)
+    if place.print_launch is not None:
+        echo_text(launch_text(place.print_launch, run_dir, extra, user_plugins()))
+        return
     here = foreground()
     if queue:
         start.enqueue(run_dir, extra, environ=os.environ, program=here.program)

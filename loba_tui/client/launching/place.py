@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from loba_tui.client.launching.printed import Tool, printed_launch
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.load import load_recipe
@@ -93,6 +95,16 @@ def change_shape(run_dir: RunDir, wanted: Wanted, plugins: Plugins, *, inexact: 
             run_dir.launch.remove()
         return
     shape.write(run_dir)
+
+
+def launch_text(tool: Tool, run_dir: RunDir, extra: Sequence[str], plugins: Plugins) -> str:
+    """Return what starts the run of a folder by another tool.
+
+    Raises:
+        LobaError: The tool cannot start its shape.
+    """
+    recipe = load_recipe(run_dir.recipe, plugins=plugins)
+    return printed_launch(tool, run_dir, LaunchShape.read(run_dir), recipe, extra)
 
 
 def _require_fit(shape: LaunchShape, recipe: Recipe) -> None:

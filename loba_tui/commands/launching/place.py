@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -41,6 +41,10 @@ class Place:
     remote_python: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="Python of the other hosts, if it is elsewhere there."),
+    ] = None
+    print_launch: Annotated[
+        Literal["torchrun", "slurm", "skypilot"] | None,
+        typer.Option(help="Make the run's folder, start nothing, and print what starts it."),
     ] = None
 
     def wanted(self) -> Wanted:

@@ -14,8 +14,16 @@ from dataclasses import dataclass
 
 from loba_tui.core.errors import ResourceError
 from loba_tui.core.foreign_json import parse_object
+from loba_tui.core.run.launching.network import (
+    LOOPBACK,
+    Meeting,
+    address_of,
+    address_towards,
+    free_port,
+    require_free,
+)
 from loba_tui.core.run.launching.on_host import Orders
-from loba_tui.core.run.launching.shape import Host
+from loba_tui.core.run.launching.shape import Host, LaunchShape
 from loba_tui.core.run.records import encode
 from loba_tui.core.text import clean
 
@@ -121,6 +129,26 @@ class Reach:
         keeper = Keeper("this machine" if host is None else host.name, process)
         keeper.tell(orders.line())
         return keeper
+
+
+def meeting_of(shape: LaunchShape, reach: Reach, restart: int) -> Meeting:
+    """Return where the processes of a start meet; never where those of an earlier one did.
+
+    Raises:
+        LobaError: No route leads to the other hosts, or the port that was asked for is taken.
+    """
+    others = shape.hosts[1:]
+    if shape.iface is not None:
+        address = address_of(shape.iface)
+    elif others:
+        address = address_towards(reach.address(others[0]))
+    else:
+        address = LOOPBACK
+    if shape.port is None:
+        return Meeting(address, free_port(address))
+    port = shape.port + restart
+    require_free(address, port)
+    return Meeting(address, port)
 
 
 def _require_same(host: Host, theirs: dict[str, object]) -> None:

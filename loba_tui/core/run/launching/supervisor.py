@@ -21,15 +21,9 @@ from loba_tui.core.redact import Redactor
 from loba_tui.core.run import control
 from loba_tui.core.run.directory import RunDir, checkpoint_names
 from loba_tui.core.run.launch import PROGRAM
-from loba_tui.core.run.launching.hosts import Keeper, Reach
+from loba_tui.core.run.launching.hosts import Keeper, Reach, meeting_of
 from loba_tui.core.run.launching.network import (
-    LOOPBACK,
-    Meeting,
-    address_of,
-    address_towards,
-    free_port,
     interface_of,
-    require_free,
 )
 from loba_tui.core.run.launching.on_host import BEAT_SECONDS, Orders
 from loba_tui.core.run.launching.options import Options, Signals, parse_options
@@ -76,7 +70,7 @@ class Supervisor:
         for restart in range(self._shape.restarts + 1):
             if restart:
                 self._wait_for_hosts()
-            launch = Launch(self._shape, self._meeting(restart))
+            launch = Launch(self._shape, meeting_of(self._shape, self._reach, restart))
             self._announce(launch, restart, why)
             ending = self._one_launch(launch)
             if ending.code is not None:
@@ -160,21 +154,6 @@ class Supervisor:
             slots=self._shape.hosts[place].slots,
             recipe=recipe,
         )
-
-    def _meeting(self, restart: int) -> Meeting:
-        """Return where the processes meet; never where those of an earlier launch did."""
-        others = self._shape.hosts[1:]
-        if self._shape.iface is not None:
-            address = address_of(self._shape.iface)
-        elif others:
-            address = address_towards(self._reach.address(others[0]))
-        else:
-            address = LOOPBACK
-        if self._shape.port is None:
-            return Meeting(address, free_port(address))
-        port = self._shape.port + restart
-        require_free(address, port)
-        return Meeting(address, port)
 
     def _require_fit(self) -> None:
         for host in self._shape.hosts[1:]:
