@@ -47,7 +47,7 @@ def recipe_with(**sections: Any) -> dict[str, Any]:
         ),
         (
             {"parallel": {"engine": "fsdp2"}, "adapter": {"name": "dora"}},
-            "parallel.engine: fsdp2 trains lora and locon",
+            "parallel.engine: fsdp2 trains lora, locon, loha, lokr, oft; take ddp for",
         ),
         (
             {

@@ -9,6 +9,7 @@ from loba_tui.core.plugins import Plugin
 from loba_tui.core.recipe.problems import Problem
 from loba_tui.core.recipe.schema import AdapterSection
 from loba_tui.core.recipe.tree import Node
+from loba_tui.core.text import quote
 
 _ENGINE = ("parallel", "engine")
 _WITHOUT_SHARDS: tuple[tuple[tuple[str, ...], Any, str], ...] = (
@@ -18,7 +19,7 @@ _WITHOUT_SHARDS: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     (("train", "exactness"), "exact", "fast lays out weights that each process holds whole"),
     (("proof", "attacks"), None, "an attack takes gradients on one process alone"),
 )
-_SHARDED_ADAPTERS = ("lora", "locon")
+_SHARDED_ADAPTERS = ("lora", "locon", "loha", "lokr", "oft")
 
 
 def check_parallel(tree: Node, method: Plugin | None) -> Iterator[Problem]:
@@ -39,5 +40,6 @@ def _check_shards(tree: Node, method: Plugin | None) -> Iterator[Problem]:
         yield tree.problem(_ENGINE, f"{message}; take ddp")
     adapter = tree.plain_at(("adapter", "name")) or AdapterSection().name
     if adapter not in _SHARDED_ADAPTERS:
-        message = f"fsdp2 trains {' and '.join(_SHARDED_ADAPTERS)}; other adapters take ddp"
+        # DoRA needs the norms of whole weights where nothing gathers them.
+        message = f"fsdp2 trains {', '.join(_SHARDED_ADAPTERS)}; take ddp for {quote(adapter)}"
         yield tree.problem(_ENGINE, message)

@@ -53,8 +53,11 @@ def test_shards_are_the_base_but_for_what_is_gathered(recipe: Recipe) -> None:
 
 def test_it_is_told_in_lines(recipe: Recipe) -> None:
     other = recipe.model_copy(
-        update={"adapter": recipe.adapter.model_copy(update={"name": "loha"})}
+        update={"adapter": recipe.adapter.model_copy(update={"name": "dora"})}
     )
     lines = "\n".join(process_lines(by_engine(other, 2, SHIPPED)))
-    assert "fsdp2       not with this recipe: fsdp2 trains lora and locon" in lines
+    assert (
+        "fsdp2       not with this recipe: fsdp2 trains lora, locon, loha, lokr, oft; take ddp"
+        in lines
+    )
     assert "ZeRO-1 and ZeRO-2 bring an adapter next to nothing" in lines
