@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 from loba_command import Loba, kill_runs, slider_recipe, state, step, wait_until
+from PIL import Image
+from typer.testing import CliRunner
 
+from loba_tui import cli
 from loba_tui.client.sweeps.folder import Sweep
+from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.queue import Queue
 from loba_tui.core.run.reader import RunReader
 
@@ -57,6 +61,13 @@ class Sweeping(Loba):
         return Sweep.open(path)
 
 
+def kill(run: RunDir) -> None:
+    status = RunReader(run).status()
+    assert status is not None
+    assert status.owner is not None
+    os.kill(status.owner.pid, signal.SIGKILL)
+
+
 @pytest.fixture
 def loba(tmp_path: Path) -> Iterator[Sweeping]:
     loba = Sweeping(tmp_path)
@@ -67,7 +78,9 @@ def loba(tmp_path: Path) -> Iterator[Sweeping]:
     wait_until(lambda: not loba.queue.is_supervised(), 30)
 
 
-def test_nothing_starts_where_anything_is_wrong(loba: Sweeping) -> None:
+def test_nothing_starts_where_anything_is_wrong(
+    loba: Sweeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cases = {
         ("--vary=optimizer.lrr=1,2", "--vary=adapter.rank=2,x", "--slots=cpu"): (
             2, ["--vary optimizer.lrr=1: ", "Did you mean lr?", "--vary adapter.rank=x: "],
@@ -87,22 +100,82 @@ def test_nothing_starts_where_anything_is_wrong(loba: Sweeping) -> None:
         ("--vary=train.seed=0,1", "--slots=99"): (2, ["there is no CUDA device 99"]),
         ("--vary=train.seed=0,1", "--slots=cpu", "--name=../x"): (2, ["a sweep's name"]),
     }  # fmt: skip
+    monkeypatch.chdir(loba.place)
+    monkeypatch.setenv("XDG_STATE_HOME", loba.environ["XDG_STATE_HOME"])
     for arguments, (code, messages) in cases.items():
-        done = loba("sweep", "recipe.yaml", *arguments)
-        assert done.returncode == code, (arguments, done.stderr)
+        done = CliRunner().invoke(cli.app, ["sweep", "recipe.yaml", *arguments])
+        assert done.exit_code == code, (arguments, done.stderr)
         for message in messages:
             assert message in done.stderr, (arguments, done.stderr)
-    planned = json.loads(
-        loba.says(
+    done = CliRunner().invoke(
+        cli.app,
+        [
             *("sweep", "recipe.yaml", "--vary", "train.seed=0,1", "--dry-run", "--json"),
             *("--vary", "adapter.layers=[cross_attention],[self_attention, cross_attention]"),
             *("--slots", "cpu,cpu"),
-        )
+        ],
     )
+    planned = json.loads(done.stdout)
     assert planned["slots"] == ["cpu", "cpu"]
     assert [run["train.seed"] for run in planned["runs"]] == ["0", "0", "1", "1"]
     assert planned["runs"][1]["adapter.layers"] == "[self_attention, cross_attention]"
     assert not (loba.place / "output").exists()
+
+
+REAL = """\
+version: 1
+name: real
+base_model: {id: builtin:shapes-xl, device: cpu}
+adapter: {rank: 2}
+method:
+  name: text_slider
+  trajectories: bank
+  bank_images: 1
+  bank_samples: 2
+  rollout_steps: 2
+  concepts: [{target: a shape, positive: a large shape, negative: a small shape}]
+train: {steps: 12, batch_size: 1}
+save: {every: 1}
+sample: {prompts: [a red circle], seeds: [0], scales: [-1, 0, 1], steps: 2}
+proof: {prompts: [a red circle], seeds: [0]}
+"""
+
+
+@pytest.mark.slow
+def test_real_runs_are_shown_with_their_proofs_and_pictures(tmp_path: Path) -> None:
+    loba = Loba(tmp_path, OMP_NUM_THREADS="1")
+    (tmp_path / "real.yaml").write_text(REAL)
+    argv = ("sweep", "real.yaml", "--vary=optimizer.lr=1e-4,2e-2", "--slots=cpu,cpu")
+    process = subprocess.Popen(
+        [*loba.command, *argv, "--json"],
+        cwd=tmp_path,
+        env=loba.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: any((tmp_path / "output").glob("*/sweep.json")), 30)
+        (folder,) = (tmp_path / "output").iterdir()
+        run = Sweep.open(folder).runs[0].run
+        wait_until(lambda: state(run) == "running" and step(run) >= 2)
+        kill(run)
+        told, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+        kill_runs(loba.environ)
+    assert process.returncode == 0
+    runs = json.loads(told)["runs"]
+    assert [run["state"] for run in runs] == ["finished"] * 2
+    # The higher rate moves the prediction more; the verdict of both is the proof's own.
+    assert [run["number"] for run in runs] == [2, 1]
+    assert all(run["outcome"] for run in runs)
+    assert runs[0]["figures"]["strength"] > runs[1]["figures"]["strength"]
+    assert "resumed" in [event.kind for event in RunReader(run).new_events()]
+    with Image.open(folder / "sheet.png") as sheet:
+        assert sheet.width > 96
+        assert sheet.height > 2 * 32
 
 
 def test_twenty_runs_of_which_three_are_killed_are_all_finished(loba: Sweeping) -> None:
@@ -117,10 +190,7 @@ def test_twenty_runs_of_which_three_are_killed_are_all_finished(loba: Sweeping) 
         for number in sorted(chosen):
             run = sweep.runs[number].run
             wait_until(lambda run=run: state(run) == "running" and step(run) >= 1, 50)
-            status = RunReader(run).status()
-            assert status is not None
-            assert status.owner is not None
-            os.kill(status.owner.pid, signal.SIGKILL)
+            kill(run)
         told, messages = process.communicate(timeout=55)
     finally:
         process.kill()
