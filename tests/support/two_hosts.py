@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,25 +213,47 @@ class Followed:
         self.run_dir, self.process = run_dir, process
         self._reader = RunReader(run_dir)
         self.events: list[Event] = []
+        self._later: list[Event] = []
+        self._num_steps = 0
         self.steps = 0
 
     def wait_for(self, kind: str, seconds: float = 60.0) -> Event:
         """Return the next event of a kind."""
-        begin = len(self.events)
-        self._until(lambda: any(e.kind == kind for e in self.events[begin:]), kind, seconds)
-        return next(e for e in self.events[begin:] if e.kind == kind)
+        return self.wait_for_any((kind,), seconds)
+
+    def wait_for_any(self, kinds: Sequence[str], seconds: float = 60.0) -> Event:
+        """Return the next event of some kinds; those that were read before do not count."""
+        while True:
+            num_before = len(self.events)
+            self._until(self._has_more_than(num_before), " or ".join(kinds), seconds)
+            for number in range(num_before, len(self.events)):
+                if self.events[number].kind in kinds:
+                    # What came after it is for the next call.
+                    self._later, self.events = self.events[number + 1 :], self.events[: number + 1]
+                    return self.events[number]
+
+    def _has_more_than(self, num: int) -> Callable[[], bool]:
+        return lambda: len(self.events) > num
 
     def wait_for_step(self, step: int, seconds: float = 60.0) -> None:
         """Wait until a step is on record after everything that was read before."""
         self.steps = 0
         self._until(lambda: self.steps >= step, f"step {step}", seconds)
 
+    def wait_for_steps(self, num: int, seconds: float = 60.0) -> None:
+        """Wait until so many more steps are on record."""
+        end = self._num_steps + num
+        self._until(lambda: self._num_steps >= end, f"{num} steps", seconds)
+
     def _until(self, is_so: Callable[[], bool], what: str, seconds: float) -> None:
         end = time.monotonic() + seconds
         while True:
             is_over = self.process.poll() is not None
-            self.events += self._reader.new_events()
-            self.steps = max([self.steps, *(each.step for each in self._reader.new_metrics())])
+            self.events += self._later + self._reader.new_events()
+            self._later = []
+            steps = [each.step for each in self._reader.new_metrics()]
+            self._num_steps += len(steps)
+            self.steps = max([self.steps, *steps])
             if is_so():
                 return
             assert not is_over, f"the run ended before {what}:\n{self.said()}"

@@ -16,9 +16,11 @@ import pytest
 from program_runs import adapter_hashes, new_run, run_here, shape_slider
 from two_hosts import SECOND_NAME, Followed, TwoHosts, found_run, two_hosts, why_not
 
+from loba_tui.core.errors import ExitCode
 from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.reader import RunReader
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +91,27 @@ def test_two_hosts_train_what_one_process_does_with_twice_the_batch(
     together = losses(undisturbed)
     assert list(together) == list(range(1, STEPS + 1))
     assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_host_that_is_not_there_is_named_with_the_words_of_ssh(hosts: TwoHosts) -> None:
+    run = begin(hosts, "nowhere", "--hosts", "localhost,nowhere.invalid")
+    said, _ = run.process.communicate(timeout=30)
+    assert run.process.returncode == ExitCode.RESOURCES
+    assert "nowhere.invalid cannot be reached over ssh" in said
+    assert "Could not resolve hostname" in said
+    status = RunReader(run.run_dir).status()
+    assert status is not None
+    assert status.phase == "failed"
+
+
+def test_a_host_with_other_versions_is_refused(hosts: TwoHosts) -> None:
+    python = hosts.place / "other-python"
+    python.write_text('#!/bin/sh\necho \'loba:{"loba-trainer": "0.0.1", "torch": "1.0"}\'\n')
+    python.chmod(0o755)
+    run = begin(hosts, "versions", "--remote-python", str(python))
+    said, _ = run.process.communicate(timeout=30)
+    assert run.process.returncode == ExitCode.RESOURCES
+    assert "second has 0.0.1 of loba-trainer" in said
 
 
 def test_a_host_killed_a_cable_cut_and_a_process_stopped_cost_no_bit(
