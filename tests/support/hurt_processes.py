@@ -39,7 +39,7 @@ class ProcessGroup:
         """Wait until so many steps are on record since the group was started."""
         self.wait_until(lambda: _num_steps(self.run_dir) >= self._steps_before + num)
 
-    def wait_until(self, is_so: Callable[[], bool], seconds: float = 60.0) -> None:
+    def wait_until(self, is_so: Callable[[], bool], seconds: float = 150.0) -> None:
         """Wait for something that happens while all processes live."""
         end = time.monotonic() + seconds
         while not is_so():

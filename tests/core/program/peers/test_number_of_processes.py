@@ -50,7 +50,7 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A finished run of two processes with four samples a step."""
     run_dir = new_run(recipe_of(global_batch_size=4), tmp_path_factory.mktemp("two"))
     with process_group(run_dir) as group:
-        assert [each.wait(120) for each in group.processes] == [0, 0]
+        assert [each.wait(150) for each in group.processes] == [0, 0]
     return run_dir
 
 
@@ -101,7 +101,7 @@ def test_a_resume_never_changes_the_samples_of_a_step_in_silence(
     with process_group(
         run_dir, resume=True, options=("--allow-inexact", "--set", "train.steps=2")
     ) as group:
-        assert [each.wait(60) for each in group.processes] == [ExitCode.RECIPE, ExitCode.RECIPE]
+        assert [each.wait(150) for each in group.processes] == [ExitCode.RECIPE, ExitCode.RECIPE]
     assert RunReader(run_dir).liveness().state == "finished"
     told = events(run_dir)[-1]
     assert told["event"] == "resume_refused"
