@@ -28,7 +28,7 @@ from loba_tui.core.recipe.load import dump_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
 
-SECONDS = 150
+SECONDS = 300
 """After which a group is ended, whatever it does."""
 
 

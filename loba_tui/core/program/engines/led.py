@@ -94,13 +94,14 @@ class LedForwards:
             self._follow()
             yield False
             return
-        hook = self.denoiser.register_forward_pre_hook(
-            self._announce, prepend=True, with_kwargs=True
-        )
+        denoiser = self.denoiser
+        before = denoiser.register_forward_pre_hook(self._announce, prepend=True, with_kwargs=True)
+        after = denoiser.register_forward_hook(self._forget_word)
         try:
             yield True
         finally:
-            hook.remove()
+            before.remove()
+            after.remove()
             self._send(None, ())
 
     def _announce(
@@ -134,12 +135,14 @@ class LedForwards:
 
     def _send(self, call: _Call | None, tensors: Sequence[Tensor]) -> None:
         self._store_of_own().set(f"{_KEY}{self._turn}", "")
-        # All have been there before: they made the forward that was announced by it.
-        self._store_of_own().delete_key(f"{_KEY}{self._turn - 1}")
         self._turn += 1
         broadcast_object_list([call])
         if tensors:
             broadcast(_bytes_of(tensors, self.device), src=0)
+
+    def _forget_word(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+        """Take a forward's word out of the store: all have heard it, since all have made it."""
+        self._store_of_own().delete_key(f"{_KEY}{self._turn - 1}")
 
     def _receive(self) -> tuple[_Call, list[Tensor]] | None:
         self._wait_for_turn()
