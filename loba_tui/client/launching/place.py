@@ -11,13 +11,14 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.recipe.load import load_recipe
 from loba_tui.core.recipe.schema import Recipe
-from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.directory import RunDir, checkpoint_names
 from loba_tui.core.run.launching.shape import (
     DEFAULT_RESTARTS,
     THIS_MACHINE,
     LaunchShape,
     make_shape,
 )
+from loba_tui.core.run.reader import RunReader
 
 
 @dataclass(frozen=True)
@@ -83,18 +84,44 @@ def change_shape(run_dir: RunDir, wanted: Wanted, plugins: Plugins, *, inexact: 
         if changes and before is not None:
             replace(before, **changes).write(run_dir)
         return
-    shape = shape_of(wanted, load_recipe(run_dir.recipe, plugins=plugins))
+    recipe = load_recipe(run_dir.recipe, plugins=plugins)
+    shape = shape_of(wanted, recipe)
     processes = 1 if shape is None else shape.processes
-    if before is not None and processes != before.processes and not inexact:
-        raise RecipeError(
-            f"This run has {before.processes} processes, and would go on with {processes}.",
-            "Leave --processes and --hosts out, or let it go on inexactly by --allow-inexact.",
-        )
+    had = _num_processes(run_dir, before)
+    if had not in (None, processes):
+        _require_same_batch(recipe, had or 0, processes, inexact=inexact)
     if shape is None:
         if before is not None:
             run_dir.launch.remove()
         return
     shape.write(run_dir)
+
+
+def _num_processes(run_dir: RunDir, shape: LaunchShape | None) -> int | None:
+    """Return how many processes a run has been trained by; None where nothing is saved of it yet.
+
+    That is on record for a run that another launcher has started, too.
+    """
+    if not checkpoint_names(run_dir.checkpoints):
+        return None if shape is None else shape.processes
+    told = [each.data.get("num_processes") for each in RunReader(run_dir).new_events()]
+    found = [each for each in told if isinstance(each, int)]
+    return found[-1] if found else None
+
+
+def _require_same_batch(recipe: Recipe, had: int, processes: int, *, inexact: bool) -> None:
+    """Refuse other processes as the program would, before anything of the run is changed."""
+    message = f"This run has {had} processes, and would go on with {processes}."
+    if recipe.train.global_batch_size is None:
+        raise RecipeError(
+            f"{message} Each step would learn from another number of samples.",
+            f"--processes {had} goes on exactly; others need train.global_batch_size.",
+        )
+    if not inexact:
+        raise RecipeError(
+            message,
+            f"--processes {had} goes on exactly; --allow-inexact goes on with others.",
+        )
 
 
 def launch_text(tool: Tool, run_dir: RunDir, extra: Sequence[str], plugins: Plugins) -> str:
@@ -115,4 +142,10 @@ def _require_fit(shape: LaunchShape, recipe: Recipe) -> None:
             f"parallel: ulysses × ring is {group}, which does not divide {shape.processes}"
             " processes.",
             f"Take a multiple of {group} processes.",
+        )
+    whole, num_data = recipe.train.global_batch_size, shape.processes // group
+    if whole is not None and whole % num_data:
+        raise RecipeError(
+            f"train.global_batch_size is {whole}, which {num_data} processes cannot share evenly.",
+            "Take another number of processes, or another batch.",
         )

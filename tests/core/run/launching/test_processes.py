@@ -17,7 +17,9 @@ from two_hosts import Followed, found_run
 
 from loba_tui.core.errors import ExitCode
 from loba_tui.core.recipe.load import dump_recipe
+from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.launching.on_host import MARK
+from loba_tui.core.run.writer import append_event
 
 pytestmark = pytest.mark.slow
 
@@ -86,11 +88,19 @@ def test_a_run_does_not_change_its_number_of_processes_in_silence(tmp_path: Path
     loba = Loba(tmp_path)
     loba("run", "recipe.yaml", "--processes", "2", "--print-launch", "slurm")
     (folder,) = (tmp_path / "output").iterdir()
+    (folder / "checkpoints" / "step-000005").mkdir()
+    append_event(RunDir(folder), "built", {"num_processes": 2})
+    launch = (folder / "launch.json").read_bytes()
     told = loba("run", "--resume", str(folder), "--processes", "3", "--print-launch", "slurm")
     assert told.returncode == ExitCode.RECIPE
     assert "has 2 processes, and would go on with 3" in told.stderr
+    assert (folder / "launch.json").read_bytes() == launch
     told = loba("run", "--resume", str(folder), "--restarts", "7", "--print-launch", "slurm")
     assert "seq 0 7" in told.stdout
+    batch = ("--set", "train.global_batch_size=8")
+    told = loba("run", "recipe.yaml", *batch, "--set", "train.batch_size=null", "--processes", "3")
+    assert told.returncode == ExitCode.RECIPE
+    assert "3 processes cannot share evenly" in told.stderr
     told = loba("run", "recipe.yaml", "--iface", "eth0", "--out-dir", "other")
     assert told.returncode == ExitCode.RECIPE
     assert "--iface is for a run of several processes" in told.stderr
