@@ -116,18 +116,20 @@ class Follower:
     def _resumable(self) -> LobaError:
         """Return how a run has ended that can go on."""
         hint = f"Continue with: loba run --resume {self.run_dir.path}"
-        begun = [each for each in self.events if each.kind in ("started", "peer_lost")][-1:]
-        if begun and begun[0].kind == "peer_lost":  # nothing was started after that
-            told = begun[0].data
+        kinds = ("started", "stopped", "peer_lost")
+        last = next((each for each in reversed(self.events) if each.kind in kinds), None)
+        told = last.data if last is not None else {}
+        if last is not None and last.kind == "peer_lost":
             rank = told["rank"] if isinstance(told.get("rank"), int) else None
-            # Checks of the network are named there; how to go on stands here.
-            checks = str(told.get("hint") or "")
-            hint = f"{hint}\n{clean(checks)}" if rank is None and "resume" not in checks else hint
             message = clean(told.get("message") or "A process of the run was lost.")
+            checks = clean(told.get("hint") or "")
+            if rank is None and "--resume" not in checks:  # it says what to check of the network
+                hint = f"{checks} {hint}"
             return PeerLost(message, hint, rank=rank, host=clean(told.get("host") or "", limit=80))
-        return Interrupted(
-            f"Stopped at step {self._progress.step} of {self._progress.total}; all is saved.", hint
-        )
+        step, saved = self._progress.step, told.get("saved_step")
+        is_behind = isinstance(saved, int) and saved < step
+        kept = f"all is saved up to step {saved}" if is_behind else "all is saved"
+        return Interrupted(f"Stopped at step {step} of {self._progress.total}; {kept}.", hint)
 
     def _reported(self, failed: Event, status: int) -> LobaError:
         # The program's own message: what it was told has no line ends in there.

@@ -21,7 +21,9 @@ def note_ending(records: Records, error: LobaError, *, cause: BaseException | No
     if isinstance(error, PeerLost):
         records.event("peer_lost", rank=error.rank, host=error.host, step=records.step, **ending)
     elif isinstance(error, Interrupted | Stopped):
-        records.event("stopped", message=error.message, exit_code=int(error.exit_code))
+        saved = {"step": records.step, "saved_step": records.saved_step} if records.step else {}
+        code = int(error.exit_code)
+        records.event("stopped", message=error.message, exit_code=code, **saved)
     else:
         trace = "".join(traceback.format_exception(cause or error))
         records.event("failed", **ending, traceback=trace)
