@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from loba_tui.core.errors import ExitCode, Interrupted, LobaError, ResourceError
+from loba_tui.core.errors import ExitCode, Interrupted, LobaError, PeerLost, ResourceError
 from loba_tui.core.output import RecordHandler, start_log
 from loba_tui.core.redact import Redactor
 from loba_tui.core.run import control
-from loba_tui.core.run.directory import RunDir, checkpoint_names
+from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.launch import PROGRAM
 from loba_tui.core.run.launching.hosts import Keeper, Reach, meeting_of
 from loba_tui.core.run.launching.network import (
@@ -30,7 +30,7 @@ from loba_tui.core.run.launching.options import Options, Signals, parse_options
 from loba_tui.core.run.launching.shape import Host, LaunchShape
 from loba_tui.core.run.launching.torchrun import Launch, torchrun_arguments
 from loba_tui.core.run.launching.watch import LEAVE_SECONDS, Ending, Watch
-from loba_tui.core.run.reader import RunReader
+from loba_tui.core.run.reader import RunReader, former_ending
 from loba_tui.core.run.records import Status, encode
 from loba_tui.core.run.writer import append_event
 from loba_tui.core.text import counted
@@ -163,7 +163,7 @@ class Supervisor:
         """Wait until all hosts answer: what was cut off may come back.
 
         Raises:
-            ResourceError: One does not, for long.
+            PeerLost: One does not, for long.
             Interrupted: The run was asked to stop meanwhile.
         """
         begin = time.monotonic()
@@ -177,7 +177,11 @@ class Supervisor:
                 return
             except ResourceError as error:
                 if time.monotonic() - begin > _RETURN_SECONDS:
-                    raise
+                    raise PeerLost(
+                        f"{error.message} It was waited for {_RETURN_SECONDS / 60:.0f} minutes.",
+                        f"Go on with: loba run --resume {self._run_dir.path}",
+                        host=waiting[0].name,
+                    ) from error
                 logger.warning("%s", error.message)
             if self._signals.last is not None or self._is_stop_asked():
                 raise Interrupted("The run was asked to stop while a host was waited for.")
@@ -215,18 +219,22 @@ class Supervisor:
         return ExitCode.RESUMABLE
 
     def refuse(self, error: LobaError) -> int:
-        """Record why the run does not go on, and return the exit code."""
-        is_begun = bool(checkpoint_names(self._run_dir.checkpoints))
+        """Record why the run does not go on, and return the exit code.
+
+        A run that was to be resumed and has not been started keeps the ending that it had.
+        """
+        told: dict[str, object] = {"message": error.message, "hint": error.hint}
+        told["exit_code"] = int(error.exit_code)
+        former = former_ending(self._run_dir)
         if isinstance(error, Interrupted):
-            self._end("stopped", "stopped", message=error.message, exit_code=int(error.exit_code))
+            self._end("stopped", "stopped", **told)
+        elif isinstance(error, PeerLost):
+            self._end("stopped", "peer_lost", rank=error.rank, host=error.host, **told)
+        elif former is not None and self._options.resume:
+            self._event("resume_refused", **told)
+            self._run_dir.status.replace(encode(former))
         else:
-            self._end(
-                "stopped" if is_begun else "failed",
-                "failed",
-                message=error.message,
-                hint=error.hint,
-                exit_code=int(error.exit_code),
-            )
+            self._end("failed", "failed", **told)
         return error.exit_code
 
     def _end(self, phase: str, kind: str, **data: object) -> None:

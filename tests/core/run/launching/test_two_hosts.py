@@ -104,6 +104,18 @@ def test_a_host_that_is_not_there_is_named_with_the_words_of_ssh(hosts: TwoHosts
     assert status.phase == "failed"
 
 
+def test_a_resume_that_cannot_start_leaves_the_ending_as_it_was(
+    hosts: TwoHosts, undisturbed: RunDir
+) -> None:
+    shape = ("--hosts", "localhost,nowhere.invalid", "--set", f"train.steps={STEPS + 1}")
+    process = hosts.loba("run", "--resume", str(undisturbed.path), *shape, folder=hosts.place)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.RESOURCES, said
+    status = RunReader(undisturbed).status()
+    assert status is not None
+    assert (status.phase, status.step) == ("finished", STEPS)
+
+
 def test_a_host_with_other_versions_is_refused(hosts: TwoHosts) -> None:
     python = hosts.place / "other-python"
     python.write_text('#!/bin/sh\necho \'loba:{"loba-trainer": "0.0.1", "torch": "1.0"}\'\n')
