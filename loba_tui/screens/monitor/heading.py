@@ -9,6 +9,8 @@ from loba_tui.screens.monitor.model import Frame
 from loba_tui.screens.runs.rows import PHASE_TONES, phase_of, rate_text
 from loba_tui.widgets.line import Piece
 
+# States whose reason says nothing that is not there already; that of a stalled one stands first.
+_WITHOUT_REASON = ("running", "stalled", "finished", "stopped", "failed")
 _PHASES_WITHOUT_ETA = (
     *("calibrating", "attacking", "measuring"),
     *("loading", "encoding", "starting"),
@@ -49,6 +51,8 @@ def heading_rows(frame: Frame, width: int) -> list[list[Piece]]:
     if frame.share_read < 1.0:
         first.append((f"  reading {100 * frame.share_read:.0f}%", "warn"))
     second: list[Piece] = [" "]
+    if frame.liveness.state == "stalled":  # what holds it up comes first, whatever the width
+        second += [(frame.liveness.reason, tone), "  "]
     for name, label, form in (
         ("loss", "loss", "{:.4g}"),
         ("lr", "lr", "{:.3g}"),
@@ -59,7 +63,7 @@ def heading_rows(frame: Frame, width: int) -> list[list[Piece]]:
             second += [(f"{label} ", "dim"), form.format(frame.latest[name]), "  "]
     if frame.failure and not frame.liveness.is_alive:
         second += [(frame.failure, tone)]
-    elif frame.liveness.state not in ("running", "finished", "stopped", "failed"):
+    elif frame.liveness.state not in _WITHOUT_REASON:
         second += [(frame.liveness.reason, tone)]
     return [first, second]
 

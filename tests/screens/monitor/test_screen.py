@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ from PIL import Image
 from textual.pilot import Pilot
 
 from loba_tui.core.program.sampling.strip import strip, strip_png
-from loba_tui.core.run import launch
+from loba_tui.core.run import launch, owner
 from loba_tui.core.run.directory import RunDir
+from loba_tui.core.run.ranks import RankState, prepare_ranks
 from loba_tui.core.run.reader import RunReader
+from loba_tui.core.run.records import Status, encode
 from loba_tui.screens.monitor.charts_pane import ChartsPane
 from loba_tui.screens.monitor.log_view import LogView
 from loba_tui.screens.monitor.model import View
@@ -140,6 +144,31 @@ def test_the_machine_tells_what_the_run_holds_in_memory(tmp_path: Path) -> None:
         assert "512 MiB" in screen_text(pilot.app)
 
     drive(make_app(tmp_path, run), story)
+
+
+def test_each_process_of_a_run_is_shown_and_a_silent_one_is_named(tmp_path: Path) -> None:
+    run = record_run(tmp_path)
+    now = time.time()
+    prepare_ranks(run)
+    RankState(0, "a", 1, "cuda:0", 812, "training", now, now).write(run)
+    RankState(3, "b", 2, "cuda:1", 811, "training", now - 40, now - 40).write(run)
+    alive = Status("training", 812, 900, now, owner.this_process(), {})
+    lock = owner.acquire(run.lock)
+
+    async def story(pilot: Pilot[None]) -> None:
+        await drawn(pilot)
+        await until(
+            pilot, lambda: "rank 3 on b silent for 40 s at step 811" in screen_text(pilot.app)
+        )
+        await pilot.press("tab")
+        table = "rank 3 b cuda:1 step 811 training, silent for 40 s"
+        await until(pilot, lambda: table in " ".join(screen_text(pilot.app).split()))
+
+    try:
+        run.status.replace(encode(alive.as_json()))
+        drive(make_app(tmp_path, run), story)
+    finally:
+        os.close(lock)
 
 
 def test_a_large_terminal_shows_all_parts_at_once(tmp_path: Path) -> None:
