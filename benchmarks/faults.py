@@ -126,7 +126,8 @@ def main() -> int:
             same = adapter_hashes(hurt.run_dir) == adapter_hashes(unbroken.run_dir)
             code = hurt.process.returncode
     _print_table(found)
-    print(f"{sum(map(len, found.values()))} faults, 0 lost; then exit {code}, same adapter: {same}")
+    num = sum(map(len, found.values()))
+    print(f"{num} faults, after each of which it trained again; exit {code}, same adapter: {same}")
     return 0 if same and code == 0 else 1
 
 
