@@ -6,7 +6,9 @@ WORLD_SIZE as torchrun sets them.
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -41,6 +43,7 @@ class Job:
         breaks_first_strip: Drawing it fails on the first process between two of its images.
         after: Another run, which this one goes on from the checkpoint of `step` of.
         port: Of loopback, where the processes of this job meet.
+        spoiled: The micro-step whose loss is NaN in it and in later jobs of its group.
     """
 
     run_dir: str
@@ -48,6 +51,7 @@ class Job:
     after: str | None = None
     step: int = 0
     port: int = 0
+    spoiled: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,13 @@ def job_after(job: Job, step: int) -> Job:
     return Job(f"{job.run_dir}-resumed", after=job.run_dir, step=step, port=_free_port())
 
 
-def train_together(jobs: Sequence[Job], num_processes: int, folder: Path) -> list[Trained]:
+def train_together(
+    jobs: Sequence[Job], num_processes: int, folder: Path, *, seconds: float = SECONDS
+) -> list[Trained]:
     """Make jobs one after another on so many processes, and return what each has made.
+
+    Args:
+        seconds: After which the group is ended, whatever it does.
 
     Raises:
         AssertionError: A process failed, or they took too long; it carries what they said.
@@ -99,7 +108,7 @@ def train_together(jobs: Sequence[Job], num_processes: int, folder: Path) -> lis
     file = folder / "jobs.json"
     file.write_text(json.dumps([asdict(job) for job in jobs]))
     with _processes(file, num_processes, folder) as processes:
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + seconds
         while any(process.poll() is None for process in processes):
             failed = any(process.poll() for process in processes)
             if failed or time.monotonic() > end:
@@ -159,6 +168,9 @@ def _work(jobs: Sequence[Job]) -> int:
         if job.after is not None:
             _copy(job) if os.environ["RANK"] == "0" else _wait_for(Path(job.run_dir))
         forget_accelerators()
+        _forget_deepspeed()
+        if job.spoiled is not None:
+            _spoil(job.spoiled)
         if job.breaks_first_strip:
             _break_first_strip()
         resume = ["--resume"] if job.after is not None else []
@@ -177,6 +189,28 @@ def _break_first_strip() -> None:
         raise RuntimeError("the paper is out")
 
     run_strips.go_on_or_stop = broken
+
+
+def _spoil(index: int) -> None:
+    """Make the loss of a micro-step NaN, in this and in later runs of the group."""
+    from loba_tui.core.program.method import StepOutput
+    from loba_tui.core.program.methods.text_slider import TextSlider
+
+    step = TextSlider.step
+
+    def spoiled(self: TextSlider, at: int, progress: float) -> StepOutput:
+        output = step(self, at, progress)
+        loss = output.loss * math.nan if at == index else output.loss
+        return StepOutput(loss=loss, metrics=output.metrics)
+
+    TextSlider.step = spoiled
+
+
+def _forget_deepspeed() -> None:
+    """Have DeepSpeed look for a group of processes again: it keeps the first one for good."""
+    if "deepspeed" in sys.modules:
+        sys.modules["deepspeed.comm.comm"].cdb = None  # type: ignore[attr-defined]
+        importlib.reload(sys.modules["deepspeed.utils.groups"])
 
 
 def _copy(job: Job) -> None:

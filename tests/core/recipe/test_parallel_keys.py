@@ -50,6 +50,28 @@ def recipe_with(**sections: Any) -> dict[str, Any]:
             "parallel.engine: fsdp2 trains lora, locon, loha, lokr, oft; take ddp for",
         ),
         (
+            {"parallel": {"engine": "deepspeed"}, "train": {"compile": "blocks"}},
+            "so that it does not go with parallel.zero_stage: 3",
+        ),
+        (
+            {"parallel": {"engine": "deepspeed"}, "adapter": {"name": "dora"}},
+            "parallel.zero_stage: 3 trains lora, locon; take ddp for",
+        ),
+        (
+            {
+                "parallel": {"engine": "deepspeed", "zero_stage": 2},
+                "optimizer": {"name": "prodigy"},
+            },
+            "parallel.zero_stage: 2 steps adamw, lion, nadam, radam, sgd",
+        ),
+        (
+            {
+                "parallel": {"engine": "deepspeed", "zero_stage": 1},
+                "adapter": {"name": "lora", "text_encoders": {"lr": 1e-5}},
+            },
+            "adapter.text_encoders: text encoders have no gradients where no row has a prompt",
+        ),
+        (
             {
                 "parallel": {"engine": "fsdp2"},
                 "method": {"name": "instant_slider", "concepts": [CONCEPT]},

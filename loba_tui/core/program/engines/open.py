@@ -10,6 +10,8 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.engines.base import Engine
 from loba_tui.core.program.engines.ddp import Ddp
 from loba_tui.core.program.engines.fsdp2 import Fsdp2
+from loba_tui.core.program.engines.zero.sharded_base import ShardedBase
+from loba_tui.core.program.engines.zero.shared_states import SharedStates
 from loba_tui.core.program.peers.group import forming_a_group, group_options
 from loba_tui.core.program.processes import Processes
 from loba_tui.core.recipe.schema import Recipe
@@ -29,13 +31,23 @@ def open_engine(recipe: Recipe, *, local_rank: int = 0) -> Engine:
     _refuse_odd_groups(recipe, accelerator.num_processes)
     processes = Processes(accelerator, sequence_size=parallel.sequence_size)
     if parallel.engine == "deepspeed":
-        raise RecipeError(
-            "parallel.engine: deepspeed is not there yet", "Take parallel.engine: fsdp2."
-        )
+        return _deepspeed(recipe, accelerator, processes)
     if parallel.sequence_size > 1:
         raise RecipeError("parallel.ulysses and parallel.ring are not there yet", "Leave them out.")
     engines = {"ddp": Ddp, "fsdp2": Fsdp2}
     return engines[parallel.engine](accelerator, processes)
+
+
+def _deepspeed(recipe: Recipe, accelerator: Accelerator, processes: Processes) -> Engine:
+    stage, offload = recipe.parallel.stage, recipe.parallel.cpu_offload
+    if offload and processes.num == 1:
+        raise RecipeError(
+            "parallel.cpu_offload takes several processes, and this run has one",
+            "Start more of them, or take base_model.offload: blocks.",
+        )
+    if stage == 3:
+        return ShardedBase(accelerator, processes, offload=offload)
+    return SharedStates(accelerator, processes, stage=stage, offload=offload)
 
 
 def build_accelerator(recipe: Recipe, *, local_rank: int = 0) -> Accelerator:
