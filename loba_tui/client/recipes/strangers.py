@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from loba_tui.core.adapter_metadata import RECIPE_KEY
-from loba_tui.core.errors import RecipeError
+from loba_tui.core.errors import RecipeError, RefusedError
 from loba_tui.core.names import is_repository, repository_of
 from loba_tui.core.plugins import SHIPPED, Plugins
 from loba_tui.core.recipe.checks.choices import chosen_drop_ins
@@ -33,6 +33,7 @@ from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.recipe.tree import Node
 from loba_tui.core.run.changes import ChangeRecord
 from loba_tui.core.run.directory import Ledger, RunDir
+from loba_tui.core.run.launching.shape import LaunchShape
 from loba_tui.core.text import clean, quote
 from loba_tui.core.user_folders import with_home
 from loba_tui.models import BUILTIN_PREFIX
@@ -154,10 +155,12 @@ def of_run(run_dir: RunDir, ledger: Ledger) -> StrangersRecipe | None:
 
     Raises:
         RecipeError: It cannot be read.
-        CorruptError: Nor can the record of its steering.
+        CorruptError: Nor can the record of its steering, or of its processes.
+        RefusedError: It would start processes on other machines.
     """
     if is_own(run_dir, ledger):
         return None
+    _refuse_hosts(run_dir)
     origin = str(run_dir.recipe.path)
     changes = ChangeRecord.read(run_dir.changes) or ChangeRecord()
     return StrangersRecipe(read_recipe_text(run_dir.recipe, origin), origin, changes=changes)
@@ -177,6 +180,21 @@ def of_adapter(metadata: Mapping[str, Any], path: Path) -> StrangersRecipe:
             " as in --recipe sdxl/slider.",
         )
     return StrangersRecipe(text, str(path))
+
+
+def _refuse_hosts(run_dir: RunDir) -> None:
+    """Refuse a run whose record would have this user's ssh log in to hosts that it names."""
+    shape = LaunchShape.read(run_dir)
+    if shape is None:
+        return
+    others = [host.name for host in shape.hosts[1:]]
+    if others or shape.remote_python is not None:
+        named = clean(", ".join(others) or shape.remote_python)
+        raise RefusedError(
+            f"{clean(run_dir.launch)} has processes started by ssh ({named}), and the run is not in"
+            " your list of runs.",
+            "Remove that file, and name hosts of your own: loba run --resume RUN --hosts LIST",
+        )
 
 
 def is_own(run_dir: RunDir, ledger: Ledger) -> bool:

@@ -285,6 +285,29 @@ def test_steering_that_comes_with_it_is_shown(place: Place) -> None:
         assert "train.steps becomes 1000000000 after step 3" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hosts": [{"name": "localhost", "slots": 1}, {"name": "evil.example", "slots": 1}]},
+        {"remote_python": "/tmp/evil"},
+    ],
+)
+def test_no_ssh_goes_where_a_strangers_run_says(place: Place, change: dict[str, Any]) -> None:
+    run = place.foreign_run(recipe_text())
+    shape = {"version": 1, "hosts": [{"name": "localhost", "slots": 2}], **change}
+    (run.path / "launch.json").write_text(json.dumps(shape))
+    resume = ["run", "--resume", str(run.path), "--yes"]
+    for command in (resume, [*resume, "--detach"], ["runs", "resume", str(run.path), "--yes"]):
+        done = loba(command)
+        assert done.exit_code == 8
+        assert "evil" in done.stderr
+        assert "launch.json" in done.stderr
+    assert not place.started
+    run.launch.remove()
+    assert loba(resume).exit_code == 130
+    assert place.started == [run]
+
+
 def test_a_path_given_with_set_is_the_users_own(place: Place) -> None:
     command = place.commands(recipe_text(path="/nowhere"))["run hub"]
     value = f"data.sources.0.path={place.private}"
