@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,7 +107,22 @@ def train_together(
     """
     file = folder / "jobs.json"
     file.write_text(json.dumps([asdict(job) for job in jobs]))
-    with _processes(file, num_processes, folder) as processes:
+    run_together([__file__, str(file)], num_processes, folder, seconds=seconds)
+    return [Trained(RunDir(Path(job.run_dir))) for job in jobs]
+
+
+def run_together(
+    command: Sequence[str], num_processes: int, folder: Path, *, seconds: float = SECONDS
+) -> None:
+    """Run a Python program as so many processes that know of each other as torchrun's do.
+
+    Args:
+        seconds: After which the group is ended, whatever it does.
+
+    Raises:
+        AssertionError: A process failed, or they took too long; it carries what they said.
+    """
+    with _processes(command, num_processes, folder) as processes:
         end = time.monotonic() + seconds
         while any(process.poll() is None for process in processes):
             failed = any(process.poll() for process in processes)
@@ -117,13 +132,12 @@ def train_together(
         codes = [process.poll() for process in processes]
     said = "\n".join((folder / f"{rank}.txt").read_text()[-4000:] for rank in range(num_processes))
     assert codes == [0] * num_processes, f"exit codes {codes}\n{said}"
-    return [Trained(RunDir(Path(job.run_dir))) for job in jobs]
 
 
 @contextmanager
-def _processes(file: Path, num_processes: int, folder: Path) -> Iterator[list[Any]]:
+def _processes(command: Sequence[str], num_processes: int, folder: Path) -> Iterator[list[Any]]:
     """Start processes, each with a process group of its own, and end them all."""
-    started = []
+    started, port = [], _free_port()
     with ExitStack() as stack:
         for rank in range(num_processes):
             output = stack.enter_context((folder / f"{rank}.txt").open("w"))
@@ -133,10 +147,11 @@ def _processes(file: Path, num_processes: int, folder: Path) -> Iterator[list[An
                 "WORLD_SIZE": str(num_processes),
                 "LOCAL_WORLD_SIZE": str(num_processes),
                 "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
                 "OMP_NUM_THREADS": "1",
             }
             process = subprocess.Popen(
-                [sys.executable, __file__, str(file)],
+                [sys.executable, *command],
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -161,8 +176,15 @@ def _free_port() -> int:
 
 def _work(jobs: Sequence[Job]) -> int:
     """Make all jobs as one of their processes; return the first exit code that is not 0."""
+    from ring_on_cpu import ring_on_cpu
+
     from loba_tui.core.program.benchmarking.subject import forget_accelerators
 
+    with ring_on_cpu():
+        return _work_through(jobs, forget_accelerators)
+
+
+def _work_through(jobs: Sequence[Job], forget_accelerators: Callable[[], None]) -> int:
     for job in jobs:
         os.environ["MASTER_PORT"] = str(job.port)
         if job.after is not None:

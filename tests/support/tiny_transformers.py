@@ -29,11 +29,13 @@ from loba_tui.core.adapter_keys.transformers.families import of_class
 HEADS = {"num_attention_heads": 2, "attention_head_dim": 16, "joint_attention_dim": 24}
 
 
-def _noise(*shape: int, seed: int = 0) -> Tensor:
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Return values of a normal distribution."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _places(number: int, axes: int) -> Tensor:
+def places(number: int, axes: int) -> Tensor:
+    """Return the places of tokens, four to a line."""
     grid = torch.zeros(number, axes)
     grid[:, 1] = torch.arange(number) // 4
     grid[:, 2] = torch.arange(number) % 4
@@ -41,18 +43,18 @@ def _places(number: int, axes: int) -> Tensor:
 
 
 def _z_image(model: nn.Module) -> Tensor:
-    latents = [_noise(4, 1, 8, 8, seed=n) for n in (0, 1)]
-    captions = [_noise(5, 24, seed=n) for n in (2, 3)]
+    latents = [noise(4, 1, 8, 8, seed=n) for n in (0, 1)]
+    captions = [noise(5, 24, seed=n) for n in (2, 3)]
     return torch.stack(model(latents, torch.tensor([0.3, 0.8]), captions, return_dict=False)[0])
 
 
 def _flux(model: nn.Module) -> Tensor:
     return model(
-        hidden_states=_noise(2, 16, 16),
-        encoder_hidden_states=_noise(2, 5, 24, seed=1),
-        pooled_projections=_noise(2, 20, seed=2),
+        hidden_states=noise(2, 16, 16),
+        encoder_hidden_states=noise(2, 5, 24, seed=1),
+        pooled_projections=noise(2, 20, seed=2),
         timestep=torch.tensor([0.3, 0.8]),
-        img_ids=_places(16, 3),
+        img_ids=places(16, 3),
         txt_ids=torch.zeros(5, 3),
         guidance=torch.tensor([3.5, 3.5]),
         return_dict=False,
@@ -61,10 +63,10 @@ def _flux(model: nn.Module) -> Tensor:
 
 def _flux_2(model: nn.Module) -> Tensor:
     return model(
-        hidden_states=_noise(2, 16, 16),
-        encoder_hidden_states=_noise(2, 5, 24, seed=1),
+        hidden_states=noise(2, 16, 16),
+        encoder_hidden_states=noise(2, 5, 24, seed=1),
         timestep=torch.tensor([0.3, 0.8]),
-        img_ids=_places(16, 4),
+        img_ids=places(16, 4),
         txt_ids=torch.zeros(5, 4),
         guidance=torch.tensor([3.5, 3.5]),
         return_dict=False,
@@ -73,8 +75,8 @@ def _flux_2(model: nn.Module) -> Tensor:
 
 def _qwen_image(model: nn.Module) -> Tensor:
     return model(
-        hidden_states=_noise(2, 16, 16),
-        encoder_hidden_states=_noise(2, 5, 24, seed=1),
+        hidden_states=noise(2, 16, 16),
+        encoder_hidden_states=noise(2, 5, 24, seed=1),
         encoder_hidden_states_mask=torch.ones(2, 5, dtype=torch.long),
         timestep=torch.tensor([0.3, 0.8]),
         img_shapes=[[(1, 4, 4)]] * 2,
@@ -84,9 +86,9 @@ def _qwen_image(model: nn.Module) -> Tensor:
 
 def _sd_3(model: nn.Module) -> Tensor:
     return model(
-        hidden_states=_noise(2, 4, 8, 8),
-        encoder_hidden_states=_noise(2, 5, 24, seed=1),
-        pooled_projections=_noise(2, 20, seed=2),
+        hidden_states=noise(2, 4, 8, 8),
+        encoder_hidden_states=noise(2, 5, 24, seed=1),
+        pooled_projections=noise(2, 20, seed=2),
         timestep=torch.tensor([300, 800]),
         return_dict=False,
     )[0]

@@ -312,8 +312,8 @@ class _OneKernelProcessor(AttnProcessor2_0):
 
     def __init__(self, kernel: SDPBackend) -> None:
         super().__init__()
-        self._kernel = kernel
+        self.kernel = kernel
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        with sdpa_kernel(self._kernel):
+        with sdpa_kernel(self.kernel):
             return super().__call__(attn, hidden_states, *args, **kwargs)

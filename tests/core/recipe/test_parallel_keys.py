@@ -78,6 +78,18 @@ def recipe_with(**sections: Any) -> dict[str, Any]:
             },
             "parallel.engine: instant_slider computes its adapter without training",
         ),
+        (
+            {"parallel": {"engine": "fsdp2", "ulysses": 2}},
+            "parallel.engine: ulysses and ring share tokens with engine: ddp, not with fsdp2",
+        ),
+        (
+            {"parallel": {"ulysses": 2, "ring": 2}},
+            "parallel.ring: ulysses and ring do not go together",
+        ),
+        (
+            {"parallel": {"ulysses": 2}, "train": {"compile": "blocks"}},
+            "train.compile: a compiled block cannot exchange tokens",
+        ),
     ],
 )
 def test_it_is_refused_by_name(sections: dict[str, Any], said: str) -> None:

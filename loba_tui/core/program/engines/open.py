@@ -10,6 +10,7 @@ from loba_tui.core.errors import RecipeError
 from loba_tui.core.program.engines.base import Engine
 from loba_tui.core.program.engines.ddp import Ddp
 from loba_tui.core.program.engines.fsdp2 import Fsdp2
+from loba_tui.core.program.engines.sequence_parallel.engine import SequenceParallel
 from loba_tui.core.program.engines.zero.sharded_base import ShardedBase
 from loba_tui.core.program.engines.zero.shared_states import SharedStates
 from loba_tui.core.program.peers.group import forming_a_group, group_options
@@ -33,7 +34,7 @@ def open_engine(recipe: Recipe, *, local_rank: int = 0) -> Engine:
     if parallel.engine == "deepspeed":
         return _deepspeed(recipe, accelerator, processes)
     if parallel.sequence_size > 1:
-        raise RecipeError("parallel.ulysses and parallel.ring are not there yet", "Leave them out.")
+        return SequenceParallel(accelerator, processes, recipe)
     engines = {"ddp": Ddp, "fsdp2": Fsdp2}
     return engines[parallel.engine](accelerator, processes)
 

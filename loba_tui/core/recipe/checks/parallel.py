@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loba_tui.core.plugins import Plugin
@@ -13,6 +13,7 @@ from loba_tui.core.text import quote
 
 _ENGINE = ("parallel", "engine")
 _STAGE = ("parallel", "zero_stage")
+_DEGREES = ("ulysses", "ring")
 _WITHOUT_SHARDS: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     (("base_model", "quantize"), None, "packed weights cannot be divided"),
     (("base_model", "offload"), "none", "offloading moves weights that each process holds whole"),
@@ -41,6 +42,23 @@ def check_parallel(tree: Node, method: Plugin | None) -> Iterator[Problem]:
         yield from _check_shards(tree, method, "parallel.zero_stage: 3", _ZERO_ADAPTERS)
     elif engine == "deepspeed":
         yield from _check_shared_states(tree, method, f"parallel.zero_stage: {stage}")
+    degrees = [tree.plain_at(("parallel", key)) or 1 for key in _DEGREES]
+    if any(isinstance(degree, int) and degree > 1 for degree in degrees):
+        yield from _check_shared_tokens(tree, degrees)
+
+
+def _check_shared_tokens(tree: Node, degrees: Sequence[Any]) -> Iterator[Problem]:
+    """Yield what processes cannot share the tokens of a row with."""
+    if 1 not in degrees:
+        message = "ulysses and ring do not go together; take their product for one of both"
+        yield tree.problem(("parallel", "ring"), message)
+    engine = tree.plain_at(_ENGINE) or "ddp"
+    if engine != "ddp":
+        message = f"ulysses and ring share tokens with engine: ddp, not with {engine}"
+        yield tree.problem(_ENGINE, message)
+    if (tree.plain_at(("train", "compile")) or "none") != "none":
+        message = "a compiled block cannot exchange tokens; leave it or parallel's degrees out"
+        yield tree.problem(("train", "compile"), message)
 
 
 def _check_shards(
