@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from loba_tui.core.associate.machine import dtype_name
-from loba_tui.core.associate.model_shapes import parameters_of
 from loba_tui.core.errors import CorruptError, Interrupted, RecipeError
 from loba_tui.core.plugins import Plugins
 from loba_tui.core.program.build import build
@@ -234,7 +233,7 @@ def _facts(engine: Engine, model: OpenModel, run: AdapterRun) -> dict[str, objec
         "dtype": dtype_name(model.container.dtype),
         "num_processes": engine.processes.num,
         "threads": torch.get_num_threads(),
-        "denoiser_parameters": parameters_of(denoiser),
+        "denoiser_parameters": engine.num_parameters(denoiser),
         **({"held_parameters": engine.num_held(denoiser)} if engine.processes.num > 1 else {}),
         "trained_parameters": trained,
         "base_model_revision": model.container.revision,

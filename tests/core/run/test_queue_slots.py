@@ -75,10 +75,10 @@ def test_runs_of_two_slots_run_at_once_each_on_its_device(fleet: Fleet) -> None:
     alone = fleet.add()  # for the cpu: no slot of the others
     fleet.until((first, "running"), (second, "running"), (alone, "running"))
     assert state(third) == "queued"
-    assert (devices(first), devices(second)) == (["3"], ["1"])
+    wait_until(lambda: (devices(first), devices(second)) == (["3"], ["1"]), 30)
     kill(first)  # no retry: its slot is free, and it stays as it is
     fleet.until((third, "running"))
-    assert devices(third) == ["3"]
+    wait_until(lambda: devices(third) == ["3"], 30)
     assert state(first) == "dead"
     # A supervisor that starts anew knows the runs and their devices.
     fourth = fleet.add("cuda:1")

@@ -52,6 +52,12 @@ class Engine(Protocol):
             RecipeError: The denoiser cannot be trained by this engine.
         """
 
+    def num_parameters(self, denoiser: nn.Module) -> int:
+        """Return how many elements a prepared denoiser's weights have on all processes together.
+
+        One that several processes hold counts once.
+        """
+
     def num_held(self, denoiser: nn.Module) -> int:
         """Return how many elements of a prepared denoiser's weights lie on this process."""
 

@@ -55,6 +55,10 @@ class Ddp:
         prepared: nn.Module = self.accelerator.prepare(denoiser, device_placement=[False])
         return prepared
 
+    def num_parameters(self, denoiser: nn.Module) -> int:
+        """Return the number of all elements."""
+        return parameters_of(denoiser)
+
     def num_held(self, denoiser: nn.Module) -> int:
         """Return the number of all elements."""
         return parameters_of(denoiser)

@@ -54,6 +54,13 @@ class ShardedBase(Fsdp2):
         self._led = LedForwards(denoiser, scale, adapter, self.processes, device)
         return prepared
 
+    def num_parameters(self, denoiser: nn.Module) -> int:
+        """Return the number of all elements; a weight that is divided is empty by itself."""
+        return sum(
+            int(getattr(parameter, "ds_numel", parameter.numel()))
+            for parameter in denoiser.parameters()
+        )
+
     def num_held(self, denoiser: nn.Module) -> int:
         """Return the elements of this process's shares, and of what is whole everywhere."""
         return sum(map(_num_held, denoiser.parameters()))
