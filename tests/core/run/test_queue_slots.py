@@ -65,7 +65,14 @@ def kill(run: RunDir) -> None:
     os.kill(status.owner.pid, signal.SIGKILL)
 
 
+def begins(run: RunDir) -> list[int]:
+    """Return the steps that a run was begun and resumed after."""
+    return [e.data["step"] for e in RunReader(run).new_events() if e.kind == "started"]
+
+
 def devices(run: RunDir) -> list[object]:
+    # A run is alive as soon as it has its lock, a moment before it tells of its start.
+    wait_until(lambda: step(run) >= 1, 30)
     events = RunReader(run).new_events()
     return [event.data["devices"] for event in events if event.kind == "started"]
 
@@ -75,10 +82,10 @@ def test_runs_of_two_slots_run_at_once_each_on_its_device(fleet: Fleet) -> None:
     alone = fleet.add()  # for the cpu: no slot of the others
     fleet.until((first, "running"), (second, "running"), (alone, "running"))
     assert state(third) == "queued"
-    wait_until(lambda: (devices(first), devices(second)) == (["3"], ["1"]), 30)
+    assert (devices(first), devices(second)) == (["3"], ["1"])
     kill(first)  # no retry: its slot is free, and it stays as it is
     fleet.until((third, "running"))
-    wait_until(lambda: devices(third) == ["3"], 30)
+    assert devices(third) == ["3"]
     assert state(first) == "dead"
     # A supervisor that starts anew knows the runs and their devices.
     fourth = fleet.add("cuda:1")
@@ -100,9 +107,10 @@ def test_a_killed_run_goes_on_as_often_as_it_may_and_a_failed_one_does_not(fleet
     kill(killed)
     wait_until(lambda: state(killed) == "dead", 30)
     fleet.until((killed, "running"))
-    begins = [e.data["step"] for e in RunReader(killed).new_events() if e.kind == "started"]
-    assert begins[0] == 0
-    assert begins[1] >= 5
+    wait_until(lambda: len(begins(killed)) == 2, 30)
+    first, second = begins(killed)
+    assert first == 0
+    assert second >= 5
     assert devices(killed) == ["", ""]
     kill(killed)
     fleet.until((killed, "dead"))
