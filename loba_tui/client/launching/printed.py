@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from loba_tui import __version__
+from loba_tui.client.launching.slurm import SAVE_SECONDS, TRAPS, WAIT, requeued
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
@@ -20,7 +21,6 @@ from loba_tui.core.run.launching.torchrun import Launch, torchrun_arguments
 
 Tool = Literal["torchrun", "slurm", "skypilot"]
 
-_SAVE_SECONDS = 120  # before the end of a job's time
 # Exit 75 says that the run can go on; a shell's status of what a signal ended is above 128. Nothing
 # is killed when the first task ends: the run's first process measures when the others are done, and
 # a process that is lost is noticed by the others.
@@ -40,28 +40,15 @@ run={run}
 export OMP_NUM_THREADS="${{SLURM_CPUS_PER_TASK:-1}}"
 export WORLD_SIZE={processes} LOCAL_WORLD_SIZE={slots}
 {meeting}
-child= stopping= out_of_time=
-# The end of its time: save, and wait in line again. A preempted job is requeued by SLURM itself.
-trap 'out_of_time=1 stopping=1; kill -USR1 $child 2>/dev/null' USR1
-trap 'stopping=1; kill -TERM $child 2>/dev/null' TERM
-for attempt in $(seq 0 {restarts}); do
+{traps}for attempt in $(seq 0 {restarts}); do
   export MASTER_PORT=$((20000 + (SLURM_JOB_ID * 7 + attempt) % 20000))
   srun --kill-on-bad-exit=0 --wait=0 bash -c \\
     'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$@"' bash \\
     {program} --run-dir "$run" {arguments} &
-  child=$!
-  wait $child
-  status=$?
-  # A signal to this shell ends `wait`, not the child.
-  while kill -0 $child 2>/dev/null; do wait $child; status=$?; done
-  # A process was lost: all go on from the last checkpoint.
+{wait}  # A process was lost: all go on from the last checkpoint.
   if [ -n "$stopping" ] || {{ [ $status != 75 ] && [ $status -le 128 ]; }}; then break; fi
 done
-if [ -n "$out_of_time" ] && [ $status = 75 ]; then
-  scontrol requeue "$SLURM_JOB_ID"
-fi
-exit $status
-"""
+{end}"""
 _SKYPILOT = """\
 # sky launch FILE, or: sky jobs launch FILE. The adapter is in ~/run/adapter of the first node.
 name: {name}
@@ -149,7 +136,10 @@ def _slurm(run_dir: RunDir, shape: LaunchShape, arguments: str, *, on_cpu: bool)
         nodes=len(shape.hosts),
         slots=slots,
         processes=shape.processes,
-        seconds=_SAVE_SECONDS,
+        seconds=SAVE_SECONDS,
+        traps=TRAPS,
+        wait=WAIT,
+        end=requeued("$SLURM_JOB_ID"),
         # SLURM reads the file name as a shell would not: it takes quotes as they are.
         output=f"{run_dir.path}/slurm.txt",
         resources="" if on_cpu else f"#SBATCH --gpus-per-node={slots}\n",

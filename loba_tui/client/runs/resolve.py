@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from loba_tui.core.errors import CorruptError, RecipeError, RefusedError
 from loba_tui.core.run.directory import Ledger, RunDir, run_of
@@ -11,6 +13,8 @@ from loba_tui.core.text import clean, did_you_mean
 
 UNSAFE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 MOST_STRENGTH = 20.0
+
+_Found = TypeVar("_Found")
 
 
 def find_run(wanted: str, ledger: Ledger) -> RunDir:
@@ -21,7 +25,19 @@ def find_run(wanted: str, ledger: Ledger) -> RunDir:
     """
     if Path(wanted).exists():
         return RunDir.open(wanted)
-    known = {run_dir.name: run_dir for run_dir in ledger.runs()}
+    return find_named(wanted, {run_dir.name: run_dir for run_dir in ledger.runs()}, kind="run")
+
+
+def find_named(wanted: str, known: Mapping[str, _Found], *, kind: str) -> _Found:
+    """Return what is meant by a name, by the start of only one, or by `last`.
+
+    Args:
+        known: By name, the newest last.
+        kind: What they are, in the singular; `loba <kind>s ls` lists them.
+
+    Raises:
+        RecipeError: It is the name of none, or the start of several.
+    """
     if wanted in known:
         return known[wanted]
     if wanted == "last" and known:
@@ -31,10 +47,10 @@ def find_run(wanted: str, ledger: Ledger) -> RunDir:
         return known[begun[0]]
     if begun:
         shown = ", ".join(map(clean, begun[-4:]))
-        raise RecipeError(f"{clean(wanted)} is the start of several runs: {shown}.", "Say more.")
+        raise RecipeError(f"{clean(wanted)} is the start of several {kind}s: {shown}.", "Say more.")
     raise RecipeError(
-        f"There is no run called {clean(wanted)}.",
-        did_you_mean(wanted, known, "`loba runs ls` lists the known runs."),
+        f"There is no {kind} called {clean(wanted)}.",
+        did_you_mean(wanted, known, f"`loba {kind}s ls` lists the known {kind}s."),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from loba_tui.client.runs.resolve import find_named
 from loba_tui.client.runs.start import make_run
 from loba_tui.client.sweeps.mark import SweepMark, SweepRun
 from loba_tui.client.sweeps.variants import Variant
@@ -18,7 +19,7 @@ from loba_tui.core.foreign_json import parse_object
 from loba_tui.core.owned_files import OwnedFile
 from loba_tui.core.run.directory import Ledger, RunDir, new_folder
 from loba_tui.core.run.records import RECORD_VERSION, finite
-from loba_tui.core.text import clean, did_you_mean
+from loba_tui.core.text import clean
 
 _MAX_BYTES = 64 * 1024 * 1024
 
@@ -180,17 +181,4 @@ def find_sweep(wanted: str, ledger: Ledger) -> Sweep:
     if Path(wanted).is_dir():
         return Sweep.open(Path(wanted))
     known = {path.name: path for path in known_sweeps(ledger)}
-    if wanted == "last" and known:
-        return Sweep.open(list(known.values())[-1])
-    begun = [name for name in known if name.startswith(wanted)] if wanted else []
-    if wanted in known or len(begun) == 1:
-        return Sweep.open(known[wanted if wanted in known else begun[0]])
-    if begun:
-        raise RecipeError(
-            f"{clean(wanted)} is the start of several sweeps: {clean(', '.join(begun[-4:]))}.",
-            "Say more.",
-        )
-    raise RecipeError(
-        f"There is no sweep called {clean(wanted)}.",
-        did_you_mean(wanted, known, "`loba sweeps ls` lists the known sweeps."),
-    )
+    return Sweep.open(find_named(wanted, known, kind="sweep"))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from loba_tui import __version__
+from loba_tui.client.launching.slurm import SAVE_SECONDS, TRAPS, WAIT, requeued
 from loba_tui.client.sweeps.folder import Sweep
 from loba_tui.client.sweeps.mark import SweepRun
 from loba_tui.core.run.launch import PROGRAM
@@ -20,7 +21,6 @@ Scheduler = Literal["slurm", "skypilot"]
 
 FILE_NAMES: dict[Scheduler, str] = {"slurm": "sweep.sbatch", "skypilot": "sweep.sky.yaml"}
 
-_SAVE_SECONDS = 120  # before the end of a task's time
 # Exit 75 says that all is saved. A shell's status of a child that a signal ended is above 128.
 _SLURM = """\
 #!/bin/bash
@@ -39,25 +39,12 @@ sweep={sweep}
 declare -A runs=({runs})
 run="$sweep/${{runs[$SLURM_ARRAY_TASK_ID]}}"
 export OMP_NUM_THREADS="${{SLURM_CPUS_PER_TASK:-1}}"
-child= stopping= out_of_time=
-# The end of its time: save, and wait in line again. A preempted task is requeued by SLURM itself.
-trap 'out_of_time=1 stopping=1; kill -USR1 $child 2>/dev/null' USR1
-trap 'stopping=1; kill -TERM $child 2>/dev/null' TERM
-for attempt in $(seq 0 {retries}); do
+{traps}for attempt in $(seq 0 {retries}); do
   {program} --run-dir "$run" --resume &
-  child=$!
-  wait $child
-  status=$?
-  # A signal to this shell ends `wait`, not the child.
-  while kill -0 $child 2>/dev/null; do wait $child; status=$?; done
-  # Killed, as by the kernel for want of memory: it goes on from its checkpoint.
+{wait}  # Killed, as by the kernel for want of memory: it goes on from its checkpoint.
   if [ -n "$stopping" ] || [ $status -le 128 ]; then break; fi
 done
-if [ -n "$out_of_time" ] && [ $status = 75 ]; then
-  scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
-fi
-exit $status
-"""
+{end}"""
 _SKYPILOT_RUN = """\
 set -u
 declare -A runs=({runs})
@@ -98,7 +85,10 @@ def _slurm(sweep: Sweep, runs: Sequence[SweepRun], on_cpu: bool) -> str:
     return _SLURM.format(
         name=sweep.name,
         numbers=_ranges([each.number for each in runs]),
-        seconds=_SAVE_SECONDS,
+        seconds=SAVE_SECONDS,
+        traps=TRAPS,
+        wait=WAIT,
+        end=requeued("${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"),
         # SLURM reads the file name as a shell would not: it takes quotes as they are.
         output=f"{sweep.path}/slurm-%a.txt",
         resources="" if on_cpu else "#SBATCH --gpus-per-node=1\n",

@@ -6,23 +6,20 @@ to have LOBA-Trainer installed; else a Ray of this machine is started while the 
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from loba_tui.client.sweeps.folder import Sweep
 from loba_tui.client.sweeps.mark import SweepRun
-from loba_tui.client.sweeps.results import Result, sweep_results
+from loba_tui.client.sweeps.results import Result, SweepReader
 from loba_tui.core.errors import ResourceError
+from loba_tui.core.run.launching.children import end_with_parent
 from loba_tui.core.run.reader import RunReader
 
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 60.0
-_PR_SET_PDEATHSIG = 1
 
 
 def require_ray() -> None:
@@ -84,12 +81,13 @@ def _work_off(
 ) -> None:
     """Keep every slot busy until nothing waits and nothing goes on."""
     going: list[Any] = []
+    reader = SweepReader(sweep)
     try:
         while waiting or going:
             while waiting and len(going) < len(sweep.settings.slots):
                 going.append(start(waiting.pop(0)))
             _, going = ray.wait(going, num_returns=1, timeout=_POLL_SECONDS)
-            show(sweep_results(sweep))
+            show(reader.look())
     except KeyboardInterrupt:
         # Ray's worker has a KeyboardInterrupt raised within the task, which asks its run to save.
         for each in going:
@@ -115,7 +113,7 @@ def train_run(argv: Sequence[str], environ: Mapping[str, str], retries: int) -> 
             stdin=subprocess.DEVNULL,
             env={**os.environ, **environ},
             start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=end_with_parent,
         )
         try:
             status = child.wait()
@@ -126,8 +124,3 @@ def train_run(argv: Sequence[str], environ: Mapping[str, str], retries: int) -> 
         if status >= 0:
             break
     return status
-
-
-def _end_with_parent() -> None:
-    """Have the kernel ask this process to stop when the worker that started it is gone."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

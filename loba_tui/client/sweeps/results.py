@@ -10,7 +10,7 @@ from typing import Any
 from loba_tui.client.sweeps.folder import Sweep
 from loba_tui.client.sweeps.mark import SweepRun
 from loba_tui.core.run.reader import RunReader
-from loba_tui.core.run.records import Metric
+from loba_tui.core.run.records import Event, Metric
 from loba_tui.core.text import clean
 
 RANKED_OUTCOMES = (
@@ -78,34 +78,59 @@ def sweep_results(sweep: Sweep) -> list[Result]:
     A run with a proof is judged by what it says; one that trains on images, which a proof says
     little of, by its validation loss, and by its last loss where there is none.
     """
-    return sorted(map(result_of, sweep.runs), key=order_of)
+    return SweepReader(sweep).look()
+
+
+class SweepReader:
+    """Follows the runs of a sweep; each look costs what is new since the one before."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._runs = [_Followed(run) for run in sweep.runs]
+
+    def look(self) -> list[Result]:
+        """Return what `sweep_results` does."""
+        return sorted((each.look() for each in self._runs), key=order_of)
 
 
 def result_of(run: SweepRun) -> Result:
     """Return one run as it stands; takes as long as its metrics are many."""
-    reader = RunReader(run.run)
-    status, liveness, report = reader.status(), reader.liveness(), reader.report() or {}
-    metrics = reader.new_metrics()
-    is_done = liveness.state == "finished"
-    outcome = report.get("outcome") if is_done else None
-    return Result(
-        run=run,
-        state=liveness.state,
-        step=status.step if status else 0,
-        total=status.total if status else 0,
-        outcome=clean(outcome, limit=20) if isinstance(outcome, str) else "",
-        figures={**(_proven(report) if is_done else {}), **_recorded(metrics)},
-        reason="" if is_done else _reason(reader, liveness.reason),
-    )
+    return _Followed(run).look()
 
 
-def _reason(reader: RunReader, otherwise: str) -> str:
-    for event in reversed(reader.new_events()):
-        if event.kind in ("failed", "stopped"):
-            return clean(event.data.get("message", otherwise), limit=300)
-        if event.kind == "started":
-            break
-    return clean(otherwise, limit=300)
+class _Followed:
+    """One run of a sweep, and what was read of it so far."""
+
+    def __init__(self, run: SweepRun) -> None:
+        self._run = run
+        self._reader = RunReader(run.run)
+        self._losses: dict[str, float] = {}
+        self._ending: Event | None = None
+
+    def look(self) -> Result:
+        reader = self._reader
+        status, liveness = reader.status(), reader.liveness()
+        self._losses.update(_recorded(reader.new_metrics()))
+        for event in reader.new_events():
+            if event.kind == "started":
+                self._ending = None
+            elif event.kind in ("failed", "stopped"):
+                self._ending = event
+        is_done = liveness.state == "finished"
+        report = (reader.report() or {}) if is_done else {}
+        outcome = report.get("outcome")
+        return Result(
+            run=self._run,
+            state=liveness.state,
+            step=status.step if status else 0,
+            total=status.total if status else 0,
+            outcome=clean(outcome, limit=20) if isinstance(outcome, str) else "",
+            figures={**_proven(report), **self._losses},
+            reason="" if is_done else self._reason(liveness.reason),
+        )
+
+    def _reason(self, otherwise: str) -> str:
+        told = self._ending.data.get("message", otherwise) if self._ending else otherwise
+        return clean(told, limit=300)
 
 
 def _proven(report: Mapping[str, Any]) -> dict[str, float]:

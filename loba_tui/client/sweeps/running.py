@@ -10,7 +10,7 @@ from loba_tui.client.notify import watcher
 from loba_tui.client.runs import steer
 from loba_tui.client.sweeps.folder import Sweep
 from loba_tui.client.sweeps.mark import SweepRun
-from loba_tui.client.sweeps.results import Result, sweep_results
+from loba_tui.client.sweeps.results import Result, SweepReader, sweep_results
 from loba_tui.client.sweeps.sheet import contact_sheet
 from loba_tui.client.sweeps.table import as_csv
 from loba_tui.core.errors import InUseError, LobaError
@@ -85,8 +85,9 @@ class QueuedSweep:
 
     def follow(self, show: Callable[[Sequence[Result]], None]) -> None:
         """Show the runs until the sweep is over."""
+        reader = SweepReader(self.sweep)
         while not self.is_over():
-            show(sweep_results(self.sweep))
+            show(reader.look())
             time.sleep(POLL_SECONDS)
 
 

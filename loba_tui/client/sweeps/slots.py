@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from loba_tui.core.errors import RecipeError
 from loba_tui.core.recipe.schema import Recipe
+from loba_tui.core.run.launching.children import num_cores
 from loba_tui.core.text import clean, counted
 
 
@@ -90,5 +90,5 @@ def with_threads(slots: Sequence[str], environ: Mapping[str, str]) -> dict[str, 
     found = dict(environ)
     num_cpu = slots.count("cpu")
     if num_cpu > 1 and "OMP_NUM_THREADS" not in found:
-        found["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // num_cpu))
+        found["OMP_NUM_THREADS"] = str(max(1, num_cores() // num_cpu))
     return found

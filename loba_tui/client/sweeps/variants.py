@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -98,18 +99,11 @@ def combine(vary: Mapping[str, Sequence[str]], *, zipped: bool) -> list[dict[str
             f"--zip takes as many values of each key: {told}.",
             "Give each as many, or leave out --zip to have all combinations.",
         )
-    total = counts[0] if zipped else _product(counts)
+    total = counts[0] if zipped else math.prod(counts)
     if total > MOST_RUNS:
         raise RefusedError(f"This is {total:,} runs; a sweep has at most {MOST_RUNS:,}.")
     rows = zip(*vary.values(), strict=True) if zipped else itertools.product(*vary.values())
     return [dict(zip(vary, row, strict=True)) for row in rows]
-
-
-def _product(counts: Sequence[int]) -> int:
-    total = 1
-    for count in counts:
-        total *= count
-    return total
 
 
 def require_meant(num_runs: int, *, yes: bool) -> None:

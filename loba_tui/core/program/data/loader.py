@@ -7,8 +7,6 @@ number from the default one otherwise.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import itertools
 import signal
 import sys
@@ -18,10 +16,10 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from loba_tui.core.run.launching.children import end_with_parent
+
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Indexed(Protocol[T_co]):
@@ -87,9 +85,7 @@ def _begin_worker(_worker: int) -> None:
     Forked, it holds the program's lock on the run's folder: one that lived on would keep the folder
     in use.
     """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -11,7 +11,6 @@ its launch and holds a device that the next one needs.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
@@ -27,6 +26,7 @@ import psutil
 
 from loba_tui.core.errors import ExitCode, LobaError, ResourceError
 from loba_tui.core.output import start_log
+from loba_tui.core.run.launching.children import adopt_orphans, end_with_parent, num_cores
 from loba_tui.core.run.launching.network import LOOPBACK, address_towards, interface_of
 from loba_tui.core.run.records import decode, encode
 
@@ -39,8 +39,6 @@ MARK = "LOBA_LAUNCH"
 
 _POLL_SECONDS = 0.2
 _LEFT_SECONDS = 30.0
-_SET_PARENT_DEATH_SIGNAL = 1
-_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class Input:
 def keep(orders: Orders, source: Input) -> int:
     """Start the processes, stay until they have ended, and return torchrun's exit status."""
     kill_earlier(orders.mark)
-    _adopt_orphans()
+    adopt_orphans()
     with tempfile.TemporaryDirectory(prefix="loba-") as folder:
         argv = list(orders.argv)
         if orders.recipe is not None:
@@ -130,7 +128,7 @@ def keep(orders: Orders, source: Input) -> int:
             cwd=orders.folder if os.path.isdir(orders.folder) else None,
             env=environ_of(orders, os.environ),
             stdin=subprocess.DEVNULL,
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )
         try:
             return _stay(torchrun, source)
@@ -174,14 +172,8 @@ def environ_of(orders: Orders, environ: Mapping[str, str]) -> dict[str, str]:
     # Left to itself, gloo takes the address of the host's name, which is often 127.0.0.1.
     found = {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name, **orders.environ}
     if orders.slots > 1:  # torchrun would give each process a single core
-        found["OMP_NUM_THREADS"] = str(max(1, _num_cores() // orders.slots))
+        found["OMP_NUM_THREADS"] = str(max(1, num_cores() // orders.slots))
     return {**found, **environ, MARK: orders.mark}
-
-
-def _num_cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def kill_earlier(mark: str) -> None:
@@ -224,18 +216,6 @@ def _lives(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
-
-
-def _adopt_orphans() -> None:
-    """Become the parent of what torchrun leaves behind, so that it can be found and killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def _end_with_parent() -> None:
-    """Have this process end where its parent is killed; runs in the child before it starts."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGTERM), 0, 0, 0)
 
 
 def main() -> int:

@@ -189,10 +189,7 @@ class Supervisor:
 
     def _say_starting(self) -> None:
         """Let viewers know that the run goes on, at the step that it had reached."""
-        before = self._reader.status()
-        step, total = (before.step, before.total) if before is not None else (0, 0)
-        status = Status("starting", step, total, time.time())
-        self._run_dir.status.replace(encode(status.as_json()))
+        self._write_phase("starting")
 
     def _is_stop_asked(self) -> bool:
         """Say whether a command to stop waits that no process is left to take."""
@@ -238,9 +235,12 @@ class Supervisor:
         return error.exit_code
 
     def _end(self, phase: str, kind: str, **data: object) -> None:
+        self._event(kind, **data)
+        self._write_phase(phase)
+
+    def _write_phase(self, phase: str) -> None:
         before = self._reader.status()
         step, total = (before.step, before.total) if before is not None else (0, 0)
-        self._event(kind, **data)
         status = Status(phase, step, total, time.time())
         self._run_dir.status.replace(encode(status.as_json()))
 
