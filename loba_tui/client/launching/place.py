@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from loba_tui.client.launching.printed import Tool, printed_launch
 from loba_tui.core.errors import RecipeError
@@ -49,17 +50,20 @@ def shape_of(wanted: Wanted, recipe: Recipe) -> LaunchShape | None:
         local_names=(THIS_MACHINE, "127.0.0.1", socket.gethostname()),
     )
     if shape.processes == 1:
-        given = [
-            name for name in ("iface", "port", "restarts") if getattr(wanted, name) is not None
-        ]
-        if given:
+        if given := next(iter(_ways(wanted)), None):
             raise RecipeError(
-                f"--{given[0]} is for a run of several processes.",
+                f"--{given.replace('_', '-')} is for a run of several processes.",
                 "Give --processes or --hosts with it.",
             )
         return None
     _require_fit(shape, recipe)
     return replace(shape, timeout=recipe.parallel.timeout)
+
+
+def _ways(wanted: Wanted) -> dict[str, Any]:
+    """Return the options that were given about how processes are started, by name."""
+    names = ("iface", "port", "restarts", "remote_python")
+    return {name: value for name in names if (value := getattr(wanted, name)) is not None}
 
 
 def change_shape(run_dir: RunDir, wanted: Wanted, plugins: Plugins, *, inexact: bool) -> None:
@@ -72,8 +76,7 @@ def change_shape(run_dir: RunDir, wanted: Wanted, plugins: Plugins, *, inexact: 
         RecipeError: It would have another number of processes.
     """
     is_moved = wanted.processes is not None or wanted.hosts is not None
-    fields = ("iface", "port", "restarts", "remote_python")
-    changes = {name: getattr(wanted, name) for name in fields if getattr(wanted, name) is not None}
+    changes = _ways(wanted)
     before = LaunchShape.read(run_dir)
     if not is_moved:
         if changes and before is None:
