@@ -24,14 +24,12 @@ class Engine(Protocol):
     """Moves gradients and weights between the processes of a run.
 
     Attributes:
-        name: As the recipe's `parallel.engine` has it.
         accelerator: Device, precision and loss scaler.
         processes: All of them, and the view of those that draw rows of their own.
         forward_needs_all: Whether a forward of the denoiser is the work of several processes, so
             that each of them has to make it at the same time.
     """
 
-    name: str
     accelerator: Accelerator
     processes: Processes
     forward_needs_all: bool

@@ -22,7 +22,6 @@ from loba_tui.core.recipe.schema import TrainSection
 class Ddp:
     """The engine of one process, and of several that each hold all; `Engine` has it in full."""
 
-    name = "ddp"
     forward_needs_all = False
 
     def __init__(self, accelerator: Accelerator, processes: Processes) -> None:
@@ -53,6 +52,13 @@ class Ddp:
         if isinstance(scale, NoScale):  # data parallelism refuses to wrap what has no gradients
             return denoiser
         prepared: nn.Module = self.accelerator.prepare(denoiser, device_placement=[False])
+        return prepared
+
+    def _in_precision(self, denoiser: nn.Module) -> nn.Module:
+        """Wrap a denoiser in the precision that is asked for, and not in data parallelism."""
+        prepared: nn.Module = self.accelerator.prepare_model(
+            denoiser, device_placement=False, evaluation_mode=True
+        )
         return prepared
 
     def num_parameters(self, denoiser: nn.Module) -> int:

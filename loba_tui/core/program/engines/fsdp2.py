@@ -31,27 +31,24 @@ from loba_tui.core.program.processes import Processes
 
 
 class Fsdp2(Ddp):
-    """The engine that shards the frozen base model; one process alone holds all of it."""
+    """The engine by which several processes shard the frozen base model."""
 
-    name = "fsdp2"
+    forward_needs_all = True
 
     def __init__(self, accelerator: Accelerator, processes: Processes) -> None:
         super().__init__(accelerator, processes)
-        self.forward_needs_all = processes.num > 1
         self._led: LedForwards | None = None
 
     def _prepared_denoiser(self, denoiser: nn.Module, scale: AdapterScale | NoScale) -> nn.Module:
-        if self.processes.num == 1:
-            return super()._prepared_denoiser(denoiser, scale)
         adapter = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
-        shard(denoiser, adapter, self.accelerator.device, self.processes.num)
-        # Wrapped in the precision that is asked for, and not in data parallelism of its own.
-        prepared: nn.Module = self.accelerator.prepare_model(
-            denoiser, device_placement=False, evaluation_mode=True
-        )
-        device = self.accelerator.device
+        self._shard(denoiser, adapter)
+        prepared, device = self._in_precision(denoiser), self.accelerator.device
         self._led = LedForwards(denoiser, scale, adapter, self.processes, device)
         return prepared
+
+    def _shard(self, denoiser: nn.Module, adapter: list[nn.Parameter]) -> None:
+        """Leave this process its share of a denoiser's weights; the adapter's stay whole."""
+        shard(denoiser, adapter, self.accelerator.device, self.processes.num)
 
     def num_held(self, denoiser: nn.Module) -> int:
         """Return the elements of this process's shares, and of what is whole everywhere."""
@@ -64,14 +61,12 @@ class Fsdp2(Ddp):
         self, parameters: Iterable[nn.Parameter], *, outside: Iterable[nn.Parameter]
     ) -> None:
         """Average all gradients in one collective; `outside` is among the parameters."""
-        if self.processes.num == 1:
-            super().share_gradients(parameters, outside=outside)
-            return
         average_gradients(list(parameters), self.processes.num)
 
     def led(self) -> AbstractContextManager[bool]:
         """Let the first process compute, and the others make its forwards."""
-        return super().led() if self._led is None else self._led.led()
+        assert self._led is not None, "the denoiser is prepared before anything is drawn"
+        return self._led.led()
 
 
 def shard(

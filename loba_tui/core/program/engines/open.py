@@ -11,6 +11,7 @@ from loba_tui.core.program.engines.base import Engine
 from loba_tui.core.program.engines.ddp import Ddp
 from loba_tui.core.program.engines.fsdp2 import Fsdp2
 from loba_tui.core.program.engines.sequence_parallel.engine import SequenceParallel
+from loba_tui.core.program.engines.zero.library import load_deepspeed
 from loba_tui.core.program.engines.zero.sharded_base import ShardedBase
 from loba_tui.core.program.engines.zero.shared_states import SharedStates
 from loba_tui.core.program.peers.group import forming_a_group, group_options
@@ -23,8 +24,10 @@ _MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: 
 def open_engine(recipe: Recipe, *, local_rank: int = 0) -> Engine:
     """Return the engine that `parallel` names, with device, precision and processes.
 
+    One process alone has nothing to share, whatever it names.
+
     Raises:
-        ResourceError: The recipe's device is not there.
+        ResourceError: The recipe's device is not there, or DeepSpeed is not installed.
         RecipeError: So many processes cannot be divided as the recipe says.
     """
     parallel = recipe.parallel
@@ -35,17 +38,20 @@ def open_engine(recipe: Recipe, *, local_rank: int = 0) -> Engine:
         return _deepspeed(recipe, accelerator, processes)
     if parallel.sequence_size > 1:
         return SequenceParallel(accelerator, processes, recipe)
-    engines = {"ddp": Ddp, "fsdp2": Fsdp2}
-    return engines[parallel.engine](accelerator, processes)
+    shards = parallel.engine == "fsdp2" and processes.num > 1
+    return (Fsdp2 if shards else Ddp)(accelerator, processes)
 
 
 def _deepspeed(recipe: Recipe, accelerator: Accelerator, processes: Processes) -> Engine:
     stage, offload = recipe.parallel.stage, recipe.parallel.cpu_offload
-    if offload and processes.num == 1:
-        raise RecipeError(
-            "parallel.cpu_offload takes several processes, and this run has one",
-            "Start more of them, or take base_model.offload: blocks.",
-        )
+    if processes.num == 1:
+        if offload:
+            raise RecipeError(
+                "parallel.cpu_offload takes several processes, and this run has one",
+                "Start more of them, or take base_model.offload: blocks.",
+            )
+        load_deepspeed(accelerator.device.type)  # one that is missing is said at once
+        return Ddp(accelerator, processes)
     if stage == 3:
         return ShardedBase(accelerator, processes, offload=offload)
     return SharedStates(accelerator, processes, stage=stage, offload=offload)

@@ -17,42 +17,29 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from loba_tui.core.errors import RecipeError
-from loba_tui.core.program.adapter_layers.strength import AdapterScale, NoScale
 from loba_tui.core.program.engines.fsdp2 import Fsdp2
-from loba_tui.core.program.engines.led import LedForwards
 from loba_tui.core.program.engines.zero.library import configuration, load_deepspeed
 from loba_tui.core.program.processes import Processes
 
 
 class ShardedBase(Fsdp2):
-    """The engine that shards the frozen base model by DeepSpeed; one process alone holds it all.
+    """The engine by which several processes shard the frozen base model by DeepSpeed.
 
     Args:
         offload: Whether a process's share waits in main memory.
     """
-
-    name = "deepspeed"
 
     def __init__(self, accelerator: Accelerator, processes: Processes, *, offload: bool) -> None:
         super().__init__(accelerator, processes)
         self._offload = offload
         self._deepspeed = load_deepspeed(accelerator.device.type)
 
-    def _prepared_denoiser(self, denoiser: nn.Module, scale: AdapterScale | NoScale) -> nn.Module:
-        if self.processes.num == 1:
-            return super()._prepared_denoiser(denoiser, scale)
-        adapter = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
+    def _shard(self, denoiser: nn.Module, adapter: list[nn.Parameter]) -> None:
         with _hidden_adapter(denoiser):
             self._zero, *_ = self._deepspeed.initialize(
                 model=denoiser,
                 config=configuration(3, offload=self._offload, kept_whole=_small(denoiser)),
             )
-        prepared: nn.Module = self.accelerator.prepare_model(
-            denoiser, device_placement=False, evaluation_mode=True
-        )
-        device = self.accelerator.device
-        self._led = LedForwards(denoiser, scale, adapter, self.processes, device)
-        return prepared
 
     def num_parameters(self, denoiser: nn.Module) -> int:
         """Return the number of all elements; a weight that is divided is empty by itself."""
@@ -68,9 +55,8 @@ class ShardedBase(Fsdp2):
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a micro-step's loss, and let all gathered weights go."""
         super().backward(loss)
-        if self.processes.num > 1:
-            # A layer whose input took no gradient has no end of its own in a backward pass.
-            self._zero.optimizer.release_backward_leftovers()
+        # A layer whose input took no gradient has no end of its own in a backward pass.
+        self._zero.optimizer.release_backward_leftovers()
 
 
 def _num_held(parameter: Any) -> int:

@@ -26,14 +26,12 @@ from loba_tui.core.recipe.schema import TrainSection
 
 
 class SharedStates(Ddp):
-    """The engine that shares out optimizer states by DeepSpeed; one process alone keeps all.
+    """The engine that shares out optimizer states among processes by DeepSpeed.
 
     Args:
         stage: 1, or 2 to share out gradients too.
         offload: Whether states wait, and are stepped, in main memory.
     """
-
-    name = "deepspeed"
 
     def __init__(
         self, accelerator: Accelerator, processes: Processes, *, stage: int, offload: bool
@@ -41,7 +39,6 @@ class SharedStates(Ddp):
         super().__init__(accelerator, processes)
         self._deepspeed = load_deepspeed(accelerator.device.type)
         self._stage, self._offload = stage, offload
-        self._zero: Any = None
 
     def prepare(
         self,
@@ -55,8 +52,6 @@ class SharedStates(Ddp):
         Raises:
             RecipeError: The run has a loss scaler.
         """
-        if self.processes.num == 1:
-            return super().prepare(denoiser, optimizer, scale, train)
         if self.accelerator.scaler is not None:
             raise RecipeError(
                 f"parallel.zero_stage: {self._stage} trains without a loss scaler",
@@ -78,18 +73,10 @@ class SharedStates(Ddp):
         return student, cast(torch.optim.Optimizer, _SharedOptimizer(self._zero))
 
     def _prepared_denoiser(self, denoiser: nn.Module, scale: AdapterScale | NoScale) -> nn.Module:
-        if self.processes.num == 1:
-            return super()._prepared_denoiser(denoiser, scale)
-        prepared: nn.Module = self.accelerator.prepare_model(
-            denoiser, device_placement=False, evaluation_mode=True
-        )
-        return prepared
+        return self._in_precision(denoiser)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a micro-step's loss, each to the process that steps it."""
-        if self._zero is None:
-            super().backward(loss)
-            return
         self._zero.clear_backward_seen_flag()
         self._engine.set_gradient_accumulation_boundary(self.accelerator.sync_gradients)
         self._engine.backward(loss)
@@ -100,14 +87,12 @@ class SharedStates(Ddp):
         """Refuse to show gradients that no process has all of.
 
         Raises:
-            RecipeError: Several processes share them.
+            RecipeError: Always.
         """
-        if self._zero is not None:
-            raise RecipeError(
-                f"parallel.zero_stage: {self._stage} cannot begin an adapter along its gradient",
-                "Take zero_stage: 3, or another adapter.init.",
-            )
-        super().share_gradients(parameters, outside=outside)
+        raise RecipeError(
+            f"parallel.zero_stage: {self._stage} cannot begin an adapter along its gradient",
+            "Take zero_stage: 3, or another adapter.init.",
+        )
 
     def finish_gradients(
         self,
@@ -117,8 +102,6 @@ class SharedStates(Ddp):
         max_norm: float,
     ) -> Tensor:
         """Return the norm of all gradients; they are cut to `max_norm` in the step."""
-        if self._zero is None:
-            return super().finish_gradients(parameters, outside=outside, max_norm=max_norm)
         self._zero.clip_grad = max_norm if math.isfinite(max_norm) else 0.0
         norm = torch.as_tensor(self._zero.scaled_global_norm()).float()
         # DeepSpeed says −1 of a norm that is not finite.
@@ -126,8 +109,6 @@ class SharedStates(Ddp):
 
     def step(self) -> bool:
         """Step this process's share, and gather all."""
-        if self._zero is None:
-            return super().step()
         # The weights may have been loaded since; DeepSpeed steps a copy of them.
         self._zero.refresh_fp32_params()
         self._zero.step()
@@ -137,8 +118,6 @@ class SharedStates(Ddp):
         self, names: Mapping[Tensor, str]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the states of all processes, each under the process that keeps it."""
-        if self._zero is None:
-            return super().export_optimizer(names)
         own = export_state(self._zero.optimizer, self._names_of_shares())
         boxes: list[Any] = [None] * self.processes.num
         torch.distributed.all_gather_object(boxes, own)
@@ -153,9 +132,6 @@ class SharedStates(Ddp):
         Raises:
             CorruptError: It was shared out among another number of processes.
         """
-        if self._zero is None:
-            super().import_optimizer(names, tensors, plain)
-            return
         shares = plain["shares"]
         if len(shares) != self.processes.num:
             raise CorruptError(f"its optimizer's states are those of {len(shares)} processes")
