@@ -90,8 +90,8 @@ def process_lines(found: Mapping[str, Any]) -> Iterator[str]:
             " states for the adapter alone."
         )
     yield (
-        f"sequence is parallel.ulysses: {number}, by which all processes compute the same rows; a"
-        " UNet's convolutions are not divided, so that it holds more there. More rows in a batch"
+        f"sequence is parallel.ulysses: {number}, by which all processes compute the same rows;"
+        " each computes the whole of a UNet's convolutions, which is counted. More rows in a batch"
         " are better served by ddp."
     )
 

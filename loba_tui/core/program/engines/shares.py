@@ -13,14 +13,14 @@ class Share:
 
     Attributes:
         base: The frozen weights of the denoiser.
-        adapter: Weights that are trained.
-        gradients: Of these.
-        optimizer: States of these.
+        gradients: Of what is trained.
+        optimizer: States of that.
         tokens: The tokens of a row.
+
+    The adapter's weights are whole on every process, under each engine.
     """
 
     base: float = 1.0
-    adapter: float = 1.0
     gradients: float = 1.0
     optimizer: float = 1.0
     tokens: float = 1.0
@@ -36,5 +36,5 @@ class Share:
             return cls(tokens=tokens)
         moved = 0.0 if parallel.cpu_offload else part
         if parallel.stage == 3:
-            return cls(moved, moved, part, moved, tokens)
+            return cls(base=moved, tokens=tokens)
         return cls(gradients=part if parallel.stage == 2 else 1.0, optimizer=moved, tokens=tokens)

@@ -200,7 +200,7 @@ class Estimator:
         state: int,
     ) -> Memory:
         share = Share.of(recipe.parallel, self.processes)
-        adapter = int(4 * sum(own.values()) * share.adapter)
+        adapter = 4 * sum(own.values())
         average = 4 * trained if recipe.train.ema is not None else 0
         state = int((state - average) * share.optimizer) + average
         weights = networks.base_weights(recipe, own, share)
@@ -216,12 +216,14 @@ class Estimator:
                 max(encoding.peak_bytes, encoding.kept_bytes + student.peak_bytes),
                 encoding.flops + student.flops,
                 encoding.operators + student.operators,
+                student.shared_bytes,
             )
         trained_bytes = adapter + state
         embeds = networks.embeds_bytes * len(prompts_of(recipe))
         embeds = embeds if self.device.type == "cpu" else min(embeds, MOST_ON_DEVICE)
         trained_bytes += embeds
-        passes = int(max(student.peak_bytes, teacher.peak_bytes) * share.tokens)
+        elsewhere = int(student.shared_bytes * (1 - share.tokens))
+        passes = max(student.peak_bytes - elsewhere, teacher.peak_bytes)
         training = weights.training + trained_bytes + passes
         looks = recipe.proof.enabled or recipe.train.efficacy_every > 0
         rows = max(settings.batch_size * settings.rows_per_image, BATCH_SIZE * looks)
@@ -240,7 +242,7 @@ class Estimator:
             adapter=adapter,
             gradients=int(4 * trained * share.gradients),
             optimizer=state,
-            activations=int(student.kept_bytes * share.tokens),
+            activations=student.kept_bytes - elsewhere,
             training=training,
             sampling=sampling,
             peak=peak,

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from loba_tui.core.associate.caches.memory import block_offload
@@ -228,10 +230,27 @@ class Networks:
             )
 
         present = [*denoiser.parameters(), *denoiser.buffers()]
-        cost = measure(forward, with_grad=call.with_grad, rules=rules, present=present)
+        cost = measure(
+            forward,
+            with_grad=call.with_grad,
+            rules=rules,
+            present=present,
+            shared=_token_blocks(denoiser),
+        )
         for parameter in self.trained:
             parameter.grad = None
         return cost
+
+
+def _token_blocks(denoiser: nn.Module) -> list[nn.Module]:
+    """Return the blocks that compute a process's own tokens under `parallel.ulysses`.
+
+    A UNet's convolutions, and what enters and leaves its transformers, are computed whole.
+    """
+    if not isinstance(denoiser, UNet2DConditionModel):
+        return [denoiser]
+    transformers = [each for each in denoiser.modules() if isinstance(each, Transformer2DModel)]
+    return [block for each in transformers for block in each.transformer_blocks]
 
 
 def pack_shapes(denoiser: nn.Module, settings: BaseModelSection, plugins: Plugins) -> int:

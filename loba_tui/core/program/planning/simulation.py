@@ -14,14 +14,14 @@ autocast_mode.h, per device).
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -84,12 +84,14 @@ class Cost:
         peak_bytes: Most that is allocated at once, in forward and backward, gradients included.
         flops: Floating-point operations of forward and backward, two a multiply-add.
         operators: Operators of torch that are dispatched for it; on a GPU, about its launches.
+        shared_bytes: Those of `kept_bytes` that processes share where they share a row's tokens.
     """
 
     kept_bytes: int
     peak_bytes: int
     flops: int
     operators: int = 0
+    shared_bytes: int = 0
 
 
 _UNSAFE_VIEW = torch.ops.aten._unsafe_view.default
@@ -203,6 +205,7 @@ def measure(
     with_grad: bool,
     rules: RealDeviceRules | None,
     present: Iterable[Tensor] = (),
+    shared: Iterable[nn.Module] = (),
 ) -> Cost:
     """Run a forward pass, and a backward pass if wanted, and return what they cost.
 
@@ -210,11 +213,12 @@ def measure(
         forward: Makes its inputs, calls the network and returns its output.
         rules: For meta tensors; None where the tensors are real.
         present: Tensors that are there already and are not part of the cost.
+        shared: Modules whose tokens several processes can share; none is part of another.
     """
     books = Allocations()
     books.ignore(present)
     with books, torch.set_grad_enabled(with_grad):
-        with rules or nullcontext():
+        with rules or nullcontext(), _kept_in(shared, books) as kept_in:
             output = forward()
         if rules is not None:
             rules.forget()
@@ -222,7 +226,26 @@ def measure(
             return Cost(0, books.peak_bytes, books.flops, books.operators)
         kept = books.live_bytes
         output.float().square().mean().backward()
-    return Cost(kept, books.peak_bytes, books.flops, books.operators)
+    return Cost(kept, books.peak_bytes, books.flops, books.operators, sum(kept_in))
+
+
+@contextmanager
+def _kept_in(modules: Iterable[nn.Module], books: Allocations) -> Iterator[list[int]]:
+    """Collect the bytes that each call of these modules leaves behind inside a `with` block."""
+    found: list[int] = []
+    begun: list[int] = []
+
+    def begin(_module: nn.Module, _args: object) -> None:
+        begun.append(books.live_bytes)
+
+    def end(_module: nn.Module, _args: object, _output: object) -> None:
+        found.append(books.live_bytes - begun.pop())
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_pre_hook(begin).remove)
+            stack.callback(module.register_forward_hook(end).remove)
+        yield found
 
 
 def _is_castable(value: Any) -> bool:

@@ -32,10 +32,14 @@ def test_each_engine_shares_what_it_says(recipe: Recipe) -> None:
     ddp, one, two, three = (found[name] for name in ("ddp", "ZeRO-1", "ZeRO-2", "ZeRO-3"))
     changed = {name for name in ddp if one[name] != ddp[name]}
     assert changed <= {"optimizer", "training", "sampling", "peak", "needed"}
-    assert one["optimizer"] == two["optimizer"] == three["optimizer"] == ddp["optimizer"] // 2
-    assert two["gradients"] == three["gradients"] == ddp["gradients"] // 2
-    assert three["adapter"] == ddp["adapter"] // 2
-    assert found["sequence"]["activations"] == ddp["activations"] // 2
+    assert one["optimizer"] == two["optimizer"] == ddp["optimizer"] // 2
+    assert two["gradients"] == ddp["gradients"] // 2
+    # It shares the base as fsdp2 does, and leaves each process the whole adapter and its states.
+    assert three == found["fsdp2"]
+    changed = {name for name in ddp if three[name] != ddp[name]}
+    assert changed == {"weights", "training", "sampling", "peak", "needed"}
+    # Two processes that train so hold .60 to .63 each: residual blocks are computed whole.
+    assert 0.63 < found["sequence"]["activations"] / ddp["activations"] < 0.7
     alone = Estimator(CPU, SHIPPED).estimate(recipe).memory
     assert ddp["needed"] == alone.needed
 
