@@ -23,10 +23,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests/support"))
 
-from process_groups import Trained, new_job, train_together
+from process_groups import Trained, bank_slider, new_job, train_together
 
-from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 
 ENGINES: dict[str, dict[str, Any]] = {
@@ -42,28 +40,12 @@ _SECONDS = 600.0
 
 
 def slider(steps: int, batch_size: int, parallel: dict[str, Any]) -> Recipe:
-    concept = {"target": "a shape", "positive": "a large shape", "negative": "a small shape"}
-    recipe = {
-        "version": 1,
-        "name": "engines",
-        "base_model": {"id": "builtin:shapes-xl", "device": "cpu", "threads": 1},
-        "adapter": {"name": "lora", "rank": 4, "alpha": 4},
-        "method": {
-            "name": "text_slider",
-            "trajectories": "bank",
-            "rollout_steps": 3,
-            "bank_images": 4,
-            "bank_samples": 16,
-            "concepts": [concept],
-        },
-        # With AdamW's usual eps, a gradient that is nothing but rounding makes a step of full size.
-        "optimizer": {"name": "adamw", "lr": 1e-3, "eps": 1e-6},
-        "train": {"steps": steps, "batch_size": batch_size},
-        "sample": {"every": 0},
-        "proof": {"enabled": False},
-        "parallel": parallel,
-    }
-    return parse_recipe(recipe, plugins=SHIPPED)
+    return bank_slider(
+        train={"steps": steps, "batch_size": batch_size},
+        sample={"every": 0},
+        proof={"enabled": False},
+        parallel=parallel,
+    )
 
 
 def step_seconds(run: Trained) -> float:

@@ -22,33 +22,16 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests/support"))
+
+from fleet_recipes import STEPS, tiny_recipe
+from loba_command import step
+
 from loba_tui.client.sweeps.folder import Sweep
 from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.reader import RunReader
 
-STEPS = 12
-RECIPE = f"""\
-version: 1
-name: tiny
-base_model: {{id: builtin:shapes-xl, device: cpu}}
-adapter: {{rank: 2}}
-method:
-  name: text_slider
-  trajectories: bank
-  bank_images: 1
-  bank_samples: 2
-  rollout_steps: 2
-  concepts: [{{target: a shape, positive: a large shape, negative: a small shape}}]
-train: {{steps: {STEPS}, batch_size: 1}}
-save: {{every: 2}}
-sample: {{prompts: [a red circle], seeds: [0], scales: [0, 1], steps: 2}}
-proof: {{enabled: false}}
-"""
 LOBA = (sys.executable, "-P", "-m", "loba_tui.cli")
-
-
-def step_of(run: RunDir) -> int:
-    return max((metric.step for metric in RunReader(run).new_metrics()), default=0)
 
 
 def killed_at(run: RunDir, wanted: int, process: subprocess.Popen[str]) -> int:
@@ -57,10 +40,10 @@ def killed_at(run: RunDir, wanted: int, process: subprocess.Popen[str]) -> int:
         reader = RunReader(run)
         status = reader.status()
         if reader.liveness().state == "running" and status and status.owner:
-            step = step_of(run)
-            if step >= wanted:
+            made = step(run)
+            if made >= wanted:
                 os.kill(status.owner.pid, signal.SIGKILL)
-                return step
+                return made
         time.sleep(0.005)
     raise SystemExit("the sweep ended before a run could be killed")
 
@@ -78,7 +61,7 @@ def main() -> None:
 
 def measure(folder: Path, num_runs: int, num_kills: int, draw: random.Random) -> None:
     environ = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "OMP_NUM_THREADS": "1"}
-    (folder / "tiny.yaml").write_text(RECIPE)
+    (folder / "tiny.yaml").write_text(tiny_recipe(save_every=2))
     rates = ",".join(f"{number}e-4" for number in range(1, num_runs + 1))
     argv = [*LOBA, "sweep", "tiny.yaml", "--vary", f"optimizer.lr={rates}", "--slots", "cpu,cpu"]
     begin = time.monotonic()
@@ -98,10 +81,10 @@ def measure(folder: Path, num_runs: int, num_kills: int, draw: random.Random) ->
     print(f"{states.count('finished')} of {num_runs} runs finished in {seconds:.0f} s\n")
     print("| killed run | after step | goes on from step | adapter of the undisturbed run |")
     print("|---|---|---|---|")
-    for number, step in kills:
+    for number, at in kills:
         run = sweep.runs[number].run
         same = "equal" if digest(run) == digest(undisturbed(run, folder, environ)) else "DIFFERENT"
-        print(f"| {number + 1} | {step} | {resumed_from(run)} | {same} |")
+        print(f"| {number + 1} | {at} | {resumed_from(run)} | {same} |")
 
 
 def resumed_from(run: RunDir) -> int:

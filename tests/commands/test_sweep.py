@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import random
 import signal
 import subprocess
@@ -11,17 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loba_command import Loba, kill_runs, slider_recipe, state, step, wait_until
+from fleet_recipes import PROGRAM, tiny_recipe
+from loba_command import Loba, kill_run, kill_runs, slider_recipe, state, step, wait_until
 from PIL import Image
 from typer.testing import CliRunner
 
 from loba_tui import cli
 from loba_tui.client.sweeps.folder import Sweep
-from loba_tui.core.run.directory import RunDir
 from loba_tui.core.run.queue import Queue
 from loba_tui.core.run.reader import RunReader
 
-PROGRAM = (sys.executable, str(Path(__file__).parents[1] / "support" / "fleet_program.py"))
 DRIVER = f"""
 import functools, signal
 from loba_tui import cli
@@ -59,13 +57,6 @@ class Sweeping(Loba):
     def sweep(self) -> Sweep:
         (path,) = (self.place / "output").iterdir()
         return Sweep.open(path)
-
-
-def kill(run: RunDir) -> None:
-    status = RunReader(run).status()
-    assert status is not None
-    assert status.owner is not None
-    os.kill(status.owner.pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -122,29 +113,12 @@ def test_nothing_starts_where_anything_is_wrong(
     assert not (loba.place / "output").exists()
 
 
-REAL = """\
-version: 1
-name: real
-base_model: {id: builtin:shapes-xl, device: cpu}
-adapter: {rank: 2}
-method:
-  name: text_slider
-  trajectories: bank
-  bank_images: 1
-  bank_samples: 2
-  rollout_steps: 2
-  concepts: [{target: a shape, positive: a large shape, negative: a small shape}]
-train: {steps: 12, batch_size: 1}
-save: {every: 1}
-sample: {prompts: [a red circle], seeds: [0], scales: [-1, 0, 1], steps: 2}
-proof: {prompts: [a red circle], seeds: [0]}
-"""
-
-
 @pytest.mark.slow
 def test_real_runs_are_shown_with_their_proofs_and_pictures(tmp_path: Path) -> None:
     loba = Loba(tmp_path, OMP_NUM_THREADS="1")
-    (tmp_path / "real.yaml").write_text(REAL)
+    (tmp_path / "real.yaml").write_text(
+        tiny_recipe(scales="[-1, 0, 1]", proof="{prompts: [a red circle], seeds: [0]}")
+    )
     argv = ("sweep", "real.yaml", "--vary=optimizer.lr=1e-4,2e-2", "--slots=cpu,cpu")
     process = subprocess.Popen(
         [*loba.command, *argv, "--json"],
@@ -159,7 +133,7 @@ def test_real_runs_are_shown_with_their_proofs_and_pictures(tmp_path: Path) -> N
         (folder,) = (tmp_path / "output").iterdir()
         run = Sweep.open(folder).runs[0].run
         wait_until(lambda: state(run) == "running" and step(run) >= 2)
-        kill(run)
+        kill_run(run)
         told, _ = process.communicate(timeout=120)
     finally:
         process.kill()
@@ -190,7 +164,7 @@ def test_twenty_runs_of_which_three_are_killed_are_all_finished(loba: Sweeping) 
         for number in sorted(chosen):
             run = sweep.runs[number].run
             wait_until(lambda run=run: state(run) == "running" and step(run) >= 1, 50)
-            kill(run)
+            kill_run(run)
         told, messages = process.communicate(timeout=55)
     finally:
         process.kill()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import slurm
-from loba_command import Loba, slider_recipe, state, step, wait_until
+from fleet_recipes import PROGRAM, tiny_recipe
+from loba_command import Loba, kill_run, slider_recipe, state, step, wait_until
 from ruamel.yaml import YAML
 
 from loba_tui.client.sweeps import printed
@@ -18,7 +19,6 @@ from loba_tui.client.sweeps.folder import Sweep
 from loba_tui.client.sweeps.printed import FILE_NAMES
 from loba_tui.core.run.reader import RunReader
 
-PROGRAM = (sys.executable, str(Path(__file__).parents[1] / "support" / "fleet_program.py"))
 DRIVER = f"""
 import functools, signal
 from loba_tui import cli
@@ -28,25 +28,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 foreground.Foreground = functools.partial(foreground.Foreground, program={PROGRAM!r})
 printed.PROGRAM = {PROGRAM!r}
 cli.main()
-"""
-
-
-TINY = """\
-version: 1
-name: tiny
-base_model: {id: builtin:shapes-xl, device: cpu}
-adapter: {rank: 2}
-method:
-  name: text_slider
-  trajectories: bank
-  bank_images: 1
-  bank_samples: 2
-  rollout_steps: 2
-  concepts: [{target: a shape, positive: a large shape, negative: a small shape}]
-train: {steps: 12, batch_size: 1}
-save: {every: 1}
-sample: {prompts: [a red circle], seeds: [0], scales: [0, 1], steps: 2}
-proof: {enabled: false}
 """
 
 
@@ -68,17 +49,10 @@ def begins(sweep: Sweep) -> list[list[int]]:
     ]
 
 
-def kill(sweep: Sweep, number: int) -> None:
-    status = RunReader(sweep.runs[number].run).status()
-    assert status is not None
-    assert status.owner is not None
-    os.kill(status.owner.pid, signal.SIGKILL)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(bool(slurm.why_not()), reason=slurm.why_not() or "SLURM is there")
 def test_slurm_runs_the_printed_array_to_its_end(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(TINY)
+    (tmp_path / "recipe.yaml").write_text(tiny_recipe())
     loba = Loba(tmp_path)
     told = loba.says("sweep", "recipe.yaml", "--vary=train.seed=0,1", "--print=slurm")
     sweep = made(tmp_path)
@@ -92,7 +66,7 @@ def test_slurm_runs_the_printed_array_to_its_end(tmp_path: Path) -> None:
         subprocess.run(["sbatch", str(file)], env=environ, check=True, timeout=30)
         first = sweep.runs[0].run
         wait_until(lambda: state(first) == "running" and step(first) >= 2)
-        kill(sweep, 0)
+        kill_run(sweep.runs[0].run)
         wait_until(lambda: slurm.num_jobs(environ) == 0)
     assert [state(each.run) for each in sweep.runs] == ["finished"] * 2
     events = [RunReader(each.run).new_events() for each in sweep.runs]
@@ -178,7 +152,7 @@ def test_ray_trains_as_many_runs_at_once_as_there_are_slots(tmp_path: Path) -> N
         sweep = made(tmp_path)
         run = sweep.runs[0].run
         wait_until(lambda: state(run) == "running" and step(run) > 3, 60)
-        kill(sweep, 0)
+        kill_run(sweep.runs[0].run)
         told, _ = process.communicate(timeout=60)
     finally:
         process.kill()

@@ -90,6 +90,14 @@ def step(run_dir: RunDir) -> int:
     return max((metric.step for metric in RunReader(run_dir).new_metrics()), default=0)
 
 
+def kill_run(run_dir: RunDir) -> None:
+    """Kill the process of a run."""
+    status = RunReader(run_dir).status()
+    assert status is not None
+    assert status.owner is not None
+    os.kill(status.owner.pid, signal.SIGKILL)
+
+
 def kill_runs(environ: Mapping[str, str]) -> None:
     """Kill what is left of the runs of a test."""
     for run_dir in Ledger.of_user(environ).runs():

@@ -25,8 +25,9 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program import main
-from loba_tui.core.recipe.load import dump_recipe
+from loba_tui.core.recipe.load import dump_recipe, parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 from loba_tui.core.run.directory import RunDir
 
@@ -80,6 +81,36 @@ class Trained:
     def num_held(self) -> int:
         """Elements of the denoiser that the first process held."""
         return int(self.events("built")[0]["held_parameters"])
+
+
+def bank_slider(**sections: Any) -> Recipe:
+    """Return a slider on the embedded model that trains in few forwards, with these sections."""
+    recipe = {
+        "version": 1,
+        "name": "small",
+        "base_model": {"id": "builtin:shapes-xl", "device": "cpu", "threads": 1},
+        "adapter": {"name": "lora", "rank": 2, "alpha": 2},
+        "method": {
+            "name": "text_slider",
+            "trajectories": "bank",
+            "rollout_steps": 3,
+            "bank_images": 4,
+            "bank_samples": 16,
+            "concepts": [
+                {"target": "a shape", "positive": "a large shape", "negative": "a small shape"},
+                {
+                    "target": "a red circle",
+                    "positive": "a large red circle",
+                    "negative": "a red dot",
+                },
+            ],
+        },
+        # AdamW divides a gradient by its own size: with its usual eps of 1e-8, one that is nothing
+        # but rounding makes a step as large as any other.
+        "optimizer": {"name": "adamw", "lr": 1e-3, "eps": 1e-6},
+        "scheduler": {"noise": {"name": "euler"}},
+    }
+    return parse_recipe({**recipe, **sections}, plugins=SHIPPED)
 
 
 def new_job(recipe: Recipe, parent: Path) -> Job:

@@ -1,23 +1,17 @@
 """The queue with slots: runs side by side, each on a device of its own, resumed after a kill."""
 
 import os
-import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loba_command import kill_runs, state, step, wait_until
+from fleet_recipes import PROGRAM
+from loba_command import kill_run, kill_runs, state, step, wait_until
 
 from loba_tui.core.run.directory import Ledger, RunDir
 from loba_tui.core.run.queue import Entry, Queue
 from loba_tui.core.run.queue_supervisor import Supervisor, free_device
 from loba_tui.core.run.reader import RunReader
-
-PROGRAM = (
-    sys.executable,
-    str(Path(__file__).parents[2] / "support" / "fleet_program.py"),
-)
 
 
 class Fleet:
@@ -58,13 +52,6 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         child.wait(30)
 
 
-def kill(run: RunDir) -> None:
-    status = RunReader(run).status()
-    assert status is not None
-    assert status.owner is not None
-    os.kill(status.owner.pid, signal.SIGKILL)
-
-
 def begins(run: RunDir) -> list[int]:
     """Return the steps that a run was begun and resumed after."""
     return [e.data["step"] for e in RunReader(run).new_events() if e.kind == "started"]
@@ -83,7 +70,7 @@ def test_runs_of_two_slots_run_at_once_each_on_its_device(fleet: Fleet) -> None:
     fleet.until((first, "running"), (second, "running"), (alone, "running"))
     assert state(third) == "queued"
     assert (devices(first), devices(second)) == (["3"], ["1"])
-    kill(first)  # no retry: its slot is free, and it stays as it is
+    kill_run(first)  # no retry: its slot is free, and it stays as it is
     fleet.until((third, "running"))
     assert devices(third) == ["3"]
     assert state(first) == "dead"
@@ -93,9 +80,9 @@ def test_runs_of_two_slots_run_at_once_each_on_its_device(fleet: Fleet) -> None:
     for _ in range(3):
         fleet.supervisor.work()
     assert state(fourth) == "queued"
-    kill(second)
-    kill(third)
-    kill(alone)
+    kill_run(second)
+    kill_run(third)
+    kill_run(alone)
     fleet.queue.remove(fleet.queue.find(fourth))
 
 
@@ -104,7 +91,7 @@ def test_a_killed_run_goes_on_as_often_as_it_may_and_a_failed_one_does_not(fleet
     failed = fleet.add("cpu", "cpu", retries=1, lr=0.5)
     fleet.until((killed, "running"), (failed, "failed"))
     wait_until(lambda: step(killed) >= 5, 30)
-    kill(killed)
+    kill_run(killed)
     wait_until(lambda: state(killed) == "dead", 30)
     fleet.until((killed, "running"))
     wait_until(lambda: len(begins(killed)) == 2, 30)
@@ -112,7 +99,7 @@ def test_a_killed_run_goes_on_as_often_as_it_may_and_a_failed_one_does_not(fleet
     assert first == 0
     assert second >= 5
     assert devices(killed) == ["", ""]
-    kill(killed)
+    kill_run(killed)
     fleet.until((killed, "dead"))
     wait_until(lambda: not fleet.supervisor.work(), 30)
     assert fleet.queue.entries() == []

@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from process_groups import Job, Trained, job_after, new_job, train_together
+from process_groups import Job, Trained, bank_slider, job_after, new_job, train_together
 
 from loba_tui.core.errors import ResourceError
-from loba_tui.core.plugins import SHIPPED
 from loba_tui.core.program.engines.zero.library import load_deepspeed
-from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 
 STEPS = 10
@@ -30,10 +28,6 @@ STAGES: dict[str, dict[str, Any]] = {
     "3": {"zero_stage": 3},
     "3-offload": {"zero_stage": 3, "cpu_offload": True},
 }
-CONCEPTS = [
-    {"target": "a shape", "positive": "a large shape", "negative": "a small shape"},
-    {"target": "a red circle", "positive": "a large red circle", "negative": "a red dot"},
-]
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
 )
@@ -41,27 +35,7 @@ needs_deepspeed = pytest.mark.skipif(
 
 def small_slider(batch_size: int, **sections: Any) -> Recipe:
     """Return a recipe that averages, accumulates, checkpoints, and skips a bad step."""
-    recipe = {
-        "version": 1,
-        "name": "small",
-        "base_model": {
-            "id": "builtin:shapes-xl",
-            "device": "cpu",
-            "threads": 1,
-        },
-        "adapter": {"name": "lora", "rank": 2, "alpha": 2},
-        "method": {
-            "name": "text_slider",
-            "trajectories": "bank",
-            "rollout_steps": 3,
-            "bank_images": 4,
-            "bank_samples": 16,
-            "concepts": CONCEPTS,
-        },
-        # With AdamW's usual eps of 1e-8 a gradient that is nothing but rounding makes a step as
-        # large as any other.
-        "optimizer": {"name": "adamw", "lr": 1e-3, "eps": 1e-6},
-        "scheduler": {"noise": {"name": "euler"}},
+    given = {
         "train": {
             "steps": STEPS,
             "batch_size": batch_size,
@@ -73,7 +47,7 @@ def small_slider(batch_size: int, **sections: Any) -> Recipe:
         "save": {"every": SAVED, "keep": 3},
         "proof": {"enabled": False},
     }
-    return parse_recipe({**recipe, **sections}, plugins=SHIPPED)
+    return bank_slider(**{**given, **sections})
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from process_groups import Trained, job_after, new_job, train_together
+from process_groups import Trained, bank_slider, job_after, new_job, train_together
 from program_runs import new_run, run_here
 
-from loba_tui.core.plugins import SHIPPED
-from loba_tui.core.recipe.load import parse_recipe
 from loba_tui.core.recipe.schema import Recipe
 
 STEPS = 10
@@ -23,32 +21,12 @@ ENGINES: dict[str, dict[str, Any]] = {
     "ulysses": {"ulysses": 2},
 }
 RESUMED = ("fsdp2", "ulysses")
-CONCEPTS = [
-    {"target": "a shape", "positive": "a large shape", "negative": "a small shape"},
-    {"target": "a red circle", "positive": "a large red circle", "negative": "a red dot"},
-]
 HELD_OUT = {"target": "a cross", "positive": "a large cross", "negative": "a small cross"}
 
 
 def small_slider(batch_size: int, **sections: Any) -> Recipe:
     """Return a recipe that trains, averages, validates, draws and proves in few forwards."""
-    recipe = {
-        "version": 1,
-        "name": "small",
-        "base_model": {"id": "builtin:shapes-xl", "device": "cpu", "threads": 1},
-        "adapter": {"name": "lora", "rank": 2, "alpha": 2},
-        "method": {
-            "name": "text_slider",
-            "trajectories": "bank",
-            "rollout_steps": 3,
-            "bank_images": 4,
-            "bank_samples": 16,
-            "concepts": CONCEPTS,
-        },
-        # AdamW divides a gradient by its own size: with its usual eps of 1e-8, one that is nothing
-        # but rounding makes a step as large as any other.
-        "optimizer": {"name": "adamw", "lr": 1e-3, "eps": 1e-6},
-        "scheduler": {"noise": {"name": "euler"}},
+    given = {
         "train": {
             "steps": STEPS,
             "batch_size": batch_size,
@@ -61,7 +39,7 @@ def small_slider(batch_size: int, **sections: Any) -> Recipe:
         "save": {"every": 5, "keep": 3},
         "proof": {"measure": {"name": "shape_area"}, "prompts": ["a green square"]},
     }
-    return parse_recipe({**recipe, **sections}, plugins=SHIPPED)
+    return bank_slider(**{**given, **sections})
 
 
 @pytest.fixture(scope="module")
